@@ -1,0 +1,44 @@
+# make demo   the main job: Dyck, from nothing to a report
+# make test   format, lint, types, tests
+# make bench  speed, against the stated baselines
+
+PYTHON ?= python3
+BIN := .venv/bin
+RUN ?= runs/demo
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-browser bench format clean
+
+help:
+	@sed -n 's/^# //p' Makefile
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "anamorph needs Python 3.11 or newer; try: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: .venv/installed
+	$(BIN)/anamorph run dyck --preset demo --out $(RUN)
+
+test: .venv/installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest -q -m 'not browser and not network'
+
+# Needs Debian's chromium, or CHROMIUM=/path/to/it.
+test-browser: .venv/installed
+	$(BIN)/pytest -q -m browser tests/report
+
+bench: .venv/installed
+	$(BIN)/python benchmarks/sampler.py
+	$(BIN)/python benchmarks/audit_dyck.py
+
+format: .venv/installed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf .venv build dist
