@@ -1,0 +1,108 @@
+"""The contract of a model: it runs block by block, so that nothing is computed twice.
+
+Activations carry a leading *copy* axis, `[copy, batch, ...]`. It is 1 until an edit puts several
+proxies in place of one tensor; from there on broadcasting carries all of them at once. Head kinds
+are `[copy, batch, head, position, dim]` (a pattern is `[copy, batch, head, query, key]`), layer
+kinds `[copy, batch, position, dim]`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from anamorph.models.sites import Site
+
+
+class Key(NamedTuple):
+    """A layer and a kind: the whole tensor, all heads of it, that an edit or a recording is for."""
+
+    layer: int
+    kind: str
+
+
+Edit = Callable[[Tensor], Tensor]
+"""Takes an activation `[1 or copy, batch, ...]`, gives `[copy, batch, ...]`, otherwise alike."""
+
+Edits = Mapping[Key, Edit]
+
+Recording = dict[Key, Tensor | None]
+"""The caller puts in the keys it wants, with None; a layer fills in the tensors, after edits."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Right-padded sequences.
+
+    Attributes:
+        tokens: [batch, position] int64 token ids; anything where the mask is False.
+        mask: [batch, position] True at real tokens, which stand at the left.
+    """
+
+    tokens: Tensor
+    mask: Tensor
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same batch on another device."""
+        return replace(self, tokens=self.tokens.to(device), mask=self.mask.to(device))
+
+
+@dataclass(frozen=True)
+class State:
+    """What one layer hands to the next.
+
+    Attributes:
+        residual: [copy, batch, position, width], or [copy, batch, query, width] of the positions
+            `at` after a last layer that was given them.
+        mask: [batch, position] True at real tokens.
+        at: None, or [batch, query] the positions that the residual holds.
+    """
+
+    residual: Tensor
+    mask: Tensor
+    at: Tensor | None = None
+
+
+class Model(Protocol):
+    """A Transformer that the audit can run layer by layer."""
+
+    @property
+    def sites(self) -> Sequence[Site]:
+        """Every tensor that can be read and replaced."""
+        ...
+
+    @property
+    def layers(self) -> int:
+        """The number of blocks."""
+        ...
+
+    def start(self, batch: Batch) -> State:
+        """Embed the tokens: the state before layer 0."""
+        ...
+
+    def layer(
+        self,
+        index: int,
+        state: State,
+        edits: Edits | None = None,
+        record: Recording | None = None,
+        at: Tensor | None = None,
+    ) -> State:
+        """Run one block.
+
+        Args:
+            index: which layer.
+            state: what came out of the layer before, at all positions.
+            edits: replacements for this layer's tensors; keys of other layers are left alone.
+            record: its keys of this layer are filled in.
+            at: [batch, query] the positions that count. Recorded patterns hold these rows only, and
+                in the last layer nothing is computed for other positions that they do not need
+                (recorded queries and what follows from them then hold these rows too).
+        """
+        ...
+
+    def logits(self, state: State, at: Tensor | None = None) -> Tensor:
+        """[copy, batch, query, vocabulary] at the positions `at` [batch, query], or all."""
+        ...

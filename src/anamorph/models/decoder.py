@@ -1,0 +1,330 @@
+"""A decoder-only Transformer, pre-norm, small enough to read in one sitting.
+
+It runs block by block (see `anamorph.models.base`), every tensor that a simplification may stand in
+for passes through `_Tap`, and only what is asked for is computed: explicit attention patterns where
+somebody reads or replaces them, fused attention elsewhere; after the last layer's keys and values,
+only the positions that are scored.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal, Self, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from anamorph.errors import AnamorphError
+from anamorph.models.base import Batch, Edits, Key, Recording, State
+from anamorph.models.sites import HEAD_KINDS, LAYER_KINDS, Site
+from anamorph.models.weights import read_weights, write_weights
+
+Positions = Literal["learned", "sinusoidal", "rotary"]
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """The shape of a decoder.
+
+    Attributes:
+        vocabulary: number of token ids.
+        context: the longest sequence, in tokens.
+        layers: blocks.
+        heads: attention heads a block; must divide `width`.
+        width: of the residual stream.
+        mlp: hidden width of the MLPs.
+        positions: `sinusoidal` or `learned` vectors added to the embedding, or `rotary` queries
+            and keys (Su et al. 2021, arXiv 2104.09864).
+
+    Raises:
+        AnamorphError: if the numbers do not fit together.
+    """
+
+    vocabulary: int
+    context: int
+    layers: int = 2
+    heads: int = 1
+    width: int = 32
+    mlp: int = 128
+    positions: Positions = "sinusoidal"
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if name != "positions" and (not isinstance(value, int) or value < 1):
+                raise AnamorphError(
+                    f"Decoder: {name} must be a whole number above 0; got {value!r}."
+                )
+        if self.width % self.heads:
+            raise AnamorphError(
+                f"Decoder: width must be a multiple of heads; got width={self.width}, "
+                f"heads={self.heads}."
+            )
+        if self.positions not in ("learned", "sinusoidal", "rotary"):
+            raise AnamorphError(
+                f"Decoder: positions must be learned, sinusoidal or rotary; got {self.positions!r}."
+            )
+        if self.positions != "learned" and self.width // self.heads % 2:
+            raise AnamorphError(
+                f"Decoder: {self.positions} positions need an even number of dimensions a head; "
+                f"got {self.width // self.heads}."
+            )
+
+
+class Decoder(nn.Module):
+    """A decoder-only Transformer with `DecoderConfig`'s shape.
+
+    Sites are `layer.head.kind` for query, key, value, pattern and output (of a head, before the
+    output projection), and `layer.kind` for residual (after the block) and mlp (its output).
+
+    Example:
+        >>> model = Decoder(DecoderConfig(vocabulary=10, context=8))
+        >>> model(torch.zeros(2, 5, dtype=torch.long)).shape
+        torch.Size([2, 5, 10])
+    """
+
+    wave: Tensor  # [position, width]
+    cosine: Tensor  # [position, dim / 2]
+    sine: Tensor
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocabulary, config.width)
+        if config.positions == "learned":
+            self.position = nn.Embedding(config.context, config.width)
+        elif config.positions == "sinusoidal":
+            self.register_buffer("wave", _waves(config.context, config.width), persistent=False)
+        else:
+            angles = _angles(config.context, config.width // config.heads)
+            self.register_buffer("cosine", angles.cos(), persistent=False)
+            self.register_buffer("sine", angles.sin(), persistent=False)
+        self.blocks = nn.ModuleList(_Block(config) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(config.width)
+        self.unembedding = nn.Linear(config.width, config.vocabulary, bias=False)
+        self._initialize()
+
+    @property
+    def layers(self) -> int:
+        """The number of blocks."""
+        return self.config.layers
+
+    @property
+    def sites(self) -> list[Site]:
+        """Every tensor that can be read and replaced."""
+        c = self.config
+        heads = product(HEAD_KINDS, range(c.layers), range(c.heads))
+        whole = product(LAYER_KINDS, range(c.layers))
+        return [Site(layer, head, kind) for kind, layer, head in heads] + [
+            Site(layer, None, kind) for kind, layer in whole
+        ]
+
+    def dim(self, kind: str) -> int | None:
+        """The last dimension of a site's activation; None for patterns, where it varies."""
+        if kind == "pattern":
+            return None
+        return self.config.width if kind in LAYER_KINDS else self.config.width // self.config.heads
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """[batch, position] token ids to [batch, position, vocabulary] logits, nothing edited."""
+        state = self.start(Batch(tokens, torch.ones_like(tokens, dtype=torch.bool)))
+        for index in range(self.config.layers):
+            state = self.layer(index, state)
+        return self.logits(state)[0]
+
+    def start(self, batch: Batch) -> State:
+        """Embed the tokens: the state before layer 0.
+
+        Raises:
+            AnamorphError: if the batch is longer than the context.
+        """
+        length = batch.tokens.shape[1]
+        if length > self.config.context:
+            raise AnamorphError(
+                f"A sequence of {length} tokens does not fit the model's context of "
+                f"{self.config.context}; cut it or train a model with a longer context."
+            )
+        residual = self.embedding(batch.tokens)  # [batch, position, width]
+        if self.config.positions == "learned":
+            residual = residual + self.position.weight[:length]
+        elif self.config.positions == "sinusoidal":
+            residual = residual + self.wave[:length]
+        return State(residual[None], batch.mask)
+
+    def layer(
+        self,
+        index: int,
+        state: State,
+        edits: Edits | None = None,
+        record: Recording | None = None,
+        at: Tensor | None = None,
+    ) -> State:
+        """Run one block; see `anamorph.models.base.Model.layer`."""
+        block = cast(_Block, self.blocks[index])
+        tap = _Tap(index, edits or {}, record if record is not None else {})
+        residual = state.residual  # [copy, batch, position, width]
+        x = block.norm_attention(residual)
+        key = tap("key", self._rotate(self._heads(block.key(x))))
+        value = tap("value", self._heads(block.value(x)))
+        rows = at if index == self.layers - 1 else None  # None: all positions go on
+        if rows is not None:
+            x, residual = _rows(x, rows), _rows(residual, rows)
+        query = tap("query", self._rotate(self._heads(block.query(x)), rows))
+        if tap.replaces("pattern") or (tap.keeps("pattern") and (rows is not None or at is None)):
+            pattern = tap("pattern", _attention_pattern(query, key, rows))
+            if rows is None and at is not None and tap.keeps("pattern"):
+                tap.keep("pattern", _rows(pattern, at[:, None]))
+            heads = pattern @ value
+        else:
+            heads = _fused_attention(query, key, value, rows)
+            if tap.keeps("pattern") and at is not None:
+                tap.keep("pattern", _attention_pattern(_rows(query, at[:, None]), key, at))
+        heads = tap("output", heads)  # [copy, batch, head, query, dim]
+        residual = residual + block.output(heads.transpose(-3, -2).flatten(-2))
+        mlp = tap("mlp", block.down(F.gelu(block.up(block.norm_mlp(residual)))))
+        residual = tap("residual", residual + mlp)
+        return State(residual, state.mask, rows)
+
+    def logits(self, state: State, at: Tensor | None = None) -> Tensor:
+        """[copy, batch, query, vocabulary] at the positions `at` [batch, query], or all."""
+        residual = state.residual if at is None else _rows(state.residual, at)
+        logits: Tensor = self.unembedding(self.norm(residual))
+        return logits
+
+    def save(self, path: Path | str) -> None:
+        """Write weights and configuration to one safetensors file, atomically."""
+        write_weights(path, self.state_dict(), {"decoder": asdict(self.config)})
+
+    @classmethod
+    def load(cls, path: Path | str) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            AnamorphError: if the file is missing, damaged or not a decoder's.
+        """
+        tensors, metadata = read_weights(path)
+        if "decoder" not in metadata:
+            raise AnamorphError(
+                f"{path} holds no anamorph decoder (its metadata has {sorted(metadata)}); "
+                "give a model.safetensors that a run wrote."
+            )
+        return cls.of(metadata["decoder"], tensors, str(path))
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor], source: str) -> Self:
+        """A decoder from its configuration and weights; `source` is named in errors."""
+        try:
+            model = cls(DecoderConfig(**config))
+            model.load_state_dict(dict(tensors))
+        except (RuntimeError, TypeError) as error:
+            raise AnamorphError(
+                f"The weights in {source} do not fit the configuration beside them: {error}"
+            ) from error
+        return model
+
+    def _initialize(self) -> None:
+        for name, parameter in self.named_parameters():
+            if parameter.dim() < 2:
+                continue  # norms start as the identity, biases at zero
+            std = 0.02 if "embedding" in name or "position" in name else parameter.shape[1] ** -0.5
+            if name.endswith(("output.weight", "down.weight")):
+                std /= math.sqrt(2 * self.config.layers)
+            nn.init.normal_(parameter, std=std)
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """[copy, batch, position, width] to [copy, batch, head, position, dim]."""
+        return x.view(*x.shape[:-1], self.config.heads, -1).transpose(-3, -2)
+
+    def _rotate(self, x: Tensor, at: Tensor | None = None) -> Tensor:
+        if self.config.positions != "rotary":
+            return x
+        rows = slice(x.shape[-2]) if at is None else at
+        cosine, sine = self.cosine[rows], self.sine[rows]
+        if at is not None:  # [batch, query, dim / 2], to stand beside the heads
+            cosine, sine = cosine[:, None], sine[:, None]
+        even, odd = x[..., 0::2], x[..., 1::2]
+        turned = (even * cosine - odd * sine, even * sine + odd * cosine)
+        return torch.stack(turned, dim=-1).flatten(-2)
+
+
+class _Block(nn.Module):
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        width, mlp = config.width, config.mlp
+        self.norm_attention = nn.LayerNorm(width)
+        self.query = nn.Linear(width, width, bias=False)
+        self.key = nn.Linear(width, width, bias=False)
+        self.value = nn.Linear(width, width, bias=False)
+        self.output = nn.Linear(width, width, bias=False)
+        self.norm_mlp = nn.LayerNorm(width)
+        self.up = nn.Linear(width, mlp)
+        self.down = nn.Linear(mlp, width)
+
+
+class _Tap:
+    """Where a layer's tensors pass: each is replaced if it has an edit, kept if it is asked for."""
+
+    def __init__(self, layer: int, edits: Edits, record: Recording) -> None:
+        self.layer, self.edits, self.record = layer, edits, record
+
+    def replaces(self, kind: str) -> bool:
+        return Key(self.layer, kind) in self.edits
+
+    def keeps(self, kind: str) -> bool:
+        return Key(self.layer, kind) in self.record
+
+    def keep(self, kind: str, x: Tensor) -> None:
+        self.record[Key(self.layer, kind)] = x
+
+    def __call__(self, kind: str, x: Tensor) -> Tensor:
+        if self.replaces(kind):
+            x = self.edits[Key(self.layer, kind)](x)
+        if self.keeps(kind):
+            self.keep(kind, x)
+        return x
+
+
+def _rows(x: Tensor, at: Tensor) -> Tensor:
+    """The positions `at` [batch, (1,) query] of x [copy, batch, (head,) position, dim]."""
+    return x.gather(-2, at[None, ..., None].expand(*x.shape[:-2], -1, x.shape[-1]))
+
+
+def _fused_attention(query: Tensor, key: Tensor, value: Tensor, at: Tensor | None) -> Tensor:
+    # Padding stands at the right, so causality alone keeps every real position away from it. Copies
+    # are handed over as heads: a value that all copies share is then repeated without being copied.
+    copies = max(query.shape[0], key.shape[0], value.shape[0])
+    q, k, v = (
+        x.expand(copies, -1, -1, -1, -1).movedim(0, 1).flatten(1, 2) for x in (query, key, value)
+    )
+    seen = None if at is None else ~_future(key.shape[-2], at, key.device)
+    heads: Tensor = F.scaled_dot_product_attention(q, k, v, seen, is_causal=at is None)
+    return heads.view(len(heads), copies, -1, *heads.shape[2:]).movedim(1, 0)
+
+
+def _attention_pattern(query: Tensor, key: Tensor, at: Tensor | None) -> Tensor:
+    """[copy, batch, head, query, key] probabilities; no row sees behind its own position."""
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+    scores.masked_fill_(_future(key.shape[-2], at, key.device), -torch.inf)
+    pattern: Tensor = scores.softmax(dim=-1)
+    return pattern
+
+
+def _future(length: int, at: Tensor | None, device: torch.device) -> Tensor:
+    """[query, key], or [batch, 1 (head), query, key]: True at keys behind the query's position."""
+    columns = torch.arange(length, device=device)
+    rows = columns if at is None else at[:, None]
+    return columns > rows[..., None]
+
+
+def _angles(length: int, dim: int) -> Tensor:
+    """[position, dim / 2] angles with wavelengths from 2π to 20000π (Vaswani et al. 2017)."""
+    frequency = 10_000.0 ** (-torch.arange(0, dim, 2) / dim)
+    return torch.arange(length)[:, None] * frequency
+
+
+def _waves(length: int, width: int) -> Tensor:
+    """[position, width] sines in the even columns, cosines in the odd ones."""
+    angles = _angles(length, width)
+    return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2)

@@ -1,0 +1,45 @@
+"""Reading and writing safetensors files with JSON metadata, atomically and with clear errors."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from anamorph.errors import AnamorphError
+from anamorph.files import replacing
+
+
+def write_weights(
+    path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]
+) -> None:
+    """Write tensors, and JSON values beside them, to a file that appears whole or not at all."""
+    with replacing(path) as temporary:
+        save_file(
+            {name: tensor.detach().contiguous() for name, tensor in tensors.items()},
+            temporary,
+            metadata={name: json.dumps(value) for name, value in metadata.items()},
+        )
+
+
+def read_weights(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and the metadata that `write_weights` wrote.
+
+    Raises:
+        AnamorphError: if the file is missing or damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata = {k: json.loads(v) for k, v in (file.metadata() or {}).items()}
+    except FileNotFoundError as error:
+        raise AnamorphError(f"There is no file {path}; give the path of saved weights.") from error
+    except (SafetensorError, OSError, ValueError) as error:
+        raise AnamorphError(
+            f"Cannot read {path} as safetensors ({error}); the file is damaged or of another "
+            "kind. Delete it to have it made again, or give another."
+        ) from error
+    return tensors, metadata

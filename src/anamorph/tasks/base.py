@@ -1,0 +1,150 @@
+"""What a task is: sequences in named splits, and the positions at which predictions count.
+
+All labels stand at the token they describe: `scored[t]` and the facet codes at `t` speak of the
+prediction *of* token `t`, which a model makes at input position `t - 1`. The first token of a
+sequence is therefore never scored.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anamorph.errors import AnamorphError
+
+Role = Literal["train", "iid", "ood"]
+
+NOT_APPLICABLE = -1  # the facet code of a position that the facet says nothing about
+
+
+@dataclass(frozen=True)
+class Facet:
+    """A label on every position, to break results down.
+
+    Attributes:
+        codes: [tokens] small integers; `names[code]` is the level, -1 means not applicable.
+        names: the level names, in the order in which they are shown.
+    """
+
+    codes: NDArray[np.int16]
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Ragged integer sequences with a role.
+
+    Attributes:
+        name: the split's name, unique in its task.
+        role: `train`, `iid` (the reference) or `ood`.
+        tokens: [tokens] all sequences one after the other.
+        offsets: [sequences + 1] sequence `i` is `tokens[offsets[i]:offsets[i + 1]]`.
+        scored: [tokens] whether the prediction of this token counts.
+        facets: labels on every token.
+
+    Raises:
+        AnamorphError: if the arrays do not fit together.
+    """
+
+    name: str
+    role: Role
+    tokens: NDArray[np.int16]
+    offsets: NDArray[np.int64]
+    scored: NDArray[np.bool_]
+    facets: Mapping[str, Facet] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        total = len(self.tokens)
+        lengths = np.diff(self.offsets)
+        if len(self.offsets) == 0 or self.offsets[0] != 0 or self.offsets[-1] != total:
+            raise AnamorphError(
+                f"Split {self.name!r}: offsets must start at 0 and end at the number of tokens "
+                f"({total}); got {self.offsets[:1]} … {self.offsets[-1:]}."
+            )
+        if len(lengths) and lengths.min() < 1:
+            raise AnamorphError(
+                f"Split {self.name!r}: sequence {int(lengths.argmin())} is empty; drop it."
+            )
+        arrays = {"scored": self.scored} | {f"facet {k}": f.codes for k, f in self.facets.items()}
+        for label, array in arrays.items():
+            if len(array) != total:
+                raise AnamorphError(
+                    f"Split {self.name!r}: {label} has {len(array)} entries for {total} tokens; "
+                    "give one per token."
+                )
+        if len(lengths) and self.scored[self.offsets[:-1]].any():
+            raise AnamorphError(
+                f"Split {self.name!r}: the first token of a sequence is scored, but nothing "
+                "stands before it to predict it from; put a start token in front."
+            )
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """[sequences] tokens in each sequence."""
+        return np.diff(self.offsets)
+
+    def __iter__(self) -> Iterator[NDArray[np.int16]]:
+        for start, stop in zip(self.offsets[:-1], self.offsets[1:], strict=True):
+            yield self.tokens[start:stop]
+
+    def take(self, sequences: NDArray[np.int64]) -> "Split":
+        """The split that holds only the given sequences, in the given order."""
+        lengths = self.lengths[sequences]
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        index = np.arange(offsets[-1]) + np.repeat(self.offsets[sequences] - offsets[:-1], lengths)
+        return Split(
+            name=self.name,
+            role=self.role,
+            tokens=self.tokens[index],
+            offsets=offsets,
+            scored=self.scored[index],
+            facets={k: Facet(f.codes[index], f.names) for k, f in self.facets.items()},
+        )
+
+
+@dataclass(frozen=True)
+class Task:
+    """Data with named splits, and where predictions are scored.
+
+    Attributes:
+        name: the task's name in the registry.
+        spec: every argument that made it, resolved; JSON values only.
+        vocabulary: token names, by token id.
+        candidates: [candidates] token ids among which a prediction is chosen.
+        splits: by name; exactly one has the role `iid`.
+    """
+
+    name: str
+    spec: Mapping[str, Any]
+    vocabulary: tuple[str, ...]
+    candidates: NDArray[np.int64]
+    splits: Mapping[str, Split]
+
+    @property
+    def train(self) -> Split:
+        """The split with the role `train`."""
+        return self._with_role("train")
+
+    @property
+    def reference(self) -> Split:
+        """The split with the role `iid`, against which gaps are measured."""
+        return self._with_role("iid")
+
+    @property
+    def evaluated(self) -> list[Split]:
+        """The splits that an audit runs over: the reference first, then every `ood` split."""
+        return [self.reference, *(s for s in self.splits.values() if s.role == "ood")]
+
+    def _with_role(self, role: Role) -> Split:
+        found = [s for s in self.splits.values() if s.role == role]
+        if len(found) != 1:
+            raise AnamorphError(
+                f"Task {self.name!r} has {len(found)} splits with the role {role!r}; "
+                f"expected one. Splits: { {s.name: s.role for s in self.splits.values()} }."
+            )
+        return found[0]

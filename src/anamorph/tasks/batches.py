@@ -1,0 +1,91 @@
+"""Ragged sequences to padded batches, so that little of a batch is padding."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from anamorph.models.base import Batch
+from anamorph.tasks.base import Split
+
+
+def plan(lengths: NDArray[np.int64], batch_tokens: int) -> list[NDArray[np.int64]]:
+    """Cut consecutive sequences into batches of at most `batch_tokens` tokens, padding included.
+
+    A longer sequence gets a batch of its own. Sort the lengths first to pad little.
+
+    Returns:
+        for each batch, [sequences] the indices of its sequences.
+    """
+    batches, start, longest = [], 0, 0
+    for index, length in enumerate(lengths.tolist()):
+        longest = max(longest, length)
+        if index > start and longest * (index + 1 - start) > batch_tokens:
+            batches.append(np.arange(start, index))
+            start, longest = index, length
+    if start < len(lengths):
+        batches.append(np.arange(start, len(lengths)))
+    return batches
+
+
+def shuffled(
+    lengths: NDArray[np.int64], batch_tokens: int, seed: int
+) -> Iterator[NDArray[np.int64]]:
+    """Batches for training, epoch after epoch without end: alike in length, in random order."""
+    for epoch in range(2**31):
+        rng = np.random.default_rng([seed, epoch])
+        order = np.lexsort((rng.random(len(lengths)), lengths))
+        batches = plan(lengths[order], batch_tokens)
+        for number in rng.permutation(len(batches)):
+            yield order[batches[number]]
+
+
+def collate(split: Split, sequences: NDArray[np.int64]) -> Batch:
+    """The given sequences, padded at the right to the longest of them."""
+    lengths = split.lengths[sequences]
+    columns = np.arange(lengths.max())
+    mask = columns < lengths[:, None]
+    index = np.where(mask, split.offsets[sequences][:, None] + columns, 0)
+    tokens = np.where(mask, split.tokens[index], 0)
+    return Batch(torch.from_numpy(tokens.astype(np.int64)), torch.from_numpy(mask))
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The scored positions of a batch, as a rectangle.
+
+    Attributes:
+        at: [batch, query] the input positions whose predictions count, one before their token.
+        token: [batch, query] the token to be predicted.
+        number: [batch, query] the position's number among all scored positions of the split.
+        valid: [batch, query] False where a sequence has fewer than the others.
+    """
+
+    at: Tensor
+    token: Tensor
+    number: Tensor
+    valid: Tensor
+
+    def to(self, device: torch.device | str) -> "Targets":
+        """The same targets on another device."""
+        moved = (x.to(device) for x in (self.at, self.token, self.number, self.valid))
+        return Targets(*moved)
+
+
+def targets(split: Split, sequences: NDArray[np.int64]) -> Targets:
+    """Where the given sequences are scored, and on what."""
+    before = np.concatenate([[0], np.cumsum(split.scored)])  # scored positions ahead of each token
+    start, stop = split.offsets[sequences], split.offsets[sequences + 1]
+    first, counts = before[start], before[stop] - before[start]
+    columns = np.arange(max(int(counts.max(initial=0)), 1))
+    valid = columns < counts[:, None]
+    number = np.where(valid, first[:, None] + columns, 0)
+    place = np.flatnonzero(split.scored)
+    index = place[number] if len(place) else np.zeros_like(number)
+    at = np.where(valid, index - start[:, None] - 1, 0)
+    token = np.where(valid, split.tokens[index], 0)
+    arrays = (at, token.astype(np.int64), number, valid)
+    return Targets(*(torch.from_numpy(a) for a in arrays))

@@ -1,0 +1,58 @@
+"""A task on disk: one Parquet file a split, and `task.json`."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from anamorph.files import replacing
+from anamorph.tasks.base import Split, Task
+
+
+def export(task: Task, folder: Path | str) -> None:
+    """Write `SPLIT.parquet` for every split, then `task.json`.
+
+    A row is a sequence; `tokens`, `scored` and one column for each facet are lists with an entry
+    for each token. Facets are codes; `task.json` has their names, the vocabulary, the candidates,
+    the roles and every argument of the task.
+
+    Raises:
+        AnamorphError: if the folder cannot be written to.
+    """
+    folder = Path(folder)
+    for split in task.splits.values():
+        with replacing(folder / f"{split.name}.parquet") as temporary:
+            to_table(split).write_parquet(temporary, compression="zstd")
+    description = {
+        "task": dict(task.spec),
+        "vocabulary": task.vocabulary,
+        "candidates": task.candidates.tolist(),
+        "splits": {
+            split.name: {
+                "role": split.role,
+                "sequences": len(split),
+                "tokens": len(split.tokens),
+                "scored": int(split.scored.sum()),
+            }
+            for split in task.splits.values()
+        },
+        "facets": {name: facet.names for name, facet in task.reference.facets.items()},
+    }
+    with replacing(folder / "task.json") as temporary:
+        temporary.write_text(json.dumps(description, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def to_table(split: Split) -> pl.DataFrame:
+    """A split as a table with a row a sequence."""
+    columns = {"tokens": split.tokens, "scored": split.scored}
+    columns |= {name: facet.codes for name, facet in split.facets.items()}
+    return pl.DataFrame({name: _lists(x, split.offsets) for name, x in columns.items()})
+
+
+def _lists(values: NDArray[np.generic], offsets: NDArray[np.int64]) -> pl.Series:
+    frame = pl.DataFrame(
+        {"row": np.repeat(np.arange(len(offsets) - 1), np.diff(offsets)), "value": values}
+    )
+    return frame.group_by("row", maintain_order=True).agg("value")["value"]
