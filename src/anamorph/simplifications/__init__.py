@@ -1,0 +1,50 @@
+"""Simplifications: maps from a site's activations to simpler ones, and where they stand.
+
+To add one, write a file with a subclass of `Simplification`, name it in `registry.py` (or in the
+entry-point group `anamorph.simplifications` of a package of your own), and run
+`check_simplification` on it.
+"""
+
+from anamorph.simplifications.attach import Attachment, Proxy
+from anamorph.simplifications.base import NotFittedError, Simplification, Statistic
+from anamorph.simplifications.chain import Chain
+from anamorph.simplifications.checks import LAWS, check_simplification
+from anamorph.simplifications.fitted import FittedProxies, FittedProxy
+from anamorph.simplifications.fitting import check_proxies, fit, sites_of
+from anamorph.simplifications.kmeans import KMeans
+from anamorph.simplifications.onehot import OneHot
+from anamorph.simplifications.pca import PCA
+from anamorph.simplifications.projection import Projection
+from anamorph.simplifications.registry import (
+    SIMPLIFICATIONS,
+    find_simplification,
+    simplification_names,
+)
+from anamorph.simplifications.spec import expand, parse
+from anamorph.simplifications.svd import SVD
+
+__all__ = [
+    "LAWS",
+    "PCA",
+    "SIMPLIFICATIONS",
+    "SVD",
+    "Attachment",
+    "Chain",
+    "FittedProxies",
+    "FittedProxy",
+    "KMeans",
+    "NotFittedError",
+    "OneHot",
+    "Projection",
+    "Proxy",
+    "Simplification",
+    "Statistic",
+    "check_proxies",
+    "check_simplification",
+    "expand",
+    "find_simplification",
+    "fit",
+    "parse",
+    "simplification_names",
+    "sites_of",
+]

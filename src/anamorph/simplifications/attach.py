@@ -1,0 +1,91 @@
+"""Where simplifications stand: an attachment puts one at sites, a proxy is a set of attachments."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from anamorph.errors import AnamorphError
+from anamorph.simplifications.base import Simplification
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """One simplification at the sites of a pattern: `svd(rank=4)@1.*.{query,key}`.
+
+    Attributes:
+        simplification: what stands there; not fitted.
+        sites: the pattern, without spaces; see `anamorph.models.sites`.
+        joint: whether the sites of one head share one fit.
+
+    Raises:
+        AnamorphError: if a hyper-parameter makes no sense, or the pattern cannot be one.
+    """
+
+    simplification: Simplification
+    sites: str
+    joint: bool = False
+
+    def __post_init__(self) -> None:
+        sites = re.sub(r"\s", "", self.sites)
+        if not re.fullmatch(r"[\w.*{},-]+", sites):
+            raise AnamorphError(
+                f"Cannot attach {self.simplification} to the sites {self.sites!r}; expected a "
+                "pattern such as '1.*.{query,key}'."
+            )
+        object.__setattr__(self, "sites", sites)
+        self.simplification.validate()
+
+    def __str__(self) -> str:
+        extra = {"joint": True} if self.joint else {}
+        return f"{self.simplification.text(**extra)}@{self.sites}"
+
+    def __repr__(self) -> str:
+        return f"Attachment({str(self)!r})"
+
+    def __and__(self, other: Attachment | Proxy) -> Proxy:
+        """Both at once in one proxy."""
+        return Proxy((self,)) & other
+
+    def __radd__(self, before: Simplification) -> Attachment:
+        """`svd + kmeans @ sites` means what its text says, though `@` binds tighter in Python."""
+        return (before + self.simplification).at(self.sites, joint=self.joint)
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """The model with simplifications standing at some of its sites; without any, the identity.
+
+    `str(proxy)` is its spec text, which `parse` reads.
+    """
+
+    attachments: tuple[Attachment, ...]
+
+    def __str__(self) -> str:
+        return ";".join(map(str, self.attachments)) or "identity"
+
+    def __repr__(self) -> str:
+        return f"Proxy({str(self)!r})"
+
+    def __and__(self, other: Attachment | Proxy) -> Proxy:
+        """The attachments of both."""
+        more = other.attachments if isinstance(other, Proxy) else (other,)
+        return Proxy((*self.attachments, *more))
+
+    @property
+    def method(self) -> str:
+        """The names alone: `svd`, `svd+kmeans`, `svd; onehot`, `identity`."""
+        names = ["+".join(p.name for p in a.simplification.parts()) for a in self.attachments]
+        return "; ".join(names) or "identity"
+
+    @property
+    def size(self) -> float | None:
+        """The size of the only stage that has one; None if none or several have."""
+        parts = [part for a in self.attachments for part in a.simplification.parts()]
+        sizes = [part.size for part in parts if part.size is not None]
+        return sizes[0] if len(sizes) == 1 else None
+
+    @property
+    def sites(self) -> str:
+        """The site patterns, joined by `;`; empty for the identity."""
+        return ";".join(a.sites for a in self.attachments)

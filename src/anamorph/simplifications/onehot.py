@@ -1,0 +1,32 @@
+"""One-hot attention: every query attends only to the key it attends to most."""
+
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from anamorph.simplifications.base import Simplification
+
+
+class OneHot(Simplification):
+    """One at the arg-max of `[..., keys]` (the first of ties), zero elsewhere. Nothing is fitted.
+
+    Example:
+        >>> OneHot()(torch.tensor([0.1, 0.6, 0.3]))
+        tensor([0., 1., 0.])
+    """
+
+    name: ClassVar[str] = "onehot"
+    kinds: ClassVar[frozenset[str]] = frozenset({"pattern"})
+
+    def statistic(self, dim: int) -> None:
+        """Nothing to fit."""
+        return None
+
+    def learn(self, statistic: object) -> Self:
+        """Nothing to learn."""
+        return self
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Harden `x` [..., keys]."""
+        return torch.zeros_like(x).scatter_(-1, x.argmax(dim=-1, keepdim=True), 1)

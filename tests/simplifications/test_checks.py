@@ -1,0 +1,199 @@
+"""`check_simplification` passes ours, and finds one that is broken in any single way."""
+
+from typing import Self
+
+import pytest
+import torch
+from torch import Tensor
+
+from anamorph.simplifications import (
+    LAWS,
+    PCA,
+    SVD,
+    KMeans,
+    OneHot,
+    Simplification,
+    check_simplification,
+)
+from anamorph.simplifications.moments import Moments
+
+
+@pytest.mark.parametrize(
+    "simplification",
+    [
+        SVD(rank=3),
+        PCA(rank=3),
+        KMeans(clusters=5),
+        KMeans(clusters=5, reservoir=50),
+        OneHot(),
+        SVD(rank=3) + KMeans(clusters=5),
+        PCA(rank=4) + SVD(rank=2),
+    ],
+    ids=str,
+)
+def test_ours_keep_every_law(simplification: Simplification) -> None:
+    check_simplification(simplification)
+    assert not hasattr(simplification, "components_")
+
+
+class ByPosition(SVD):
+    name = "broken"
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+
+
+class NotAsGiven(SVD):
+    name = "broken"
+
+    def __init__(self, *, rank: int) -> None:
+        self.rank = int(rank)
+
+
+class MisreadText(SVD):
+    def text(self, **extra: object) -> str:
+        return f"svd(rank={self.rank + 1})"
+
+
+class ReturnsNothing(SVD):
+    name = "broken"
+
+    def fit(self, x: Tensor) -> None:  # type: ignore[override]
+        super().fit(x)
+
+
+class PlainName(SVD):
+    name = "broken"
+
+    def learn(self, statistic: Moments) -> Self:
+        self.basis = statistic.axes
+        return super().learn(statistic)
+
+
+class ChangesHyperParameter(SVD):
+    name = "broken"
+
+    def learn(self, statistic: Moments) -> Self:
+        super().learn(statistic)
+        self.rank += 1
+        return self
+
+
+class FitChangesInput(SVD):
+    name = "broken"
+
+    def partial_fit(self, x: Tensor) -> Self:
+        x -= 1
+        return super().partial_fit(x)
+
+
+class CallChangesInput(SVD):
+    name = "broken"
+
+    def __call__(self, x: Tensor) -> Tensor:
+        x -= 1
+        return super().__call__(x)
+
+
+class TakesNan(SVD):
+    name = "broken"
+
+    def partial_fit(self, x: Tensor) -> Self:
+        return super().partial_fit(x.nan_to_num())
+
+
+class GivesDouble(SVD):
+    name = "broken"
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return super().__call__(x).double()
+
+
+class LooksAround(SVD):
+    name = "broken"
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return super().__call__(x) + x.mean()
+
+
+class Random(SVD):
+    name = "broken"
+
+    def learn(self, statistic: Moments) -> Self:
+        super().learn(statistic)
+        self.components_ = self.components_ + torch.rand(1)
+        return self
+
+
+class Remembers(SVD):
+    name = "broken"
+
+    def _forget(self) -> None:
+        pass
+
+    def learn(self, statistic: Moments) -> Self:
+        before = vars(self).get("components_", 0)
+        super().learn(statistic)
+        self.components_ = self.components_ + before
+        return self
+
+
+class OnlyLastChunk(SVD):
+    name = "broken"
+
+    def partial_fit(self, x: Tensor) -> Self:
+        self._statistic = None
+        return super().partial_fit(x)
+
+
+class ForgetsOnSave(PCA):
+    name = "broken"
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return super().state_dict() | {"mean_": torch.zeros(len(self.mean_), dtype=torch.float64)}
+
+
+class RoundsOnSave(SVD):
+    name = "broken"
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {k: v.float().double() for k, v in super().state_dict().items()}
+
+
+class NotQuiteFull(SVD):
+    name = "broken"
+
+    def _learn(self, moments: Moments) -> None:
+        self.components_ = moments.axes[: max(1, self.rank - 1)].clone()
+
+
+BROKEN = {
+    ByPosition: "hyper-parameters are keyword-only and stored as given",
+    NotAsGiven: "hyper-parameters are keyword-only and stored as given",
+    MisreadText: "the text reads back as the same simplification",
+    ReturnsNothing: "fit returns self",
+    PlainName: "what is learnt ends in an underscore",
+    ChangesHyperParameter: "what is learnt ends in an underscore",
+    FitChangesInput: "the input stays as it is",
+    CallChangesInput: "the input stays as it is",
+    TakesNan: "a NaN or infinity is refused",
+    GivesDouble: "shape, dtype and device stay",
+    LooksAround: "every point is mapped by itself",
+    Random: "a second fit gives the same",
+    Remembers: "a second fit gives the same",
+    OnlyLastChunk: "partial_fit in chunks equals fit",
+    ForgetsOnSave: "save and load keep every bit",
+    RoundsOnSave: "save and load keep every bit",
+    NotQuiteFull: "full size is the identity",
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_each_law_has_a_culprit(kind: type[SVD]) -> None:
+    with pytest.raises(AssertionError) as caught:
+        check_simplification(kind(rank=3))
+    assert str(caught.value).startswith(BROKEN[kind])
+
+
+def test_no_law_is_left_without_a_culprit() -> None:
+    assert set(BROKEN.values()) == set(LAWS)

@@ -1,0 +1,250 @@
+"""One pass that fits all proxies, on a model whose activations are written down here."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from unittest.mock import Mock
+
+import numpy as np
+import pytest
+import torch
+from sklearn.decomposition import PCA as ScikitPCA
+from torch import Tensor
+
+from anamorph.errors import AnamorphError
+from anamorph.models.base import Batch, Edits, Key, Recording, State
+from anamorph.models.sites import Site
+from anamorph.simplifications import (
+    SVD,
+    FittedProxies,
+    Proxy,
+    check_proxies,
+    expand,
+    fit,
+    sites_of,
+)
+
+HEADS, DIM, WIDTH = 2, 4, 6
+
+
+class TableModel:
+    """Two layers whose activations are looked up by token, so that a test can do so too."""
+
+    layers = 2
+
+    def __init__(self) -> None:
+        rng = np.random.default_rng(0)
+        kinds = ("query", "key", "value")
+        self.sites = [Site(i, h, k) for i in range(2) for h in range(HEADS) for k in kinds]
+        self.sites += [Site(i, h, "pattern") for i in range(2) for h in range(HEADS)]
+        self.sites += [Site(i, None, "mlp") for i in range(2)]
+        self.tables = {
+            site: torch.from_numpy(rng.normal(size=(50, WIDTH if site.head is None else DIM)))
+            for site in self.sites
+            if site.kind != "pattern"
+        }
+        self.layers_run: list[int] = []
+
+    def start(self, batch: Batch) -> State:
+        assert torch.is_inference_mode_enabled()
+        return State(batch.tokens[None, :, :, None], batch.mask)
+
+    def layer(
+        self,
+        index: int,
+        state: State,
+        edits: Edits | None = None,
+        record: Recording | None = None,
+        at: Tensor | None = None,
+    ) -> State:
+        self.layers_run.append(index)
+        tokens = state.residual[0, :, :, 0]
+        record = {} if record is None else record
+        for key in [key for key in record if key.layer == index]:
+            assert key.kind != "pattern"
+            tables = [t for site, t in self.tables.items() if Key(site.layer, site.kind) == key]
+            looked_up = torch.stack([table[tokens] for table in tables], dim=1)
+            record[key] = (looked_up[:, 0] if key.kind == "mlp" else looked_up)[None]
+        return state
+
+    def logits(self, state: State, at: Tensor | None = None) -> Tensor:
+        raise AssertionError("a fit needs no logits")
+
+
+@pytest.fixture
+def model() -> TableModel:
+    return TableModel()
+
+
+@pytest.fixture
+def sequences() -> list[np.ndarray]:
+    rng = np.random.default_rng(1)
+    return [rng.integers(0, 50, size=length) for length in rng.integers(1, 12, size=23)]
+
+
+def batches(sequences: list[np.ndarray], size: int) -> Iterator[Batch]:
+    for start in range(0, len(sequences), size):
+        some = sequences[start : start + size]
+        longest = max(map(len, some))
+        tokens = torch.full((len(some), longest), 49)
+        mask = torch.zeros(len(some), longest, dtype=torch.bool)
+        for row, sequence in enumerate(some):
+            tokens[row, : len(sequence)] = torch.from_numpy(sequence)
+            mask[row, : len(sequence)] = True
+        yield Batch(tokens, mask)
+
+
+def rows(model: TableModel, site: Site, sequences: list[np.ndarray]) -> np.ndarray:
+    return model.tables[site][np.concatenate(sequences)].numpy()
+
+
+def test_each_site_has_a_fit_of_its_own(model: TableModel, sequences: list[np.ndarray]) -> None:
+    (proxy,) = proxies = expand("pca(rank=2)@1.*.{query,key}")
+    fitted = fit(model, proxies, batches(sequences, 5))[proxy]
+    expected_sites = {Site(1, h, k) for h in (0, 1) for k in ("query", "key")}
+    assert set(fitted.by_site) == expected_sites
+    for site in expected_sites:
+        x = rows(model, site, sequences)
+        pca = ScikitPCA(2, svd_solver="full").fit(x)
+        expected = pca.inverse_transform(pca.transform(x))
+        np.testing.assert_allclose(fitted.by_site[site](torch.from_numpy(x)), expected, atol=1e-9)
+
+
+def test_joint_sites_of_a_head_share_a_fit(model: TableModel, sequences: list[np.ndarray]) -> None:
+    (proxy,) = proxies = expand("svd(rank=1, joint=true)@*.*.{query,key}")
+    by_site = fit(model, proxies, batches(sequences, 5))[proxy].by_site
+    for layer in (0, 1):
+        for head in range(HEADS):
+            query, key = Site(layer, head, "query"), Site(layer, head, "key")
+            assert by_site[query] is by_site[key]
+            x = np.concatenate([rows(model, site, sequences) for site in (query, key)])
+            top = np.linalg.svd(x)[2][0]
+            np.testing.assert_allclose(by_site[query].components_[0].abs(), np.abs(top), atol=1e-9)
+
+
+def test_the_fit_does_not_depend_on_the_batch_size(
+    model: TableModel, sequences: list[np.ndarray]
+) -> None:
+    proxies = expand(
+        [
+            "svd(rank=2, joint=true)@0.*.{query,key}",
+            "kmeans(clusters=5, reservoir=30)@1.mlp",
+            "svd(rank=2)+kmeans(clusters=3, joint=true)@1.*.{key,value}",
+        ]
+    )
+    one, many = (fit(model, proxies, batches(sequences, size)) for size in (1, 100))
+    for proxy in proxies:
+        for site, simplification in one[proxy].by_site.items():
+            state = many[proxy].by_site[site].state_dict()
+            assert all(torch.equal(v, state[k]) for k, v in simplification.state_dict().items())
+
+
+def test_proxies_are_not_changed_and_what_is_equal_is_learnt_once(
+    model: TableModel, sequences: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learn = Mock(side_effect=SVD.learn)
+    monkeypatch.setattr(SVD, "learn", lambda *args: learn(*args))
+    proxies = expand(["svd(rank=2)@0.0.key", "svd(rank=2)@0.*.key", "svd(rank=1)@0.0.key"])
+    fit(model, proxies, batches(sequences, 5))
+    assert learn.call_count == 3  # rank 2 at head 0 and at head 1, rank 1 at head 0
+    assert not hasattr(proxies[0].attachments[0].simplification, "components_")
+
+
+def test_only_the_layers_that_are_needed_are_run(
+    model: TableModel, sequences: list[np.ndarray]
+) -> None:
+    fit(model, expand("svd(rank=2)@0.*.key"), batches(sequences, 100))
+    assert model.layers_run == [0]
+
+
+def test_where_there_is_nothing_to_fit_no_data_is_read(model: TableModel) -> None:
+    def unread() -> Iterator[Batch]:
+        raise AssertionError("read")
+        yield
+
+    proxies = expand(["identity", "onehot@1.*.pattern"])
+    fitted = fit(model, proxies, unread())
+    assert list(fitted) == proxies
+    assert [fitted[proxy].first_layer for proxy in proxies] == [2, 1]
+    assert list(fitted[proxies[1]].by_site) == [Site(1, 0, "pattern"), Site(1, 1, "pattern")]
+
+
+def test_save_and_load(model: TableModel, sequences: list[np.ndarray], tmp_path: Path) -> None:
+    proxies = expand(
+        [
+            "identity",
+            "svd(rank=[1,2], joint=true)@1.*.{query,key};onehot@1.*.pattern",
+            "svd(rank=2)+kmeans(clusters=3)@0.mlp",
+        ]
+    )
+    fitted = fit(model, proxies, batches(sequences, 5))
+    fitted.save(tmp_path / "all.safetensors")
+    loaded = FittedProxies.load(tmp_path / "all.safetensors")
+    assert list(loaded) == proxies
+    assert loaded.layers == 2
+    x = torch.randn(7, DIM, generator=torch.Generator().manual_seed(0))
+    for proxy in proxies:
+        assert loaded[proxy].first_layer == fitted[proxy].first_layer
+        assert list(loaded[proxy].by_site) == list(fitted[proxy].by_site)
+        for site, simplification in fitted[proxy].by_site.items():
+            given = torch.randn(7, WIDTH) if site.head is None else x
+            assert torch.equal(loaded[proxy].by_site[site](given), simplification(given))
+
+
+def test_a_file_of_something_else(tmp_path: Path) -> None:
+    SVD(rank=1).fit(torch.eye(2)).save(tmp_path / "svd")
+    with pytest.raises(AnamorphError, match="holds no fitted proxies"):
+        FittedProxies.load(tmp_path / "svd")
+
+
+def test_sites_of_a_proxy(model: TableModel) -> None:
+    (proxy,) = expand("svd(rank=1)@0.1.{query,key};onehot@*.0.pattern")
+    assert [sites for _, sites in sites_of(proxy, model.sites)] == [
+        [Site(0, 1, "query"), Site(0, 1, "key")],
+        [Site(0, 0, "pattern"), Site(1, 0, "pattern")],
+    ]
+    assert sites_of(Proxy(()), model.sites) == []
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("svd(rank=1)@5.*.key", "no site '5.*.key'"),
+        ("svd(rank=1)@0.*.pattern", r"svd\(rank=1\) cannot stand at 0.0.pattern.*key, mlp, output"),
+        ("onehot@0.0.key", "onehot cannot stand at 0.0.key.*kinds pattern"),
+        ("svd(rank=1)@0.*.key;pca(rank=1)@*.1.key", r"two attachments edit 0.1.key.*chain"),
+    ],
+)
+def test_proxies_that_do_not_suit_the_model(model: TableModel, spec: str, message: str) -> None:
+    with pytest.raises(AnamorphError, match=message):
+        fit(model, expand(spec), [])
+
+
+def test_a_rank_above_the_dimension_is_found_on_the_first_batch(
+    model: TableModel, sequences: list[np.ndarray]
+) -> None:
+    proxies = expand(["svd(rank=5)@1.mlp", "svd(rank=5)@1.1.key"])
+    first = next(batches(sequences, 5))
+    with pytest.raises(AnamorphError, match=r"at 1.1.key: .*rank above dimension.*4 dimensions"):
+        check_proxies(model, proxies, first)
+    check_proxies(model, proxies[:1], first)
+
+
+def test_clusters_above_points(model: TableModel, sequences: list[np.ndarray]) -> None:
+    with pytest.raises(AnamorphError, match=r"at 1.mlp: .*clusters above points"):
+        fit(model, expand("kmeans(clusters=51)@1.mlp"), batches(sequences, 5))
+
+
+def test_no_data(model: TableModel) -> None:
+    with pytest.raises(AnamorphError, match="no data to fit to"):
+        fit(model, expand("svd(rank=1)@1.mlp"), [])
+
+
+def test_a_nan_names_site_and_sequence_and_padding_does_not_count(
+    model: TableModel, sequences: list[np.ndarray]
+) -> None:
+    sequences = [np.where(s == 49, 0, s) for s in sequences]
+    model.tables[Site(0, 1, "key")][49] = float("nan")  # the padding's token
+    fit(model, expand("svd(rank=1)@0.1.key"), batches(sequences, 5))
+    sequences[17][0] = 49
+    with pytest.raises(AnamorphError, match=r"Cannot fit at 0\.1\.key: sequence 17"):
+        fit(model, expand("svd(rank=1)@0.1.key"), batches(sequences, 5))

@@ -1,0 +1,116 @@
+"""SVD, PCA and the moments that they share, against NumPy and scikit-learn."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.decomposition import PCA as ScikitPCA
+
+from anamorph.errors import AnamorphError
+from anamorph.simplifications import PCA, SVD
+from anamorph.simplifications.moments import Moments
+
+
+@pytest.fixture
+def points() -> torch.Tensor:
+    rng = np.random.default_rng(0)
+    return torch.from_numpy(rng.normal(size=(300, 6)) @ rng.normal(size=(6, 6)) + 2.0)
+
+
+def test_moments_in_pieces_are_those_of_the_whole(points: torch.Tensor) -> None:
+    moments = Moments(6)
+    for piece in torch.split(points, [1, 0, 99, 200]):
+        moments.update(piece)
+    x = points.numpy()
+    assert moments.count == 300
+    np.testing.assert_allclose(moments.mean, x.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(moments.scatter, np.cov(x.T) * 299, rtol=1e-11)
+
+
+def test_moments_far_from_the_origin_keep_what_sets_points_apart() -> None:
+    # Sum of squares minus squared sum would leave nothing: 1e-4 beside 1e8 is 1e-24 of the square.
+    rng = np.random.default_rng(1)
+    spread = rng.normal(size=(1000, 2)) * [1e-4, 1e-5]
+    moments = Moments(2)
+    for piece in torch.split(torch.from_numpy(spread + 1e8 * 0.5**10), 10):
+        moments.update(piece)
+    assert moments.centred_axes[0].abs()[0] > 0.99
+    np.testing.assert_allclose(moments.scatter.diagonal(), spread.var(axis=0) * 1000, rtol=1e-2)
+
+
+@pytest.mark.parametrize("rank", [1, 3, 6])
+def test_svd_is_the_best_approximation_of_its_rank(points: torch.Tensor, rank: int) -> None:
+    u, s, vt = np.linalg.svd(points.numpy(), full_matrices=False)
+    svd = SVD(rank=rank).fit(points)
+    np.testing.assert_allclose(svd(points), (u[:, :rank] * s[:rank]) @ vt[:rank], atol=1e-10)
+    np.testing.assert_allclose(svd.components_.abs(), np.abs(vt[:rank]), atol=1e-9)
+
+
+@pytest.mark.parametrize("rank", [1, 3, 6])
+def test_pca_is_scikit_learns(points: torch.Tensor, rank: int) -> None:
+    expected = ScikitPCA(rank, svd_solver="full").fit(points.numpy())
+    pca = PCA(rank=rank).fit(points)
+    np.testing.assert_allclose(pca.mean_, expected.mean_, rtol=1e-12)
+    np.testing.assert_allclose(pca.components_.abs(), np.abs(expected.components_), atol=1e-9)
+    new = np.random.default_rng(2).normal(size=(4, 5, 6))
+    flat = new.reshape(-1, 6)
+    mapped = expected.inverse_transform(expected.transform(flat)).reshape(new.shape)
+    np.testing.assert_allclose(pca(torch.from_numpy(new)), mapped, atol=1e-10)
+
+
+def test_a_hand_computed_case() -> None:
+    # Points on the line through (1, 1) and (1, 3): its mean is (1, 2), its axis (0, 1).
+    points = torch.tensor([[1.0, 1.0], [1.0, 3.0]])
+    pca = PCA(rank=1).fit(points)
+    assert torch.equal(pca.components_, torch.tensor([[0.0, 1.0]], dtype=torch.float64))
+    assert torch.allclose(pca(torch.tensor([7.0, 9.0])), torch.tensor([1.0, 9.0]))
+    # Uncentred, the axis goes through the origin: xᵀx = [[2, 4], [4, 10]], slope 1 + √2.
+    axis = SVD(rank=1).fit(points).components_[0]
+    assert axis[1] / axis[0] == pytest.approx(1 + 2**0.5)
+
+
+def test_the_sign_makes_the_greatest_entry_positive(points: torch.Tensor) -> None:
+    components = SVD(rank=6).fit(points).components_
+    greatest = components.gather(1, components.abs().argmax(dim=1, keepdim=True))
+    assert (greatest > 0).all()
+
+
+def test_ranks_of_one_pass_are_nested(points: torch.Tensor) -> None:
+    moments = SVD(rank=1).statistic(6)
+    moments.update(points)
+    assert moments.key == PCA(rank=4).statistic(6).key
+    four, two = (SVD(rank=rank).learn(moments).components_ for rank in (4, 2))
+    assert torch.equal(four[:2], two)
+    moments.update(points * torch.arange(6))  # the axes kept from before must not stay
+    fresh = SVD(rank=4).fit(torch.cat([points, points * torch.arange(6)]))
+    torch.testing.assert_close(SVD(rank=4).learn(moments).components_, fresh.components_)
+
+
+@pytest.mark.parametrize("kind", [SVD, PCA])
+def test_the_affine_form_is_the_map(points: torch.Tensor, kind: type[SVD]) -> None:
+    fitted = kind(rank=2).fit(points)
+    matrix, bias = fitted.affine()
+    torch.testing.assert_close(points @ matrix + bias, fitted(points))
+    torch.testing.assert_close(matrix @ matrix, matrix)  # a projection
+
+
+@pytest.mark.parametrize("kind", [SVD, PCA])
+def test_full_rank_in_float32_is_the_identity_up_to_rounding(kind: type[SVD]) -> None:
+    x = torch.randn(500, 32, generator=torch.Generator().manual_seed(0))
+    assert (kind(rank=32).fit(x)(x) - x).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("rank", [0, -3, 1.5, True, "four", None])
+def test_a_rank_that_makes_no_sense(points: torch.Tensor, rank: object) -> None:
+    svd = SVD(rank=rank)  # type: ignore[arg-type]
+    with pytest.raises(AnamorphError, match="rank must be a whole number, 1 or more"):
+        svd.fit(points)
+
+
+def test_a_rank_above_the_dimension(points: torch.Tensor) -> None:
+    with pytest.raises(AnamorphError, match=r"rank above dimension.*6 dimensions.*1 to 6"):
+        PCA(rank=7).fit(points)
+
+
+def test_no_points() -> None:
+    with pytest.raises(AnamorphError, match="no points"):
+        SVD(rank=1).fit(torch.empty(0, 4))
