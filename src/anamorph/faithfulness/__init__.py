@@ -1,0 +1,44 @@
+"""Faithfulness: how far a proxy agrees with its model, in and out of distribution.
+
+`metrics` compares model and proxy at a position, `sums` adds this up by sequence, `bootstrap`
+makes intervals from the sums, `gaps` judges what changes out of distribution, and `tables` writes
+it all down.
+"""
+
+from anamorph.faithfulness.bootstrap import (
+    interval,
+    p_value,
+    replicates,
+    seed_replicates,
+    weights,
+)
+from anamorph.faithfulness.gaps import Thresholds, benjamini_hochberg, verdict
+from anamorph.faithfulness.metrics import (
+    HIGHER_IS_BETTER,
+    METRICS,
+    metric_names,
+    position_metrics,
+)
+from anamorph.faithfulness.sums import CellSums, Group, SumIndex
+from anamorph.faithfulness.tables import CellKey, ProxyInfo, tabulate
+
+__all__ = [
+    "HIGHER_IS_BETTER",
+    "METRICS",
+    "CellKey",
+    "CellSums",
+    "Group",
+    "ProxyInfo",
+    "SumIndex",
+    "Thresholds",
+    "benjamini_hochberg",
+    "interval",
+    "metric_names",
+    "p_value",
+    "position_metrics",
+    "replicates",
+    "seed_replicates",
+    "tabulate",
+    "verdict",
+    "weights",
+]

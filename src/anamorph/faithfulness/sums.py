@@ -1,0 +1,218 @@
+"""Per-sequence sums: the sufficient statistic from which every mean and interval is made.
+
+A *row* is one (facet, level, sequence) that holds at least one scored position. Rows are laid out
+by facet, then level, then sequence, so that all sequences of a level stand in one slice; the first
+rows are the whole split.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from anamorph.errors import AnamorphError
+from anamorph.faithfulness.metrics import METRICS
+from anamorph.tasks.base import NOT_APPLICABLE, Split
+
+WHOLE = -1  # the facet and level of the rows that stand for the whole split
+
+
+class Group(NamedTuple):
+    """The rows of one level of one facet; facet and level are None for the whole split."""
+
+    facet: str | None
+    level: str | None
+    rows: slice
+
+
+@dataclass(frozen=True)
+class SumIndex:
+    """Which rows every scored position of a split belongs to; made once a split.
+
+    Scored positions are numbered in flat token order: position `i` is token
+    `numpy.flatnonzero(split.scored)[i]`.
+
+    Attributes:
+        sequence: [rows] which sequence of the split.
+        facet: [rows] index into `facet_names`, -1 for the whole split.
+        level: [rows] index into `level_names[facet]`, -1 for the whole split.
+        tokens: [rows] the scored positions in the row.
+        rows_of: [scored positions, 1 + facets] the row in the whole split, then in every facet;
+            -1 where a facet does not apply.
+        facet_names: the facets, in order.
+        level_names: the levels of each facet, in order.
+        sequences: how many sequences the split has, scored or not.
+    """
+
+    sequence: NDArray[np.int32]
+    facet: NDArray[np.int16]
+    level: NDArray[np.int16]
+    tokens: NDArray[np.int64]
+    rows_of: NDArray[np.int64]
+    facet_names: tuple[str, ...]
+    level_names: tuple[tuple[str, ...], ...]
+    sequences: int
+
+    @classmethod
+    def of(cls, split: Split) -> Self:
+        """The index of a split, from its `scored` and `facets`.
+
+        Raises:
+            AnamorphError: if nothing in the split is scored.
+        """
+        if not split.scored.any():
+            raise AnamorphError(
+                f"Split {split.name!r} has no scored positions, so nothing can be measured on it; "
+                "score some, make it larger, or leave it out."
+            )
+        sequences = np.repeat(np.arange(len(split)), split.lengths)[split.scored]
+        labels = [np.zeros(len(sequences), np.int64)]
+        labels += [f.codes[split.scored].astype(np.int64) for f in split.facets.values()]
+        rows_of = np.full((len(sequences), len(labels)), -1, np.int64)
+        blocks, start = [], 0  # a block: [row of this facet, (facet, level, sequence, tokens)]
+        for column, codes in enumerate(labels):
+            known = codes != NOT_APPLICABLE
+            cells, row, tokens = np.unique(
+                codes[known] * len(split) + sequences[known],
+                return_inverse=True,
+                return_counts=True,
+            )
+            rows_of[known, column] = row + start
+            level, sequence = np.divmod(cells, len(split))
+            facet = np.full(len(cells), column - 1)
+            blocks.append(np.stack([facet, level if column else facet, sequence, tokens]))
+            start += len(cells)
+        facet, level, sequence, tokens = np.concatenate(blocks, axis=1)
+        return cls(
+            sequence=sequence.astype(np.int32),
+            facet=facet.astype(np.int16),
+            level=level.astype(np.int16),
+            tokens=tokens,
+            rows_of=rows_of,
+            facet_names=tuple(split.facets),
+            level_names=tuple(f.names for f in split.facets.values()),
+            sequences=len(split),
+        )
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def groups(self) -> Iterator[Group]:
+        """The whole split, then every level that occurs, in order."""
+        key = np.stack([self.facet, self.level])
+        starts = np.flatnonzero((np.diff(key, prepend=-2) != 0).any(axis=0))
+        for start, stop in zip(starts, [*starts[1:], len(self)], strict=True):
+            facet, level, rows = self.facet[start], self.level[start], slice(start, stop)
+            if facet == WHOLE:
+                yield Group(None, None, rows)
+            else:
+                yield Group(self.facet_names[facet], self.level_names[facet][level], rows)
+
+
+class CellSums:
+    """The sums of one cell: every metric over the scored positions of every row.
+
+    Sums are kept in float64, and one sequence's positions are added in their order, so that they do
+    not depend on how sequences were batched.
+
+    Args:
+        index: the rows.
+        metrics: which metrics are added, in order; see `metric_names`.
+        device: where they are gathered.
+    """
+
+    def __init__(
+        self,
+        index: SumIndex,
+        metrics: tuple[str, ...] = METRICS,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.index = index
+        self.metrics = metrics
+        # One column more than there are rows takes what belongs nowhere. Metrics come first because
+        # torch scatters along the last axis several times faster than along the first.
+        self._sums = torch.zeros(len(metrics), len(index) + 1, dtype=torch.float64, device=device)
+
+    @property
+    def sums(self) -> Tensor:
+        """[metric, rows] float64, on the device where they are gathered."""
+        return self._sums[:, :-1]
+
+    def add(self, positions: Tensor, values: Tensor) -> None:
+        """Add the metrics of some scored positions; each position once, in one call a sequence.
+
+        Args:
+            positions: [n] which scored positions, numbered in flat token order.
+            values: [metric, n].
+        """
+        rows = torch.from_numpy(self.index.rows_of)[positions.cpu()].T.flatten()
+        rows = torch.where(rows < 0, len(self.index), rows).to(self._sums.device)
+        every_facet = values.to(self._sums).repeat(1, self.index.rows_of.shape[1])
+        self._sums.scatter_add_(1, rows.expand(len(self.metrics), -1), every_facet)
+
+    def merge(self, other: "CellSums") -> Self:
+        """Add the sums of another worker, which saw other sequences of the same cell."""
+        if self.metrics != other.metrics or len(self.index) != len(other.index):
+            raise AnamorphError(
+                f"Cannot merge sums of {len(self.index)} rows of {', '.join(self.metrics)} with "
+                f"{len(other.index)} rows of {', '.join(other.metrics)}; they must be parts of "
+                "one cell."
+            )
+        self._sums += other._sums.to(self._sums.device)
+        return self
+
+    def require_finite(self, cell: str) -> None:
+        """Refuse a NaN or an infinity.
+
+        Args:
+            cell: how the message names the cell and its split.
+
+        Raises:
+            AnamorphError: names cell, metric and sequence.
+        """
+        if not self.sums.sum().isfinite():  # one pass; what is wrong shows in the total
+            metric, row = (~self.sums.isfinite()).nonzero()[0].tolist()
+            raise AnamorphError(
+                f"{cell}: {self.metrics[metric]} is {self.sums[metric, row].item()} in sequence "
+                f"{self.index.sequence[row]}; expected a finite number. Look for a NaN or an "
+                "infinity in the model's weights or in what its simplifications give."
+            )
+
+    def table(self) -> pl.DataFrame:
+        """The sums with a column a metric and a row a row."""
+        return pl.DataFrame(dict(zip(self.metrics, self.sums.cpu().numpy(), strict=True)))
+
+    def save(self, path: Path | str) -> None:
+        """Write the sums as Parquet."""
+        self.table().write_parquet(path, compression="zstd")
+
+    @classmethod
+    def load(cls, path: Path | str, index: SumIndex) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            AnamorphError: if the file is missing, damaged, or of another split.
+        """
+        try:
+            table = pl.read_parquet(path, memory_map=False)
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise AnamorphError(
+                f"Cannot read the sums in {path} ({error}); expected a Parquet file written by an "
+                "audit. Delete it and run the audit again."
+            ) from error
+        unknown = [name for name in table.columns if name not in METRICS]
+        if unknown or len(table) != len(index):
+            raise AnamorphError(
+                f"The sums in {path} have {len(table)} rows and the columns "
+                f"{', '.join(table.columns)}; expected {len(index)} rows of known metrics. They "
+                "are of another split or version: delete the file and run the audit again."
+            )
+        cell = cls(index, tuple(table.columns))
+        cell.sums.copy_(torch.from_numpy(table.to_numpy().T.astype(np.float64)))
+        return cell

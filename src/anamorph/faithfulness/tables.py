@@ -1,0 +1,302 @@
+"""The two tables of a study: every number with its interval, and every gap with its verdict.
+
+Splits are worked through one at a time and proxies in blocks, so that few sums are held at once.
+Nothing depends on the order in which cells were made.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+from zlib import crc32
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from anamorph.errors import AnamorphError
+from anamorph.faithfulness.bootstrap import (
+    Floats,
+    interval,
+    p_value,
+    replicates,
+    seed_replicates,
+    weights,
+)
+from anamorph.faithfulness.gaps import Thresholds, benjamini_hochberg, verdict
+from anamorph.faithfulness.metrics import HIGHER_IS_BETTER
+from anamorph.faithfulness.sums import CellSums, Group, SumIndex
+from anamorph.tasks.base import Role
+
+SUFFIX = "_per_sequence"
+PER_SEQUENCE = ("same_prediction", "model_accuracy", "proxy_accuracy")
+"""Metrics given for the whole split as a mean over sequences too, named `..._per_sequence`."""
+
+IDENTITY = "identity"  # the method of the model itself
+BLOCK_BYTES = 2**28  # of sums held at once
+
+CellKey = tuple[int, str, str]
+"""Model seed, simplification (spec string), split name."""
+
+
+class ProxyInfo(NamedTuple):
+    """How the tables describe a proxy.
+
+    Attributes:
+        simplification: its spec string.
+        method: such as "svd" or "svd+kmeans"; "identity" for the model itself.
+        size: rank, clusters, ..., or None.
+        sites: where it stands.
+    """
+
+    simplification: str
+    method: str
+    size: float | None
+    sites: str
+
+
+class _Grid(NamedTuple):
+    """What the tables range over."""
+
+    cells: Mapping[CellKey, CellSums]
+    proxies: Sequence[ProxyInfo]
+    seeds: Sequence[int]
+    metrics: tuple[str, ...]
+    resamples: int
+    seed: int
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The metrics as the tables name them, per-sequence means last."""
+        return (*self.metrics, *(name + SUFFIX for name in PER_SEQUENCE))
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """One split. The seed axis holds every seed, then all together; metrics are `_Grid.names`."""
+
+    index: SumIndex
+    value: Floats  # [proxy, seed, group, metric]; NaN where a metric is not given for a group
+    low: Floats
+    high: Floats
+    whole: Floats  # [proxy, seed, metric, resample] replicates for the whole split
+
+
+def tabulate(
+    cells: Mapping[CellKey, CellSums],
+    proxies: Sequence[ProxyInfo],
+    splits: Mapping[str, Role],
+    *,
+    reference: str,
+    resamples: int = 1000,
+    seed: int = 0,
+    thresholds: Thresholds | None = None,
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Make `results` and `gaps` from the sums of all cells.
+
+    Intervals are 95 % percentile intervals over resampled sequences, with seeds resampled above
+    them in the rows where `seed` is null (the mean over seeds). A gap is positive where the proxy
+    is less faithful, or does worse, out of distribution. P-values are adjusted over all proxies and
+    `ood` splits of one seed and metric. Rows stand in the order of splits (the reference first),
+    proxies, seeds (null last), groups and metrics.
+
+    Args:
+        cells: every seed, proxy and split, all with the same metrics. Each is looked up once (the
+            first of a split again), so that a mapping may read files on access.
+        proxies: what stands in the tables; "identity" has results but no gaps.
+        splits: the role of each split.
+        reference: the split that gaps are measured against.
+        resamples: bootstrap resamples.
+        seed: of the resampling.
+        thresholds: where the lines between verdicts are drawn.
+
+    Returns:
+        results: seed, simplification, method, size, sites, split, role, facet, level, metric,
+            value, low, high, tokens, sequences; `low` and `high` are null where a level is too
+            rare for an interval.
+        gaps: seed, simplification, method, size, sites, split, role, metric, reference, gap, low,
+            high, p_value, verdict; the verdict stands at `same_prediction` only.
+
+    Raises:
+        AnamorphError: if a cell is missing, has other metrics, or holds a NaN or an infinity.
+    """
+    order = [reference, *(name for name in splits if name != reference)]
+    seeds = sorted({key[0] for key in cells})
+    _require_all(cells, proxies, seeds, order)
+    metrics = cells[seeds[0], proxies[0].simplification, reference].metrics
+    grid = _Grid(cells, proxies, seeds, metrics, resamples, seed)
+
+    baseline = _measure(grid, reference)
+    results = [_results(grid, reference, splits[reference], baseline)]
+    gaps = [_gaps(grid, reference, reference, baseline, baseline)[:0]]  # the columns, no rows
+    for name in order[1:]:
+        measured = _measure(grid, name)
+        results.append(_results(grid, name, splits[name], measured))
+        if splits[name] == "ood":
+            gaps.append(_gaps(grid, reference, name, baseline, measured))
+    return pl.concat(results), _judge(pl.concat(gaps), thresholds or Thresholds())
+
+
+def _require_all(
+    cells: Mapping[CellKey, CellSums],
+    proxies: Sequence[ProxyInfo],
+    seeds: Sequence[int],
+    splits: Sequence[str],
+) -> None:
+    if not proxies or not seeds:
+        raise AnamorphError("There are no proxies or no cells to tabulate; run an audit first.")
+    there = set(cells)  # asking a lazy mapping for a key may read a file
+    missing = [
+        f"seed {seed}, {proxy.simplification}, split {split}"
+        for split in splits
+        for proxy in proxies
+        for seed in seeds
+        if (seed, proxy.simplification, split) not in there
+    ]
+    if missing:
+        raise AnamorphError(
+            f"{len(missing)} cells are missing, the first is {missing[0]}; expected one for every "
+            "seed, proxy and split. Run the audit to its end before making tables."
+        )
+
+
+def _measure(grid: _Grid, split: str) -> _Measured:
+    """Means, intervals and whole-split replicates of all cells of a split."""
+    index = grid.cells[grid.seeds[0], grid.proxies[0].simplification, split].index
+    # By name, so that splits are resampled independently and in any order.
+    drawn = weights(index.sequences, grid.resamples, [grid.seed, crc32(split.encode())])
+    groups = list(index.groups())
+    shape = (len(grid.proxies), len(grid.seeds) + 1, len(groups), len(grid.names))
+    value, low, high = (np.full(shape, np.nan) for _ in range(3))
+    whole = np.empty((*shape[:2], shape[3], grid.resamples))
+    block = max(1, BLOCK_BYTES // (8 * len(index) * len(grid.seeds) * len(grid.metrics)))
+    for start in range(0, len(grid.proxies), block):
+        some = slice(start, start + block)
+        sums = _load(grid, split, grid.proxies[some], index)  # [proxy, seed, metric, row]
+        for g, group in enumerate(groups):
+            used = drawn[index.sequence[group.rows]]
+            tokens = index.tokens[group.rows]
+            here = sums[..., group.rows]
+            means = here.sum(axis=-1) / tokens.sum()
+            resampled = replicates(here, tokens, used)
+            if group.facet is None:
+                each = here[:, :, [grid.metrics.index(name) for name in PER_SEQUENCE]] / tokens
+                ones = np.ones(len(tokens))
+                means = np.concatenate([means, each.mean(axis=-1)], axis=-1)
+                resampled = np.concatenate([resampled, replicates(each, ones, used)], axis=-2)
+            given = np.s_[some, :, g, : means.shape[-1]]
+            value[given] = np.concatenate([means, means.mean(axis=1, keepdims=True)], axis=1)
+            over_seeds = seed_replicates(list(resampled.swapaxes(0, 1)), grid.seed)
+            resampled = np.concatenate([resampled, over_seeds[:, None]], axis=1)
+            low[given], high[given] = interval(resampled)
+            if group.facet is None:
+                whole[some] = resampled
+    return _Measured(index, value, low, high, whole)
+
+
+def _load(grid: _Grid, split: str, proxies: Sequence[ProxyInfo], index: SumIndex) -> Floats:
+    sums = np.empty((len(proxies), len(grid.seeds), len(grid.metrics), len(index)))
+    for p, proxy in enumerate(proxies):
+        for s, seed in enumerate(grid.seeds):
+            cell = grid.cells[seed, proxy.simplification, split]
+            label = f"Seed {seed}, {proxy.simplification}, split {split}"
+            if cell.metrics != grid.metrics or len(cell.index) != len(index):
+                raise AnamorphError(
+                    f"{label}: {len(cell.index)} rows of {', '.join(cell.metrics)}; expected "
+                    f"{len(index)} rows of {', '.join(grid.metrics)}, as in the other cells. "
+                    "All seeds and proxies must be audited on the same data."
+                )
+            cell.require_finite(label)
+            sums[p, s] = cell.sums.cpu().numpy()
+    return sums
+
+
+def _results(grid: _Grid, split: str, role: Role, measured: _Measured) -> pl.DataFrame:
+    groups: list[Group] = list(measured.index.groups())
+    tokens = [int(measured.index.tokens[group.rows].sum()) for group in groups]
+    given = ~np.isnan(measured.value)
+    p, s, g, m = np.nonzero(given)
+    frame = pl.DataFrame(
+        _keys(grid, split, role, p, s)
+        | {
+            "facet": _pick([group.facet for group in groups], g, pl.String),
+            "level": _pick([group.level for group in groups], g, pl.String),
+            "metric": _pick(grid.names, m, pl.String),
+            "value": measured.value[given],
+            "low": measured.low[given],
+            "high": measured.high[given],
+            "tokens": _pick(tokens, g, pl.Int64),
+            "sequences": _pick([x.rows.stop - x.rows.start for x in groups], g, pl.Int64),
+        }
+    )
+    return frame.with_columns(pl.col("low", "high").fill_nan(None))
+
+
+def _gaps(grid: _Grid, reference: str, split: str, iid: _Measured, ood: _Measured) -> pl.DataFrame:
+    """Gaps with raw p-values, and beside them what a verdict needs."""
+    sign = np.array([1 if n.removesuffix(SUFFIX) in HIGHER_IS_BETTER else -1 for n in grid.names])
+    before, after = iid.value[:, :, 0], ood.value[:, :, 0]  # [proxy, seed, metric]
+    resampled = sign[:, None] * (iid.whole - ood.whole)
+    low, high = interval(resampled)
+    keep = np.array([proxy.method != IDENTITY for proxy in grid.proxies])
+    p, s, m = (axis.ravel() for axis in np.indices(before.shape)[:, keep])
+    model_only, proxy_only = (
+        after[p, s, grid.names.index(name)] for name in ("model_only_right", "proxy_only_right")
+    )
+
+    return pl.DataFrame(
+        _keys(grid, split, "ood", p, s)
+        | {
+            "metric": _pick(grid.names, m, pl.String),
+            "reference": _pick([reference], np.zeros_like(m), pl.String),
+            "gap": (sign * (before - after))[p, s, m],
+            "low": low[p, s, m],
+            "high": high[p, s, m],
+            "p_value": p_value(resampled)[p, s, m],
+            "iid": before[p, s, m],
+            "ood": after[p, s, m],
+            "model_only_right": model_only,
+            "proxy_only_right": proxy_only,
+        }
+    )
+
+
+def _judge(gaps: pl.DataFrame, thresholds: Thresholds) -> pl.DataFrame:
+    """Adjust the p-values, give the verdicts, and drop what was only needed for them."""
+    adjusted = np.full(len(gaps), np.nan)
+    for rows in gaps.with_row_index().group_by("seed", "metric").agg("index")["index"]:
+        adjusted[rows] = benjamini_hochberg(gaps["p_value"].gather(rows).to_numpy())
+    gaps = gaps.with_columns(p_value=pl.Series(adjusted, dtype=pl.Float64))
+    judged = gaps.select(
+        "metric", "iid", "ood", "gap", "p_value", "model_only_right", "proxy_only_right"
+    )
+    verdicts = [
+        verdict(iid, ood, gap, p, model_only, proxy_only, thresholds)
+        if metric == "same_prediction" and not np.isnan(p)
+        else None
+        for metric, iid, ood, gap, p, model_only, proxy_only in judged.iter_rows()
+    ]
+    return (
+        gaps.with_columns(pl.Series("verdict", verdicts, dtype=pl.String))
+        .with_columns(pl.col("low", "high", "p_value").fill_nan(None))
+        .drop("iid", "ood", "model_only_right", "proxy_only_right")
+    )
+
+
+def _keys(
+    grid: _Grid, split: str, role: Role, proxy: NDArray[np.int64], seed: NDArray[np.int64]
+) -> dict[str, pl.Series]:
+    """The columns that both tables start with, for rows given by proxy and seed number."""
+    same = np.zeros_like(proxy)
+    return {
+        "seed": _pick([*grid.seeds, None], seed, pl.Int64),
+        "simplification": _pick([x.simplification for x in grid.proxies], proxy, pl.String),
+        "method": _pick([x.method for x in grid.proxies], proxy, pl.String),
+        "size": _pick([x.size for x in grid.proxies], proxy, pl.Float64),
+        "sites": _pick([x.sites for x in grid.proxies], proxy, pl.String),
+        "split": _pick([split], same, pl.String),
+        "role": _pick([role], same, pl.String),
+    }
+
+
+def _pick(values: Sequence[Any], index: NDArray[np.int64], dtype: type[pl.DataType]) -> pl.Series:
+    return pl.Series(values, dtype=dtype, strict=False).gather(index)

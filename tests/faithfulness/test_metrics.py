@@ -1,0 +1,221 @@
+"""Metrics against SciPy, a plain loop in float64, and numbers worked out by hand."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.spatial.distance import jensenshannon
+from scipy.special import log_softmax, softmax
+from scipy.stats import entropy
+
+from anamorph.errors import AnamorphError
+from anamorph.faithfulness import METRICS, metric_names, metrics, position_metrics
+
+INF = math.inf
+weights = arrays(
+    np.float32, (2, 7), elements=st.one_of(st.just(0.0), st.floats(2**-20, 1, width=32))
+).filter(lambda w: (w.sum(axis=1) > 0).all())
+
+
+@given(weights)
+def test_jensen_shannon_is_scipys(raw):
+    p, q = raw / raw.sum(axis=1, keepdims=True)
+    ours = metrics.jensen_shannon(torch.tensor(p), torch.tensor(q)).item()
+    assert ours == pytest.approx(jensenshannon(p, q, base=2) ** 2, abs=1e-6)
+    assert 0 <= ours <= 1
+    assert metrics.jensen_shannon(torch.tensor(p), torch.tensor(p)).item() == 0
+
+
+@given(weights)
+def test_kl_is_scipys(raw):
+    p, q = torch.tensor(raw / raw.sum(axis=1, keepdims=True))
+    ours = metrics.kl(p.log(), q.log()).item()
+    assert ours == pytest.approx(entropy(p.double(), q.double(), base=2), abs=2e-6)
+    assert metrics.kl(p.log(), p.log()).item() == 0
+
+
+@pytest.mark.parametrize(
+    ("p", "q", "bits"),
+    [
+        ([1.0, 0.0], [0.0, 1.0], 1.0),  # nothing in common
+        ([1.0, 0.0], [1.0, 0.0], 0.0),
+        ([1.0, 0.0], [0.5, 0.5], 1.5 - 0.75 * math.log2(3)),
+        ([1e-40, 1.0, 0.0], [1e-40, 1.0, 0.0], 0.0),  # subnormal, and nothing on the last
+        ([1.0, 1e-12], [1.0, 0.0], 0.5e-12),
+    ],
+)
+def test_jensen_shannon_by_hand(p, q, bits):
+    for first, second in ((p, q), (q, p)):
+        ours = metrics.jensen_shannon(torch.tensor(first), torch.tensor(second)).item()
+        assert ours == pytest.approx(bits, abs=1e-7)
+        assert bits != 0 or ours == 0
+
+
+def test_small_divergences_are_not_lost_in_rounding():
+    p = np.full(50, 0.02)
+    q = p * (1 + 1e-3 * np.sign(np.arange(50) - 24.5))
+    ours = metrics.jensen_shannon(torch.tensor(p), torch.tensor(q)).item()
+    assert ours == pytest.approx(jensenshannon(p, q, base=2) ** 2, abs=3e-8)
+
+
+@pytest.mark.parametrize(
+    ("log_p", "log_q", "bits"),
+    [
+        ([0.0, -INF], [0.0, -INF], 0.0),
+        ([0.0, -INF], [math.log(0.25), math.log(0.75)], 2.0),
+        ([math.log(0.5)] * 2, [0.0, -INF], INF),
+        ([0.0, -120.0], [0.0, -INF], 0.0),  # underflows: the model puts ~0 there as well
+    ],
+)
+def test_kl_where_something_is_impossible(log_p, log_q, bits):
+    assert metrics.kl(torch.tensor(log_p), torch.tensor(log_q)).item() == pytest.approx(bits)
+
+
+def test_nan_is_never_hidden():
+    bad, good = torch.tensor([math.nan, 0.5]), torch.tensor([0.5, 0.5])
+    for p, q in ((bad, good), (good, bad)):
+        assert metrics.jensen_shannon(p, q).isnan()
+        assert metrics.kl(p.log(), q.log()).isnan()
+
+
+def test_cross_entropy_in_bits():
+    log_p = torch.tensor([[0.5, 0.25, 0.25], [0.125, 0.875, 0.0]]).log()
+    assert metrics.cross_entropy(log_p, torch.tensor([1, 0])).tolist() == pytest.approx([2, 3])
+
+
+def test_a_prediction_is_among_the_candidates_and_the_lowest_of_ties():
+    logits = torch.tensor([9.0, 1.0, 3.0, 2.0, 3.0])
+    assert metrics.predictions(logits, torch.tensor([1, 2, 3, 4])) == 2
+    assert metrics.predictions(logits, torch.tensor([4, 3, 1])) == 4
+    assert metrics.predictions(logits, torch.tensor([4, 2])) == 2
+    assert metrics.predictions(logits, torch.arange(5)) == 0
+
+
+@pytest.mark.parametrize("candidates", [[], [3, 5], [-1, 0]])
+def test_candidates_that_do_not_fit_are_refused(candidates):
+    with pytest.raises(AnamorphError, match="vocabulary of 5"):
+        metrics.predictions(torch.zeros(5), torch.tensor(candidates, dtype=torch.int64))
+
+
+def test_attention_is_averaged_over_heads():
+    model = torch.tensor([[[1.0, 0, 0]], [[0.5, 0.25, 0.25]]])  # [head, query, key]
+    proxy = torch.tensor([[[0, 1.0, 0]], [[0.5, 0.25, 0.25]]])
+    assert metrics.attention_jsd(model, proxy).tolist() == [0.5]
+    assert metrics.same_attention(model, proxy).tolist() == [0.5]
+    uniform = torch.full((2, 1, 3), 1 / 3)  # ties: the first key counts, as in one-hot attention
+    assert metrics.same_attention(model, uniform).tolist() == [1.0]
+
+
+def test_all_metrics_by_hand():
+    model = torch.tensor([0.5, 0.25, 0.25]).log().view(1, 1, 1, 3)
+    proxy = torch.tensor([0.25, 0.5, 0.25]).log().view(1, 1, 1, 3)
+
+    def measure(target):
+        values = position_metrics(model, proxy, torch.tensor([[target]]), torch.arange(3))
+        return dict(zip(metric_names(attention=False), values.flatten().tolist(), strict=True))
+
+    first = measure(0)
+    assert first["same_prediction"] == 0
+    assert first["output_kl"] == pytest.approx(0.25)
+    assert first["output_jsd"] == pytest.approx(0.75 * math.log2(8 / 3) - 1, abs=1e-6)
+    assert first["model_cross_entropy"] == pytest.approx(1)
+    assert first["proxy_cross_entropy"] == pytest.approx(2)
+    right = ["model_accuracy", "proxy_accuracy", "model_only_right", "proxy_only_right"]
+    assert [first[name] for name in right] == [1, 0, 1, 0]
+    assert [measure(1)[name] for name in right] == [0, 1, 0, 1]
+    assert [measure(2)[name] for name in right] == [0, 0, 0, 0]
+    assert [measure(target)["different_errors"] for target in range(3)] == [0, 0, 1]
+
+
+def random_case(seed, copies=3, batch=4, query=5, vocabulary=9, heads=2, keys=6):
+    rng = np.random.default_rng(seed)
+    model = rng.normal(size=(1, batch, query, vocabulary)) * 3
+    proxy = model + rng.normal(size=(copies, batch, query, vocabulary)) * 2
+    seen = rng.random((1, batch, 1, query, keys)) < 0.7
+    seen[..., 0] = True
+    attention = [
+        softmax(np.where(seen, rng.normal(size=(n, batch, heads, query, keys)), -INF), axis=-1)
+        for n in (1, copies)
+    ]
+    targets = rng.integers(vocabulary, size=(batch, query))
+    return model, proxy, targets, *attention
+
+
+def plain_loop(model, proxy, targets, model_attention, proxy_attention, candidates):
+    out = np.empty((len(proxy), len(METRICS), *targets.shape))
+    for copy, row, column in np.ndindex(len(proxy), *targets.shape):
+        a, b = log_softmax(model[0, row, column]), log_softmax(proxy[copy, row, column])
+        target = targets[row, column]
+        said = [max(candidates, key=lambda token: x[token]) for x in (a, b)]
+        p, q = model_attention[0, row, :, column], proxy_attention[copy, row, :, column]
+        out[copy, :, row, column] = [
+            said[0] == said[1],
+            np.mean([jensenshannon(x, y, base=2) ** 2 for x, y in zip(p, q, strict=True)]),
+            np.mean([x.argmax() == y.argmax() for x, y in zip(p, q, strict=True)]),
+            jensenshannon(np.exp(a), np.exp(b), base=2) ** 2,
+            entropy(np.exp(a), np.exp(b), base=2),
+            said[0] == target,
+            said[1] == target,
+            -a[target] / math.log(2),
+            -b[target] / math.log(2),
+            said[1] == target != said[0],
+            said[0] == target != said[1],
+            said[0] != target and said[1] != target and said[0] != said[1],
+        ]
+    return out
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from([1, 20, 2**18]))
+@pytest.mark.parametrize("candidates", [[2, 3, 4, 5], [8, 1, 4], list(range(9))])
+def test_position_metrics_is_the_plain_loop_in_blocks_of_any_size(candidates, seed, block):
+    model, proxy, targets, p, q = random_case(seed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics, "BLOCK", block)
+        ours = position_metrics(
+            *(torch.tensor(x, dtype=torch.float32) for x in (model, proxy)),
+            torch.tensor(targets),
+            torch.tensor(candidates),
+            *(torch.tensor(x, dtype=torch.float32) for x in (p, q)),
+        )
+    expected = plain_loop(model, proxy, targets, p, q, candidates)
+    np.testing.assert_allclose(ours, expected, atol=2e-5)
+
+
+def test_attention_that_no_proxy_changes_has_one_copy():
+    model, proxy, targets, p, _ = (torch.tensor(x) for x in random_case(0))
+    values = position_metrics(model, proxy, targets, torch.arange(9), p, p)
+    jsd, same = (values[:, METRICS.index(name)] for name in ("attention_jsd", "same_attention"))
+    assert jsd.shape == (3, 4, 5)
+    assert (jsd == 0).all() and (same == 1).all()
+
+
+def test_the_identity_agrees_exactly():
+    model, _, targets, p, _ = (torch.tensor(x).float() for x in random_case(1))
+    values = position_metrics(model, model, targets.long(), torch.arange(2, 6), p, p)
+    by_name = dict(zip(METRICS, values[0], strict=True))
+    for name in ("attention_jsd", "output_jsd", "output_kl", "different_errors"):
+        assert (by_name[name] == 0).all(), name
+    assert (by_name["same_prediction"] == 1).all()
+    assert torch.equal(by_name["model_cross_entropy"], by_name["proxy_cross_entropy"])
+
+
+def test_half_precision_is_measured_in_float32():
+    model, proxy, targets, p, q = (torch.tensor(x) for x in random_case(2))
+    half = [x.to(torch.bfloat16) for x in (model, proxy, p, q)]
+    whole = [x.float() for x in half]
+    values = [
+        position_metrics(x[0], x[1], targets, torch.arange(9), x[2], x[3]) for x in (half, whole)
+    ]
+    assert values[0].dtype == torch.float32
+    assert torch.equal(*values)
+
+
+def test_one_sided_attention_is_refused():
+    model, proxy, targets, p, _ = (torch.tensor(x) for x in random_case(3))
+    with pytest.raises(AnamorphError, match="give both or none"):
+        position_metrics(model, proxy, targets, torch.arange(9), p, None)
