@@ -1,0 +1,191 @@
+"""The audit against a plain loop: every proxy a full forward pass, every metric at every position.
+
+    python benchmarks/audit_dyck.py [--preset demo|paper] [--sequences N]
+
+The plain loop is written without the engine, as one would in a notebook: explicit attention, the
+model once a batch and then each proxy from the first layer on, metrics everywhere, and the scored positions
+picked at the end. Both work on the same batches of the same splits with the same weights (random
+ones, spread enough that proxies differ). First the numbers are compared, then the times.
+"""
+
+import argparse
+import math
+import time
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from anamorph.audit import BATCH_TOKENS, audit_split, fit_batches, scored_sequences, with_identity
+from anamorph.models.decoder import Decoder
+from anamorph.models.sites import Site
+from anamorph.simplifications import FittedProxies, fit
+from anamorph.specification import load_preset
+from anamorph.tasks import Split, load_task
+from anamorph.tasks.batches import collate, plan
+from anamorph.training import default_model
+
+METRICS = (
+    "same_prediction",
+    "attention_jsd",
+    "same_attention",
+    "output_jsd",
+    "output_kl",
+    "model_accuracy",
+    "proxy_accuracy",
+    "model_cross_entropy",
+    "proxy_cross_entropy",
+    "proxy_only_right",
+    "model_only_right",
+    "different_errors",
+)
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    arguments.add_argument("--preset", default="demo")
+    arguments.add_argument("--sequences", type=int, help="a split; by default the preset's")
+    arguments.add_argument("--threads", type=int, default=2)
+    arguments.add_argument("--model", help="a trained model.safetensors instead of random weights")
+    arguments.add_argument("--no-loop", action="store_true", help="time the audit alone")
+    options = arguments.parse_args()
+    torch.set_num_threads(options.threads)
+
+    spec = load_preset("dyck", options.preset)
+    task = load_task(**spec.task)
+    torch.manual_seed(0)
+    model = Decoder(default_model(task, **spec.model))
+    if options.model:
+        model = Decoder.load(options.model)
+    else:
+        with torch.no_grad():
+            for parameter in model.blocks.parameters():
+                if parameter.dim() == 2:
+                    parameter.mul_(2.0)
+    model.eval()
+    proxies = with_identity(spec.simplify)
+    start = time.perf_counter()
+    fitted = fit(model, proxies, fit_batches(task, spec.audit.fit_sequences))
+    print(f"{len(proxies)} proxies, fitted in {time.perf_counter() - start:.1f} s")
+
+    total_audit = total_loop = 0.0
+    print(f"{'split':<22}{'tokens':>9}{'scored':>8}{'audit':>9}{'loop':>9}{'ratio':>7}  difference")
+    for split in task.evaluated:
+        part = scored_sequences(split, options.sequences or spec.audit.sequences)
+        start = time.perf_counter()
+        cells = audit_split(model, part, task.candidates, [fitted[p] for p in proxies])
+        audit_time = time.perf_counter() - start
+        total_audit += audit_time
+        line = f"{split.name:<22}{len(part.tokens):>9,}{part.scored.sum():>8,}{audit_time:>8.2f}s"
+        if not options.no_loop:
+            start = time.perf_counter()
+            looped = plain_loop(model, part, torch.from_numpy(task.candidates), fitted)
+            loop_time = time.perf_counter() - start
+            total_loop += loop_time
+            scored = int(part.scored.sum())
+            worst = max(
+                float((cells[p].sums[:, : len(part)].sum(dim=1) - looped[p]).abs().max()) / scored
+                for p in proxies
+            )
+            line += f"{loop_time:>8.2f}s{loop_time / audit_time:>6.1f}x  {worst:.1e}"
+            if worst > 1e-5:
+                raise SystemExit(f"{split.name}: audit and plain loop differ by {worst:.1e}")
+        print(line, flush=True)
+    print(f"audit {total_audit:.1f} s", end="")
+    print("" if options.no_loop else f", loop {total_loop:.1f} s: {total_loop / total_audit:.1f}x")
+
+
+@torch.inference_mode()
+def plain_loop(
+    model: Decoder, split: Split, candidates: torch.Tensor, fitted: FittedProxies
+) -> dict[object, torch.Tensor]:
+    """[metric] sums over the scored positions of a split, for every proxy."""
+    order = np.argsort(split.lengths, kind="stable")
+    sums = {proxy: torch.zeros(len(METRICS), dtype=torch.float64) for proxy in fitted}
+    for part in plan(split.lengths[order], BATCH_TOKENS):
+        sequences = order[part]
+        batch = collate(split, sequences)
+        mask = torch.zeros_like(batch.mask)
+        for row, sequence in enumerate(sequences):
+            start, stop = split.offsets[sequence : sequence + 2]
+            mask[row, : stop - start] = torch.from_numpy(split.scored[start:stop])
+        tokens, targets, scored = batch.tokens[:, :-1], batch.tokens[:, 1:], mask[:, 1:]
+        model_logits, model_patterns = forward(model, tokens, {})
+        for proxy, placed in fitted.items():
+            logits, patterns = forward(model, tokens, placed.by_site)
+            layers = {site.layer for site in placed.by_site} or range(model.layers)
+            values = everywhere(
+                model_logits,
+                logits,
+                torch.stack([model_patterns[i] for i in layers]),
+                torch.stack([patterns[i] for i in layers]),
+                targets,
+                candidates,
+            )
+            sums[proxy] += values[:, scored].double().sum(dim=1)
+    return sums
+
+
+def forward(
+    model: Decoder, tokens: torch.Tensor, edits: dict[Site, object]
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Logits, and the [batch, query, key] pattern of every (one-headed) layer."""
+    length, width = tokens.shape[1], model.config.width
+    residual = model.embedding(tokens) + model.wave[:length]
+    future = torch.ones(length, length, dtype=torch.bool).triu(1)
+    patterns = []
+    for index, block in enumerate(model.blocks):
+
+        def edited(kind: str, x: torch.Tensor, index: int = index) -> torch.Tensor:
+            site = Site(index, 0, kind)
+            return edits[site](x) if site in edits else x
+
+        x = block.norm_attention(residual)
+        query, key = edited("query", block.query(x)), edited("key", block.key(x))
+        scores = (query @ key.transpose(-1, -2) / math.sqrt(width)).masked_fill(future, -torch.inf)
+        pattern = edited("pattern", scores.softmax(dim=-1))
+        patterns.append(pattern)
+        residual = residual + block.output(pattern @ block.value(x))
+        residual = residual + block.down(F.gelu(block.up(block.norm_mlp(residual))))
+    return model.unembedding(model.norm(residual)), patterns
+
+
+def everywhere(
+    model_logits: torch.Tensor,
+    logits: torch.Tensor,
+    model_patterns: torch.Tensor,
+    patterns: torch.Tensor,
+    targets: torch.Tensor,
+    candidates: torch.Tensor,
+) -> torch.Tensor:
+    """[metric, batch, position]: the metrics by their definitions."""
+    log_p, log_q = model_logits.log_softmax(-1), logits.log_softmax(-1)
+    said_p = candidates[model_logits[..., candidates].argmax(-1)]
+    said_q = candidates[logits[..., candidates].argmax(-1)]
+    right_p, right_q = said_p == targets, said_q == targets
+    bits = math.log(2)
+    values = (
+        said_p == said_q,
+        jensen_shannon(model_patterns, patterns).mean(0),
+        (model_patterns.argmax(-1) == patterns.argmax(-1)).float().mean(0),
+        jensen_shannon(log_p.exp(), log_q.exp()),
+        (log_p.exp() * (log_p - log_q)).sum(-1) / bits,
+        right_p,
+        right_q,
+        -log_p.gather(-1, targets[..., None])[..., 0] / bits,
+        -log_q.gather(-1, targets[..., None])[..., 0] / bits,
+        right_q & ~right_p,
+        right_p & ~right_q,
+        ~right_p & ~right_q & (said_p != said_q),
+    )
+    return torch.stack([v.float() for v in values])
+
+
+def jensen_shannon(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+    middle = (p + q) / 2
+    both = torch.special.entr(middle) - (torch.special.entr(p) + torch.special.entr(q)) / 2
+    return both.sum(-1) / math.log(2)
+
+
+if __name__ == "__main__":
+    main()

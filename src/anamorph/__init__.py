@@ -1,0 +1,44 @@
+"""Anamorph tells you whether a simplified view of a Transformer still holds away from its data.
+
+A *simplification* (an SVD of keys and queries, clusters, one-hot attention) is put back into the
+model as a *proxy*, and the two are compared in distribution and out of it:
+
+    >>> import anamorph as am
+    >>> task = am.load_task("dyck", k=4, m=3, train=500, test=40, max_length=62)
+    >>> model, curves = am.train(task, config=am.TrainingConfig(steps=20, batch_tokens=512))
+    >>> audit = am.audit(model, task, [am.SVD(rank=4) @ "1.*.{query,key}"], resamples=100)
+    >>> sorted(audit.gaps["split"].unique())[:2]
+    ['seen_structure', 'unseen_depth']
+"""
+
+from anamorph.audit import Audit, audit
+from anamorph.errors import AnamorphError
+from anamorph.faithfulness import Thresholds
+from anamorph.models.decoder import Decoder, DecoderConfig
+from anamorph.runs import load_run
+from anamorph.simplifications import PCA, SVD, KMeans, OneHot, Simplification, check_simplification
+from anamorph.specification import load_preset
+from anamorph.study import run_study
+from anamorph.tasks import load_task
+from anamorph.training import TrainingConfig, train
+
+__all__ = [
+    "PCA",
+    "SVD",
+    "AnamorphError",
+    "Audit",
+    "Decoder",
+    "DecoderConfig",
+    "KMeans",
+    "OneHot",
+    "Simplification",
+    "Thresholds",
+    "TrainingConfig",
+    "audit",
+    "check_simplification",
+    "load_preset",
+    "load_run",
+    "load_task",
+    "run_study",
+    "train",
+]

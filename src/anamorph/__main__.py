@@ -1,0 +1,5 @@
+"""`python -m anamorph`: the command line."""
+
+from anamorph.cli import main
+
+main()

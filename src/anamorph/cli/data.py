@@ -1,0 +1,27 @@
+"""`anamorph data TASK`: a task's splits as Parquet files."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from anamorph.cli.options import Preset, Settings, TaskName
+from anamorph.cli.tables import print_splits
+from anamorph.specification import load_preset
+from anamorph.tasks import load_task
+from anamorph.tasks.export import export
+
+
+def data(
+    task: TaskName,
+    out: Annotated[Path, typer.Option(help="A folder for the files.")],
+    preset: Preset = "demo",
+    settings: Settings = None,
+) -> None:
+    """Write one Parquet file a split, and task.json."""
+    console = Console()
+    made = load_task(**load_preset(task, preset, settings or ()).task)
+    export(made, out)
+    print_splits(made, console)
+    console.print(f"Data: {out}", soft_wrap=True)

@@ -1,0 +1,39 @@
+"""`anamorph run TASK`: the whole job."""
+
+from rich.console import Console
+
+from anamorph.cli.options import (
+    Out,
+    Preset,
+    Seeds,
+    Settings,
+    TaskName,
+    Workers,
+    default_out,
+)
+from anamorph.cli.progress import shown
+from anamorph.cli.tables import print_run
+from anamorph.runs import load_run
+from anamorph.specification import load_preset
+from anamorph.study import run_study
+
+
+def run(
+    task: TaskName,
+    preset: Preset = "demo",
+    seeds: Seeds = None,
+    out: Out = None,
+    settings: Settings = None,
+    workers: Workers = None,
+) -> None:
+    """Train, simplify, audit and report; the same command goes on with a stopped run."""
+    console = Console()
+    folder = out or default_out(task, preset)
+    spec = load_preset(task, preset, settings or (), seeds)
+    done = (folder / "report.html").exists()
+    with shown(console) as watch:
+        result = run_study(spec, folder, preset=preset, workers=workers, watch=watch)
+    print_run(load_run(result.path), console)
+    if done:
+        console.print("This run was complete already; nothing was done again.")
+    console.print(f"Report: {result.report}", soft_wrap=True)

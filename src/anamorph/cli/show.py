@@ -1,0 +1,24 @@
+"""`anamorph show RUN`: the numbers in the terminal."""
+
+import json
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from anamorph.cli.options import RunFolder
+from anamorph.cli.tables import print_run
+from anamorph.runs import load_run
+
+
+def show(
+    run: RunFolder,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+) -> None:
+    """Show a run's accuracies, verdicts and claims."""
+    found = load_run(run)
+    if not as_json:
+        print_run(found, Console())
+        return
+    tables = {"results": found.results.to_dicts(), "gaps": found.gaps.to_dicts()}
+    print(json.dumps({"claims": found.claims, "checks": found.checks, **tables}))

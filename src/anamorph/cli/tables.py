@@ -1,0 +1,105 @@
+"""A run's numbers as tables in the terminal."""
+
+import polars as pl
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from anamorph.runs import Run
+from anamorph.tasks import Task
+
+STYLE = {
+    "faithful": "green",
+    "illusion (under-generalizes)": "red",
+    "illusion (over-generalizes)": "magenta",
+    "illusion (mixed)": "yellow",
+    "unfaithful everywhere": "dim",
+}
+SHORT = {
+    "illusion (under-generalizes)": "under",
+    "illusion (over-generalizes)": "over",
+    "illusion (mixed)": "mixed",
+    "unfaithful everywhere": "unfaithful",
+}
+
+
+def print_run(run: Run, console: Console) -> None:
+    """Accuracy of the model, faithfulness and verdict of every proxy, and the claims."""
+    results = run.results.filter(pl.col("seed").is_null() & pl.col("facet").is_null())
+    splits = results["split"].unique(maintain_order=True).to_list()
+    seeds = len(run.spec["seeds"])
+    table = Table(
+        title=f"Share of predictions that proxy and model have in common, over {seeds} seed(s)",
+        caption="Verdicts: under- or over-generalizing illusion, mixed, faithful, unfaithful "
+        "everywhere.",
+    )
+    table.add_column("proxy", no_wrap=True)
+    for split in splits:
+        table.add_column(split.replace("_", " "), justify="right")
+    accuracy = _by_split(results, "model_accuracy", "identity")
+    table.add_row("accuracy of the model", *(f"{accuracy[s]:.3f}" for s in splits), style="bold")
+    table.add_section()
+    verdicts = {
+        (row["simplification"], row["split"]): row["verdict"]
+        for row in run.gaps.filter(
+            pl.col("seed").is_null() & (pl.col("metric") == "same_prediction")
+        ).to_dicts()
+    }
+    for name in results["simplification"].unique(maintain_order=True).to_list():
+        if name == "identity":
+            continue
+        same = _by_split(results, "same_prediction", name)
+        cells = [_cell(same[split], verdicts.get((name, split))) for split in splits]
+        table.add_row(escape(name), *cells)
+    console.print(table)
+    for claim in run.claims:
+        console.print(
+            f"{claim['id']} {claim['status']}: {escape(claim['claim'])}\n"
+            f"   [dim]{escape(claim['finding'])}",
+            highlight=False,
+        )
+    counts = pl.Series([v for v in verdicts.values() if v], dtype=pl.String).value_counts(sort=True)
+    said = ", ".join(f"{row['count']} {row['']}" for row in counts.to_dicts())
+    console.print(f"Verdict on {len(verdicts)} cells: {said}.", highlight=False)
+
+
+def print_curves(run: Run, console: Console) -> None:
+    """The last point of the training curves."""
+    history = run.history
+    last = history.filter(pl.col("step") == history["step"].max())
+    table = Table(title="Accuracy of the models at scored positions")
+    splits = last["split"].unique(maintain_order=True).to_list()
+    for column in ("seed", *splits):
+        table.add_column(column.replace("_", " "), justify="right")
+    for (seed,), rows in last.group_by("seed", maintain_order=True):
+        values = dict(zip(rows["split"], rows["accuracy"], strict=True))
+        table.add_row(str(seed), *(f"{values[s]:.3f}" for s in splits))
+    console.print(table)
+
+
+def print_splits(task: Task, console: Console) -> None:
+    """Sizes of a task's splits."""
+    table = Table(title=f"Task {task.name}")
+    for column in ("split", "role", "sequences", "tokens", "scored", "mean length"):
+        table.add_column(column, justify="left" if column in ("split", "role") else "right")
+    for split in task.splits.values():
+        table.add_row(
+            split.name,
+            split.role,
+            f"{len(split):,}",
+            f"{len(split.tokens):,}",
+            f"{split.scored.sum():,}",
+            f"{split.lengths.mean():.1f}",
+        )
+    console.print(table)
+
+
+def _by_split(results: pl.DataFrame, metric: str, name: str) -> dict[str, float]:
+    rows = results.filter((pl.col("metric") == metric) & (pl.col("simplification") == name))
+    return dict(zip(rows["split"], rows["value"], strict=True))
+
+
+def _cell(value: float, verdict: str | None) -> str:
+    if verdict is None:
+        return f"{value:.3f}"
+    return f"[{STYLE[verdict]}]{value:.3f} {SHORT.get(verdict, '')}[/]".replace(" [/]", "[/]")

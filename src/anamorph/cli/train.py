@@ -1,0 +1,25 @@
+"""`anamorph train TASK`: the models of a study, without the audit."""
+
+from rich.console import Console
+
+from anamorph.cli.options import Out, Preset, Seeds, Settings, TaskName, default_out
+from anamorph.cli.progress import shown
+from anamorph.cli.tables import print_curves
+from anamorph.specification import load_preset
+from anamorph.study import train_study
+
+
+def train(
+    task: TaskName,
+    preset: Preset = "demo",
+    seeds: Seeds = None,
+    out: Out = None,
+    settings: Settings = None,
+) -> None:
+    """Train the models of a study; `anamorph run` with the same options goes on from there."""
+    console = Console()
+    spec = load_preset(task, preset, settings or (), seeds)
+    with shown(console) as watch:
+        run = train_study(spec, out or default_out(task, preset), preset=preset, watch=watch)
+    print_curves(run, console)
+    console.print(f"Models: {run.path}", soft_wrap=True)

@@ -1,0 +1,1 @@
+"""Presets: specifications of studies, one TOML file each, named TASK-PRESET.toml."""

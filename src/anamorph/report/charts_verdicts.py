@@ -1,0 +1,229 @@
+"""Figures of the verdicts: the matrix of proxies and splits, and the gaps with their intervals."""
+
+import json
+
+import altair as alt
+import polars as pl
+
+from anamorph.report.data import Run
+from anamorph.report.figure import Choice, Figure, inline, lookup
+from anamorph.report.theme import split_scale, split_shapes
+from anamorph.report.words import METRICS, percent, split_label
+
+# Verdict: fill, text on it, sign in the cell (so that colour is not needed), short form.
+VERDICTS = {
+    "faithful": ("faithful", "on-faithful", "", "faithful"),
+    "illusion (under-generalizes)": ("under", "on-illusion", "▼ ", "▼ under-generalizes"),
+    "illusion (over-generalizes)": ("over", "on-illusion", "▲ ", "▲ over-generalizes"),
+    "illusion (mixed)": ("mixed", "on-illusion", "▲▼ ", "▲▼ mixed"),
+    "unfaithful everywhere": ("unfaithful", "on-unfaithful", "", "unfaithful everywhere"),
+}
+WIDEST = 124  # pixels of a column
+MOST_GAPS = 40  # proxies in the figure of gaps; the table on the page has them all
+
+
+def matrix(run: Run) -> Figure:
+    """Proxies × splits: the share of same predictions as text, the verdict as colour."""
+    rows = []
+    cells = {(r["simplification"], r["split"]): r for r in run.judged.iter_rows(named=True)}
+    for number, proxies in enumerate(run.families.values()):
+        for place, proxy in enumerate(proxies):
+            for split in run.ood:
+                cell = cells.get((proxy.simplification, split))
+                if cell is None:
+                    continue
+                if split == run.ood[0]:
+                    iid = {"split": split_label(run.reference), "verdict": "reference"}
+                    rows.append(
+                        {"family": number, "place": place, "row": proxy.row, **iid}
+                        | {"text": f"{100 * cell['iid']:.1f}", "value": cell["iid"]}
+                        | {"proxy": proxy.simplification, "gap": None, "low": None, "high": None}
+                        | {"p_value": None}
+                    )
+                verdict = cell["verdict"] or "not judged"
+                sign = VERDICTS.get(verdict, ("", "", "", ""))[2]
+                rows.append(
+                    {"family": number, "place": place, "row": proxy.row}
+                    | {"split": split_label(split), "verdict": verdict}
+                    | {"text": f"{sign}{100 * cell['ood']:.1f}", "value": cell["ood"]}
+                    | {"proxy": proxy.simplification}
+                    | {k: cell[k] for k in ("gap", "low", "high", "p_value")}
+                )
+    data = inline(pl.DataFrame(rows, infer_schema_length=None))
+    parts = [_family(run, n, title, n == 0) for n, title in enumerate(run.families)]
+    level = percent(run.thresholds["faithful"]).replace(".0", "")
+    return Figure(
+        name="verdicts",
+        title="Verdicts, proxy by proxy and split by split",
+        caption="Numbers are same predictions in per cent, colours are verdicts against iid (first "
+        f"column). Look along a row: where iid is at {level} or more and a later cell is "
+        "coloured ▼ or ▲, the simplified view held only where it was fitted.",
+        chart=alt.vconcat(*parts, spacing=32, data=data, bounds="flush"),
+    )
+
+
+def _family(run: Run, number: int, title: str, first: bool) -> alt.LayerChart:
+    columns = [split_label(name) for name in run.splits]
+    x = alt.X(
+        "split:N",
+        sort=columns,
+        scale=alt.Scale(domain=columns),
+        title=None,
+        axis=alt.Axis(
+            orient="top",
+            domain=False,
+            ticks=False,
+            labels=first,
+            labelAngle=0,
+            labelLimit=WIDEST - 4,
+            labelPadding=8,
+        ),
+    )
+    y = alt.Y(
+        "row:N",
+        sort=alt.EncodingSortField("place", op="min"),
+        title=None,
+        axis=alt.Axis(domain=False, ticks=False, minExtent=84, maxExtent=84),
+    )
+    names = list(VERDICTS)
+    shown = [v for v in names if v in set(run.judged["verdict"])]
+    fill = alt.Color(
+        "verdict:N",
+        scale=alt.Scale(domain=shown, range=[f"var(--{VERDICTS[v][0]})" for v in shown]),
+        legend=alt.Legend(
+            title=None,
+            symbolType="square",
+            symbolStrokeWidth=0,
+            labelExpr=f"({json.dumps({v: VERDICTS[v][3] for v in shown})})[datum.label]",
+        )
+        if first
+        else None,
+    )
+    ink = alt.Color(
+        "verdict:N",
+        scale=alt.Scale(
+            domain=[*shown, "reference", "not judged"],
+            range=[*(f"var(--{VERDICTS[v][1]})" for v in shown), "var(--ink)", "var(--ink)"],
+        ),
+        legend=None,
+    )
+    tooltip = [
+        alt.Tooltip("proxy:N"),
+        alt.Tooltip("split:N"),
+        alt.Tooltip("value:Q", title="same prediction", format=".2%"),
+        alt.Tooltip("verdict:N"),
+        alt.Tooltip("gap:Q", format=".4f"),
+        alt.Tooltip("low:Q", title="gap, low", format=".4f"),
+        alt.Tooltip("high:Q", title="gap, high", format=".4f"),
+        alt.Tooltip("p_value:Q", title="p (adjusted)", format=".3g"),
+    ]
+    base = alt.Chart().transform_filter(f"datum.family == {number}").encode(x=x, y=y)
+    cells = base.transform_filter("datum.verdict != 'reference'").mark_rect(
+        stroke="var(--page)", strokeWidth=2, cornerRadius=2
+    )
+    texts = base.mark_text(fontSize=11.5).encode(text="text:N", color=ink, tooltip=tooltip)
+    return (
+        alt.layer(cells.encode(color=fill, tooltip=tooltip), texts)
+        .resolve_scale(color="independent")
+        .properties(
+            width=alt.Step(max(64, min(WIDEST, 6 * max(map(len, columns))))),
+            height=alt.Step(23),
+            title=alt.TitleParams(title, orient="top", frame="group", offset=6 if not first else 8),
+        )
+    )
+
+
+def gaps(run: Run) -> Figure | None:
+    """The generalization gap of every proxy on every ood split, the largest at the top."""
+    metrics = [m for m in run.metrics if not m.startswith("model_") or m == "model_only_right"]
+    frame = run.gaps.filter(pl.col("seed").is_null(), pl.col("metric").is_in(metrics))
+    if frame.is_empty():
+        return None
+    right = run.judged["iid"] >= run.thresholds["faithful"]
+    worst = (
+        run.judged.with_columns(right=right)
+        .group_by("simplification")
+        .agg(pl.col("gap").max(), pl.col("right").first())
+        .sort("right", "gap", descending=True)["simplification"]
+        .to_list()
+    )
+    shown = sorted(
+        worst[:MOST_GAPS],
+        key=lambda name: -run.judged.filter(simplification=name)["gap"].to_numpy().max(),
+    )
+    labels = {name: run.label(name) for name in shown}
+    frame = frame.filter(pl.col("simplification").is_in(shown)).select(
+        "metric",
+        *("gap", "low", "high", "p_value"),
+        proxy=pl.col("simplification").replace_strict(labels),
+        split=pl.col("split").str.replace_all("_", " "),
+    )
+    level = run.thresholds["level"]
+    y = alt.Y(
+        "proxy:N",
+        sort=[labels[name] for name in shown],
+        title=None,
+        axis=alt.Axis(labelLimit=300, ticks=False, domain=False, grid=True),
+    )
+    x = alt.X("gap:Q", title=None, axis=alt.Axis(tickCount=4, labelExpr=_number("datum.value")))
+    color = alt.Color("split:N", scale=split_scale(run.splits), legend=None)
+    tooltip = [
+        alt.Tooltip("proxy:N"),
+        alt.Tooltip("split:N"),
+        alt.Tooltip("gap:Q", format=".4f"),
+        alt.Tooltip("low:Q", format=".4f"),
+        alt.Tooltip("high:Q", format=".4f"),
+        alt.Tooltip("p_value:Q", title="p (adjusted)", format=".3g"),
+    ]
+    base = alt.Chart().encode(y=y)
+    zero = (
+        alt.Chart()
+        .transform_aggregate(rows="count()", groupby=["split"])
+        .mark_rule(strokeWidth=1, color="var(--soft)")
+        .encode(x=alt.XDatum(0))
+    )
+    bars = base.mark_rule(strokeWidth=2, opacity=0.6).encode(
+        x=alt.X("low:Q", title=None), x2="high:Q", color=color, tooltip=tooltip
+    )
+    dots = base.mark_point(size=42, strokeWidth=1.6, opacity=1).encode(
+        x=x,
+        color=color,
+        shape=alt.Shape("split:N", scale=split_shapes(run.splits), legend=None),
+        tooltip=tooltip,
+    )
+    solid = dots.transform_filter(f"isValid(datum.p_value) && datum.p_value < {level}").encode(
+        fill=alt.Fill("split:N", scale=split_scale(run.splits), legend=None)
+    )
+    ood = [split_label(name) for name in run.ood]
+    chart = (
+        alt.layer(zero, bars, dots, solid, data=inline(frame))
+        .properties(width=max(96, 700 // max(1, len(ood))), height=alt.Step(18))
+        .facet(column=alt.Column("split:N", sort=ood, title=None), spacing=14)
+        .transform_filter("datum.metric == metric")
+        .properties(title=alt.TitleParams(alt.ExprRef("heading")))
+    )
+    rest = f" Shown are {len(shown)} of {len(worst)} proxies." if len(worst) > len(shown) else ""
+    return Figure(
+        name="gaps",
+        title="The generalization gap",
+        caption="How much less faithful each proxy is on a split than on iid, with 95 % intervals; "
+        "to the right of zero is worse. Filled points differ significantly from zero "
+        f"(adjusted p < {level:g}). Rows are sorted by the largest gap in same predictions.{rest}",
+        chart=chart,
+        choices=[Choice("metric", "Metric", [(m, METRICS[m].label) for m in metrics])],
+        values={
+            "heading": lookup({m: f"Gap in {_with_unit(m)}" for m in metrics}, "metric"),
+            "unit_shown": lookup({m: METRICS[m].unit for m in metrics}, "metric"),
+        },
+        stills={"": {}} | {f"_{m}": {"metric": m} for m in metrics if m == "attention_jsd"},
+    )
+
+
+def _with_unit(metric: str) -> str:
+    unit = "points" if METRICS[metric].unit == "share" else "bits"
+    return f"{METRICS[metric].label}, {unit}"
+
+
+def _number(value: str) -> str:
+    """A Vega expression: shares in points, bits as they are."""
+    return f"unit_shown == 'share' ? format(100 * {value}, '~g') : format({value}, '~g')"

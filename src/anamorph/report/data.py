@@ -1,0 +1,303 @@
+"""What a report is made from: the files of a run folder, and nothing else."""
+
+import json
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import polars as pl
+from polars.exceptions import PolarsError
+
+from anamorph.errors import AnamorphError
+from anamorph.report.words import METRICS, method_label, sites_label, split_size
+
+IDENTITY = "identity"
+
+RESULTS = frozenset(
+    [
+        "seed",
+        "simplification",
+        "method",
+        "size",
+        "sites",
+        "split",
+        "role",
+        "facet",
+        "level",
+        "metric",
+        "value",
+        "low",
+        "high",
+        "tokens",
+        "sequences",
+    ]
+)
+GAPS = frozenset(
+    [
+        "seed",
+        "simplification",
+        "method",
+        "size",
+        "sites",
+        "split",
+        "role",
+        "metric",
+        "reference",
+        "gap",
+        "low",
+        "high",
+        "p_value",
+        "verdict",
+    ]
+)
+VIEWS = {
+    "attended": "simplification split layer head facet true_level attended_level mass",
+    "scatter": "layer head kind split position token component_1 component_2",
+    "patterns": "simplification split sequence layer head query key weight",
+    "sentences": "split sequence position token scored",
+}
+
+
+class Proxy(NamedTuple):
+    """A proxy as the page shows it.
+
+    Attributes:
+        simplification: its spec string.
+        method: such as "svd".
+        size: rank, clusters, ..., or None.
+        size_name: what the size is called, or "".
+        family: the spec string without the size; what differs only in size shares it.
+        title: the family in words.
+    """
+
+    simplification: str
+    method: str
+    size: float | None
+    size_name: str
+    family: str
+    title: str
+
+    @property
+    def row(self) -> str:
+        """Its name within the family: "rank 4", or "as is" where nothing can be chosen."""
+        return f"{self.size_name} {self.size:g}" if self.size_name else "as is"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder, read. Views come from the first seed that has them; each may be missing."""
+
+    path: Path
+    spec: dict[str, Any]
+    results: pl.DataFrame
+    gaps: pl.DataFrame
+    claims: list[dict[str, Any]]
+    checks: dict[str, Any]
+    history: pl.DataFrame | None
+    views: dict[str, pl.DataFrame]
+    view_seed: int | None
+
+    @cached_property
+    def proxies(self) -> list[Proxy]:
+        """All proxies but the identity, by family, small sizes first."""
+        frame = self.results.select("simplification", "method", "size", "sites").unique(
+            maintain_order=True
+        )
+        proxies = []
+        for simplification, method, size, sites in frame.iter_rows():
+            if method == IDENTITY:
+                continue
+            family, name = split_size(simplification, size)
+            joint = " · joint" if "joint=true" in family else ""
+            where = " + ".join(sites_label(part) for part in sites.split(";"))
+            title = f"{method_label(method)} · {where}{joint}"
+            proxies.append(Proxy(simplification, method, size, name, family, title))
+        # Families whose titles are alike (another parameter differs) are told apart by their spec.
+        titles: dict[str, set[str]] = {}
+        for proxy in proxies:
+            titles.setdefault(proxy.title, set()).add(proxy.family)
+        proxies = [p._replace(title=p.family) if len(titles[p.title]) > 1 else p for p in proxies]
+        order = {family: i for i, family in enumerate(dict.fromkeys(p.family for p in proxies))}
+        return sorted(proxies, key=lambda p: (order[p.family], p.size or 0))
+
+    @cached_property
+    def families(self) -> dict[str, list[Proxy]]:
+        """Proxies by family title."""
+        families: dict[str, list[Proxy]] = {}
+        for proxy in self.proxies:
+            families.setdefault(proxy.title, []).append(proxy)
+        return families
+
+    @cached_property
+    def splits(self) -> list[str]:
+        """Names of the splits, the reference first."""
+        names = self.results["split"].unique(maintain_order=True).to_list()
+        return [self.reference, *(name for name in names if name != self.reference)]
+
+    @cached_property
+    def reference(self) -> str:
+        """The split that gaps are measured against."""
+        names = self.results.filter(pl.col("role") == "iid")["split"]
+        if names.is_empty():
+            raise AnamorphError(
+                f"{self.path / 'results.parquet'} has no split with the role iid; there is "
+                "nothing to measure gaps against. Run the audit again."
+            )
+        return str(names[0])
+
+    @property
+    def ood(self) -> list[str]:
+        """Names of the out-of-distribution splits."""
+        return self.splits[1:]
+
+    @cached_property
+    def seeds(self) -> list[int]:
+        """Model seeds."""
+        return sorted(self.results["seed"].drop_nulls().unique().to_list())
+
+    @cached_property
+    def metrics(self) -> list[str]:
+        """The metrics that were measured, in the order in which they are reported."""
+        present = set(self.results["metric"].unique())
+        return [name for name in METRICS if name in present]
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        """Where the lines between verdicts were drawn."""
+        given: dict[str, float] = self.spec.get("audit", {}).get("thresholds", {})
+        return {"faithful": 0.9, "tolerance": 0.02, "level": 0.05, "share": 2 / 3} | given
+
+    @cached_property
+    def whole(self) -> pl.DataFrame:
+        """Results for whole splits."""
+        return self.results.filter(pl.col("facet").is_null())
+
+    @cached_property
+    def judged(self) -> pl.DataFrame:
+        """One row a proxy and ood split: verdict, gap, iid and ood same_prediction; all seeds."""
+        same = self.whole.filter(
+            pl.col("seed").is_null(), pl.col("metric") == "same_prediction"
+        ).select("simplification", "split", "value")
+        iid = same.filter(pl.col("split") == self.reference).select("simplification", iid="value")
+        gaps = self.gaps.filter(pl.col("seed").is_null(), pl.col("metric") == "same_prediction")
+        return gaps.join(iid, on="simplification", how="left", maintain_order="left").join(
+            same.rename({"value": "ood"}),
+            on=["simplification", "split"],
+            how="left",
+            maintain_order="left",
+        )
+
+    def label(self, simplification: str) -> str:
+        """A spec string in words."""
+        for proxy in self.proxies:
+            if proxy.simplification == simplification:
+                return f"{proxy.title} · {proxy.row}" if proxy.size_name else proxy.title
+        return "the model" if simplification == IDENTITY else simplification
+
+    def telling(self, most: int) -> list[Proxy]:
+        """The proxies to show in detail.
+
+        First those of which the run holds views; then illusions, the largest gap first, one a
+        family before a second of the same; then the most faithful of each family.
+        """
+        viewed: set[str] = set()
+        if "attended" in self.views:
+            viewed = set(self.views["attended"]["simplification"].unique())
+        worst = dict(
+            self.judged.filter(pl.col("verdict").str.starts_with("illusion"))
+            .group_by("simplification")
+            .agg(pl.col("gap").max())
+            .iter_rows()
+        )
+        seen: dict[str, int] = {}
+        ranked = []
+        for proxy in sorted(
+            self.proxies, key=lambda p: (-worst.get(p.simplification, -1), -(p.size or 0))
+        ):
+            turn = seen[proxy.family] = seen.get(proxy.family, -1) + 1
+            first = (proxy.simplification not in viewed, proxy.simplification not in worst)
+            ranked.append((*first, turn, len(ranked), proxy))
+        chosen = {proxy.simplification for *_, proxy in sorted(ranked)[:most]}
+        return [proxy for proxy in self.proxies if proxy.simplification in chosen]
+
+
+def read(path: Path) -> Run:
+    """Read a run folder.
+
+    Raises:
+        AnamorphError: if the results are missing, or a file cannot be read or lacks columns.
+    """
+    for name in ("spec.json", "results.parquet", "gaps.parquet"):
+        if not (path / name).is_file():
+            raise AnamorphError(
+                f"{path} has no {name}; a report is made from a finished run. Give the folder that "
+                "`anamorph run --out` wrote, or run the same command again to finish it."
+            )
+    history, views, view_seed = [], {}, None
+    folders = sorted(path.glob("seed-*"), key=lambda folder: (len(folder.name), folder.name))
+    for folder in folders:
+        number = folder.name.removeprefix("seed-")
+        if not number.isdigit():
+            continue
+        file = folder / "history.parquet"
+        if file.is_file():
+            columns = ["step", "tokens", "loss", "split", "accuracy", "cross_entropy"]
+            frame = _table(file, columns).select(columns)
+            history.append(frame.with_columns(seed=pl.lit(int(number))))
+        if not views:
+            files = {name: folder / "views" / f"{name}.parquet" for name in VIEWS}
+            found = {
+                name: _table(file, VIEWS[name].split(), may_be_empty=True)
+                for name, file in files.items()
+                if file.is_file()
+            }
+            views = {name: view for name, view in found.items() if not view.is_empty()}
+            view_seed = int(number) if views else None
+    claims, checks = _json(path / "claims.json", []), _json(path / "checks.json", {})
+    return Run(
+        path=path,
+        spec=_json(path / "spec.json", {}),
+        results=_table(path / "results.parquet", RESULTS),
+        gaps=_table(path / "gaps.parquet", GAPS),
+        claims=claims,
+        checks=checks,
+        history=pl.concat(history, how="vertical_relaxed") if history else None,
+        views=views,
+        view_seed=view_seed,
+    )
+
+
+def _table(file: Path, columns: Collection[str], may_be_empty: bool = False) -> pl.DataFrame:
+    try:
+        frame = pl.read_parquet(file)
+    except (PolarsError, OSError) as error:
+        raise AnamorphError(
+            f"Cannot read {file}: {str(error).splitlines()[0]}. It is not a whole Parquet file; "
+            "delete it and run the same command again to make it anew."
+        ) from error
+    missing = sorted(set(columns) - set(frame.columns))
+    if missing and not (may_be_empty and frame.is_empty()):
+        raise AnamorphError(
+            f"{file} has no column {', '.join(missing)}; it has {', '.join(frame.columns)}. "
+            "It was written by another version; run the audit again."
+        )
+    return frame
+
+
+def _json(file: Path, missing: Any) -> Any:
+    if not file.is_file():
+        return missing
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise AnamorphError(
+            f"Cannot read {file}: {error}. Expected JSON; delete it and run the same command again."
+        ) from error
+    if type(found) is not type(missing):
+        raise AnamorphError(
+            f"{file} holds a {type(found).__name__}; expected a {type(missing).__name__}. "
+            "Delete it and run the same command again."
+        )
+    return found

@@ -1,0 +1,107 @@
+"""A figure: an Altair chart, what a reader may choose in it, and its still versions."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import altair as alt
+import polars as pl
+import polars.selectors as cs
+
+VEGA_LITE = alt.SCHEMA_VERSION.removeprefix("v").rpartition(".")[0]  # "6.1" of "v6.1.0"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A menu above a figure. The chart's expressions read its value by `name`.
+
+    Attributes:
+        name: of the Vega parameter.
+        label: before the menu.
+        options: value and text of each; the first is shown at first.
+    """
+
+    name: str
+    label: str
+    options: Sequence[tuple[str, str]]
+
+    def parameter(self, value: str) -> dict[str, Any]:
+        """The Vega-Lite parameter, a menu only if there is something to choose."""
+        if len(self.options) < 2:
+            return {"name": self.name, "value": value}
+        values, labels = zip(*self.options, strict=True)
+        menu = {"input": "select", "name": self.label, "options": values, "labels": labels}
+        return {"name": self.name, "value": value, "bind": menu}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure on the page and in `figures/`.
+
+    Attributes:
+        name: of its files, and its anchor on the page.
+        title: a line above it.
+        caption: what it shows and what to look for.
+        chart: colours are CSS variables, see `theme`.
+        choices: menus.
+        values: other parameters that the chart's expressions read.
+        panel: width in pixels of a panel where panels wrap; the page fits as many in a row as it
+            can.
+        stills: suffix of a file name to the choices it shows; those not given are at their first.
+    """
+
+    name: str
+    title: str
+    caption: str
+    chart: alt.TopLevelMixin
+    choices: Sequence[Choice] = ()
+    values: Mapping[str, Any] = field(default_factory=dict)
+    panel: int = 0
+    stills: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: {"": {}})
+
+    def spec(self, **chosen: str) -> dict[str, Any]:
+        """The Vega-Lite specification, with the given choices."""
+        spec: dict[str, Any] = self.chart.to_dict()
+        spec.pop("config", None)  # the page and the files bring their own
+        menus = [c.parameter(chosen.get(c.name, c.options[0][0])) for c in self.choices]
+        values = [
+            {"name": name, **(value if isinstance(value, Expression) else {"value": value})}
+            for name, value in self.values.items()
+        ]
+        # Values may depend on menus, and the chart on both.
+        spec["params"] = [*menus, *values, *spec.get("params", [])]
+        spec["description"] = f"{self.title}. {self.caption}"
+        return spec
+
+
+class Expression(dict[str, str]):
+    """A Vega expression as the value of a parameter."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(expr=text)
+
+
+def lookup(options: Mapping[str, str], by: str) -> Expression:
+    """The entry of `options` that the choice `by` names."""
+    return Expression(f"({json.dumps(dict(options))})[{by}]")
+
+
+def inline(frame: pl.DataFrame) -> alt.InlineData:
+    """Data as CSV text, which is a third of the size of JSON records; floats to 5 digits."""
+    frame = frame.with_columns(cs.float().round_sig_figs(5))
+    numbers = [name for name, kind in frame.schema.items() if kind.is_numeric()]
+    return alt.InlineData(
+        values=frame.write_csv(),
+        format=alt.CsvDataFormat(type="csv", parse=dict.fromkeys(numbers, "number")),
+    )
+
+
+def natural(levels: Sequence[str]) -> list[str]:
+    """Levels in reading order: what is no number first, as given; then by the leading number."""
+
+    def leading(level: str) -> float:
+        digits = level[: len(level) - len(level.lstrip("0123456789"))]
+        return float(digits) if digits else -1.0
+
+    return sorted(dict.fromkeys(levels), key=leading)

@@ -1,0 +1,210 @@
+"""The page and the still figures: `render` is what the rest of the tool calls."""
+
+import base64
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import vl_convert
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from anamorph.errors import AnamorphError
+from anamorph.files import replacing
+from anamorph.report import charts_facets, charts_results, charts_verdicts, charts_views
+from anamorph.report.data import IDENTITY, Run, read
+from anamorph.report.figure import VEGA_LITE, Figure
+from anamorph.report.theme import CONFIG, DARK, FONT, LIGHT, MONO, css, in_light
+from anamorph.report.verdicts import headline, sentences
+from anamorph.report.words import (
+    METRICS,
+    WORDS,
+    listing,
+    number,
+    percent,
+    points,
+    split_label,
+)
+
+SCALE = 2  # PNG pixels per point
+MOST_MEANS = 3  # proxies whose pooled and per-sequence means stand side by side
+
+
+def render(run: Path) -> Path:
+    """Write `report.html`, and every figure to `figures/` as PNG and SVG.
+
+    Reads the run folder only. What a run does not hold (views of a task without them, training
+    curves) is left out of the page.
+
+    Args:
+        run: a run folder with results.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        AnamorphError: if results are missing or cannot be read, or the folder cannot be written.
+    """
+    content = read(Path(run))
+    if not content.proxies:
+        raise AnamorphError(
+            f"{run} holds results of the model alone, without a proxy; there is nothing to judge. "
+            "Give at least one simplification and run again."
+        )
+    figures = _figures(content)
+    page = _page(content, figures)
+    for figure in figures.values():
+        _stills(figure, content.path / "figures")
+    target = content.path / "report.html"
+    with replacing(target) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return target
+
+
+def _figures(run: Run) -> dict[str, Figure]:
+    """By the name under which the template places them; without those that have no data."""
+    made: dict[str, Figure | None] = {
+        "verdicts": charts_verdicts.matrix(run),
+        "size": charts_results.against_size(run),
+        "gaps": charts_verdicts.gaps(run),
+        "accuracy": charts_results.accuracies(run),
+        "right": charts_results.who_is_right(run),
+        "facets": charts_facets.by_facet(run),
+        "attended": charts_views.attended(run),
+        "key_query": charts_views.key_query(run),
+        "attention": charts_views.attention_maps(run),
+        "training": charts_facets.training(run),
+    }
+    return {name: figure for name, figure in made.items() if figure is not None}
+
+
+def _stills(figure: Figure, folder: Path) -> None:
+    config = json.loads(in_light(json.dumps(CONFIG | {"background": "#ffffff"})))
+    for suffix, chosen in figure.stills.items():
+        spec = in_light(json.dumps(figure.spec(**chosen), allow_nan=False))
+        svg = vl_convert.vegalite_to_svg(
+            spec, vl_version=VEGA_LITE, config=config, allowed_base_urls=[]
+        )
+        with replacing(folder / f"{figure.name}{suffix}.svg") as temporary:
+            temporary.write_text(svg, encoding="utf-8")
+        with replacing(folder / f"{figure.name}{suffix}.png") as temporary:
+            temporary.write_bytes(vl_convert.svg_to_png(svg, scale=SCALE))
+
+
+def _page(run: Run, figures: dict[str, Figure]) -> str:
+    environment = Environment(
+        loader=PackageLoader("anamorph.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "percent": percent,
+        "points": points,
+        "number": number,
+        "listing": listing,
+        "split_label": split_label,
+    }
+    sources = PackageLoader("anamorph.report")
+    bundle = vl_convert.javascript_bundle(vl_version=VEGA_LITE).replace("</", "<\\/")
+    script = sources.get_source(environment, "report.js")[0]
+    style = sources.get_source(environment, "report.css")[0]
+    variables = f"--sans:{FONT};--mono:{MONO};"
+    style = (
+        f":root{{{variables}{css(LIGHT)}}}"
+        f"@media screen and (prefers-color-scheme:dark){{:root{{{css(DARK)}}}}}\n{style}"
+    )
+    return environment.get_template("report.html.j2").render(
+        run=run,
+        figures=figures,
+        specs={name: _embedded(figure.spec()) for name, figure in figures.items()},
+        config=_embedded(CONFIG),
+        bundle=Markup(bundle),
+        script=Markup(script),
+        style=Markup(style),
+        hashes=" ".join(f"'sha256-{_hash(text)}'" for text in (bundle, script)),
+        headline=headline(run),
+        sentences=sentences(run),
+        cells=_cells(run),
+        signs={verdict: sign for verdict, (_, _, sign, _) in charts_verdicts.VERDICTS.items()},
+        means=_means(run),
+        checks=_checks(run),
+        facts=_facts(run),
+        metrics={name: METRICS[name] for name in run.metrics},
+        words=WORDS,
+        specification=json.dumps(
+            {k: v for k, v in run.spec.items() if k not in ("choices", "environment")},
+            indent=2,
+            ensure_ascii=False,
+        ),
+    )
+
+
+def _embedded(value: Any) -> Markup:
+    """JSON that cannot end its script element, whatever text it holds."""
+    text = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)
+
+
+def _hash(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _cells(run: Run) -> list[dict[str, Any]]:
+    """Every proxy and ood split with its verdict, in the order of the matrix."""
+    place = {proxy.simplification: i for i, proxy in enumerate(run.proxies)}
+    rows = run.judged.to_dicts()
+    return sorted(rows, key=lambda r: (place[r["simplification"]], run.splits.index(r["split"])))
+
+
+def _means(run: Run) -> list[tuple[str, list[float | None], list[float | None]]]:
+    """Pooled and per-sequence means by split: the model's accuracy, then telling proxies."""
+    whole = run.whole.filter(pl.col("seed").is_null())
+    wanted = [("Model accuracy", IDENTITY, "model_accuracy")]
+    wanted += [
+        (f"Same prediction, {run.label(p.simplification)}", p.simplification, "same_prediction")
+        for p in run.telling(MOST_MEANS)
+    ]
+    table = []
+    for label, simplification, metric in wanted:
+        rows = whole.filter(simplification=simplification)
+        kinds = [
+            dict(rows.filter(metric=name).select("split", "value").iter_rows())
+            for name in (metric, f"{metric}_per_sequence")
+        ]
+        if all(kinds):
+            pooled, each = ([kind.get(split) for split in run.splits] for kind in kinds)
+            table.append((label, pooled, each))
+    return table
+
+
+def _checks(run: Run) -> list[tuple[str, Any, Any]]:
+    """Metric, worst value of the identity, worst value at full size (None where not measured)."""
+    identity = run.checks.get("identity") or {}
+    floor = run.checks.get("noise_floor") or {}
+    names = [name for name in METRICS if name in identity or name in floor]
+    return [(METRICS[name].label, identity.get(name), floor.get(name)) for name in names]
+
+
+def _facts(run: Run) -> list[tuple[str, str]]:
+    """What was run, in a line each."""
+    spec, seeds = run.spec, run.seeds
+    task, audit = spec.get("task", {}), spec.get("audit", {})
+    arguments = ", ".join(f"{k} {v}" for k, v in task.items() if k in ("k", "m") or k == "train")
+    facts = [("Task", f"{spec.get('study', 'unnamed')}{f' ({arguments})' if arguments else ''}")]
+    model = spec.get("model", {})
+    shape = [f"{model[k]} {k}" for k in ("layers", "heads") if k in model]
+    shape += [f"width {model['width']}"] if "width" in model else []
+    if shape:
+        facts.append(("Model", ", ".join(shape)))
+    facts.append(("Seeds", listing(seeds)))
+    facts.append(("Proxies", f"{len(run.proxies)} in {len(run.families)} families"))
+    facts.append(("Splits", listing([split_label(name) for name in run.splits])))
+    if "fit_sequences" in audit:
+        facts.append(("Fitted on", f"{audit['fit_sequences']:,} training sequences"))
+    return facts

@@ -1,0 +1,147 @@
+"""Colours, type and the Vega configuration, one source for the page's CSS and every figure.
+
+Figures name colours as CSS variables, so that on the page they follow light, dark and print
+without being drawn again; for files the light values are put in their place.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+
+from anamorph.report.words import split_label
+
+# Splits: Okabe and Ito's palette, safe for colour-blind readers; the reference in ink.
+LIGHT = {
+    "page": "#ffffff",
+    "panel": "#f6f5f1",
+    "ink": "#1b1b1a",
+    "soft": "#5c5a55",
+    "line": "#d9d6ce",
+    "grid": "#ebe9e3",
+    "accent": "#0a5a8c",
+    "split-0": "#2b2b2b",
+    "split-1": "#0072b2",
+    "split-2": "#009e73",
+    "split-3": "#d99100",
+    "split-4": "#d55e00",
+    "split-5": "#c2629b",
+    "split-6": "#4aa8df",
+    "split-7": "#8c6d3f",
+    "faithful": "#d5e8e2",
+    "on-faithful": "#1c3b33",
+    "under": "#b0432c",
+    "over": "#4b4fa3",
+    "mixed": "#8d5485",
+    "on-illusion": "#ffffff",
+    "unfaithful": "#e4e1da",
+    "on-unfaithful": "#5c5a55",
+    "both-right": "#9cc7ba",
+    "other-error": "#d3b95f",
+    "same-error": "#cdc9c0",
+    "heat": "#0b3c6f",
+}
+DARK = {
+    "page": "#161617",
+    "panel": "#1f1f21",
+    "ink": "#ecebe7",
+    "soft": "#a9a7a1",
+    "line": "#3b3b3d",
+    "grid": "#2a2a2c",
+    "accent": "#7cc0ee",
+    "split-0": "#f0efeb",
+    "split-1": "#4ea3dc",
+    "split-2": "#2fbf95",
+    "split-3": "#f0b432",
+    "split-4": "#f0803a",
+    "split-5": "#df8bbd",
+    "split-6": "#8fd0f7",
+    "split-7": "#bd9b68",
+    "faithful": "#1f3d35",
+    "on-faithful": "#bfe3d7",
+    "under": "#c85a41",
+    "over": "#7377cf",
+    "mixed": "#a86c9f",
+    "on-illusion": "#ffffff",
+    "unfaithful": "#343436",
+    "on-unfaithful": "#a9a7a1",
+    "both-right": "#3f7a6b",
+    "other-error": "#b79a3d",
+    "same-error": "#55534f",
+    "heat": "#9fd0ff",
+}
+FONT = '"Helvetica Neue", Helvetica, Arial, "Liberation Sans", sans-serif'
+MONO = 'ui-monospace, "SF Mono", Menlo, Consolas, "Liberation Mono", monospace'
+
+SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "stroke", "arrow")
+
+CONFIG: dict[str, Any] = {
+    "font": FONT,
+    "background": "transparent",
+    "view": {"stroke": "transparent"},
+    "axis": {
+        "labelColor": "var(--soft)",
+        "titleColor": "var(--ink)",
+        "gridColor": "var(--grid)",
+        "domainColor": "var(--line)",
+        "tickColor": "var(--line)",
+        "labelFontSize": 11,
+        "titleFontSize": 12,
+        "titleFontWeight": "normal",
+        "titlePadding": 8,
+        "labelPadding": 4,
+    },
+    "header": {
+        "labelColor": "var(--ink)",
+        "titleColor": "var(--soft)",
+        "labelFontSize": 12,
+        "labelFontWeight": "bold",
+        "titleFontWeight": "normal",
+        "labelLimit": 320,
+    },
+    "legend": {
+        "labelColor": "var(--ink)",
+        "titleColor": "var(--soft)",
+        "labelFontSize": 12,
+        "titleFontSize": 12,
+        "titleFontWeight": "normal",
+        "orient": "top",
+        "direction": "horizontal",
+        "symbolStrokeWidth": 2,
+        "symbolOpacity": 1,
+        "labelLimit": 240,
+        "padding": 4,
+    },
+    "title": {
+        "color": "var(--ink)",
+        "fontSize": 12.5,
+        "fontWeight": "bold",
+        "anchor": "start",
+        "offset": 10,
+    },
+    "text": {"color": "var(--ink)"},
+    "rule": {"color": "var(--soft)"},
+}
+
+
+def css(colours: dict[str, str]) -> str:
+    """Declarations of all variables."""
+    return "".join(f"--{name}:{value};" for name, value in colours.items())
+
+
+def in_light(text: str) -> str:
+    """Put the light values in place of all variables."""
+    return re.sub(r"var\(--([\w-]+)\)", lambda found: LIGHT[found[1]], text)
+
+
+def split_scale(splits: Sequence[str]) -> alt.Scale:
+    """The fixed colour of each split, the reference first."""
+    colours = [f"var(--split-{i % 8})" for i in range(len(splits))]
+    return alt.Scale(domain=[split_label(name) for name in splits], range=colours)
+
+
+def split_shapes(splits: Sequence[str]) -> alt.Scale:
+    """The fixed point shape of each split, so that colour is not needed to tell them apart."""
+    shapes = [SHAPES[i % len(SHAPES)] for i in range(len(splits))]
+    return alt.Scale(domain=[split_label(name) for name in splits], range=shapes)

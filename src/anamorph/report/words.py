@@ -1,0 +1,190 @@
+"""How things are called on the page: metrics, splits, proxies, numbers."""
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Metric(NamedTuple):
+    """What a reader must know of a metric.
+
+    Attributes:
+        label: its name on axes.
+        unit: "share" (in [0, 1], shown in per cent) or "bits".
+        direction: what a large value means.
+        meaning: one sentence.
+    """
+
+    label: str
+    unit: str
+    direction: str
+    meaning: str
+
+
+METRICS = {
+    "same_prediction": Metric(
+        "same prediction",
+        "share",
+        "1 = agrees everywhere",
+        "Share of scored positions at which proxy and model choose the same candidate token.",
+    ),
+    "attention_jsd": Metric(
+        "attention divergence (JSD)",
+        "bits",
+        "0 = same attention",
+        "Jensen–Shannon divergence, in [0, 1], between the attention patterns of proxy and model, "
+        "averaged over heads.",
+    ),
+    "same_attention": Metric(
+        "same attention target",
+        "share",
+        "1 = agrees everywhere",
+        "Share of heads whose most attended position is the same in proxy and model.",
+    ),
+    "output_jsd": Metric(
+        "output divergence (JSD)",
+        "bits",
+        "0 = same output",
+        "Jensen–Shannon divergence, in [0, 1], between the next-token distributions of proxy and "
+        "model, over the whole vocabulary.",
+    ),
+    "output_kl": Metric(
+        "output divergence (KL)",
+        "bits",
+        "0 = same output",
+        "Kullback–Leibler divergence KL(model ‖ proxy) of the next-token distributions; unbounded.",
+    ),
+    "model_accuracy": Metric(
+        "model accuracy",
+        "share",
+        "1 = always right",
+        "Share of scored positions at which the model chooses the right candidate.",
+    ),
+    "proxy_accuracy": Metric(
+        "proxy accuracy",
+        "share",
+        "1 = always right",
+        "Share of scored positions at which the proxy chooses the right candidate. It says "
+        "nothing of faithfulness: a proxy can be more accurate than the model it stands for.",
+    ),
+    "model_cross_entropy": Metric(
+        "model cross entropy",
+        "bits",
+        "0 = certain and right",
+        "Bits that the model needs for the token that came, over the whole vocabulary.",
+    ),
+    "proxy_cross_entropy": Metric(
+        "proxy cross entropy",
+        "bits",
+        "0 = certain and right",
+        "Bits that the proxy needs for the token that came, over the whole vocabulary.",
+    ),
+    "proxy_only_right": Metric(
+        "proxy only right",
+        "share",
+        "large = over-generalizes",
+        "Share of scored positions at which the proxy is right and the model wrong.",
+    ),
+    "model_only_right": Metric(
+        "model only right",
+        "share",
+        "large = under-generalizes",
+        "Share of scored positions at which the model is right and the proxy wrong.",
+    ),
+    "different_errors": Metric(
+        "different errors",
+        "share",
+        "large = errs in its own way",
+        "Share of scored positions at which both are wrong, and differently.",
+    ),
+}
+
+WORDS = {
+    "model": "The original network.",
+    "site": "A tensor inside the model that can be read and replaced, written layer.head.kind, "
+    "such as 1.0.query; layers and heads count from 0, * stands for all.",
+    "simplification": "A map from a site's activations to simpler ones: fitted on data (SVD and "
+    "PCA keep a few directions, k-means a few centres) or not (one-hot attention looks at a "
+    "single position).",
+    "proxy": "The model with simplifications standing at some of its sites, named by a text such "
+    "as svd(rank=4)@1.*.{query,key}. A joint fit is shared by the sites of a head.",
+    "size": "How much a simplification keeps: directions (rank) or centres (clusters).",
+    "split": "Sequences for testing. iid comes from the distribution of the training data; all "
+    "others differ from it in a stated way (out of distribution).",
+    "scored position": "A place where a prediction counts.",
+    "faithfulness": "Agreement of the proxy with the model, whether or not the model is right.",
+    "generalization gap": "How much less faithful a proxy is on a split than on iid; positive is "
+    "worse for every metric. Given in points (hundredths) for shares.",
+    "illusion": "A proxy that looks right on iid and is significantly less faithful on a split.",
+    "under-generalizes": "The proxy mostly fails where the model is right.",
+    "over-generalizes": "The proxy is mostly right where the model fails: it makes the model look "
+    "better than it is.",
+    "facet": "A label on scored positions, such as depth, to break numbers down.",
+    "interval": "95 % bootstrap interval; whole sequences are resampled, and seeds above them.",
+}
+
+_METHODS = {"svd": "SVD", "pca": "PCA", "kmeans": "k-means", "onehot": "one-hot attention"}
+
+
+def split_label(split: str) -> str:
+    """`unseen_depth` becomes "unseen depth"."""
+    return split.replace("_", " ")
+
+
+def method_label(method: str) -> str:
+    """`svd+kmeans` becomes "SVD + k-means"."""
+    if method == "identity":
+        return "the model itself"
+    named = re.sub(r"\w+", lambda name: _METHODS.get(name[0], name[0]), method)
+    return named.replace("+", " + ").replace("; ", " and ")
+
+
+def sites_label(sites: str) -> str:
+    """`1.*.{query,key}` becomes "layer 1 query, key"; what has another shape stays as it is."""
+    found = re.fullmatch(r"([\w*{},-]+)\.(?:([\w*{},-]+)\.)?([\w*{},]+)", sites)
+    if not found:
+        return sites
+    layer, head, kind = found.groups()
+    where = "all layers" if layer == "*" else f"layer {layer.strip('{}').replace(',', ', ')}"
+    which = "" if head in (None, "*") else f" head {head.strip('{}').replace(',', ', ')}"
+    return f"{where}{which} {kind.strip('{}').replace(',', ', ')}"
+
+
+def split_size(simplification: str, size: float | None) -> tuple[str, str]:
+    """Take the size out of a spec string.
+
+    Returns:
+        The text without it, which all sizes of a family share, and what the size is called (such
+        as "rank"); the whole text and "" if there is no single size.
+    """
+    if size is None:
+        return simplification, ""
+    found = re.search(rf"(\w+)={size:g}(?=[,)]),?\s*", simplification)
+    if not found:
+        return simplification, ""
+    rest = simplification[: found.start()] + simplification[found.end() :]
+    return re.sub(r",\s*\)", ")", rest).replace("()", ""), found[1]
+
+
+def percent(value: float) -> str:
+    """0.98123 becomes "98.1 %"; never "100.0 %" or "0.0 %" for what is not quite."""
+    text = f"{100 * value:.1f}"
+    if (text == "100.0" and value < 1) or (text == "0.0" and value > 0):
+        text = f"{100 * value:.3g}" if value < 0.5 else f"{100 * value:.3f}"
+    return f"{text}\N{NO-BREAK SPACE}%"
+
+
+def points(value: float) -> str:
+    """0.083 becomes "8.3"."""
+    return f"{100 * value:.1f}".replace("-", "\N{MINUS SIGN}")
+
+
+def number(value: float) -> str:
+    """Four digits at most, small ones as powers of ten: 0.0031, 1.2e-07, 0, 1."""
+    return f"{value:.4g}"
+
+
+def listing(items: Sequence[object], last: str = "and") -> str:
+    """["a", "b", "c"] becomes "a, b and c"."""
+    texts = [str(item) for item in items]
+    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} {last} {texts[-1]}"

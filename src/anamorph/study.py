@@ -1,0 +1,298 @@
+"""The main job, from nothing to a report: task → train → fit → audit → results → report.
+
+`run_study` reads from top to bottom. Each step leaves a file and is passed over if the file is
+there, so that the same call goes on where a killed one stopped.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import get_context
+from pathlib import Path
+from threading import Thread
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from anamorph import claims, report, views
+from anamorph.audit import (
+    audit_split,
+    describe_proxies,
+    fit_batches,
+    scored_sequences,
+    with_identity,
+)
+from anamorph.choices import choices
+from anamorph.errors import AnamorphError
+from anamorph.faithfulness import SumIndex, tabulate
+from anamorph.files import replacing
+from anamorph.models.decoder import Decoder
+from anamorph.runs import CellFiles, Run, load_run, open_run, write_json, write_table
+from anamorph.simplifications import FittedProxies, Proxy, check_proxies, fit
+from anamorph.specification import StudySpec
+from anamorph.tasks import Task, load_task
+from anamorph.tasks.batches import collate
+from anamorph.training import default_model, train
+
+
+class Event(NamedTuple):
+    """How far a step of a study is: told to whoever watches it."""
+
+    step: str  # such as "seed 0: training"
+    done: int
+    total: int
+    note: str = ""
+
+
+Watch = Callable[[Event], None]
+
+
+def ignore(event: Event) -> None:
+    """Watch nothing."""
+
+
+def run_study(
+    spec: StudySpec,
+    out: Path | str,
+    *,
+    preset: str | None = None,
+    workers: int | None = None,
+    watch: Watch = ignore,
+) -> Run:
+    """Do a whole study, or go on with one, in a run folder.
+
+    Args:
+        spec: what to do.
+        out: the run folder; see `anamorph.runs`.
+        preset: where the specification came from, for the record.
+        workers: seeds trained and audited at a time, each in a process of its own; by default as
+            many as the processors allow. The numbers do not depend on it.
+        watch: told of progress.
+
+    Raises:
+        AnamorphError: if the specification does not fit the task or the model, or `out` holds
+            something else, or cannot be written to.
+    """
+    task = load_task(**spec.task)
+    proxies = check(spec, task)
+    run = open_run(out, describe(spec, task, preset))
+    if run.complete:
+        return run
+    _each_seed(spec, run, task, workers, watch)
+    tabulate_run(run, spec, task, proxies)
+    views.write(run, task, spec.audit.fit_sequences)
+    write_json(run.path / "claims.json", claims.measure(run.results, run.gaps, run.spec))
+    write_json(run.path / "checks.json", claims.self_checks(run.results, run.spec))
+    watch(Event("report", 0, 1))
+    report.render(run.path)
+    watch(Event("report", 1, 1))
+    return run
+
+
+def train_study(
+    spec: StudySpec, out: Path | str, *, preset: str | None = None, watch: Watch = ignore
+) -> Run:
+    """Only train the models of a study; `run_study` with the same arguments goes on from there."""
+    task = load_task(**spec.task)
+    check(spec, task)
+    run = open_run(out, describe(spec, task, preset))
+    torch.set_num_threads(spec.threads)
+    for seed in spec.seeds:
+        train_seed(spec, run, task, seed, watch)
+    return run
+
+
+def audit_study(
+    source: Path | str, simplify: Sequence[str], out: Path | str, *, watch: Watch = ignore
+) -> Run:
+    """Audit the models of a run with other simplifications, into a run folder of its own.
+
+    Raises:
+        AnamorphError: as `run_study`, and if a model of the source is missing.
+    """
+    trained = load_run(source)
+    known = {key: trained.spec[key] for key in StudySpec.model_fields}
+    spec = StudySpec.of({**known, "simplify": list(simplify)}, f"{source} and --simplify")
+    task = load_task(**spec.task)
+    check(spec, task)
+    run = open_run(out, describe(spec, task, None))
+    for seed in spec.seeds:
+        for name in ("history.parquet", "model.safetensors"):
+            if (run.seed(seed) / name).exists():
+                continue
+            if not (trained.seed(seed) / name).exists():
+                raise AnamorphError(
+                    f"{source} has no {name} for seed {seed}: its training did not come to its "
+                    "end. Give its command again first."
+                )
+            with replacing(run.seed(seed) / name) as temporary:
+                shutil.copyfile(trained.seed(seed) / name, temporary)
+    return run_study(spec, out, watch=watch)
+
+
+def check(spec: StudySpec, task: Task) -> list[Proxy]:
+    """The proxies of a study, the identity first, tried on an untrained model.
+
+    Raises:
+        AnamorphError: if one does not fit, before any time is spent on training.
+    """
+    proxies = with_identity(spec.simplify)
+    model = Decoder(default_model(task, **spec.model))
+    check_proxies(model, proxies, collate(task.train, np.arange(1)))
+    return proxies
+
+
+def describe(spec: StudySpec, task: Task, preset: str | None) -> dict[str, Any]:
+    """What `spec.json` says, besides the environment: everything resolved."""
+    values: dict[str, Any] = spec.model_dump(mode="json")
+    values["task"] = dict(task.spec)
+    values["model"] = default_model(task, **spec.model).__dict__
+    values["choices"] = choices(values)
+    return {"study": task.name, "preset": preset, **values}
+
+
+def run_seed(spec: StudySpec, run: Run, task: Task, seed: int, watch: Watch) -> None:
+    """Train, fit and audit one model."""
+    torch.set_num_threads(spec.threads)
+    proxies = check(spec, task)
+    model = train_seed(spec, run, task, seed, watch)
+    fitted = fit_seed(spec, run, task, model, proxies, seed, watch)
+    for split in task.evaluated:
+        pending = [p for p in proxies if not run.cell(seed, str(p), split.name).exists()]
+        if not pending:
+            continue
+        step = f"seed {seed}: audit on {split.name}"
+        cells = audit_split(
+            model,
+            scored_sequences(split, spec.audit.sequences),
+            task.candidates,
+            [fitted[p] for p in pending],
+            watch=lambda done, total, step=step: watch(Event(step, done, total)),  # type: ignore[misc]
+        )
+        for proxy, sums in cells.items():
+            path = run.cell(seed, str(proxy), split.name)
+            write_table(path, sums.table())
+
+
+def train_seed(spec: StudySpec, run: Run, task: Task, seed: int, watch: Watch) -> Decoder:
+    """The trained model of a seed; trains it unless it lies there already."""
+    folder = run.seed(seed)
+    path = folder / "model.safetensors"
+    if path.exists():
+        return Decoder.load(path).eval()
+    model, history = train(
+        task,
+        config=spec.training,
+        model=default_model(task, **spec.model),
+        seed=seed,
+        out=folder,
+        watch=lambda p: watch(
+            Event(
+                f"seed {seed}: training",
+                p.step,
+                p.steps,
+                f"{p.tokens_per_second / 1000:.0f}k tokens/s, loss {p.loss:.3f} bits",
+            )
+        ),
+    )
+    write_table(folder / "history.parquet", history)
+    model.save(path)
+    (folder / "checkpoint.safetensors").unlink(missing_ok=True)
+    return model.eval()
+
+
+def fit_seed(
+    spec: StudySpec,
+    run: Run,
+    task: Task,
+    model: Decoder,
+    proxies: Sequence[Proxy],
+    seed: int,
+    watch: Watch,
+) -> FittedProxies:
+    """The fitted proxies of a seed; fits them unless they lie there already."""
+    path = run.seed(seed) / "simplifications.safetensors"
+    if path.exists():
+        return FittedProxies.load(path)
+    watch(Event(f"seed {seed}: fitting {len(proxies)} proxies", 0, 1))
+    fitted = fit(model, proxies, fit_batches(task, spec.audit.fit_sequences))
+    fitted.save(path)
+    watch(Event(f"seed {seed}: fitting {len(proxies)} proxies", 1, 1))
+    return fitted
+
+
+def tabulate_run(run: Run, spec: StudySpec, task: Task, proxies: Sequence[Proxy]) -> None:
+    """Write `results.parquet` and `gaps.parquet` from the cells."""
+    indexes = {
+        split.name: SumIndex.of(scored_sequences(split, spec.audit.sequences))
+        for split in task.evaluated
+    }
+    results, gaps = tabulate(
+        CellFiles(run, spec.seeds, [str(p) for p in proxies], indexes),
+        describe_proxies(proxies),
+        {split.name: split.role for split in task.evaluated},
+        reference=task.reference.name,
+        resamples=spec.audit.resamples,
+        seed=spec.audit.seed,
+        thresholds=spec.audit.thresholds,
+    )
+    write_table(run.path / "gaps.parquet", gaps)
+    write_table(run.path / "results.parquet", results)
+
+
+def _each_seed(spec: StudySpec, run: Run, task: Task, workers: int | None, watch: Watch) -> None:
+    if workers is None:
+        workers = max(1, (os.cpu_count() or 1) // spec.threads)
+    workers = min(workers, len(spec.seeds))
+    if workers == 1:
+        for seed in spec.seeds:
+            run_seed(spec, run, task, seed, watch)
+        return
+    context = get_context("spawn")
+    queue = context.SimpleQueue()
+    with (
+        _relayed(queue, watch),
+        ProcessPoolExecutor(
+            workers, context, initializer=_become_worker, initargs=(queue, os.getpid())
+        ) as pool,
+    ):
+        for done in [pool.submit(_work, spec, run, seed) for seed in spec.seeds]:
+            done.result()
+
+
+_queue: Any = None  # in a worker process: where its events go
+_parent = 0
+
+
+def _become_worker(queue: Any, parent: int) -> None:
+    global _queue, _parent
+    _queue, _parent = queue, parent
+
+
+def _work(spec: StudySpec, run: Run, seed: int) -> None:
+    def watch(event: Event) -> None:
+        if os.getppid() != _parent:  # the study was killed: do not go on without it
+            os._exit(1)
+        _queue.put(event)
+
+    run_seed(spec, run, load_task(**spec.task), seed, watch)
+
+
+@contextmanager
+def _relayed(queue: Any, watch: Watch) -> Iterator[None]:
+    """Hand the workers' events on to `watch`, from a thread."""
+
+    def relay() -> None:
+        while (event := queue.get()) is not None:
+            watch(event)
+
+    thread = Thread(target=relay, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        queue.put(None)
+        thread.join()

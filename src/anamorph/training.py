@@ -1,0 +1,315 @@
+"""Training a decoder on a task: length-bucketed batches, Muon and AdamW, exact resuming.
+
+Everything random is a function of (seed, step), so a checkpoint needs no generator's state and a
+resumed run ends with the same weights as one that was never stopped.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning_fabric as lf
+import numpy as np
+import polars as pl
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import AdamW, Muon, Optimizer
+
+from anamorph.errors import AnamorphError
+from anamorph.models.decoder import Decoder, DecoderConfig
+from anamorph.models.weights import read_weights, write_weights
+from anamorph.tasks.base import Split, Task
+from anamorph.tasks.batches import collate, plan, shuffled, targets
+
+EVALUATED = 200  # sequences a split for the curves: enough to see, cheap enough to repeat
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How a model is trained.
+
+    Attributes:
+        steps: optimizer steps.
+        batch_tokens: tokens a step, padding included.
+        optimizer: `muon` (Muon for the blocks' matrices, AdamW for the rest) or `adamw`.
+        learning_rate: AdamW's, at its highest.
+        muon_learning_rate: Muon's, at its highest.
+        weight_decay: decoupled, for both.
+        warmup: share of the steps in which the rates rise from zero.
+        decay: share of the steps, at the end, in which they fall to zero.
+        clip: the gradient's largest norm.
+        precision: Lightning Fabric's, such as `32-true` or `bf16-mixed`.
+        evaluate_every: steps between two points of the curves.
+        checkpoint_every: steps between two checkpoints.
+    """
+
+    steps: int = 6000
+    batch_tokens: int = 4096
+    optimizer: Literal["muon", "adamw"] = "muon"
+    learning_rate: float = 0.01
+    muon_learning_rate: float = 0.015
+    weight_decay: float = 0.01
+    warmup: float = 0.1
+    decay: float = 0.6
+    clip: float = 1.0
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    evaluate_every: int = 1000
+    checkpoint_every: int = 500
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_tokens", "evaluate_every", "checkpoint_every"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise AnamorphError(
+                    f"Training: {name} must be a whole number above 0; got {value!r}."
+                )
+        for name in ("learning_rate", "muon_learning_rate", "clip"):
+            if not getattr(self, name) > 0:
+                raise AnamorphError(
+                    f"Training: {name} must be above 0; got {getattr(self, name)!r}."
+                )
+        for name in ("weight_decay", "warmup", "decay"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise AnamorphError(
+                    f"Training: {name} must lie between 0 and 1; got {getattr(self, name)!r}."
+                )
+        for name, allowed in (
+            ("optimizer", ("muon", "adamw")),
+            ("precision", ("32-true", "bf16-mixed")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise AnamorphError(
+                    f"Training: {name} must be one of {', '.join(allowed)}; "
+                    f"got {getattr(self, name)!r}."
+                )
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a training stands: told to whoever watches it after every step."""
+
+    step: int
+    steps: int
+    loss: float  # bits a token, averaged over the last steps
+    tokens_per_second: float
+
+
+def train(
+    task: Task,
+    *,
+    config: TrainingConfig | None = None,
+    model: DecoderConfig | None = None,
+    seed: int = 0,
+    out: Path | str | None = None,
+    watch: Callable[[Progress], None] = lambda progress: None,
+    fabric: lf.Fabric | None = None,
+) -> tuple[Decoder, pl.DataFrame]:
+    """Train a decoder to predict the next token.
+
+    Args:
+        task: its `train` split is learnt; every other split gets a curve.
+        config: how to train.
+        model: the decoder's shape; by default a two-layer one that fits the task.
+        seed: of the weights and of the order of batches.
+        out: a folder for checkpoints; a training that was stopped goes on from there.
+        watch: called after every step.
+        fabric: devices and precision; by default one device, chosen by Lightning Fabric.
+
+    Returns:
+        the model, and its curves: one row a split and evaluation, with `step`, `tokens` seen,
+        `loss` (bits a token in training), `split`, `accuracy` (0 to 1) and `cross_entropy` (bits),
+        both at the scored positions.
+
+    Raises:
+        AnamorphError: if the loss is not finite, or a checkpoint is damaged or another training's.
+    """
+    config = config or TrainingConfig()
+    model = model or default_model(task)
+    fabric = fabric or lf.Fabric(accelerator="auto", devices=1, precision=config.precision)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        decoder = Decoder(model)
+    wrapped, *optimizers = fabric.setup(decoder, *_optimizers(decoder, config))
+    identity = {"training": asdict(config), "model": asdict(model), "seed": seed}
+    checkpoint = _Checkpoint(Path(out) if out else None, identity)
+    step, tokens, loss, history = checkpoint.restore(decoder, optimizers)
+
+    batches = shuffled(task.train.lengths, config.batch_tokens, seed)
+    own = islice(batches, step * fabric.world_size + fabric.global_rank, None, fabric.world_size)
+    started, at_start = time.monotonic(), tokens
+    while step < config.steps:
+        batch = collate(task.train, next(own)).to(fabric.device)
+        for optimizer, rate in zip(optimizers, _rates(step, config), strict=True):
+            optimizer.param_groups[0]["lr"] = rate
+        bits = _step(fabric, wrapped, optimizers, batch.tokens, batch.mask, config.clip)
+        step += 1
+        tokens += batch.tokens.numel() * fabric.world_size
+        loss = bits if step == 1 else 0.98 * loss + 0.02 * bits
+        last = step == config.steps
+        if last or step % config.evaluate_every == 0:
+            history += _curves(decoder, task, step, tokens, float(loss))
+        if not last and step % config.checkpoint_every == 0 and fabric.global_rank == 0:
+            checkpoint.write(decoder, optimizers, step, tokens, float(loss), history)
+        watch(
+            Progress(
+                step,
+                config.steps,
+                float(loss),
+                (tokens - at_start) / (time.monotonic() - started),
+            )
+        )
+    checkpoint.remove()
+    return decoder, pl.DataFrame(history)
+
+
+def default_model(task: Task, **shape: Any) -> DecoderConfig:
+    """A decoder's configuration with the vocabulary and the context that the task needs."""
+    longest = max(int(split.lengths.max(initial=1)) for split in task.splits.values())
+    return DecoderConfig(**{"vocabulary": len(task.vocabulary), "context": longest} | shape)
+
+
+@torch.inference_mode()
+def accuracy(model: Decoder, split: Split, candidates: Tensor) -> tuple[float, float]:
+    """Share of right predictions among the candidates, and cross-entropy in bits, where scored."""
+    right = bits = count = 0.0
+    device = model.unembedding.weight.device
+    order = np.argsort(split.lengths, kind="stable")
+    for part in plan(split.lengths[order], batch_tokens=16_384):
+        batch, wanted = collate(split, order[part]).to(device), targets(split, order[part])
+        wanted = wanted.to(device)
+        state = model.start(batch)
+        for index in range(model.layers):
+            state = model.layer(index, state, at=wanted.at if index == model.layers - 1 else None)
+        logits = model.logits(state)[0][wanted.valid]  # [scored, vocabulary]
+        token = wanted.token[wanted.valid]
+        chosen = candidates[logits[:, candidates].argmax(dim=-1)]
+        right += (chosen == token).sum().item()
+        bits += F.cross_entropy(logits, token, reduction="sum").item() / math.log(2)
+        count += len(token)
+    return (right / count, bits / count) if count else (math.nan, math.nan)
+
+
+def _step(
+    fabric: lf.Fabric,
+    model: nn.Module,
+    optimizers: list[Any],
+    tokens: Tensor,
+    mask: Tensor,
+    clip: float,
+) -> Tensor:
+    """One optimizer step; gives the loss in bits a token."""
+    logits = model(tokens[:, :-1])
+    wanted = tokens[:, 1:].masked_fill(~mask[:, 1:], -100)
+    loss = F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=-100)
+    fabric.backward(loss)
+    norm = nn.utils.clip_grad_norm_(model.parameters(), clip)
+    if not torch.isfinite(norm):
+        raise AnamorphError(
+            "Training broke down: the gradient is not finite. Lower the learning rates "
+            "(training.learning_rate, training.muon_learning_rate) or use precision 32-true."
+        )
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad()
+    return loss.detach() / math.log(2)
+
+
+def _optimizers(model: Decoder, config: TrainingConfig) -> list[Optimizer]:
+    """AdamW, and in front of it Muon (Jordan et al. 2024) for the matrices inside the blocks."""
+    matrices = [p for p in model.blocks.parameters() if p.dim() == 2]
+    inside = {id(p) for p in matrices}
+    rest = [p for p in model.parameters() if id(p) not in inside]
+    decay = config.weight_decay
+    if config.optimizer == "adamw":
+        return [AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=decay)]
+    return [
+        Muon(matrices, weight_decay=decay),
+        AdamW(rest, betas=(0.9, 0.98), weight_decay=decay),
+    ]
+
+
+def _rates(step: int, config: TrainingConfig) -> list[float]:
+    """The learning rates of `_optimizers` at a step: up, level, and down to zero, in lines."""
+    rise = (step + 1) / max(1, config.warmup * config.steps)
+    fall = (config.steps - step) / max(1, config.decay * config.steps)
+    scale = min(1.0, rise, fall)
+    adamw = [config.learning_rate * scale]
+    return adamw if config.optimizer == "adamw" else [config.muon_learning_rate * scale, *adamw]
+
+
+def _curves(
+    model: Decoder, task: Task, step: int, tokens: int, loss: float
+) -> list[dict[str, Any]]:
+    candidates = torch.from_numpy(task.candidates).to(model.unembedding.weight.device)
+    rows = []
+    for split in task.evaluated:
+        part = split.take(np.arange(min(EVALUATED, len(split))))
+        right, bits = accuracy(model, part, candidates)
+        rows.append(
+            {"step": step, "tokens": tokens, "loss": loss, "split": split.name}
+            | {"accuracy": right, "cross_entropy": bits}
+        )
+    return rows
+
+
+class _Checkpoint:
+    """The one file from which a stopped training goes on."""
+
+    def __init__(self, folder: Path | None, identity: dict[str, Any]) -> None:
+        self.path = folder / "checkpoint.safetensors" if folder else None
+        self.identity = identity
+
+    def write(
+        self,
+        model: Decoder,
+        optimizers: list[Any],
+        step: int,
+        tokens: int,
+        loss: float,
+        history: list[dict[str, Any]],
+    ) -> None:
+        if self.path is None:
+            return
+        tensors = {f"model.{name}": x for name, x in model.state_dict().items()}
+        for number, optimizer in enumerate(optimizers):
+            for index, values in optimizer.state_dict()["state"].items():
+                tensors |= {f"optimizer.{number}.{index}.{k}": x for k, x in values.items()}
+        progress = {"step": step, "tokens": tokens, "loss": loss, "history": history}
+        write_weights(self.path, tensors, {"identity": self.identity, "progress": progress})
+
+    def restore(
+        self, model: Decoder, optimizers: list[Any]
+    ) -> tuple[int, int, float | Tensor, list[dict[str, Any]]]:
+        """Load what was written last: step, tokens, loss and curves; a new start if nothing was."""
+        if self.path is None or not self.path.exists():
+            return 0, 0, 0.0, []
+        tensors, metadata = read_weights(self.path)
+        if metadata.get("identity") != self.identity:
+            raise AnamorphError(
+                f"{self.path} is the checkpoint of another training. It was made with "
+                f"{metadata.get('identity')}; asked for is {self.identity}. Delete it or use "
+                "another folder."
+            )
+        model.load_state_dict(
+            {k.removeprefix("model."): x for k, x in tensors.items() if k.startswith("model.")}
+        )
+        for number, optimizer in enumerate(optimizers):
+            state: dict[int, dict[str, Tensor]] = {}
+            for key, x in tensors.items():
+                if key.startswith(f"optimizer.{number}."):
+                    _, _, index, name = key.split(".", 3)
+                    state.setdefault(int(index), {})[name] = x
+            optimizer.load_state_dict(
+                {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+            )
+        progress = metadata["progress"]
+        return progress["step"], progress["tokens"], progress["loss"], progress["history"]
+
+    def remove(self) -> None:
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
