@@ -183,7 +183,7 @@ def train_seed(spec: StudySpec, run: Run, task: Task, seed: int, watch: Watch) -
     path = folder / "model.safetensors"
     if path.exists():
         return Decoder.load(path).eval()
-    model, history = train(
+    model, _ = train(
         task,
         config=spec.training,
         model=default_model(task, **spec.model),
@@ -198,9 +198,6 @@ def train_seed(spec: StudySpec, run: Run, task: Task, seed: int, watch: Watch) -
             )
         ),
     )
-    write_table(folder / "history.parquet", history)
-    model.save(path)
-    (folder / "checkpoint.safetensors").unlink(missing_ok=True)
     return model.eval()
 
 

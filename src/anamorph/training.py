@@ -23,6 +23,7 @@ from torch.optim import AdamW, Muon, Optimizer
 from anamorph.errors import AnamorphError
 from anamorph.models.decoder import Decoder, DecoderConfig
 from anamorph.models.weights import read_weights, write_weights
+from anamorph.runs import write_table
 from anamorph.tasks.base import Split, Task
 from anamorph.tasks.batches import collate, plan, shuffled, targets
 
@@ -116,7 +117,8 @@ def train(
         config: how to train.
         model: the decoder's shape; by default a two-layer one that fits the task.
         seed: of the weights and of the order of batches.
-        out: a folder for checkpoints; a training that was stopped goes on from there.
+        out: a folder for checkpoints, from which a stopped training goes on, and in the end for
+            `model.safetensors` and `history.parquet`.
         watch: called after every step.
         fabric: devices and precision; by default one device, chosen by Lightning Fabric.
 
@@ -163,8 +165,12 @@ def train(
                 (tokens - at_start) / (time.monotonic() - started),
             )
         )
-    checkpoint.remove()
-    return decoder, pl.DataFrame(history)
+    curves = pl.DataFrame(history)
+    if out is not None and fabric.global_rank == 0:
+        write_table(Path(out) / "history.parquet", curves)
+        decoder.save(Path(out) / "model.safetensors")
+        checkpoint.remove()  # last: a training that is killed here goes on from it
+    return decoder, curves
 
 
 def default_model(task: Task, **shape: Any) -> DecoderConfig:

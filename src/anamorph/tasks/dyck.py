@@ -177,7 +177,8 @@ class _Seen:
             return np.isin(skeletons(sentences), self.skeletons)
         hashes, owner = segments(sentences)
         unseen = np.bincount(owner[~np.isin(hashes, self.skeletons)], minlength=len(sentences))
-        return unseen == 0
+        seen: NDArray[np.bool_] = unseen == 0
+        return seen
 
 
 def _typed(sentences: Sentences) -> NDArray[np.uint64]:
@@ -253,7 +254,8 @@ def _binned(values: NDArray[Any]) -> NDArray[np.int16]:
     """The bin of each value; -1 below the first."""
     top = int(values.max(initial=0))
     table = np.searchsorted(np.array(BINS), np.arange(top + 1), side="right") - 1
-    return table.astype(np.int16)[values]
+    bins: NDArray[np.int16] = table.astype(np.int16)[values]
+    return bins
 
 
 def _bin_names() -> tuple[str, ...]:

@@ -153,7 +153,8 @@ def _sentence_ends(depth_after: NDArray[np.int16], toss: NDArray[np.uint8]) -> N
     index = np.arange(len(returns))
     anchor = np.maximum.accumulate(np.where(depends, -1, index))
     settled = np.where(anchor >= 0, heads[anchor], True)
-    return returns[settled ^ ((index - anchor) % 2 == 1)]
+    ends: NDArray[np.int64] = returns[settled ^ ((index - anchor) % 2 == 1)]
+    return ends
 
 
 def _label(
