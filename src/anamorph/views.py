@@ -32,14 +32,14 @@ NONE = "–"  # the level of a token that a facet says nothing about
 
 def write(run: Run, task: Task, fit_sequences: int) -> None:
     """Write the views of every seed of a run."""
-    results = run.results
+    telling = telling_proxies(run.results, run.spec["audit"]["thresholds"]["faithful"])
     for seed in run.spec["seeds"]:
         folder = run.seed(seed) / "views"
         if (folder / "sentences.parquet").exists():  # written last
             continue
         model = Decoder.load(run.seed(seed) / "model.safetensors").eval()
         fitted = FittedProxies.load(run.seed(seed) / "simplifications.safetensors")
-        chosen = [fitted[p] for p in fitted if str(p) in telling_proxies(results)]
+        chosen = [fitted[p] for p in fitted if str(p) in telling]
         write_table(folder / "attended.parquet", attended(model, task, chosen))
         write_table(folder / "scatter.parquet", scatter(model, task, fit_sequences))
         write_table(folder / "patterns.parquet", patterns(model, task, chosen))
@@ -183,19 +183,27 @@ def scatter(model: Decoder, task: Task, fit_sequences: int) -> pl.DataFrame:
 
 
 def _labels(split: Split, task: Task) -> pl.DataFrame:
-    """split, sequence, position, token and every facet of all tokens of a split."""
+    """split, sequence, position, token and every facet of all tokens of a split.
+
+    The exact position stands in for a facet of that name.
+    """
     lengths = split.lengths
-    facets = {
-        name: [None if c == NOT_APPLICABLE else facet.names[c] for c in facet.codes.tolist()]
-        for name, facet in split.facets.items()
-    }
     columns = {
         "split": [split.name] * len(split.tokens),
         "sequence": np.repeat(np.arange(len(split)), lengths),
         "position": np.arange(len(split.tokens)) - np.repeat(split.offsets[:-1], lengths),
         "token": [task.vocabulary[t] for t in split.tokens.tolist()],
     }
-    texts = [pl.Series(name, values, dtype=pl.String) for name, values in facets.items()]
+    facets = {
+        name: [None if c == NOT_APPLICABLE else facet.names[c] for c in facet.codes.tolist()]
+        for name, facet in split.facets.items()
+        if name not in columns
+    }
+    texts = [
+        pl.Series(name, values, dtype=pl.String)
+        for name, values in facets.items()
+        if name not in columns  # the position itself says more than its bin
+    ]
     return pl.DataFrame(columns).with_columns(texts)
 
 

@@ -103,6 +103,14 @@ class SumIndex:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    def rows_at(self, positions: Tensor) -> Tensor:
+        """[(1 + facets) · n] the rows of scored positions [n], facet after facet.
+
+        Where a facet does not apply, the row is one past the last.
+        """
+        rows = torch.from_numpy(self.rows_of)[positions.cpu()].T.flatten()
+        return torch.where(rows < 0, len(self), rows)
+
     def groups(self) -> Iterator[Group]:
         """The whole split, then every level that occurs, in order."""
         key = np.stack([self.facet, self.level])
@@ -151,8 +159,15 @@ class CellSums:
             positions: [n] which scored positions, numbered in flat token order.
             values: [metric, n].
         """
-        rows = torch.from_numpy(self.index.rows_of)[positions.cpu()].T.flatten()
-        rows = torch.where(rows < 0, len(self.index), rows).to(self._sums.device)
+        self.add_rows(self.index.rows_at(positions).to(self._sums.device), values)
+
+    def add_rows(self, rows: Tensor, values: Tensor) -> None:
+        """The same with the rows of the positions, so that many cells look them up only once.
+
+        Args:
+            rows: [(1 + facets) · n] from `SumIndex.rows_at`, on the sums' device.
+            values: [metric, n].
+        """
         every_facet = values.to(self._sums).repeat(1, self.index.rows_of.shape[1])
         self._sums.scatter_add_(1, rows.expand(len(self.metrics), -1), every_facet)
 

@@ -4,11 +4,11 @@ import altair as alt
 import polars as pl
 
 from anamorph.report.data import Run
-from anamorph.report.figure import Choice, Expression, Figure, inline, lookup, natural
+from anamorph.report.figure import TABLE, Choice, Expression, Figure, lookup, natural, slug
 from anamorph.report.theme import split_scale
 from anamorph.report.words import METRICS, split_label
 
-PANEL = 250  # pixels
+PANEL = 285  # pixels
 LINES = {
     "same_prediction": ("var(--split-0)", [1, 0]),
     "model_accuracy": ("var(--split-1)", [6, 3]),
@@ -63,7 +63,7 @@ def by_facet(run: Run) -> Figure | None:
         axis=alt.Axis(labelAngle=0, labelOverlap=True, labelSeparation=5, ticks=False),
     )
     base = alt.Chart().encode(x=x, color=color)
-    band = base.mark_area(opacity=0.13).encode(
+    band = base.mark_area(opacity=1, fillOpacity=0.13).encode(
         y=alt.Y("low:Q", title=None, axis=alt.Axis(format=".0%", tickCount=4)), y2="high:Q"
     )
     line = base.mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=16)).encode(
@@ -71,7 +71,7 @@ def by_facet(run: Run) -> Figure | None:
         strokeDash=alt.StrokeDash(
             "line:N",
             scale=alt.Scale(domain=labels, range=[dash for _, dash in LINES.values()]),
-            legend=None,
+            title=None,
         ),
         tooltip=[
             alt.Tooltip("line:N", title="metric"),
@@ -94,7 +94,7 @@ def by_facet(run: Run) -> Figure | None:
     else:
         note = ""
     chart = (
-        alt.layer(*layers, data=inline(frame))
+        alt.layer(*layers, data=TABLE)
         .properties(width=PANEL, height=150)
         .facet(
             facet=alt.Facet("split:N", sort=[split_label(s) for s in run.splits], title=None),
@@ -107,8 +107,6 @@ def by_facet(run: Run) -> Figure | None:
     )
     named = {f"f{i}": name.replace("_", " ") for i, name in enumerate(facets)}
     options = [(numbers[p.simplification], run.label(p.simplification)) for p in proxies]
-    first = run.telling(1)[0].simplification
-    options.sort(key=lambda option: option[0] != numbers[first])
     heading = (
         lookup(named, "facet")["expr"] + " + ' — ' + " + lookup(dict(options), "proxy")["expr"]
     )
@@ -120,14 +118,14 @@ def by_facet(run: Run) -> Figure | None:
         "what the model knows; where the proxy's accuracy lies above the model's, it hides a "
         f"failure.{note}",
         chart=chart,
+        data=frame,
         choices=[
             Choice("facet", "By", list(named.items())),
             Choice("proxy", "Proxy", options),
         ],
         values={"heading": Expression(heading)},
-        panel=PANEL + 60,
-        stills={"": {}}
-        | {f"_{options[i][0]}": {"proxy": options[i][0]} for i in range(1, min(3, len(options)))},
+        panel=PANEL + 30,
+        stills={"": {}} | {f"_{slug(text)}": {"proxy": value} for value, text in options[1:3]},
     )
 
 
@@ -144,7 +142,7 @@ def training(run: Run) -> Figure | None:
         seed=pl.format("seed {}", "seed"),
     )
     chart = (
-        alt.Chart(inline(frame))
+        alt.Chart(TABLE)
         .mark_line(strokeWidth=1.8)
         .encode(
             x=alt.X("tokens:Q", title="training tokens, millions", axis=alt.Axis(tickCount=5)),
@@ -170,6 +168,7 @@ def training(run: Run) -> Figure | None:
         caption="The model's own accuracy on each split during training. Splits that come late or "
         "stay low are those on which a proxy has most room to differ.",
         chart=chart,
+        data=frame,
         choices=[
             Choice(
                 "curve",
@@ -177,5 +176,5 @@ def training(run: Run) -> Figure | None:
                 [("accuracy", "accuracy"), ("cross_entropy", "cross entropy (bits)")],
             )
         ],
-        panel=PANEL + 70,
+        panel=PANEL + 30,
     )

@@ -1,14 +1,16 @@
 """Figures of the results: faithfulness against size, accuracies, who is right, by facet."""
 
+from typing import TypeVar
+
 import altair as alt
 import polars as pl
 
 from anamorph.report.data import Run
-from anamorph.report.figure import Choice, Figure, inline, lookup, natural
+from anamorph.report.figure import TABLE, Choice, Figure, lookup
 from anamorph.report.theme import split_scale, split_shapes
-from anamorph.report.words import METRICS, method_label, percent, split_label
+from anamorph.report.words import METRICS, method_label, split_label, threshold
 
-PANEL = 250  # pixels
+PANEL = 285  # pixels
 PARTS = {
     "both right": "both-right",
     "model only": "under",
@@ -64,31 +66,35 @@ def against_size(run: Run) -> Figure | None:
     )  # fmt: skip
     base = alt.Chart().encode(x=x, color=color)
     everything = base.transform_filter("datum.seed == 'all'")
-    band = everything.mark_area().encode(
-        y=alt.Y("low:Q", title=None), y2="high:Q", opacity=_highlight(0.14, 0.03)
+    band = everything.mark_area(opacity=1).encode(
+        y=alt.Y("low:Q", title=None),
+        y2="high:Q",
+        fillOpacity=_highlight(alt.FillOpacity, 0.14, 0.03),
     )
-    line = everything.mark_line(strokeWidth=2).encode(y=y, opacity=_highlight(1, 0.15))
-    dots = everything.mark_point(size=34, filled=True).encode(
+    line = everything.mark_line(strokeWidth=2).encode(
+        y=y, strokeOpacity=_highlight(alt.StrokeOpacity, 1, 0.15)
+    )
+    dots = everything.mark_point(size=34, filled=True, opacity=1).encode(
         y=y,
-        opacity=_highlight(1, 0.15),
+        fillOpacity=_highlight(alt.FillOpacity, 1, 0.15),
         shape=alt.Shape("split:N", scale=split_shapes(run.splits), title=None),
         tooltip=tooltip,
     )
     single = (
         base.transform_filter("datum.seed != 'all'")
         .mark_line(strokeWidth=0.7)
-        .encode(y=y, detail="seed:N", opacity=_highlight(0.45, 0.08))
+        .encode(y=y, detail="seed:N", strokeOpacity=_highlight(alt.StrokeOpacity, 0.45, 0.08))
     )
-    threshold = (
+    looks_right = (
         alt.Chart()
         .transform_filter("datum.metric == 'same_prediction'")
         .transform_aggregate(rows="count()", groupby=["family"])
         .mark_rule(strokeDash=[3, 3], color="var(--soft)")
         .encode(y=alt.YDatum(run.thresholds["faithful"]))
     )
-    layers = [band, threshold, *([single] if len(run.seeds) > 1 else []), line, dots]
+    layers = [band, looks_right, *([single] if len(run.seeds) > 1 else []), line, dots]
     chart = (
-        alt.layer(*layers, data=inline(frame))
+        alt.layer(*layers, data=TABLE)
         .add_params(pick)
         .properties(width=PANEL, height=170)
         .facet(facet=alt.Facet("family:N", sort=families, title=None), columns=3, spacing=24)
@@ -101,10 +107,11 @@ def against_size(run: Run) -> Figure | None:
         name="faithfulness",
         title="Faithfulness against size",
         caption="A line a split, with its 95 % band; the dashed line is the threshold of "
-        f"{percent(run.thresholds['faithful'])} for looking right. Look for splits that stay apart "
-        f"from iid (dark) at a size where iid has already come close.{seeds} Choose a split in the "
-        "legend to single it out.",
+        f"{threshold(run.thresholds['faithful'])} for looking right. Look for splits that stay "
+        f"apart from iid (dark) at a size where iid has already come close.{seeds} Choose a split "
+        "in the legend to single it out.",
         chart=chart,
+        data=frame,
         choices=[Choice("metric", "Metric", [(m, METRICS[m].label) for m in metrics])],
         values={
             "heading": lookup(
@@ -112,15 +119,21 @@ def against_size(run: Run) -> Figure | None:
             ),
             "unit_shown": lookup({m: METRICS[m].unit for m in metrics}, "metric"),
         },
-        panel=PANEL + 60,
+        panel=PANEL + 30,
         stills={"": {}}
         | {f"_{m}": {"metric": m} for m in ("attention_jsd", "output_jsd") if m in metrics},
     )
 
 
-def _highlight(on: float, off: float) -> alt.Opacity:
-    """Full strength for what is picked in the legend, or for everything if nothing is."""
-    return alt.Opacity(condition={"param": "pick", "value": on}, value=off)  # type: ignore[arg-type]
+Channel = TypeVar("Channel", alt.FillOpacity, alt.StrokeOpacity)
+
+
+def _highlight(channel: type[Channel], on: float, off: float) -> Channel:
+    """Full strength for what is picked in the legend, or for everything if nothing is.
+
+    Of fill or stroke, not of the whole mark: that would make a layer of each, slow to rasterize.
+    """
+    return channel(condition={"param": "pick", "value": on}, value=off)
 
 
 def accuracies(run: Run) -> Figure | None:
@@ -157,10 +170,10 @@ def accuracies(run: Run) -> Figure | None:
         .mark_rule(color="var(--soft)", strokeDash=[3, 3])
         .encode(x="a:Q", y="a:Q", x2="b:Q", y2="b:Q")
     )
-    bars = base.mark_rule(opacity=0.35, strokeWidth=1.5).encode(
+    bars = base.mark_rule(strokeOpacity=0.35, strokeWidth=1.5).encode(
         y=alt.Y("low:Q", title="proxy accuracy"), y2="high:Q"
     )
-    dots = base.mark_point(size=46, strokeWidth=1.6, opacity=0.9).encode(
+    dots = base.mark_point(size=46, strokeWidth=1.6, opacity=1).encode(
         y=y,
         shape=alt.Shape("split:N", scale=split_shapes(run.splits), title=None),
         tooltip=[
@@ -171,18 +184,19 @@ def accuracies(run: Run) -> Figure | None:
         ],
     )
     chart = (
-        alt.layer(diagonal, bars, dots, data=inline(wide))
+        alt.layer(diagonal, bars, dots, data=TABLE)
         .properties(width=PANEL, height=PANEL - 30)
         .facet(facet=alt.Facet("method:N", sort=methods, title=None), columns=3, spacing=24)
     )
     return Figure(
         name="accuracy",
         title="Is the proxy as good as the model?",
-        caption="A point a proxy and split, with the proxy's 95 % interval. On the dashed line both "
-        "are equally accurate; points above it are proxies that do better than the model they "
+        caption="A point a proxy and split, with the proxy's 95 % interval. On the dashed line "
+        "both are equally accurate; points above it are proxies that do better than the model they "
         "stand for, which hides the model's failures.",
         chart=chart,
-        panel=PANEL + 70,
+        data=wide,
+        panel=PANEL + 30,
     )  # fmt: skip
 
 
@@ -225,7 +239,7 @@ def who_is_right(run: Run) -> Figure | None:
     telling = [p.title for p in run.telling(1)]
     families = sorted(run.families, key=lambda title: title not in telling)
     chart = (
-        alt.Chart(inline(long))
+        alt.Chart(TABLE)
         .mark_bar(stroke="var(--page)", strokeWidth=0.5, clip=True)
         .encode(
             x=alt.X(
@@ -267,6 +281,7 @@ def who_is_right(run: Run) -> Figure | None:
         "Where they part ways, “model only” is knowledge that the proxy lost and “proxy only” is "
         "a failure of the model that the proxy hides.",
         chart=chart,
+        data=long,
         choices=[Choice("family", "Proxies", [(title, title) for title in families])],
-        panel=PANEL + 60,
+        panel=PANEL + 30,
     )  # fmt: skip

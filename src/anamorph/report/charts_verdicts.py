@@ -6,9 +6,9 @@ import altair as alt
 import polars as pl
 
 from anamorph.report.data import Run
-from anamorph.report.figure import Choice, Figure, inline, lookup
+from anamorph.report.figure import TABLE, Choice, Figure, lookup
 from anamorph.report.theme import split_scale, split_shapes
-from anamorph.report.words import METRICS, percent, split_label
+from anamorph.report.words import METRICS, split_label, threshold
 
 # Verdict: fill, text on it, sign in the cell (so that colour is not needed), short form.
 VERDICTS = {
@@ -49,20 +49,23 @@ def matrix(run: Run) -> Figure:
                     | {"proxy": proxy.simplification}
                     | {k: cell[k] for k in ("gap", "low", "high", "p_value")}
                 )
-    data = inline(pl.DataFrame(rows, infer_schema_length=None))
+    frame = pl.DataFrame(rows, infer_schema_length=None)
     parts = [_family(run, n, title, n == 0) for n, title in enumerate(run.families)]
-    level = percent(run.thresholds["faithful"]).replace(".0", "")
+    level = threshold(run.thresholds["faithful"])
     return Figure(
         name="verdicts",
         title="Verdicts, proxy by proxy and split by split",
         caption="Numbers are same predictions in per cent, colours are verdicts against iid (first "
         f"column). Look along a row: where iid is at {level} or more and a later cell is "
         "coloured ▼ or ▲, the simplified view held only where it was fitted.",
-        chart=alt.vconcat(*parts, spacing=32, data=data, bounds="flush"),
+        chart=alt.vconcat(*parts, spacing=32, data=TABLE, bounds="flush").resolve_scale(
+            fill="shared", color="shared"
+        ),
+        data=frame,
     )
 
 
-def _family(run: Run, number: int, title: str, first: bool) -> alt.LayerChart:
+def _family(run: Run, number: int, title: str, first: bool) -> alt.LayerChart | alt.FacetChart:
     columns = [split_label(name) for name in run.splits]
     x = alt.X(
         "split:N",
@@ -87,7 +90,7 @@ def _family(run: Run, number: int, title: str, first: bool) -> alt.LayerChart:
     )
     names = list(VERDICTS)
     shown = [v for v in names if v in set(run.judged["verdict"])]
-    fill = alt.Color(
+    fill = alt.Fill(
         "verdict:N",
         scale=alt.Scale(domain=shown, range=[f"var(--{VERDICTS[v][0]})" for v in shown]),
         legend=alt.Legend(
@@ -95,9 +98,7 @@ def _family(run: Run, number: int, title: str, first: bool) -> alt.LayerChart:
             symbolType="square",
             symbolStrokeWidth=0,
             labelExpr=f"({json.dumps({v: VERDICTS[v][3] for v in shown})})[datum.label]",
-        )
-        if first
-        else None,
+        ),
     )
     ink = alt.Color(
         "verdict:N",
@@ -122,14 +123,10 @@ def _family(run: Run, number: int, title: str, first: bool) -> alt.LayerChart:
         stroke="var(--page)", strokeWidth=2, cornerRadius=2
     )
     texts = base.mark_text(fontSize=11.5).encode(text="text:N", color=ink, tooltip=tooltip)
-    return (
-        alt.layer(cells.encode(color=fill, tooltip=tooltip), texts)
-        .resolve_scale(color="independent")
-        .properties(
-            width=alt.Step(max(64, min(WIDEST, 6 * max(map(len, columns))))),
-            height=alt.Step(23),
-            title=alt.TitleParams(title, orient="top", frame="group", offset=6 if not first else 8),
-        )
+    return alt.layer(cells.encode(fill=fill, tooltip=tooltip), texts).properties(
+        width=alt.Step(max(64, min(WIDEST, 6 * max(map(len, columns))))),
+        height=alt.Step(23),
+        title=alt.TitleParams(title, orient="top", frame="group", offset=6 if not first else 8),
     )
 
 
@@ -182,21 +179,22 @@ def gaps(run: Run) -> Figure | None:
         .mark_rule(strokeWidth=1, color="var(--soft)")
         .encode(x=alt.XDatum(0))
     )
-    bars = base.mark_rule(strokeWidth=2, opacity=0.6).encode(
+    bars = base.mark_rule(strokeWidth=2, strokeOpacity=0.6).encode(
         x=alt.X("low:Q", title=None), x2="high:Q", color=color, tooltip=tooltip
     )
     dots = base.mark_point(size=42, strokeWidth=1.6, opacity=1).encode(
         x=x,
         color=color,
+        fill=alt.Fill("split:N", scale=split_scale(run.splits), legend=None),
+        fillOpacity=alt.condition(
+            f"isValid(datum.p_value) && datum.p_value < {level}", alt.value(1), alt.value(0)
+        ),
         shape=alt.Shape("split:N", scale=split_shapes(run.splits), legend=None),
         tooltip=tooltip,
     )
-    solid = dots.transform_filter(f"isValid(datum.p_value) && datum.p_value < {level}").encode(
-        fill=alt.Fill("split:N", scale=split_scale(run.splits), legend=None)
-    )
     ood = [split_label(name) for name in run.ood]
     chart = (
-        alt.layer(zero, bars, dots, solid, data=inline(frame))
+        alt.layer(zero, bars, dots, data=TABLE)
         .properties(width=max(96, 700 // max(1, len(ood))), height=alt.Step(18))
         .facet(column=alt.Column("split:N", sort=ood, title=None), spacing=14)
         .transform_filter("datum.metric == metric")
@@ -210,6 +208,7 @@ def gaps(run: Run) -> Figure | None:
         "to the right of zero is worse. Filled points differ significantly from zero "
         f"(adjusted p < {level:g}). Rows are sorted by the largest gap in same predictions.{rest}",
         chart=chart,
+        data=frame,
         choices=[Choice("metric", "Metric", [(m, METRICS[m].label) for m in metrics])],
         values={
             "heading": lookup({m: f"Gap in {_with_unit(m)}" for m in metrics}, "metric"),

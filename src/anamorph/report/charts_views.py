@@ -1,14 +1,15 @@
 """Figures from inside the models: attended depth, key and query space, attention maps, training."""
 
+from typing import Any
+
 import altair as alt
 import polars as pl
 
 from anamorph.report.data import IDENTITY, Run
-from anamorph.report.figure import Choice, Figure, inline, lookup, natural
-from anamorph.report.theme import split_scale
+from anamorph.report.figure import TABLE, Choice, Figure, lookup, natural, slug
 from anamorph.report.words import split_label
 
-PANEL = 250  # pixels
+PANEL = 285  # pixels
 MOST_PROXIES = 4  # in a menu
 MOST_SPLITS = 4  # side by side
 MOST_POINTS = 220  # a site and split
@@ -88,11 +89,12 @@ def attended(run: Run) -> Figure | None:
         ],
     )  # fmt: skip
     layers: list[alt.Chart] = [cells]
-    border = str(run.spec.get("task", {}).get("m", ""))
+    deepest = run.spec.get("task", {}).get("m")
+    border = str(deepest) if isinstance(deepest, int) else ""
     note = ""
     if facet == "depth" and border in levels and border in rows:
         once = alt.Chart().transform_aggregate(n="count()", groupby=["split", "who"])
-        rule = {"color": "var(--split-4)", "strokeDash": [4, 3], "strokeWidth": 1.2}
+        rule: dict[str, Any] = {"color": "var(--split-4)", "strokeDash": [4, 3], "strokeWidth": 1.2}
         layers.append(
             once.transform_calculate(attended_level=f"'{border}'")
             .mark_rule(**rule)
@@ -106,7 +108,7 @@ def attended(run: Run) -> Figure | None:
         note = f" The dashed lines mark depth {border}, the deepest in training."
     step = max(5.0, min(14.0, 190 / len(levels)))
     chart = (
-        alt.layer(*layers, data=inline(frame))
+        alt.layer(*layers, data=TABLE)
         .properties(width=step * len(levels), height=step * len(rows))
         .facet(
             column=alt.Column("split:N", sort=[split_label(s) for s in splits], title=None),
@@ -126,9 +128,12 @@ def attended(run: Run) -> Figure | None:
         "matches brackets by depth shows a diagonal. Compare the model (above) with the proxy "
         f"(below), within what training had and beyond it.{note}{_of_seed(run)}",
         chart=chart,
+        data=frame,
+        always=[MODEL],
         choices=[_proxy_menu(run, proxies), Choice("head", "Layer.head", heads)],
         values={"levels": levels},
-        stills={"": {}} | {f"_{n}": {"proxy": n} for n in list(_numbers(proxies).values())[2:3]},
+        stills={"": {}}
+        | {f"_{slug(run.label(p))}": {"proxy": _numbers(proxies)[p]} for p in proxies[1:3]},
     )
 
 
@@ -169,17 +174,17 @@ def key_query(run: Run) -> Figure | None:
     axis = alt.Axis(tickCount=4, grid=False)
     scale = alt.Scale(zero=False, nice=False, padding=6)
     chart = (
-        alt.Chart(inline(frame))
-        .mark_circle(size=26, opacity=0.85, stroke="var(--page)", strokeWidth=0.3)
+        alt.Chart(TABLE)
+        .mark_circle(size=26, opacity=1, fillOpacity=0.85, stroke="var(--page)", strokeWidth=0.3)
         .encode(
             x=alt.X("x:Q", title="component 1", axis=axis, scale=scale),
             y=alt.Y("y:Q", title="component 2", axis=axis, scale=scale),
             color=alt.Color(
                 "shade:N",
                 sort=alt.EncodingSortField("place", op="min"),
-                scale=alt.Scale(scheme="viridis"),
+                scale=alt.Scale(scheme=alt.SchemeParams(name="viridis", extent=[0.25, 0.95])),
                 title=None,
-                legend=alt.Legend(columns=21, symbolLimit=63, symbolOpacity=1, labelLimit=64,
+                legend=alt.Legend(columns=10, symbolLimit=60, symbolOpacity=1, labelLimit=64,
                                   columnPadding=6, symbolSize=60),
             ),
             tooltip=tooltip,
@@ -209,12 +214,13 @@ def key_query(run: Run) -> Figure | None:
         "colours that are ordered within the trained range fold back, crowd or scatter on another "
         f"split, two components do not carry what they seemed to.{_of_seed(run)}",
         chart=chart,
+        data=frame,
         choices=[
             Choice("site", "Site", [(site, site) for site in sites]),
             Choice("colouring", "Colour by", menu),
         ],
         values={"colour_name": lookup(dict(menu), "colouring")},
-        panel=PANEL + 70,
+        panel=PANEL + 30,
         stills=stills if f"{last}.key" in sites else {"": {}},
     )
 
@@ -251,12 +257,12 @@ def attention_maps(run: Run) -> Figure | None:
     )
     keys, queries, options = _token_names(sentences, kept)
     cell = 11
-    axis = {"ticks": False, "domain": False, "labelLimit": 70, "labelFontSize": 9.5}
+    axis: dict[str, Any] = {"ticks": False, "domain": False, "labelLimit": 70, "labelFontSize": 9.5}
     axis |= {"labelOverlap": False, "labelPadding": 2}
     x_axis = alt.Axis(labelAngle=-90, labelExpr="key_names[sentence][datum.value]", **axis)
     y_axis = alt.Axis(labelExpr="query_names[sentence][datum.value]", **axis)
     chart = (
-        alt.Chart(inline(frame))
+        alt.Chart(TABLE)
         .mark_rect(color="var(--heat)")
         .encode(
             x=alt.X("key:O", title="attended token (key)", axis=x_axis),
@@ -288,13 +294,15 @@ def attention_maps(run: Run) -> Figure | None:
         "name marks a scored prediction and the token that was to come. Look for rows where the "
         f"model's one dark cell moves or spreads in the proxy.{_of_seed(run)}",
         chart=chart,
+        data=frame,
+        always=[MODEL],
         choices=[
             Choice("sentence", "Sentence", options),
             _proxy_menu(run, proxies),
             Choice("head", "Layer.head", _heads(frame)),
         ],
         values={"key_names": keys, "query_names": queries},
-        panel=PANEL + 200,
+        panel=PANEL + 30,
     )
 
 
@@ -305,15 +313,8 @@ def _viewed(run: Run, view: pl.DataFrame | None) -> list[str]:
     """The proxies of a view, the most telling first, no more than a menu takes."""
     if view is None:
         return []
-    present = set(view["simplification"].unique()) - {IDENTITY}
-    ranked = [p.simplification for p in run.telling(len(run.proxies))]
-    worst = dict(run.judged.group_by("simplification").agg(pl.col("gap").max()).iter_rows())
-    ranked.sort(key=lambda name: -worst.get(name, 0))
-    illusions = set(
-        run.judged.filter(pl.col("verdict").str.starts_with("illusion"))["simplification"]
-    )
-    ranked.sort(key=lambda name: name not in illusions)
-    return [name for name in ranked if name in present][:MOST_PROXIES]
+    present = set(view["simplification"])
+    return [proxy.simplification for proxy in run.telling(MOST_PROXIES, among=present)]
 
 
 def _numbers(proxies: list[str]) -> dict[str, str]:
@@ -344,7 +345,6 @@ def _telling_splits(run: Run, view: pl.DataFrame) -> list[str]:
 
 def _bins(view: pl.DataFrame) -> pl.Series:
     """Positions in bins that double: 0, 1, 2–3, 4–7, ..."""
-
     if view["position"].dtype == pl.String:
         return view["position"].fill_null("0")
 

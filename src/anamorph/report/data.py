@@ -81,8 +81,11 @@ class Proxy(NamedTuple):
 
     @property
     def row(self) -> str:
-        """Its name within the family: "rank 4", or "as is" where nothing can be chosen."""
-        return f"{self.size_name} {self.size:g}" if self.size_name else "as is"
+        """Its name within the family: "rank 4", "64 clusters"; "" where there is no size."""
+        if not self.size_name:
+            return ""
+        parts = [self.size_name, f"{self.size:g}"]
+        return " ".join(reversed(parts) if self.size_name.endswith("s") else parts)
 
 
 @dataclass(frozen=True)
@@ -196,31 +199,38 @@ class Run:
                 return f"{proxy.title} · {proxy.row}" if proxy.size_name else proxy.title
         return "the model" if simplification == IDENTITY else simplification
 
-    def telling(self, most: int) -> list[Proxy]:
-        """The proxies to show in detail.
+    def telling(self, most: int, among: Collection[str] | None = None) -> list[Proxy]:
+        """The proxies to show in detail, the most telling first.
 
-        First those of which the run holds views; then illusions, the largest gap first, one a
-        family before a second of the same; then the most faithful of each family.
+        First those of which the run holds views; then illusions, the largest gap first; then what
+        looks right at all; one of each family before a second of the same.
+
+        Args:
+            most: how many at most.
+            among: spec strings to choose from; all if not given.
         """
         viewed: set[str] = set()
         if "attended" in self.views:
-            viewed = set(self.views["attended"]["simplification"].unique())
-        worst = dict(
-            self.judged.filter(pl.col("verdict").str.starts_with("illusion"))
-            .group_by("simplification")
-            .agg(pl.col("gap").max())
-            .iter_rows()
-        )
+            viewed = set(self.views["attended"]["simplification"])
+        judged = self.judged
+        looking = set(judged.filter(pl.col("iid") >= self.thresholds["faithful"])["simplification"])
+        illusions = judged.filter(pl.col("verdict").str.starts_with("illusion"))
+        worst = dict(illusions.group_by("simplification").agg(pl.col("gap").max()).iter_rows())
+
+        def rank(proxy: Proxy) -> tuple[bool, bool, float, bool, float]:
+            name = proxy.simplification
+            gap = -worst.get(name, 0)
+            return name not in viewed, name not in worst, gap, name not in looking, proxy.size or 0
+
+        ranked = sorted(self.proxies, key=rank)
+        if among is not None:
+            ranked = [proxy for proxy in ranked if proxy.simplification in among]
         seen: dict[str, int] = {}
-        ranked = []
-        for proxy in sorted(
-            self.proxies, key=lambda p: (-worst.get(p.simplification, -1), -(p.size or 0))
-        ):
-            turn = seen[proxy.family] = seen.get(proxy.family, -1) + 1
-            first = (proxy.simplification not in viewed, proxy.simplification not in worst)
-            ranked.append((*first, turn, len(ranked), proxy))
-        chosen = {proxy.simplification for *_, proxy in sorted(ranked)[:most]}
-        return [proxy for proxy in self.proxies if proxy.simplification in chosen]
+        turns: list[tuple[tuple[bool, bool], int, int]] = []
+        for proxy in ranked:
+            seen[proxy.family] = seen.get(proxy.family, -1) + 1
+            turns.append((rank(proxy)[:2], seen[proxy.family], len(turns)))
+        return [ranked[place] for *_, place in sorted(turns)[:most]]
 
 
 def read(path: Path) -> Run:
@@ -235,7 +245,9 @@ def read(path: Path) -> Run:
                 f"{path} has no {name}; a report is made from a finished run. Give the folder that "
                 "`anamorph run --out` wrote, or run the same command again to finish it."
             )
-    history, views, view_seed = [], {}, None
+    history: list[pl.DataFrame] = []
+    views: dict[str, pl.DataFrame] = {}
+    view_seed: int | None = None
     folders = sorted(path.glob("seed-*"), key=lambda folder: (len(folder.name), folder.name))
     for folder in folders:
         number = folder.name.removeprefix("seed-")
@@ -282,6 +294,12 @@ def _table(file: Path, columns: Collection[str], may_be_empty: bool = False) -> 
         raise AnamorphError(
             f"{file} has no column {', '.join(missing)}; it has {', '.join(frame.columns)}. "
             "It was written by another version; run the audit again."
+        )
+    broken = [c.name for c in frame if c.dtype.is_float() and not c.is_finite().all()]
+    if broken:
+        raise AnamorphError(
+            f"{file} has a NaN or an infinity in {', '.join(broken)}; expected numbers. Delete it "
+            "and run the same command again to make it anew."
         )
     return frame
 

@@ -1,6 +1,7 @@
 """A figure: an Altair chart, what a reader may choose in it, and its still versions."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +10,7 @@ import altair as alt
 import polars as pl
 import polars.selectors as cs
 
+TABLE = alt.NamedData(name="table")  # what charts name as their data; see `Figure.data`
 VEGA_LITE = alt.SCHEMA_VERSION.removeprefix("v").rpartition(".")[0]  # "6.1" of "v6.1.0"
 
 
@@ -43,11 +45,13 @@ class Figure:
         name: of its files, and its anchor on the page.
         title: a line above it.
         caption: what it shows and what to look for.
-        chart: colours are CSS variables, see `theme`.
+        chart: of the data `TABLE`; colours are CSS variables, see `theme`.
+        data: what the chart draws.
         choices: menus.
         values: other parameters that the chart's expressions read.
         panel: width in pixels of a panel where panels wrap; the page fits as many in a row as it
             can.
+        always: values that the chart shows whatever is chosen, such as the model beside a proxy.
         stills: suffix of a file name to the choices it shows; those not given are at their first.
     """
 
@@ -55,13 +59,42 @@ class Figure:
     title: str
     caption: str
     chart: alt.TopLevelMixin
+    data: pl.DataFrame
     choices: Sequence[Choice] = ()
     values: Mapping[str, Any] = field(default_factory=dict)
     panel: int = 0
+    always: Sequence[str] = ()
     stills: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: {"": {}})
 
+    def still(self, **chosen: str) -> dict[str, Any]:
+        """The Vega-Lite specification with its data and the given choices."""
+        shown = self._rounded()
+        for choice in self.choices:
+            if choice.name in shown.columns:  # then the chart filters by it; no need to carry more
+                value = chosen.get(choice.name, choice.options[0][0])
+                shown = shown.filter(pl.col(choice.name).is_in([value, *self.always]))
+        return self.spec(**chosen) | {"datasets": {"table": shown.to_dicts()}}
+
+    def columns(self) -> dict[str, Any]:
+        """The data by column, text as codes and levels: a fifth of the size of records.
+
+        The page makes records of it. (CSV would do, but its parser needs `eval`.)
+        """
+        packed: dict[str, Any] = {}
+        for column in self._rounded():
+            if column.dtype == pl.String:
+                levels = column.unique(maintain_order=True)
+                codes = column.replace_strict(levels, range(len(levels)), return_dtype=pl.Int32)
+                packed[column.name] = {"levels": levels.to_list(), "codes": codes.to_list()}
+            else:
+                packed[column.name] = column.to_list()
+        return packed
+
+    def _rounded(self) -> pl.DataFrame:
+        return self.data.with_columns(cs.float().round_sig_figs(5))
+
     def spec(self, **chosen: str) -> dict[str, Any]:
-        """The Vega-Lite specification, with the given choices."""
+        """The Vega-Lite specification, without its data, with the given choices."""
         spec: dict[str, Any] = self.chart.to_dict()
         spec.pop("config", None)  # the page and the files bring their own
         menus = [c.parameter(chosen.get(c.name, c.options[0][0])) for c in self.choices]
@@ -87,14 +120,9 @@ def lookup(options: Mapping[str, str], by: str) -> Expression:
     return Expression(f"({json.dumps(dict(options))})[{by}]")
 
 
-def inline(frame: pl.DataFrame) -> alt.InlineData:
-    """Data as CSV text, which is a third of the size of JSON records; floats to 5 digits."""
-    frame = frame.with_columns(cs.float().round_sig_figs(5))
-    numbers = [name for name, kind in frame.schema.items() if kind.is_numeric()]
-    return alt.InlineData(
-        values=frame.write_csv(),
-        format=alt.CsvDataFormat(type="csv", parse=dict.fromkeys(numbers, "number")),
-    )
+def slug(text: str) -> str:
+    """Fit for a file name: "one-hot attention · layer 1" becomes "one-hot-attention-layer-1"."""
+    return re.sub(r"\W+", "-", text.lower()).strip("-")
 
 
 def natural(levels: Sequence[str]) -> list[str]:

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from anamorph.report.words import (
     percent,
     points,
     split_label,
+    threshold,
 )
 
 SCALE = 2  # PNG pixels per point
@@ -83,7 +85,7 @@ def _figures(run: Run) -> dict[str, Figure]:
 def _stills(figure: Figure, folder: Path) -> None:
     config = json.loads(in_light(json.dumps(CONFIG | {"background": "#ffffff"})))
     for suffix, chosen in figure.stills.items():
-        spec = in_light(json.dumps(figure.spec(**chosen), allow_nan=False))
+        spec = in_light(json.dumps(figure.still(**chosen), allow_nan=False))
         svg = vl_convert.vegalite_to_svg(
             spec, vl_version=VEGA_LITE, config=config, allowed_base_urls=[]
         )
@@ -105,11 +107,12 @@ def _page(run: Run, figures: dict[str, Figure]) -> str:
         "percent": percent,
         "points": points,
         "number": number,
+        "threshold": threshold,
         "listing": listing,
         "split_label": split_label,
     }
     sources = PackageLoader("anamorph.report")
-    bundle = vl_convert.javascript_bundle(vl_version=VEGA_LITE).replace("</", "<\\/")
+    bundle = _bundle()
     script = sources.get_source(environment, "report.js")[0]
     style = sources.get_source(environment, "report.css")[0]
     variables = f"--sans:{FONT};--mono:{MONO};"
@@ -120,7 +123,10 @@ def _page(run: Run, figures: dict[str, Figure]) -> str:
     return environment.get_template("report.html.j2").render(
         run=run,
         figures=figures,
-        specs={name: _embedded(figure.spec()) for name, figure in figures.items()},
+        specs={
+            name: _embedded({"spec": figure.spec(), "columns": figure.columns()})
+            for name, figure in figures.items()
+        },
         config=_embedded(CONFIG),
         bundle=Markup(bundle),
         script=Markup(script),
@@ -141,6 +147,13 @@ def _page(run: Run, figures: dict[str, Figure]) -> str:
             ensure_ascii=False,
         ),
     )
+
+
+@cache
+def _bundle() -> str:
+    """Vega, Vega-Lite and Vega-Embed as one script; seconds to make, always the same."""
+    script = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", VEGA_LITE)
+    return script.replace("</script", "<\\/script")
 
 
 def _embedded(value: Any) -> Markup:
@@ -195,10 +208,14 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     """What was run, in a line each."""
     spec, seeds = run.spec, run.seeds
     task, audit = spec.get("task", {}), spec.get("audit", {})
-    arguments = ", ".join(f"{k} {v}" for k, v in task.items() if k in ("k", "m") or k == "train")
-    facts = [("Task", f"{spec.get('study', 'unnamed')}{f' ({arguments})' if arguments else ''}")]
+    arguments = [f"{k} = {task[k]}" for k in ("k", "m") if k in task]
+    if isinstance(task.get("train"), int):
+        arguments.append(f"{task['train']:,} training sequences")
+    facts = [("Task", ", ".join([str(spec.get("study", "unnamed")), *arguments]))]
     model = spec.get("model", {})
-    shape = [f"{model[k]} {k}" for k in ("layers", "heads") if k in model]
+    shape = [
+        f"{model[k]} {k if model[k] != 1 else k[:-1]}" for k in ("layers", "heads") if k in model
+    ]
     shape += [f"width {model['width']}"] if "width" in model else []
     if shape:
         facts.append(("Model", ", ".join(shape)))

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import polars as pl
 
 from anamorph.report.data import Proxy, Run
-from anamorph.report.words import listing, percent, points, split_label
+from anamorph.report.words import listing, percent, points, split_label, threshold
 
 DIRECTIONS = {
     "illusion (under-generalizes)": "under-generalizes: it fails where the model is right",
@@ -24,7 +24,8 @@ class Headline(NamedTuple):
         under: of the illusions, under-generalizing on one split or more.
         over: over-generalizing on one split or more.
         everywhere: of those that look right, faithful on every split.
-        splits: ood splits with their number of illusions, the most first.
+        hit: "unseen depth 5", ...: ood splits with their number of illusions, the most first.
+        spared: ood splits without any.
     """
 
     proxies: int
@@ -33,7 +34,8 @@ class Headline(NamedTuple):
     under: int
     over: int
     everywhere: int
-    splits: list[tuple[str, int]]
+    hit: list[str]
+    spared: list[str]
 
 
 class Sentence(NamedTuple):
@@ -53,6 +55,7 @@ def headline(run: Run) -> Headline:
         return frame["simplification"].n_unique()
 
     by_split = [(name, illusions.filter(pl.col("split") == name).height) for name in run.ood]
+    by_split.sort(key=lambda pair: -pair[1])
     return Headline(
         proxies=len(run.proxies),
         looking=proxies(judged),
@@ -60,7 +63,8 @@ def headline(run: Run) -> Headline:
         under=proxies(illusions.filter(pl.col("verdict").str.contains("under"))),
         over=proxies(illusions.filter(pl.col("verdict").str.contains("over-"))),
         everywhere=proxies(judged) - proxies(illusions),
-        splits=sorted(by_split, key=lambda pair: -pair[1]),
+        hit=[f"{split_label(name)} {n}" for name, n in by_split if n],
+        spared=[split_label(name) for name, n in by_split if not n],
     )
 
 
@@ -74,15 +78,18 @@ def _sentence(run: Run, title: str, proxies: list[Proxy]) -> Sentence:
     judged = run.judged.filter(pl.col("simplification").is_in(names))
     iid = dict(judged.select("simplification", "iid").unique().iter_rows())
     looking = [p for p in proxies if iid.get(p.simplification, 0) >= run.thresholds["faithful"]]
-    threshold = percent(run.thresholds["faithful"]).replace(".0", "")
     if not looking:
         best = max(proxies, key=lambda p: iid.get(p.simplification, 0))
         at = f" ({best.row})" if best.size_name else ""
         found = percent(iid.get(best.simplification, 0))
         text = f"Does not look right even on iid: {found} same predictions at best{at}"
-        return Sentence(title, f"{text}, below the {threshold} asked for.", "unfaithful")
+        return Sentence(
+            title,
+            f"{text}, below the {threshold(run.thresholds['faithful'])} asked for.",
+            "unfaithful",
+        )
 
-    text = f"Looks right on iid {_which(looking, proxies)}"
+    text = f"Looks right on iid{_which(looking, proxies)}"
     least = min(iid[p.simplification] for p in looking)
     text += f" ({'at least ' if len(looking) > 1 else ''}{percent(least)} same predictions)"
     illusions = judged.filter(
@@ -90,15 +97,23 @@ def _sentence(run: Run, title: str, proxies: list[Proxy]) -> Sentence:
         pl.col("simplification").is_in([p.simplification for p in looking]),
     ).sort("gap", descending=True)
     if illusions.is_empty():
-        return Sentence(title, f"{text}, and is faithful on every split.", "faithful")
+        text += ", and is faithful on every split"
+        worst = judged.filter(
+            pl.col("simplification").is_in([p.simplification for p in looking])
+        ).sort("ood")
+        if worst["ood"][0] < run.thresholds["faithful"]:
+            # A verdict of faithful needs only that no significant gap was found.
+            text += f", as no significant gap was found; still, only {percent(worst['ood'][0])} "
+            text += f"on {split_label(worst['split'][0])}"
+        return Sentence(title, f"{text}.", "faithful")
     fooled = [p for p in looking if p.simplification in set(illusions["simplification"])]
     where = [s for s in run.ood if s in set(illusions["split"])]
-    when = f"{_which(fooled, looking)} " if len(fooled) < len(looking) else ""
-    text += f", but is an illusion {when}on {listing([split_label(s) for s in where])}. "
+    when = _which(fooled, looking) if len(fooled) < len(looking) else ""
+    text += f", but is an illusion{when} on {listing([split_label(s) for s in where])}. "
     text += _worst(illusions.row(0, named=True), {p.simplification: p for p in proxies})
     if len(fooled) < len(looking):
         rest = [p for p in looking if p not in fooled]
-        text += f" Faithful on every split {_which(rest, proxies)}."
+        text += f" Faithful on every split{_which(rest, proxies)}."
     return Sentence(title, text, "illusion")
 
 
@@ -116,14 +131,14 @@ def _worst(row: dict[str, object], proxies: dict[str, Proxy]) -> str:
 
 
 def _which(some: list[Proxy], proxies: list[Proxy]) -> str:
-    """ "from rank 8 on", "at rank 2 and 4", or "" if there is nothing to tell apart."""
+    """Which sizes, with a space in front: " from rank 8 on"; "" where there is no size."""
     name = some[0].size_name
-    if not name or len(proxies) == 1:
-        return "as it is" if len(proxies) == 1 and not name else f"at {some[0].row}"
-    if len(some) == len(proxies):
-        return f"at every {name}"
-    if some == proxies[-len(some) :] and len(some) > 1:
-        return f"from {some[0].row} on"
-    if some == proxies[: len(some)] and len(some) > 1:
-        return f"up to {some[-1].row}"
-    return f"at {name} {listing([f'{p.size:g}' for p in some])}"
+    if not name:
+        return ""
+    if len(some) == len(proxies) > 1:
+        return f" at every {f'number of {name}' if name.endswith('s') else name}"
+    if len(some) > 1 and some == proxies[-len(some) :]:
+        return f" from {some[0].row} on"
+    if len(some) > 1 and some == proxies[: len(some)]:
+        return f" up to {some[-1].row}"
+    return f" at {listing([proxy.row for proxy in some])}"

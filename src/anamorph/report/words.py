@@ -167,11 +167,18 @@ def split_size(simplification: str, size: float | None) -> tuple[str, str]:
 
 
 def percent(value: float) -> str:
-    """0.98123 becomes "98.1 %"; never "100.0 %" or "0.0 %" for what is not quite."""
+    """0.98123 becomes "98.1 %"; what is not quite 0 or 1 is never rounded to it."""
     text = f"{100 * value:.1f}"
-    if (text == "100.0" and value < 1) or (text == "0.0" and value > 0):
-        text = f"{100 * value:.3g}" if value < 0.5 else f"{100 * value:.3f}"
+    if text == "100.0" and value < 1:
+        text = f"{100 * value:.3f}" if value < 0.999995 else "almost 100"
+    elif text == "0.0" and value > 0:
+        text = f"{100 * value:.1g}"
     return f"{text}\N{NO-BREAK SPACE}%"
+
+
+def threshold(value: float) -> str:
+    """0.9 becomes "90 %"."""
+    return f"{100 * value:.3g}\N{NO-BREAK SPACE}%"
 
 
 def points(value: float) -> str:

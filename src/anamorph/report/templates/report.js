@@ -6,15 +6,27 @@
   const config = parse("vega-config");
   const views = new Map();
 
-  const columns = (box, spec) => {
+  const panels = (box, spec) => {
     const panel = Number(box.dataset.panel);
     if (!panel || !spec.columns) return 0;
-    return Math.max(1, Math.min(spec.columns, Math.floor(box.clientWidth / panel)));
+    return Math.max(1, Math.min(spec.columns, Math.floor((box.clientWidth - 50) / panel)));
+  };
+
+  // Data stand in the page by column, text as codes into its levels.
+  const records = (columns) => {
+    const names = Object.keys(columns);
+    const values = names.map((name) => {
+      const column = columns[name];
+      return column.levels ? column.codes.map((code) => column.levels[code]) : column;
+    });
+    return (values[0] ?? []).map((_, row) =>
+      Object.fromEntries(names.map((name, column) => [name, values[column][row]])));
   };
 
   const draw = async (box) => {
-    const spec = parse(box.dataset.spec);
-    const across = columns(box, spec);
+    const { spec, columns: data } = parse(box.dataset.spec);
+    spec.datasets = { table: records(data) };
+    const across = panels(box, spec);
     const before = views.get(box);
     if (before && before.across === across) return;
     if (across) spec.columns = across;
@@ -26,7 +38,9 @@
     try {
       if (before) before.view.finalize();
       // The expression interpreter needs no eval, which the page's security policy forbids.
-      const options = { actions: false, renderer: "svg", ast: true, config, mode: "vega-lite" };
+      const legend = { ...config.legend, ...(box.clientWidth < 640 ? { columns: 2 } : {}) };
+      const options = { actions: false, renderer: "svg", ast: true, mode: "vega-lite" };
+      options.config = { ...config, legend };
       const { view } = await window.vegaEmbed(box, spec, options);
       views.set(box, { view, across });
       box.dataset.state = "drawn";

@@ -1,0 +1,14 @@
+from pathlib import Path
+
+import pytest
+from synthetic_run import make_run
+
+from anamorph.report import render
+
+
+@pytest.fixture(scope="session")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder with its report; tests must not change it."""
+    run = make_run(tmp_path_factory.mktemp("runs") / "rendered")
+    render(run)
+    return run

@@ -1,0 +1,150 @@
+"""The page as a reader gets it: opened from disk in Chromium, with the network off."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from synthetic_run import NASTY
+
+playwright = pytest.importorskip("playwright.sync_api")
+
+CHROMIUM = Path("/usr/bin/chromium")
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(not CHROMIUM.exists(), reason="no Chromium on this machine"),
+]
+
+
+class Opened:
+    """A page and everything that it did."""
+
+    def __init__(self, page: "playwright.Page", address: str) -> None:
+        self.page, self.address = page, address
+        self.requests: list[str] = []
+        self.complaints: list[str] = []
+        self.dialogs: list[str] = []
+        page.on("request", lambda request: self.requests.append(request.url))
+        page.on("console", lambda message: self.complaints.append(message.text))
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("dialog", self._dismiss)
+        page.goto(address)
+        page.wait_for_selector("html[data-state=drawn]", state="attached", timeout=60_000)
+
+    def _dismiss(self, dialog: "playwright.Dialog") -> None:
+        self.dialogs.append(dialog.message)
+        dialog.dismiss()
+
+    def still_clean(self) -> None:
+        assert self.requests == [self.address]
+        assert self.complaints == []
+        assert self.dialogs == []
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator["playwright.Browser"]:
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def opened(browser: "playwright.Browser", rendered: Path) -> Iterator[Opened]:
+    context = browser.new_context(offline=True, viewport={"width": 1400, "height": 1000})
+    yield Opened(context.new_page(), (rendered / "report.html").as_uri())
+    context.close()
+
+
+def test_every_figure_is_drawn_without_a_request_or_a_complaint(opened: Opened) -> None:
+    boxes = opened.page.query_selector_all("figure .chart")
+    assert len(boxes) == 10
+    for box in boxes:
+        drawn = box.query_selector("svg, canvas")
+        name = box.get_attribute("data-spec")
+        assert drawn is not None, name
+        size = drawn.bounding_box()
+        assert size is not None and size["width"] > 100 and size["height"] > 100, name
+        assert len(drawn.query_selector_all("path, text")) > 10, name
+        if name != "spec-gaps":  # whose panels are named by their headers
+            assert drawn.query_selector(".role-legend .role-legend-label text") is not None, name
+    opened.still_clean()
+
+
+def test_a_token_that_looks_like_a_script_is_text(opened: Opened) -> None:
+    page = opened.page
+    # On an axis, where long labels are cut; in a menu's legend; and whole in a tooltip.
+    assert NASTY[:8] in page.text_content("#figure-attention svg")
+    page.select_option("#figure-key_query select[name=colouring]", label="token")
+    page.wait_for_timeout(200)
+    assert NASTY[:8] in page.text_content("#figure-key_query svg")
+    points = page.query_selector_all("#figure-key_query svg .mark-symbol.role-mark path")
+    nasty = next(p for p in points if NASTY in (p.get_attribute("aria-label") or ""))
+    nasty.evaluate("point => point.parentNode.append(point)")  # above its neighbours
+    nasty.scroll_into_view_if_needed()
+    place = nasty.bounding_box()
+    assert place is not None
+    page.mouse.move(place["x"] + place["width"] / 2, place["y"] + place["height"] / 2)
+    page.wait_for_selector("#vg-tooltip-element.visible")
+    assert NASTY in page.text_content("#vg-tooltip-element")
+    assert page.evaluate("document.querySelectorAll('body script:not([type])').length") == 2
+    opened.still_clean()
+
+
+def test_menus_change_what_is_drawn(opened: Opened) -> None:
+    page = opened.page
+    for figure, menu, text in (
+        ("faithfulness", "Metric", "attention divergence (JSD)"),
+        ("gaps", "Metric", "output divergence (KL)"),
+        ("who_is_right", "Proxies", "k-means · layer 1 query, key"),
+        ("facets", "By", "distance"),
+        ("attended_depth", "Layer.head", "0.0"),
+        ("attention", "Proxy", "one-hot attention · layer 1 pattern"),
+    ):
+        before = page.inner_html(f"#figure-{figure} svg")
+        label = page.locator(f"#figure-{figure} .vega-bind label", has_text=menu)
+        label.locator("select").select_option(label=text)
+        page.wait_for_timeout(200)
+        assert page.inner_html(f"#figure-{figure} svg") != before, figure
+    opened.still_clean()
+
+
+def test_keyboard_reaches_the_content_and_the_menus(opened: Opened) -> None:
+    page = opened.page
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "content"
+    reached = set()
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        reached.add(page.evaluate("document.activeElement.tagName"))
+    assert {"A", "SUMMARY", "SELECT"} <= reached
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1000, 1600])
+def test_fits_the_window(
+    browser: "playwright.Browser", rendered: Path, scheme: str, width: int
+) -> None:
+    context = browser.new_context(
+        offline=True, color_scheme=scheme, viewport={"width": width, "height": 900}
+    )
+    opened = Opened(context.new_page(), (rendered / "report.html").as_uri())
+    assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
+    paper, ink = opened.page.evaluate(
+        "[getComputedStyle(document.body).backgroundColor, getComputedStyle("
+        "document.querySelector('#figure-accuracy .role-axis-label text')).fill]"
+    )
+    dark = {"light": False, "dark": True}[scheme]
+    assert (brightness(paper) < 0.5) is dark
+    assert abs(brightness(paper) - brightness(ink)) > 0.35  # charts follow
+    opened.still_clean()
+    context.close()
+
+
+def brightness(colour: str) -> float:
+    """Of "rgb(r, g, b)", in [0, 1]."""
+    red, green, blue = (int(part) for part in colour[4:-1].split(","))
+    return (0.2126 * red + 0.7152 * green + 0.0722 * blue) / 255

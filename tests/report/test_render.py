@@ -1,0 +1,201 @@
+import json
+import re
+import shutil
+from pathlib import Path
+
+import polars as pl
+import pytest
+from synthetic_run import NASTY, SPLITS, make_run
+
+from anamorph.errors import AnamorphError
+from anamorph.report import page as page_module
+from anamorph.report import render
+from anamorph.report.data import read
+
+FIGURES = {
+    "verdicts",
+    "faithfulness",
+    "gaps",
+    "accuracy",
+    "who_is_right",
+    "facets",
+    "attended_depth",
+    "key_query",
+    "attention",
+    "training",
+}
+
+
+@pytest.fixture
+def no_stills(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages only; drawing files is tested once."""
+    monkeypatch.setattr(page_module, "_stills", lambda figure, folder: None)
+
+
+@pytest.fixture
+def copied(rendered: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(rendered, tmp_path / "run"))
+
+
+def specs(run: Path) -> dict[str, dict]:
+    text = (run / "report.html").read_text()
+    found = re.findall(r'<script type="application/json" id="spec-(\w+)">(.*?)</script>', text)
+    return {name: json.loads(content) for name, content in found}
+
+
+def test_writes_page_and_every_figure_twice(rendered: Path) -> None:
+    page = (rendered / "report.html").read_text()
+    assert set(re.findall(r'data-spec="spec-(\w+)"', page)) == FIGURES == set(specs(rendered))
+    linked = set(re.findall(r'href="figures/([^"]+)"', page))
+    assert {path.name for path in (rendered / "figures").iterdir()} == linked
+    for name in linked:
+        content = (rendered / "figures" / name).read_bytes()
+        if name.endswith(".png"):
+            assert content.startswith(b"\x89PNG") and int.from_bytes(content[16:20]) > 500
+        else:
+            assert content.startswith(b"<svg") and b"var(--" not in content
+    assert len(page) < 8_000_000
+    assert not list(rendered.rglob("*.tmp"))
+
+
+def test_page_names_nothing_outside_itself(rendered: Path) -> None:
+    page = (rendered / "report.html").read_text()
+    markup = re.sub(r"<script[^>]*>.*?</script>", "", page, flags=re.DOTALL)
+    assert not re.search(r'<[^>]+\b(src|href)="(?!#|figures/|data:)', markup)
+    assert "@import" not in page and "url(" not in page.split("</style>")[0]
+    policy = re.search(r'Content-Security-Policy" content="([^"]+)"', page)
+    assert policy and policy[1].startswith("default-src 'none'")
+    assert "unsafe-eval" not in policy[1]
+    assert re.search(r"script-src 'sha256-[^']+' 'sha256-[^']+';", policy[1])
+
+
+def test_text_from_data_cannot_become_markup(copied: Path, no_stills: None) -> None:
+    for name in ("spec.json", "claims.json"):
+        file = copied / name
+        file.write_text(file.read_text().replace("0.998 seen.", NASTY.replace('"', "'")))
+    spec = json.loads((copied / "spec.json").read_text())
+    spec["study"] = spec["choices"][0]["why"] = f"</script>{NASTY}"
+    (copied / "spec.json").write_text(json.dumps(spec))
+    page = render(copied).read_text()
+    scripts = re.findall(r"<script[^>]*>", page)
+    assert len(scripts) == len(FIGURES) + 3  # a specification each, configuration, bundle, ours
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert" in page
+    tokens = specs(copied)["key_query"]["columns"]["token"]["levels"]
+    assert NASTY in tokens
+
+
+def test_data_survive_packing(rendered: Path) -> None:
+    columns = specs(rendered)["gaps"]["columns"]
+    unpacked = pl.DataFrame(
+        {
+            name: [c["levels"][i] for i in c["codes"]] if isinstance(c, dict) else c
+            for name, c in columns.items()
+        }
+    )
+    gaps = pl.read_parquet(rendered / "gaps.parquet").filter(pl.col("seed").is_null())
+    one = gaps.filter(
+        simplification="svd(rank=8, joint=true)@1.*.{query,key}",
+        split="unseen_depth",
+        metric="same_prediction",
+    )
+    row = unpacked.filter(
+        proxy="SVD · layer 1 query, key · joint · rank 8",
+        split="unseen depth",
+        metric="same_prediction",
+    )
+    assert row["gap"].item() == pytest.approx(one["gap"].item(), rel=1e-4)
+    assert row["low"].item() == pytest.approx(one["low"].item(), rel=1e-4)
+
+
+def test_a_split_has_one_colour_in_all_figures(rendered: Path) -> None:
+    found: dict[str, set[str]] = {}
+
+    def visit(node: object) -> None:
+        if isinstance(node, dict):
+            scale = node.get("scale")
+            if node.get("field") == "split" and isinstance(scale, dict) and "range" in scale:
+                for split, colour in zip(scale["domain"], scale["range"], strict=True):
+                    if colour.startswith("var"):
+                        found.setdefault(split, set()).add(colour)
+            for value in node.values():
+                visit(value)
+        elif isinstance(node, list):
+            for value in node:
+                visit(value)
+
+    visit([entry["spec"] for entry in specs(rendered).values()])
+    assert set(found) == {name.replace("_", " ") for name in SPLITS}
+    assert all(len(colours) == 1 for colours in found.values())
+    assert len(set.union(*found.values())) == len(SPLITS)
+
+
+def test_same_run_gives_the_same_page(rendered: Path, copied: Path, no_stills: None) -> None:
+    assert render(copied).read_bytes() == (rendered / "report.html").read_bytes()
+
+
+def test_leaves_out_what_a_run_does_not_hold(copied: Path, no_stills: None) -> None:
+    for name in ("claims.json", "checks.json"):
+        (copied / name).unlink()
+    for folder in copied.glob("seed-*"):
+        shutil.rmtree(folder)
+    results = pl.read_parquet(copied / "results.parquet")
+    lean = results.filter(
+        pl.col("facet").is_null(), ~pl.col("metric").str.contains("attention|per_sequence")
+    )
+    lean.write_parquet(copied / "results.parquet")
+    (copied / "spec.json").write_text("{}")
+    page = render(copied).read_text()
+    assert set(specs(copied)) == {"verdicts", "faithfulness", "gaps", "accuracy", "who_is_right"}
+    for anchor in ("claims", "where", "inside", "training"):
+        assert f'href="#{anchor}"' not in page and f'id="{anchor}"' not in page
+
+
+def test_a_view_may_be_empty(copied: Path, no_stills: None) -> None:
+    for folder in copied.glob("seed-*"):
+        pl.DataFrame().write_parquet(folder / "views" / "attended.parquet")
+    render(copied)
+    assert set(specs(copied)) == FIGURES - {"attended_depth"}
+
+
+def test_one_seed_has_no_thin_lines(tmp_path: Path, no_stills: None) -> None:
+    run = make_run(tmp_path / "run", seeds=(3,), nasty=False)
+    page = render(run).read_text()
+    assert "Thin lines are single seeds" not in page and "1 seed" in page
+    assert specs(run)["faithfulness"]["columns"]["seed"]["levels"] == ["all"]
+
+
+def break_parquet(file: Path) -> None:
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+
+
+@pytest.mark.parametrize("name", ["results.parquet", "gaps.parquet", "seed-0/history.parquet"])
+def test_truncated_table_is_an_error_and_leaves_the_page(copied: Path, name: str) -> None:
+    before = (copied / "report.html").read_bytes()
+    break_parquet(copied / name)
+    with pytest.raises(AnamorphError, match=f"{name}.*not a whole Parquet file"):
+        render(copied)
+    assert (copied / "report.html").read_bytes() == before
+
+
+def test_bad_input_says_what_is_wrong(copied: Path) -> None:
+    results = pl.read_parquet(copied / "results.parquet")
+    results.drop("level").write_parquet(copied / "results.parquet")
+    with pytest.raises(AnamorphError, match="no column level"):
+        read(copied)
+    results.with_columns(value=pl.lit(float("nan"))).write_parquet(copied / "results.parquet")
+    with pytest.raises(AnamorphError, match="NaN or an infinity in value"):
+        read(copied)
+    results.filter(method="identity").write_parquet(copied / "results.parquet")
+    with pytest.raises(AnamorphError, match="without a proxy"):
+        render(copied)
+    (copied / "spec.json").write_text("{")
+    with pytest.raises(AnamorphError, match="Expected JSON"):
+        read(copied)
+    (copied / "spec.json").write_text("[]")
+    with pytest.raises(AnamorphError, match="holds a list; expected a dict"):
+        read(copied)
+    (copied / "spec.json").unlink()
+    with pytest.raises(AnamorphError, match=r"has no spec\.json"):
+        render(copied)
