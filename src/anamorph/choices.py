@@ -16,7 +16,7 @@ def choices(spec: Mapping[str, Any]) -> list[Choice]:
                 f"{spec['model']['width']}, MLP {spec['model']['mlp']}, "
                 f"{spec['model']['positions']} positions, pre-norm"
             ),
-            why="The paper says small and two-layer. This is the smallest that solves the task.",
+            why="Known of the paper: small, two layers. Widths and heads are not.",
         ),
         Choice(
             what="Optimization",
@@ -34,7 +34,7 @@ def choices(spec: Mapping[str, Any]) -> list[Choice]:
                 f"the first {spec['audit']['fit_sequences']} training sequences, every position, "
                 "START included"
             ),
-            why="The paper says about 1,000 training sequences.",
+            why="Known of the paper: about 1,000 training sequences.",
         ),
         Choice(
             what="What is fitted to",
@@ -44,7 +44,7 @@ def choices(spec: Mapping[str, Any]) -> list[Choice]:
         Choice(
             what="Verdicts",
             choice=", ".join(f"{k} {v:.3g}" for k, v in spec["audit"]["thresholds"].items()),
-            why="The paper judges by eye. These lines are ours; the numbers stand beside them.",
+            why="No thresholds of the paper are known. These are ours; the numbers stand beside them.",
         ),
         Choice(
             what="Intervals",
@@ -63,7 +63,7 @@ def _dyck(task: Mapping[str, Any]) -> list[Choice]:
         Choice(
             what="Longest sentence",
             choice=f"{task['max_length']} brackets, in every split; longer ones are drawn again",
-            why="Attention is quadratic in length; 0.3 % of the training distribution is longer.",
+            why="Attention is quadratic in length. At k = 20, m = 10 only 0.3 % exceed 500 brackets.",
         ),
         Choice(
             what="Seen structure",

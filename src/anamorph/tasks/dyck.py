@@ -80,6 +80,13 @@ def dyck(
         part.take(np.flatnonzero(~seen.sentence(part)))
         for part in _bounded(stream(k, m, seeds[1]), max_length, least)
     )
+    sentences["iid"] = _first(fresh, test)
+    if not len(sentences["iid"]):
+        raise AnamorphError(
+            f"dyck: Dyck-({k}, {m}) has no test sentences for scored={scored!r} that are not among "
+            f"{train} training sentences. Choose a larger k or m, fewer training sentences, or "
+            "scored='closers'."
+        )
     sentences |= _sort(fresh, test, seen)
     deep = (
         part.take(np.flatnonzero(part.max_depth > m))
@@ -203,19 +210,20 @@ def _bounded(
 
 
 def _first(parts: Iterator[Sentences], count: int) -> Sentences:
-    kept, found = [], 0
+    """The first `count` sentences, or fewer if many blocks in a row bring no new one."""
+    kept, found, fruitless = [], 0, 0
     for part in parts:
         kept.append(part)
         found += len(part)
-        if found >= count:
+        fruitless = 0 if len(part) else fruitless + 1
+        if found >= count or fruitless == MOST_BLOCKS:
             break
     return concatenate(kept).take(np.arange(min(count, found)))
 
 
 def _sort(fresh: Iterator[Sentences], count: int, seen: _Seen) -> dict[str, Sentences]:
-    """Fill `iid` from the first sentences, then each structure split from those after them."""
+    """Fill each structure split, from sentences that come after those of `iid`."""
     kept: dict[str, list[Sentences]] = {"seen_structure": [], "unseen_short": [], "unseen_long": []}
-    iid = _first(fresh, count)
     for _, part in zip(range(MOST_BLOCKS), fresh, strict=False):
         known = seen.structures(part)
         long = part.lengths > SHORT
@@ -225,9 +233,7 @@ def _sort(fresh: Iterator[Sentences], count: int, seen: _Seen) -> dict[str, Sent
         if min(sum(map(len, parts)) for parts in kept.values()) >= count:
             break
     splits = {name: concatenate(parts) for name, parts in kept.items()}
-    return {"iid": iid} | {
-        name: part.take(np.arange(min(count, len(part)))) for name, part in splits.items()
-    }
+    return {name: part.take(np.arange(min(count, len(part)))) for name, part in splits.items()}
 
 
 def _matching(deep: Iterator[Sentences], lengths: NDArray[np.int64]) -> Sentences:
