@@ -3,9 +3,9 @@
     python benchmarks/audit_dyck.py [--preset demo|paper] [--sequences N]
 
 The plain loop is written without the engine, as one would in a notebook: explicit attention, the
-model once a batch and then each proxy from the first layer on, metrics everywhere, and the scored positions
-picked at the end. Both work on the same batches of the same splits with the same weights (random
-ones, spread enough that proxies differ). First the numbers are compared, then the times.
+model once a batch and then each proxy from the first layer on, metrics everywhere, and the scored
+positions picked at the end. Both work on the same batches of the same splits with the same weights
+(random ones, spread enough that proxies differ). The numbers are compared, and then the times.
 """
 
 import argparse

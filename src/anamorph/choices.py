@@ -44,7 +44,7 @@ def choices(spec: Mapping[str, Any]) -> list[Choice]:
         Choice(
             what="Verdicts",
             choice=", ".join(f"{k} {v:.3g}" for k, v in spec["audit"]["thresholds"].items()),
-            why="No thresholds of the paper are known. These are ours; the numbers stand beside them.",
+            why="No thresholds of the paper are known. These are ours; the numbers stand by.",
         ),
         Choice(
             what="Intervals",
@@ -63,7 +63,7 @@ def _dyck(task: Mapping[str, Any]) -> list[Choice]:
         Choice(
             what="Longest sentence",
             choice=f"{task['max_length']} brackets, in every split; longer ones are drawn again",
-            why="Attention is quadratic in length. At k = 20, m = 10 only 0.3 % exceed 500 brackets.",
+            why="Attention is quadratic in length. At k=20, m=10 only 0.3 % exceed 500.",
         ),
         Choice(
             what="Seen structure",

@@ -3,9 +3,9 @@
 import tomllib
 from collections.abc import Mapping, Sequence
 from importlib import resources
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness import Thresholds
@@ -51,10 +51,17 @@ class StudySpec(BaseModel):
     task: dict[str, Any]
     model: dict[str, Any] = {}
     training: TrainingConfig = TrainingConfig()
-    simplify: tuple[str, ...]
+    simplify: tuple[str, ...] = Field(min_length=1)
     audit: AuditSpec = AuditSpec()
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field(default=(0,), min_length=1)
     threads: int = Field(default=1, ge=1)
+
+    @field_validator("seeds")
+    @classmethod
+    def _different(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError("the seeds must differ from each other")
+        return seeds
 
     @classmethod
     def of(cls, values: Mapping[str, Any], source: str) -> Self:

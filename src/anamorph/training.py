@@ -6,8 +6,8 @@ resumed run ends with the same weights as one that was never stopped.
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -137,7 +137,12 @@ def train(
         torch.manual_seed(seed)
         decoder = Decoder(model)
     wrapped, *optimizers = fabric.setup(decoder, *_optimizers(decoder, config))
-    identity = {"training": asdict(config), "model": asdict(model), "seed": seed}
+    identity = {
+        "task": dict(task.spec),
+        "training": asdict(config),
+        "model": asdict(model),
+        "seed": seed,
+    }
     checkpoint = _Checkpoint(Path(out) if out else None, identity)
     step, tokens, loss, history = checkpoint.restore(decoder, optimizers)
 
@@ -174,9 +179,26 @@ def train(
 
 
 def default_model(task: Task, **shape: Any) -> DecoderConfig:
-    """A decoder's configuration with the vocabulary and the context that the task needs."""
+    """A decoder's configuration with the vocabulary and the context that the task needs.
+
+    Raises:
+        AnamorphError: if the shape has an unknown part, or is too small for the task.
+    """
     longest = max(int(split.lengths.max(initial=1)) for split in task.splits.values())
-    return DecoderConfig(**{"vocabulary": len(task.vocabulary), "context": longest} | shape)
+    needed = {"vocabulary": len(task.vocabulary), "context": longest}
+    known = [field.name for field in fields(DecoderConfig)]
+    if unknown := [name for name in shape if name not in known]:
+        raise AnamorphError(
+            f"The model takes no {', '.join(unknown)}; it takes: {', '.join(known)}."
+        )
+    config = DecoderConfig(**needed | shape)
+    for name, least in needed.items():
+        if getattr(config, name) < least:
+            raise AnamorphError(
+                f"The task {task.name!r} needs a model with a {name} of at least {least}; got "
+                f"{getattr(config, name)}. Leave model.{name} out to have it fit."
+            )
+    return config
 
 
 @torch.inference_mode()
@@ -301,6 +323,21 @@ class _Checkpoint:
                 f"{metadata.get('identity')}; asked for is {self.identity}. Delete it or use "
                 "another folder."
             )
+        try:
+            return self._load(model, optimizers, tensors, metadata["progress"])
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise AnamorphError(
+                f"{self.path} is damaged: it is not what a training writes ({error!r}). Delete it "
+                "to train from the start."
+            ) from error
+
+    @staticmethod
+    def _load(
+        model: Decoder,
+        optimizers: list[Any],
+        tensors: Mapping[str, Tensor],
+        progress: Mapping[str, Any],
+    ) -> tuple[int, int, Tensor, list[dict[str, Any]]]:
         model.load_state_dict(
             {k.removeprefix("model."): x for k, x in tensors.items() if k.startswith("model.")}
         )
@@ -313,8 +350,8 @@ class _Checkpoint:
             optimizer.load_state_dict(
                 {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
             )
-        progress = metadata["progress"]
-        return progress["step"], progress["tokens"], progress["loss"], progress["history"]
+        loss = torch.tensor(progress["loss"])  # in float32, as it is averaged
+        return progress["step"], progress["tokens"], loss, progress["history"]
 
     def remove(self) -> None:
         if self.path is not None:
