@@ -14,6 +14,7 @@ model as a *proxy*, and the two are compared in distribution and out of it:
 from anamorph.audit import Audit, audit
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness import Thresholds
+from anamorph.models.checks import check_model
 from anamorph.models.decoder import Decoder, DecoderConfig
 from anamorph.runs import load_run
 from anamorph.simplifications import PCA, SVD, KMeans, OneHot, Simplification, check_simplification
@@ -35,6 +36,7 @@ __all__ = [
     "Thresholds",
     "TrainingConfig",
     "audit",
+    "check_model",
     "check_simplification",
     "load_preset",
     "load_run",

@@ -91,7 +91,7 @@ def audit(
         AnamorphError: if a proxy does not fit the model or the data, or a number is not finite.
     """
     proxies = with_identity(simplify)
-    fitted = fit(model, proxies, fit_batches(task, fit_sequences, device))
+    fitted = fit_on_train(model, proxies, task, fit_sequences, device)
     cells: dict[CellKey, CellSums] = {}
     for split in task.evaluated:
         part = scored_sequences(split, sequences)
@@ -125,6 +125,24 @@ def fit_batches(task: Task, sequences: int, device: torch.device | str = "cpu") 
     """The first sequences of `train`, in their order, in batches."""
     sample = task.train.take(np.arange(min(sequences, len(task.train))))
     return (collate(sample, part).to(device) for part in plan(sample.lengths, BATCH_TOKENS))
+
+
+def fit_on_train(
+    model: Model,
+    proxies: Sequence[Proxy],
+    task: Task,
+    sequences: int,
+    device: torch.device | str = "cpu",
+) -> FittedProxies:
+    """Fit proxies to the first sequences of `train`.
+
+    Raises:
+        AnamorphError: as `anamorph.simplifications.fit`; names the split.
+    """
+    try:
+        return fit(model, proxies, fit_batches(task, sequences, device))
+    except AnamorphError as error:
+        raise AnamorphError(f"Split {task.train.name!r}: {error}") from error
 
 
 def scored_sequences(split: Split, most: int | None = None) -> Split:
@@ -175,13 +193,15 @@ def audit_split(
     chosen = torch.from_numpy(candidates).to(device)
     for number, part in enumerate(batches):
         sequences = order[part]
-        wanted = targets(split, sequences).to(device)
+        wanted = targets(split, sequences)
+        rows = index.rows_at(wanted.number[wanted.valid]).to(device)
+        wanted = wanted.to(device)
         run = _ModelRun.of(model, collate(split, sequences).to(device), wanted)
         for group in groups:
             for stack in _chunks(group.proxies, run.stack_bytes(group.first_layer), memory):
                 values = _compare(run, stack, group.heads, chosen)
                 for fitted, metrics in zip(stack, values, strict=True):
-                    cells[fitted.proxy].add(wanted.number[wanted.valid], metrics)
+                    cells[fitted.proxy].add_rows(rows, metrics)
         watch(number + 1, len(batches))
     for proxy, sums in cells.items():
         sums.require_finite(f"{proxy} on split {split.name!r}")

@@ -20,6 +20,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatch
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ from anamorph.errors import AnamorphError
 from anamorph.faithfulness import CellKey, CellSums, SumIndex
 from anamorph.files import replacing
 
+TABLES = ("results.parquet", "gaps.parquet", "claims.json", "checks.json")
+REQUIRED = ("study", "task", "model", "training", "simplify", "audit", "seeds", "threads")
 PACKAGES = ("torch", "lightning-fabric", "numpy", "polars", "scikit-learn", "safetensors")
 
 
@@ -46,8 +49,8 @@ class Run:
 
     @property
     def complete(self) -> bool:
-        """Whether the study came to its end: the report is written last."""
-        return self.report.exists()
+        """Whether the study came to its end, and nothing of it was deleted since."""
+        return self.report.exists() and all((self.path / name).exists() for name in TABLES)
 
     @property
     def report(self) -> Path:
@@ -136,8 +139,10 @@ def open_run(path: Path | str, spec: Mapping[str, Any]) -> Run:
                 f"{path} holds a run of another specification ({what}). Give another --out, or "
                 "delete that folder."
             )
+        for leftover in path.rglob(".*.tmp"):  # of a write that was killed
+            leftover.unlink(missing_ok=True)
         return run
-    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+    if path.is_file() or (path.is_dir() and not _only_begun(path)):
         raise AnamorphError(
             f"{path} exists and holds no run (it has no spec.json); give an empty or new folder."
         )
@@ -155,7 +160,14 @@ def load_run(path: Path | str) -> Run:
     path = Path(path)
     if not (path / "spec.json").exists():
         raise AnamorphError(f"{path} holds no run: there is no spec.json in it.")
-    return Run(path, read_json(path / "spec.json"))
+    spec = read_json(path / "spec.json")
+    missing = [key for key in REQUIRED if not isinstance(spec, dict) or key not in spec]
+    if missing:
+        raise AnamorphError(
+            f"{path / 'spec.json'} has no {', '.join(missing)}, so it is no run's specification; "
+            "it is damaged or of another program. Put the right file back, or begin a new run."
+        )
+    return Run(path, spec)
 
 
 def environment() -> dict[str, Any]:
@@ -210,6 +222,11 @@ def write_json(path: Path, value: Any) -> None:
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     with replacing(path) as temporary:
         temporary.write_text(text + "\n", "utf-8")
+
+
+def _only_begun(path: Path) -> bool:
+    """Whether a folder holds nothing but a `spec.json` whose writing was killed."""
+    return all(fnmatch(file.name, ".spec.json.*.tmp") for file in path.iterdir())
 
 
 def _version(package: str) -> str | None:

@@ -21,7 +21,7 @@ from anamorph import claims, report, views
 from anamorph.audit import (
     audit_split,
     describe_proxies,
-    fit_batches,
+    fit_on_train,
     scored_sequences,
     with_identity,
 )
@@ -31,7 +31,7 @@ from anamorph.faithfulness import SumIndex, tabulate
 from anamorph.files import replacing
 from anamorph.models.decoder import Decoder
 from anamorph.runs import CellFiles, Run, load_run, open_run, write_json, write_table
-from anamorph.simplifications import FittedProxies, Proxy, check_proxies, fit
+from anamorph.simplifications import FittedProxies, Proxy, check_proxies
 from anamorph.specification import StudySpec
 from anamorph.tasks import Task, load_task
 from anamorph.tasks.batches import collate
@@ -76,6 +76,8 @@ def run_study(
         AnamorphError: if the specification does not fit the task or the model, or `out` holds
             something else, or cannot be written to.
     """
+    if workers is not None and workers < 1:
+        raise AnamorphError(f"A study needs at least 1 worker; got {workers}.")
     task = load_task(**spec.task)
     proxies = check(spec, task)
     run = open_run(out, describe(spec, task, preset))
@@ -106,31 +108,38 @@ def train_study(
 
 
 def audit_study(
-    source: Path | str, simplify: Sequence[str], out: Path | str, *, watch: Watch = ignore
+    source: Path | str,
+    simplify: Sequence[str],
+    out: Path | str,
+    *,
+    workers: int | None = None,
+    watch: Watch = ignore,
 ) -> Run:
     """Audit the models of a run with other simplifications, into a run folder of its own.
 
     Raises:
-        AnamorphError: as `run_study`, and if a model of the source is missing.
+        AnamorphError: as `run_study`, and if a model of the source is missing or damaged; then
+            nothing is written.
     """
     trained = load_run(source)
     known = {key: trained.spec[key] for key in StudySpec.model_fields}
     spec = StudySpec.of({**known, "simplify": list(simplify)}, f"{source} and --simplify")
     task = load_task(**spec.task)
     check(spec, task)
+    for seed in spec.seeds:
+        if not (trained.seed(seed) / "model.safetensors").exists():  # written last
+            raise AnamorphError(
+                f"{source} has no model for seed {seed}: its training did not come to its end. "
+                "Give its command again first."
+            )
+        Decoder.load(trained.seed(seed) / "model.safetensors")
     run = open_run(out, describe(spec, task, None))
     for seed in spec.seeds:
         for name in ("history.parquet", "model.safetensors"):
-            if (run.seed(seed) / name).exists():
-                continue
-            if not (trained.seed(seed) / name).exists():
-                raise AnamorphError(
-                    f"{source} has no {name} for seed {seed}: its training did not come to its "
-                    "end. Give its command again first."
-                )
-            with replacing(run.seed(seed) / name) as temporary:
-                shutil.copyfile(trained.seed(seed) / name, temporary)
-    return run_study(spec, out, watch=watch)
+            if not (run.seed(seed) / name).exists():
+                with replacing(run.seed(seed) / name) as temporary:
+                    shutil.copyfile(trained.seed(seed) / name, temporary)
+    return run_study(spec, out, workers=workers, watch=watch)
 
 
 def check(spec: StudySpec, task: Task) -> list[Proxy]:
@@ -140,6 +149,11 @@ def check(spec: StudySpec, task: Task) -> list[Proxy]:
         AnamorphError: if one does not fit, before any time is spent on training.
     """
     proxies = with_identity(spec.simplify)
+    if len(proxies) == 1:
+        raise AnamorphError(
+            "The specification has no simplification, so there is nothing to compare with the "
+            "model; give at least one, such as 'svd(rank=[1,2,4])@1.*.{query,key}'."
+        )
     model = Decoder(default_model(task, **spec.model))
     check_proxies(model, proxies, collate(task.train, np.arange(1)))
     return proxies
@@ -155,7 +169,18 @@ def describe(spec: StudySpec, task: Task, preset: str | None) -> dict[str, Any]:
 
 
 def run_seed(spec: StudySpec, run: Run, task: Task, seed: int, watch: Watch) -> None:
-    """Train, fit and audit one model."""
+    """Train, fit and audit one model.
+
+    Raises:
+        AnamorphError: names the seed.
+    """
+    try:
+        _run_seed(spec, run, task, seed, watch)
+    except AnamorphError as error:
+        raise AnamorphError(f"Seed {seed}: {error}") from error
+
+
+def _run_seed(spec: StudySpec, run: Run, task: Task, seed: int, watch: Watch) -> None:
     torch.set_num_threads(spec.threads)
     proxies = check(spec, task)
     model = train_seed(spec, run, task, seed, watch)
@@ -215,7 +240,7 @@ def fit_seed(
     if path.exists():
         return FittedProxies.load(path)
     watch(Event(f"seed {seed}: fitting {len(proxies)} proxies", 0, 1))
-    fitted = fit(model, proxies, fit_batches(task, spec.audit.fit_sequences))
+    fitted = fit_on_train(model, proxies, task, spec.audit.fit_sequences)
     fitted.save(path)
     watch(Event(f"seed {seed}: fitting {len(proxies)} proxies", 1, 1))
     return fitted

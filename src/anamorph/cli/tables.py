@@ -15,12 +15,13 @@ STYLE = {
     "illusion (mixed)": "yellow",
     "unfaithful everywhere": "dim",
 }
-SHORT = {
-    "illusion (under-generalizes)": "under",
-    "illusion (over-generalizes)": "over",
-    "illusion (mixed)": "mixed",
-    "unfaithful everywhere": "unfaithful",
+MARK = {
+    "illusion (under-generalizes)": "▼",
+    "illusion (over-generalizes)": "▲",
+    "illusion (mixed)": "◆",
+    "unfaithful everywhere": "–",
 }
+LEGEND = ", ".join(f"{mark} {verdict}" for verdict, mark in MARK.items())
 
 
 def print_run(run: Run, console: Console) -> None:
@@ -30,14 +31,13 @@ def print_run(run: Run, console: Console) -> None:
     seeds = len(run.spec["seeds"])
     table = Table(
         title=f"Share of predictions that proxy and model have in common, over {seeds} seed(s)",
-        caption="Verdicts: under- or over-generalizing illusion, mixed, faithful, unfaithful "
-        "everywhere.",
+        caption=f"{LEGEND}; no mark: faithful",
     )
-    table.add_column("proxy", no_wrap=True)
+    table.add_column("proxy", overflow="fold")
     for split in splits:
-        table.add_column(split.replace("_", " "), justify="right")
+        table.add_column(split.replace("_", " "), justify="right", min_width=7)
     accuracy = _by_split(results, "model_accuracy", "identity")
-    table.add_row("accuracy of the model", *(f"{accuracy[s]:.3f}" for s in splits), style="bold")
+    table.add_row("accuracy of the model", *(f"{accuracy[s]:.3f}  " for s in splits), style="bold")
     table.add_section()
     verdicts = {
         (row["simplification"], row["split"]): row["verdict"]
@@ -101,5 +101,5 @@ def _by_split(results: pl.DataFrame, metric: str, name: str) -> dict[str, float]
 
 def _cell(value: float, verdict: str | None) -> str:
     if verdict is None:
-        return f"{value:.3f}"
-    return f"[{STYLE[verdict]}]{value:.3f} {SHORT.get(verdict, '')}[/]".replace(" [/]", "[/]")
+        return f"{value:.3f}  "
+    return f"[{STYLE[verdict]}]{value:.3f} {MARK.get(verdict, ' ')}[/]"

@@ -1,0 +1,397 @@
+"""Every verb; and bad input, which ends in one paragraph and exit code 2 and changes nothing."""
+
+import json
+import resource
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import polars as pl
+import pytest
+from safetensors.torch import save_file
+
+import anamorph as am
+from anamorph.cli import main
+
+pytestmark = pytest.mark.usefixtures("quick_report", "task_once")
+
+TINY = [
+    *("--preset", "smoke", "--set", "training.steps=4", "--set", "training.checkpoint_every=1"),
+    *("--set", "task.test=10", "--set", "audit.sequences=5", "--set", "audit.resamples=100"),
+    *("--set", "simplify=['svd(rank=[1,2])@1.*.key','onehot@1.*.pattern']"),
+]
+
+
+class Done(NamedTuple):
+    code: int
+    out: str
+    error: str
+
+
+@pytest.fixture
+def anamorph(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Runs the command line in this process."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: object) -> Done:
+        monkeypatch.setattr(sys, "argv", ["anamorph", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return Done(int(ended.value.code or 0), *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of `TINY`; not to be changed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(am.report, "render", lambda run: (run / "report.html").write_text("a report"))
+        spec = am.load_preset("dyck", "smoke", [s for s in TINY[2:] if s != "--set"])
+        folder = tmp_path_factory.mktemp("tiny") / "run"
+        return am.run_study(spec, folder, preset="smoke", workers=1).path
+
+
+@pytest.fixture
+def run(tiny: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run, to be spoilt."""
+    return Path(shutil.copytree(tiny, tmp_path / "run"))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        str(file.relative_to(folder)): file.read_bytes()
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
+
+
+def assert_refused(done: Done, *words: str) -> None:
+    assert done.code == 2, done
+    assert done.error.startswith("Error: ")
+    text = done.error.strip()
+    assert "\n\n" not in text  # one paragraph
+    assert "Traceback" not in text
+    flat = " ".join(text.split())
+    for word in words:
+        assert word in flat
+
+
+# What each verb does.
+
+
+def test_run_goes_through_and_then_says_that_it_is_complete(
+    anamorph: Any, tiny: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    done = anamorph("run", "dyck", *TINY, "--out", out)
+    assert done.code == 0, done.error
+    assert "seed 0: training: done" in done.out
+    assert "svd(rank=2)@1.*.key" in done.out
+    assert f"Report: {out / 'report.html'}" in done.out
+    assert "complete already" not in done.out
+    for name in ("results.parquet", "gaps.parquet", "claims.json"):
+        assert (out / name).read_bytes() == (tiny / name).read_bytes()
+    before = contents(out)
+    again = anamorph("run", "dyck", *TINY, "--out", out)
+    assert again.code == 0
+    assert "complete already" in again.out
+    assert contents(out) == before
+
+
+def test_train_and_then_run(anamorph: Any, tiny: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    done = anamorph("train", "dyck", *TINY, "--out", out)
+    assert done.code == 0, done.error
+    assert "Accuracy of the models" in done.out
+    assert not (out / "results.parquet").exists()
+    assert anamorph("run", "dyck", *TINY, "--out", out).code == 0
+    assert (out / "results.parquet").read_bytes() == (tiny / "results.parquet").read_bytes()
+
+
+def test_audit(anamorph: Any, tiny: Path, tmp_path: Path) -> None:
+    spec = "pca(rank=[1,2])@1.*.{query,key}"
+    done = anamorph("audit", tiny, "--simplify", spec, "--out", tmp_path / "pca")
+    assert done.code == 0, done.error
+    found = am.load_run(tmp_path / "pca").results["simplification"].unique().to_list()
+    assert set(found) == {
+        "identity",
+        "pca(rank=1)@1.*.{query,key}",
+        "pca(rank=2)@1.*.{query,key}",
+    }
+    models = [r / "seed-0" / "model.safetensors" for r in (tiny, tmp_path / "pca")]
+    assert models[0].read_bytes() == models[1].read_bytes()
+
+
+def test_report(anamorph: Any, run: Path) -> None:
+    (run / "report.html").unlink()
+    done = anamorph("report", run)
+    assert (done.code, done.out.strip()) == (0, f"Report: {run / 'report.html'}")
+
+
+def test_show(anamorph: Any, tiny: Path) -> None:
+    done = anamorph("show", tiny)
+    assert done.code == 0
+    results = am.load_run(tiny).results.filter(
+        pl.col("seed").is_null(), pl.col("facet").is_null(), metric="same_prediction"
+    )
+    rank_1 = results.filter(simplification="svd(rank=1)@1.*.key", split="unseen_long")
+    (line,) = [line for line in done.out.splitlines() if "svd(rank=1)@1.*.key " in line]
+    assert f"{rank_1['value'].item():.3f}" in line
+    assert "C1 " in done.out and "C8 " in done.out
+
+
+def test_show_for_programs(anamorph: Any, tiny: Path) -> None:
+    shown = json.loads(anamorph("show", tiny, "--json").out)
+    assert set(shown) == {"claims", "checks", "results", "gaps"}
+    assert shown["checks"]["identity"]["same_prediction"] == 1
+    assert len(shown["results"]) == len(am.load_run(tiny).results)
+
+
+def test_list(anamorph: Any) -> None:
+    done = anamorph("list")
+    assert "dyck (presets: demo, paper, smoke)" in done.out
+    for name in ("svd", "pca", "kmeans", "onehot"):
+        assert f"simplification  {name}\n" in done.out
+
+
+def test_data(anamorph: Any, tmp_path: Path) -> None:
+    done = anamorph("data", "dyck", *TINY, "--out", tmp_path / "data")
+    assert done.code == 0, done.error
+    names = {file.name for file in (tmp_path / "data").iterdir()}
+    assert {"task.json", "train.parquet", "iid.parquet", "unseen_depth.parquet"} < names
+    said = json.loads((tmp_path / "data" / "task.json").read_text())
+    iid = pl.read_parquet(tmp_path / "data" / "iid.parquet")
+    assert iid["tokens"].list.len().sum() == said["splits"]["iid"]["tokens"]
+
+
+@pytest.mark.parametrize("verb", ["run", "train", "audit", "report", "show", "list", "data"])
+def test_help(anamorph: Any, verb: str) -> None:
+    done = anamorph(verb, "--help")
+    assert done.code == 0
+    assert f"anamorph {verb}" in done.out
+
+
+# Bad input.
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("simplify=['svd(rank=1)@7.*.key']", "no site '7.*.key'"),
+        ("simplify=['svd(rank=1)@1.*.keys']", "no site '1.*.keys'"),
+        ("simplify=['svd(rank=1)']", "svd(rank=1)"),
+        ("simplify=['onehot@1.*.key']", "onehot cannot stand at 1.0.key"),
+        ("simplify=['svd(rank=17)@1.*.key']", "rank above dimension"),
+        ("simplify=['svd(rank=-1)@1.*.key']", "rank must be a whole number"),
+        ("simplify=['svd(rank=0)@1.*.key']", "rank must be a whole number"),
+        ("simplify=['kmeans(clusters=-2)@1.*.key']", "clusters must be a whole number"),
+        ("simplify=['nmf(rank=2)@1.*.key']", "no simplification 'nmf'"),
+        ("simplify=['identity']", "no simplification"),
+        ("training.steps=-1", "steps must be a whole number above 0"),
+        ("training.fast=true", "training.fast"),
+        ("model.width=-4", "width must be a whole number above 0"),
+        ("model.heads=3", "multiple of heads"),
+        ("model.depth=4", "takes no depth"),
+        ("model.context=5", "context of at least"),
+        ("task.train=-5", "train must be a whole number above 0"),
+        ("task.colour=red", "takes no colour"),
+        ("audit.sequences=-1", "audit.sequences"),
+        ("audit.thresholds.faithful=7", "from 0 to 1"),
+        ("seeds=[0,0]", "differ"),
+        ("seeds=[-1]", "seeds"),
+        ("nonsense", "expected section.key=value"),
+    ],
+)
+def test_a_bad_setting(anamorph: Any, tmp_path: Path, setting: str, words: str) -> None:
+    done = anamorph("run", "dyck", *TINY, "--set", setting, "--out", tmp_path / "run")
+    assert_refused(done, words)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("run", "dick"), "no preset 'demo' for the task 'dick'"),
+        (("run", "dyck", "--preset", "tiny"), "its presets are: demo, paper, smoke"),
+        (("run", "dyck", *TINY, "--seeds", -1), "at least 1 seed"),
+        (("run", "dyck", *TINY, "--workers", 0), "at least 1 worker"),
+        (("data", "dyck", *TINY, "--set", "task.k=0"), "k must be a whole number above 0"),
+    ],
+)
+def test_a_bad_argument(
+    anamorph: Any, tmp_path: Path, arguments: tuple[object, ...], words: str
+) -> None:
+    assert_refused(anamorph(*arguments, "--out", tmp_path / "run"), words)
+    assert not (tmp_path / "run").exists()
+
+
+def test_clusters_above_points(anamorph: Any, run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    spec = "kmeans(clusters=30000)@1.*.key"
+    assert_refused(anamorph("audit", run, "--simplify", spec, "--out", out), "clusters above")
+    assert not (out / "results.parquet").exists()
+    assert not list(out.rglob("*.tmp"))
+
+
+def test_another_specification(anamorph: Any, run: Path) -> None:
+    before = contents(run)
+    done = anamorph("run", "dyck", *TINY, "--set", "training.steps=5", "--out", run)
+    assert_refused(done, "another specification", "training")
+    assert contents(run) == before
+
+
+@pytest.mark.parametrize("verb", ["run", "train", "data", "audit"])
+def test_an_output_below_a_file(anamorph: Any, tmp_path: Path, tiny: Path, verb: str) -> None:
+    (tmp_path / "file").write_text("mine")
+    more = (tiny, "--simplify", "svd(rank=1)@1.*.key") if verb == "audit" else ("dyck", *TINY)
+    for out in (tmp_path / "file" / "run", tmp_path / "file"):
+        assert_refused(anamorph(verb, *more, "--out", out), str(out))
+    assert contents(tmp_path) == {"file": b"mine"}
+
+
+@contextmanager
+def full_disk(room: int) -> Iterator[None]:
+    """No file can grow beyond `room` bytes: to the writer the same as a disk without more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))  # Python ignores the signal
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize(
+    ("room", "reached"),
+    [
+        (100, {"run": set(), "data": set()}),
+        (9_000, {"run": {"spec.json"}, "data": set()}),
+    ],
+)
+@pytest.mark.parametrize("verb", ["run", "data"])
+def test_a_full_disk(
+    anamorph: Any, tmp_path: Path, verb: str, room: int, reached: dict[str, set[str]]
+) -> None:
+    out = tmp_path / "out"
+    with full_disk(room):
+        done = anamorph(verb, "dyck", *TINY, "--out", out)
+    assert_refused(done, "Cannot write", "room")
+    assert set(contents(out)) == reached[verb]
+
+
+def test_a_disk_that_is_full_at_the_results_and_then_is_not(
+    anamorph: Any, tiny: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    assert anamorph("train", "dyck", *TINY, "--out", out).code == 0
+    with full_disk(64_000):
+        assert_refused(anamorph("run", "dyck", *TINY, "--out", out), "Cannot write", "room")
+    assert not list(out.rglob("*.tmp"))
+    assert not (out / "report.html").exists()
+    assert anamorph("run", "dyck", *TINY, "--out", out).code == 0
+    assert (out / "results.parquet").read_bytes() == (tiny / "results.parquet").read_bytes()
+
+
+def spoilt(file: Path, how: str) -> None:
+    content = file.read_bytes()
+    if how == "another kind":
+        save_file({"x": am.Decoder.load(file.parent / "model.safetensors").norm.weight}, file)
+        return
+    made = {"empty": b"", "half": content[: len(content) // 2], "noise": bytes(range(256)) * 9}
+    file.write_bytes(made[how])
+
+
+@pytest.mark.parametrize("how", ["empty", "half", "noise", "another kind"])
+@pytest.mark.parametrize(
+    "name", ["checkpoint.safetensors", "model.safetensors", "simplifications.safetensors"]
+)
+def test_a_corrupt_checkpoint(anamorph: Any, run: Path, name: str, how: str) -> None:
+    """Of the training, of the model, and of what was fitted to it."""
+    (run / "report.html").unlink()
+    file = run / "seed-0" / name
+    if name.startswith("checkpoint"):
+        file.write_bytes((run / "seed-0" / "model.safetensors").read_bytes())
+        spoilt(file, how)
+        (run / "seed-0" / "model.safetensors").unlink()
+    else:
+        spoilt(file, how)
+    for table in ("results.parquet", *(str(f) for f in run.glob("seed-0/cells/iid/*.parquet"))):
+        (run / table).unlink()
+    before = contents(run)
+    assert_refused(anamorph("run", "dyck", *TINY, "--out", run), "Seed 0", str(file))
+    assert contents(run) == before
+
+
+@pytest.mark.parametrize("how", ["empty", "half", "noise"])
+def test_a_truncated_cell(anamorph: Any, run: Path, tiny: Path, how: str) -> None:
+    (run / "report.html").unlink()
+    file = sorted(run.glob("seed-0/cells/unseen_long/*.parquet"))[0]
+    spoilt(file, how)
+    before = contents(run)
+    assert_refused(anamorph("run", "dyck", *TINY, "--out", run), str(file), "elete")
+    assert contents(run) == before
+    file.unlink()  # as the message says
+    assert anamorph("run", "dyck", *TINY, "--out", run).code == 0
+    assert (run / "results.parquet").read_bytes() == (tiny / "results.parquet").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["results.parquet", "gaps.parquet", "claims.json"])
+@pytest.mark.parametrize("how", ["half", "noise"])
+def test_a_truncated_table(anamorph: Any, run: Path, tiny: Path, name: str, how: str) -> None:
+    spoilt(run / name, how)
+    before = contents(run)
+    for command in (("show", run), ("run", "dyck", *TINY, "--out", run)):
+        assert_refused(anamorph(*command), str(run / name), "delete")
+    assert contents(run) == before
+    (run / name).unlink()
+    assert_refused(anamorph("show", run), "give its command again")
+    assert anamorph("run", "dyck", *TINY, "--out", run).code == 0
+    assert (run / name).read_bytes() == (tiny / name).read_bytes()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"study": "dyck"}'])
+def test_a_damaged_specification(anamorph: Any, run: Path, tmp_path: Path, text: str) -> None:
+    (run / "spec.json").write_text(text)
+    before = contents(run)
+    out = tmp_path / "out"
+    for command in (
+        ("show", run),
+        ("report", run),
+        ("run", "dyck", *TINY, "--out", run),
+        ("audit", run, "--simplify", "svd(rank=1)@1.*.key", "--out", out),
+    ):
+        assert_refused(anamorph(*command), "spec.json")
+    assert contents(run) == before
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("verb", ["show", "report", "audit"])
+def test_no_run_there(anamorph: Any, tmp_path: Path, verb: str) -> None:
+    more = ("--simplify", "svd(rank=1)@1.*.key", "--out", tmp_path / "out")
+    done = anamorph(verb, tmp_path / "nothing", *(more if verb == "audit" else ()))
+    assert_refused(done, "holds no run")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("spec", ["svd(rank=1)@1.*.key", "onehot@1.*.pattern"])
+def test_a_nan_in_the_weights(anamorph: Any, run: Path, tmp_path: Path, spec: str) -> None:
+    file = run / "seed-0" / "model.safetensors"
+    model = am.Decoder.load(file)
+    model.blocks[1].key.weight.data[3, 3] = float("nan")
+    model.save(file)
+    out = tmp_path / "out"
+    done = anamorph("audit", run, "--simplify", spec, "--out", out)
+    assert_refused(done, "Seed 0", "plit ", "sequence 0")
+    assert ("1.0.key" if "svd" in spec else "identity on split 'iid'") in done.error
+    assert not (out / "results.parquet").exists()
+    assert not list(out.rglob("*.tmp")) and not list(out.glob("seed-0/cells/*/*"))
+
+
+def test_brackets_in_a_message_are_text(anamorph: Any, tmp_path: Path) -> None:
+    setting = "simplify=['[bold]x[/bold]@1.*.key']"
+    done = anamorph("run", "dyck", *TINY, "--set", setting, "--out", tmp_path / "run")
+    assert_refused(done, "[bold]")

@@ -1,0 +1,60 @@
+"""What several test files share: a small task, and one finished smoke run."""
+
+import functools
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import anamorph as am
+import anamorph.cli
+from anamorph import report, study
+from anamorph.tasks import Task
+from commands import SMOKE, environment
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def task() -> Task:
+    return am.load_task("dyck", k=3, m=3, train=300, test=30, max_length=50)
+
+
+@pytest.fixture(scope="session")
+def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished smoke run; not to be changed."""
+    folder = tmp_path_factory.mktemp("smoke") / "run"
+    done = subprocess.run(
+        [*SMOKE, "--out", folder], env=environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def task_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Studies make a task once, as the same arguments always give the same."""
+    monkeypatch.setattr(study, "load_task", lambda **kw: _made(json.dumps(kw, sort_keys=True)))
+
+
+@functools.cache
+def _made(arguments: str) -> Task:
+    return am.load_task(**json.loads(arguments))
+
+
+@pytest.fixture
+def quick_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A report without figures: drawing takes longer than all the rest, and has its own tests."""
+
+    def render(run: Path) -> Path:
+        (run / "report.html").write_text("a report")
+        return run / "report.html"
+
+    monkeypatch.setattr(report, "render", render)
+    monkeypatch.setattr(sys.modules["anamorph.cli.report"], "render", render)  # the module
