@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from anamorph.cli.console import stdout
 from anamorph.cli.options import RunFolder
 from anamorph.cli.progress import shown
 from anamorph.cli.tables import print_run
@@ -21,7 +21,7 @@ def audit(
     out: Annotated[Path, typer.Option(help="A new run folder for the results.")],
 ) -> None:
     """Audit the models of a run with other simplifications, into a new run folder."""
-    console = Console()
+    console = stdout()
     with shown(console) as watch:
         result = audit_study(run, simplify, out, watch=watch)
     print_run(result, console)

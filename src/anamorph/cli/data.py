@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from anamorph.cli.console import stdout
 from anamorph.cli.options import Preset, Settings, TaskName
 from anamorph.cli.tables import print_splits
 from anamorph.specification import load_preset
@@ -20,7 +20,7 @@ def data(
     settings: Settings = None,
 ) -> None:
     """Write one Parquet file a split, and task.json."""
-    console = Console()
+    console = stdout()
     made = load_task(**load_preset(task, preset, settings or ()).task)
     export(made, out)
     print_splits(made, console)

@@ -1,7 +1,6 @@
 """`anamorph run TASK`: the whole job."""
 
-from rich.console import Console
-
+from anamorph.cli.console import stdout
 from anamorph.cli.options import (
     Out,
     Preset,
@@ -27,7 +26,7 @@ def run(
     workers: Workers = None,
 ) -> None:
     """Train, simplify, audit and report; the same command goes on with a stopped run."""
-    console = Console()
+    console = stdout()
     folder = out or default_out(task, preset)
     spec = load_preset(task, preset, settings or (), seeds)
     done = (folder / "report.html").exists()

@@ -4,8 +4,8 @@ import json
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from anamorph.cli.console import stdout
 from anamorph.cli.markdown import markdown
 from anamorph.cli.options import RunFolder
 from anamorph.cli.tables import print_run
@@ -27,4 +27,4 @@ def show(
     elif as_markdown:
         print(markdown(found))
     else:
-        print_run(found, Console())
+        print_run(found, stdout())

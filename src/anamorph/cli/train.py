@@ -1,7 +1,6 @@
 """`anamorph train TASK`: the models of a study, without the audit."""
 
-from rich.console import Console
-
+from anamorph.cli.console import stdout
 from anamorph.cli.options import Out, Preset, Seeds, Settings, TaskName, default_out
 from anamorph.cli.progress import shown
 from anamorph.cli.tables import print_curves
@@ -17,7 +16,7 @@ def train(
     settings: Settings = None,
 ) -> None:
     """Train the models of a study; `anamorph run` with the same options goes on from there."""
-    console = Console()
+    console = stdout()
     spec = load_preset(task, preset, settings or (), seeds)
     with shown(console) as watch:
         run = train_study(spec, out or default_out(task, preset), preset=preset, watch=watch)
