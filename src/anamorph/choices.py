@@ -26,7 +26,7 @@ def choices(spec: Mapping[str, Any]) -> list[Choice]:
                 f"{spec['training']['muon_learning_rate']} (Muon) and "
                 f"{spec['training']['learning_rate']} (AdamW)"
             ),
-            why="What generalized fastest among what was tried; see docs/training.md.",
+            why="Chosen among what was tried, by test accuracy too; see docs/training.md.",
         ),
         Choice(
             what="Data for the simplifications",
