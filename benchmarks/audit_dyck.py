@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from anamorph.audit import BATCH_TOKENS, audit_split, fit_batches, scored_sequences, with_identity
+from anamorph.faithfulness import METRICS
 from anamorph.models.decoder import Decoder
 from anamorph.models.sites import Site
 from anamorph.simplifications import FittedProxies, fit
@@ -24,21 +25,6 @@ from anamorph.specification import load_preset
 from anamorph.tasks import Split, load_task
 from anamorph.tasks.batches import collate, plan
 from anamorph.training import default_model
-
-METRICS = (
-    "same_prediction",
-    "attention_jsd",
-    "same_attention",
-    "output_jsd",
-    "output_kl",
-    "model_accuracy",
-    "proxy_accuracy",
-    "model_cross_entropy",
-    "proxy_cross_entropy",
-    "proxy_only_right",
-    "model_only_right",
-    "different_errors",
-)
 
 
 def main() -> None:
