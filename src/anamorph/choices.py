@@ -47,6 +47,11 @@ def choices(spec: Mapping[str, Any]) -> list[Choice]:
             why="No thresholds of the paper are known. These are ours; the numbers stand by.",
         ),
         Choice(
+            what="Same attention",
+            choice="keys within 0.01 % of the largest probability tie and share the agreement",
+            why="Keys in one cluster tie but for rounding, which would decide an arg-max.",
+        ),
+        Choice(
             what="Intervals",
             choice=(
                 f"95 % percentile bootstrap over sequences, {spec['audit']['resamples']} "

@@ -19,13 +19,13 @@ import torch
 
 from anamorph import claims, report, views
 from anamorph.audit import (
-    audit_split,
     describe_proxies,
     fit_on_train,
     scored_sequences,
     with_identity,
 )
 from anamorph.choices import choices
+from anamorph.engine import audit_split
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness import SumIndex, tabulate
 from anamorph.files import replacing

@@ -13,11 +13,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from anamorph.audit import BATCH_TOKENS, fit_batches, scored_sequences, stacked_edits
+from anamorph.audit import fit_batches, scored_sequences
+from anamorph.engine import BATCH_TOKENS
 from anamorph.models.base import Batch, Key, Recording
 from anamorph.models.decoder import Decoder
 from anamorph.runs import Run, write_table
 from anamorph.simplifications import SVD, FittedProxies, FittedProxy, Proxy, fit
+from anamorph.stacks import stacked_edits
 from anamorph.tasks import NOT_APPLICABLE, Split, Task
 from anamorph.tasks.batches import collate, plan, targets
 

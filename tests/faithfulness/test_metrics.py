@@ -106,8 +106,25 @@ def test_attention_is_averaged_over_heads():
     proxy = torch.tensor([[[0, 1.0, 0]], [[0.5, 0.25, 0.25]]])
     assert metrics.attention_jsd(model, proxy).tolist() == [0.5]
     assert metrics.same_attention(model, proxy).tolist() == [0.5]
-    uniform = torch.full((2, 1, 3), 1 / 3)  # ties: the first key counts, as in one-hot attention
-    assert metrics.same_attention(model, uniform).tolist() == [1.0]
+
+
+def test_tied_keys_share_the_agreement():
+    model = torch.tensor([0.6, 0.3, 0.1]).view(1, 1, 3)
+    uniform = torch.full((1, 1, 3), 1 / 3)
+    assert metrics.same_attention(model, uniform).item() == pytest.approx(1 / 3)
+    assert metrics.same_attention(uniform, uniform).item() == 1
+    two = torch.tensor([0.1, 0.45, 0.45]).view(1, 1, 3)
+    assert metrics.same_attention(model, two).item() == 0
+    assert metrics.same_attention(uniform, two).item() == pytest.approx(2 / 3)
+
+
+def test_rounding_does_not_decide_a_tie():
+    model = torch.tensor([0.1, 0.6, 0.3]).view(1, 1, 3)
+    for sign in (-1, 1):
+        proxy = torch.tensor([0.45 + sign * 1e-6, 0.45 - sign * 1e-6, 0.1]).view(1, 1, 3)
+        assert metrics.same_attention(model, proxy).item() == 0.5
+    apart = torch.tensor([0.45, 0.4499, 0.1001]).view(1, 1, 3)  # 2e-4: a difference, no tie
+    assert metrics.same_attention(model, apart).item() == 0
 
 
 def test_all_metrics_by_hand():
@@ -145,6 +162,11 @@ def random_case(seed, copies=3, batch=4, query=5, vocabulary=9, heads=2, keys=6)
     return model, proxy, targets, *attention
 
 
+def overlap(p, q):
+    most = [set(np.flatnonzero(x >= x.max() * (1 - 1e-4))) for x in (p, q)]
+    return len(most[0] & most[1]) / len(most[0] | most[1])
+
+
 def plain_loop(model, proxy, targets, model_attention, proxy_attention, candidates):
     out = np.empty((len(proxy), len(METRICS), *targets.shape))
     for copy, row, column in np.ndindex(len(proxy), *targets.shape):
@@ -155,7 +177,7 @@ def plain_loop(model, proxy, targets, model_attention, proxy_attention, candidat
         out[copy, :, row, column] = [
             said[0] == said[1],
             np.mean([jensenshannon(x, y, base=2) ** 2 for x, y in zip(p, q, strict=True)]),
-            np.mean([x.argmax() == y.argmax() for x, y in zip(p, q, strict=True)]),
+            np.mean([overlap(x, y) for x, y in zip(p, q, strict=True)]),
             jensenshannon(np.exp(a), np.exp(b), base=2) ** 2,
             entropy(np.exp(a), np.exp(b), base=2),
             said[0] == target,

@@ -175,12 +175,12 @@ class Decoder(nn.Module):
         if tap.replaces("pattern") or (tap.keeps("pattern") and (rows is not None or at is None)):
             pattern = tap("pattern", _attention_pattern(query, key, rows))
             if rows is None and at is not None and tap.keeps("pattern"):
-                tap.keep("pattern", _rows(pattern, at[:, None]))
+                tap.keep("pattern", _head_rows(pattern, at))
             heads = pattern @ value
         else:
             heads = _fused_attention(query, key, value, rows)
             if tap.keeps("pattern") and at is not None:
-                tap.keep("pattern", _attention_pattern(_rows(query, at[:, None]), key, at))
+                tap.keep("pattern", _attention_pattern(_head_rows(query, at), key, at))
         heads = tap("output", heads)  # [copy, batch, head, query, dim]
         residual = residual + block.output(heads.transpose(-3, -2).flatten(-2))
         mlp = tap("mlp", block.down(F.gelu(block.up(block.norm_mlp(residual)))))
@@ -287,8 +287,17 @@ class _Tap:
 
 
 def _rows(x: Tensor, at: Tensor) -> Tensor:
-    """The positions `at` [batch, (1,) query] of x [copy, batch, (head,) position, dim]."""
-    return x.gather(-2, at[None, ..., None].expand(*x.shape[:-2], -1, x.shape[-1]))
+    """The positions `at` [batch, query] of x [copy, batch, position, dim]."""
+    batch, positions = x.shape[1:3]
+    places = torch.arange(batch, device=x.device)[:, None] * positions + at
+    rows = x.flatten(1, 2).index_select(1, places.flatten())  # whole rows: faster than a gather
+    return rows.view(len(x), *at.shape, x.shape[-1])
+
+
+def _head_rows(x: Tensor, at: Tensor) -> Tensor:
+    """The positions `at` [batch, query] of x [copy, batch, head, position, dim]."""
+    rows = _rows(x.transpose(2, 3).flatten(3), at)
+    return rows.view(*rows.shape[:3], x.shape[2], -1).transpose(2, 3)
 
 
 def _fused_attention(query: Tensor, key: Tensor, value: Tensor, at: Tensor | None) -> Tensor:
@@ -306,7 +315,8 @@ def _fused_attention(query: Tensor, key: Tensor, value: Tensor, at: Tensor | Non
 def _attention_pattern(query: Tensor, key: Tensor, at: Tensor | None) -> Tensor:
     """[copy, batch, head, query, key] probabilities; no row sees behind its own position."""
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
-    scores.masked_fill_(_future(key.shape[-2], at, key.device), -torch.inf)
+    future = _future(key.shape[-2], at, key.device)
+    scores += torch.zeros_like(future, dtype=scores.dtype).masked_fill_(future, -torch.inf)
     pattern: Tensor = scores.softmax(dim=-1)
     return pattern
 

@@ -39,7 +39,8 @@ METRICS = {
         "same attention target",
         "share",
         "1 = agrees everywhere",
-        "Share of heads whose most attended position is the same in proxy and model.",
+        "Share of heads whose most attended position is the same in proxy and model; positions "
+        "that tie within rounding share the agreement.",
     ),
     "output_jsd": Metric(
         "output divergence (JSD)",

@@ -4,6 +4,7 @@ from typing import ClassVar, Self
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from sklearn.cluster import KMeans as ScikitKMeans
 from threadpoolctl import threadpool_limits
 from torch import Tensor
@@ -94,4 +95,4 @@ class KMeans(Simplification):
         middle = self.centers_.mean(dim=0)
         shifted = (self.centers_ - middle).to(x)
         distance = shifted.square().sum(dim=1) - 2 * (x - middle.to(x)) @ shifted.T
-        return centers[distance.argmin(dim=-1)]
+        return F.embedding(distance.argmin(dim=-1), centers)

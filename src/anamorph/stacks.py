@@ -1,0 +1,79 @@
+"""The edits of many proxies to one tensor, as one edit along the copy axis."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from anamorph.models.base import Key
+from anamorph.simplifications import FittedProxy, Simplification
+
+
+class StackedEdit:
+    """The edits of all proxies of a stack to one tensor of a layer.
+
+    Args:
+        placed: for each copy the simplification at each head (None for kinds without heads); a head
+            that is not there is left as it is.
+    """
+
+    def __init__(self, placed: Sequence[Mapping[int | None, Simplification]]) -> None:
+        self.placed = placed
+        self.fired = 0
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[1 or copy, batch, ...] to [copy, batch, ...]."""
+        self.fired += 1
+        heads = sorted({h for placed in self.placed for h in placed}, key=lambda h: h or 0)
+        if heads == [None]:
+            return self._edit_head(None, x)
+        if x.shape[2] == 1:
+            return self._edit_head(0, x[:, :, 0])[:, :, None]
+        out = x.expand(len(self.placed), *x.shape[1:]).clone()
+        for head in heads:
+            out[:, :, head] = self._edit_head(head, x[:, :, head])
+        return out
+
+    def _edit_head(self, head: int | None, x: Tensor) -> Tensor:
+        """Every copy of one head: [1 or copy, batch, ...] to [copy, batch, ...]."""
+        affine = [placed[head].affine() if head in placed else None for placed in self.placed]
+        maps = [map_ for map_ in affine if map_ is not None]
+        if maps:
+            matrix = torch.stack([m for m, _ in maps]).to(x)  # [affine, dim, dim]
+            bias = torch.stack([b for _, b in maps]).to(x)  # [affine, dim]
+        if len(maps) == len(affine):
+            return _affine(x, matrix, bias)
+        out = x.new_empty(len(affine), *x.shape[1:])
+        if maps:
+            copies = [copy for copy, map_ in enumerate(affine) if map_ is not None]
+            out[copies] = _affine(x if len(x) == 1 else x[copies], matrix, bias)
+        for copy, placed in enumerate(self.placed):
+            if affine[copy] is None:
+                source = x[copy if len(x) > 1 else 0]
+                out[copy] = placed[head](source) if head in placed else source
+        return out
+
+
+def _affine(x: Tensor, matrix: Tensor, bias: Tensor) -> Tensor:
+    """X [1 or copy, ..., dim], matrix [copy, dim, dim], bias [copy, dim] to [copy, ..., dim]."""
+    copies, dim = len(matrix), matrix.shape[-1]
+    flat = x.reshape(len(x), -1, dim).expand(copies, -1, -1)
+    return torch.baddbmm(bias[:, None], flat, matrix).view(copies, *x.shape[1:])
+
+
+def stacked_edits(stack: Sequence[FittedProxy]) -> dict[Key, StackedEdit]:
+    """The edits that make the copies of a stack into the given proxies."""
+    keys = {Key(site.layer, site.kind) for fitted in stack for site in fitted.by_site}
+    return {
+        key: StackedEdit(
+            [
+                {
+                    site.head: simplification
+                    for site, simplification in fitted.by_site.items()
+                    if (site.layer, site.kind) == key
+                }
+                for fitted in stack
+            ]
+        )
+        for key in sorted(keys)
+    }
