@@ -10,9 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import lightning_fabric as lf
 import numpy as np
 import polars as pl
 import torch
@@ -26,6 +25,9 @@ from anamorph.models.weights import read_weights, write_weights
 from anamorph.runs import write_table
 from anamorph.tasks.base import Split, Task
 from anamorph.tasks.batches import collate, plan, shuffled, targets
+
+if TYPE_CHECKING:
+    import lightning_fabric as lf
 
 EVALUATED = 200  # sequences a split for the curves: enough to see, cheap enough to repeat
 
@@ -108,7 +110,7 @@ def train(
     seed: int = 0,
     out: Path | str | None = None,
     watch: Callable[[Progress], None] = lambda progress: None,
-    fabric: lf.Fabric | None = None,
+    fabric: "lf.Fabric | None" = None,
 ) -> tuple[Decoder, pl.DataFrame]:
     """Train a decoder to predict the next token.
 
@@ -132,6 +134,8 @@ def train(
     """
     config = config or TrainingConfig()
     model = model or default_model(task)
+    import lightning_fabric as lf  # here: it takes nearly two seconds to import
+
     fabric = fabric or lf.Fabric(accelerator="auto", devices=1, precision=config.precision)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -223,7 +227,7 @@ def accuracy(model: Decoder, split: Split, candidates: Tensor) -> tuple[float, f
 
 
 def _step(
-    fabric: lf.Fabric,
+    fabric: "lf.Fabric",
     model: nn.Module,
     optimizers: list[Any],
     tokens: Tensor,

@@ -58,6 +58,11 @@ def test_writes_page_and_every_figure_twice(rendered: Path) -> None:
     assert not list(rendered.rglob("*.tmp"))
 
 
+def test_every_chart_is_valid_vega_lite(rendered: Path) -> None:
+    for figure in page_module._figures(read(rendered)).values():
+        figure.chart.to_dict(validate=True)  # left out when rendering: it takes a second
+
+
 def test_page_names_nothing_outside_itself(rendered: Path) -> None:
     page = (rendered / "report.html").read_text()
     markup = re.sub(r"<script[^>]*>.*?</script>", "", page, flags=re.DOTALL)

@@ -5,8 +5,6 @@ from typing import ClassVar, Self
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.cluster import KMeans as ScikitKMeans
-from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from anamorph.errors import AnamorphError
@@ -78,6 +76,11 @@ class KMeans(Simplification):
         if self.clusters == len(distinct):
             centers = distinct  # the optimum, which the algorithm could miss by a duplicate
         else:
+            from sklearn.cluster import (
+                KMeans as ScikitKMeans,
+            )  # here: it takes two seconds to import
+            from threadpoolctl import threadpool_limits
+
             # One thread: scikit-learn adds up the threads' partial sums as they come in.
             with threadpool_limits(limits=1):
                 search = ScikitKMeans(
