@@ -1,4 +1,4 @@
-"""Kill a smoke run at random moments, each time followed by the same command: the same results?
+"""Kill smoke runs, each at a random moment, and give the same command again: the same results?
 
     python benchmarks/kill.py --kills 10 --seed 0
 
@@ -20,22 +20,21 @@ def main() -> None:
     arguments.add_argument("--seed", type=int, default=0, help="of the moments")
     options = arguments.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        whole, killed = Path(folder) / "whole", Path(folder) / "killed"
+        whole = Path(folder) / "whole"
         start = time.monotonic()
         subprocess.run(command(whole), check=True, stdout=subprocess.DEVNULL)
         took = time.monotonic() - start
         print(f"uninterrupted: {took:.1f} s", flush=True)
         rng = random.Random(options.seed)
-        kills = 0
-        while kills < options.kills:
-            if kill_after(killed, rng.uniform(0, took / 2)):
-                kills += 1
-                print(f"kill -9 number {kills}, {reached(killed)}", flush=True)
-            if (killed / "checks.json").exists():  # behind the numbers: finish, and begin anew
-                finish(killed, whole)
-                killed = killed.with_name(killed.name + "+")
-        finish(killed, whole)
-        print(f"results.parquet is the same to the byte after {kills} kills")
+        for number in range(options.kills):
+            moment = took * (number + rng.random()) / options.kills  # one in every tenth of the run
+            killed = Path(folder) / f"killed-{number}"
+            if kill_after(killed, moment):
+                print(f"kill -9 after {moment:.1f} s, {reached(killed)}", end="", flush=True)
+            else:
+                print(f"over before it was killed after {moment:.1f} s", end="", flush=True)
+            finish(killed, whole)
+            print(": the same to the byte", flush=True)
 
 
 def command(out: Path) -> list[str]:
