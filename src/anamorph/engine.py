@@ -8,7 +8,7 @@ after it run at scored positions only. On a CPU, batches run side by side, one t
 sizes that fit the cache that is nearly twice as fast on two cores as two threads on one batch.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness import CellSums, SumIndex, position_metrics
-from anamorph.models.base import Batch, Key, Model, Recording, State
+from anamorph.models.base import Batch, Model, Recording, State
 from anamorph.models.sites import Site
 from anamorph.simplifications import FittedProxy, Proxy
 from anamorph.stacks import stacked_edits
@@ -72,6 +72,7 @@ def audit_split(
     index = SumIndex.of(split)
     cells = {fitted.proxy: CellSums(index, device=device) for fitted in proxies}
     groups = _groups(proxies, model)
+    compared = {head for group in groups for head in group.heads}
     order = np.argsort(split.lengths, kind="stable")
     batches = plan(split.lengths[order], batch_tokens)
     chosen = torch.from_numpy(candidates).to(device)
@@ -81,7 +82,8 @@ def audit_split(
         sequences = order[part]
         wanted = targets(split, sequences)
         rows = index.rows_at(wanted.number[wanted.valid]).to(device)  # no batch shares a sequence
-        run = _ModelRun.of(model, collate(split, sequences).to(device), wanted.to(device))
+        batch = collate(split, sequences).to(device)
+        run = _ModelRun.of(model, batch, wanted.to(device), compared)
         for group in groups:
             for stack in _chunks(group.proxies, run.stack_bytes(group.first_layer), memory):
                 values = _compare(run, stack, group.heads, chosen)
@@ -154,7 +156,7 @@ class _ModelRun:
 
     Attributes:
         states: the state before each layer, and after the last.
-        patterns: [1, batch, head, query, key] of each layer, at the scored positions.
+        patterns: [1, batch, query, key] of each compared head, at the scored positions.
         logits: [1, batch, query, vocabulary] at the scored positions.
     """
 
@@ -165,8 +167,8 @@ class _ModelRun:
     logits: Tensor
 
     @classmethod
-    def of(cls, model: Model, batch: Batch, wanted: Targets) -> "_ModelRun":
-        patterns: Recording = {Key(layer, "pattern"): None for layer in range(model.layers)}
+    def of(cls, model: Model, batch: Batch, wanted: Targets, heads: Iterable[Head]) -> "_ModelRun":
+        patterns = _patterns_of(heads)
         states = [model.start(batch)]
         for layer in range(model.layers):
             states.append(model.layer(layer, states[-1], record=patterns, at=wanted.at))
@@ -176,7 +178,7 @@ class _ModelRun:
         """Bytes of the widest tensor that one more proxy in a stack adds."""
         batch, positions = self.states[0].mask.shape
         queries = self.wanted.at.shape[1]
-        heads = max(p.shape[2] for p in self.patterns.values() if p is not None)
+        heads = len({site.head for site in self.model.sites if site.kind == "query"})
         width = self.states[0].residual.shape[-1]
         rows = queries if first_layer >= self.model.layers - 1 else positions
         return 4 * batch * max(queries * heads * positions, rows * 4 * width)
@@ -194,7 +196,7 @@ def _compare(
 ) -> Tensor:
     """[copy, metric, scored position] of a stack of proxies, in the order of the valid targets."""
     valid = run.wanted.valid
-    logits, patterns = run_stack(run, stack, {layer for layer, _ in heads})
+    logits, patterns = run_stack(run, stack, heads)
     if stack[0].first_layer == run.model.layers:
         logits = logits.expand(len(stack), *logits.shape[1:])
     values = position_metrics(
@@ -208,20 +210,24 @@ def _compare(
     return values[:, :, 0]
 
 
+def _patterns_of(heads: Iterable[Head]) -> Recording:
+    return {Site(layer, head, "pattern"): None for layer, head in heads}
+
+
 def _rows_of_heads(patterns: Recording, heads: Sequence[Head], valid: Tensor) -> Tensor:
     """[copy, 1, head, scored position, key] attention of the given heads at the valid targets."""
     places = valid.flatten().nonzero()[:, 0]
     picked = []
-    for layer, head in heads:
-        pattern = patterns[Key(layer, "pattern")]
+    for site in _patterns_of(heads):
+        pattern = patterns[site]
         assert pattern is not None
         # index_select copies whole rows: several times faster than a Boolean mask
-        picked.append(pattern[:, :, head].flatten(1, 2).index_select(1, places))
+        picked.append(pattern.flatten(1, 2).index_select(1, places))
     return torch.stack(picked, dim=1)[:, None]
 
 
 def run_stack(
-    run: _ModelRun, stack: Sequence[FittedProxy], layers: set[int]
+    run: _ModelRun, stack: Sequence[FittedProxy], heads: Iterable[Head]
 ) -> tuple[Tensor, Recording]:
     """Logits and attention patterns of a stack of proxies, from their first edited layer on.
 
@@ -230,7 +236,7 @@ def run_stack(
     """
     model, first = run.model, stack[0].first_layer
     edits = stacked_edits(stack)
-    patterns: Recording = {Key(layer, "pattern"): None for layer in layers}
+    patterns = _patterns_of(heads)
     if first == model.layers:  # the identity: nothing to run again
         return run.logits, {key: run.patterns[key] for key in patterns}
     state = run.states[first]

@@ -132,7 +132,8 @@ def open_run(path: Path | str, spec: Mapping[str, Any]) -> Run:
     if (path / "spec.json").exists():
         run = load_run(path)
         asked = json.loads(json.dumps(spec))
-        different = [k for k in asked if asked[k] != run.spec.get(k)]
+        # What the choices say follows from the rest, in words that may be mended.
+        different = [k for k in asked if k != "choices" and asked[k] != run.spec.get(k)]
         if different:
             what = "; ".join(f"{k}: there {run.spec.get(k)}, asked {asked[k]}" for k in different)
             raise AnamorphError(

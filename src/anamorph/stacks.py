@@ -19,19 +19,26 @@ class StackedEdit:
 
     def __init__(self, placed: Sequence[Mapping[int | None, Simplification]]) -> None:
         self.placed = placed
+        self.copies = len(placed)
+        self.heads = sorted({h for here in placed for h in here if h is not None})
         self.fired = 0
 
     def __call__(self, x: Tensor) -> Tensor:
         """[1 or copy, batch, ...] to [copy, batch, ...]."""
-        self.fired += 1
-        heads = sorted({h for placed in self.placed for h in placed}, key=lambda h: h or 0)
-        if heads == [None]:
+        if not self.heads:
+            self.fired += 1
             return self._edit_head(None, x)
-        if x.shape[2] == 1:
-            return self._edit_head(0, x[:, :, 0])[:, :, None]
-        out = x.expand(len(self.placed), *x.shape[1:]).clone()
-        for head in heads:
-            out[:, :, head] = self._edit_head(head, x[:, :, head])
+        return self.of_heads(x, range(x.shape[2]))
+
+    def of_heads(self, x: Tensor, heads: Sequence[int]) -> Tensor:
+        """The same for some heads: [1 or copy, batch, head, ...] to [copy, batch, heads, ...]."""
+        self.fired += 1
+        if len(heads) == 1:
+            return self._edit_head(heads[0], x[:, :, heads[0]])[:, :, None]
+        out = x.new_empty(self.copies, x.shape[1], len(heads), *x.shape[3:])
+        for place, head in enumerate(heads):
+            here = x[:, :, head]
+            out[:, :, place] = self._edit_head(head, here) if head in self.heads else here
         return out
 
     def _edit_head(self, head: int | None, x: Tensor) -> Tensor:

@@ -24,12 +24,19 @@ class Key(NamedTuple):
 
 
 Edit = Callable[[Tensor], Tensor]
-"""Takes an activation `[1 or copy, batch, ...]`, gives `[copy, batch, ...]`, otherwise alike."""
+"""Takes an activation `[1 or copy, batch, ...]`, gives `[copy, batch, ...]`, otherwise alike.
+
+An edit that makes several copies of one says how many in an attribute `copies`; one that leaves
+most heads alone may offer `heads` and `of_heads`, as `anamorph.stacks.StackedEdit` does.
+"""
 
 Edits = Mapping[Key, Edit]
 
-Recording = dict[Key, Tensor | None]
-"""The caller puts in the keys it wants, with None; a layer fills in the tensors, after edits."""
+Recording = dict[Key | Site, Tensor | None]
+"""The caller puts in what it wants, with None; a layer fills in the tensors, after edits.
+
+A `Key` stands for all heads, `[copy, batch, head, ...]`; a `Site` for one, `[copy, batch, ...]`.
+"""
 
 
 @dataclass(frozen=True)

@@ -273,10 +273,13 @@ class _Tap:
         return Key(self.layer, kind) in self.edits
 
     def keeps(self, kind: str) -> bool:
-        return Key(self.layer, kind) in self.record
+        return any((key.layer, key.kind) == (self.layer, kind) for key in self.record)
 
     def keep(self, kind: str, x: Tensor) -> None:
-        self.record[Key(self.layer, kind)] = x
+        for key in self.record:
+            if (key.layer, key.kind) == (self.layer, kind):
+                head = key.head if isinstance(key, Site) else None
+                self.record[key] = x if head is None else x[:, :, head]
 
     def __call__(self, kind: str, x: Tensor) -> Tensor:
         if self.replaces(kind):
