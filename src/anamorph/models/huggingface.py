@@ -74,6 +74,12 @@ class HuggingFace:
     Args:
         model: from transformers, with a language-model head. It is left as it was found.
 
+    Attributes:
+        causal: whether no position sees those behind it, as found out on a few tokens.
+        context: the longest sequence, in tokens, if the configuration names one.
+        heads: query heads of a layer.
+        key_heads: key and value heads of a layer.
+
     Raises:
         AnamorphError: if it has no blocks or no head, or gives other logits block by block.
     """
@@ -85,6 +91,8 @@ class HuggingFace:
                 f"{type(model).__name__} has no language-model head, so it predicts no tokens; "
                 "load it with AutoModelForCausalLM or AutoModelForMaskedLM."
             )
+        configuration = self.model.config.get_text_config()
+        self.context: int | None = getattr(configuration, "max_position_embeddings", None)
         self._users = 0
         self._lock = threading.Lock()
         self._restore: list[Callable[[], None]] = []
@@ -115,20 +123,13 @@ class HuggingFace:
         """The last dimension of a site's activation; None for patterns, where it varies."""
         if kind == "pattern":
             return None
-        return self._dims.get(kind, self._width)
+        dim: int = self._dims.get(kind, self._width)
+        return dim
 
     @property
     def vocabulary(self) -> int:
         """The number of logits."""
         return int(self.model.get_output_embeddings().weight.shape[0])
-
-    @property
-    def context(self) -> int | None:
-        """The longest sequence, in tokens, if the configuration names one."""
-        longest: int | None = getattr(
-            self.model.config.get_text_config(), "max_position_embeddings", None
-        )
-        return longest
 
     @contextmanager
     def session(self) -> Iterator[None]:
@@ -448,7 +449,7 @@ def _submodule(module: nn.Module, path: str) -> nn.Module | None:
     return module
 
 
-def _size(module: nn.Module) -> int:
+def _size(module: Any) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
