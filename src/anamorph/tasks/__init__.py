@@ -11,11 +11,28 @@ from typing import Any
 
 from anamorph.errors import AnamorphError
 from anamorph.tasks.base import NOT_APPLICABLE, Facet, Role, Split, Task
+from anamorph.tasks.checks import check_context, check_vocabulary
 from anamorph.tasks.dyck import dyck
+from anamorph.tasks.text import text_task
+from anamorph.tasks.text_data import parse_data
 
-TASKS: dict[str, Callable[..., Task]] = {"dyck": dyck}
+TASKS: dict[str, Callable[..., Task]] = {"dyck": dyck, "text": text_task}
+FINDINGS = ("fit", "made", "read", "splits")  # in a task's spec, what came out and was not given
 
-__all__ = ["NOT_APPLICABLE", "TASKS", "Facet", "Role", "Split", "Task", "load_task", "task_names"]
+__all__ = [
+    "NOT_APPLICABLE",
+    "TASKS",
+    "Facet",
+    "Role",
+    "Split",
+    "Task",
+    "check_context",
+    "check_vocabulary",
+    "load_task",
+    "parse_data",
+    "task_names",
+    "text_task",
+]
 
 
 def task_names() -> list[str]:
@@ -26,8 +43,11 @@ def task_names() -> list[str]:
 def load_task(name: str, **arguments: Any) -> Task:
     """Make a task by its name.
 
+    `load_task(**task.spec)` makes a task again; what its spec says of the data must still be so.
+
     Raises:
-        AnamorphError: if there is no such task, or it takes no such argument.
+        AnamorphError: if there is no such task, it takes no such argument, or the data have
+            changed.
     """
     make = TASKS.get(name)
     if make is None:
@@ -36,9 +56,18 @@ def load_task(name: str, **arguments: Any) -> Task:
             raise AnamorphError(f"There is no task {name!r}; there are: {', '.join(task_names())}.")
         make = found[0].load()
     known = inspect.signature(make).parameters
+    said = {key: arguments.pop(key) for key in FINDINGS if key in arguments and key not in known}
     unknown = [key for key in arguments if key not in known]
     if unknown:
         raise AnamorphError(
             f"The task {name!r} takes no {', '.join(unknown)}; it takes: {', '.join(known)}."
         )
-    return make(**arguments)
+    task = make(**arguments)
+    for key, value in said.items():
+        if task.spec.get(key) != value:
+            raise AnamorphError(
+                f"The data of the task {name!r} are not what they were: {key!r} was said to be "
+                f"{value!r} and is {task.spec.get(key)!r}. Bring the old data back, or leave "
+                f"{', '.join(said)} out."
+            )
+    return task

@@ -16,6 +16,8 @@ from anamorph.errors import AnamorphError
 
 Role = Literal["train", "iid", "ood"]
 
+Tokens = NDArray[np.signedinteger[Any]]  # int16 where the vocabulary allows it, otherwise int32
+
 NOT_APPLICABLE = -1  # the facet code of a position that the facet says nothing about
 
 
@@ -50,7 +52,7 @@ class Split:
 
     name: str
     role: Role
-    tokens: NDArray[np.int16]
+    tokens: Tokens
     offsets: NDArray[np.int64]
     scored: NDArray[np.bool_]
     facets: Mapping[str, Facet] = field(default_factory=dict)
@@ -88,7 +90,7 @@ class Split:
         """[sequences] tokens in each sequence."""
         return np.diff(self.offsets)
 
-    def __iter__(self) -> Iterator[NDArray[np.int16]]:
+    def __iter__(self) -> Iterator[Tokens]:
         for start, stop in zip(self.offsets[:-1], self.offsets[1:], strict=True):
             yield self.tokens[start:stop]
 

@@ -1,0 +1,91 @@
+"""Labels that any text has: where a token stands, how rare it is, and whether context gives it.
+
+All speak of a token as the target of a prediction. The first of a sequence is no target.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anamorph.tasks.base import NOT_APPLICABLE, Facet, Tokens
+
+Offsets = NDArray[np.int64]
+
+FREQUENCIES = (0, 1, 10, 100, 1000)  # lower ends
+SHORTEST_POSITION = 16  # where the second bucket of positions begins; each further one is double
+
+
+def text_facets(
+    tokens: Tokens, offsets: Offsets, counts: NDArray[np.int64], length: int
+) -> dict[str, Facet]:
+    """The facets `position`, `frequency`, `repeated` and `induction`.
+
+    Args:
+        tokens: [tokens] all sequences one after the other.
+        offsets: [sequences + 1] where each begins, and the end.
+        counts: [vocabulary] how often each token stands in train.
+        length: of the longest sequence that the task allows; it decides the buckets of `position`.
+    """
+    sequence = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    first = np.zeros(len(tokens), dtype=np.bool_)
+    first[offsets[:-1]] = True
+    facets = {
+        "position": _position(np.arange(len(tokens)) - offsets[sequence], length),
+        "frequency": _frequency(counts[tokens]),
+        "repeated": _repeated(tokens, sequence),
+        "induction": _induction(tokens, sequence, first),
+    }
+    return {
+        name: Facet(np.where(first, NOT_APPLICABLE, codes).astype(np.int16), names)
+        for name, (codes, names) in facets.items()
+    }
+
+
+Codes = tuple[NDArray[Any], tuple[str, ...]]
+
+
+def _position(position: NDArray[np.int64], length: int) -> Codes:
+    starts = [1]
+    while (start := max(2 * starts[-1], SHORTEST_POSITION)) < length:
+        starts.append(start)
+    ends = [*starts[1:], max(2 * starts[-1], SHORTEST_POSITION)]
+    names = tuple(f"{start}–{end - 1}" for start, end in zip(starts, ends, strict=True))
+    return np.searchsorted(starts, position, side="right") - 1, names
+
+
+def _frequency(count: NDArray[np.int64]) -> Codes:
+    return (
+        np.searchsorted(FREQUENCIES, count, side="right") - 1,
+        ("unseen", "1–9", "10–99", "100–999", "1000+"),
+    )
+
+
+def _repeated(tokens: Tokens, sequence: NDArray[np.int64]) -> Codes:
+    """Whether the token stands earlier in its sequence."""
+    return _stood_before(sequence, tokens), ("new", "seen before")
+
+
+def _induction(tokens: Tokens, sequence: NDArray[np.int64], first: NDArray[np.bool_]) -> Codes:
+    """What followed the current token, the one before the target, earlier in the sequence.
+
+    An induction head (Olsson et al. 2022, arXiv 2209.11895) looks for an earlier occurrence of the
+    current token and predicts what followed it there.
+    """
+    current = np.where(first, -1, np.roll(tokens, 1))
+    predictable = _stood_before(sequence, current, tokens)
+    occurred = np.roll(_stood_before(sequence, tokens), 1)
+    codes = np.where(predictable, 0, np.where(occurred, 1, 2))
+    return codes, ("predictable", "other earlier continuation", "no earlier occurrence")
+
+
+def _stood_before(sequence: NDArray[np.int64], *values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Whether an earlier position of the same sequence has the same values."""
+    order = np.lexsort((*values, sequence))  # stable: equal ones stay in the order of positions
+    same = np.ones(max(len(order) - 1, 0), dtype=np.bool_)
+    for value in (*values, sequence):
+        ordered = value[order]
+        same &= ordered[1:] == ordered[:-1]
+    before = np.zeros(len(order), dtype=np.bool_)
+    before[order[1:]] = same
+    return before

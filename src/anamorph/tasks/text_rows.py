@@ -1,0 +1,99 @@
+"""A document, read from a string or from a row with named fields."""
+
+from collections.abc import Iterable, Mapping
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+from anamorph.errors import AnamorphError
+
+Span = tuple[int, int, str]  # start, end and label, in characters; the end is exclusive
+
+
+class Document(NamedTuple):
+    """A text with its labelled spans; `where` it comes from is said in errors."""
+
+    text: str
+    spans: tuple[Span, ...]
+    where: str
+
+
+class Fields(NamedTuple):
+    """The names under which a row holds its text and, if they are asked for, its spans."""
+
+    text: str = "text"
+    spans: str | None = None
+
+
+def to_document(row: object, fields: Fields, where: str) -> Document:
+    """Read a string, or a mapping with the fields.
+
+    Raises:
+        AnamorphError: if a field is missing or not what it should be; names `where`.
+    """
+    if isinstance(row, str) and fields.spans is None:
+        row = {fields.text: row}
+    if not isinstance(row, Mapping):
+        raise AnamorphError(
+            f"{where} is a {type(row).__name__}; expected an object with the field {fields.text!r}"
+            + (f" and {fields.spans!r}." if fields.spans else ".")
+        )
+    for argument, name in (("text_field", fields.text), ("spans_field", fields.spans)):
+        if name is not None and name not in row:
+            raise AnamorphError(
+                f"{where} has no field {name!r}; its fields are: {listed(row)}. Name the right "
+                f"one with {argument}."
+            )
+    text = row[fields.text]
+    if not isinstance(text, str):
+        raise AnamorphError(
+            f"{where}: the field {fields.text!r} must be a string; got {type(text).__name__}. "
+            "Leave such rows out."
+        )
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise AnamorphError(
+            f"{where}: the text holds half of a surrogate pair at character {error.start}, which "
+            "no tokenizer takes; replace it."
+        ) from error
+    spans = () if fields.spans is None else _read_spans(row[fields.spans], len(text), where)
+    return Document(text, spans, where)
+
+
+def _read_spans(given: object, length: int, where: str) -> tuple[Span, ...]:
+    if not isinstance(given, Iterable) or isinstance(given, (str, Mapping)):
+        raise AnamorphError(f"{where}: spans must be a list of [start, end, label]; got {given!r}.")
+    spans = sorted(_read_span(span, length, where) for span in given)
+    for (_, end, first), (start, _, second) in pairwise(spans):
+        if start < end:
+            raise AnamorphError(
+                f"{where}: the spans {first!r} and {second!r} overlap at character {start}; a "
+                "character can have one label in a facet."
+            )
+    return tuple(spans)
+
+
+def _read_span(span: object, length: int, where: str) -> Span:
+    match span:
+        case {"start": start, "end": end, "label": label}:  # as Parquet holds them
+            pass
+        case [start, end, label]:
+            pass
+        case _:
+            start = end = label = None
+    if not (type(start) is int and type(end) is int and isinstance(label, str)):
+        raise AnamorphError(
+            f"{where}: a span must be [start, end, label], two whole numbers and a string; got "
+            f"{span!r}."
+        )
+    if not 0 <= start < end <= length:
+        raise AnamorphError(
+            f"{where}: the span {span!r} is out of range; expected 0 <= start < end <= {length}, "
+            "the number of characters."
+        )
+    return start, end, label
+
+
+def listed(row: Mapping[Any, Any]) -> str:
+    """The names of a row's fields, for an error."""
+    return ", ".join(map(str, row)) or "none"
