@@ -1,8 +1,8 @@
 """Faithfulness: how far a proxy agrees with its model, in and out of distribution.
 
 `metrics` compares model and proxy at a position, `sums` adds this up by sequence, `bootstrap`
-makes intervals from the sums, `gaps` judges what changes out of distribution, and `tables` writes
-it all down.
+makes intervals from the sums, `confidence` makes intervals at which one may stop early, `gaps`
+judges what changes out of distribution, and `tables` writes it all down.
 """
 
 from anamorph.faithfulness.bootstrap import (
@@ -12,6 +12,7 @@ from anamorph.faithfulness.bootstrap import (
     seed_replicates,
     weights,
 )
+from anamorph.faithfulness.confidence import RatioSequence
 from anamorph.faithfulness.gaps import Thresholds, benjamini_hochberg, verdict
 from anamorph.faithfulness.metrics import (
     HIGHER_IS_BETTER,
@@ -29,6 +30,7 @@ __all__ = [
     "CellSums",
     "Group",
     "ProxyInfo",
+    "RatioSequence",
     "SumIndex",
     "Thresholds",
     "benjamini_hochberg",

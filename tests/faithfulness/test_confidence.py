@@ -1,0 +1,259 @@
+"""Confidence sequences against plain integrals and loops, and their promise: all looks hold."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import scipy.integrate
+import scipy.optimize
+import scipy.special
+import scipy.stats
+import torch
+
+from anamorph.errors import AnamorphError
+from anamorph.faithfulness.confidence import (
+    FEWEST_SEQUENCES,
+    RatioSequence,
+    RatioSums,
+    design_effect,
+    mixture_interval,
+)
+
+
+def sequences(seed, cells, n, correlation=0.2, p=0.9):
+    rng = np.random.default_rng(seed)
+    counts = rng.integers(16, 129, size=n)
+    more = 1 / correlation - 1
+    chance = rng.beta(p * more, (1 - p) * more, size=(cells, n))
+    return torch.from_numpy(rng.binomial(counts, chance)).double(), torch.from_numpy(counts)
+
+
+def plain_positions(a, c, prior_correlation):
+    """Effective positions of one cell, with loops."""
+    mean = sum(a) / sum(c)
+    n, length = len(a), sum(y * y for y in c) / sum(c)
+    residuals = sum((x - mean * y) ** 2 for x, y in zip(a, c, strict=True)) * n / (n - 1)
+    worth = length / 2
+    effect = residuals + worth * (1 + prior_correlation * (length - 1))
+    effect /= sum(mean * (1 - mean) for _ in range(int(sum(c)))) + worth
+    return sum(c) / effect
+
+
+def plain_interval(mean, n, until, alpha):
+    """The mixture integrated over its alternatives, and its ends by root finding."""
+
+    def log_mixture(m):
+        k = (1 + 2 * m * (1 - m) / until) / (4 * until)
+        prior = scipy.stats.beta(k * m, k * (1 - m))
+
+        def ratio(q):
+            gain = n * mean * math.log(q / m) + n * (1 - mean) * math.log((1 - q) / (1 - m))
+            return prior.pdf(q) * math.exp(gain)
+
+        near = sorted({m, mean})
+        return math.log(scipy.integrate.quad(ratio, 1e-12, 1 - 1e-12, points=near, limit=500)[0])
+
+    def crossed(m):
+        return log_mixture(m) + math.log(alpha)
+
+    return (
+        scipy.optimize.brentq(crossed, 0.02, mean, xtol=1e-9),
+        scipy.optimize.brentq(crossed, mean, 0.999, xtol=1e-9),
+    )
+
+
+@pytest.mark.parametrize(
+    ("mean", "n", "until", "alpha"), [(0.5, 60.0, 0.1, 0.05), (0.8, 33.5, 0.1, 0.1)]
+)
+def test_interval_is_that_of_the_integrated_mixture(mean, n, until, alpha):
+    tensors = [torch.tensor([x], dtype=torch.float64) for x in (mean, n)]
+    low, high = mixture_interval(*tensors, until, alpha)
+    assert (low.item(), high.item()) == pytest.approx(
+        plain_interval(mean, n, until, alpha), abs=1e-6
+    )
+
+
+def test_effective_positions_are_those_of_a_plain_loop():
+    a, c = sequences(0, 3, 20)
+    ours = c.sum() / design_effect(RatioSums.of(a, c.double()), 0.3)
+    expected = [plain_positions(row, c.tolist(), 0.3) for row in a.tolist()]
+    np.testing.assert_allclose(ours, expected, rtol=1e-10)
+
+
+def test_design_effect_by_hand():
+    """Many sequences of 10: alike positions give 10, independent ones 1, unseen ones the prior."""
+    counts = torch.full((4000,), 10.0, dtype=torch.float64)
+    alike = torch.tensor([0.0, 10.0] * 2000, dtype=torch.float64)
+    rng = np.random.default_rng(1)
+    independent = torch.from_numpy(rng.binomial(10, 0.5, size=4000)).double()
+    effects = design_effect(RatioSums.of(torch.stack([alike, independent, counts]), counts), 0.5)
+    assert effects.tolist() == pytest.approx([10, 1, 5.5], rel=0.07)
+
+
+def test_interval_holds_exactly_the_values_not_ruled_out():
+    """On a grid: what is inside has M(m) < 1/alpha, what is outside has not, at any shape."""
+    grid = np.linspace(0.0005, 0.9995, 1999)
+    for mean in (0.0, 0.002, 0.3, 0.97, 1.0):
+        for n in (5.0, 300.0, 30000.0):
+            for until in (0.2, 0.02, 0.005):
+                k = (1 + 2 * grid * (1 - grid) / until) / (4 * until)
+                ones, zeros = n * mean, n * (1 - mean)
+                evidence = (
+                    scipy.special.betaln(k * grid + ones, k * (1 - grid) + zeros)
+                    - scipy.special.betaln(k * grid, k * (1 - grid))
+                    - scipy.special.xlogy(ones, grid)
+                    - scipy.special.xlogy(zeros, 1 - grid)
+                )
+                tensors = [torch.tensor([x], dtype=torch.float64) for x in (mean, n)]
+                low, high = (end.item() for end in mixture_interval(*tensors, until))
+                inside = (grid >= low) & (grid <= high)
+                np.testing.assert_array_equal(inside, evidence < math.log(20))
+
+
+def test_updates_intersect_the_looks_that_one_update_gives():
+    a, c = sequences(2, 5, 48)
+    by_batch, widths = RatioSequence(5, 0.02), []
+    low, high = torch.zeros(5), torch.ones(5)
+    for seen in range(8, 49, 8):
+        by_batch.update(a[:, seen - 8 : seen], c[seen - 8 : seen])
+        at_once = RatioSequence(5, 0.02)
+        at_once.update(a[:, :seen], c[:seen])
+        look = at_once.interval()
+        low, high = low.maximum(look[0]), high.minimum(look[1])
+        np.testing.assert_allclose(by_batch.interval(), (low, high), atol=1e-9)
+        widths.append(by_batch.width())
+    np.testing.assert_allclose(by_batch.mean(), a.sum(1) / c.sum(), rtol=1e-12)
+    assert (widths[0] == 1).all()  # 8 sequences are too few
+    assert all((after <= before).all() for before, after in itertools.pairwise(widths))
+    assert (widths[-1] < widths[1]).all()
+
+
+def test_cells_do_not_see_each_other():
+    a, c = sequences(3, 4, 64)
+    together, some = RatioSequence(4, 0.05), torch.tensor([3, 1])
+    together.update(a[:, :32], c[:32])
+    before = torch.stack(together.interval())
+    together.update(a[some, 32:], c[32:], some)
+    after = torch.stack(together.interval())
+    assert torch.equal(after[:, [0, 2]], before[:, [0, 2]])
+    alone = RatioSequence(1, 0.05)
+    alone.update(a[3:, :32], c[:32])
+    alone.update(a[3:, 32:], c[32:])
+    np.testing.assert_allclose(after[:, 3], torch.stack(alone.interval())[:, 0], atol=1e-12)
+    assert together.sums.sequences.tolist() == [32, 64, 32, 64]
+
+
+def test_the_mirror_image_has_the_mirrored_interval():
+    a, c = sequences(4, 3, 40)
+    agreement, disagreement = RatioSequence(3, 0.02), RatioSequence(3, 0.02)
+    agreement.update(a, c)
+    disagreement.update(c - a, c)
+    low, high = agreement.interval()
+    np.testing.assert_allclose(disagreement.interval(), (1 - high, 1 - low), atol=1e-8)
+
+
+def test_perfect_agreement_is_not_certainty():
+    counts, sequences_to_stop = torch.full((8,), 64), {}
+    for prior_correlation in (0.2, 0.5, 1.0):
+        follow, seen = RatioSequence(1, 0.02, prior_correlation=prior_correlation), 0
+        while follow.width() > 0.02:
+            follow.update(torch.full((1, 8), 64.0), counts)
+            seen += 8
+        low, high = follow.interval()
+        assert high == 1 and low >= 0.98
+        sequences_to_stop[prior_correlation] = seen
+    # If a sequence counts as one position, no bound can stop before ln(1/0.05)/0.02 = 150.
+    assert sequences_to_stop[1.0] > 150
+    assert sequences_to_stop[0.2] < 64 < sequences_to_stop[0.5] <= 120
+
+
+def test_an_interval_that_contradicts_the_past_is_kept_alone():
+    follow, counts = RatioSequence(1, 0.1), torch.full((400,), 50)
+    follow.update(torch.full((1, 400), 50.0), counts)
+    follow.update(torch.zeros(1, 400), counts)  # not in random order
+    low, high = follow.interval()
+    assert low < follow.mean() == 0.5 < high
+
+
+def coverage(draw, truth, until, runs=300, most=400):
+    """Share of runs whose interval holds the truth at every look up to the stop."""
+    rng = np.random.default_rng(5)
+    a, c = (torch.from_numpy(x).double() for x in draw(rng, (runs, most)))
+    follow, active = RatioSequence(runs, until), torch.arange(runs)
+    covered = torch.ones(runs, dtype=torch.bool)
+    for start in range(0, most, 16):
+        new = slice(start, start + 16)
+        follow.update(a[active, new], c[active, new], active)
+        low, high = follow.interval()
+        covered &= (low <= truth) & (truth <= high)
+        active = active[(follow.width() > until)[active]]
+        if not len(active):
+            break
+    return covered.double().mean().item()
+
+
+@pytest.mark.parametrize("p", [0.5, 0.98, 0.995])
+def test_coverage_at_every_look(p):
+    def draw(rng, shape):
+        c = rng.integers(16, 129, size=shape)
+        return rng.binomial(c, rng.beta(4 * p, 4 * (1 - p), size=shape)), c  # correlation 0.2
+
+    assert coverage(draw, p, 0.02) >= 0.95
+
+
+def test_coverage_with_rare_failing_sequences():
+    def draw(rng, shape):
+        c = np.full(shape, 64)
+        return rng.binomial(c, np.where(rng.random(shape) < 0.02, 0.3, 0.999)), c
+
+    assert coverage(draw, 0.02 * 0.3 + 0.98 * 0.999, 0.02) >= 0.95
+
+
+def test_too_few_sequences_say_nothing():
+    a, c = sequences(6, 2, FEWEST_SEQUENCES)
+    follow = RatioSequence(2, 0.02)
+    assert follow.mean().isnan().all()
+    follow.update(a[:, :-1], c[:-1])
+    assert torch.stack(follow.interval()).tolist() == [[0, 0], [1, 1]]
+    follow.update(a[:, -1:], c[-1:])
+    assert (follow.width() < 1).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"cells": 0, "until": 0.1}, "0 cells"),
+        ({"cells": 1, "until": 0}, "width to stop at is 0"),
+        ({"cells": 1, "until": math.nan}, "width to stop at is nan"),
+        ({"cells": 1, "until": 0.1, "alpha": 0.9}, "alpha is 0.9"),
+        ({"cells": 1, "until": 0.1, "prior_correlation": 1.5}, "prior correlation is 1.5"),
+    ],
+)
+def test_arguments_out_of_range(arguments, message):
+    with pytest.raises(AnamorphError, match=message):
+        RatioSequence(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("numerators", "counts", "cells", "message"),
+    [
+        ([[1.0, 2]], [4, 4], None, r"\[1, 2\] and the counts \[2\]; expected \[2, new\]"),
+        ([[1.0], [2]], [4, 4], None, "expected"),
+        ([[], []], [], None, "at least one new sequence"),
+        ([[1.0], [2]], [4], [1, 1], "name one twice"),
+        ([[0.0], [0]], [0], None, "smallest count is 0"),
+        ([[1.0], [5]], [4], None, "numerator is 5 over 4 positions"),
+        ([[-1.0], [2]], [4], None, "numerator is -1"),
+        ([[math.nan], [2]], [4], None, "numerator is nan"),
+    ],
+)
+def test_bad_input(numerators, counts, cells, message):
+    follow = RatioSequence(2, 0.1)
+    with pytest.raises(AnamorphError, match=message):
+        follow.update(
+            torch.tensor(numerators),
+            torch.tensor(counts),
+            None if cells is None else torch.tensor(cells),
+        )
+    assert follow.sums.sequences.tolist() == [0, 0]
