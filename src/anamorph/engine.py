@@ -10,7 +10,8 @@ sizes that fit the cache that is nearly twice as fast on two cores as two thread
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -19,7 +20,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from anamorph.errors import AnamorphError
-from anamorph.faithfulness import CellSums, SumIndex, position_metrics
+from anamorph.faithfulness import (
+    METRICS,
+    CellSums,
+    RatioSequence,
+    SumIndex,
+    metric_names,
+    position_metrics,
+)
+from anamorph.faithfulness.sums import WHOLE
 from anamorph.models.base import Batch, Model, Recording, State
 from anamorph.models.sites import Site
 from anamorph.simplifications import FittedProxy, Proxy
@@ -28,6 +37,8 @@ from anamorph.tasks import Split
 from anamorph.tasks.batches import Targets, collate, plan, targets
 
 BATCH_TOKENS = 4_096
+LOOK = 16  # sequences between two looks at whether a cell may stop
+LOGITS = 32 * 2**20  # bytes for the logits of one proxy at some positions
 MEMORY = 8 * 2**20  # bytes for the widest tensor of a stack: what stays in the cache is faster
 ATTENTION_KINDS = ("query", "key", "pattern")
 
@@ -44,6 +55,7 @@ def audit_split(
     *,
     batch_tokens: int = BATCH_TOKENS,
     memory: int = MEMORY,
+    until: float | None = None,
     device: torch.device | str = "cpu",
     watch: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[Proxy, CellSums]:
@@ -60,8 +72,10 @@ def audit_split(
         proxies: fitted; each gives one cell.
         batch_tokens: tokens a batch, padding included; the numbers do not depend on it.
         memory: bytes for the widest tensor of a stack of proxies; nor on this.
+        until: stop each cell as soon as a confidence sequence of its `same_prediction` is so
+            narrow (`anamorph.faithfulness.confidence`). The order of the sequences must be random.
         device: where the model is.
-        watch: called after every batch with the batches done and their total.
+        watch: called with what is done and the total: batches, or with `until` cells.
 
     Returns:
         the sums of every cell.
@@ -71,27 +85,46 @@ def audit_split(
     """
     index = SumIndex.of(split)
     cells = {fitted.proxy: CellSums(index, device=device) for fitted in proxies}
-    groups = _groups(proxies, model)
-    compared = {head for group in groups for head in group.heads}
-    order = np.argsort(split.lengths, kind="stable")
-    batches = plan(split.lengths[order], batch_tokens)
+    heads = {head for fitted in proxies for head in attention_heads(fitted, model.sites)}
     chosen = torch.from_numpy(candidates).to(device)
 
-    @torch.inference_mode()
-    def work(part: NDArray[np.int64]) -> None:
-        sequences = order[part]
+    def begin(sequences: NDArray[np.int64]) -> tuple[_ModelRun, Tensor]:
         wanted = targets(split, sequences)
         rows = index.rows_at(wanted.number[wanted.valid]).to(device)  # no batch shares a sequence
         batch = collate(split, sequences).to(device)
-        run = _ModelRun.of(model, batch, wanted.to(device), compared)
-        for group in groups:
-            for stack in _chunks(group.proxies, run.stack_bytes(group.first_layer), memory):
-                values = _compare(run, stack, group.heads, chosen)
-                for fitted, metrics in zip(stack, values, strict=True):
-                    cells[fitted.proxy].add_rows(rows, metrics)
+        return _ModelRun.of(model, batch, wanted.to(device), heads), rows
 
-    for done, _ in enumerate(side_by_side(work, batches[::-1], device), start=1):
-        watch(done, len(batches))
+    def add(run: _ModelRun, rows: Tensor, stack: _Group) -> None:
+        for fitted, metrics in zip(stack.proxies, _compare(run, stack, chosen), strict=True):
+            cells[fitted.proxy].add_rows(rows, metrics)
+
+    @torch.inference_mode()
+    def whole(sequences: NDArray[np.int64]) -> None:
+        run, rows = begin(sequences)
+        for stack in run.stacks(proxies, memory):
+            add(run, rows, stack)
+
+    with getattr(model, "session", nullcontext)():
+        if until is None:
+            batches = _batches(split, np.arange(len(split)), batch_tokens)
+            for done, _ in enumerate(side_by_side(whole, batches[::-1], device), start=1):
+                watch(done, len(batches))
+        else:
+            following = _Following(cells, index, until)
+            for start in range(0, len(split), LOOK):
+                look = np.arange(start, min(start + LOOK, len(split)))
+                for sequences in _batches(split, look, batch_tokens):
+                    with torch.inference_mode():
+                        run, rows = begin(sequences)
+                    stacks = run.stacks([f for f in proxies if f.proxy in following.active], memory)
+                    one = torch.inference_mode()(lambda s, run=run, rows=rows: add(run, rows, s))
+                    for _ in side_by_side(one, stacks, device):
+                        pass
+                following.look(look)
+                watch(len(cells) - len(following.active), len(cells))
+                if not following.active:
+                    break
+            watch(len(cells), len(cells))
     for proxy, sums in cells.items():
         sums.require_finite(f"{proxy} on split {split.name!r}")
     return cells
@@ -120,6 +153,37 @@ def side_by_side(
         torch.set_num_threads(threads)
 
 
+def _batches(
+    split: Split, sequences: NDArray[np.int64], batch_tokens: int
+) -> list[NDArray[np.int64]]:
+    """Batches of the given sequences, alike in length."""
+    order = sequences[np.argsort(split.lengths[sequences], kind="stable")]
+    return [order[part] for part in plan(split.lengths[order], batch_tokens)]
+
+
+class _Following:
+    """Which cells still have to go on, by the confidence sequences of their `same_prediction`."""
+
+    def __init__(self, cells: dict[Proxy, CellSums], index: SumIndex, until: float) -> None:
+        self.cells, self.index = cells, index
+        self.order = list(cells)
+        self.active = set(cells)
+        self.ratios = RatioSequence(len(cells), until)
+
+    def look(self, sequences: NDArray[np.int64]) -> None:
+        """Take in new sequences of all active cells, and drop those that are narrow enough."""
+        rows = np.flatnonzero(np.isin(self.index.sequence, sequences) & (self.index.facet == WHOLE))
+        places = [i for i, proxy in enumerate(self.order) if proxy in self.active]
+        metric = METRICS.index("same_prediction")
+        sums = torch.stack([self.cells[self.order[i]].sums[metric, rows] for i in places]).cpu()
+        self.ratios.update(sums, torch.from_numpy(self.index.tokens[rows]), torch.tensor(places))
+        width = self.ratios.width()
+        for i in places:
+            self.cells[self.order[i]].seen = int(sequences[-1]) + 1
+            if width[i] <= self.ratios.until:
+                self.active.remove(self.order[i])
+
+
 @dataclass(frozen=True)
 class _Group:
     """Proxies that start at the same layer and are compared on the same heads' attention."""
@@ -134,17 +198,22 @@ def _groups(proxies: Sequence[FittedProxy], model: Model) -> list[_Group]:
     for fitted in proxies:
         key = fitted.first_layer, attention_heads(fitted, model.sites)
         found.setdefault(key, []).append(fitted)
-    return [_Group(layer, heads, tuple(group)) for (layer, heads), group in found.items()]
+    return [_Group(layer, heads, tuple(found[layer, heads])) for layer, heads in sorted(found)]
 
 
 def attention_heads(fitted: FittedProxy, sites: Sequence[Site]) -> tuple[Head, ...]:
     """The heads over which a proxy's attention metrics average; see `audit_split`."""
+    every = {(s.layer, s.head) for s in sites if s.kind == "pattern" and s.head is not None}
+    if not every:
+        return ()
+    per_layer = len({head for _, head in every})
+    shared = per_layer // max(1, len({s.head for s in sites if s.kind == "key"}))
     edited = {
-        (s.layer, s.head)
+        (s.layer, head)
         for s in fitted.by_site
         if s.kind in ATTENTION_KINDS and s.head is not None
+        for head in (range(s.head * shared, (s.head + 1) * shared) if s.kind == "key" else [s.head])
     }
-    every = {(s.layer, s.head) for s in sites if s.kind == "pattern" and s.head is not None}
     layers = max(layer for layer, _ in every) + 1
     start = fitted.first_layer if fitted.first_layer < layers else 0
     return tuple(sorted(edited or {head for head in every if head[0] >= start}))
@@ -157,7 +226,7 @@ class _ModelRun:
     Attributes:
         states: the state before each layer, and after the last.
         patterns: [1, batch, query, key] of each compared head, at the scored positions.
-        logits: [1, batch, query, vocabulary] at the scored positions.
+        logits: [1, 1, scored position, vocabulary] in the order of the valid targets.
     """
 
     model: Model
@@ -172,51 +241,66 @@ class _ModelRun:
         states = [model.start(batch)]
         for layer in range(model.layers):
             states.append(model.layer(layer, states[-1], record=patterns, at=wanted.at))
-        return cls(model, wanted, states, patterns, model.logits(states[-1]))
+        places = wanted.valid.flatten().nonzero()[:, 0]
+        logits = model.logits(_rows_of_state(states[-1], places))
+        return cls(model, wanted, states, patterns, logits)
 
-    def stack_bytes(self, first_layer: int) -> int:
+    def stacks(self, proxies: Sequence[FittedProxy], memory: int) -> list[_Group]:
+        """Proxies that run together, few enough for a memory in bytes."""
+        return [
+            _Group(group.first_layer, group.heads, group.proxies[start : start + step])
+            for group in _groups(proxies, self.model)
+            for step in [max(1, memory // self._bytes(group))]
+            for start in range(0, len(group.proxies), step)
+        ]
+
+    def _bytes(self, group: _Group) -> int:
         """Bytes of the widest tensor that one more proxy in a stack adds."""
         batch, positions = self.states[0].mask.shape
         queries = self.wanted.at.shape[1]
-        heads = len({site.head for site in self.model.sites if site.kind == "query"})
         width = self.states[0].residual.shape[-1]
-        rows = queries if first_layer >= self.model.layers - 1 else positions
+        rows = queries if group.first_layer >= self.model.layers - 1 else positions
+        heads = len({head for _, head in group.heads})
         return 4 * batch * max(queries * heads * positions, rows * 4 * width)
 
 
-def _chunks(
-    proxies: Sequence[FittedProxy], bytes_each: int, memory: int
-) -> Iterator[Sequence[FittedProxy]]:
-    step = max(1, memory // bytes_each)
-    return (proxies[start : start + step] for start in range(0, len(proxies), step))
-
-
-def _compare(
-    run: _ModelRun, stack: Sequence[FittedProxy], heads: Sequence[Head], candidates: Tensor
-) -> Tensor:
+def _compare(run: _ModelRun, stack: _Group, candidates: Tensor) -> Tensor:
     """[copy, metric, scored position] of a stack of proxies, in the order of the valid targets."""
-    valid = run.wanted.valid
-    logits, patterns = run_stack(run, stack, heads)
-    if stack[0].first_layer == run.model.layers:
-        logits = logits.expand(len(stack), *logits.shape[1:])
-    values = position_metrics(
-        run.logits[:, valid][:, None],
-        logits[:, valid][:, None],
-        run.wanted.token[valid][None],
-        candidates,
-        _rows_of_heads(run.patterns, heads, valid),
-        _rows_of_heads(patterns, heads, valid),
-    )
-    return values[:, :, 0]
+    state, patterns = run_stack(run, stack.proxies, stack.heads)
+    copies, valid = len(stack.proxies), run.wanted.valid
+    places = valid.flatten().nonzero()[:, 0]
+    tokens = run.wanted.token.flatten()[places]
+    names = metric_names(attention=bool(stack.heads))
+    out = state.residual.new_empty((copies, len(names), len(places)), dtype=torch.float32)
+    step = max(1, LOGITS // (4 * run.logits.shape[-1]))
+    for rows in (slice(i, i + step) for i in range(0, len(places), step)):
+        some = places[rows]
+        logits = run.model.logits(_rows_of_state(state, some))
+        attention = (
+            (
+                _rows_of_heads(run.patterns, stack.heads, some),
+                _rows_of_heads(patterns, stack.heads, some),
+            )
+            if stack.heads
+            else ()
+        )
+        values = position_metrics(
+            run.logits[:, :, rows],
+            logits.expand(copies, *logits.shape[1:]),
+            tokens[None, rows],
+            candidates,
+            *attention,
+        )
+        out[:, :, rows] = values[:, :, 0]
+    return out
 
 
 def _patterns_of(heads: Iterable[Head]) -> Recording:
     return {Site(layer, head, "pattern"): None for layer, head in heads}
 
 
-def _rows_of_heads(patterns: Recording, heads: Sequence[Head], valid: Tensor) -> Tensor:
-    """[copy, 1, head, scored position, key] attention of the given heads at the valid targets."""
-    places = valid.flatten().nonzero()[:, 0]
+def _rows_of_heads(patterns: Recording, heads: Sequence[Head], places: Tensor) -> Tensor:
+    """[copy, 1, head, scored position, key] attention of the given heads at some targets."""
     picked = []
     for site in _patterns_of(heads):
         pattern = patterns[site]
@@ -226,10 +310,16 @@ def _rows_of_heads(patterns: Recording, heads: Sequence[Head], valid: Tensor) ->
     return torch.stack(picked, dim=1)[:, None]
 
 
+def _rows_of_state(state: State, places: Tensor) -> State:
+    """The state at some targets, counted over the batch, as one long sequence."""
+    residual = state.residual.flatten(1, 2).index_select(1, places)[:, None]
+    return replace(state, residual=residual, at=None)
+
+
 def run_stack(
     run: _ModelRun, stack: Sequence[FittedProxy], heads: Iterable[Head]
-) -> tuple[Tensor, Recording]:
-    """Logits and attention patterns of a stack of proxies, from their first edited layer on.
+) -> tuple[State, Recording]:
+    """Last state and attention patterns of a stack of proxies, from their first edited layer on.
 
     Raises:
         AnamorphError: if an edit does not fire exactly once.
@@ -238,7 +328,7 @@ def run_stack(
     edits = stacked_edits(stack)
     patterns = _patterns_of(heads)
     if first == model.layers:  # the identity: nothing to run again
-        return run.logits, {key: run.patterns[key] for key in patterns}
+        return run.states[-1], {key: run.patterns[key] for key in patterns}
     state = run.states[first]
     for layer in range(first, model.layers):
         state = model.layer(layer, state, edits, patterns, at=run.wanted.at)
@@ -248,4 +338,4 @@ def run_stack(
                 f"The edit of {key.kind} in layer {key.layer} fired {edit.fired} times in one run; "
                 "expected once. The model does not pass this tensor on, so nothing was measured."
             )
-    return model.logits(state), patterns
+    return state, patterns

@@ -33,16 +33,16 @@ def replicates(sums: Floats, counts: NDArray[np.generic], weights: Floats) -> Fl
 
     Args:
         sums: [..., sequences].
-        counts: [sequences].
+        counts: [sequences], or with leading axes that broadcast against those of `sums`.
         weights: [sequences, resamples] from `weights`.
 
     Returns:
         [..., resamples]; NaN where a resample holds no count.
     """
-    drawn = counts.astype(np.float64) @ weights  # [resamples]
+    drawn = counts.astype(np.float64) @ weights  # [..., resamples]
     flat = sums.reshape(-1, sums.shape[-1]) @ weights
-    ratio = np.divide(flat, drawn, out=np.full_like(flat, np.nan), where=drawn > 0)
-    return ratio.reshape(*sums.shape[:-1], -1)
+    total = flat.reshape(*sums.shape[:-1], -1)
+    return np.divide(total, drawn, out=np.full_like(total, np.nan), where=drawn > 0)
 
 
 def seed_replicates(by_seed: Sequence[Floats], seed: int | Sequence[int]) -> Floats:

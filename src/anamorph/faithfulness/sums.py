@@ -143,6 +143,7 @@ class CellSums:
     ) -> None:
         self.index = index
         self.metrics = metrics
+        self.seen = index.sequences  # the first so many sequences were seen
         # One column more than there are rows takes what belongs nowhere. Metrics come first because
         # torch scatters along the last axis several times faster than along the first.
         self._sums = torch.zeros(len(metrics), len(index) + 1, dtype=torch.float64, device=device)
@@ -199,9 +200,18 @@ class CellSums:
                 "infinity in the model's weights or in what its simplifications give."
             )
 
+    @property
+    def tokens(self) -> NDArray[np.int64]:
+        """[rows] the scored positions seen in every row; 0 in sequences that were not seen."""
+        return np.where(self.index.sequence < self.seen, self.index.tokens, 0)
+
     def table(self) -> pl.DataFrame:
-        """The sums with a column a metric and a row a row."""
-        return pl.DataFrame(dict(zip(self.metrics, self.sums.cpu().numpy(), strict=True)))
+        """The sums with a column a metric and a row a row; null where nothing was seen."""
+        table = pl.DataFrame(dict(zip(self.metrics, self.sums.cpu().numpy(), strict=True)))
+        if self.seen < self.index.sequences:
+            seen = pl.Series(self.index.sequence < self.seen)
+            table = table.with_columns(pl.when(seen).then(pl.all()))
+        return table
 
     def save(self, path: Path | str) -> None:
         """Write the sums as Parquet."""
@@ -229,5 +239,8 @@ class CellSums:
                 "are of another split or version: delete the file and run the audit again."
             )
         cell = cls(index, tuple(table.columns))
-        cell.sums.copy_(torch.from_numpy(table.to_numpy().T.astype(np.float64)))
+        unseen = table[:, 0].is_null()
+        if unseen.any():
+            cell.seen = int(index.sequence[(~unseen).to_numpy()].max()) + 1
+        cell.sums.copy_(torch.from_numpy(table.fill_null(0).to_numpy().T.astype(np.float64)))
         return cell

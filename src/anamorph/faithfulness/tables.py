@@ -79,6 +79,8 @@ class _Measured:
     low: Floats
     high: Floats
     whole: Floats  # [proxy, seed, metric, resample] replicates for the whole split
+    tokens: NDArray[np.int64]  # [proxy, seed, group] scored positions that were seen
+    sequences: NDArray[np.int64]  # [proxy, seed, group] sequences that were seen
 
 
 def tabulate(
@@ -168,20 +170,26 @@ def _measure(grid: _Grid, split: str) -> _Measured:
     shape = (len(grid.proxies), len(grid.seeds) + 1, len(groups), len(grid.names))
     value, low, high = (np.full(shape, np.nan) for _ in range(3))
     whole = np.empty((*shape[:2], shape[3], grid.resamples))
+    seen_tokens, seen_sequences = (np.empty(shape[:3], np.int64) for _ in range(2))
     block = max(1, BLOCK_BYTES // (8 * len(index) * len(grid.seeds) * len(grid.metrics)))
     for start in range(0, len(grid.proxies), block):
         some = slice(start, start + block)
-        sums = _load(grid, split, grid.proxies[some], index)  # [proxy, seed, metric, row]
+        # [proxy, seed, metric, row] and [proxy, seed, 1, row]; a cell may have stopped early
+        sums, seen = _load(grid, split, grid.proxies[some], index)
         for g, group in enumerate(groups):
             used = drawn[index.sequence[group.rows]]
-            tokens = index.tokens[group.rows]
+            tokens = seen[..., group.rows]
+            ones = np.sign(tokens)
+            for table, counts in ((seen_tokens, tokens), (seen_sequences, ones)):
+                table[some, :-1, g] = counts.sum(axis=-1)[..., 0]
+                table[some, -1, g] = table[some, :-1, g].max(axis=1)
             here = sums[..., group.rows]
-            means = here.sum(axis=-1) / tokens.sum()
+            means = _ratio(here.sum(axis=-1), tokens.sum(axis=-1))
             resampled = replicates(here, tokens, used)
             if group.facet is None:
-                each = here[:, :, [grid.metrics.index(name) for name in PER_SEQUENCE]] / tokens
-                ones = np.ones(len(tokens))
-                means = np.concatenate([means, each.mean(axis=-1)], axis=-1)
+                each = here[:, :, [grid.metrics.index(name) for name in PER_SEQUENCE]]
+                each = each / np.maximum(tokens, 1)
+                means = np.concatenate([means, _ratio(each.sum(-1), ones.sum(-1))], axis=-1)
                 resampled = np.concatenate([resampled, replicates(each, ones, used)], axis=-2)
             given = np.s_[some, :, g, : means.shape[-1]]
             value[given] = np.concatenate([means, means.mean(axis=1, keepdims=True)], axis=1)
@@ -190,11 +198,19 @@ def _measure(grid: _Grid, split: str) -> _Measured:
             low[given], high[given] = interval(resampled)
             if group.facet is None:
                 whole[some] = resampled
-    return _Measured(index, value, low, high, whole)
+    return _Measured(index, value, low, high, whole, seen_tokens, seen_sequences)
 
 
-def _load(grid: _Grid, split: str, proxies: Sequence[ProxyInfo], index: SumIndex) -> Floats:
+def _ratio(sums: Floats, counts: NDArray[np.int64]) -> Floats:
+    return np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
+
+
+def _load(
+    grid: _Grid, split: str, proxies: Sequence[ProxyInfo], index: SumIndex
+) -> tuple[Floats, NDArray[np.int64]]:
+    """[proxy, seed, metric, row] sums; [proxy or 1, seed or 1, 1, row] scored positions seen."""
     sums = np.empty((len(proxies), len(grid.seeds), len(grid.metrics), len(index)))
+    tokens = np.empty((len(proxies), len(grid.seeds), 1, len(index)), np.int64)
     for p, proxy in enumerate(proxies):
         for s, seed in enumerate(grid.seeds):
             cell = grid.cells[seed, proxy.simplification, split]
@@ -206,13 +222,13 @@ def _load(grid: _Grid, split: str, proxies: Sequence[ProxyInfo], index: SumIndex
                     "All seeds and proxies must be audited on the same data."
                 )
             cell.require_finite(label)
-            sums[p, s] = cell.sums.cpu().numpy()
-    return sums
+            sums[p, s], tokens[p, s] = cell.sums.cpu().numpy(), cell.tokens
+    every_row_seen = (tokens == index.tokens).all()
+    return sums, tokens[:1, :1] if every_row_seen else tokens
 
 
 def _results(grid: _Grid, split: str, role: Role, measured: _Measured) -> pl.DataFrame:
     groups: list[Group] = list(measured.index.groups())
-    tokens = [int(measured.index.tokens[group.rows].sum()) for group in groups]
     given = ~np.isnan(measured.value)
     p, s, g, m = np.nonzero(given)
     frame = pl.DataFrame(
@@ -224,8 +240,8 @@ def _results(grid: _Grid, split: str, role: Role, measured: _Measured) -> pl.Dat
             "value": measured.value[given],
             "low": measured.low[given],
             "high": measured.high[given],
-            "tokens": _pick(tokens, g, pl.Int64),
-            "sequences": _pick([x.rows.stop - x.rows.start for x in groups], g, pl.Int64),
+            "tokens": measured.tokens[p, s, g],
+            "sequences": measured.sequences[p, s, g],
         }
     )
     return frame.with_columns(pl.col("low", "high").fill_nan(None))
