@@ -34,6 +34,7 @@ test-browser: .venv/installed
 
 bench: .venv/installed
 	$(BIN)/python benchmarks/sampler.py
+	$(BIN)/python benchmarks/fit.py
 	$(BIN)/python benchmarks/audit_dyck.py
 
 format: .venv/installed

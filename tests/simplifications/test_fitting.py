@@ -20,6 +20,7 @@ from anamorph.simplifications import (
     check_proxies,
     expand,
     fit,
+    moments,
     sites_of,
 )
 
@@ -122,13 +123,15 @@ def test_joint_sites_of_a_head_share_a_fit(model: TableModel, sequences: list[np
 
 
 def test_the_fit_does_not_depend_on_the_batch_size(
-    model: TableModel, sequences: list[np.ndarray]
+    model: TableModel, sequences: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(moments, "BLOCK", 32)  # so that there are several, and a rest
     proxies = expand(
         [
             "svd(rank=2, joint=true)@0.*.{query,key}",
             "kmeans(clusters=5, reservoir=30)@1.mlp",
             "svd(rank=2)+kmeans(clusters=3, joint=true)@1.*.{key,value}",
+            "pca(rank=2)@1.*.query",
         ]
     )
     one, many = (fit(model, proxies, batches(sequences, size)) for size in (1, 100))
@@ -248,3 +251,40 @@ def test_a_nan_names_site_and_sequence_and_padding_does_not_count(
     sequences[17][0] = 49
     with pytest.raises(AnamorphError, match=r"Cannot fit at 0\.1\.key: sequence 17"):
         fit(model, expand("svd(rank=1)@0.1.key"), batches(sequences, 5))
+
+
+def test_joint_sites_stream_a_sequence_at_a_time(
+    model: TableModel, sequences: list[np.ndarray]
+) -> None:
+    (proxy,) = proxies = expand("kmeans(clusters=4, reservoir=20, joint=true)@0.1.{query,key}")
+    fitted = fit(model, proxies, batches(sequences, 6))[proxy].by_site[Site(0, 1, "key")]
+    by_hand = proxy.attachments[0].simplification.clone()
+    for sequence in sequences:
+        for kind in ("query", "key"):
+            by_hand.partial_fit(model.tables[Site(0, 1, kind)][sequence])
+    assert torch.equal(fitted.centers_, by_hand.centers_)
+
+
+def test_a_batch_of_padding_alone_changes_nothing(
+    model: TableModel, sequences: list[np.ndarray]
+) -> None:
+    (proxy,) = proxies = expand("svd(rank=2, joint=true)@0.0.{query,key};kmeans(clusters=3)@1.mlp")
+    empty = Batch(torch.zeros(2, 3, dtype=torch.int64), torch.zeros(2, 3, dtype=torch.bool))
+    without = fit(model, proxies, batches(sequences, 5))[proxy].by_site
+    some = fit(model, proxies, [empty, *batches(sequences, 5), empty])[proxy].by_site
+    for site, simplification in without.items():
+        state = some[site].state_dict()
+        assert all(torch.equal(v, state[k]) for k, v in simplification.state_dict().items())
+
+
+def test_only_the_sites_that_are_asked_for_must_be_finite(
+    model: TableModel, sequences: list[np.ndarray]
+) -> None:
+    model.tables[Site(0, 0, "key")][:] = float("nan")
+    fit(model, expand("svd(rank=1)@0.1.key"), batches(sequences, 5))
+    with pytest.raises(AnamorphError, match=r"Cannot fit at 0\.0\.key: sequence 0"):
+        fit(model, expand("svd(rank=1)@0.*.key"), batches(sequences, 5))
+    # Great numbers whose sum overflows are finite all the same.
+    model.tables[Site(0, 1, "key")] = torch.full((50, DIM), 3e38)
+    model.tables[Site(0, 0, "key")] = torch.full((50, DIM), 3e38)
+    fit(model, expand("pca(rank=1)@0.1.key"), batches(sequences, 5))

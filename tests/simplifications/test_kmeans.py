@@ -49,8 +49,24 @@ def test_the_reservoir_is_bounded_and_can_be_read_midway() -> None:
     assert torch.equal(reservoir.points(), normal(4, 2))
     for seed in range(200):
         reservoir.update(normal(5, 2, seed))
-        assert sum(map(len, reservoir._points)) <= 25
+        assert len(reservoir._points) <= 12
     assert reservoir.points().shape == (10, 2)
+
+
+def test_what_was_read_from_the_reservoir_stays() -> None:
+    reservoir = Reservoir(capacity=10, seed=0)
+    reservoir.update(normal(10, 2))
+    points = reservoir.points()
+    reservoir.update(normal(500, 2, seed=1))
+    assert torch.equal(points, normal(10, 2))
+
+
+def test_the_reservoir_takes_the_widest_dtype_of_the_stream() -> None:
+    reservoir = Reservoir(capacity=50, seed=0)
+    reservoir.update(normal(4, 2).float())
+    reservoir.update(normal(4, 2, seed=1))
+    expected = torch.cat([normal(4, 2).float(), normal(4, 2, seed=1)])
+    assert torch.equal(reservoir.points(), expected)
 
 
 def test_the_reservoir_is_uniform() -> None:
@@ -99,6 +115,16 @@ def test_as_many_clusters_as_distinct_points_reproduce_them() -> None:
     distinct = normal(40, 3).float()
     x = distinct[torch.arange(200) % 40]
     assert torch.equal(KMeans(clusters=40).fit(x)(x), x)
+
+
+def test_points_that_share_a_coordinate_are_told_apart_by_the_others() -> None:
+    x = normal(60, 3)[torch.arange(120) % 60]
+    x[:, 0] = 1.0
+    assert torch.equal(KMeans(clusters=60).fit(x)(x), x)
+    with pytest.raises(AnamorphError, match="Of 120 points seen, 60 distinct ones"):
+        KMeans(clusters=61).fit(x)
+    expected = ScikitKMeans(7, n_init=1, max_iter=100, random_state=0).fit(x.numpy())
+    np.testing.assert_allclose(KMeans(clusters=7).fit(x).centers_, expected.cluster_centers_)
 
 
 def test_a_common_offset_does_not_confuse_the_centres() -> None:

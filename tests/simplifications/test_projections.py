@@ -1,5 +1,7 @@
 """SVD, PCA and the moments that they share, against NumPy and scikit-learn."""
 
+from unittest.mock import Mock
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from sklearn.decomposition import PCA as ScikitPCA
 
 from anamorph.errors import AnamorphError
 from anamorph.simplifications import PCA, SVD
-from anamorph.simplifications.moments import Moments
+from anamorph.simplifications.moments import BLOCK, Moments
 
 
 @pytest.fixture
@@ -24,6 +26,62 @@ def test_moments_in_pieces_are_those_of_the_whole(points: torch.Tensor) -> None:
     assert moments.count == 300
     np.testing.assert_allclose(moments.mean, x.mean(axis=0), rtol=1e-12)
     np.testing.assert_allclose(moments.scatter, np.cov(x.T) * 299, rtol=1e-11)
+
+
+def test_moments_do_not_depend_on_the_cuts_to_the_last_bit() -> None:
+    rng = np.random.default_rng(3)
+    wide = torch.from_numpy(rng.normal(size=(3 * BLOCK + 100, 3, 8)) + 5.0).float()
+    x = wide[:, 1]  # not in one piece, as a head is not
+    whole = Moments(8)
+    whole.update(x.contiguous())
+    for cuts in ([1] * 200, [BLOCK - 1, 2], [BLOCK, BLOCK], [5, 2 * BLOCK, 7], []):
+        moments = Moments(8)
+        for piece in torch.split(x, [*cuts, len(x) - sum(cuts)]):
+            moments.update(piece)
+            assert moments.scatter.isfinite().all()  # reading midway changes nothing
+        assert moments.count == len(x)
+        assert torch.equal(moments.mean, whole.mean)
+        assert torch.equal(moments.scatter, whole.scatter)
+    np.testing.assert_allclose(whole.mean, x.double().mean(dim=0), rtol=1e-12)
+    expected = np.cov(x.double().numpy().T) * (len(x) - 1)
+    np.testing.assert_allclose(whole.scatter, expected, rtol=1e-11, atol=1e-9)
+
+
+def test_moments_copy_what_waits(points: torch.Tensor) -> None:
+    moments = Moments(6)
+    x = points.clone()
+    moments.update(x)
+    x.zero_()
+    np.testing.assert_allclose(moments.mean, points.mean(dim=0), rtol=1e-12)
+
+
+def test_moments_stay_on_the_device_of_the_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    # "meta" has no numbers, but as a GPU does it refuses to work together with the CPU.
+    moved = Mock(side_effect=AssertionError("moved to the CPU"))
+    monkeypatch.setattr(torch.Tensor, "cpu", moved)
+    moments = Moments(4)
+    for _ in range(3):
+        moments.update(torch.empty(BLOCK - 10, 4, device="meta"))
+    assert moments.count == 3 * BLOCK - 30
+    assert moments._blocks is not None
+    assert moments._blocks.count == 2 * BLOCK
+    assert moments._blocks.scatter.device.type == "meta"
+
+
+@pytest.mark.parametrize("kind", [SVD, PCA])
+def test_every_rank_of_a_long_float32_stream_is_that_of_the_whole(kind: type[SVD]) -> None:
+    rng = np.random.default_rng(4)
+    basis = np.linalg.qr(rng.normal(size=(16, 16)))[0]
+    x = (rng.normal(size=(20_000, 16)) / np.arange(1, 17)) @ basis + 0.1
+    stream = torch.from_numpy(x).float()
+    double = stream.double().numpy()
+    vt = np.linalg.svd(double - (double.mean(axis=0) if kind is PCA else 0), full_matrices=False)[2]
+    moments = Moments(16)
+    for piece in torch.split(stream, 777):
+        moments.update(piece)
+    for rank in range(1, 17):
+        matrix, _ = kind(rank=rank).learn(moments).affine()
+        assert np.linalg.norm(matrix.numpy() - vt[:rank].T @ vt[:rank]) < 1e-10
 
 
 def test_moments_far_from_the_origin_keep_what_sets_points_apart() -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping
+from functools import cache
 from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
@@ -37,7 +38,10 @@ class NotFittedError(AnamorphError, AttributeError):
 
 
 class Statistic(Protocol):
-    """What a fit must see of a stream of points. It is small, however long the stream."""
+    """What a fit must see of a stream of points. It is small, however long the stream.
+
+    What it holds depends on the points and their order, never on how they were cut into updates.
+    """
 
     @property
     def key(self) -> Hashable:
@@ -156,8 +160,7 @@ class Simplification(ABC):
     @classmethod
     def defaults(cls) -> dict[str, Any]:
         """The hyper-parameters with their default values; `inspect.Parameter.empty` for none."""
-        parameters = inspect.signature(cls).parameters.values()
-        return {p.name: p.default for p in parameters}
+        return dict(_defaults(cls))
 
     def get_params(self) -> dict[str, Any]:
         """The hyper-parameters as they were given."""
@@ -257,6 +260,11 @@ class Simplification(ABC):
         if not isinstance(loaded, cls):
             raise AnamorphError(f"{path} holds {loaded}, not {cls.__name__}; use its own class.")
         return loaded.load_state(state)
+
+
+@cache  # a signature is slow to inspect, and texts and hashes of simplifications ask for it
+def _defaults(kind: type[Simplification]) -> Mapping[str, Any]:
+    return {p.name: p.default for p in inspect.signature(kind).parameters.values()}
 
 
 def is_learnt(name: str) -> bool:

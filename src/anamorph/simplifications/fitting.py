@@ -1,8 +1,8 @@
 """One pass over the data fits every simplification of every proxy.
 
 Sites are recorded as the model runs. For each group of sites that share a fit (a site alone, or
-the joint sites of a head) and each distinct statistic, points are taken in sequence by sequence,
-so that nothing depends on how the sequences are batched. Then everything is learnt.
+the joint sites of a head) and each distinct statistic, points stream in sequence by sequence, so
+that nothing depends on how the sequences are batched. Then everything is learnt.
 """
 
 from __future__ import annotations
@@ -97,37 +97,44 @@ class _Pass:
         ]
         self.keys = list(dict.fromkeys(Key(site.layer, site.kind) for site in self.sites))
         self.dims: dict[Site, int] = {}
-        self.statistics: dict[tuple[Group, Hashable], Statistic] = {}
+        self.statistics: dict[Group, dict[Hashable, Statistic]] = {}
         self.sequences = 0
 
     def update(self, batch: Batch) -> None:
         """Run the model on a batch and take in its activations."""
         if not self.keys:
             return
-        streams = self._streams(batch)
+        sequence, place = batch.mask.nonzero(as_tuple=True)  # [points] each, without padding
+        points = self._points(batch, sequence, place)
         if not self.dims:
-            self.dims = {site: sequences[0].shape[1] for site, sequences in streams.items()}
+            self.dims = {site: x.shape[1] for site, x in points.items()}
             self._begin()
-        for index in range(len(batch.tokens)):
-            for (group, _), statistic in self.statistics.items():
-                for site in group:
-                    statistic.update(streams[site][index])
+        orders = {
+            size: sequence.repeat(size).argsort(stable=True)
+            for size in set(map(len, self.statistics)) - {1}
+        }
+        for group, statistics in self.statistics.items():
+            x = points[group[0]]
+            if len(group) > 1:  # a sequence at all sites, then the next
+                x = torch.cat([points[site] for site in group])[orders[len(group)]]
+            for statistic in statistics.values():
+                statistic.update(x)
         self.sequences += len(batch.tokens)
 
     def learn(self) -> dict[Proxy, dict[Site, Simplification]]:
         """The fitted simplification at every site of every proxy."""
         if self.keys and not self.dims:
             raise AnamorphError("There is no data to fit to; give at least one batch.")
-        learnt: dict[tuple[Group, Simplification], Simplification] = {}
+        learnt: dict[Simplification, dict[Group, Simplification]] = {}
         placed: dict[Proxy, dict[Site, Simplification]] = {}
         for proxy, placement in self.placements.items():
             placed[proxy] = {}
             for attachment, sites in placement:
+                fits = learnt.setdefault(attachment.simplification, {})
                 for group in self._groups(attachment, sites):
-                    place = group, attachment.simplification
-                    if place not in learnt:
-                        learnt[place] = self._learn(attachment, group)
-                    placed[proxy] |= dict.fromkeys(group, learnt[place])
+                    if group not in fits:
+                        fits[group] = self._learn(attachment, group)
+                    placed[proxy] |= dict.fromkeys(group, fits[group])
         return placed
 
     def _begin(self) -> None:
@@ -136,7 +143,7 @@ class _Pass:
                 for group in self._groups(attachment, sites):
                     statistic = self._statistic(attachment, group)
                     if statistic is not None:
-                        self.statistics.setdefault((group, statistic.key), statistic)
+                        self.statistics.setdefault(group, {}).setdefault(statistic.key, statistic)
 
     def _statistic(self, attachment: Attachment, group: Group) -> Statistic | None:
         if group[0] not in self.dims:
@@ -150,7 +157,7 @@ class _Pass:
         if statistic is None:
             return simplification
         with _told_where(attachment, group):
-            return simplification.learn(self.statistics[group, statistic.key])
+            return simplification.learn(self.statistics[group][statistic.key])
 
     def _groups(self, attachment: Attachment, sites: Sequence[Site]) -> list[Group]:
         if not attachment.joint:
@@ -160,25 +167,34 @@ class _Pass:
             groups.setdefault((site.layer, site.head, self.dims.get(site)), []).append(site)
         return [tuple(group) for group in groups.values()]
 
-    def _streams(self, batch: Batch) -> dict[Site, list[Tensor]]:
-        """For each site a tensor [points, dim] a sequence, on the CPU, without padding."""
+    def _points(self, batch: Batch, sequence: Tensor, place: Tensor) -> dict[Site, Tensor]:
+        """For each site [points, dim], sequence by sequence and without padding."""
         recording = _record(self.model, batch, self.keys)
-        lengths = batch.mask.sum(dim=1).tolist()
-        streams = {}
-        for site in self.sites:
-            recorded = recording[Key(site.layer, site.kind)]
+        rows = sequence * batch.tokens.shape[1] + place
+        points: dict[Site, Tensor] = {}
+        for key in self.keys:
+            sites = [site for site in self.sites if (site.layer, site.kind) == key]
+            recorded = recording.pop(key)  # so that it goes as soon as its points are taken out
             if recorded is None:
-                raise AnamorphError(f"The model recorded nothing at {site}, which it lists.")
-            activations = recorded[0] if site.head is None else recorded[0, :, site.head]
-            points = activations[batch.mask].cpu()  # sequence by sequence
-            streams[site] = list(torch.split(points, lengths))
-            if not torch.isfinite(points).all():
-                finite = [bool(torch.isfinite(x).all()) for x in streams[site]]
-                raise AnamorphError(
-                    f"Cannot fit at {site}: sequence {self.sequences + finite.index(False)} of the "
-                    "data gives a NaN or infinity there; check the model's weights."
-                )
-        return streams
+                raise AnamorphError(f"The model recorded nothing at {sites[0]}, which it lists.")
+            x = recorded[0] if recorded.ndim == 4 else recorded[0].transpose(1, 2)
+            x = x.flatten(0, 1)  # [batch * position, (head,) dim]
+            if len(rows) < len(x):
+                x = x.index_select(0, rows)
+            points |= {site: x if site.head is None else x[:, site.head] for site in sites}
+            if not x.sum().isfinite():  # it may be overflow, or at a head that nobody asked for
+                for site in sites:
+                    self._require_finite(site, points[site], sequence)
+        return points
+
+    def _require_finite(self, site: Site, points: Tensor, sequence: Tensor) -> None:
+        bad = (~points.isfinite()).any(dim=1).nonzero()
+        if len(bad):
+            number = self.sequences + int(sequence[bad[0, 0]])
+            raise AnamorphError(
+                f"Cannot fit at {site}: sequence {number} of the data gives a NaN or infinity "
+                "there; check the model's weights."
+            )
 
 
 @torch.inference_mode()

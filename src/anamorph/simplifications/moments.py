@@ -1,53 +1,69 @@
 """Count, mean and scatter of a stream of points: all that SVD and PCA, of any rank, must know."""
 
+from __future__ import annotations
+
+from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+BLOCK = 2048
+"""Points that are summed at once. What is left over waits, so that the sums do not depend, to the
+last bit, on how the stream was cut into updates."""
+
 
 class Moments:
-    """Streaming first and second moments in float64.
+    """Streaming first and second moments in float64, on the device of the points.
 
     The scatter is kept around the mean and merged by the rule of Chan, Golub and LeVeque (1979), so
     that points far from the origin do not cancel away what sets them apart.
 
     Attributes:
         count: points seen.
-        mean: [dim].
-        scatter: [dim, dim] the sum of (x - mean)(x - mean)ᵀ.
     """
 
     def __init__(self, dim: int) -> None:
+        self.dim = dim
         self.count = 0
-        self.mean = torch.zeros(dim, dtype=torch.float64)
-        self.scatter = torch.zeros(dim, dim, dtype=torch.float64)
+        self._blocks: _Sums | None = None
+        self._rest: list[Tensor] = []  # fewer than BLOCK points, in their own dtype
+        self._device: torch.device | None = None
 
     @property
     def key(self) -> tuple[str]:
         """All moments of one stream are the same."""
         return ("moments",)
 
-    @property
-    def dim(self) -> int:
-        """The width of the points."""
-        return len(self.mean)
-
     def update(self, x: Tensor) -> None:
         """Take in `x` [points, dim]."""
         if not len(x):
             return
-        points = x.detach().to("cpu", torch.float64)
-        mean = points.mean(dim=0)
-        centred = points - mean
-        shift = mean - self.mean
-        total = self.count + len(points)
-        self.scatter = self.scatter + centred.T @ centred
-        self.scatter += torch.outer(shift, shift) * (self.count * len(points) / total)
-        self.mean = self.mean + shift * (len(points) / total)
-        self.count = total
-        self.__dict__.pop("axes", None)
-        self.__dict__.pop("centred_axes", None)
+        x = x.detach().to(self._device or x.device)
+        self._device = x.device
+        missing = BLOCK - self.count % BLOCK
+        for start, stop in pairwise([0, *range(missing, len(x), BLOCK), len(x)]):
+            piece = x[start:stop]
+            self.count += len(piece)
+            if self.count % BLOCK:
+                self._rest.append(piece.clone())
+            else:
+                block = torch.cat([*self._rest, piece]) if self._rest else piece
+                self._blocks = _merge(self._blocks, _sums(block))
+                self._rest = []
+        for name in ("_total", "axes", "centred_axes"):
+            self.__dict__.pop(name, None)
+
+    @property
+    def mean(self) -> Tensor:
+        """[dim] float64, on the CPU."""
+        return self._total.mean
+
+    @property
+    def scatter(self) -> Tensor:
+        """[dim, dim] float64, on the CPU: the sum of (x - mean)(x - mean)ᵀ."""
+        return self._total.scatter
 
     @cached_property
     def axes(self) -> Tensor:
@@ -61,6 +77,45 @@ class Moments:
     def centred_axes(self) -> Tensor:
         """[dim, dim] the principal axes, the greatest variance first; rows and signs as `axes`."""
         return _axes(self.scatter)
+
+    @cached_property
+    def _total(self) -> _Sums:
+        total = self._blocks
+        if self._rest:
+            total = _merge(total, _sums(torch.cat(self._rest)))
+        if total is None:
+            zeros = torch.zeros(self.dim, self.dim, dtype=torch.float64)
+            return _Sums(0, zeros[0], zeros)
+        return _Sums(total.count, total.mean.cpu(), total.scatter.cpu())
+
+
+@dataclass(frozen=True)
+class _Sums:
+    count: int
+    mean: Tensor  # [dim]
+    scatter: Tensor  # [dim, dim]
+
+
+def _sums(points: Tensor) -> _Sums:
+    if points.device.type == "mps":
+        points = points.cpu()  # Apple's GPUs have no float64
+    # In one layout whatever the points' own is, on which the order of a sum would depend.
+    points = points.to(torch.float64, memory_format=torch.contiguous_format, copy=True)
+    mean = points.mean(dim=0)
+    points -= mean
+    if points.device.type != "cpu":
+        return _Sums(len(points), mean, points.T @ points)
+    array = points.numpy()  # NumPy sees that both factors are one array, and computes half
+    return _Sums(len(points), mean, torch.from_numpy(array.T @ array))
+
+
+def _merge(a: _Sums | None, b: _Sums) -> _Sums:
+    if a is None:
+        return b
+    count = a.count + b.count
+    shift = b.mean - a.mean
+    between = torch.outer(shift, shift) * (a.count * b.count / count)
+    return _Sums(count, a.mean + shift * (b.count / count), a.scatter + b.scatter + between)
 
 
 def _axes(scatter: Tensor) -> Tensor:

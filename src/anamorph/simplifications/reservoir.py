@@ -12,7 +12,8 @@ class Reservoir:
     """Keeps the points whose running index has the smallest hashes: a sample without replacement.
 
     What is kept depends on the index of a point in the stream alone, never on the sizes of the
-    updates. Points keep their dtype; at most twice the capacity (and one update) is held.
+    updates. Points keep their dtype and are held on the CPU: a quarter more than the capacity at
+    most, in one piece of memory, because many small ones for a long time would splinter the heap.
 
     Args:
         capacity: how many points to keep.
@@ -23,9 +24,10 @@ class Reservoir:
         self.capacity = capacity
         self.seed = seed
         self.seen = 0
-        self._hashes: list[NDArray[np.uint64]] = []
-        self._points: list[Tensor] = []
-        self._held = 0
+        self._hashes = np.empty(0, dtype=np.uint64)  # as many as points, in the stream's order
+        self._points = torch.empty(0, 0)
+        self._held = 0  # of both; behind it is room
+        self._most = capacity + max(1, capacity // 4)
         self._limit: np.uint64 | None = None  # once full, a point with a greater hash cannot enter
 
     @property
@@ -40,29 +42,40 @@ class Reservoir:
         if self._limit is not None:
             chosen = np.flatnonzero(hashes < self._limit)
             hashes, x = hashes[chosen], x[torch.from_numpy(chosen).to(x.device)]
-        if not len(x):
-            return
-        self._hashes.append(hashes)
-        self._points.append(x.detach().to("cpu", copy=True))
-        self._held += len(x)
-        if self._held > 2 * self.capacity:
-            self._compact()
+        x = x.detach().cpu()
+        while len(x):
+            room = self._most - self._held
+            self._append(hashes[:room], x[:room])
+            hashes, x = hashes[room:], x[room:]
+            if self._held == self._most:
+                self._compact()
 
     def points(self) -> Tensor:
         """[at most capacity, dim] the sample, in the order of the stream, float64."""
-        if not self._points:
-            return torch.empty(0, 0, dtype=torch.float64)
-        self._compact()
-        return self._points[0].double()
+        if self._held > self.capacity:
+            self._compact()
+        return self._points[: self._held].to(torch.float64, copy=True)
+
+    def _append(self, hashes: NDArray[np.uint64], x: Tensor) -> None:
+        stop = self._held + len(x)
+        if not self._held:
+            self._points = x.new_empty(0, x.shape[1])
+        if stop > len(self._hashes):
+            more = min(max(stop, 2 * self._held), self._most) - self._held
+            self._hashes = np.append(self._hashes[: self._held], np.empty(more, dtype=np.uint64))
+            self._points = torch.cat([self._points[: self._held], x.new_empty(more, x.shape[1])])
+        self._points = self._points.to(torch.promote_types(self._points.dtype, x.dtype))
+        self._hashes[self._held : stop] = hashes
+        self._points[self._held : stop] = x
+        self._held = stop
 
     def _compact(self) -> None:
-        hashes, points = np.concatenate(self._hashes), torch.cat(self._points)
-        if len(hashes) > self.capacity:
-            kept = np.sort(np.argpartition(hashes, self.capacity - 1)[: self.capacity])
-            hashes, points = hashes[kept], points[torch.from_numpy(kept)]
-        if len(hashes) == self.capacity:
-            self._limit = hashes.max()
-        self._hashes, self._points, self._held = [hashes], [points], len(hashes)
+        smallest = np.argpartition(self._hashes[: self._held], self.capacity - 1)[: self.capacity]
+        kept = np.sort(smallest)
+        self._held = self.capacity
+        self._hashes[: self._held] = self._hashes[kept]
+        self._points[: self._held] = self._points[torch.from_numpy(kept)]
+        self._limit = self._hashes[: self._held].max()
 
 
 def splitmix64(seed: int, start: int, count: int) -> NDArray[np.uint64]:
