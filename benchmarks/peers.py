@@ -5,10 +5,11 @@
 
 The work is that of `peers/work.py`: a GPT-2-shaped model with random weights, 144 proxies (each one
 head with its keys and queries projected), three metrics at every position. Every peer runs in a
-process of its own. It may race once its logits and its results are those of plain hooks to 1e-5.
-A prediction that rounding decides (two highest logits within 1e-4) may differ; the table counts
-these. Then all peers do one sweep a round, in an order that moves on from round to round. Ratios
-are taken within a round, and the table shows their median: machines differ from minute to minute.
+process of its own. It may race once its logits are those of Hugging Face and of plain hooks to 1e-5
+of the largest logit, and its results those of plain hooks to 1e-5. A prediction that rounding
+decides (two highest logits within 1e-4) may differ; the table counts these. Then all peers do one
+sweep a round, in an order that moves on from round to round. Ratios are taken within a round, and
+the table shows their median: machines differ from minute to minute.
 
 `--metrics usual` is what one writes in a notebook; `lean` gives the peers metrics with fewer passes
 over the vocabulary. anamorph always has its own metrics.
@@ -196,7 +197,7 @@ def interpreter(environment: str | None, folder: Path) -> Path:
 def install(folder: Path) -> None:
     """One virtual environment for each entry of ENVIRONMENTS; pip resolves the rest."""
     for name, packages in ENVIRONMENTS.items():
-        venv.EnvBuilder(with_pip=True).create(folder / name)
+        venv.EnvBuilder(with_pip=True, symlinks=True).create(folder / name)
         pip = [folder / name / "bin" / "python", "-m", "pip", "install", "--quiet"]
         subprocess.run([*pip, TORCH], check=True)  # by itself: it may come from an index of its own
         subprocess.run([*pip, TORCH, *packages], check=True)

@@ -301,7 +301,7 @@ def main() -> None:
         "unedited": model(inputs).logits,
         "edited": sweep.edited(gate_cell(projectors)),
         "results": results,
-        "near_ties": near_ties(sweep),
+        "near_ties": near_ties(hooks.Prefix(weights, tokens, projectors)),
     }
     save_file(reference, options.folder / "work.safetensors")
     jsd, agreement, more = results.median(0).values.tolist()
