@@ -74,16 +74,16 @@ class Proxy:
 
     @property
     def method(self) -> str:
-        """The names alone: `svd`, `svd+kmeans`, `svd; onehot`, `identity`."""
+        """The names alone, each once: `svd`, `svd+kmeans`, `svd; onehot`, `identity`."""
         names = ["+".join(p.name for p in a.simplification.parts()) for a in self.attachments]
-        return "; ".join(names) or "identity"
+        return "; ".join(dict.fromkeys(names)) or "identity"
 
     @property
     def size(self) -> float | None:
-        """The size of the only stage that has one; None if none or several have."""
+        """The size of the stages that have one; None if none has, or they differ."""
         parts = [part for a in self.attachments for part in a.simplification.parts()]
         sizes = [part.size for part in parts if part.size is not None]
-        return sizes[0] if len(sizes) == 1 else None
+        return sizes[0] if len(set(sizes)) == 1 else None
 
     @property
     def sites(self) -> str:
