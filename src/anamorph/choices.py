@@ -36,6 +36,55 @@ def choices(spec: Mapping[str, Any]) -> list[Choice]:
             ),
             why="Known of the paper: about 1,000 training sequences.",
         ),
+        *_of_every_audit(spec),
+    ]
+    return made + (_dyck(spec["task"]) if spec["task"]["name"] == "dyck" else [])
+
+
+def choices_of_given(spec: Mapping[str, Any]) -> list[Choice]:
+    """The choices behind the audit of a model that was given, as `choices`."""
+    task, audit = spec["task"], spec["audit"]
+    made = [
+        Choice(
+            what="Data for the simplifications",
+            choice=str(task.get("fit", f"the first {audit['fit_sequences']} training sequences")),
+            why="What is fitted on must not be judged on.",
+        ),
+        Choice(
+            what="How proxies stand",
+            choice={
+                "head": "one query head at a time, with the keys and values that it reads",
+                "layer": "all named heads of one layer at a time",
+                "all": "at all named sites at once",
+            }[audit["by"]],
+            why="Errors of many edits add up; one at a time is another question than all at once.",
+        ),
+        *_of_every_audit(spec),
+    ]
+    if "made" in task:
+        made.append(
+            Choice(
+                what="Sequences",
+                choice=str(task["made"]),
+                why="Windows and packs of one document are not independent; intervals assume it.",
+            )
+        )
+    if audit["until"] is not None:
+        made.append(
+            Choice(
+                what="When a cell stops",
+                choice=(
+                    f"when a 95 % confidence sequence of its same_prediction is at most "
+                    f"{audit['until']} wide"
+                ),
+                why="Valid at every look (docs/confidence.md); each cell by itself.",
+            )
+        )
+    return made
+
+
+def _of_every_audit(spec: Mapping[str, Any]) -> list[Choice]:
+    return [
         Choice(
             what="What is fitted to",
             choice="activations of the model itself, at every site at once, never of a proxy",
@@ -60,7 +109,6 @@ def choices(spec: Mapping[str, Any]) -> list[Choice]:
             why="Tokens of a sequence are not independent. With few seeds the seed part is rough.",
         ),
     ]
-    return made + (_dyck(spec["task"]) if spec["task"]["name"] == "dyck" else [])
 
 
 def _dyck(task: Mapping[str, Any]) -> list[Choice]:

@@ -66,7 +66,8 @@ def self_checks(results: pl.DataFrame, spec: Mapping[str, Any]) -> dict[str, Any
         `identity`: metric to worst value; `noise_floor`: the same for full-rank SVD and PCA, with
         the spec string, or None if none was run.
     """
-    width = spec["model"]["width"] // spec["model"]["heads"]
+    model = spec["model"]
+    width = model.get("head_width", model["width"] // model["heads"])
     whole = results.filter(pl.col("facet").is_null())
     full = whole.filter(pl.col("method").is_in(["svd", "pca"]) & (pl.col("size") >= width))
     noise = None
@@ -85,7 +86,7 @@ def _worst(rows: pl.DataFrame) -> dict[str, float]:
         worst[metric] = rows.filter(pl.col("metric") == metric)["value"].min()
     for metric in ("attention_jsd", "output_jsd", "output_kl"):
         worst[metric] = rows.filter(pl.col("metric") == metric)["value"].max()
-    return worst  # type: ignore[return-value]
+    return {metric: value for metric, value in worst.items() if value is not None}  # type: ignore[misc]
 
 
 class _Tables:

@@ -56,6 +56,7 @@ def audit_split(
     batch_tokens: int = BATCH_TOKENS,
     memory: int = MEMORY,
     until: float | None = None,
+    finished: Callable[[Proxy, CellSums], None] = lambda proxy, sums: None,
     device: torch.device | str = "cpu",
     watch: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[Proxy, CellSums]:
@@ -74,6 +75,7 @@ def audit_split(
         memory: bytes for the widest tensor of a stack of proxies; nor on this.
         until: stop each cell as soon as a confidence sequence of its `same_prediction` is so
             narrow (`anamorph.faithfulness.confidence`). The order of the sequences must be random.
+        finished: called with every cell as soon as it is done.
         device: where the model is.
         watch: called with what is done and the total: batches, or with `until` cells.
 
@@ -120,13 +122,15 @@ def audit_split(
                     one = torch.inference_mode()(lambda s, run=run, rows=rows: add(run, rows, s))
                     for _ in side_by_side(one, stacks, device):
                         pass
-                following.look(look)
+                for proxy in following.look(look):
+                    _finish(proxy, cells[proxy], split, finished)
                 watch(len(cells) - len(following.active), len(cells))
                 if not following.active:
                     break
             watch(len(cells), len(cells))
-    for proxy, sums in cells.items():
-        sums.require_finite(f"{proxy} on split {split.name!r}")
+            proxies = [fitted for fitted in proxies if fitted.proxy in following.active]
+    for fitted in proxies:
+        _finish(fitted.proxy, cells[fitted.proxy], split, finished)
     return cells
 
 
@@ -170,7 +174,7 @@ class _Following:
         self.active = set(cells)
         self.ratios = RatioSequence(len(cells), until)
 
-    def look(self, sequences: NDArray[np.int64]) -> None:
+    def look(self, sequences: NDArray[np.int64]) -> list[Proxy]:
         """Take in new sequences of all active cells, and drop those that are narrow enough."""
         rows = np.flatnonzero(np.isin(self.index.sequence, sequences) & (self.index.facet == WHOLE))
         places = [i for i, proxy in enumerate(self.order) if proxy in self.active]
@@ -182,6 +186,14 @@ class _Following:
             self.cells[self.order[i]].seen = int(sequences[-1]) + 1
             if width[i] <= self.ratios.until:
                 self.active.remove(self.order[i])
+        return [self.order[i] for i in places if self.order[i] not in self.active]
+
+
+def _finish(
+    proxy: Proxy, sums: CellSums, split: Split, finished: Callable[[Proxy, CellSums], None]
+) -> None:
+    sums.require_finite(f"{proxy} on split {split.name!r}")
+    finished(proxy, sums)
 
 
 @dataclass(frozen=True)

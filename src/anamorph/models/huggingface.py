@@ -126,6 +126,19 @@ class HuggingFace:
         dim: int = self._dims.get(kind, self._width)
         return dim
 
+    def describe(self) -> dict[str, Any]:
+        """Class, shape and number format, for a report."""
+        return {
+            "class": type(self.model).__name__,
+            "layers": self.layers,
+            "heads": self.heads,
+            "key_heads": self.key_heads,
+            "head_width": self._dims.get("query"),
+            "width": self._width,
+            "parameters": _size(self.model),
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+        }
+
     @property
     def vocabulary(self) -> int:
         """The number of logits."""
@@ -312,6 +325,7 @@ class HuggingFace:
         tokens = (torch.arange(12, device=device).view(2, 6) * 7 + 3) % self.vocabulary
         batch = Batch(tokens, torch.ones_like(tokens).bool())
         self.causal, self._dims = True, {}
+        self.heads = self.key_heads = 0
         found: list[_Block] = []
         with self.session():
             call = Call(probing=[], shape=torch.Size((1, *tokens.shape)))

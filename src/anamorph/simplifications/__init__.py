@@ -22,6 +22,7 @@ from anamorph.simplifications.registry import (
 )
 from anamorph.simplifications.spec import expand, parse
 from anamorph.simplifications.svd import SVD
+from anamorph.simplifications.sweep import Sweep, sweep
 
 __all__ = [
     "LAWS",
@@ -39,6 +40,7 @@ __all__ = [
     "Proxy",
     "Simplification",
     "Statistic",
+    "Sweep",
     "check_proxies",
     "check_simplification",
     "expand",
@@ -47,4 +49,5 @@ __all__ = [
     "parse",
     "simplification_names",
     "sites_of",
+    "sweep",
 ]

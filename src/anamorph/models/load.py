@@ -1,0 +1,55 @@
+"""Pretrained models from where they lie: a folder, a GGUF file, or, if asked, the hub."""
+
+from pathlib import Path
+from typing import Any
+
+from anamorph.errors import AnamorphError
+from anamorph.models.huggingface import HuggingFace
+
+
+def load_pretrained(source: Path | str, *, hub: bool = False) -> tuple[HuggingFace, Any]:
+    """A causal language model and its tokenizer, by transformers' own loaders.
+
+    No code that comes with a model is run. Weights are float32 unless they are stored in half
+    precision and lie on an accelerator.
+
+    Args:
+        source: a folder as `save_pretrained` writes it, a `.gguf` file, or a name on the hub.
+        hub: whether a name may be fetched; the environment's `HF_HUB_OFFLINE` is respected.
+
+    Returns:
+        the model, ready to be audited, and the tokenizer.
+
+    Raises:
+        AnamorphError: if there is no such folder or file, or transformers cannot load it.
+    """
+    try:
+        import transformers
+    except ImportError as error:
+        raise AnamorphError(
+            "Models of Hugging Face need transformers; install it with: pip install 'anamorph[hf]'"
+        ) from error
+    path = Path(source)
+    if not path.exists() and not hub:
+        raise AnamorphError(
+            f"There is no model folder or GGUF file {str(source)!r}. Give a folder as "
+            "save_pretrained writes it; for a name on the hub, add --hub."
+        )
+    options: dict[str, Any] = {"local_files_only": not hub, "trust_remote_code": False}
+    where: str | Path = source if not path.exists() else path
+    if path.is_file():
+        where, options["gguf_file"] = path.parent, path.name
+    before = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity(transformers.logging.ERROR)
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(where, **options)
+        model = transformers.AutoModelForCausalLM.from_pretrained(where, dtype="float32", **options)
+    except Exception as error:  # every kind that loaders of files of every kind raise
+        reason = str(error).strip().split("\n")[0]
+        raise AnamorphError(
+            f"Cannot load a causal language model from {source}: {reason}"
+        ) from error
+    finally:
+        transformers.logging.set_verbosity(before)
+    model.train(False)
+    return HuggingFace(model), tokenizer
