@@ -75,7 +75,8 @@ def choices_of_given(spec: Mapping[str, Any]) -> list[Choice]:
                 what="When a cell stops",
                 choice=(
                     f"when a 95 % confidence sequence of its same_prediction is at most "
-                    f"{audit['until']} wide"
+                    f"{audit['until']} wide, assuming a correlation of {audit['correlation']} "
+                    "within sequences before disagreement shows it"
                 ),
                 why="Valid at every look (docs/confidence.md); each cell by itself.",
             )

@@ -28,6 +28,7 @@ from anamorph.faithfulness import (
     metric_names,
     position_metrics,
 )
+from anamorph.faithfulness.confidence import PRIOR_CORRELATION
 from anamorph.faithfulness.sums import WHOLE
 from anamorph.models.base import Batch, Model, Recording, State
 from anamorph.models.sites import Site
@@ -56,6 +57,7 @@ def audit_split(
     batch_tokens: int = BATCH_TOKENS,
     memory: int = MEMORY,
     until: float | None = None,
+    correlation: float = PRIOR_CORRELATION,
     finished: Callable[[Proxy, CellSums], None] = lambda proxy, sums: None,
     device: torch.device | str = "cpu",
     watch: Callable[[int, int], None] = lambda done, total: None,
@@ -75,6 +77,7 @@ def audit_split(
         memory: bytes for the widest tensor of a stack of proxies; nor on this.
         until: stop each cell as soon as a confidence sequence of its `same_prediction` is so
             narrow (`anamorph.faithfulness.confidence`). The order of the sequences must be random.
+        correlation: of positions in a sequence, assumed with `until` before disagreement shows it.
         finished: called with every cell as soon as it is done.
         device: where the model is.
         watch: called with what is done and the total: batches, or with `until` cells.
@@ -112,7 +115,7 @@ def audit_split(
             for done, _ in enumerate(side_by_side(whole, batches[::-1], device), start=1):
                 watch(done, len(batches))
         else:
-            following = _Following(cells, index, until)
+            following = _Following(cells, index, until, correlation)
             for start in range(0, len(split), LOOK):
                 look = np.arange(start, min(start + LOOK, len(split)))
                 for sequences in _batches(split, look, batch_tokens):
@@ -168,11 +171,13 @@ def _batches(
 class _Following:
     """Which cells still have to go on, by the confidence sequences of their `same_prediction`."""
 
-    def __init__(self, cells: dict[Proxy, CellSums], index: SumIndex, until: float) -> None:
+    def __init__(
+        self, cells: dict[Proxy, CellSums], index: SumIndex, until: float, correlation: float
+    ) -> None:
         self.cells, self.index = cells, index
         self.order = list(cells)
         self.active = set(cells)
-        self.ratios = RatioSequence(len(cells), until)
+        self.ratios = RatioSequence(len(cells), until, prior_correlation=correlation)
 
     def look(self, sequences: NDArray[np.int64]) -> list[Proxy]:
         """Take in new sequences of all active cells, and drop those that are narrow enough."""

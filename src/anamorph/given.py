@@ -17,6 +17,7 @@ from anamorph.choices import choices_of_given
 from anamorph.engine import audit_split
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness import CellSums, SumIndex, Thresholds, tabulate
+from anamorph.faithfulness.confidence import PRIOR_CORRELATION
 from anamorph.models.huggingface import HuggingFace
 from anamorph.runs import CellFiles, Run, open_run, write_json, write_table
 from anamorph.simplifications import Attachment, FittedProxies, Proxy, Sweep, check_proxies, sweep
@@ -39,6 +40,7 @@ def audit_given(
     sequences: int = 1000,
     fit_sequences: int = 1000,
     until: float | None = None,
+    correlation: float = PRIOR_CORRELATION,
     resamples: int = 1000,
     seed: int = 0,
     batch_tokens: int = BATCH_TOKENS,
@@ -57,6 +59,8 @@ def audit_given(
         sequences: of each split, at most.
         fit_sequences: of `train`.
         until: stop each cell when a confidence sequence of its `same_prediction` is so narrow.
+        correlation: of the positions of a sequence, assumed with `until` before any disagreement
+            shows what it is; see `anamorph.faithfulness.confidence`.
         resamples: of the bootstrap.
         seed: of the bootstrap.
         batch_tokens: tokens a batch; the numbers do not depend on it.
@@ -79,6 +83,7 @@ def audit_given(
         "sequences": sequences,
         "fit_sequences": fit_sequences,
         "until": until,
+        "correlation": correlation,
         "resamples": resamples,
         "seed": seed,
         "by": by,
@@ -100,7 +105,7 @@ def audit_given(
         return run
     with model.session():
         fitted = _fit(run, model, task, proxies, fit_sequences, watch)
-        _audit(run, model, task, proxies, fitted, sequences, until, batch_tokens, watch)
+        _audit(run, model, task, proxies, fitted, batch_tokens, watch)
     indexes = {s.name: SumIndex.of(scored_sequences(s, sequences)) for s in task.evaluated}
     results, gaps = tabulate(
         CellFiles(run, [0], [str(p) for p in proxies], indexes),
@@ -141,11 +146,10 @@ def _audit(
     task: Task,
     proxies: Sequence[Proxy],
     fitted: FittedProxies,
-    sequences: int,
-    until: float | None,
     batch_tokens: int,
     watch: Watch,
 ) -> None:
+    asked = run.spec["audit"]
     for split in task.evaluated:
         pending = [p for p in proxies if not run.cell(0, str(p), split.name).exists()]
         if not pending:
@@ -156,11 +160,12 @@ def _audit(
 
         audit_split(
             model,
-            scored_sequences(split, sequences),
+            scored_sequences(split, asked["sequences"]),
             task.candidates,
             [fitted[p] for p in pending],
             batch_tokens=batch_tokens,
-            until=until,
+            until=asked["until"],
+            correlation=asked["correlation"],
             finished=write,
             watch=lambda done, total, step=f"audit on {split.name}": watch(  # type: ignore[misc]
                 Event(step, done, total)

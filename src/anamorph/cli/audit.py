@@ -46,6 +46,13 @@ def audit(
         float | None,
         typer.Option(help="Stop a cell when its interval is so narrow.", rich_help_panel=GIVEN),
     ] = None,
+    correlation: Annotated[
+        float,
+        typer.Option(
+            help="With --until: correlation within a sequence to assume until data show it.",
+            rich_help_panel=GIVEN,
+        ),
+    ] = 0.5,
     sequences: Annotated[
         int, typer.Option(help="Of each split, at most.", rich_help_panel=GIVEN)
     ] = 1000,
@@ -114,6 +121,7 @@ def audit(
                 sequences=sequences,
                 fit_sequences=fit_sequences,
                 until=until,
+                correlation=correlation,
                 watch=watch,
             )
     print_run(result, console)

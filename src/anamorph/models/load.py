@@ -1,5 +1,6 @@
 """Pretrained models from where they lie: a folder, a GGUF file, or, if asked, the hub."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def load_pretrained(source: Path | str, *, hub: bool = False) -> tuple[HuggingFa
     if path.is_file():
         where, options["gguf_file"] = path.parent, path.name
     before = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity(transformers.logging.ERROR)
+    transformers.logging.set_verbosity(logging.ERROR)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(where, **options)
         model = transformers.AutoModelForCausalLM.from_pretrained(where, dtype="float32", **options)
