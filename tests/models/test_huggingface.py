@@ -3,7 +3,6 @@ from typing import Any
 
 import pytest
 import torch
-from huggingface_models import MODELS, MORE, VOCABULARY, make
 from torch import Tensor, nn
 
 from anamorph.errors import AnamorphError
@@ -13,6 +12,7 @@ from anamorph.models.huggingface import HuggingFace
 from anamorph.models.sites import Site
 from anamorph.simplifications import OneHot, parse
 from anamorph.stacks import StackedEdit
+from huggingface_models import MODELS, MORE, VOCABULARY, make
 
 TOKENS = torch.randint(3, VOCABULARY, (3, 11), generator=torch.Generator().manual_seed(1))
 LENGTHS = (11, 7, 4)

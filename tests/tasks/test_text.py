@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_tokenizers import byte_level, letters
 
 from anamorph.errors import AnamorphError
 from anamorph.tasks import (
@@ -23,6 +22,7 @@ from anamorph.tasks import (
 from anamorph.tasks.batches import collate
 from anamorph.tasks.export import export
 from anamorph.tasks.text_data import TextData
+from tiny_tokenizers import byte_level, letters
 
 LETTERS = "?.abcdefghijklmnopqrstuvwxyz"
 

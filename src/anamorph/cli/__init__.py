@@ -1,6 +1,7 @@
 """The command line: one file a verb, no logic."""
 
 import sys
+import warnings
 
 import typer
 from rich.console import Console
@@ -26,6 +27,7 @@ app.command(name="list")(list_)
 
 def main() -> None:
     """Run the command line; bad input ends in one paragraph and exit code 2."""
+    warnings.showwarning = _warn
     try:
         app()
     except AnamorphError as error:
@@ -36,5 +38,9 @@ def main() -> None:
         sys.exit(130)
 
 
-def _plain(error: Exception) -> str:
+def _warn(message: Warning | str, *_: object, **__: object) -> None:
+    Console(stderr=True).print(f"[yellow]Warning:[/] {_plain(message)}", highlight=False)
+
+
+def _plain(error: object) -> str:
     return str(error).replace("[", r"\[")

@@ -40,8 +40,10 @@ def load_pretrained(source: Path | str, *, hub: bool = False) -> tuple[HuggingFa
     where: str | Path = source if not path.exists() else path
     if path.is_file():
         where, options["gguf_file"] = path.parent, path.name
-    before = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity(logging.ERROR)
+    messages: Any = transformers.logging
+    before = messages.get_verbosity()
+    messages.disable_progress_bar()
+    messages.set_verbosity(logging.ERROR)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(where, **options)
         model = transformers.AutoModelForCausalLM.from_pretrained(where, dtype="float32", **options)
@@ -51,6 +53,7 @@ def load_pretrained(source: Path | str, *, hub: bool = False) -> tuple[HuggingFa
             f"Cannot load a causal language model from {source}: {reason}"
         ) from error
     finally:
-        transformers.logging.set_verbosity(before)
+        messages.set_verbosity(before)
+        messages.enable_progress_bar()
     model.train(False)
     return HuggingFace(model), tokenizer

@@ -1,0 +1,253 @@
+"""A model and data that somebody has, from files to a run folder."""
+
+import json
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+import transformers
+
+from anamorph.audit import fit_on_train
+from anamorph.cli import main
+from anamorph.engine import LOOK, audit_split
+from anamorph.errors import AnamorphError
+from anamorph.faithfulness.confidence import RatioSequence
+from anamorph.given import audit_given
+from anamorph.models.huggingface import HuggingFace
+from anamorph.models.load import load_pretrained
+from anamorph.models.sites import Site
+from anamorph.simplifications import sweep
+from anamorph.tasks import Task, text_task
+from huggingface_models import make
+from tiny_tokenizers import byte_level
+
+pytestmark = pytest.mark.usefixtures("quick_report")
+
+SIMPLIFY = ["svd(rank=[1,2,8])@{0,2}.*.{query,key}"]
+WORDS = "the a cat dog fox sat ran on in and over lazy quick brown mat log again"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with its tokenizer, and documents of three kinds."""
+    path = tmp_path_factory.mktemp("given")
+    tokenizer = byte_level()
+    config = transformers.LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+    )
+    torch.manual_seed(0)
+    model = transformers.LlamaForCausalLM(config)
+    for parameter in model.parameters():
+        if parameter.dim() == 2:
+            torch.nn.init.normal_(parameter, std=0.3)
+    model.save_pretrained(path / "model")
+    tokenizer.save_pretrained(path / "model")
+    rng = random.Random(0)
+    for name, words in (("a", WORDS), ("b", WORDS[:21]), ("c", WORDS[::-1])):
+        with (path / f"{name}.jsonl").open("w") as file:
+            for _ in range(120):
+                text = " ".join(rng.choices(words.split(), k=rng.randint(4, 14)))
+                file.write(json.dumps({"text": text}) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> HuggingFace:
+    return load_pretrained(folder / "model")[0]
+
+
+@pytest.fixture(scope="module")
+def task(folder: Path) -> Task:
+    data = [f"iid={folder}/a.jsonl", f"ood:b={folder}/b.jsonl", f"ood:c={folder}/c.jsonl"]
+    return text_task(data, byte_level(), length=24, fit_on="iid", fit_sequences=30)
+
+
+def test_one_proxy_a_head_with_the_keys_that_it_reads(model: HuggingFace) -> None:
+    proxies = [str(p) for p in sweep(["svd(rank=2)@1.*.{query,key}"], model.sites)]
+    assert proxies == [
+        "svd(rank=2)@1.0.{query,key}",
+        "svd(rank=2)@1.1.query;svd(rank=2)@1.0.key",
+        "svd(rank=2)@1.2.query;svd(rank=2)@1.1.key",
+        "svd(rank=2)@1.3.query;svd(rank=2)@1.1.key",
+    ]
+    sizes = {(p.method, p.size) for p in sweep(["svd(rank=2)@1.*.{query,key}"], model.sites)}
+    assert sizes == {("svd", 2)}
+
+
+def test_sweeps_by_layer_and_all(model: HuggingFace) -> None:
+    spec = "kmeans(clusters=[2,4])@{0,2}.*.value;onehot@2.*.pattern"
+    assert [str(p) for p in sweep([spec], model.sites, "layer")] == [
+        "kmeans(clusters=2)@0.*.value",
+        "kmeans(clusters=2)@2.*.value;onehot@2.*.pattern",
+        "kmeans(clusters=4)@0.*.value",
+        "kmeans(clusters=4)@2.*.value;onehot@2.*.pattern",
+    ]
+    assert len(sweep([spec], model.sites, "all")) == 2
+    with pytest.raises(AnamorphError, match="expected all, layer or head"):
+        sweep([spec], model.sites, "heads")  # type: ignore[arg-type]
+    with pytest.raises(AnamorphError, match="all heads share"):
+        sweep(["svd(rank=2)@1.mlp"], model.sites)
+    with pytest.raises(AnamorphError, match=r"2 query heads share one key head.*joint"):
+        sweep(["svd(rank=2, joint=true)@1.*.{query,key}"], model.sites)
+
+
+def test_numbers_are_those_of_a_plain_loop(model: HuggingFace, task: Task, tmp_path: Path) -> None:
+    """Agreement and accuracy of one head's proxy, by a hook on its projections in the model."""
+    run = audit_given(model, task, ["svd(rank=2)@2.1.value"], tmp_path / "run", by="all")
+    attention = model.model.model.layers[2].self_attn
+    fitted = torch.cat(
+        [values_of(model.model, torch.from_numpy(x.astype(np.int64))) for x in task.train]
+    )
+    axes = torch.linalg.svd(fitted.double(), full_matrices=False)[2][:2]
+
+    def hook(module: Any, given: Any, out: torch.Tensor) -> torch.Tensor:
+        out = out.clone()
+        out[..., 8:16] = (out[..., 8:16].double() @ axes.T @ axes).float()
+        return out
+
+    for split in task.evaluated:
+        same = right = total = 0
+        for tokens in split:
+            ids = torch.from_numpy(tokens.astype(np.int64))[None]
+            with torch.inference_mode():
+                own = model.model(input_ids=ids).logits[0, :-1].argmax(-1)
+                handle = attention.v_proj.register_forward_hook(hook)
+                proxy = model.model(input_ids=ids).logits[0, :-1].argmax(-1)
+                handle.remove()
+            same += int((own == proxy).sum())
+            right += int((own == ids[0, 1:]).sum())
+            total += len(own)
+        found = run.results.filter(split=split.name).filter(pl.col("facet").is_null())
+        found = found.filter(pl.col("seed").is_null() & (pl.col("method") == "svd"))
+        value = dict(found.select("metric", "value").iter_rows())
+        assert found["tokens"].unique().to_list() == [total]
+        assert value["same_prediction"] == pytest.approx(same / total, abs=1.5 / total)
+        assert value["model_accuracy"] == pytest.approx(right / total, abs=1e-9)
+        assert value["same_prediction"] < 0.99
+
+
+def values_of(model: Any, tokens: torch.Tensor) -> torch.Tensor:
+    """[position, dim] the second value head of layer 2."""
+    kept: list[torch.Tensor] = []
+    projection = model.model.layers[2].self_attn.v_proj
+    handle = projection.register_forward_hook(lambda m, x, out: kept.append(out[0, :, 8:16]))
+    with torch.inference_mode():
+        model(input_ids=tokens[None])
+    handle.remove()
+    return kept[0]
+
+
+@pytest.mark.parametrize("until", [None, 0.2])
+def test_numbers_do_not_depend_on_the_batch(
+    model: HuggingFace, task: Task, until: float | None
+) -> None:
+    proxies = sweep(SIMPLIFY, model.sites)
+    fitted = fit_on_train(model, proxies, task, 30)
+    tables = []
+    for tokens in (1, 7 * 24, 4096):
+        cells = audit_split(
+            model,
+            task.splits["b"],
+            task.candidates,
+            [fitted[p] for p in proxies],
+            batch_tokens=tokens,
+            until=until,
+        )
+        tables.append(torch.stack([cells[p].sums for p in proxies]))
+        seen = [cells[p].seen for p in proxies]
+        assert (min(seen) < len(task.splits["b"])) == (until is not None)
+    for other in tables[1:]:
+        torch.testing.assert_close(tables[0], other, atol=1e-6 * 24, rtol=1e-6)
+
+
+def test_a_cell_stops_when_its_confidence_sequence_is_narrow(
+    model: HuggingFace, task: Task, tmp_path: Path
+) -> None:
+    run = audit_given(model, task, SIMPLIFY, tmp_path / "run", until=0.25)
+    whole = run.results.filter(pl.col("facet").is_null() & pl.col("seed").is_null())
+    taken = whole.filter(metric="same_prediction").select("simplification", "split", "sequences")
+    assert taken["sequences"].min() < taken["sequences"].max()
+    split = task.splits["c"]
+    full = audit_given(model, task, SIMPLIFY, tmp_path / "full")
+    for name, sequences in (
+        taken.filter(split="c").select("simplification", "sequences").iter_rows()
+    ):
+        cell = (
+            pl.read_parquet(full.cell(0, name, "c"))["same_prediction"]
+            .to_numpy()
+            .copy()[: len(split)]
+        )
+        ratio, stop = RatioSequence(1, 0.25), len(split)
+        for start in range(0, len(split), LOOK):
+            counts = split.lengths[start : start + LOOK] - 1
+            new = torch.from_numpy(cell[start : start + LOOK])[None]
+            ratio.update(new, torch.from_numpy(counts))
+            if ratio.width() <= 0.25:
+                stop = min(start + LOOK, len(split))
+                break
+        assert sequences == stop, name
+
+
+def test_a_killed_audit_goes_on(model: HuggingFace, task: Task, tmp_path: Path) -> None:
+    first = audit_given(model, task, SIMPLIFY, tmp_path / "run")
+    before = (first.path / "results.parquet").read_bytes()
+    cells = sorted(first.path.glob("seed-0/cells/*/*.parquet"))
+    for cell in cells[::3]:
+        cell.unlink()
+    for name in ("results.parquet", "gaps.parquet", "claims.json", "report.html"):
+        (first.path / name).unlink()
+    again = audit_given(model, task, SIMPLIFY, tmp_path / "run")
+    assert (again.path / "results.parquet").read_bytes() == before
+
+
+def test_the_command_line(folder: Path, tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
+    def anamorph(*arguments: object) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["anamorph", "audit", *map(str, arguments)])
+        try:
+            main()
+        except SystemExit as end:
+            shown = capsys.readouterr()
+            return int(end.code or 0), shown.out + shown.err
+        return 0, capsys.readouterr().out
+
+    data = ["--data", f"iid={folder}/a.jsonl", "--data", f"ood:b={folder}/b.jsonl"]
+    given = ["--model", folder / "model", *data, "--fit-on", "iid", "--fit-sequences", 20]
+    spec = ["--simplify", "svd(rank=[1,8])@1.*.{query,key}"]
+    out = tmp_path / "run"
+    code, text = anamorph(*given, *spec, "--sequences", 40, "--length", 16, "--out", out)
+    assert code == 0, text
+    assert "svd(rank=8)@1.0" in text and "Report:" in text
+    assert json.loads((out / "spec.json").read_text())["model"]["class"] == "LlamaForCausalLM"
+    for wrong, message in (
+        ([*spec, "--out", tmp_path / "x"], "Give either a run folder"),
+        (["--model", folder / "model", *spec, "--out", tmp_path / "x"], "needs --data"),
+        (["--model", folder / "none", *data, *spec, "--out", tmp_path / "x"], "add --hub"),
+        (["--model", folder, *data, *spec, "--out", tmp_path / "x"], "Cannot load a causal"),
+        ([*given, "--simplify", "svd(rank=2)@7.*.key", "--out", tmp_path / "x"], "has no site"),
+        ([*given, "--simplify", "svd(rank=99)@1.0.key", "--out", tmp_path / "x"], "rank"),
+        ([*given, *spec, "--until", 2, "--out", tmp_path / "x"], "between 0 and 1"),
+    ):
+        code, text = anamorph(*wrong)
+        assert code == 2 and message in text.replace("\n", " "), (wrong, text)
+        assert not (tmp_path / "x").exists()
+
+
+def test_a_model_outside_the_attention_interface_has_no_attention_metrics(tmp_path: Path) -> None:
+    model = HuggingFace(make("gpt_neo"))
+    assert not any(isinstance(s, Site) and s.kind == "query" for s in model.sites)
+    texts = {"iid": ["the cat sat on the mat"] * 3 + ["a dog"] * 3, "ood:x": ["a fox ran over"] * 4}
+    task = text_task(texts, byte_level(), length=8, fit_on="iid", fit_sequences=2)
+    with pytest.raises(AnamorphError, match="embedding has 61 rows"):
+        audit_given(model, task, ["svd(rank=2)@0.mlp"], tmp_path / "run", by="all")
+    assert not (tmp_path / "run").exists()
