@@ -1,16 +1,62 @@
-"""anamorph's own entry."""
+"""anamorph's own entry: its engine on a task made of the tokens, with the given projectors."""
 
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import torch
 from torch import Tensor
+from work import RANKS, cells, load_model
+
+from anamorph.engine import audit_split
+from anamorph.faithfulness import METRICS
+from anamorph.models.huggingface import HuggingFace
+from anamorph.models.sites import Site
+from anamorph.simplifications import SVD, FittedProxies, parse
+from anamorph.tasks import Split
 
 PACKAGE = "anamorph"
+BATCH_TOKENS = 512  # small enough for the cache, and two batches to run side by side
 
 
 def prepare(weights: Path, tokens: Tensor, projectors: Tensor) -> Callable[[], Tensor]:
     """What `work.Sweep` is to the others: a call gives [cell, metric] over all tokens."""
-    raise NotImplementedError("anamorph does not take part yet")
+    model = HuggingFace(load_model(weights))
+    sequences = tokens.flatten(0, 1).numpy()
+    scored = np.ones(sequences.shape, bool)
+    scored[:, 0] = False
+    split = Split(
+        "race",
+        "ood",
+        sequences.ravel().astype(np.int32),
+        np.arange(len(sequences) + 1) * sequences.shape[1],
+        scored.ravel(),
+    )
+    placed = {}
+    for cell in cells(projectors):
+        rank = RANKS[cell.rank]
+        (proxy,) = parse(f"svd(rank={rank})@{cell.layer}.{cell.head}.{{query,key}}")
+        placed[proxy] = {}
+        both = projectors[cell.layer, cell.head, cell.rank]
+        for kind, projector in zip(("query", "key"), both, strict=True):
+            simplification = SVD(rank=rank)
+            axes = torch.linalg.eigh(projector.double()).eigenvectors[:, -rank:]
+            simplification.components_ = axes.T.contiguous()
+            placed[proxy][Site(cell.layer, cell.head, kind)] = simplification
+    fitted = list(FittedProxies(placed, model.layers).values())
+    candidates = np.arange(model.vocabulary)
+    wanted = [
+        METRICS.index(name)
+        for name in ("output_jsd", "same_prediction", "proxy_cross_entropy", "model_cross_entropy")
+    ]
+
+    def sweep() -> Tensor:
+        found = audit_split(model, split, candidates, fitted, batch_tokens=BATCH_TOKENS)
+        sums = torch.stack([found[f.proxy].sums[wanted].sum(1) for f in fitted])  # [cell, 4]
+        means = sums / int(scored.sum())
+        return torch.stack([means[:, 0], means[:, 1], means[:, 2] - means[:, 3]], dim=1).float()
+
+    return sweep
 
 
 VARIANTS = {"engine": prepare}

@@ -14,13 +14,24 @@ model as a *proxy*, and the two are compared in distribution and out of it:
 from anamorph.audit import Audit, audit
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness import Thresholds
+from anamorph.given import audit_given
 from anamorph.models.checks import check_model
 from anamorph.models.decoder import Decoder, DecoderConfig
+from anamorph.models.huggingface import HuggingFace
+from anamorph.models.load import load_pretrained
 from anamorph.runs import load_run
-from anamorph.simplifications import PCA, SVD, KMeans, OneHot, Simplification, check_simplification
+from anamorph.simplifications import (
+    PCA,
+    SVD,
+    KMeans,
+    OneHot,
+    Simplification,
+    check_simplification,
+    sweep,
+)
 from anamorph.specification import load_preset
 from anamorph.study import run_study
-from anamorph.tasks import load_task
+from anamorph.tasks import load_task, text_task
 from anamorph.training import TrainingConfig, train
 
 __all__ = [
@@ -30,17 +41,22 @@ __all__ = [
     "Audit",
     "Decoder",
     "DecoderConfig",
+    "HuggingFace",
     "KMeans",
     "OneHot",
     "Simplification",
     "Thresholds",
     "TrainingConfig",
     "audit",
+    "audit_given",
     "check_model",
     "check_simplification",
     "load_preset",
+    "load_pretrained",
     "load_run",
     "load_task",
     "run_study",
+    "sweep",
+    "text_task",
     "train",
 ]

@@ -97,6 +97,9 @@ def audit_split(
         wanted = targets(split, sequences)
         rows = index.rows_at(wanted.number[wanted.valid]).to(device)  # no batch shares a sequence
         batch = collate(split, sequences).to(device)
+        if getattr(model, "causal", True):  # nothing behind the last prediction has a say in it
+            needed = int(wanted.at.max()) + 1
+            batch = Batch(batch.tokens[:, :needed], batch.mask[:, :needed])
         return _ModelRun.of(model, batch, wanted.to(device), heads), rows
 
     def add(run: _ModelRun, rows: Tensor, stack: _Group) -> None:
@@ -147,10 +150,10 @@ def side_by_side(
     Yields:
         after every item, in their order.
     """
-    if torch.device(device).type != "cpu":  # a device keeps itself busy
+    threads = torch.get_num_threads()
+    if threads == 1 or torch.device(device).type != "cpu":  # another device keeps itself busy
         yield from map(work, items)
         return
-    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     pool = ThreadPoolExecutor(threads)
     try:

@@ -360,7 +360,7 @@ class HuggingFace:
             raise AnamorphError(
                 f"{type(self.model).__name__} gives other logits when it runs block by block (by "
                 f"{(self.logits(state)[0] - expected).abs().max():.2g}): its blocks share more "
-                "than the residual stream. Describe its sites by hand with anamorph.HookedModel."
+                "than the residual stream, so proxies of it would not be what they seem."
             )
 
     def _projection(self, index: int, batch: Batch) -> nn.Module | None:
@@ -449,8 +449,8 @@ def _blocks_of(model: nn.Module) -> list[nn.Module]:
     ]
     if not lists:
         raise AnamorphError(
-            f"{type(model).__name__} has no list of {count} blocks, as its configuration says; "
-            "describe its sites by hand with anamorph.HookedModel."
+            f"{type(model).__name__} has no list of {count} blocks, as its configuration says, so "
+            "it cannot run block by block. Decoders and encoders with one stack of blocks can."
         )
     return list(max(lists, key=_size))
 
