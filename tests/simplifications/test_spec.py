@@ -87,7 +87,8 @@ def test_and_joins_attachments_and_proxies() -> None:
             8.0,
             "1.*.key;1.*.pattern",
         ),
-        ("svd(rank=4)@0.*.key;svd(rank=4)@1.*.key", "svd; svd", None, "0.*.key;1.*.key"),
+        ("svd(rank=4)@0.*.key;svd(rank=4)@1.*.key", "svd", 4.0, "0.*.key;1.*.key"),
+        ("svd(rank=4)@0.*.key;svd(rank=2)@1.*.key", "svd", None, "0.*.key;1.*.key"),
     ],
 )
 def test_the_columns_of_a_proxy(text: str, method: str, size: float | None, sites: str) -> None:
