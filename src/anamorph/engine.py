@@ -8,7 +8,7 @@ after it run at scored positions only. On a CPU, batches run side by side, one t
 sizes that fit the cache that is nearly twice as fast on two cores as two threads on one batch.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -90,7 +90,8 @@ def audit_split(
     """
     index = SumIndex.of(split)
     cells = {fitted.proxy: CellSums(index, device=device) for fitted in proxies}
-    heads = {head for fitted in proxies for head in attention_heads(fitted, model.sites)}
+    groups = _groups(proxies, model)
+    heads = {head for group in groups for head in group.heads}
     chosen = torch.from_numpy(candidates).to(device)
 
     def begin(sequences: NDArray[np.int64]) -> tuple[_ModelRun, Tensor]:
@@ -109,7 +110,7 @@ def audit_split(
     @torch.inference_mode()
     def whole(sequences: NDArray[np.int64]) -> None:
         run, rows = begin(sequences)
-        for stack in run.stacks(proxies, memory):
+        for stack in run.stacks(groups, memory):
             add(run, rows, stack)
 
     with getattr(model, "session", nullcontext)():
@@ -124,7 +125,7 @@ def audit_split(
                 for sequences in _batches(split, look, batch_tokens):
                     with torch.inference_mode():
                         run, rows = begin(sequences)
-                    stacks = run.stacks([f for f in proxies if f.proxy in following.active], memory)
+                    stacks = run.stacks([g.only(following.active) for g in groups], memory)
                     one = torch.inference_mode()(lambda s, run=run, rows=rows: add(run, rows, s))
                     for _ in side_by_side(one, stacks, device):
                         pass
@@ -212,11 +213,16 @@ class _Group:
     heads: tuple[Head, ...]
     proxies: tuple[FittedProxy, ...]
 
+    def only(self, active: Container[Proxy]) -> "_Group":
+        """Those that are still active."""
+        return replace(self, proxies=tuple(f for f in self.proxies if f.proxy in active))
+
 
 def _groups(proxies: Sequence[FittedProxy], model: Model) -> list[_Group]:
+    sites = model.sites
     found: dict[tuple[int, tuple[Head, ...]], list[FittedProxy]] = {}
     for fitted in proxies:
-        key = fitted.first_layer, attention_heads(fitted, model.sites)
+        key = fitted.first_layer, attention_heads(fitted, sites)
         found.setdefault(key, []).append(fitted)
     return [_Group(layer, heads, tuple(found[layer, heads])) for layer, heads in sorted(found)]
 
@@ -265,11 +271,11 @@ class _ModelRun:
         logits = model.logits(_rows_of_state(states[-1], places))
         return cls(model, wanted, states, patterns, logits)
 
-    def stacks(self, proxies: Sequence[FittedProxy], memory: int) -> list[_Group]:
+    def stacks(self, groups: Sequence[_Group], memory: int) -> list[_Group]:
         """Proxies that run together, few enough for a memory in bytes."""
         return [
-            _Group(group.first_layer, group.heads, group.proxies[start : start + step])
-            for group in _groups(proxies, self.model)
+            replace(group, proxies=group.proxies[start : start + step])
+            for group in groups
             for step in [max(1, memory // self._bytes(group))]
             for start in range(0, len(group.proxies), step)
         ]

@@ -1,94 +1,20 @@
 """Attention as transformers' `AttentionInterface` hands it over, with taps.
 
-A model whose attention implementation is called `NAME` comes through here. What is to be done with
-a layer's tensors stands in a `Call`, one a thread, so that batches can run side by side.
+A model that is being audited comes through `attention_forward`. What is to be done with a layer's
+tensors stands in a `Call`.
 """
 
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import cache
-from typing import Any, Optional
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anamorph.models.base import Edit, Key, Recording
+from anamorph.models.base import Edit
+from anamorph.models.calls import Call
 from anamorph.models.sites import HEAD_KINDS, Site
-
-NAME = "anamorph"
-
-_thread = threading.local()
-
-
-@dataclass
-class Call:
-    """What is to happen while a model, or one block of it, runs.
-
-    Attributes:
-        edits: by kind, the replacements in this block.
-        wanted: what of this block is recorded.
-        record: where it is recorded.
-        at: [batch, query] the rows of recorded patterns; None for all.
-        shape: (copy, batch, position) of the residual stream, whose first two are one axis inside.
-        attended: [copy, batch, position, width] stands in for what the attention module gives.
-        replaced: stands in for what every block gives.
-        listing: every block's arguments are put here instead of running it.
-        probing: every block's output and attentions are put here.
-        stop: stop behind the attention module, which is put into `attention`.
-    """
-
-    edits: Mapping[str, Edit] = field(default_factory=dict)
-    wanted: Sequence[Key | Site] = ()
-    record: Recording = field(default_factory=dict)
-    at: Tensor | None = None
-    shape: tuple[int, ...] = ()
-    attended: Tensor | None = None
-    replaced: Tensor | None = None
-    listing: list[tuple[tuple[Any, ...], dict[str, Any]]] | None = None
-    probing: list[tuple[Any, list["Attention"]]] | None = None
-    seen: list["Attention"] = field(default_factory=list)
-    stop: bool = False
-    attention: Optional["Attention"] = None
-
-    @staticmethod
-    def now() -> Optional["Call"]:
-        """This thread's."""
-        return getattr(_thread, "call", None)
-
-    def concerns(self, kind: str) -> bool:
-        """Whether a kind is edited or recorded."""
-        return kind in self.edits or any(key.kind == kind for key in self.wanted)
-
-    def tap(self, kind: str, x: Tensor) -> Tensor:
-        """Edit and record `x` [copy, batch, (head,) position, dim], all heads of it."""
-        if kind in self.edits:
-            x = self.edits[kind](x)
-        self.keep(kind, x)
-        return x
-
-    def keep(self, kind: str, x: Tensor, heads: Sequence[int] | None = None) -> None:
-        """Record `x`; its heads are those given, or all."""
-        for key in self.wanted:
-            if key.kind == kind:
-                head = key.head if isinstance(key, Site) else None
-                if head is None:
-                    self.record[key] = x
-                else:
-                    self.record[key] = x[:, :, head if heads is None else heads.index(head)]
-
-
-@contextmanager
-def current(call: Call) -> Iterator[None]:
-    """Make a call this thread's."""
-    before = Call.now()
-    _thread.call = call
-    try:
-        yield
-    finally:
-        _thread.call = before
 
 
 @dataclass
@@ -192,7 +118,8 @@ class Attention:
         """[copy, batch, position, width] what the module gives with edits to some heads.
 
         The heads that no edit touches are taken over; those that one does attend again, and the
-        difference is put through the output projection.
+        difference is put through the output projection. Of what is recorded, only patterns of
+        single heads are filled in.
         """
         assert self.given is not None and self.output is not None
         total = self.query.shape[2]
@@ -207,13 +134,8 @@ class Attention:
                     for head in range(total)
                     if (head // self.group if shared else head) in touched
                 }
-        kept = {key.head for key in call.wanted if isinstance(key, Site) and key.kind in HEAD_KINDS}
         heads = sorted(edited)
-        also = sorted(kept - edited - {None})  # type: ignore[type-var]
         output = self._heads_again(call, heads)
-        for head in also:  # recorded, but not edited
-            assert head is not None
-            self._keep_unedited(call, head)
         assert self.projection is not None
         if len(heads) == total:
             return self.projection(output.transpose(2, 3).flatten(3))  # type: ignore[no-any-return]
@@ -233,9 +155,6 @@ class Attention:
         if self.group > 1:
             spread = [shared.index(head // self.group) for head in heads]
             key, value = key[:, :, spread], value[:, :, spread]
-        recorded = [
-            k for k in call.wanted if k.kind == "pattern" and getattr(k, "head", None) in heads
-        ]
         pattern = None
         if "pattern" in call.edits:
             pattern = self.pattern(query, key, heads)
@@ -243,41 +162,20 @@ class Attention:
         output = self.attend(query, key, value, heads, pattern)
         if "output" in call.edits:
             output = _of_heads(call.edits["output"], output, heads, self.query.shape[2])
-        for site in recorded:
-            assert isinstance(site, Site) and site.head is not None
-            place = heads.index(site.head)
-            if pattern is not None:
-                call.record[site] = _rows(pattern[:, :, [place]], call.at)[:, :, 0]
-            else:
-                one = slice(place, place + 1)
-                call.record[site] = self.pattern(
-                    query[:, :, one], key[:, :, one], [site.head], call.at
-                )[:, :, 0]
-        for kind, x, names in (("query", query, heads), ("output", output, heads)):
-            for site in call.wanted:
-                if site.kind == kind and isinstance(site, Site) and site.head in names:
-                    call.record[site] = x[:, :, names.index(site.head)]
-        for kind, x in (("key", key), ("value", value)):
-            for site in call.wanted:
-                if site.kind == kind and isinstance(site, Site) and site.head in shared:
-                    first = next(
-                        i for i, head in enumerate(heads) if head // self.group == site.head
-                    )
-                    call.record[site] = x[:, :, first]
-        return output
-
-    def _keep_unedited(self, call: Call, head: int) -> None:
         for site in call.wanted:
-            if not isinstance(site, Site) or site.head != head or call.record[site] is not None:
+            if not isinstance(site, Site) or site.kind != "pattern":
                 continue
-            if site.kind == "pattern":
-                key = self.key[:, :, [head // self.group]]
-                pattern = self.pattern(self.query[:, :, [head]], key, [head], call.at)
-                call.record[site] = pattern[:, :, 0]
-            elif site.kind in ("query", "output", "key", "value"):
-                x = getattr(self, site.kind)
-                if head < x.shape[2]:
-                    call.record[site] = x[:, :, head]
+            if pattern is not None and site.head in heads:
+                kept = _rows(pattern[:, :, [heads.index(site.head)]], call.at)
+            elif site.head in heads:
+                one = slice(heads.index(site.head), heads.index(site.head) + 1)
+                kept = self.pattern(query[:, :, one], key[:, :, one], [site.head], call.at)
+            else:  # it is recorded, but not edited
+                assert site.head is not None
+                own = self.query[:, :, [site.head]], self.key[:, :, [site.head // self.group]]
+                kept = self.pattern(*own, [site.head], call.at)
+            call.record[site] = kept[:, :, 0]
+        return output
 
     def _mask(self, heads: Sequence[int]) -> Tensor | None:
         if self.mask is None or self.mask.shape[1] == 1:
@@ -344,16 +242,6 @@ def attention_forward(
         attention.output = output
         call.attention = attention
     return output.transpose(2, 3).flatten(0, 1).contiguous(), None
-
-
-@cache
-def installed() -> None:
-    """Make the attention function known to transformers, with its mask: without, none would be."""
-    from transformers import AttentionInterface
-    from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
-
-    AttentionInterface.register(NAME, attention_forward)
-    AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
 def _edited(call: Call, kind: str, x: Tensor, heads: list[int]) -> Tensor:

@@ -11,7 +11,7 @@ difference goes through the output projection.
 """
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import product
@@ -21,34 +21,16 @@ import torch
 from torch import Tensor, nn
 
 from anamorph.errors import AnamorphError
-from anamorph.models.attention import NAME, Attention, Call, current, installed
+from anamorph.models.attention import Attention
 from anamorph.models.base import Batch, Edit, Edits, Key, Recording, State
+from anamorph.models.calls import Block, Call, Stop, current
+from anamorph.models.exchange import exchange
 from anamorph.models.sites import HEAD_KINDS, Site
 
 MLP_NAMES = ("mlp", "feed_forward", "ffn", "fc2", "output.dense")
 """Where a block's MLP, or the last matrix of it, is found: the first of these names that exists."""
 
 TOLERANCE = 1e-4  # relative; block by block, a model may round differently, but not more
-
-
-@dataclass(frozen=True)
-class _Block:
-    """A block and where its parts are.
-
-    Attributes:
-        module: the block.
-        attention: the module that calls the attention function; None if there is none that goes
-            through the interface.
-        projection: the output projection, if the attention module ends with it.
-        mlp: the module whose output is the site `mlp`.
-        as_tuple: whether the block gives a tuple, the residual stream first.
-    """
-
-    module: nn.Module
-    attention: nn.Module | None
-    projection: nn.Module | None
-    mlp: nn.Module | None
-    as_tuple: bool
 
 
 @dataclass(frozen=True)
@@ -95,9 +77,9 @@ class HuggingFace:
         self.context: int | None = getattr(configuration, "max_position_embeddings", None)
         self._users = 0
         self._lock = threading.Lock()
-        self._restore: list[Callable[[], None]] = []
+        self._undo: Callable[[], None] = lambda: None
         self._memory = threading.local()
-        self.blocks = [_Block(b, None, None, None, False) for b in _blocks_of(model)]
+        self.blocks = [Block(b, None, None, None, False) for b in _blocks_of(model)]
         with torch.inference_mode():
             self._explore()
 
@@ -150,14 +132,14 @@ class HuggingFace:
         with self._lock:
             self._users += 1
             if self._users == 1:
-                self._enter()
+                self._undo = exchange(self.model, self.blocks)
         try:
             yield
         finally:
             with self._lock:
                 self._users -= 1
                 if self._users == 0:
-                    self._leave()
+                    self._undo()
 
     def start(self, batch: Batch) -> State:
         """Embed the tokens: the state before block 0.
@@ -200,8 +182,7 @@ class HuggingFace:
                 call.record[key] = residual
         rows = at if index == self.layers - 1 else None
         if rows is not None:
-            index_ = rows[None, ..., None].expand(len(residual), -1, -1, residual.shape[-1])
-            residual = residual.gather(2, index_)
+            residual = _rows(residual, rows)
         return _State(residual, state.mask, rows, state.inputs, state.arguments)
 
     def logits(self, state: State, at: Tensor | None = None) -> Tensor:
@@ -209,10 +190,7 @@ class HuggingFace:
 
         What follows the last block must work position by position, as a norm and a head do.
         """
-        residual = state.residual
-        if at is not None:
-            index = at[None, ..., None].expand(len(residual), -1, -1, residual.shape[-1])
-            residual = residual.gather(2, index)
+        residual = state.residual if at is None else _rows(state.residual, at)
         with self.session(), current(Call(replaced=residual.reshape(1, -1, residual.shape[-1]))):
             token = torch.zeros(1, 1, dtype=torch.long, device=residual.device)
             out: Tensor = self.model(input_ids=token, use_cache=False).logits
@@ -223,8 +201,11 @@ class HuggingFace:
         residual, block = state.residual, self.blocks[index]
         copies = max(len(residual), *(_copies(edit) for edit in call.edits.values()), 1)
         heads_edited = any(kind in HEAD_KINDS for kind in call.edits)
-        whole = any(isinstance(key, Key) and key.kind in HEAD_KINDS for key in call.wanted)
-        if len(residual) == 1 and heads_edited and not whole and block.projection is not None:
+        more = any(
+            key.kind in HEAD_KINDS and (isinstance(key, Key) or key.kind != "pattern")
+            for key in call.wanted
+        )
+        if len(residual) == 1 and heads_edited and not more and block.projection is not None:
             call.attended = self._attention(index, state).again(call)
         if len(residual) < copies:
             residual = residual.expand(copies, *residual.shape[1:])
@@ -243,7 +224,7 @@ class HuggingFace:
             block = self.blocks[index]
             call = Call(stop=True, shape=state.residual.shape[:3])
             arguments, keywords = state.arguments[1][index]
-            with current(call), suppress(_Stop):
+            with current(call), suppress(Stop):
                 block.module(state.residual[0], *arguments, **keywords)
             assert call.attention is not None
             call.attention.projection = block.projection
@@ -260,7 +241,7 @@ class HuggingFace:
             else value
             for name, value in state.inputs.items()
         }
-        with current(call), suppress(_Stop):
+        with current(call), suppress(Stop):
             self.model(**inputs)
         assert call.listing is not None
         state.arguments[copies] = [
@@ -279,46 +260,6 @@ class HuggingFace:
             inputs["position_ids"] = (batch.mask.long().cumsum(1) - 1).clamp(min=0)
         return inputs
 
-    def _enter(self) -> None:
-        """Exchange what has to be exchanged, and note how it was."""
-        installed()
-        training = [module for module in self.model.modules() if module.training]
-        for module in training:
-            module.training = False
-        self._restore.append(lambda: _train(training))
-        configs = {
-            id(module.config): module.config
-            for module in self.model.modules()
-            if hasattr(getattr(module, "config", None), "_attn_implementation_internal")
-        }
-        for config in configs.values():
-            before = config._attn_implementation_internal
-            config._attn_implementation_internal = NAME
-            self._restore.append(
-                lambda config=config, before=before: setattr(  # type: ignore[misc]
-                    config, "_attn_implementation_internal", before
-                )
-            )
-        for index, block in enumerate(self.blocks):
-            last = index == self.layers - 1
-            self._wrap(block.module, _block_forward(block.module, block.as_tuple, last))
-            if block.attention is not None:
-                self._wrap(block.attention, _attention_forward(block.attention))
-            if block.mlp is not None:
-                self._restore.append(block.mlp.register_forward_hook(_mlp_hook).remove)
-
-    def _wrap(self, module: nn.Module, forward: Callable[..., Any]) -> None:
-        own = module.__dict__.get("forward")
-        module.forward = forward
-        if own is None:
-            self._restore.append(lambda: delattr(module, "forward"))
-        else:
-            self._restore.append(lambda: setattr(module, "forward", own))
-
-    def _leave(self) -> None:
-        while self._restore:
-            self._restore.pop()()
-
     def _explore(self) -> None:
         """Find the parts of the blocks on a few tokens, and make sure that nothing is lost."""
         device = next(self.model.parameters()).device
@@ -326,7 +267,7 @@ class HuggingFace:
         batch = Batch(tokens, torch.ones_like(tokens).bool())
         self.causal, self._dims = True, {}
         self.heads = self.key_heads = 0
-        found: list[_Block] = []
+        found: list[Block] = []
         with self.session():
             call = Call(probing=[], shape=torch.Size((1, *tokens.shape)))
             with current(call):
@@ -338,7 +279,7 @@ class HuggingFace:
             attention = attentions[0] if len(attentions) == 1 else None
             mlp = next((m for n in MLP_NAMES if (m := _submodule(block.module, n))), None)
             module = None if attention is None else attention.module
-            found.append(_Block(block.module, module, None, mlp, isinstance(out, tuple)))
+            found.append(Block(block.module, module, None, mlp, isinstance(out, tuple)))
             if attention is not None:
                 self.heads, self.key_heads = attention.query.shape[2], attention.key.shape[2]
                 self._dims = {
@@ -350,7 +291,7 @@ class HuggingFace:
             self._width = (out[0] if isinstance(out, tuple) else out).shape[-1]
         self.blocks = found
         self.blocks = [
-            _Block(b.module, b.attention, self._projection(i, batch), b.mlp, b.as_tuple)
+            Block(b.module, b.attention, self._projection(i, batch), b.mlp, b.as_tuple)
             for i, b in enumerate(self.blocks)
         ]
         state = self.start(batch)
@@ -385,62 +326,6 @@ class HuggingFace:
         return None
 
 
-class _Stop(Exception):
-    """What was asked for is known; the rest of the model need not run."""
-
-
-def _block_forward(module: nn.Module, as_tuple: bool, last: bool) -> Callable[..., Any]:
-    original = module.forward
-
-    def forward(*arguments: Any, **keywords: Any) -> Any:
-        call = Call.now()
-        if call is None:
-            return original(*arguments, **keywords)
-        if not arguments:
-            hidden = keywords.pop("hidden_states")
-            arguments = (hidden,)
-        if call.replaced is not None:
-            return (call.replaced,) if as_tuple else call.replaced
-        if call.listing is not None:
-            call.listing.append((arguments, keywords))
-            if last:
-                raise _Stop
-            return arguments if as_tuple else arguments[0]
-        if call.probing is not None:
-            before = len(call.seen)
-            out = original(*arguments, **keywords)
-            call.probing.append((out, call.seen[before:]))
-            return out
-        return original(*arguments, **keywords)
-
-    return forward
-
-
-def _attention_forward(module: nn.Module) -> Callable[..., Any]:
-    original = module.forward
-
-    def forward(*arguments: Any, **keywords: Any) -> Any:
-        call = Call.now()
-        if call is not None and call.attended is not None:
-            return call.attended.flatten(0, 1), None
-        out = original(*arguments, **keywords)
-        if call is not None and call.stop and call.attention is not None:
-            call.attention.given = out[0]
-            raise _Stop
-        return out
-
-    return forward
-
-
-def _mlp_hook(module: nn.Module, inputs: Any, out: Any) -> Any:
-    call = Call.now()
-    if call is None or not call.concerns("mlp"):
-        return None
-    x = out[0] if isinstance(out, tuple) else out
-    edited = call.tap("mlp", x.view(*call.shape, -1)).view(x.shape)
-    return (edited, *out[1:]) if isinstance(out, tuple) else edited
-
-
 def _blocks_of(model: nn.Module) -> list[nn.Module]:
     config: Any = model.config
     count = config.get_text_config().num_hidden_layers
@@ -463,17 +348,17 @@ def _submodule(module: nn.Module, path: str) -> nn.Module | None:
     return module
 
 
+def _rows(x: Tensor, at: Tensor) -> Tensor:
+    """The positions `at` [batch, query] of x [copy, batch, position, width]."""
+    return x.gather(2, at[None, ..., None].expand(len(x), -1, -1, x.shape[-1]))
+
+
 def _size(module: Any) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _copies(edit: Edit) -> int:
     return int(getattr(edit, "copies", 1))
-
-
-def _train(modules: Sequence[nn.Module]) -> None:
-    for module in modules:
-        module.training = True
 
 
 def _close(a: Tensor, b: Tensor | None) -> bool:

@@ -11,8 +11,7 @@ from anamorph.models.huggingface import HuggingFace
 def load_pretrained(source: Path | str, *, hub: bool = False) -> tuple[HuggingFace, Any]:
     """A causal language model and its tokenizer, by transformers' own loaders.
 
-    No code that comes with a model is run. Weights are float32 unless they are stored in half
-    precision and lie on an accelerator.
+    No code that comes with a model is run. Weights become float32, however they are stored.
 
     Args:
         source: a folder as `save_pretrained` writes it, a `.gguf` file, or a name on the hub.
@@ -42,6 +41,7 @@ def load_pretrained(source: Path | str, *, hub: bool = False) -> tuple[HuggingFa
         where, options["gguf_file"] = path.parent, path.name
     messages: Any = transformers.logging
     before = messages.get_verbosity()
+    shown = messages.is_progress_bar_enabled()
     messages.disable_progress_bar()
     messages.set_verbosity(logging.ERROR)
     try:
@@ -54,6 +54,7 @@ def load_pretrained(source: Path | str, *, hub: bool = False) -> tuple[HuggingFa
         ) from error
     finally:
         messages.set_verbosity(before)
-        messages.enable_progress_bar()
+        if shown:
+            messages.enable_progress_bar()
     model.train(False)
     return HuggingFace(model), tokenizer
