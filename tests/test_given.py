@@ -236,6 +236,7 @@ def test_the_command_line(folder: Path, tmp_path: Path, capsys: Any, monkeypatch
         (["--model", folder, *data, *spec, "--out", tmp_path / "x"], "Cannot load a causal"),
         ([*given, "--simplify", "svd(rank=2)@7.*.key", "--out", tmp_path / "x"], "has no site"),
         ([*given, "--simplify", "svd(rank=99)@1.0.key", "--out", tmp_path / "x"], "rank"),
+        ([*given, *spec, "--sequences", 1, "--out", tmp_path / "x"], "whole number from 2"),
         ([*given, *spec, "--until", 2, "--out", tmp_path / "x"], "between 0 and 1"),
     ):
         code, text = anamorph(*wrong)

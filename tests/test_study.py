@@ -12,7 +12,8 @@ from polars.testing import assert_frame_equal
 
 import anamorph as am
 from anamorph.specification import StudySpec
-from anamorph.study import Event, audit_study, train_study
+from anamorph.steps import Event
+from anamorph.study import audit_study, train_study
 
 pytestmark = pytest.mark.usefixtures("quick_report", "task_once")
 

@@ -1,27 +1,25 @@
 """The audit of a model that somebody has, into a run folder: fit → audit → results → report.
 
-As in `anamorph.study`, each step leaves a file and is passed over if the file is there.
+Its steps are those of `anamorph.steps`, without the training.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from anamorph import claims, report
-from anamorph.audit import describe_proxies, fit_on_train, scored_sequences, with_identity
+from anamorph.audit import with_identity
 from anamorph.choices import choices_of_given
-from anamorph.engine import audit_split
 from anamorph.errors import AnamorphError
-from anamorph.faithfulness import CellSums, SumIndex, Thresholds, tabulate
+from anamorph.faithfulness import Thresholds
 from anamorph.faithfulness.confidence import PRIOR_CORRELATION
 from anamorph.models.huggingface import HuggingFace
-from anamorph.runs import CellFiles, Run, open_run, write_json, write_table
-from anamorph.simplifications import Attachment, FittedProxies, Proxy, Sweep, check_proxies, sweep
-from anamorph.study import Event, Watch, ignore
+from anamorph.runs import Run, open_run, write_json
+from anamorph.simplifications import Attachment, Proxy, Sweep, check_proxies, sweep
+from anamorph.specification import AuditSpec
+from anamorph.steps import Watch, audit_seed, fit_seed, ignore, report_run, tabulate_run
 from anamorph.tasks import Task
 from anamorph.tasks.batches import collate
 from anamorph.tasks.checks import check_context, check_vocabulary
@@ -78,17 +76,17 @@ def audit_given(
         check_context(task, model.context)
     proxies = with_identity(sweep(simplify, model.sites, by))
     check_proxies(model, proxies, collate(task.train, np.arange(1)))
-    limits = thresholds or Thresholds()
-    audit = {
-        "sequences": sequences,
-        "fit_sequences": fit_sequences,
-        "until": until,
-        "correlation": correlation,
-        "resamples": resamples,
-        "seed": seed,
-        "by": by,
-        "thresholds": asdict(limits),
-    }
+    how = AuditSpec.of(
+        {
+            "sequences": sequences,
+            "fit_sequences": fit_sequences,
+            "resamples": resamples,
+            "seed": seed,
+            "thresholds": thresholds or Thresholds(),
+        },
+        "the arguments",
+    )
+    stop = {"until": until, "correlation": correlation}
     spec: dict[str, Any] = {
         "study": task.name,
         "preset": None,
@@ -96,7 +94,7 @@ def audit_given(
         "model": {"name": name, **model.describe()},
         "training": None,
         "simplify": [str(s) for s in simplify],
-        "audit": audit,
+        "audit": {**how.model_dump(mode="json"), **stop, "by": by},
         "seeds": [0],
         "threads": torch.get_num_threads(),
     }
@@ -104,70 +102,9 @@ def audit_given(
     if run.complete:
         return run
     with model.session():
-        fitted = _fit(run, model, task, proxies, fit_sequences, watch)
-        _audit(run, model, task, proxies, fitted, batch_tokens, watch)
-    indexes = {s.name: SumIndex.of(scored_sequences(s, sequences)) for s in task.evaluated}
-    results, gaps = tabulate(
-        CellFiles(run, [0], [str(p) for p in proxies], indexes),
-        describe_proxies(proxies),
-        {split.name: split.role for split in task.evaluated},
-        reference=task.reference.name,
-        resamples=resamples,
-        seed=seed,
-        thresholds=limits,
-    )
-    write_table(run.path / "gaps.parquet", gaps)
-    write_table(run.path / "results.parquet", results)
+        fitted = fit_seed(run, how, task, model, proxies, 0, watch)
+        audit_seed(run, how, task, model, fitted, 0, watch, batch_tokens=batch_tokens, **stop)
+    tabulate_run(run, how, task, proxies)
     write_json(run.path / "claims.json", [])
-    write_json(run.path / "checks.json", claims.self_checks(results, run.spec))
-    watch(Event("report", 0, 1))
-    report.render(run.path)
-    watch(Event("report", 1, 1))
+    report_run(run, watch)
     return run
-
-
-def _fit(
-    run: Run, model: HuggingFace, task: Task, proxies: Sequence[Proxy], sequences: int, watch: Watch
-) -> FittedProxies:
-    path = run.seed(0) / "simplifications.safetensors"
-    if path.exists():
-        return FittedProxies.load(path)
-    step = f"fitting {len(proxies) - 1} proxies"
-    watch(Event(step, 0, 1))
-    fitted = fit_on_train(model, proxies, task, sequences)
-    fitted.save(path)
-    watch(Event(step, 1, 1))
-    return fitted
-
-
-def _audit(
-    run: Run,
-    model: HuggingFace,
-    task: Task,
-    proxies: Sequence[Proxy],
-    fitted: FittedProxies,
-    batch_tokens: int,
-    watch: Watch,
-) -> None:
-    asked = run.spec["audit"]
-    for split in task.evaluated:
-        pending = [p for p in proxies if not run.cell(0, str(p), split.name).exists()]
-        if not pending:
-            continue
-
-        def write(proxy: Proxy, sums: CellSums, split: str = split.name) -> None:
-            write_table(run.cell(0, str(proxy), split), sums.table())
-
-        audit_split(
-            model,
-            scored_sequences(split, asked["sequences"]),
-            task.candidates,
-            [fitted[p] for p in pending],
-            batch_tokens=batch_tokens,
-            until=asked["until"],
-            correlation=asked["correlation"],
-            finished=write,
-            watch=lambda done, total, step=f"audit on {split.name}": watch(  # type: ignore[misc]
-                Event(step, done, total)
-            ),
-        )

@@ -12,56 +12,8 @@ from anamorph.faithfulness import Thresholds
 from anamorph.training import TrainingConfig
 
 
-class AuditSpec(BaseModel):
-    """How much is audited, and how it is judged.
-
-    Attributes:
-        sequences: scored sequences a split.
-        fit_sequences: sequences of `train` on which simplifications are fitted.
-        resamples: of the bootstrap.
-        seed: of the bootstrap.
-        thresholds: see `anamorph.faithfulness.Thresholds`.
-    """
-
+class _Spec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-    sequences: int = Field(default=1000, ge=2)
-    fit_sequences: int = Field(default=1000, ge=1)
-    resamples: int = Field(default=1000, ge=100)
-    seed: int = Field(default=0, ge=0)
-    thresholds: Thresholds = Thresholds()
-
-
-class StudySpec(BaseModel):
-    """Everything that a study's numbers depend on.
-
-    Attributes:
-        task: the task's name and arguments.
-        model: the decoder's shape (`anamorph.models.decoder.DecoderConfig`), without what the task
-            decides.
-        training: see `anamorph.training.TrainingConfig`.
-        simplify: spec strings; a list value stands for one proxy each.
-        audit: see `AuditSpec`.
-        seeds: of the models.
-        threads: processor threads a model uses. Sums are rounded in an order that depends on it.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    task: dict[str, Any]
-    model: dict[str, Any] = {}
-    training: TrainingConfig = TrainingConfig()
-    simplify: tuple[str, ...] = Field(min_length=1)
-    audit: AuditSpec = AuditSpec()
-    seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field(default=(0,), min_length=1)
-    threads: int = Field(default=1, ge=1)
-
-    @field_validator("seeds")
-    @classmethod
-    def _different(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
-        if len(set(seeds)) < len(seeds):
-            raise ValueError("the seeds must differ from each other")
-        return seeds
 
     @classmethod
     def of(cls, values: Mapping[str, Any], source: str) -> Self:
@@ -80,6 +32,54 @@ class StudySpec(BaseModel):
             raise AnamorphError(f"The specification in {source} does not fit: {problems}.") from (
                 error
             )
+
+
+class AuditSpec(_Spec):
+    """How much is audited, and how it is judged.
+
+    Attributes:
+        sequences: scored sequences a split.
+        fit_sequences: sequences of `train` on which simplifications are fitted.
+        resamples: of the bootstrap.
+        seed: of the bootstrap.
+        thresholds: see `anamorph.faithfulness.Thresholds`.
+    """
+
+    sequences: int = Field(default=1000, ge=2)
+    fit_sequences: int = Field(default=1000, ge=1)
+    resamples: int = Field(default=1000, ge=100)
+    seed: int = Field(default=0, ge=0)
+    thresholds: Thresholds = Thresholds()
+
+
+class StudySpec(_Spec):
+    """Everything that a study's numbers depend on.
+
+    Attributes:
+        task: the task's name and arguments.
+        model: the decoder's shape (`anamorph.models.decoder.DecoderConfig`), without what the task
+            decides.
+        training: see `anamorph.training.TrainingConfig`.
+        simplify: spec strings; a list value stands for one proxy each.
+        audit: see `AuditSpec`.
+        seeds: of the models.
+        threads: processor threads a model uses. Sums are rounded in an order that depends on it.
+    """
+
+    task: dict[str, Any]
+    model: dict[str, Any] = {}
+    training: TrainingConfig = TrainingConfig()
+    simplify: tuple[str, ...] = Field(min_length=1)
+    audit: AuditSpec = AuditSpec()
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field(default=(0,), min_length=1)
+    threads: int = Field(default=1, ge=1)
+
+    @field_validator("seeds")
+    @classmethod
+    def _different(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError("the seeds must differ from each other")
+        return seeds
 
 
 def presets(task: str) -> list[str]:

@@ -6,52 +6,32 @@ there, so that the same call goes on where a killed one stopped.
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 from threading import Thread
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 
-from anamorph import claims, report, views
+from anamorph import claims, views
 from anamorph.audit import (
-    describe_proxies,
-    fit_on_train,
-    scored_sequences,
     with_identity,
 )
 from anamorph.choices import choices
-from anamorph.engine import audit_split
 from anamorph.errors import AnamorphError
-from anamorph.faithfulness import SumIndex, tabulate
 from anamorph.files import replacing
 from anamorph.models.decoder import Decoder
-from anamorph.runs import CellFiles, Run, load_run, open_run, write_json, write_table
-from anamorph.simplifications import FittedProxies, Proxy, check_proxies
+from anamorph.runs import Run, load_run, open_run, write_json
+from anamorph.simplifications import Proxy, check_proxies
 from anamorph.specification import StudySpec
+from anamorph.steps import Event, Watch, audit_seed, fit_seed, ignore, report_run, tabulate_run
 from anamorph.tasks import Task, load_task
 from anamorph.tasks.batches import collate
 from anamorph.training import default_model, train
-
-
-class Event(NamedTuple):
-    """How far a step of a study is: told to whoever watches it."""
-
-    step: str  # such as "seed 0: training"
-    done: int
-    total: int
-    note: str = ""
-
-
-Watch = Callable[[Event], None]
-
-
-def ignore(event: Event) -> None:
-    """Watch nothing."""
 
 
 def run_study(
@@ -84,13 +64,10 @@ def run_study(
     if run.complete:
         return run
     _each_seed(spec, run, task, workers, watch)
-    tabulate_run(run, spec, task, proxies)
+    tabulate_run(run, spec.audit, task, proxies)
     views.write(run, task, spec.audit.fit_sequences)
     write_json(run.path / "claims.json", claims.measure(run.results, run.gaps, run.spec))
-    write_json(run.path / "checks.json", claims.self_checks(run.results, run.spec))
-    watch(Event("report", 0, 1))
-    report.render(run.path)
-    watch(Event("report", 1, 1))
+    report_run(run, watch)
     return run
 
 
@@ -184,22 +161,8 @@ def _run_seed(spec: StudySpec, run: Run, task: Task, seed: int, watch: Watch) ->
     torch.set_num_threads(spec.threads)
     proxies = check(spec, task)
     model = train_seed(spec, run, task, seed, watch)
-    fitted = fit_seed(spec, run, task, model, proxies, seed, watch)
-    for split in task.evaluated:
-        pending = [p for p in proxies if not run.cell(seed, str(p), split.name).exists()]
-        if not pending:
-            continue
-        step = f"seed {seed}: audit on {split.name}"
-        cells = audit_split(
-            model,
-            scored_sequences(split, spec.audit.sequences),
-            task.candidates,
-            [fitted[p] for p in pending],
-            watch=lambda done, total, step=step: watch(Event(step, done, total)),  # type: ignore[misc]
-        )
-        for proxy, sums in cells.items():
-            path = run.cell(seed, str(proxy), split.name)
-            write_table(path, sums.table())
+    fitted = fit_seed(run, spec.audit, task, model, proxies, seed, watch)
+    audit_seed(run, spec.audit, task, model, fitted, seed, watch)
 
 
 def train_seed(spec: StudySpec, run: Run, task: Task, seed: int, watch: Watch) -> Decoder:
@@ -224,45 +187,6 @@ def train_seed(spec: StudySpec, run: Run, task: Task, seed: int, watch: Watch) -
         ),
     )
     return model.eval()
-
-
-def fit_seed(
-    spec: StudySpec,
-    run: Run,
-    task: Task,
-    model: Decoder,
-    proxies: Sequence[Proxy],
-    seed: int,
-    watch: Watch,
-) -> FittedProxies:
-    """The fitted proxies of a seed; fits them unless they lie there already."""
-    path = run.seed(seed) / "simplifications.safetensors"
-    if path.exists():
-        return FittedProxies.load(path)
-    watch(Event(f"seed {seed}: fitting {len(proxies)} proxies", 0, 1))
-    fitted = fit_on_train(model, proxies, task, spec.audit.fit_sequences)
-    fitted.save(path)
-    watch(Event(f"seed {seed}: fitting {len(proxies)} proxies", 1, 1))
-    return fitted
-
-
-def tabulate_run(run: Run, spec: StudySpec, task: Task, proxies: Sequence[Proxy]) -> None:
-    """Write `results.parquet` and `gaps.parquet` from the cells."""
-    indexes = {
-        split.name: SumIndex.of(scored_sequences(split, spec.audit.sequences))
-        for split in task.evaluated
-    }
-    results, gaps = tabulate(
-        CellFiles(run, spec.seeds, [str(p) for p in proxies], indexes),
-        describe_proxies(proxies),
-        {split.name: split.role for split in task.evaluated},
-        reference=task.reference.name,
-        resamples=spec.audit.resamples,
-        seed=spec.audit.seed,
-        thresholds=spec.audit.thresholds,
-    )
-    write_table(run.path / "gaps.parquet", gaps)
-    write_table(run.path / "results.parquet", results)
 
 
 def _each_seed(spec: StudySpec, run: Run, task: Task, workers: int | None, watch: Watch) -> None:

@@ -14,7 +14,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from anamorph.study import Event, Watch
+from anamorph.steps import Event, Watch
 
 
 @contextmanager

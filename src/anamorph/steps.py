@@ -1,0 +1,114 @@
+"""The steps that every audit into a run folder takes, whoever trained the model.
+
+Each leaves a file and is passed over if the file is there, so that the same call goes on where a
+killed one stopped.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from anamorph import claims, report
+from anamorph.audit import describe_proxies, fit_on_train, scored_sequences
+from anamorph.engine import audit_split
+from anamorph.faithfulness import CellSums, SumIndex, tabulate
+from anamorph.models.base import Model
+from anamorph.runs import CellFiles, Run, write_json, write_table
+from anamorph.simplifications import FittedProxies, Proxy
+from anamorph.specification import AuditSpec
+from anamorph.tasks import Task
+
+
+class Event(NamedTuple):
+    """How far a step of a study is: told to whoever watches it."""
+
+    step: str  # such as "seed 0: training"
+    done: int
+    total: int
+    note: str = ""
+
+
+Watch = Callable[[Event], None]
+
+
+def ignore(event: Event) -> None:
+    """Watch nothing."""
+
+
+def fit_seed(
+    run: Run,
+    audit: AuditSpec,
+    task: Task,
+    model: Model,
+    proxies: Sequence[Proxy],
+    seed: int,
+    watch: Watch,
+) -> FittedProxies:
+    """The fitted proxies of a seed; fits them unless they lie there already."""
+    path = run.seed(seed) / "simplifications.safetensors"
+    if path.exists():
+        return FittedProxies.load(path)
+    step = f"seed {seed}: fitting {len(proxies)} proxies"
+    watch(Event(step, 0, 1))
+    fitted = fit_on_train(model, proxies, task, audit.fit_sequences)
+    fitted.save(path)
+    watch(Event(step, 1, 1))
+    return fitted
+
+
+def audit_seed(
+    run: Run,
+    audit: AuditSpec,
+    task: Task,
+    model: Model,
+    fitted: FittedProxies,
+    seed: int,
+    watch: Watch,
+    **options: Any,
+) -> None:
+    """Write the cells of a seed that do not lie there yet; options are `audit_split`'s."""
+    for split in task.evaluated:
+        pending = [p for p in fitted if not run.cell(seed, str(p), split.name).exists()]
+        if not pending:
+            continue
+
+        def write(proxy: Proxy, sums: CellSums, split: str = split.name) -> None:
+            write_table(run.cell(seed, str(proxy), split), sums.table())
+
+        audit_split(
+            model,
+            scored_sequences(split, audit.sequences),
+            task.candidates,
+            [fitted[p] for p in pending],
+            finished=write,
+            watch=lambda done, total, step=f"seed {seed}: audit on {split.name}": watch(  # type: ignore[misc]
+                Event(step, done, total)
+            ),
+            **options,
+        )
+
+
+def tabulate_run(run: Run, audit: AuditSpec, task: Task, proxies: Sequence[Proxy]) -> None:
+    """Write `results.parquet` and `gaps.parquet` from the cells."""
+    indexes = {
+        split.name: SumIndex.of(scored_sequences(split, audit.sequences))
+        for split in task.evaluated
+    }
+    results, gaps = tabulate(
+        CellFiles(run, run.spec["seeds"], [str(p) for p in proxies], indexes),
+        describe_proxies(proxies),
+        {split.name: split.role for split in task.evaluated},
+        reference=task.reference.name,
+        resamples=audit.resamples,
+        seed=audit.seed,
+        thresholds=audit.thresholds,
+    )
+    write_table(run.path / "gaps.parquet", gaps)
+    write_table(run.path / "results.parquet", results)
+
+
+def report_run(run: Run, watch: Watch) -> None:
+    """Write `checks.json`, and the report."""
+    write_json(run.path / "checks.json", claims.self_checks(run.results, run.spec))
+    watch(Event("report", 0, 1))
+    report.render(run.path)
+    watch(Event("report", 1, 1))
