@@ -17,12 +17,14 @@ import scipy.stats
 import torch
 
 import anamorph as am
+from anamorph import engine
 from anamorph.audit import fit_on_train, with_identity
 from anamorph.engine import audit_split
+from anamorph.errors import AnamorphError
 from anamorph.faithfulness import CellSums
 from anamorph.models.base import Edits, State
 from anamorph.models.sites import Site
-from anamorph.simplifications import FittedProxies, Proxy
+from anamorph.simplifications import FittedProxies, FittedProxy, Proxy
 from anamorph.tasks import NOT_APPLICABLE, Split, Task
 from plain import forward, small_model
 
@@ -334,6 +336,39 @@ def test_law_4_batch_size_and_memory_do_not_matter(
     assert_alike(
         audit(model, task, split, fitted), audit(model, task, split, fitted, **options), 1e-4
     )
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+    ],
+    ids=["device", "processor"],
+)
+def test_a_stack_that_does_not_fit_the_memory_is_halved(
+    task: Task,
+    model: am.Decoder,
+    fitted: FittedProxies,
+    split: Split,
+    monkeypatch: pytest.MonkeyPatch,
+    error: RuntimeError,
+) -> None:
+    usual = audit(model, task, split, fitted, memory=2**40)
+    run_stack, largest, refused = engine.run_stack, 3, []
+
+    def tight(run: Any, stack: Sequence[FittedProxy], heads: Any) -> Any:
+        if len(stack) > largest:
+            refused.append(len(stack))
+            raise error
+        return run_stack(run, stack, heads)
+
+    monkeypatch.setattr(engine, "run_stack", tight)
+    assert_alike(usual, audit(model, task, split, fitted, memory=2**40), 1e-4)
+    assert refused
+    largest = 0
+    with pytest.raises(AnamorphError, match=r"a single proxy .* fewer batch_tokens"):
+        audit(model, task, split, fitted)
 
 
 def test_law_4_neither_order_nor_company_of_proxies_matters(

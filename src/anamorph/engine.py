@@ -23,6 +23,7 @@ from anamorph.errors import AnamorphError
 from anamorph.faithfulness import (
     METRICS,
     CellSums,
+    ModelOutput,
     RatioSequence,
     SumIndex,
     metric_names,
@@ -101,10 +102,10 @@ def audit_split(
         if getattr(model, "causal", True):  # nothing behind the last prediction has a say in it
             needed = int(wanted.at.max()) + 1
             batch = Batch(batch.tokens[:, :needed], batch.mask[:, :needed])
-        return _ModelRun.of(model, batch, wanted.to(device), heads), rows
+        return _ModelRun.of(model, batch, wanted.to(device), heads, chosen), rows
 
     def add(run: _ModelRun, rows: Tensor, stack: _Group) -> None:
-        for fitted, metrics in zip(stack.proxies, _compare(run, stack, chosen), strict=True):
+        for fitted, metrics in zip(stack.proxies, _compare(run, stack), strict=True):
             cells[fitted.proxy].add_rows(rows, metrics)
 
     @torch.inference_mode()
@@ -252,24 +253,34 @@ class _ModelRun:
     Attributes:
         states: the state before each layer, and after the last.
         patterns: [1, batch, query, key] of each compared head, at the scored positions.
-        logits: [1, 1, scored position, vocabulary] in the order of the valid targets.
+        places: [scored position] of the valid targets, counted over the batch.
+        output: what it predicts there, in the same order.
     """
 
     model: Model
     wanted: Targets
     states: list[State]
     patterns: Recording
-    logits: Tensor
+    places: Tensor
+    output: ModelOutput
 
     @classmethod
-    def of(cls, model: Model, batch: Batch, wanted: Targets, heads: Iterable[Head]) -> "_ModelRun":
+    def of(
+        cls,
+        model: Model,
+        batch: Batch,
+        wanted: Targets,
+        heads: Iterable[Head],
+        candidates: Tensor,
+    ) -> "_ModelRun":
         patterns = _patterns_of(heads)
         states = [model.start(batch)]
         for layer in range(model.layers):
             states.append(model.layer(layer, states[-1], record=patterns, at=wanted.at))
         places = wanted.valid.flatten().nonzero()[:, 0]
-        logits = model.logits(_rows_of_state(states[-1], places))
-        return cls(model, wanted, states, patterns, logits)
+        logits = model.logits(_rows_of_state(states[-1], places))[0, 0]
+        output = ModelOutput.of(logits, wanted.token.flatten()[places], candidates)
+        return cls(model, wanted, states, patterns, places, output)
 
     def stacks(self, groups: Sequence[_Group], memory: int) -> list[_Group]:
         """Proxies that run together, few enough for a memory in bytes."""
@@ -290,34 +301,53 @@ class _ModelRun:
         return 4 * batch * max(queries * heads * positions, rows * 4 * width)
 
 
-def _compare(run: _ModelRun, stack: _Group, candidates: Tensor) -> Tensor:
-    """[copy, metric, scored position] of a stack of proxies, in the order of the valid targets."""
+def _compare(run: _ModelRun, stack: _Group) -> Tensor:
+    """[copy, metric, scored position] of a stack of proxies, in the order of the valid targets.
+
+    A stack that does not fit the memory is halved.
+
+    Raises:
+        AnamorphError: if not even a single proxy fits.
+    """
+    try:
+        return _compare_at_once(run, stack)
+    except RuntimeError as error:
+        if not _out_of_memory(error):
+            raise
+        half = len(stack.proxies) // 2
+        if not half:
+            raise AnamorphError(
+                f"Out of memory with a single proxy on a batch of {run.states[0].mask.numel():,} "
+                "tokens; give fewer batch_tokens, or shorter sequences."
+            ) from error
+    parts = stack.proxies[:half], stack.proxies[half:]
+    return torch.cat([_compare(run, replace(stack, proxies=part)) for part in parts])
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _compare_at_once(run: _ModelRun, stack: _Group) -> Tensor:
     state, patterns = run_stack(run, stack.proxies, stack.heads)
-    copies, valid = len(stack.proxies), run.wanted.valid
-    places = valid.flatten().nonzero()[:, 0]
-    tokens = run.wanted.token.flatten()[places]
+    copies, places = len(stack.proxies), run.places
     names = metric_names(attention=bool(stack.heads))
     out = state.residual.new_empty((copies, len(names), len(places)), dtype=torch.float32)
-    step = max(1, LOGITS // (4 * run.logits.shape[-1]))
+    step = max(1, LOGITS // (4 * run.output.logits.shape[-1]))
     for rows in (slice(i, i + step) for i in range(0, len(places), step)):
         some = places[rows]
-        logits = run.model.logits(_rows_of_state(state, some))
+        logits = run.model.logits(_rows_of_state(state, some))[:, 0]
         attention = (
             (
-                _rows_of_heads(run.patterns, stack.heads, some),
+                _rows_of_heads(run.patterns, stack.heads, some)[0],
                 _rows_of_heads(patterns, stack.heads, some),
             )
             if stack.heads
             else ()
         )
-        values = position_metrics(
-            run.logits[:, :, rows],
-            logits.expand(copies, *logits.shape[1:]),
-            tokens[None, rows],
-            candidates,
-            *attention,
+        out[:, :, rows] = position_metrics(
+            run.output[rows], logits.expand(copies, -1, -1), *attention
         )
-        out[:, :, rows] = values[:, :, 0]
     return out
 
 
@@ -326,14 +356,14 @@ def _patterns_of(heads: Iterable[Head]) -> Recording:
 
 
 def _rows_of_heads(patterns: Recording, heads: Sequence[Head], places: Tensor) -> Tensor:
-    """[copy, 1, head, scored position, key] attention of the given heads at some targets."""
+    """[copy, head, scored position, key] attention of the given heads at some targets."""
     picked = []
     for site in _patterns_of(heads):
         pattern = patterns[site]
         assert pattern is not None
         # index_select copies whole rows: several times faster than a Boolean mask
         picked.append(pattern.flatten(1, 2).index_select(1, places))
-    return torch.stack(picked, dim=1)[:, None]
+    return torch.stack(picked, dim=1)
 
 
 def _rows_of_state(state: State, places: Tensor) -> State:

@@ -13,7 +13,7 @@ from scipy.special import log_softmax, softmax
 from scipy.stats import entropy
 
 from anamorph.errors import AnamorphError
-from anamorph.faithfulness import METRICS, metric_names, metrics, position_metrics
+from anamorph.faithfulness import METRICS, comparison, metric_names, metrics
 
 INF = math.inf
 weights = arrays(
@@ -89,16 +89,17 @@ def test_cross_entropy_in_bits():
 
 def test_a_prediction_is_among_the_candidates_and_the_lowest_of_ties():
     logits = torch.tensor([9.0, 1.0, 3.0, 2.0, 3.0])
-    assert metrics.predictions(logits, torch.tensor([1, 2, 3, 4])) == 2
-    assert metrics.predictions(logits, torch.tensor([4, 3, 1])) == 4
-    assert metrics.predictions(logits, torch.tensor([4, 2])) == 2
-    assert metrics.predictions(logits, torch.arange(5)) == 0
+    for tokens, best in (([1, 2, 3, 4], 2), ([4, 3, 1], 4), ([4, 2], 2), (range(5), 0)):
+        candidates = metrics.Candidates.of(torch.tensor(list(tokens)), 5)
+        assert candidates.best(logits) == best
+        assert candidates.highest(logits) == logits[best]
+        assert candidates.hold(torch.arange(5)).nonzero().flatten().tolist() == sorted(tokens)
 
 
 @pytest.mark.parametrize("candidates", [[], [3, 5], [-1, 0]])
 def test_candidates_that_do_not_fit_are_refused(candidates):
     with pytest.raises(AnamorphError, match="vocabulary of 5"):
-        metrics.predictions(torch.zeros(5), torch.tensor(candidates, dtype=torch.int64))
+        metrics.Candidates.of(torch.tensor(candidates, dtype=torch.int64), 5)
 
 
 def test_attention_is_averaged_over_heads():
@@ -125,6 +126,16 @@ def test_rounding_does_not_decide_a_tie():
         assert metrics.same_attention(model, proxy).item() == 0.5
     apart = torch.tensor([0.45, 0.4499, 0.1001]).view(1, 1, 3)  # 2e-4: a difference, no tie
     assert metrics.same_attention(model, apart).item() == 0
+
+
+def position_metrics(model, proxy, targets, candidates, *attention):
+    """[copy, metric, batch, query] from [1 or copy, batch, (head,) query, ...]."""
+    output = comparison.ModelOutput.of(model[0].flatten(0, 1), targets.flatten(), candidates)
+    flat = [None if a is None else a.transpose(1, 2).flatten(2, 3) for a in attention]
+    if attention:
+        flat[0] = flat[0][0]
+    values = comparison.position_metrics(output, proxy.flatten(1, 2), *flat)
+    return values.unflatten(-1, targets.shape)
 
 
 def test_all_metrics_by_hand():
@@ -197,7 +208,7 @@ def plain_loop(model, proxy, targets, model_attention, proxy_attention, candidat
 def test_position_metrics_is_the_plain_loop_in_blocks_of_any_size(candidates, seed, block):
     model, proxy, targets, p, q = random_case(seed)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(metrics, "BLOCK", block)
+        patch.setattr(comparison, "BLOCK", block)
         ours = position_metrics(
             *(torch.tensor(x, dtype=torch.float32) for x in (model, proxy)),
             torch.tensor(targets),
@@ -241,3 +252,54 @@ def test_one_sided_attention_is_refused():
     model, proxy, targets, p, _ = (torch.tensor(x) for x in random_case(3))
     with pytest.raises(AnamorphError, match="give both or none"):
         position_metrics(model, proxy, targets, torch.arange(9), p, None)
+
+
+@pytest.mark.parametrize("spread", [1e-3, 1.0, 30.0, 200.0])
+@pytest.mark.parametrize("offset", [0.0, -40.0, 300.0])
+def test_divergences_at_any_scale_are_scipys(spread, offset):
+    rng = np.random.default_rng(0)
+    model = rng.normal(size=(1, 1, 4, 50)).astype(np.float32) * max(1, spread)
+    proxy = (model + spread * rng.normal(size=(2, 1, 4, 50)) + offset).astype(np.float32)
+    targets = torch.zeros(1, 4, dtype=torch.int64)
+    values = position_metrics(*map(torch.tensor, (model, proxy)), targets, torch.arange(50))
+    ours = dict(zip(metric_names(attention=False), values.unbind(1), strict=True))
+    log_p, log_q = (log_softmax(x.astype(np.float64), axis=-1) for x in (model, proxy))
+    p, q = np.exp(log_p), np.exp(log_q)
+    expected = {
+        "output_jsd": jensenshannon(np.broadcast_to(p, q.shape), q, base=2, axis=-1) ** 2,
+        "output_kl": (p * (log_p - log_q)).sum(-1) / math.log(2),
+        "proxy_cross_entropy": -log_q[..., 0] / math.log(2),
+    }
+    rounding = 2e-6 + 1e-6 * (abs(offset) + spread)  # of float32 logits of that size
+    for name, right in expected.items():
+        np.testing.assert_allclose(ours[name], right, atol=rounding, rtol=1e-5, err_msg=name)
+
+
+def test_tokens_that_are_impossible_cost_nothing_and_nan_stays():
+    model = torch.tensor([1.0, 2.0, -INF]).view(1, 1, 1, 3)
+    proxy = torch.stack([model[0], model[0].nan_to_num(neginf=0.0), model[0] * math.nan])
+    targets = torch.zeros(1, 1, dtype=torch.int64)
+    values = position_metrics(model, proxy, targets, torch.arange(3)).flatten(1)
+    ours = dict(zip(metric_names(attention=False), values.T, strict=True))
+    assert ours["output_kl"][0] == ours["output_jsd"][0] == 0
+    p, q = softmax([1.0, 2.0, -INF]), softmax([1.0, 2.0, 0.0])
+    assert ours["output_kl"][1] == pytest.approx(entropy(p, q, base=2), abs=1e-6)
+    assert ours["output_jsd"][1] == pytest.approx(jensenshannon(p, q, base=2) ** 2, abs=1e-6)
+    assert ours["output_kl"][2].isnan() and ours["output_jsd"][2].isnan()
+
+
+def test_a_tie_goes_to_the_models_prediction_then_to_the_target():
+    model = torch.tensor([0.0, 1.0, 0.0, 1.0]).view(1, 1, 1, 4)  # says 1
+    proxy = torch.tensor([[2.0, 2.0, 0.0, 0.0], [2.0, 0.0, 2.0, 0.0], [0.0, 1.0, 0.0, 1.0]])
+
+    def measure(target):
+        found = position_metrics(
+            model, proxy.view(3, 1, 1, 4), torch.tensor([[target]]), torch.arange(4)
+        )
+        by_name = dict(zip(metric_names(attention=False), found.unbind(1), strict=True))
+        return [by_name[n].flatten().tolist() for n in ("same_prediction", "proxy_accuracy")]
+
+    assert measure(0) == [[1, 0, 1], [0, 1, 0]]
+    assert measure(1) == [[1, 0, 1], [1, 0, 1]]
+    assert measure(2) == [[1, 0, 1], [0, 1, 0]]
+    assert measure(3) == [[1, 0, 1], [0, 0, 0]]  # as the model: tied, and does not say it

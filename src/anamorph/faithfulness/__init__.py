@@ -1,8 +1,9 @@
 """Faithfulness: how far a proxy agrees with its model, in and out of distribution.
 
-`metrics` compares model and proxy at a position, `sums` adds this up by sequence, `bootstrap`
-makes intervals from the sums, `confidence` makes intervals at which one may stop early, `gaps`
-judges what changes out of distribution, and `tables` writes it all down.
+`metrics` says what is compared at a position, `comparison` does it for many proxies in few passes,
+`sums` adds this up by sequence, `bootstrap` makes intervals from the sums, `confidence` makes
+intervals at which one may stop early, `gaps` judges what changes out of distribution, and `tables`
+writes it all down.
 """
 
 from anamorph.faithfulness.bootstrap import (
@@ -12,13 +13,13 @@ from anamorph.faithfulness.bootstrap import (
     seed_replicates,
     weights,
 )
+from anamorph.faithfulness.comparison import ModelOutput, position_metrics
 from anamorph.faithfulness.confidence import RatioSequence
 from anamorph.faithfulness.gaps import Thresholds, benjamini_hochberg, verdict
 from anamorph.faithfulness.metrics import (
     HIGHER_IS_BETTER,
     METRICS,
     metric_names,
-    position_metrics,
 )
 from anamorph.faithfulness.sums import CellSums, Group, SumIndex
 from anamorph.faithfulness.tables import CellKey, ProxyInfo, tabulate
@@ -29,6 +30,7 @@ __all__ = [
     "CellKey",
     "CellSums",
     "Group",
+    "ModelOutput",
     "ProxyInfo",
     "RatioSequence",
     "SumIndex",

@@ -6,7 +6,7 @@ exactly 0.
 """
 
 import math
-from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -38,14 +38,12 @@ TIE = 1e-4
 """Relative difference up to which two attention probabilities count as equal: above the rounding of
 float32 attention, below what a researcher would call a difference."""
 
-# Elements in a block of intermediate values: small enough that the dozen passes over it stay in
-# a core's cache, large enough that the overhead of a torch call does not count.
-BLOCK = 2**18
+OUTPUT_METRICS = tuple(m for m in METRICS if m not in ATTENTION_METRICS)
 
 
 def metric_names(attention: bool) -> tuple[str, ...]:
     """The metrics that `position_metrics` gives, with or without attention, in order."""
-    return tuple(m for m in METRICS if attention or m not in ATTENTION_METRICS)
+    return METRICS if attention else OUTPUT_METRICS
 
 
 def jensen_shannon(p: Tensor, q: Tensor) -> Tensor:
@@ -80,15 +78,11 @@ def kl(log_p: Tensor, log_q: Tensor) -> Tensor:
     Returns:
         [...] float32, at least 0; infinite where `q` rules out what `p` allows.
     """
-    return _kl(log_p.float(), log_p.float().exp(), log_q.float())
-
-
-def _kl(log_p: Tensor, p: Tensor, log_q: Tensor) -> Tensor:
+    log_p, log_q = log_p.float(), log_q.float()
+    p = log_p.exp()
     nats = (log_p - log_q).mul_(p)
-    total = nats.sum(-1)
-    if total.isnan().any():  # 0·(±inf) or 0·(inf - inf), which count as 0; a true NaN stays
-        total = nats.masked_fill_(p == 0, 0.0).sum(-1)
-    return total.mul_(1 / math.log(2)).clamp_(min=0)
+    nats = nats.masked_fill_(p == 0, 0.0)  # 0·(±inf) and 0·(inf - inf) count as 0
+    return nats.sum(-1).mul_(1 / math.log(2)).clamp_(min=0)
 
 
 def cross_entropy(log_p: Tensor, targets: Tensor) -> Tensor:
@@ -97,30 +91,53 @@ def cross_entropy(log_p: Tensor, targets: Tensor) -> Tensor:
     return picked.float().mul(-1 / math.log(2))
 
 
-def predictions(logits: Tensor, candidates: Tensor) -> Tensor:
-    """The likeliest candidate token, the lowest id among ties.
+@dataclass(frozen=True)
+class Candidates:
+    """The tokens among which a prediction is chosen.
 
-    Args:
-        logits: [..., vocabulary].
-        candidates: [candidates] token ids.
-
-    Returns:
-        [...] int64 token ids.
-
-    Raises:
-        AnamorphError: if there are no candidates or one lies outside the vocabulary.
+    Attributes:
+        tokens: [candidate] ids in order.
+        run: their slice of the vocabulary if they are consecutive, as usual: a view, where picking
+            them would be a slow copy.
     """
-    candidates = candidates.to(logits.device).sort().values
-    count, vocabulary = len(candidates), logits.shape[-1]
-    if not count or candidates[0] < 0 or candidates[-1] >= vocabulary:
-        raise AnamorphError(
-            f"The candidates {candidates.tolist()[:8]} do not fit a vocabulary of {vocabulary} "
-            "tokens; give at least one token id and none outside the vocabulary."
-        )
-    low, high = int(candidates[0]), int(candidates[-1])
-    if high - low + 1 == count:  # a run of ids, as usual: a view instead of a slow gather
-        return logits[..., low : high + 1].argmax(-1) + low
-    return candidates[logits[..., candidates].argmax(-1)]
+
+    tokens: Tensor
+    run: slice | None
+
+    @classmethod
+    def of(cls, tokens: Tensor, vocabulary: int) -> "Candidates":
+        """Of [candidate] token ids in any order.
+
+        Raises:
+            AnamorphError: if there are no candidates or one lies outside the vocabulary.
+        """
+        tokens = tokens.sort().values
+        count = len(tokens)
+        if not count or tokens[0] < 0 or tokens[-1] >= vocabulary:
+            raise AnamorphError(
+                f"The candidates {tokens.tolist()[:8]} do not fit a vocabulary of {vocabulary} "
+                "tokens; give at least one token id and none outside the vocabulary."
+            )
+        low, high = int(tokens[0]), int(tokens[-1])
+        return cls(tokens, slice(low, high + 1) if high - low + 1 == count else None)
+
+    def best(self, logits: Tensor) -> Tensor:
+        """The likeliest, the lowest id among ties: [..., vocabulary] to [...] ids."""
+        return self.tokens[self._of(logits).argmax(-1)]
+
+    def highest(self, logits: Tensor) -> Tensor:
+        """The logit of the likeliest: [..., vocabulary] to [...]."""
+        return self._of(logits).amax(-1)
+
+    def hold(self, tokens: Tensor) -> Tensor:
+        """Which of some [...] ids are candidates."""
+        if self.run:
+            inside: Tensor = (tokens >= self.run.start) & (tokens < self.run.stop)
+            return inside
+        return torch.isin(tokens, self.tokens)
+
+    def _of(self, logits: Tensor) -> Tensor:
+        return logits[..., self.run if self.run else self.tokens]
 
 
 def attention_jsd(model: Tensor, proxy: Tensor) -> Tensor:
@@ -150,10 +167,10 @@ def same_attention(model: Tensor, proxy: Tensor) -> Tensor:
     Returns:
         [..., query] in [0, 1].
     """
-    return _overlap(_most_attended(model), _most_attended(proxy))
+    return overlap(most_attended(model), most_attended(proxy))
 
 
-def _most_attended(pattern: Tensor) -> Tensor:
+def most_attended(pattern: Tensor) -> Tensor:
     """[..., key] 1.0 at the keys of the largest probability, else 0.0."""
     # As numbers, not Booleans, whose sums are several times slower on a CPU.
     return torch.ge(
@@ -161,87 +178,7 @@ def _most_attended(pattern: Tensor) -> Tensor:
     )
 
 
-def _overlap(model: Tensor, proxy: Tensor) -> Tensor:
+def overlap(model: Tensor, proxy: Tensor) -> Tensor:
+    """[..., head, query, key] sets of keys twice to their overlap, averaged over heads."""
     both = (model * proxy).sum(-1)
     return both.div_(model.sum(-1) + proxy.sum(-1) - both).mean(-2)
-
-
-def position_metrics(
-    model_logits: Tensor,
-    proxy_logits: Tensor,
-    targets: Tensor,
-    candidates: Tensor,
-    model_attention: Tensor | None = None,
-    proxy_attention: Tensor | None = None,
-) -> Tensor:
-    """All metrics at every position, for many proxies at once.
-
-    "Right" means that the likeliest candidate is the target. Cross entropies and output divergences
-    are over the whole vocabulary, in bits; `output_kl` is KL(model ‖ proxy).
-
-    Args:
-        model_logits: [1, batch, query, vocabulary].
-        proxy_logits: [copy, batch, query, vocabulary].
-        targets: [batch, query] token ids; any valid id at padding.
-        candidates: [candidates] token ids among which a prediction is chosen.
-        model_attention: [1, batch, head, query, key] probabilities, or None.
-        proxy_attention: [1 or copy, batch, head, query, key], or None.
-
-    Returns:
-        [copy, metric, batch, query] float32; the metrics are `metric_names(attention=...)`, those
-        of attention only where it is given.
-
-    Raises:
-        AnamorphError: if the candidates do not fit the vocabulary, or one attention is missing.
-    """
-    if (model_attention is None) != (proxy_attention is None):
-        raise AnamorphError(
-            "The attention of one of model and proxy is missing; give both or none."
-        )
-    copies, shape, vocabulary = len(proxy_logits), targets.shape, model_logits.shape[-1]
-    names = metric_names(attention=proxy_attention is not None)
-    out = model_logits.new_empty((copies, len(names), *shape), dtype=torch.float32)
-    column = {name: out[:, i] for i, name in enumerate(names)}
-    flat = {name: values.view(copies, -1) for name, values in column.items()}
-
-    right_token = targets.flatten()
-    model_rows = model_logits.reshape(-1, vocabulary)
-    proxy_rows = proxy_logits.reshape(copies, -1, vocabulary)
-    model_said = predictions(model_rows, candidates)
-    proxy_said = predictions(proxy_rows, candidates)
-    for rows in _blocks(len(right_token), vocabulary):
-        log_p = model_rows[rows].float().log_softmax(-1)
-        p = log_p.exp()
-        flat["model_cross_entropy"][:, rows] = cross_entropy(log_p, right_token[rows])
-        for copy in range(copies):
-            log_q = proxy_rows[copy, rows].float().log_softmax(-1)
-            flat["proxy_cross_entropy"][copy, rows] = cross_entropy(log_q, right_token[rows])
-            flat["output_kl"][copy, rows] = _kl(log_p, p, log_q)
-            flat["output_jsd"][copy, rows] = jensen_shannon(p, log_q.exp_())
-
-    same, model_right = proxy_said == model_said, model_said == right_token
-    proxy_right = proxy_said == right_token
-    flat["same_prediction"].copy_(same)
-    flat["model_accuracy"].copy_(model_right)
-    flat["proxy_accuracy"].copy_(proxy_right)
-    flat["proxy_only_right"].copy_(proxy_right & ~model_right)
-    flat["model_only_right"].copy_(model_right & ~proxy_right)
-    flat["different_errors"].copy_(~(same | model_right | proxy_right))
-
-    if model_attention is not None and proxy_attention is not None:
-        _, batch, *sizes = model_attention.shape  # sizes: head, query, key
-        for some in _blocks(batch, math.prod(sizes)):
-            p = model_attention[0, some].float()
-            most_attended = _most_attended(p)
-            for copy, attention in enumerate(proxy_attention):
-                to = slice(copies) if len(proxy_attention) == 1 else copy
-                q = attention[some].float()
-                column["attention_jsd"][to, some] = attention_jsd(p, q)
-                column["same_attention"][to, some] = _overlap(most_attended, _most_attended(q))
-    return out
-
-
-def _blocks(items: int, size: int) -> Iterator[slice]:
-    """Consecutive slices of `items` things of `size` elements each, about `BLOCK` elements long."""
-    step = max(1, BLOCK // max(1, size))
-    return (slice(start, start + step) for start in range(0, items, step))

@@ -1,15 +1,20 @@
 """Exchange what is needed to audit a Hugging Face model, and put everything back as it was."""
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from torch import nn
+from torch.nn import functional
 
 from anamorph.models.attention import attention_forward
 from anamorph.models.calls import Block, block_forward, mlp_hook, module_forward
 
 NAME = "anamorph"  # of the attention implementation
+
+GELUS = ("NewGELUActivation", "FastGELUActivation")
+"""Activations of transformers that spell GELU's tanh approximation out, in eight passes over the
+widest tensor of a block. torch has it in one."""
 
 
 def exchange(model: nn.Module, blocks: Sequence[Block]) -> Callable[[], None]:
@@ -26,6 +31,8 @@ def exchange(model: nn.Module, blocks: Sequence[Block]) -> Callable[[], None]:
         config: Any = getattr(module, "config", None)
         if getattr(config, "_attn_implementation_internal", NAME) != NAME:  # configs are shared
             undo.append(_set(config, "_attn_implementation_internal", NAME))
+        if type(module).__name__ in GELUS:
+            undo.append(_set(module, "forward", partial(functional.gelu, approximate="tanh")))
     for block in blocks:
         last = block is blocks[-1]
         undo.append(

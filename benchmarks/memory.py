@@ -1,0 +1,83 @@
+"""Does memory grow from cell to cell? 1,000 cells of a small GPT-2 in one process.
+
+    python benchmarks/memory.py [--cells 1000]
+
+Audits the same model again and again with other proxies, fitting included, 50 cells at a time, as a
+worker on a cluster does, and prints the resident memory as it goes. Ends with code 1 if it is more
+than 2 % larger at the end than after the first 50 cells.
+"""
+
+import argparse
+import resource
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from anamorph.engine import audit_split
+from anamorph.models.huggingface import HuggingFace
+from anamorph.simplifications import expand, fit
+from anamorph.tasks import Split
+from anamorph.tasks.batches import collate
+
+STEP = 50
+LENGTH = 64
+SEQUENCES = 64
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    arguments.add_argument("--cells", type=int, default=1000)
+    options = arguments.parse_args()
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=2000,
+        n_embd=128,
+        n_layer=4,
+        n_head=8,
+        n_positions=LENGTH,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    model = HuggingFace(GPT2LMHeadModel(config).eval())
+    rng = np.random.default_rng(0)
+    train, *splits = (
+        Split(
+            name,
+            role,  # type: ignore[arg-type]
+            rng.integers(2000, size=SEQUENCES * LENGTH).astype(np.int32),
+            np.arange(SEQUENCES + 1) * LENGTH,
+            np.arange(SEQUENCES * LENGTH) % LENGTH > 0,
+        )
+        for name, role in (("train", "train"), ("iid", "iid"), ("other", "ood"))
+    )
+    places = [
+        (layer, head, rank) for layer in range(4) for head in range(8) for rank in range(1, 17)
+    ]
+    resident, done = [], 0
+    while done < options.cells:
+        specs = [
+            f"svd(rank={rank})@{layer}.{head}.{{query,key}}"
+            for layer, head, rank in (
+                places[(done // 2 + i) % len(places)] for i in range(STEP // 2)
+            )
+        ]
+        fitted = fit(model, expand(specs), [collate(train, np.arange(SEQUENCES))])
+        for split in splits:
+            found = audit_split(model, split, np.arange(2000), list(fitted.values()))
+            done += len(found)
+        resident.append(megabytes())
+        print(f"{done:>5} cells: {resident[-1]:8.1f} MB resident", flush=True)
+    growth = resident[-1] / resident[0] - 1
+    print(f"after the first {STEP} cells to the end: {growth:+.1%}")
+    raise SystemExit(growth > 0.02)
+
+
+def megabytes() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20
+
+
+if __name__ == "__main__":
+    main()

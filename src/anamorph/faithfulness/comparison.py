@@ -1,0 +1,233 @@
+"""All metrics of many proxies at many positions, in few passes over the vocabulary.
+
+The formulas are those of `metrics`, arranged so that the model's side is computed once for all
+proxies, and a proxy costs one exponential and one logarithm an outcome: with `d` the log-ratio of
+proxy to model and `r = exp d`, KL(model ‖ proxy) is the mean of `-d` under the model, and twice the
+Jensen-Shannon divergence that of `r d - (1 + r) log((1 + r) / 2)`. Equal logits give `d = 0` to the
+bit, and so exactly 0.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from anamorph.errors import AnamorphError
+from anamorph.faithfulness.metrics import (
+    Candidates,
+    attention_jsd,
+    cross_entropy,
+    jensen_shannon,
+    kl,
+    metric_names,
+    most_attended,
+    overlap,
+)
+
+NATS = math.log(2)  # in a bit
+
+# Elements in a block of intermediate values: on a CPU small enough that the passes over it stay in
+# a core's cache, large enough that the overhead of a torch call does not count.
+BLOCK = 2**18
+BLOCK_ELSEWHERE = 2**26
+
+# Log-probabilities of the model above this, and sums of the proxy's in this range, are safe from
+# underflow; the rest is measured the slower way.
+LOWEST = -80.0
+SUMS = 1e-20, 1e30
+
+
+@dataclass(frozen=True)
+class ModelOutput:
+    """What the model predicts at some positions.
+
+    Attributes:
+        logits: [position, vocabulary] float32.
+        p: its probabilities, likewise.
+        total: [position, 1], the sum of `p` as rounding has it.
+        lowest: the lowest log-probability.
+        targets: [position] token ids.
+        said: [position] its prediction: the likeliest candidate, the lowest id among ties.
+        cross_entropy: [position] bits.
+        candidates: among which predictions are chosen.
+    """
+
+    logits: Tensor
+    p: Tensor
+    total: Tensor
+    lowest: float
+    targets: Tensor
+    said: Tensor
+    cross_entropy: Tensor
+    candidates: Candidates
+
+    @classmethod
+    def of(cls, logits: Tensor, targets: Tensor, candidates: Tensor) -> "ModelOutput":
+        """From [position, vocabulary] logits, [position] and [candidate] token ids.
+
+        Raises:
+            AnamorphError: if the candidates do not fit the vocabulary.
+        """
+        choice = Candidates.of(candidates, logits.shape[-1])
+        logits = logits.float()
+        log_p = logits.log_softmax(-1)
+        entropy = cross_entropy(log_p, targets)
+        lowest = float(log_p.min()) if log_p.numel() else 0.0
+        p = log_p.exp_()
+        total = p.sum(-1, keepdim=True)  # as `_dot` adds up, so that equal logits give 1
+        return cls(logits, p, total, lowest, targets, choice.best(logits), entropy, choice)
+
+    def __getitem__(self, rows: slice) -> "ModelOutput":
+        """At some of the positions."""
+        return replace(
+            self,
+            logits=self.logits[rows],
+            p=self.p[rows],
+            total=self.total[rows],
+            targets=self.targets[rows],
+            said=self.said[rows],
+            cross_entropy=self.cross_entropy[rows],
+        )
+
+
+def position_metrics(
+    model: ModelOutput,
+    logits: Tensor,
+    model_attention: Tensor | None = None,
+    proxy_attention: Tensor | None = None,
+) -> Tensor:
+    """All metrics at every position, for many proxies at once.
+
+    "Right" means that the prediction is the target. Where candidates of a proxy tie for the highest
+    logit, the model's prediction is taken if it is one of them, else the target. Cross entropies
+    and output divergences are over the whole vocabulary, in bits; `output_kl` is KL(model ‖ proxy).
+
+    Args:
+        model: at the same positions.
+        logits: [copy, position, vocabulary] of the proxies.
+        model_attention: [head, position, key] probabilities, or None.
+        proxy_attention: [1 or copy, head, position, key], or None.
+
+    Returns:
+        [copy, metric, position] float32; the metrics are `metric_names(attention=...)`, those of
+        attention only where it is given.
+
+    Raises:
+        AnamorphError: if one attention is missing.
+    """
+    if (model_attention is None) != (proxy_attention is None):
+        raise AnamorphError(
+            "The attention of one of model and proxy is missing; give both or none."
+        )
+    names = metric_names(attention=model_attention is not None)
+    copies, positions, _ = logits.shape
+    out = logits.new_empty((copies, len(names), positions), dtype=torch.float32)
+    column = {name: out[:, i] for i, name in enumerate(names)}
+    _compare_outputs(model, logits, column)
+    if model_attention is not None and proxy_attention is not None:
+        _compare_attention(model_attention, proxy_attention, column)
+    return out
+
+
+def _compare_outputs(model: ModelOutput, logits: Tensor, column: dict[str, Tensor]) -> None:
+    """Fill the columns, [copy, position] each."""
+    copies, positions, vocabulary = logits.shape
+    # fresh memory for every block would cost as much as the arithmetic
+    numbers = min(logits.numel(), max(_block(logits.device), vocabulary))
+    space = model.p.new_empty(3, numbers)
+    for rows in _blocks(positions, vocabulary, logits.device):
+        here = model[rows]
+        for some in _blocks(copies, here.logits.numel(), logits.device):
+            of_proxies = logits[some, rows].float()
+            column["same_prediction"][some, rows], column["proxy_accuracy"][some, rows] = (
+                _predictions(here, of_proxies)
+            )
+            (
+                column["output_jsd"][some, rows],
+                column["output_kl"][some, rows],
+                column["proxy_cross_entropy"][some, rows],
+            ) = _divergences(here, of_proxies, space[:, : of_proxies.numel()])
+
+    model_right = (model.said == model.targets).float()
+    same, proxy_right = column["same_prediction"], column["proxy_accuracy"]
+    column["model_accuracy"].copy_(model_right)
+    column["model_cross_entropy"].copy_(model.cross_entropy)
+    column["proxy_only_right"].copy_(proxy_right * (1 - model_right))
+    column["model_only_right"].copy_((1 - proxy_right) * model_right)
+    column["different_errors"].copy_((1 - same) * (1 - proxy_right) * (1 - model_right))
+
+
+def _compare_attention(model: Tensor, proxies: Tensor, column: dict[str, Tensor]) -> None:
+    """Fill the columns, [copy, position] each; attention that no proxy changes has one copy."""
+    heads, positions, keys = model.shape
+    for rows in _blocks(positions, heads * keys, model.device):
+        p = model[:, rows].float()
+        most = most_attended(p)
+        for copy, proxy in enumerate(proxies):
+            to = slice(None) if len(proxies) == 1 else copy
+            q = proxy[:, rows].float()
+            column["attention_jsd"][to, rows] = attention_jsd(p, q)
+            column["same_attention"][to, rows] = overlap(most, most_attended(q))
+
+
+def _blocks(items: int, size: int, device: torch.device) -> Iterator[slice]:
+    """Consecutive slices of `items` things of `size` elements each, about a block long."""
+    step = max(1, _block(device) // max(1, size))
+    return (slice(start, start + step) for start in range(0, items, step))
+
+
+def _block(device: torch.device) -> int:
+    return BLOCK if device.type == "cpu" else BLOCK_ELSEWHERE
+
+
+def _predictions(model: ModelOutput, logits: Tensor) -> tuple[Tensor, Tensor]:
+    """[copy, position] whether a proxy says what the model says, and whether it says the target."""
+    highest = model.candidates.highest(logits)
+    same = _at(logits, model.said) == highest
+    right = (_at(logits, model.targets) == highest) & model.candidates.hold(model.targets)
+    return same, torch.where(same, model.said == model.targets, right)
+
+
+def _divergences(
+    model: ModelOutput, logits: Tensor, space: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """[copy, position] output_jsd, output_kl and proxy_cross_entropy, all in bits.
+
+    `space`, [3, copy · position · vocabulary], is written over.
+    """
+    space = space.view(3, *logits.shape)
+    d = torch.sub(logits, model.logits, out=space[0])
+    r = torch.exp(d, out=space[1])
+    total = _dot(model.p, r, space[2])[..., None].div_(model.total)  # 1 where all is equal
+    smallest, largest = total.aminmax()
+    if not (model.lowest > LOWEST and smallest > SUMS[0] and largest < SUMS[1]):  # or a NaN
+        return _careful_divergences(model, logits)
+    d.sub_(total.log())
+    bits = _at(d, model.targets).div_(-NATS).add_(model.cross_entropy)
+    kl_ = _dot(model.p, d, space[2]).div_(-NATS).clamp_(min=0)
+    d.mul_(r.div_(total))
+    half = r.add_(1).mul_(0.5)
+    d.sub_(torch.log(half, out=space[2]).mul_(half), alpha=2)
+    jsd = _dot(model.p, d, space[2]).mul_(0.5 / NATS).clamp_(0, 1)
+    return jsd, kl_, bits
+
+
+def _careful_divergences(model: ModelOutput, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    log_p, log_q = model.logits.log_softmax(-1), logits.log_softmax(-1)
+    return (
+        jensen_shannon(log_p.exp(), log_q.exp()),
+        kl(log_p, log_q),
+        cross_entropy(log_q, model.targets),
+    )
+
+
+def _at(values: Tensor, tokens: Tensor) -> Tensor:
+    """[copy, position, vocabulary] and [position] token ids to [copy, position]."""
+    return values.gather(-1, tokens.expand(values.shape[:-1])[..., None])[..., 0]
+
+
+def _dot(a: Tensor, b: Tensor, space: Tensor) -> Tensor:
+    """[..., vocabulary] twice to [...]; `space`, of the larger shape, is written over."""
+    return torch.mul(a, b, out=space).sum(-1)
