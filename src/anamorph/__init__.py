@@ -17,6 +17,8 @@ from anamorph.faithfulness import Thresholds
 from anamorph.given import audit_given
 from anamorph.models.checks import check_model
 from anamorph.models.decoder import Decoder, DecoderConfig
+from anamorph.models.hooked import HookedModel
+from anamorph.models.hooks import Hook
 from anamorph.models.huggingface import HuggingFace
 from anamorph.models.load import load_pretrained
 from anamorph.runs import load_run
@@ -41,6 +43,8 @@ __all__ = [
     "Audit",
     "Decoder",
     "DecoderConfig",
+    "Hook",
+    "HookedModel",
     "HuggingFace",
     "KMeans",
     "OneHot",

@@ -15,7 +15,7 @@ from anamorph.choices import choices_of_given
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness import Thresholds
 from anamorph.faithfulness.confidence import PRIOR_CORRELATION
-from anamorph.models.huggingface import HuggingFace
+from anamorph.models.base import GivenModel
 from anamorph.runs import Run, open_run, write_json
 from anamorph.simplifications import Attachment, Proxy, Sweep, check_proxies, sweep
 from anamorph.specification import AuditSpec
@@ -28,7 +28,7 @@ BATCH_TOKENS = 1_024  # of real language models, whose blocks are wide
 
 
 def audit_given(
-    model: HuggingFace,
+    model: GivenModel,
     task: Task,
     simplify: Sequence[str | Attachment | Proxy],
     out: Path | str,
@@ -48,7 +48,7 @@ def audit_given(
     """Fit simplifications, put them into a given model, compare on every split, and report.
 
     Args:
-        model: the original.
+        model: the original, such as a `HuggingFace` or a `HookedModel`.
         task: its data, such as `anamorph.tasks.text_task` makes.
         simplify: spec strings or attachments; a list value stands for one proxy each.
         out: the run folder; the same call goes on with what lies there.
