@@ -1,6 +1,7 @@
 """Any module through hooks: the laws, against other ways to the same numbers, and the errors."""
 
 import copy
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+import transformers
 from torch import Tensor, nn
 
 import anamorph as am
@@ -454,3 +456,16 @@ def test_batches_that_cannot_be() -> None:
     left[0, 0] = False
     with pytest.raises(am.AnamorphError, match="at the right"):
         model.start(Batch(TOKENS[:2, :4], left))
+
+
+# --- the documentation ----------------------------------------------------------------------------
+
+
+def test_the_example_in_the_documentation_runs() -> None:
+    text = (Path(__file__).parents[2] / "docs/own_models.md").read_text("utf-8")
+    (block,) = re.findall(r"^```python\n([^`]*HookedModel[^`]*)^```", text, flags=re.MULTILINE)
+    size = {"vocab_size": 61, "n_embd": 768, "n_layer": 2, "n_head": 12, "n_positions": 32}
+    config = transformers.GPT2Config(**size, bos_token_id=1, eos_token_id=2)
+    names = {"am": am, "gpt2": transformers.GPT2LMHeadModel(config), "tokens": TOKENS}
+    exec(compile(block, "own_models.md", "exec"), names)
+    assert len(names["model"].sites) == 2 * (3 * 12 + 2)
