@@ -24,7 +24,7 @@ from anamorph.specification import AuditOptions, AuditSpec
 from anamorph.steps import Watch, audit_seed, fit_seed, ignore, report_run, tabulate_run
 from anamorph.tasks import Task, text_task
 from anamorph.tasks.batches import collate
-from anamorph.tasks.checks import check_context, check_vocabulary
+from anamorph.tasks.checks import check_context, check_direction, check_vocabulary
 
 BATCH_TOKENS = 1_024  # of real language models, whose blocks are wide
 
@@ -74,6 +74,7 @@ def audit_given(
     if until is not None and not 0 < until < 1:
         raise AnamorphError(f"until must be a width between 0 and 1; got {until}.")
     check_vocabulary(task, model.vocabulary)
+    check_direction(task, getattr(model, "causal", True))
     if model.context is not None:
         check_context(task, model.context)
     proxies = with_identity(sweep(simplify, model.sites, by))
@@ -130,6 +131,7 @@ def load_given(options: AuditOptions) -> tuple[HuggingFace, Task]:
         fit_sequences=options.fit_sequences,
         text_field=options.text_field,
         spans_field=options.spans_field,
+        masked=options.masked,
         vocabulary=model.vocabulary,
     )
     return model, task

@@ -106,6 +106,7 @@ class AuditOptions(_Spec):
         packing: how documents become sequences.
         text_field: the field with the text.
         spans_field: a field with [start, end, label] spans.
+        masked: for masked models, the share of tokens to hide and predict.
         hub: whether the model may be fetched from the hub.
     """
 
@@ -126,6 +127,7 @@ class AuditOptions(_Spec):
     packing: Packing = "truncate"
     text_field: str = "text"
     spans_field: str | None = None
+    masked: float | None = None
     hub: bool = False
 
     @classmethod

@@ -69,6 +69,10 @@ def audit(
     spans_field: Annotated[
         str | None, _given("spans_field", "A field with [start, end, label] spans.")
     ] = None,
+    masked: Annotated[
+        float | None,
+        _given("masked", "For masked models: the share of tokens to hide and predict."),
+    ] = None,
     hub: Annotated[bool | None, _given("hub", "Fetch the model from the hub.", "--hub")] = None,
 ) -> None:
     """Audit the models of a run with other simplifications, or a model and data of your own."""

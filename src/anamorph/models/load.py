@@ -11,7 +11,7 @@ from anamorph.models.huggingface import HuggingFace
 
 
 def load_pretrained(source: Path | str, *, hub: bool = False) -> tuple[HuggingFace, Any]:
-    """A causal language model and its tokenizer, by transformers' own loaders.
+    """A causal or masked language model and its tokenizer, by transformers' own loaders.
 
     No code that comes with a model is run. Weights become float32, however they are stored.
 
@@ -39,7 +39,12 @@ def load_model(source: Path | str, *, hub: bool = False) -> HuggingFace:
 
 
 def _model(transformers: Any, where: str | Path, options: dict[str, Any]) -> Any:
-    model = transformers.AutoModelForCausalLM.from_pretrained(where, dtype="float32", **options)
+    auto = transformers.AutoModelForCausalLM
+    if "gguf_file" not in options:  # those are causal
+        config = transformers.AutoConfig.from_pretrained(where, **options)
+        if any(name.endswith("ForMaskedLM") for name in config.architectures or ()):
+            auto = transformers.AutoModelForMaskedLM
+    model = auto.from_pretrained(where, dtype="float32", **options)
     return model.train(False)
 
 
@@ -72,7 +77,7 @@ def _loading(source: Path | str, hub: bool) -> Iterator[tuple[Any, str | Path, d
     except Exception as error:  # every kind that loaders of files of every kind raise
         reason = str(error).strip().split("\n")[0]
         raise AnamorphError(
-            f"Cannot load a causal language model from {source}: {reason}"
+            f"Cannot load a causal or masked language model from {source}: {reason}"
         ) from error
     finally:
         messages.set_verbosity(before)
