@@ -89,4 +89,4 @@ def test_nothing_there(sites: Any, tmp_path: Path) -> None:
     assert "There is no model folder or GGUF file" in text
     code, text = sites(tmp_path)
     assert code == 2
-    assert "Cannot load a causal language model" in text
+    assert "Cannot load a causal or masked language" in text
