@@ -14,6 +14,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from anamorph.errors import AnamorphError
 from anamorph.files import replacing
@@ -149,3 +150,17 @@ def test_truncated_weights_are_an_error(left: int, tmp_path: Path) -> None:
     (tmp_path / "w").write_bytes(whole[:left])
     with pytest.raises(AnamorphError, match=r"Cannot read .* damaged or of another kind"):
         read_weights(tmp_path / "w")
+
+
+def test_the_same_weights_are_the_same_bytes(tmp_path: Path) -> None:
+    tensors = {"a": torch.ones(2), "b": torch.zeros(3)}
+    metadata = {name: name for name in "abcdefgh"}
+    for place in range(8):
+        write_weights(tmp_path / str(place), tensors, metadata)
+    assert len({(tmp_path / str(place)).read_bytes() for place in range(8)}) == 1
+    assert read_weights(tmp_path / "0")[1] == metadata
+
+
+def test_metadata_with_an_entry_for_each_value_can_be_read(tmp_path: Path) -> None:
+    save_file({"a": torch.ones(2)}, tmp_path / "old", {"layers": "2", "name": '"x"'})
+    assert read_weights(tmp_path / "old")[1] == {"layers": 2, "name": "x"}

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ from anamorph.given import audit_given
 from anamorph.models.huggingface import HuggingFace
 from anamorph.models.load import load_pretrained
 from anamorph.models.sites import Site
-from anamorph.simplifications import sweep
+from anamorph.simplifications import parse, sweep
+from anamorph.specification import AuditOptions
 from anamorph.tasks import Task, text_task
 from huggingface_models import make
 from tiny_tokenizers import byte_level
@@ -211,8 +213,11 @@ def test_a_killed_audit_goes_on(model: HuggingFace, task: Task, tmp_path: Path) 
     assert (again.path / "results.parquet").read_bytes() == before
 
 
-def test_the_command_line(folder: Path, tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
-    def anamorph(*arguments: object) -> tuple[int, str]:
+@pytest.fixture
+def anamorph(capsys: Any, monkeypatch: Any) -> Any:
+    """Runs `anamorph audit` in this process; gives its code and output."""
+
+    def run(*arguments: object) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["anamorph", "audit", *map(str, arguments)])
         try:
             main()
@@ -221,6 +226,10 @@ def test_the_command_line(folder: Path, tmp_path: Path, capsys: Any, monkeypatch
             return int(end.code or 0), shown.out + shown.err
         return 0, capsys.readouterr().out
 
+    return run
+
+
+def test_the_command_line(folder: Path, tmp_path: Path, anamorph: Any) -> None:
     data = ["--data", f"iid={folder}/a.jsonl", "--data", f"ood:b={folder}/b.jsonl"]
     given = ["--model", folder / "model", *data, "--fit-on", "iid", "--fit-sequences", 20]
     spec = ["--simplify", "svd(rank=[1,8])@1.*.{query,key}"]
@@ -242,6 +251,111 @@ def test_the_command_line(folder: Path, tmp_path: Path, capsys: Any, monkeypatch
         code, text = anamorph(*wrong)
         assert code == 2 and message in text.replace("\n", " "), (wrong, text)
         assert not (tmp_path / "x").exists()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
+
+
+def test_a_toml_file_is_as_good_as_options(folder: Path, tmp_path: Path, anamorph: Any) -> None:
+    file = folder / "audit.toml"  # its paths are relative to it
+    file.write_text(
+        """
+        model = "model"
+        out = "from-toml"
+        simplify = ["svd(rank=[1,8])@1.*.{query,key}", "onehot@2.1.pattern"]
+        fit_on = "iid"
+        fit-sequences = 20
+        sequences = 40
+        length = 16
+        until = 0.3
+        [data]
+        iid = "a.jsonl"
+        "ood:b" = "b.jsonl"
+        """
+    )
+    code, text = anamorph(file)
+    assert code == 0, text
+    assert f"Report: {folder / 'from-toml'}" in text
+    options = [
+        *("--model", folder / "model", "--simplify", "svd(rank=[1,8])@1.*.{query,key}"),
+        *("--simplify", "onehot@2.1.pattern", "--fit-on", "iid", "--fit-sequences", 20),
+        *("--sequences", 40, "--length", 16, "--until", 0.3),
+        *("--data", f"iid={folder}/a.jsonl", "--data", f"ood:b={folder}/b.jsonl"),
+    ]
+    code, text = anamorph(*options, "--out", tmp_path / "from-options")
+    assert code == 0, text
+    written = contents(folder / "from-toml")
+    same = contents(tmp_path / "from-options")
+    assert sorted(written) == sorted(same)
+    assert [name for name in written if written[name] != same[name]] == []
+    assert {"spec.json", "results.parquet", "gaps.parquet"} <= set(written)
+
+    code, text = anamorph(file, "--by", "layer", "--sequences", 30, "--out", tmp_path / "other")
+    assert code == 0, text
+    spec = json.loads((tmp_path / "other" / "spec.json").read_text())
+    assert (spec["audit"]["by"], spec["audit"]["sequences"], spec["audit"]["until"]) == (
+        "layer",
+        30,
+        0.3,
+    )
+
+
+def test_the_example_can_be_read() -> None:
+    options = AuditOptions.read(Path(__file__).parents[1] / "examples/audit.toml", {})
+    assert options.by == "head" and len(options.simplify) == 2
+    assert {d.split("=")[0] for d in options.data} == {"iid", "ood:python", "ood:ruby", "ood:prose"}
+    for spec in options.simplify:
+        assert parse(spec)
+
+
+MINIMAL = "model = 'model'\nout = 'x'\nsimplify = ['svd(rank=1)@1.0.key']\ndata = {iid = 'a.jsonl'}"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (MINIMAL + "\nlenght = 3", "has the key 'lenght'.*did you mean 'length'"),
+        (MINIMAL + "\nlength = '3'", "length: Input should be a valid integer.*given: '3'"),
+        (MINIMAL + "\nhub = 1", "hub: Input should be a valid boolean.*given: 1"),
+        (MINIMAL + "\nby = 'heads'", "by: Input should be 'all', 'layer' or 'head'.*'heads'"),
+        (MINIMAL + "\npacking = 'cut'", "packing: Input should be 'truncate'"),
+        (MINIMAL + "\nlength 3", "is not TOML.*line 5"),
+        (MINIMAL + "\nrun = 'runs/a'", "either a run folder.*or --model"),
+        (MINIMAL.replace("model", "run", 1), "data cannot be given with it"),
+        (MINIMAL.replace("{iid = 'a.jsonl'}", "['a.jsonl']"), "data must be a table.*'a.jsonl'"),
+        (MINIMAL.replace("{iid = 'a.jsonl'}", "{iid = 3}"), "data must be a table"),
+        (MINIMAL.replace("{iid = 'a.jsonl'}", "{}"), "needs --data"),
+        (MINIMAL.replace("['svd(rank=1)@1.0.key']", "[]"), "needs --simplify"),
+        (MINIMAL.replace("['svd(rank=1)@1.0.key']", "[1]"), r"simplify\.0: .*string.*given: 1"),
+        ("out = 'x'", "either a run folder"),
+        (MINIMAL, "There is no model folder"),
+    ],
+)
+def test_a_toml_file_that_does_not_fit(
+    text: str, message: str, tmp_path: Path, anamorph: Any
+) -> None:
+    (tmp_path / "audit.toml").write_text(text)
+    code, shown = anamorph(tmp_path / "audit.toml")
+    assert code == 2
+    assert re.search(message, " ".join(shown.split())), shown
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_toml_file_that_is_not_there(tmp_path: Path, anamorph: Any) -> None:
+    code, shown = anamorph(tmp_path / "audit.toml")
+    assert code == 2 and "Cannot read" in shown and "No such file" in shown
+
+
+def test_a_name_on_the_hub_is_no_path(tmp_path: Path) -> None:
+    (tmp_path / "audit.toml").write_text(MINIMAL.replace("'model'", "'org/name'"))
+    file = tmp_path / "audit.toml"
+    assert AuditOptions.read(file, {}).model == str(tmp_path / "org/name")
+    assert AuditOptions.read(file, {"hub": True}).model == "org/name"
+    (tmp_path / "org/name").mkdir(parents=True)
+    assert AuditOptions.read(file, {"hub": True}).model == str(tmp_path / "org/name")
+    assert AuditOptions.read(file, {}).data == [f"iid={tmp_path}/a.jsonl"]
 
 
 def test_a_model_outside_the_attention_interface_has_no_attention_metrics(tmp_path: Path) -> None:

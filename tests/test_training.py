@@ -137,7 +137,9 @@ def without_progress(whole: bytes) -> bytes:
     """The same file, its metadata cut: safetensors is a length, a JSON header and the tensors."""
     (size,) = struct.unpack("<Q", whole[:8])
     header = json.loads(whole[8 : 8 + size])
-    del header["__metadata__"]["progress"]
+    metadata = json.loads(header["__metadata__"]["anamorph"])
+    del metadata["progress"]
+    header["__metadata__"]["anamorph"] = json.dumps(metadata)
     text = json.dumps(header).encode()
     return struct.pack("<Q", len(text)) + text + whole[8 + size :]
 

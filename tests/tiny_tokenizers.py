@@ -51,3 +51,23 @@ def letters() -> Any:
     return transformers.PreTrainedTokenizerFast(
         tokenizer_object=inner, unk_token="?", eos_token="."
     )
+
+
+@functools.cache
+def masking() -> Any:
+    """Like `letters`, with BERT's special tokens around each text, and a mask token."""
+    names = ["[PAD]", "[CLS]", "[SEP]", "[MASK]", "?", *"abcdefghijklmnopqrstuvwxyz"]
+    words = {name: place for place, name in enumerate(names)}
+    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="?"))
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.Split("", "isolated")
+    inner.post_processor = tokenizers.processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=inner,
+        unk_token="?",
+        pad_token="[PAD]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+    )

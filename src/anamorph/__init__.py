@@ -17,7 +17,10 @@ from anamorph.faithfulness import Thresholds
 from anamorph.given import audit_given
 from anamorph.models.checks import check_model
 from anamorph.models.decoder import Decoder, DecoderConfig
+from anamorph.models.hooked import HookedModel
+from anamorph.models.hooks import Hook
 from anamorph.models.huggingface import HuggingFace
+from anamorph.models.listing import list_sites
 from anamorph.models.load import load_pretrained
 from anamorph.runs import load_run
 from anamorph.simplifications import (
@@ -41,6 +44,8 @@ __all__ = [
     "Audit",
     "Decoder",
     "DecoderConfig",
+    "Hook",
+    "HookedModel",
     "HuggingFace",
     "KMeans",
     "OneHot",
@@ -51,6 +56,7 @@ __all__ = [
     "audit_given",
     "check_model",
     "check_simplification",
+    "list_sites",
     "load_preset",
     "load_pretrained",
     "load_run",

@@ -15,20 +15,22 @@ from anamorph.choices import choices_of_given
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness import Thresholds
 from anamorph.faithfulness.confidence import PRIOR_CORRELATION
+from anamorph.models.base import GivenModel
 from anamorph.models.huggingface import HuggingFace
+from anamorph.models.load import load_pretrained
 from anamorph.runs import Run, open_run, write_json
 from anamorph.simplifications import Attachment, Proxy, Sweep, check_proxies, sweep
-from anamorph.specification import AuditSpec
+from anamorph.specification import AuditOptions, AuditSpec
 from anamorph.steps import Watch, audit_seed, fit_seed, ignore, report_run, tabulate_run
-from anamorph.tasks import Task
+from anamorph.tasks import Task, text_task
 from anamorph.tasks.batches import collate
-from anamorph.tasks.checks import check_context, check_vocabulary
+from anamorph.tasks.checks import check_context, check_direction, check_vocabulary
 
 BATCH_TOKENS = 1_024  # of real language models, whose blocks are wide
 
 
 def audit_given(
-    model: HuggingFace,
+    model: GivenModel,
     task: Task,
     simplify: Sequence[str | Attachment | Proxy],
     out: Path | str,
@@ -48,7 +50,7 @@ def audit_given(
     """Fit simplifications, put them into a given model, compare on every split, and report.
 
     Args:
-        model: the original.
+        model: the original, such as a `HuggingFace` or a `HookedModel`.
         task: its data, such as `anamorph.tasks.text_task` makes.
         simplify: spec strings or attachments; a list value stands for one proxy each.
         out: the run folder; the same call goes on with what lies there.
@@ -72,6 +74,7 @@ def audit_given(
     if until is not None and not 0 < until < 1:
         raise AnamorphError(f"until must be a width between 0 and 1; got {until}.")
     check_vocabulary(task, model.vocabulary)
+    check_direction(task, getattr(model, "causal", True))
     if model.context is not None:
         check_context(task, model.context)
     proxies = with_identity(sweep(simplify, model.sites, by))
@@ -108,3 +111,51 @@ def audit_given(
     write_json(run.path / "claims.json", [])
     report_run(run, watch)
     return run
+
+
+def load_given(options: AuditOptions) -> tuple[HuggingFace, Task]:
+    """The model and the task that the command line or a TOML file names.
+
+    Raises:
+        AnamorphError: as `load_pretrained` and `text_task`.
+    """
+    assert options.model is not None
+    model, tokenizer = load_pretrained(options.model, hub=options.hub)
+    task = text_task(
+        options.data,
+        tokenizer,
+        length=options.length,
+        packing=options.packing,
+        sequences=options.sequences,
+        fit_on=options.fit_on,
+        fit_sequences=options.fit_sequences,
+        text_field=options.text_field,
+        spans_field=options.spans_field,
+        masked=options.masked,
+        vocabulary=model.vocabulary,
+    )
+    return model, task
+
+
+def audit_loaded(
+    model: GivenModel, task: Task, options: AuditOptions, watch: Watch = ignore
+) -> Run:
+    """The audit of what `load_given` gives, as the same options ask for it.
+
+    Raises:
+        AnamorphError: as `audit_given`.
+    """
+    assert options.model is not None
+    return audit_given(
+        model,
+        task,
+        options.simplify,
+        options.out,
+        name=Path(options.model).name,
+        by=options.by,
+        sequences=options.sequences,
+        fit_sequences=options.fit_sequences,
+        until=options.until,
+        correlation=options.correlation,
+        watch=watch,
+    )

@@ -1,14 +1,19 @@
-"""What a study is to do, as data: a preset from a TOML file, changed by `section.key=value`."""
+"""What is to be done, as data: a study from a preset, an audit from options or a TOML file."""
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from difflib import get_close_matches
 from importlib import resources
+from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness import Thresholds
+from anamorph.faithfulness.confidence import PRIOR_CORRELATION
+from anamorph.simplifications import Sweep
+from anamorph.tasks.text_sequences import Packing
 from anamorph.training import TrainingConfig
 
 
@@ -80,6 +85,128 @@ class StudySpec(_Spec):
         if len(set(seeds)) < len(seeds):
             raise ValueError("the seeds must differ from each other")
         return seeds
+
+
+class AuditOptions(_Spec):
+    """The options of `anamorph audit`, as its TOML files name them too.
+
+    Attributes:
+        simplify: spec strings; a list value stands for one proxy each.
+        out: the run folder for the results.
+        run: a run folder, whose models and data are used; or else:
+        model: a model folder, a GGUF file, or with `hub` a name.
+        data: `ROLE=PATH` or `ROLE:NAME=PATH` each; in TOML a table from roles to paths.
+        fit_on: the split that is fitted on.
+        by: one proxy a `head`, one a `layer`, or `all` sites of a spec at once.
+        until: stop a cell when its interval is so narrow.
+        correlation: within a sequence, assumed with `until` before data show it.
+        sequences: of each split, at most.
+        fit_sequences: to fit on.
+        length: tokens a sequence.
+        packing: how documents become sequences.
+        text_field: the field with the text.
+        spans_field: a field with [start, end, label] spans.
+        masked: for masked models, the share of tokens to hide and predict.
+        hub: whether the model may be fetched from the hub.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    simplify: list[str]
+    out: str
+    run: str | None = None
+    model: str | None = None
+    data: list[str] = []
+    fit_on: str = "train"
+    by: Sweep = "head"
+    until: float | None = None
+    correlation: float = PRIOR_CORRELATION
+    sequences: int = 1000
+    fit_sequences: int = 200
+    length: int = 128
+    packing: Packing = "truncate"
+    text_field: str = "text"
+    spans_field: str | None = None
+    masked: float | None = None
+    hub: bool = False
+
+    @classmethod
+    def read(cls, file: Path | None, options: Mapping[str, Any]) -> Self:
+        """Options over those of a TOML file; paths in the file are relative to its folder.
+
+        Args:
+            file: the TOML file, if there is one. `fit-on` is as good as `fit_on`.
+            options: what is given beside it, and counts first.
+
+        Raises:
+            AnamorphError: if the file cannot be read, or a key or value does not fit.
+        """
+        values = {} if file is None else _read_toml(file, cls.model_fields)
+        if file is not None:
+            hub = bool(options.get("hub", values.get("hub", False)))
+            values = {key: _beside(file.parent, key, value, hub) for key, value in values.items()}
+        values |= options
+        _check_options(values)
+        return cls.of(values, "the options" if file is None else f"{file} and the options")
+
+
+def _read_toml(file: Path, known: Collection[str]) -> dict[str, Any]:
+    try:
+        values = tomllib.loads(file.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise AnamorphError(f"Cannot read {file}: {error}.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise AnamorphError(f"{file} is not TOML: {error}.") from error
+    values = {key.replace("-", "_"): value for key, value in values.items()}
+    for key in values:
+        if key not in known:
+            near = get_close_matches(key, known, n=1)
+            raise AnamorphError(
+                f"{file} has the key {key!r}, which is no option of an audit"
+                + (f"; did you mean {near[0]!r}?" if near else ".")
+                + f" The options are: {', '.join(known)}."
+            )
+    return values
+
+
+def _beside(folder: Path, key: str, value: Any, hub: bool) -> Any:
+    """A value of a file in that folder, with its paths as seen from here."""
+    if key in ("run", "out") and isinstance(value, str):
+        return str(folder / value)
+    if key == "model" and isinstance(value, str):
+        return value if hub and not (folder / value).exists() else str(folder / value)
+    if key == "simplify" and isinstance(value, str):
+        return [value]
+    if key == "data":
+        if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
+            raise AnamorphError(
+                f"data must be a table from ROLE or ROLE:NAME to paths, such as data = {{iid = "
+                f"'a.jsonl', 'ood:python' = 'b.jsonl'}}; given: {value!r}."
+            )
+        return [f"{role}={folder / path}" for role, path in value.items()]
+    return value
+
+
+def _check_options(values: Mapping[str, Any]) -> None:
+    """Whether together they say what to audit, and how."""
+    if (values.get("run") is None) == (values.get("model") is None):
+        raise AnamorphError(
+            "Give either a run folder, whose models are audited, or --model with --data."
+        )
+    for key, example in (
+        ("simplify", "'svd(rank=[1,2,4])@*.*.{query,key}'"),
+        ("out", "runs/mine"),
+        *([("data", "iid=a.jsonl --data ood:python=b.jsonl")] if values.get("model") else []),
+    ):
+        if not values.get(key):
+            raise AnamorphError(f"An audit needs --{key}, such as --{key} {example}.")
+    if values.get("run") is not None:
+        other = sorted(set(values) - {"run", "simplify", "out"})
+        if other:
+            raise AnamorphError(
+                f"The models and data of a run are audited as they are there: {', '.join(other)} "
+                "cannot be given with it."
+            )
 
 
 def presets(task: str) -> list[str]:

@@ -113,6 +113,17 @@ def test_train_and_then_run(anamorph: Any, tiny: Path, tmp_path: Path) -> None:
     assert (out / "results.parquet").read_bytes() == (tiny / "results.parquet").read_bytes()
 
 
+def test_options_that_a_run_cannot_take_are_refused(
+    anamorph: Any, tiny: Path, tmp_path: Path
+) -> None:
+    spec = ("--simplify", "svd(rank=1)@1.*.key", "--out", tmp_path / "x")
+    done = anamorph("audit", tiny, *spec, "--until", 0.1, "--by", "all")
+    assert_refused(done, "by, until cannot be given with it")
+    assert_refused(anamorph("audit", tiny, *spec[2:]), "needs --simplify")
+    assert_refused(anamorph("audit", tiny, *spec[:2]), "needs --out")
+    assert not (tmp_path / "x").exists()
+
+
 def test_audit(anamorph: Any, tiny: Path, tmp_path: Path) -> None:
     spec = "pca(rank=[1,2])@1.*.{query,key}"
     done = anamorph("audit", tiny, "--simplify", spec, "--out", tmp_path / "pca")
@@ -169,7 +180,9 @@ def test_data(anamorph: Any, tmp_path: Path) -> None:
     assert iid["tokens"].list.len().sum() == said["splits"]["iid"]["tokens"]
 
 
-@pytest.mark.parametrize("verb", ["run", "train", "audit", "report", "show", "list", "data"])
+@pytest.mark.parametrize(
+    "verb", ["run", "train", "audit", "report", "show", "list", "data", "sites"]
+)
 def test_help(anamorph: Any, verb: str) -> None:
     done = anamorph(verb, "--help")
     assert done.code == 0

@@ -12,6 +12,7 @@ from anamorph.cli.list import list_
 from anamorph.cli.report import report
 from anamorph.cli.run import run
 from anamorph.cli.show import show
+from anamorph.cli.sites import sites
 from anamorph.cli.train import train
 from anamorph.errors import AnamorphError
 
@@ -20,7 +21,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for verb in (run, train, audit, report, show, data):
+for verb in (run, train, audit, report, show, data, sites):
     app.command()(verb)
 app.command(name="list")(list_)
 

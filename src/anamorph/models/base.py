@@ -7,8 +7,9 @@ kinds `[copy, batch, position, dim]`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -112,4 +113,26 @@ class Model(Protocol):
 
     def logits(self, state: State, at: Tensor | None = None) -> Tensor:
         """[copy, batch, query, vocabulary] at the positions `at` [batch, query], or all."""
+        ...
+
+
+class GivenModel(Model, Protocol):
+    """A model that somebody has: it says what it is, and can be prepared for many runs."""
+
+    @property
+    def vocabulary(self) -> int:
+        """The number of logits."""
+        ...
+
+    @property
+    def context(self) -> int | None:
+        """The longest sequence, in tokens; None if there is none."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """What it is, for `spec.json` and a report; JSON values only."""
+        ...
+
+    def session(self) -> AbstractContextManager[None]:
+        """Prepare the model once for many runs."""
         ...

@@ -112,6 +112,16 @@ class Decoder(nn.Module):
         return self.config.layers
 
     @property
+    def vocabulary(self) -> int:
+        """The number of logits."""
+        return self.config.vocabulary
+
+    @property
+    def context(self) -> int:
+        """The longest sequence, in tokens."""
+        return self.config.context
+
+    @property
     def sites(self) -> list[Site]:
         """Every tensor that can be read and replaced."""
         c = self.config

@@ -335,7 +335,8 @@ def _blocks_of(model: nn.Module) -> list[nn.Module]:
     if not lists:
         raise AnamorphError(
             f"{type(model).__name__} has no list of {count} blocks, as its configuration says, so "
-            "it cannot run block by block. Decoders and encoders with one stack of blocks can."
+            "it cannot run block by block. Decoders and encoders with one stack of blocks can; "
+            "am.HookedModel takes any module."
         )
     return list(max(lists, key=_size))
 

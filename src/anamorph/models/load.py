@@ -1,6 +1,8 @@
 """Pretrained models from where they lie: a folder, a GGUF file, or, if asked, the hub."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ from anamorph.models.huggingface import HuggingFace
 
 
 def load_pretrained(source: Path | str, *, hub: bool = False) -> tuple[HuggingFace, Any]:
-    """A causal language model and its tokenizer, by transformers' own loaders.
+    """A causal or masked language model and its tokenizer, by transformers' own loaders.
 
     No code that comes with a model is run. Weights become float32, however they are stored.
 
@@ -23,6 +25,32 @@ def load_pretrained(source: Path | str, *, hub: bool = False) -> tuple[HuggingFa
     Raises:
         AnamorphError: if there is no such folder or file, or transformers cannot load it.
     """
+    with _loading(source, hub) as (transformers, where, options):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(where, **options)
+        model = _model(transformers, where, options)
+    return HuggingFace(model), tokenizer
+
+
+def load_model(source: Path | str, *, hub: bool = False) -> HuggingFace:
+    """The same without a tokenizer, which need not be there."""
+    with _loading(source, hub) as (transformers, where, options):
+        model = _model(transformers, where, options)
+    return HuggingFace(model)
+
+
+def _model(transformers: Any, where: str | Path, options: dict[str, Any]) -> Any:
+    auto = transformers.AutoModelForCausalLM
+    if "gguf_file" not in options:  # those are causal
+        config = transformers.AutoConfig.from_pretrained(where, **options)
+        if any(name.endswith("ForMaskedLM") for name in config.architectures or ()):
+            auto = transformers.AutoModelForMaskedLM
+    model = auto.from_pretrained(where, dtype="float32", **options)
+    return model.train(False)
+
+
+@contextmanager
+def _loading(source: Path | str, hub: bool) -> Iterator[tuple[Any, str | Path, dict[str, Any]]]:
+    """Transformers, keeping quiet, and what its loaders take; their errors as ours."""
     try:
         import transformers
     except ImportError as error:
@@ -45,16 +73,13 @@ def load_pretrained(source: Path | str, *, hub: bool = False) -> tuple[HuggingFa
     messages.disable_progress_bar()
     messages.set_verbosity(logging.ERROR)
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(where, **options)
-        model = transformers.AutoModelForCausalLM.from_pretrained(where, dtype="float32", **options)
+        yield transformers, where, options
     except Exception as error:  # every kind that loaders of files of every kind raise
         reason = str(error).strip().split("\n")[0]
         raise AnamorphError(
-            f"Cannot load a causal language model from {source}: {reason}"
+            f"Cannot load a causal or masked language model from {source}: {reason}"
         ) from error
     finally:
         messages.set_verbosity(before)
         if shown:
             messages.enable_progress_bar()
-    model.train(False)
-    return HuggingFace(model), tokenizer

@@ -12,16 +12,21 @@ from torch import Tensor
 from anamorph.errors import AnamorphError
 from anamorph.files import replacing
 
+WHOLE = "anamorph"  # the one entry of a file's metadata
+
 
 def write_weights(
     path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]
 ) -> None:
-    """Write tensors, and JSON values beside them, to a file that appears whole or not at all."""
+    """Write tensors, and JSON values beside them, to a file that appears whole or not at all.
+
+    The same values give the same bytes.
+    """
     with replacing(path) as temporary:
         save_file(
             {name: tensor.detach().contiguous() for name, tensor in tensors.items()},
             temporary,
-            metadata={name: json.dumps(value) for name, value in metadata.items()},
+            metadata={WHOLE: json.dumps(metadata)},  # safetensors writes several in any order
         )
 
 
@@ -42,4 +47,4 @@ def read_weights(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"Cannot read {path} as safetensors ({error}); the file is damaged or of another "
             "kind. Delete it to have it made again, or give another."
         ) from error
-    return tensors, metadata
+    return tensors, metadata.get(WHOLE, metadata)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from anamorph.errors import AnamorphError
-from anamorph.models.sites import Site, match_sites
+from anamorph.models.sites import HEAD_KINDS, Site, match_sites
 from anamorph.simplifications.attach import Attachment, Proxy
 from anamorph.simplifications.spec import expand
 
@@ -39,8 +39,9 @@ def sweep(
     proxies = expand(simplify)
     if by == "all":
         return proxies
-    heads = len({s.head for s in sites if s.kind == "query"})
-    group = heads // max(1, len({s.head for s in sites if s.kind == "key"})) if heads else 1
+    counts = {kind: len({s.head for s in sites if s.kind == kind}) for kind in HEAD_KINDS}
+    heads = max(1, *counts.values())  # of queries; of what there is, if they are no sites
+    group = heads // max(1, *(counts[kind] for kind in SHARED))
     found: dict[str, Proxy] = {}
     for proxy in proxies:
         placed = [(a, match_sites(a.sites, sites)) for a in proxy.attachments]

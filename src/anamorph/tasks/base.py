@@ -2,7 +2,8 @@
 
 All labels stand at the token they describe: `scored[t]` and the facet codes at `t` speak of the
 prediction *of* token `t`, which a model makes at input position `t - 1`. The first token of a
-sequence is therefore never scored.
+sequence is therefore never scored. A masked split is the exception: it hides the scored tokens from
+the model, which predicts each at its own position.
 """
 
 from collections.abc import Iterator, Mapping
@@ -45,6 +46,8 @@ class Split:
         offsets: [sequences + 1] sequence `i` is `tokens[offsets[i]:offsets[i + 1]]`.
         scored: [tokens] whether the prediction of this token counts.
         facets: labels on every token.
+        masked: [tokens] what the model is given instead of the tokens, the scored ones hidden; None
+            if it is given the tokens and predicts each from those before it.
 
     Raises:
         AnamorphError: if the arrays do not fit together.
@@ -56,6 +59,7 @@ class Split:
     offsets: NDArray[np.int64]
     scored: NDArray[np.bool_]
     facets: Mapping[str, Facet] = field(default_factory=dict)
+    masked: Tokens | None = None
 
     def __post_init__(self) -> None:
         total = len(self.tokens)
@@ -70,13 +74,21 @@ class Split:
                 f"Split {self.name!r}: sequence {int(lengths.argmin())} is empty; drop it."
             )
         arrays = {"scored": self.scored} | {f"facet {k}": f.codes for k, f in self.facets.items()}
+        if self.masked is not None:
+            arrays["masked"] = self.masked
         for label, array in arrays.items():
             if len(array) != total:
                 raise AnamorphError(
                     f"Split {self.name!r}: {label} has {len(array)} entries for {total} tokens; "
                     "give one per token."
                 )
-        if len(lengths) and self.scored[self.offsets[:-1]].any():
+        if self.masked is not None:
+            if (self.masked == self.tokens)[self.scored].any():
+                raise AnamorphError(
+                    f"Split {self.name!r}: a scored token is not hidden; put a mask token in its "
+                    "place in masked."
+                )
+        elif len(lengths) and self.scored[self.offsets[:-1]].any():
             raise AnamorphError(
                 f"Split {self.name!r}: the first token of a sequence is scored, but nothing "
                 "stands before it to predict it from; put a start token in front."
@@ -106,6 +118,7 @@ class Split:
             offsets=offsets,
             scored=self.scored[index],
             facets={k: Facet(f.codes[index], f.names) for k, f in self.facets.items()},
+            masked=None if self.masked is None else self.masked[index],
         )
 
 

@@ -49,7 +49,7 @@ def collate(split: Split, sequences: NDArray[np.int64]) -> Batch:
     columns = np.arange(lengths.max())
     mask = columns < lengths[:, None]
     index = np.where(mask, split.offsets[sequences][:, None] + columns, 0)
-    tokens = np.where(mask, split.tokens[index], 0)
+    tokens = np.where(mask, (split.tokens if split.masked is None else split.masked)[index], 0)
     return Batch(torch.from_numpy(tokens.astype(np.int64)), torch.from_numpy(mask))
 
 
@@ -58,7 +58,8 @@ class Targets:
     """The scored positions of a batch, as a rectangle.
 
     Attributes:
-        at: [batch, query] the input positions whose predictions count, one before their token.
+        at: [batch, query] the input positions whose predictions count: one before their token, or
+            in a masked split their token's own.
         token: [batch, query] the token to be predicted.
         number: [batch, query] the position's number among all scored positions of the split.
         valid: [batch, query] False where a sequence has fewer than the others.
@@ -85,7 +86,8 @@ def targets(split: Split, sequences: NDArray[np.int64]) -> Targets:
     number = np.where(valid, first[:, None] + columns, 0)
     place = np.flatnonzero(split.scored)
     index = place[number] if len(place) else np.zeros_like(number)
-    at = np.where(valid, index - start[:, None] - 1, 0)
+    before_it = 1 if split.masked is None else 0
+    at = np.where(valid, index - start[:, None] - before_it, 0)
     token = np.where(valid, split.tokens[index], 0)
     arrays = (at, token.astype(np.int64), number, valid)
     return Targets(*(torch.from_numpy(a) for a in arrays))

@@ -15,7 +15,8 @@ def check_vocabulary(task: Task, model_vocabulary: int) -> None:
         AnamorphError: if it has not.
     """
     for split in task.splits.values():
-        most = int(split.tokens.max(initial=0))
+        given = split.tokens if split.masked is None else split.masked
+        most = int(max(split.tokens.max(initial=0), given.max(initial=0)))
         if most >= model_vocabulary:
             raise AnamorphError(
                 f"Split {split.name!r} has the token id {most} ({task.vocabulary[most]!r}), but "
@@ -49,3 +50,27 @@ def check_context(task: Task, context: int) -> None:
                 f"Split {split.name!r} has a sequence of {longest} tokens, but the model's "
                 f"context is {context}; make the task with sequences of at most {context} tokens."
             )
+
+
+def check_direction(task: Task, causal: bool) -> None:
+    """Whether the model can make the task's kind of predictions, and does not see their answers.
+
+    Args:
+        task: of any kind.
+        causal: whether no position of the model sees those behind it.
+
+    Raises:
+        AnamorphError: if it sees the next token, which the task asks for; or sees nothing behind a
+            hidden token, which it was then not made to predict.
+    """
+    masked = task.reference.masked is not None
+    if not masked and not causal:
+        raise AnamorphError(
+            "The model sees the tokens that it is asked to predict, as its positions see those "
+            "behind them. For a masked language model, hide what is predicted: masked=0.15."
+        )
+    if masked and causal:
+        raise AnamorphError(
+            "The task hides tokens to be predicted from both sides, but no position of the model "
+            "sees those behind it: it predicts the next token. Leave out masked."
+        )

@@ -47,6 +47,7 @@ def export(task: Task, folder: Path | str) -> None:
 def to_table(split: Split) -> pl.DataFrame:
     """A split as a table with a row a sequence."""
     columns = {"tokens": split.tokens, "scored": split.scored}
+    columns |= {} if split.masked is None else {"masked": split.masked}
     columns |= {name: facet.codes for name, facet in split.facets.items()}
     return pl.DataFrame({name: _lists(x, split.offsets) for name, x in columns.items()})
 

@@ -1,6 +1,7 @@
 """Text of one's own as a task: any files, any Hugging Face tokenizer.
 
-Every token but the first of a sequence is scored, and predicted among the whole vocabulary. The
+Every token but the first of a sequence is scored, and predicted among the whole vocabulary; for
+masked models, some tokens are hidden, and these are scored. The
 facets `position`, `frequency`, `repeated` and `induction` are made for any text (see
 `anamorph.tasks.text_facets`), and one more from labelled spans of characters.
 """
@@ -21,6 +22,7 @@ from anamorph.tasks.base import Facet, Role, Split, Task
 from anamorph.tasks.text_data import ROLES, Data, TextData, all_data, held_out_split
 from anamorph.tasks.text_facets import text_facets
 from anamorph.tasks.text_files import open_source
+from anamorph.tasks.text_masking import Mask
 from anamorph.tasks.text_rows import Fields
 from anamorph.tasks.text_sequences import Cut, Packing, Ragged, Reading, read
 from anamorph.tasks.text_tokenizer import Tokenizer, to_tokenizer, token_names
@@ -39,6 +41,7 @@ def text_task(
     fit_sequences: int = 1000,
     text_field: str = "text",
     spans_field: str | None = None,
+    masked: float | None = None,
     vocabulary: int | None = None,
     seed: int = 0,
 ) -> Task:
@@ -65,6 +68,10 @@ def text_task(
         text_field: the field or column with the text.
         spans_field: the field or column with `[start, end, label]` in characters, for a facet of
             that name; None for none.
+        masked: for masked models, the share of each sequence's tokens (at least one; none that is
+            special or the first) that is hidden behind the tokenizer's mask token, to be predicted
+            from both sides. The facets are then `position` and `frequency` alone. None for
+            predicting every token from those before it.
         vocabulary: number of token ids among which a prediction is chosen; None for the
             tokenizer's own.
         seed: of every random choice.
@@ -92,6 +99,7 @@ def text_task(
             f"each token; {_name(tokenizer_)} is a slow one. Load it with use_fast=True, or leave "
             "spans_field out."
         )
+    mask = None if masked is None else Mask.of(tokenizer_, masked)
     cut = Cut.of(tokenizer_, packing, length)
     labels: dict[str, int] | None = None if spans_field is None else {}
     parts: dict[str, Ragged] = {}
@@ -114,7 +122,7 @@ def text_task(
     _check_ids(parts, size)
     counts = np.bincount(parts[train].tokens, minlength=size)
     splits = {
-        name: _to_split(name, role, parts[name], counts, length, spans_field, labels)
+        name: _to_split(name, role, parts[name], counts, length, spans_field, labels, mask, seed)
         for name, role in sorted(roles.items(), key=lambda item: ROLES.index(item[1]))
     }
     shared = _shared(splits[train], splits)
@@ -127,7 +135,7 @@ def text_task(
             **spec,
             "vocabulary": size,
             "fit": _fit_sentence(train, held_out, len(parts[train]), packing),
-            "made": cut.sentence(tokenizer_),
+            "made": cut.sentence(tokenizer_) + ("" if mask is None else mask.sentence()),
             "read": {name: asdict(reading) for name, reading in readings.items()},
             "splits": {name: _numbers(split, shared) for name, split in splits.items()},
         },
@@ -159,15 +167,23 @@ def _to_split(
     length: int,
     spans_field: str | None,
     labels: Mapping[str, int] | None,
+    mask: Mask | None,
+    seed: int,
 ) -> Split:
     scored = np.ones(len(part.tokens), dtype=np.bool_)
     scored[part.offsets[:-1]] = False
     facets = text_facets(part.tokens, part.offsets, counts, length)
+    masked = None
+    if mask is not None:
+        rng = np.random.default_rng([seed, crc32(name.encode()), 1])
+        scored = mask.choose(part.tokens, part.offsets, scored, rng)
+        masked = np.where(scored, np.int32(mask.token), part.tokens)
+        facets = {key: facets[key] for key in FACETS[:2]}  # the others speak of what stands before
     if spans_field is not None and labels is not None:
         names = tuple(sorted(labels))  # not in the order in which chance brought them up
         rank = np.array([*(names.index(label) for label in labels), -1], dtype=np.int16)
         facets[spans_field] = Facet(np.where(scored, rank[part.labels], np.int16(-1)), names)
-    return Split(name, role, part.tokens, part.offsets, scored, facets)
+    return Split(name, role, part.tokens, part.offsets, scored, facets, masked)
 
 
 def _shared(train: Split, splits: Mapping[str, Split]) -> dict[str, int]:

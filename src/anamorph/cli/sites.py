@@ -1,0 +1,57 @@
+"""`anamorph sites MODEL`: what can be read and replaced in a model."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from anamorph.cli.console import stdout
+from anamorph.errors import AnamorphError
+from anamorph.models.base import Model
+from anamorph.models.listing import group_sites, list_sites, missing_sites
+from anamorph.models.load import load_model
+from anamorph.runs import load_run
+
+
+def sites(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A model folder, a GGUF file, with --hub a name, or a run folder.",
+            show_default=False,
+        ),
+    ],
+    every: Annotated[bool, typer.Option("--all", help="A row a site.")] = False,
+    hub: Annotated[bool, typer.Option("--hub", help="Fetch the model from the hub.")] = False,
+) -> None:
+    """List the sites of a model, with shape and how often each fires in one forward."""
+    console = stdout()
+    loaded = _load(model, hub)
+    found = list_sites(loaded)
+    shown = found if every else group_sites(found)
+    table = Table(title=f"{len(found)} sites of {escape(Path(model).name)}")
+    for column in ("site" if every else "sites", "tensor", "fires"):
+        table.add_column(column, overflow="fold")
+    for row in shown.iter_rows(named=True):
+        fires = {0: "never", 1: "once"}.get(row["fires"], f"{row['fires']} times")
+        tensor = row["shape"] or "not recorded"
+        table.add_row(escape(row["site" if every else "sites"]), escape(tensor), fires)
+    console.print(table)
+    for sentence in missing_sites(loaded):
+        console.print(escape(sentence), highlight=False, soft_wrap=True)
+
+
+def _load(source: str, hub: bool) -> Model:
+    if not (Path(source) / "spec.json").exists():
+        return load_model(source, hub=hub)
+    from anamorph.models.decoder import Decoder
+
+    run = load_run(source)
+    if run.spec["training"] is None:
+        raise AnamorphError(
+            f"{source} audits a model that was given ({run.spec['model'].get('name')}), and does "
+            "not hold it; give that model itself."
+        )
+    return Decoder.load(run.seed(run.spec["seeds"][0]) / "model.safetensors").eval()

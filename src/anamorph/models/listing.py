@@ -1,0 +1,139 @@
+"""What sites a model has, with shape and how often each fires: measured, not looked up."""
+
+from collections.abc import Sequence
+from itertools import groupby
+
+import polars as pl
+import torch
+from torch import Tensor
+
+from anamorph.errors import AnamorphError
+from anamorph.models.base import Batch, Key, Model, Recording
+from anamorph.models.huggingface import MLP_NAMES, HuggingFace
+from anamorph.models.sites import HEAD_KINDS
+
+LENGTH = 8  # tokens of the two sequences that are tried
+SCHEMA = {
+    "site": pl.String,
+    "layer": pl.Int64,
+    "head": pl.Int64,
+    "kind": pl.String,
+    "shape": pl.String,
+    "fires": pl.Int64,
+}
+
+
+@torch.inference_mode()
+def list_sites(model: Model, tokens: Tensor | None = None) -> pl.DataFrame:
+    """Every site of a model.
+
+    Args:
+        model: in inference mode.
+        tokens: [batch, position] on the model's device; None for a few made-up ones on the CPU.
+
+    Returns:
+        a row a site: site (such as `1.0.query`), layer, head (null for the kinds that a layer has
+        once), kind, shape of what a simplification gets there (`[position, 64]`; null if nothing
+        can be recorded), and fires: how often one forward puts an edit there into effect. A site
+        that does not fire once cannot be audited.
+
+    Raises:
+        AnamorphError: if there are no tokens to try, or the model cannot run on them.
+    """
+    tokens = _some_tokens(model) if tokens is None else tokens
+    keys = list(dict.fromkeys(Key(site.layer, site.kind) for site in model.sites))
+    edits = {key: _Counted() for key in keys}
+    recording: Recording = dict.fromkeys(keys)
+    state = model.start(Batch(tokens, torch.ones_like(tokens).bool()))
+    for layer in range(model.layers):
+        state = model.layer(layer, state, edits, recording)
+    rows = [
+        (str(site), *site, _shape(recording[key], site.kind), edits[key].fired)
+        for site in model.sites
+        for key in [Key(site.layer, site.kind)]
+    ]
+    return pl.DataFrame(rows, SCHEMA, orient="row")
+
+
+def group_sites(sites: pl.DataFrame) -> pl.DataFrame:
+    """The rows of `list_sites` that are alike in kind, shape and firing, as one pattern each.
+
+    Returns:
+        sites (a pattern, such as `0-29.0-8.query`), number, shape, fires.
+    """
+    rows = []
+    alike = sites.group_by("kind", "shape", "fires", maintain_order=True)
+    for (kind, shape, fires), some in alike:
+        heads: dict[tuple[int, ...], list[int]] = {}
+        for (layer,), here in some.group_by("layer", maintain_order=True):
+            heads.setdefault(tuple(here["head"].drop_nulls()), []).append(int(str(layer)))
+        for named, layers in heads.items():
+            places = [_numbers(layers), *([_numbers(named)] if named else []), kind]
+            number = len(layers) * max(1, len(named))
+            rows.append((".".join(map(str, places)), number, shape, fires))
+    schema = {"sites": pl.String, "number": pl.Int64, "shape": pl.String, "fires": pl.Int64}
+    return pl.DataFrame(rows, schema, orient="row")
+
+
+def missing_sites(model: Model) -> list[str]:
+    """What sites of the usual kinds a model has not, and why, in a sentence each."""
+    if not isinstance(model, HuggingFace):
+        return []
+    name = type(model.model).__name__
+    attention = [i for i, block in enumerate(model.blocks) if block.attention is None]
+    mlps = [i for i, block in enumerate(model.blocks) if block.mlp is None]
+    missing = []
+    if attention:
+        missing.append(
+            f"No {', '.join(HEAD_KINDS[:-1])} and {HEAD_KINDS[-1]} in layers "
+            f"{_numbers(attention)}: what mixes positions there does not go through the "
+            f"AttentionInterface of transformers in {name}."
+        )
+    if mlps:
+        missing.append(
+            f"No mlp in layers {_numbers(mlps)}: their blocks have no submodule called "
+            f"{', '.join(MLP_NAMES[:-1])} or {MLP_NAMES[-1]}."
+        )
+    if missing:
+        missing.append(
+            "In Python, am.HookedModel puts sites at any submodule of any model "
+            "(docs/own_models.md)."
+        )
+    return missing
+
+
+class _Counted:
+    """An edit that changes nothing and counts."""
+
+    fired = 0
+
+    def __call__(self, x: Tensor) -> Tensor:
+        self.fired += 1
+        return x.clone()
+
+
+def _some_tokens(model: Model) -> Tensor:
+    """[2, position] tokens that a model knows."""
+    vocabulary: int | None = getattr(model, "vocabulary", None)
+    if vocabulary is None:
+        raise AnamorphError(
+            f"{type(model).__name__} does not say how many token ids it knows (it has no attribute "
+            "vocabulary); give tokens=, [batch, position] token ids."
+        )
+    length = min(LENGTH, getattr(model, "context", None) or LENGTH)
+    return (torch.arange(2 * length).view(2, length) * 7 + 3) % vocabulary
+
+
+def _shape(x: Tensor | None, kind: str) -> str | None:
+    if x is None:
+        return None
+    return "[query, key]" if kind == "pattern" else f"[position, {x.shape[-1]}]"
+
+
+def _numbers(numbers: Sequence[int]) -> str:
+    """`3`, `0-5` or `{0-2,4}`, as a pattern of sites takes them."""
+    runs = []
+    for _, run in groupby(enumerate(sorted(numbers)), lambda pair: pair[1] - pair[0]):
+        some = [number for _, number in run]
+        runs.append(str(some[0]) if len(some) == 1 else f"{some[0]}-{some[-1]}")
+    return runs[0] if len(runs) == 1 else f"{{{','.join(runs)}}}"
