@@ -39,6 +39,7 @@ SPECS = [
     "pca(rank=3)@0.residual",
     "svd(rank=2)@1.residual",
     "kmeans(clusters=5)@1.mlp",
+    "svd(rank=[2,4])@0.mlp",
     "svd(rank=3)@0.*.key;pca(rank=2)@1.0.query;onehot@1.1.pattern;svd(rank=5)@*.mlp",
     "svd(rank=2)+kmeans(clusters=3)@0-1.*.{query,key}",
 ]

@@ -21,7 +21,6 @@ from torch import Tensor
 
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness import (
-    METRICS,
     CellSums,
     ModelOutput,
     RatioSequence,
@@ -90,8 +89,9 @@ def audit_split(
         AnamorphError: if a number is not finite, or an edit does not fire exactly once a batch.
     """
     index = SumIndex.of(split)
-    cells = {fitted.proxy: CellSums(index, device=device) for fitted in proxies}
     groups = _groups(proxies, model)
+    names = metric_names(attention=any(group.heads for group in groups))
+    cells = {fitted.proxy: CellSums(index, names, device) for fitted in proxies}
     heads = {head for group in groups for head in group.heads}
     chosen = torch.from_numpy(candidates).to(device)
 
@@ -188,7 +188,7 @@ class _Following:
         """Take in new sequences of all active cells, and drop those that are narrow enough."""
         rows = np.flatnonzero(np.isin(self.index.sequence, sequences) & (self.index.facet == WHOLE))
         places = [i for i, proxy in enumerate(self.order) if proxy in self.active]
-        metric = METRICS.index("same_prediction")
+        metric = self.cells[self.order[0]].metrics.index("same_prediction")
         sums = torch.stack([self.cells[self.order[i]].sums[metric, rows] for i in places]).cpu()
         self.ratios.update(sums, torch.from_numpy(self.index.tokens[rows]), torch.tensor(places))
         width = self.ratios.width()
@@ -363,7 +363,8 @@ def _rows_of_heads(patterns: Recording, heads: Sequence[Head], places: Tensor) -
         assert pattern is not None
         # index_select copies whole rows: several times faster than a Boolean mask
         picked.append(pattern.flatten(1, 2).index_select(1, places))
-    return torch.stack(picked, dim=1)
+    copies = max(len(pattern) for pattern in picked)  # one as long as no proxy has changed it
+    return torch.stack([pattern.expand(copies, -1, -1) for pattern in picked], dim=1)
 
 
 def _rows_of_state(state: State, places: Tensor) -> State:

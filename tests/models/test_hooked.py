@@ -165,14 +165,6 @@ def test_proxies_of_gpt2_are_those_of_its_own_blocks() -> None:
     torch.testing.assert_close(*logits, atol=1e-5, rtol=1e-5)
 
 
-WITHOUT_PATTERNS = pytest.mark.xfail(
-    strict=True,
-    raises=RuntimeError,
-    reason="engine.audit_split makes sums of attention metrics for models without patterns, too",
-)
-
-
-@WITHOUT_PATTERNS
 def test_audits_of_gpt2_are_those_of_its_own_blocks() -> None:
     task = random_task(VOCABULARY)
     mine, theirs = (
@@ -187,7 +179,6 @@ def test_audits_of_gpt2_are_those_of_its_own_blocks() -> None:
         assert whole(mine, metric) == pytest.approx(expected, abs=1e-5)
 
 
-@WITHOUT_PATTERNS
 @pytest.mark.parametrize(("module", "site"), [(Recurrent, "cells.*"), (Mixer, "after.*")])
 def test_audits_of_what_is_no_transformer(module: Any, site: str) -> None:
     model = am.HookedModel(large(module()), {"*.residual": site}, context=CONTEXT)
