@@ -145,7 +145,7 @@ class Scripted:
 def split_of(*sequences: list[int]) -> Split:
     lengths = [len(s) for s in sequences]
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    tokens = np.array(sum(sequences, []), dtype=np.int32)
+    tokens = np.concatenate(sequences).astype(np.int32)
     scored = np.ones(len(tokens), dtype=bool)
     scored[offsets[:-1]] = False
     return Split("iid", "iid", tokens, offsets, scored)
