@@ -72,15 +72,16 @@ def smallest(run: Run) -> Figure | None:
         texts = grid.base.transform_filter("datum.level != 'none'").mark_text(fontSize=10)
         ink = alt.condition("datum.dark", alt.value("var(--page)"), alt.value("var(--ink)"))
         layers.append(texts.encode(text="text:N", color=ink, tooltip=tooltip))
+    shown = "number" if grid.legible else "colour (point at it for the number)"
     return Figure(
         name="heads_size",
         title="How much of a head is needed",
-        caption="Each cell is a proxy that simplifies this head alone. Its number is the smallest "
-        f"size with which at least {threshold(FAITHFUL)} of the model’s predictions stay as they "
-        "were; “?” where the lower end of the 95 % interval is below that; red where no size that "
-        "was tried is enough. Look for heads that need more on another split than on iid (first). "
-        "A head that needs little need not be simple: it may just not matter for what is predicted "
-        "here.",
+        caption=f"Each cell is a proxy that simplifies this head alone. Its {shown} is the "
+        f"smallest size with which at least {threshold(FAITHFUL)} of the model’s predictions stay "
+        "as they were; “?” where the lower end of the 95 % interval is below that; red where no "
+        "size that was tried is enough. Look for heads that need more on another split than on iid "
+        "(first). A head that needs little need not be simple: it may just not matter for what is "
+        "predicted here.",
         chart=grid.chart(layers),
         data=frame,
         choices=_menus(heads),
