@@ -1,93 +1,23 @@
 """The page of single heads, on a run that is small enough to work out by hand."""
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
+from heads_run import SPLITS, write
 
 from anamorph.report import charts_heads, data, render
 from anamorph.report import page as page_module
 from anamorph.report.data import read
 from anamorph.report.heads import Heads, rows
 
-MODEL = {"layers": 2, "heads": 4, "key_heads": 2}
-SPLITS = {"iid": "iid", "other_data": "ood"}
-# Spec string, method, size, sites; then same_prediction and the low end of its interval on iid, and
-# on the other split.
-QUERY_3, QUERY_0 = (
-    "svd(rank={0})@1.3.query;svd(rank={0})@1.1.key",
-    "svd(rank={0})@1.0.{{query,key}}",
-)
-PROXIES: list[tuple[str, float | None, tuple[float, float], tuple[float, float]]] = [
-    ("identity", None, (1, 1), (1, 1)),
-    (QUERY_3.format(1), 1, (0.95, 0.93), (0.80, 0.78)),
-    (QUERY_3.format(4), 4, (0.995, 0.991), (0.98, 0.97)),
-    (QUERY_3.format(16), 16, (0.999, 0.998), (0.993, 0.985)),
-    (QUERY_0.format(1), 1, (0.99, 0.97), (0.999, 0.99)),
-    (QUERY_0.format(4), 4, (1, 1), (1, 1)),
-    (QUERY_0.format(16), 16, (1, 1), (1, 1)),
-    ("svd(rank=2)@0.1.key", 2, (0.9, 0.8), (0.9, 0.8)),
-    ("onehot@0.2.pattern", None, (0.992, 0.985), (0.5, 0.4)),
-    ("svd(rank=1)@1.*.{query,key}", 1, (0.3, 0.2), (0.2, 0.1)),  # of all heads at once
-]
-SCORES = {(0, 0): 0.1, (0, 1): 0.2, (0, 2): 0.3, (0, 3): 0.5, (1, 0): 0.0, (1, 3): 0.9}
 QK, KEY, ONE_HOT = (
     "SVD · query, key",
     "SVD · key of shared key heads",
     "one-hot attention · pattern",
 )
-
-
-def write(run: Path, model: dict[str, Any] = MODEL, seeds: tuple[int, ...] = (0,)) -> Path:
-    results, gaps = [], []
-    for seed in (*seeds, None):
-        for name, size, *found in PROXIES:
-            sites = ";".join(part.rpartition("@")[2] for part in name.split(";"))
-            method = re.split(r"[(@]", name)[0]
-            keys = {"seed": seed, "simplification": name, "method": method, "size": size}
-            keys |= {"sites": "" if name == "identity" else sites}
-            less = 0.1 * (seed or 0)  # a second seed is less faithful everywhere
-            for (split, role), (value, low) in zip(SPLITS.items(), found, strict=True):
-                of_split = keys | {"split": split, "role": role, "metric": "same_prediction"}
-                number = {"value": value - less, "low": low - less, "high": 1.0}
-                level = {"facet": None, "level": None, "tokens": 900, "sequences": 30}
-                results.append(of_split | number | level)
-                if role == "ood" and name != "identity":
-                    gap = found[0][0] - value
-                    gaps.append(
-                        of_split
-                        | {"reference": "iid", "gap": gap, "low": gap - 0.01, "high": gap + 0.02}
-                        | {"p_value": 0.01 if gap > 0.01 else 0.7, "verdict": "faithful"}
-                    )
-    run.mkdir()
-    schema = {"seed": pl.Int64, "size": pl.Float64, "facet": pl.String, "level": pl.String}
-    frame = pl.DataFrame(results, schema_overrides=schema, infer_schema_length=None)
-    frame.write_parquet(run / "results.parquet")
-    pl.DataFrame(gaps, schema_overrides=schema, infer_schema_length=None).write_parquet(
-        run / "gaps.parquet"
-    )
-    for seed in seeds:
-        (run / f"seed-{seed}").mkdir()
-        places = [*SCORES, (None, None)]
-        numbers = [*SCORES.values(), 0.25]
-        pl.DataFrame(
-            {
-                "seed": [seed] * len(places),
-                "layer": [layer for layer, _ in places],
-                "head": [head for _, head in places],
-                "previous_token": numbers,
-                "induction": [x / 10 for x in numbers],
-                "positional": [None if x == 0.3 else 1 - x for x in numbers],
-                "sequences": [64] * len(places),
-            }
-        ).write_parquet(run / f"seed-{seed}" / "heads.parquet")
-    choices = [{"what": "What", "choice": "this", "why": "so"}]
-    spec = {"model": model, "training": None, "seeds": list(seeds), "choices": choices}
-    (run / "spec.json").write_text(json.dumps(spec))
-    return run
 
 
 @pytest.fixture
@@ -118,9 +48,9 @@ def test_methods_are_told_apart_and_sizes_are_not(heads: Heads) -> None:
 def test_smallest_faithful_size(heads: Heads) -> None:
     found = {
         (method, f"{layer}.{head}", split): text
-        for method, layer, head, split, text in heads.smallest.select(
-            "method", "layer", "head", "split", "text"
-        ).iter_rows()
+        for method, layer, head, split, text in heads.smallest.filter(least=0.99)
+        .select("method", "layer", "head", "split", "text")
+        .iter_rows()
     }
     assert found == {
         (QK, "1.3", "iid"): "4",  # 0.995, at least 0.991
@@ -132,7 +62,9 @@ def test_smallest_faithful_size(heads: Heads) -> None:
         (ONE_HOT, "0.2", "iid"): "yes?",  # has no size
         (ONE_HOT, "0.2", "other_data"): "none",
     }
-    best = heads.smallest.filter(method=KEY, split="iid").row(0, named=True)
+    lower = heads.smallest.filter(method=QK, layer=1, head=3, split="iid")
+    assert dict(lower.select("least", "text").iter_rows()) == {0.99: "4", 0.95: "1?", 0.9: "1"}
+    best = heads.smallest.filter(method=KEY, split="iid", least=0.99).row(0, named=True)
     assert (best["size"], best["value"], best["low"]) == (None, 0.9, 0.8)
 
 
@@ -172,7 +104,7 @@ def test_rows_have_the_largest_gap_first(heads: Heads) -> None:
 def test_seeds_are_kept_apart(tmp_path: Path) -> None:
     heads = read(write(tmp_path / "run", seeds=(0, 1))).heads
     assert heads is not None
-    texts = heads.smallest.filter(method=QK, layer=1, head=0, split="iid")
+    texts = heads.smallest.filter(method=QK, layer=1, head=0, split="iid", least=0.99)
     assert dict(texts.select("seed", "text").iter_rows()) == {0: "1?", 1: "none"}
 
 
@@ -191,6 +123,7 @@ def test_the_page(run: Path, no_stills: None) -> None:
     assert [row[0] for row in cells] == ["1.3", "1.0"]
     assert "means over 64 sequences of iid" in section
     assert "What this audit assumes" in page and "paper leaves open" not in page
+    assert "for its neighbours too" in section and "“yes” stands for" in section
     figures = set(re.findall(r'data-spec="spec-(heads\w+)"', section))
     assert figures == {"heads_size", "heads_gap", "heads_scores"}
 
@@ -212,9 +145,20 @@ def test_figures(run: Path) -> None:
     assert dict(at.select("at", "sure").iter_rows())["rank 16"] is False
     levels = [x["level"] for x in size.still(method="m0")["datasets"]["table"]]
     assert sorted(levels) == ["1", "1", "16", "4"]
+    levels = [x["level"] for x in size.still(method="m1", least="l90")["datasets"]["table"]]
+    assert levels == ["2", "2"]  # not none
     shown = score.data.filter(method="m2", at="largest")
     assert shown["score"].to_list() == ["previous-token score", "induction score"]  # no third
     assert shown["even"].to_list() == [0.25, 0.025]
+
+
+def test_methods_without_sizes(run: Path, no_stills: None) -> None:
+    for name in ("results", "gaps"):
+        frame = pl.read_parquet(run / f"{name}.parquet")
+        frame.filter(pl.col("size").is_null()).write_parquet(run / f"{name}.parquet")
+    assert "yes?" in render(run).read_text()
+    gap = charts_heads.gaps(read(run))
+    assert gap and [x["text"] for x in gap.still()["datasets"]["table"]] == ["49"]
 
 
 def test_long_tables_are_folded(run: Path, no_stills: None, monkeypatch: Any) -> None:

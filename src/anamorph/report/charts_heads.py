@@ -7,8 +7,8 @@ import polars as pl
 
 from anamorph.heads import SCORES
 from anamorph.report.data import Run
-from anamorph.report.figure import TABLE, Choice, Figure, natural
-from anamorph.report.heads import FAITHFUL, HEAD, Heads
+from anamorph.report.figure import TABLE, Choice, Figure, lookup
+from anamorph.report.heads import FAITHFUL, HEAD, LEASTS, Heads
 from anamorph.report.words import points, split_label, threshold
 
 PANEL = 285  # pixels
@@ -16,6 +16,7 @@ CELL = (9, 30)  # pixels, the narrowest and the widest
 LEGIBLE = 21  # pixels of a cell that holds a number
 ACROSS = 940  # pixels of the panels of a row
 BETWEEN = 18  # pixels
+LETTER = 7  # pixels of a panel's name
 LARGEST = "largest"  # among the sizes of a menu: of all of them
 LESS, MORE = "less faithful than on iid", "more faithful than on iid"
 SCORE_LABELS = {
@@ -30,19 +31,22 @@ def smallest(run: Run) -> Figure | None:
     heads = run.heads
     if heads is None:
         return None
-    levels = natural(heads.smallest["level"].to_list())  # "none" and "yes" come first
-    levels = [*(x for x in levels if x != "none"), *(x for x in levels if x == "none")]
+    tried = sorted({size for _, size in heads.sizes if size is not None})
+    levels = [f"{size:g}" for size in tried]
+    levels += [x for x in ("yes", "none") if x in set(heads.smallest["level"])]
     number = {level: i for i, level in enumerate(levels)}
     sizes = max(1, len(levels) - ("none" in levels))
     shades = [0.12 + 0.88 * i / max(1, sizes - 1) for i in range(sizes)]
     frame = heads.smallest.select(
         *_keys(heads),
         *("layer", "head", "level", "text", "value", "low", "high"),
+        least=pl.format("l{}", (100 * pl.col("least")).round().cast(pl.Int64)),
         split=pl.col("split").str.replace_all("_", " "),
         dark=pl.col("level").replace_strict(number, return_dtype=pl.Int64) >= (sizes + 1) / 2,
     )
     legend = alt.Legend(symbolType="square", symbolStrokeWidth=0, titleLimit=400)
-    title = f"smallest size with {threshold(FAITHFUL)} same predictions"
+    title = "smallest size"
+    asked = [(f"l{100 * x:.0f}", f"{threshold(x)} same predictions") for x in LEASTS]
     fills = [f"var(--{'under' if level == 'none' else 'heat'})" for level in levels]
     opacity = [1.0 if level == "none" else shades[i] for i, level in enumerate(levels)]
     tooltip = [
@@ -72,19 +76,21 @@ def smallest(run: Run) -> Figure | None:
         texts = grid.base.transform_filter("datum.level != 'none'").mark_text(fontSize=10)
         ink = alt.condition("datum.dark", alt.value("var(--page)"), alt.value("var(--ink)"))
         layers.append(texts.encode(text="text:N", color=ink, tooltip=tooltip))
+    sizeless = " “yes” stands for a simplification that has no size." if "yes" in levels else ""
     shown = "number" if grid.legible else "colour (point at it for the number)"
     return Figure(
         name="heads_size",
         title="How much of a head is needed",
         caption=f"Each cell is a proxy that simplifies this head alone. Its {shown} is the "
-        f"smallest size with which at least {threshold(FAITHFUL)} of the model’s predictions stay "
-        "as they were; “?” where the lower end of the 95 % interval is below that; red where no "
-        "size that was tried is enough. Look for heads that need more on another split than on iid "
-        "(first). A head that needs little need not be simple: it may just not matter for what is "
-        "predicted here.",
-        chart=grid.chart(layers),
+        f"smallest size with which at least {threshold(FAITHFUL)} (or what is chosen) of the "
+        "model’s predictions stay as they were; “?” where the lower end of the 95 % interval is "
+        "below that; red where no size that was tried is enough. Look for heads that need more on "
+        "another split than on iid (first). A head that needs little need not be simple: it may "
+        f"just not matter for what is predicted here.{sizeless}",
+        chart=grid.chart(layers).transform_filter("datum.least == least"),
         data=frame,
-        choices=_menus(heads),
+        choices=[*_menus(heads), Choice("least", "At least", asked)],
+        values={"heading": lookup(dict(asked), "least")},
         panel=grid.panel,
     )
 
@@ -159,6 +165,7 @@ def gaps(run: Run) -> Figure | None:
         chart=chart,
         data=frame,
         choices=[*_menus(heads), _size_menu(heads)],
+        values={"heading": lookup(dict(_size_menu(heads).options), "at")},
         panel=grid.panel,
     )
 
@@ -257,7 +264,7 @@ def _menus(heads: Heads) -> list[Choice]:
 
 def _size_menu(heads: Heads) -> Choice:
     sizes = list(dict.fromkeys(text for text in heads.sizes.values() if text))
-    options = [(LARGEST, "the largest gap of all")] if len(sizes) > 1 else []
+    options = [(LARGEST, "the largest gap of all sizes")] if len(sizes) != 1 else []
     return Choice("at", "Size", [*options, *((text, text) for text in sizes)])
 
 
@@ -281,9 +288,11 @@ class _Grid:
 
     def __init__(self, frame: pl.DataFrame, splits: Sequence[str]) -> None:
         self.heads, self.splits = int(frame["head"].n_unique()), splits
-        wanted = (n for n in range(len(splits), 1, -1) if self._cell(n) >= LEGIBLE)
-        self.columns = next(wanted, min(2, len(splits)))
-        self.cell = max(CELL[0], min(CELL[1], self._cell(self.columns)))
+        named = LETTER * max(map(len, splits)) // self.heads + 1  # or panels' names would touch
+        wanted = range(len(splits), 1, -1)
+        fitting = (n for n in wanted if self._cell(n) >= max(LEGIBLE, named))
+        self.columns = next(fitting, min(2, len(splits)))
+        self.cell = max(CELL[0], min(max(CELL[1], named), self._cell(self.columns)))
         axis = alt.Axis(ticks=False, domain=False, labelAngle=0, labelOverlap=True)
         self.base = alt.Chart().encode(
             x=alt.X("head:O", title="head", axis=axis), y=alt.Y("layer:O", title="layer", axis=axis)
@@ -314,4 +323,5 @@ class _Grid:
                 spacing=BETWEEN,
             )
             .transform_filter("datum.method == method && datum.seed == seed")
+            .properties(title=alt.TitleParams(alt.ExprRef("heading")))
         )

@@ -20,6 +20,7 @@ FAITHFUL = 0.99
 
 More than is asked of other proxies: most heads alone change few predictions, whatever is done.
 """
+LEASTS = (FAITHFUL, 0.95, 0.9)  # shares that can be asked for
 
 HEAD = ["seed", "method", "layer", "head"]
 
@@ -32,15 +33,16 @@ class Heads:
         methods: ways of simplifying a head, without sizes, such as "SVD · query, key"; those that
             simplify keys or values that several query heads share say so.
         sizes: the size as text, such as "rank 8", of every method and size.
-        smallest: a row a seed, method, head and split: the smallest `size` whose same_prediction is
-            at least `FAITHFUL`, with its `value`, `low` and `high`; `text` is that size, with a
-            "?" if `low` is below `FAITHFUL`, and "none" if no size reaches it; then the numbers
-            are those of the best size.
+        smallest: a row a seed, method, head, split and `least`, one of `LEASTS`: the smallest
+            `size` whose same_prediction is at least so much, with its `value`, `low` and `high`.
+            `text` is that size, with a "?" if `low` is below `least`, and "none" if no size reaches
+            it; then the numbers are those of the best size.
         gaps: a row a seed, method, head, size and ood split: the gap in same_prediction, its
             interval, adjusted p-value and verdict.
         scores: a row a seed, method and head: its scores; the mean over those that share it if it
             is a key head. None if they were not measured.
         even: a row a seed: the scores of attention that is spread evenly; None likewise.
+        shared_keys: whether several query heads read the same keys and values.
     """
 
     methods: list[str]
@@ -49,6 +51,7 @@ class Heads:
     gaps: pl.DataFrame
     scores: pl.DataFrame | None
     even: pl.DataFrame | None
+    shared_keys: bool
 
     @property
     def largest(self) -> pl.DataFrame:
@@ -81,12 +84,13 @@ class Heads:
         of_heads = _joined(gaps.filter(same), proxies).select(*HEAD, "shared", "size", *numbers)
         cells = _joined(results.filter(same, pl.col("facet").is_null()), proxies)
         by_head = even = None
+        group = model["heads"] // model.get("key_heads", model["heads"])
         if scores is not None and not scores.is_empty():
-            group = model["heads"] // model.get("key_heads", model["heads"])
             by_head = _of_edited(scores.drop_nulls("layer"), proxies, group)
             even = scores.filter(pl.col("layer").is_null())
         methods = proxies["method"].unique(maintain_order=True).to_list()
-        return cls(methods, sizes, _smallest(cells), of_heads, by_head, even)
+        smallest = pl.concat([_smallest(cells, least) for least in LEASTS])
+        return cls(methods, sizes, smallest, of_heads, by_head, even, group > 1)
 
 
 Sizes = dict[tuple[str, float | None], str]
@@ -144,17 +148,18 @@ def _joined(frame: pl.DataFrame, proxies: pl.DataFrame) -> pl.DataFrame:
     return frame.drop("method").join(proxies, on="simplification", maintain_order="left")
 
 
-def _smallest(cells: pl.DataFrame) -> pl.DataFrame:
-    reached = pl.col("value") >= FAITHFUL
+def _smallest(cells: pl.DataFrame, least: float) -> pl.DataFrame:
+    reached = pl.col("value") >= least
     by_split = [*HEAD, "shared", "split"]
     cells = cells.select(*by_split, "role", "size", "value", "low", "high")
+    cells = cells.with_columns(least=pl.lit(least))
     first = cells.filter(reached).sort("size", nulls_last=True, maintain_order=True)
     first = first.group_by(by_split, maintain_order=True).first()
     best = cells.sort("value", descending=True, maintain_order=True)
     best = best.group_by(by_split, maintain_order=True).first()
     missing = best.join(first, on=by_split, how="anti", maintain_order="left")
     size = pl.col("size").map_elements(lambda x: f"{x:g}", return_dtype=pl.String)
-    doubt = pl.when(pl.col("low") >= FAITHFUL).then(pl.lit("")).otherwise(pl.lit("?"))
+    doubt = pl.when(pl.col("low") >= least).then(pl.lit("")).otherwise(pl.lit("?"))
     return pl.concat(
         [
             first.with_columns(text=size.fill_null("yes") + doubt, level=size.fill_null("yes")),
@@ -186,7 +191,9 @@ def rows(heads: Heads, method: str, splits: Sequence[str]) -> list[dict[str, Any
         are none).
     """
     keys = ["seed", "layer", "head"]
-    smallest = heads.smallest.filter(method=method).pivot(on="split", index=keys, values="text")
+    smallest = heads.smallest.filter(method=method, least=FAITHFUL).pivot(
+        on="split", index=keys, values="text"
+    )
     table = heads.largest.filter(method=method).join(smallest, on=keys, how="full", coalesce=True)
     if heads.scores is not None:
         table = table.join(heads.scores.filter(method=method), on=keys, how="left")

@@ -152,6 +152,7 @@ def _page(run: Run, figures: dict[str, Figure]) -> str:
         signs={verdict: sign for verdict, (_, _, sign, _) in charts_verdicts.VERDICTS.items()},
         heads=_heads(run),
         head_faithful=FAITHFUL,
+        shared_keys=run.heads is not None and run.heads.shared_keys,
         means=_means(run),
         checks=_checks(run),
         facts=_facts(run),
