@@ -209,6 +209,11 @@ def test_a_killed_audit_goes_on(model: HuggingFace, task: Task, tmp_path: Path) 
         cell.unlink()
     for name in ("results.parquet", "gaps.parquet", "claims.json", "report.html"):
         (first.path / name).unlink()
+    scores = pl.read_parquet(first.path / "seed-0" / "heads.parquet")
+    assert scores.select("layer", "head").rows() == [
+        *((layer, head) for layer in range(3) for head in range(4)),
+        (None, None),
+    ]
     again = audit_given(model, task, SIMPLIFY, tmp_path / "run")
     assert (again.path / "results.parquet").read_bytes() == before
 
@@ -237,6 +242,7 @@ def test_the_command_line(folder: Path, tmp_path: Path, anamorph: Any) -> None:
     code, text = anamorph(*given, *spec, "--sequences", 40, "--length", 16, "--out", out)
     assert code == 0, text
     assert "svd(rank=8)@1.0" in text and "Report:" in text
+    assert "the largest gap of each head" in " ".join(text.split()) and "4 of 4 heads" in text
     assert json.loads((out / "spec.json").read_text())["model"]["class"] == "LlamaForCausalLM"
     for wrong, message in (
         ([*spec, "--out", tmp_path / "x"], "Give either a run folder"),

@@ -1,4 +1,4 @@
-"""What the paper leaves open, and what was chosen: said in every run, never called the paper's."""
+"""What was chosen, and why: said in every run, and never called the paper's where it is ours."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -85,6 +85,7 @@ def choices_of_given(spec: Mapping[str, Any]) -> list[Choice]:
 
 
 def _of_every_audit(spec: Mapping[str, Any]) -> list[Choice]:
+    given = spec["training"] is None  # then there is no paper to follow
     return [
         Choice(
             what="What is fitted to",
@@ -94,7 +95,10 @@ def _of_every_audit(spec: Mapping[str, Any]) -> list[Choice]:
         Choice(
             what="Verdicts",
             choice=", ".join(f"{k} {v:.3g}" for k, v in spec["audit"]["thresholds"].items()),
-            why="No thresholds of the paper are known. These are ours; the numbers stand by.",
+            why=(
+                ("" if given else "No thresholds of the paper are known. ")
+                + "These are ours; the numbers stand by."
+            ),
         ),
         Choice(
             what="Same attention",

@@ -21,7 +21,15 @@ from anamorph.models.load import load_pretrained
 from anamorph.runs import Run, open_run, write_json
 from anamorph.simplifications import Attachment, Proxy, Sweep, check_proxies, sweep
 from anamorph.specification import AuditOptions, AuditSpec
-from anamorph.steps import Watch, audit_seed, fit_seed, ignore, report_run, tabulate_run
+from anamorph.steps import (
+    Watch,
+    audit_seed,
+    fit_seed,
+    ignore,
+    report_run,
+    score_heads,
+    tabulate_run,
+)
 from anamorph.tasks import Task, text_task
 from anamorph.tasks.batches import collate
 from anamorph.tasks.checks import check_context, check_direction, check_vocabulary
@@ -107,6 +115,7 @@ def audit_given(
     with model.session():
         fitted = fit_seed(run, how, task, model, proxies, 0, watch)
         audit_seed(run, how, task, model, fitted, 0, watch, batch_tokens=batch_tokens, **stop)
+        score_heads(run, task, model, proxies, 0, watch, batch_tokens)
     tabulate_run(run, how, task, proxies)
     write_json(run.path / "claims.json", [])
     report_run(run, watch)

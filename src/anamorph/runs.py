@@ -5,6 +5,7 @@ spec.json                           what was asked for, and where and with what 
 seed-N/model.safetensors            the model; `history.parquet` beside it has its curves
 seed-N/simplifications.safetensors  what was fitted to it
 seed-N/cells/SPLIT/*.parquet        per-sequence sums of each proxy on each split
+seed-N/heads.parquet                scores of attention heads, if proxies edit single heads
 seed-N/views/*.parquet              what the report draws beside the numbers
 results.parquet, gaps.parquet       every number, every gap and verdict
 claims.json, checks.json            the paper's claims as measured; the self-checks

@@ -7,10 +7,13 @@ killed one stopped.
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import polars as pl
+
 from anamorph import claims, report
 from anamorph.audit import describe_proxies, fit_on_train, scored_sequences
-from anamorph.engine import audit_split
+from anamorph.engine import BATCH_TOKENS, audit_split
 from anamorph.faithfulness import CellSums, SumIndex, tabulate
+from anamorph.heads import edited_head, head_scores
 from anamorph.models.base import Model
 from anamorph.runs import CellFiles, Run, write_json, write_table
 from anamorph.simplifications import FittedProxies, Proxy
@@ -85,6 +88,26 @@ def audit_seed(
             ),
             **options,
         )
+
+
+def score_heads(
+    run: Run,
+    task: Task,
+    model: Model,
+    proxies: Sequence[Proxy],
+    seed: int,
+    watch: Watch,
+    batch_tokens: int = BATCH_TOKENS,
+) -> None:
+    """Write `heads.parquet` of a seed, if some proxy edits a single head."""
+    path = run.seed(seed) / "heads.parquet"
+    if path.exists() or not any(edited_head(p.sites, model.sites) for p in proxies):
+        return
+    step = f"seed {seed}: head scores"
+    watch(Event(step, 0, 1))
+    scores = head_scores(model, task.reference, batch_tokens=batch_tokens)
+    write_table(path, scores.select(pl.lit(seed, pl.Int64).alias("seed"), pl.all()))
+    watch(Event(step, 1, 1))
 
 
 def tabulate_run(run: Run, audit: AuditSpec, task: Task, proxies: Sequence[Proxy]) -> None:

@@ -28,7 +28,16 @@ from anamorph.models.decoder import Decoder
 from anamorph.runs import Run, load_run, open_run, write_json
 from anamorph.simplifications import Proxy, check_proxies
 from anamorph.specification import StudySpec
-from anamorph.steps import Event, Watch, audit_seed, fit_seed, ignore, report_run, tabulate_run
+from anamorph.steps import (
+    Event,
+    Watch,
+    audit_seed,
+    fit_seed,
+    ignore,
+    report_run,
+    score_heads,
+    tabulate_run,
+)
 from anamorph.tasks import Task, load_task
 from anamorph.tasks.batches import collate
 from anamorph.training import default_model, train
@@ -163,6 +172,7 @@ def _run_seed(spec: StudySpec, run: Run, task: Task, seed: int, watch: Watch) ->
     model = train_seed(spec, run, task, seed, watch)
     fitted = fit_seed(run, spec.audit, task, model, proxies, seed, watch)
     audit_seed(run, spec.audit, task, model, fitted, seed, watch)
+    score_heads(run, task, model, proxies, seed, watch)
 
 
 def train_seed(spec: StudySpec, run: Run, task: Task, seed: int, watch: Watch) -> Decoder:

@@ -4,7 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from heads_run import write
 from synthetic_run import NASTY
+
+from anamorph.report import render
 
 playwright = pytest.importorskip("playwright.sync_api")
 
@@ -121,6 +124,25 @@ def test_keyboard_reaches_the_content_and_the_menus(opened: Opened) -> None:
         page.keyboard.press("Tab")
         reached.add(page.evaluate("document.activeElement.tagName"))
     assert {"A", "SUMMARY", "SELECT"} <= reached
+
+
+def test_heads_are_drawn_and_their_menus_change_them(
+    browser: "playwright.Browser", tmp_path: Path
+) -> None:
+    page = browser.new_page()
+    opened = Opened(page, render(write(tmp_path / "run")).as_uri())
+    for figure, menu, text in (
+        ("heads_size", "At least", "90\N{NO-BREAK SPACE}% same predictions"),
+        ("heads_gap", "Size", "rank 4"),
+        ("heads_scores", "Simplified", "SVD · key of shared key heads"),
+    ):
+        before = page.inner_html(f"#figure-{figure} svg")
+        label = page.locator(f"#figure-{figure} .vega-bind label", has_text=menu)
+        label.locator("select").select_option(label=text)
+        page.wait_for_timeout(200)
+        assert page.inner_html(f"#figure-{figure} svg") != before, figure
+    opened.still_clean()
+    page.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

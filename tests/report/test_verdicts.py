@@ -80,6 +80,13 @@ def test_illusions_and_viewed_proxies_are_told_first(rendered: Path) -> None:
         ("kmeans(seed=1, clusters=16)@3.mlp", 16.0, "kmeans(seed=1)@3.mlp", "clusters"),
         ("onehot@1.*.pattern", None, "onehot@1.*.pattern", ""),
         ("svd(rank=4)@1.*.key;onehot@1.*.pattern", 4.0, "svd@1.*.key;onehot@1.*.pattern", "rank"),
+        ("svd(rank=2)@1.1.query;svd(rank=2)@1.0.key", 2, "svd@1.1.query;svd@1.0.key", "rank"),
+        (
+            "svd(rank=2)@1.0.key;pca(rank=20)@1.0.query",
+            2,
+            "svd@1.0.key;pca(rank=20)@1.0.query",
+            "rank",
+        ),
     ],
 )
 def test_split_size(spec: str, size: float | None, rest: str, name: str) -> None:

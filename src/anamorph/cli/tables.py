@@ -21,6 +21,7 @@ MARK = {
     "illusion (mixed)": "◆",
     "unfaithful everywhere": "–",
 }
+MOST_HEADS = 20  # rows
 LEGEND = ", ".join(f"{mark} {verdict}" for verdict, mark in MARK.items())
 
 
@@ -52,6 +53,7 @@ def print_run(run: Run, console: Console) -> None:
         cells = [_cell(same[split], verdicts.get((name, split))) for split in splits]
         table.add_row(escape(name), *cells)
     console.print(table)
+    _print_heads(run, splits, console)
     for claim in run.claims:
         console.print(
             f"{claim['id']} {claim['status']}: {escape(claim['claim'])}\n"
@@ -61,6 +63,37 @@ def print_run(run: Run, console: Console) -> None:
     counts = pl.Series([v for v in verdicts.values() if v], dtype=pl.String).value_counts(sort=True)
     said = ", ".join(f"{row['count']} {row['']}" for row in counts.to_dicts())
     console.print(f"Verdict on {len(verdicts)} cells: {said}.", highlight=False)
+
+
+def _print_heads(run: Run, splits: list[str], console: Console) -> None:
+    """The heads with the largest gaps, if proxies edit single heads."""
+    from anamorph.report.heads import FAITHFUL, Heads, rows  # drawing takes long to import
+
+    heads = Heads.of(run.results, run.gaps, run.spec["model"], None)
+    for method in heads.methods if heads else ():
+        assert heads is not None
+        found = rows(heads, method, splits)
+        table = Table(
+            title=f"{escape(method)}: the smallest size with {FAITHFUL:.0%} of predictions in "
+            "common, and the largest gap of each head",
+            caption=f"{min(MOST_HEADS, len(found))} of {len(found)} heads, the largest gaps first; "
+            "? the interval reaches below",
+        )
+        for column in ("head", *splits, "gap, points", "interval", "at"):
+            words = column in ("head", "at")
+            table.add_column(column.replace("_", " "), justify="left" if words else "right")
+        for row in found[:MOST_HEADS]:
+            name = (
+                f"{row['name']}, seed {row['seed']}" if len(run.spec["seeds"]) > 1 else row["name"]
+            )
+            gap, low, high = (
+                "–" if row[key] is None else f"{100 * row[key]:.1f}"
+                for key in ("gap", "low", "high")
+            )
+            at = [row["split"], row["size_text"]]
+            where = ", ".join(part.replace("_", " ") for part in at if part)
+            table.add_row(name, *row["smallest"], gap, f"{low} to {high}", where)
+        console.print(table)
 
 
 def print_curves(run: Run, console: Console) -> None:

@@ -8,7 +8,7 @@ import polars as pl
 from anamorph.report.data import Run
 from anamorph.report.figure import TABLE, Choice, Figure, lookup
 from anamorph.report.theme import split_scale, split_shapes
-from anamorph.report.words import METRICS, method_label, split_label, threshold
+from anamorph.report.words import METRICS, method_label, some_of, split_label, threshold
 
 PANEL = 285  # pixels
 PARTS = {
@@ -22,7 +22,8 @@ PARTS = {
 
 def against_size(run: Run) -> Figure | None:
     """A metric against rank or clusters: a line a split with its band, a panel a family."""
-    sized = {p.simplification: p for p in run.proxies if p.size_name}
+    families = run.telling_families
+    sized = {p.simplification: p for some in families.values() for p in some if p.size_name}
     if not sized:
         return None
     metrics = [m for m in run.metrics if not m.startswith("model_") or m == "model_only_right"]
@@ -39,7 +40,7 @@ def against_size(run: Run) -> Figure | None:
         split=pl.col("split").str.replace_all("_", " "),
         seed=pl.col("seed").cast(pl.String).fill_null("all"),
     )
-    families = list(dict.fromkeys(p.title for p in sized.values()))
+    titles = list(dict.fromkeys(p.title for p in sized.values()))
     sizes = " or ".join(dict.fromkeys(p.size_name for p in sized.values()))
     color = alt.Color("split:N", scale=split_scale(run.splits), title=None)
     pick = alt.selection_point(fields=["split"], bind="legend", name="pick")
@@ -97,19 +98,20 @@ def against_size(run: Run) -> Figure | None:
         alt.layer(*layers, data=TABLE)
         .add_params(pick)
         .properties(width=PANEL, height=170)
-        .facet(facet=alt.Facet("family:N", sort=families, title=None), columns=3, spacing=24)
+        .facet(facet=alt.Facet("family:N", sort=titles, title=None), columns=3, spacing=24)
         .transform_filter("datum.metric == metric")
         .resolve_scale(x="independent")
         .properties(title=alt.TitleParams(alt.ExprRef("heading")))
     )
     seeds = " Thin lines are single seeds." if len(run.seeds) > 1 else ""
+    rest = some_of(len(families), len(run.families), "families of proxies")
     return Figure(
         name="faithfulness",
         title="Faithfulness against size",
         caption="A line a split, with its 95 % band; the dashed line is the threshold of "
         f"{threshold(run.thresholds['faithful'])} for looking right. Look for splits that stay "
         f"apart from iid (dark) at a size where iid has already come close.{seeds} Choose a split "
-        "in the legend to single it out.",
+        f"in the legend to single it out.{rest}",
         chart=chart,
         data=frame,
         choices=[Choice("metric", "Metric", [(m, METRICS[m].label) for m in metrics])],

@@ -8,7 +8,7 @@ import polars as pl
 from anamorph.report.data import Run
 from anamorph.report.figure import TABLE, Choice, Figure, lookup
 from anamorph.report.theme import split_scale, split_shapes
-from anamorph.report.words import METRICS, split_label, threshold
+from anamorph.report.words import METRICS, some_of, split_label, threshold
 
 # Verdict: fill, text on it, sign in the cell (so that colour is not needed), short form.
 VERDICTS = {
@@ -26,7 +26,8 @@ def matrix(run: Run) -> Figure:
     """Proxies × splits: the share of same predictions as text, the verdict as colour."""
     rows = []
     cells = {(r["simplification"], r["split"]): r for r in run.judged.iter_rows(named=True)}
-    for number, proxies in enumerate(run.families.values()):
+    families = run.telling_families
+    for number, proxies in enumerate(families.values()):
         for place, proxy in enumerate(proxies):
             for split in run.ood:
                 cell = cells.get((proxy.simplification, split))
@@ -50,14 +51,15 @@ def matrix(run: Run) -> Figure:
                     | {k: cell[k] for k in ("gap", "low", "high", "p_value")}
                 )
     frame = pl.DataFrame(rows, infer_schema_length=None)
-    parts = [_family(run, n, title, n == 0) for n, title in enumerate(run.families)]
+    parts = [_family(run, n, title, n == 0) for n, title in enumerate(families)]
     level = threshold(run.thresholds["faithful"])
+    rest = some_of(len(families), len(run.families), "families of proxies; the table has all")
     return Figure(
         name="verdicts",
         title="Verdicts, proxy by proxy and split by split",
         caption="Numbers are same predictions in per cent, colours are verdicts against iid (first "
         f"column). Look along a row: where iid is at {level} or more and a later cell is "
-        "coloured ▼ or ▲, the simplified view held only where it was fitted.",
+        f"coloured ▼ or ▲, the simplified view held only where it was fitted.{rest}",
         chart=alt.vconcat(*parts, spacing=32, data=TABLE, bounds="flush").resolve_scale(
             fill="shared", color="shared"
         ),
@@ -200,7 +202,7 @@ def gaps(run: Run) -> Figure | None:
         .transform_filter("datum.metric == metric")
         .properties(title=alt.TitleParams(alt.ExprRef("heading")))
     )
-    rest = f" Shown are {len(shown)} of {len(worst)} proxies." if len(worst) > len(shown) else ""
+    rest = some_of(len(shown), len(worst), "proxies")
     return Figure(
         name="gaps",
         title="The generalization gap",

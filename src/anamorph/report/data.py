@@ -11,9 +11,12 @@ import polars as pl
 from polars.exceptions import PolarsError
 
 from anamorph.errors import AnamorphError
+from anamorph.heads import SCORES
+from anamorph.report.heads import Heads
 from anamorph.report.words import METRICS, method_label, sites_label, split_size
 
 IDENTITY = "identity"
+MOST_FAMILIES = 12  # of proxies, where each takes room; a sweep by head has one a head
 
 RESULTS = frozenset(
     [
@@ -101,6 +104,7 @@ class Run:
     history: pl.DataFrame | None
     views: dict[str, pl.DataFrame]
     view_seed: int | None
+    head_scores: pl.DataFrame | None = None
 
     @cached_property
     def proxies(self) -> list[Proxy]:
@@ -132,6 +136,13 @@ class Run:
         for proxy in self.proxies:
             families.setdefault(proxy.title, []).append(proxy)
         return families
+
+    @cached_property
+    def telling_families(self) -> dict[str, list[Proxy]]:
+        """The families to show where there is no room for all: the most telling, in their order."""
+        ranked = dict.fromkeys(proxy.title for proxy in self.telling(len(self.proxies)))
+        kept = list(ranked)[:MOST_FAMILIES]
+        return {title: proxies for title, proxies in self.families.items() if title in kept}
 
     @cached_property
     def splits(self) -> list[str]:
@@ -192,6 +203,12 @@ class Run:
             maintain_order="left",
         )
 
+    @cached_property
+    def heads(self) -> Heads | None:
+        """What was found of single heads; None if no proxy edits one alone."""
+        model = self.spec.get("model") or {}
+        return Heads.of(self.results, self.gaps, model, self.head_scores)
+
     def label(self, simplification: str) -> str:
         """A spec string in words."""
         for proxy in self.proxies:
@@ -246,6 +263,7 @@ def read(path: Path) -> Run:
                 "`anamorph run --out` wrote, or run the same command again to finish it."
             )
     history: list[pl.DataFrame] = []
+    heads: list[pl.DataFrame] = []
     views: dict[str, pl.DataFrame] = {}
     view_seed: int | None = None
     folders = sorted(path.glob("seed-*"), key=lambda folder: (len(folder.name), folder.name))
@@ -258,6 +276,10 @@ def read(path: Path) -> Run:
             columns = ["step", "tokens", "loss", "split", "accuracy", "cross_entropy"]
             frame = _table(file, columns).select(columns)
             history.append(frame.with_columns(seed=pl.lit(int(number))))
+        file = folder / "heads.parquet"
+        if file.is_file():
+            columns = ["seed", "layer", "head", *SCORES, "sequences"]
+            heads.append(_table(file, columns).select(columns))
         if not views:
             files = {name: folder / "views" / f"{name}.parquet" for name in VIEWS}
             found = {
@@ -278,6 +300,7 @@ def read(path: Path) -> Run:
         history=pl.concat(history, how="vertical_relaxed") if history else None,
         views=views,
         view_seed=view_seed,
+        head_scores=pl.concat(heads) if any(map(len, heads)) else None,
     )
 
 

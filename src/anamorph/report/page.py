@@ -4,6 +4,7 @@ import base64
 import hashlib
 import json
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,16 @@ from markupsafe import Markup
 
 from anamorph.errors import AnamorphError
 from anamorph.files import replacing
-from anamorph.report import charts_facets, charts_results, charts_verdicts, charts_views
-from anamorph.report.data import IDENTITY, Run, read
+from anamorph.report import (
+    charts_facets,
+    charts_heads,
+    charts_results,
+    charts_verdicts,
+    charts_views,
+)
+from anamorph.report.data import IDENTITY, MOST_FAMILIES, Run, read
 from anamorph.report.figure import VEGA_LITE, Figure
+from anamorph.report.heads import FAITHFUL, rows
 from anamorph.report.theme import CONFIG, DARK, FONT, LIGHT, MONO, css, in_light
 from anamorph.report.verdicts import headline, sentences
 from anamorph.report.words import (
@@ -31,6 +39,8 @@ from anamorph.report.words import (
 )
 
 SCALE = 2  # PNG pixels per point
+MOST_HEADS = 40  # rows of a table of heads that are not folded away
+CHOICES = ("What the paper leaves open, as chosen here", "What this audit assumes")
 MOST_MEANS = 3  # proxies whose pooled and per-sequence means stand side by side
 
 
@@ -69,6 +79,9 @@ def _figures(run: Run) -> dict[str, Figure]:
     """By the name under which the template places them; without those that have no data."""
     made: dict[str, Figure | None] = {
         "verdicts": charts_verdicts.matrix(run),
+        "heads_size": charts_heads.smallest(run),
+        "heads_gap": charts_heads.gaps(run),
+        "heads_scores": charts_heads.against_scores(run),
         "size": charts_results.against_size(run),
         "gaps": charts_verdicts.gaps(run),
         "accuracy": charts_results.accuracies(run),
@@ -133,14 +146,19 @@ def _page(run: Run, figures: dict[str, Figure]) -> str:
         style=Markup(style),
         hashes=" ".join(f"'sha256-{_hash(text)}'" for text in (bundle, script)),
         headline=headline(run),
-        sentences=sentences(run),
+        sentences=sorted(sentences(run), key=lambda s: s.title not in run.telling_families),
+        most_families=MOST_FAMILIES,
         cells=_cells(run),
         signs={verdict: sign for verdict, (_, _, sign, _) in charts_verdicts.VERDICTS.items()},
+        heads=_heads(run),
+        head_faithful=FAITHFUL,
+        shared_keys=run.heads is not None and run.heads.shared_keys,
         means=_means(run),
         checks=_checks(run),
         facts=_facts(run),
         metrics={name: METRICS[name] for name in run.metrics},
         words=WORDS,
+        choices_title=CHOICES[run.spec.get("training") is None],
         specification=json.dumps(
             {k: v for k, v in run.spec.items() if k not in ("choices", "environment")},
             indent=2,
@@ -173,6 +191,18 @@ def _cells(run: Run) -> list[dict[str, Any]]:
     place = {proxy.simplification: i for i, proxy in enumerate(run.proxies)}
     rows = run.judged.to_dicts()
     return sorted(rows, key=lambda r: (place[r["simplification"]], run.splits.index(r["split"])))
+
+
+def _heads(run: Run) -> list[dict[str, Any]]:
+    """A table a way of simplifying heads and seed: its title, and its rows in two parts."""
+    if run.heads is None:
+        return []
+    made = []
+    for method, seed in product(run.heads.methods, run.seeds):
+        found = [row for row in rows(run.heads, method, run.splits) if row["seed"] == seed]
+        title = f"{method}, seed {seed}" if len(run.seeds) > 1 else method
+        made.append({"title": title, "parts": (found[:MOST_HEADS], found[MOST_HEADS:])})
+    return made
 
 
 def _means(run: Run) -> list[tuple[str, list[float | None], list[float | None]]]:

@@ -163,7 +163,8 @@ def split_size(simplification: str, size: float | None) -> tuple[str, str]:
     found = re.search(rf"(\w+)={size:g}(?=[,)]),?\s*", simplification)
     if not found:
         return simplification, ""
-    rest = simplification[: found.start()] + simplification[found.end() :]
+    # Proxies of several attachments have the size in each.
+    rest = re.sub(rf"\b{found[1]}={size:g}(?=[,)]),?\s*", "", simplification)
     return re.sub(r",\s*\)", ")", rest).replace("()", ""), found[1]
 
 
@@ -196,3 +197,8 @@ def listing(items: Sequence[object], last: str = "and") -> str:
     """["a", "b", "c"] becomes "a, b and c"."""
     texts = [str(item) for item in items]
     return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} {last} {texts[-1]}"
+
+
+def some_of(shown: int, total: int, what: str) -> str:
+    """A sentence with a space in front, for captions: " Shown are 40 of 81 proxies."; or ""."""
+    return f" Shown are {shown} of {total} {what}." if shown < total else ""

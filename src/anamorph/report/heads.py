@@ -1,0 +1,209 @@
+"""Head by head: the smallest size that stays faithful, and the largest gap.
+
+Of proxies that edit a single head; seeds are kept apart, as the heads of two models have nothing
+to do with each other.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import polars as pl
+
+from anamorph.heads import SCORES, EditedHead, edited_head
+from anamorph.models.sites import HEAD_KINDS, LAYER_KINDS, Site
+from anamorph.report.words import method_label, split_size
+
+FAITHFUL = 0.99
+"""The share of same predictions from which a proxy of one head counts as faithful.
+
+More than is asked of other proxies: most heads alone change few predictions, whatever is done.
+"""
+LEASTS = (FAITHFUL, 0.95, 0.9)  # shares that can be asked for
+
+HEAD = ["seed", "method", "layer", "head"]
+
+
+@dataclass(frozen=True)
+class Heads:
+    """What was found of single heads.
+
+    Attributes:
+        methods: ways of simplifying a head, without sizes, such as "SVD · query, key"; those that
+            simplify keys or values that several query heads share say so.
+        sizes: the size as text, such as "rank 8", of every method and size.
+        smallest: a row a seed, method, head, split and `least`, one of `LEASTS`: the smallest
+            `size` whose same_prediction is at least so much, with its `value`, `low` and `high`.
+            `text` is that size, with a "?" if `low` is below `least`, and "none" if no size reaches
+            it; then the numbers are those of the best size.
+        gaps: a row a seed, method, head, size and ood split: the gap in same_prediction, its
+            interval, adjusted p-value and verdict.
+        scores: a row a seed, method and head: its scores; the mean over those that share it if it
+            is a key head. None if they were not measured.
+        even: a row a seed: the scores of attention that is spread evenly; None likewise.
+        shared_keys: whether several query heads read the same keys and values.
+    """
+
+    methods: list[str]
+    sizes: dict[tuple[str, float | None], str]
+    smallest: pl.DataFrame
+    gaps: pl.DataFrame
+    scores: pl.DataFrame | None
+    even: pl.DataFrame | None
+    shared_keys: bool
+
+    @property
+    def largest(self) -> pl.DataFrame:
+        """The row of `gaps` with the largest gap of every seed, method and head."""
+        rows = self.gaps.sort("gap", descending=True, maintain_order=True)
+        return rows.group_by(HEAD, maintain_order=True).first()
+
+    @classmethod
+    def of(
+        cls,
+        results: pl.DataFrame,
+        gaps: pl.DataFrame,
+        model: Mapping[str, Any],
+        scores: pl.DataFrame | None,
+    ) -> "Heads | None":
+        """From a run's tables; None if no proxy edits a single head.
+
+        Args:
+            results: as `results.parquet`.
+            gaps: as `gaps.parquet`.
+            model: `layers`, `heads` and, where query heads share keys, `key_heads`.
+            scores: all `heads.parquet`, or None.
+        """
+        found = _proxies(results, model)
+        if found is None:
+            return None
+        proxies, sizes = found
+        same = pl.col("seed").is_not_null() & (pl.col("metric") == "same_prediction")
+        numbers = ("split", "gap", "low", "high", "p_value", "verdict")
+        of_heads = _joined(gaps.filter(same), proxies).select(*HEAD, "shared", "size", *numbers)
+        cells = _joined(results.filter(same, pl.col("facet").is_null()), proxies)
+        by_head = even = None
+        group = model["heads"] // model.get("key_heads", model["heads"])
+        if scores is not None and not scores.is_empty():
+            by_head = _of_edited(scores.drop_nulls("layer"), proxies, group)
+            even = scores.filter(pl.col("layer").is_null())
+        methods = proxies["method"].unique(maintain_order=True).to_list()
+        smallest = pl.concat([_smallest(cells, least) for least in LEASTS])
+        return cls(methods, sizes, smallest, of_heads, by_head, even, group > 1)
+
+
+Sizes = dict[tuple[str, float | None], str]
+
+
+def _proxies(results: pl.DataFrame, model: Mapping[str, Any]) -> tuple[pl.DataFrame, Sizes] | None:
+    """simplification, method, layer, head and shared of the proxies of single heads."""
+    if model.get("heads", 0) < 2:
+        return None
+    sites = _sites(model)
+    rows: list[dict[str, Any]] = []
+    sizes: Sizes = {}
+    frame = results.select("simplification", "size", "sites").unique(maintain_order=True)
+    for simplification, size, where in frame.iter_rows():
+        head = edited_head(where, sites)
+        if head is None:
+            continue
+        family, name = split_size(simplification, size)
+        title = _method(family, head)
+        parts = [name, f"{size:g}"] if name else []
+        sizes[title, size] = " ".join(reversed(parts) if name.endswith("s") else parts)
+        rows.append(
+            {"simplification": simplification, "method": title}
+            | {"layer": head.layer, "head": head.head, "shared": head.shared}
+        )
+    return (pl.DataFrame(rows), sizes) if rows else None
+
+
+def _sites(model: Mapping[str, Any]) -> list[Site]:
+    layers, heads = range(model["layers"]), model["heads"]
+    of_kind = {"key": model.get("key_heads", heads), "value": model.get("key_heads", heads)}
+    of_heads = [
+        Site(layer, head, kind)
+        for layer, kind in product(layers, HEAD_KINDS)
+        for head in range(of_kind.get(kind, heads))
+    ]
+    return of_heads + [Site(layer, None, kind) for layer, kind in product(layers, LAYER_KINDS)]
+
+
+def _method(family: str, head: EditedHead) -> str:
+    """How a head is simplified, whichever: `svd@1.3.query;svd@1.1.key` is "SVD · query, key"."""
+    parts: dict[str, list[str]] = {}
+    for attachment in family.split(";"):
+        simplification, _, sites = attachment.rpartition("@")
+        kinds = sites.rpartition(".")[2].strip("{}").split(",")
+        parts.setdefault(method_label(simplification), []).extend(kinds)
+    named = [
+        f"{label} · {', '.join(kind for kind in HEAD_KINDS if kind in kinds)}"
+        for label, kinds in parts.items()
+    ]
+    return " and ".join(named) + (" of shared key heads" if head.shared else "")
+
+
+def _joined(frame: pl.DataFrame, proxies: pl.DataFrame) -> pl.DataFrame:
+    return frame.drop("method").join(proxies, on="simplification", maintain_order="left")
+
+
+def _smallest(cells: pl.DataFrame, least: float) -> pl.DataFrame:
+    reached = pl.col("value") >= least
+    by_split = [*HEAD, "shared", "split"]
+    cells = cells.select(*by_split, "role", "size", "value", "low", "high")
+    cells = cells.with_columns(least=pl.lit(least))
+    first = cells.filter(reached).sort("size", nulls_last=True, maintain_order=True)
+    first = first.group_by(by_split, maintain_order=True).first()
+    best = cells.sort("value", descending=True, maintain_order=True)
+    best = best.group_by(by_split, maintain_order=True).first()
+    missing = best.join(first, on=by_split, how="anti", maintain_order="left")
+    size = pl.col("size").map_elements(lambda x: f"{x:g}", return_dtype=pl.String)
+    doubt = pl.when(pl.col("low") >= least).then(pl.lit("")).otherwise(pl.lit("?"))
+    return pl.concat(
+        [
+            first.with_columns(text=size.fill_null("yes") + doubt, level=size.fill_null("yes")),
+            missing.with_columns(
+                text=pl.lit("none"), level=pl.lit("none"), size=pl.lit(None, pl.Float64)
+            ),
+        ]
+    ).sort("layer", "head", maintain_order=True)
+
+
+def _of_edited(scores: pl.DataFrame, proxies: pl.DataFrame, group: int) -> pl.DataFrame:
+    heads = proxies.select("method", "layer", "head", "shared").unique(maintain_order=True)
+    scores = scores.select("seed", "layer", "head", *SCORES)
+    shared = scores.with_columns(pl.col("head") // group, shared=pl.lit(True))
+    shared = shared.group_by("seed", "layer", "head", "shared", maintain_order=True).agg(
+        pl.col(SCORES).mean()
+    )
+    each = scores.with_columns(shared=pl.lit(False))
+    both = pl.concat([each, shared.select(each.columns)])
+    return heads.join(both, on=["layer", "head", "shared"], maintain_order="left").drop("shared")
+
+
+def rows(heads: Heads, method: str, splits: Sequence[str]) -> list[dict[str, Any]]:
+    """A table's rows, the largest gap first: what was found of every head with a method.
+
+    Returns:
+        of each `seed`, `name` ("4.3"), `smallest` (a text a split), `gap`, `low`, `high`, `at`
+        (size and split of the largest gap), `verdict`, and the scores by name (None where there
+        are none).
+    """
+    keys = ["seed", "layer", "head"]
+    smallest = heads.smallest.filter(method=method, least=FAITHFUL).pivot(
+        on="split", index=keys, values="text"
+    )
+    table = heads.largest.filter(method=method).join(smallest, on=keys, how="full", coalesce=True)
+    if heads.scores is not None:
+        table = table.join(heads.scores.filter(method=method), on=keys, how="left")
+    table = table.sort("gap", *keys, descending=[True, False, False, False], nulls_last=True)
+    return [
+        row
+        | {
+            "name": f"{row['layer']}.{row['head']}",
+            "smallest": [row.get(split) or "–" for split in splits],
+            "size_text": heads.sizes.get((method, row["size"]), ""),
+        }
+        for row in table.iter_rows(named=True)
+    ]
