@@ -16,7 +16,7 @@ from anamorph.simplifications import SVD, FittedProxies, parse
 from anamorph.tasks import Split
 
 PACKAGE = "anamorph"
-BATCH_TOKENS = 512  # small enough for the cache, and two batches to run side by side
+BATCH_TOKENS = 1_024  # as in `audit_given`
 
 
 def prepare(weights: Path, tokens: Tensor, projectors: Tensor) -> Callable[[], Tensor]:

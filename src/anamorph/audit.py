@@ -1,7 +1,9 @@
 """The audit: fit simplifications, put them into the model, compare on every split."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -10,7 +12,8 @@ import torch
 from anamorph.engine import BATCH_TOKENS, audit_split
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness import CellKey, CellSums, ProxyInfo, Thresholds, tabulate
-from anamorph.models.base import Batch, Model
+from anamorph.faithfulness.sums import WHOLE
+from anamorph.models.base import Batch, Key, Model, Recording
 from anamorph.simplifications import Attachment, FittedProxies, Proxy, expand, fit
 from anamorph.tasks import Split, Task
 from anamorph.tasks.batches import collate, plan
@@ -78,6 +81,42 @@ def audit(
         thresholds=thresholds,
     )
     return Audit(results, gaps, fitted)
+
+
+def noise_floor(
+    model: Model, task: Task, *, sequences: int = 16, device: torch.device | str = "cpu"
+) -> dict[str, Any] | None:
+    """What rounding alone does to every metric.
+
+    Queries and keys of the first layer are projected onto all their dimensions, which changes
+    nothing but how the model's number format rounds, from there through all layers. Differences
+    below what comes out mean nothing.
+
+    Args:
+        model: the original, in inference mode.
+        task: its data; the reference split is measured on.
+        sequences: of the reference, and of `train`; the first so many.
+        device: where the model is.
+
+    Returns:
+        the mean of each metric, and `simplification`; None if the model has no queries.
+    """
+    first = Key(0, "query")
+    if not any((site.layer, site.kind) == first for site in model.sites):
+        return None
+    record: Recording = {first: None}
+    batch = collate(task.train, np.arange(1)).to(device)
+    with torch.inference_mode(), getattr(model, "session", nullcontext)():
+        model.layer(0, model.start(batch), record=record)
+    query = record[first]
+    assert query is not None
+    (proxy,) = expand([f"svd(rank={query.shape[-1]})@0.*.{{query,key}}"])
+    fitted = fit_on_train(model, [proxy], task, sequences, device)
+    part = scored_sequences(task.reference, sequences)
+    sums = audit_split(model, part, task.candidates, list(fitted.values()), device=device)[proxy]
+    rows = np.flatnonzero(sums.index.facet == WHOLE)
+    means = sums.sums[:, rows].sum(1).cpu() / sums.index.tokens[rows].sum()
+    return {"simplification": str(proxy), **dict(zip(sums.metrics, means.tolist(), strict=True))}
 
 
 def with_identity(simplify: Sequence[str | Attachment | Proxy]) -> list[Proxy]:

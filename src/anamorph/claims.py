@@ -5,7 +5,7 @@ docstring, or *not tested here* where the study has not what it needs, and gives
 Source of the claims: Friedman et al. 2023, arXiv 2312.03656.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -59,34 +59,38 @@ def measure(results: pl.DataFrame, gaps: pl.DataFrame, spec: Mapping[str, Any]) 
     return found
 
 
-def self_checks(results: pl.DataFrame, spec: Mapping[str, Any]) -> dict[str, Any]:
-    """The worst numbers of the identity proxy, and of the proxies that should equal the model.
+def self_checks(results: pl.DataFrame, noise: Sequence[Mapping[str, Any] | None]) -> dict[str, Any]:
+    """The worst numbers of the identity proxy, and the noise floor.
+
+    Args:
+        results: of a run.
+        noise: `anamorph.audit.noise_floor` of each seed.
 
     Returns:
-        `identity`: metric to worst value; `noise_floor`: the same for full-rank SVD and PCA, with
-        the spec string, or None if none was run.
+        `identity`: metric to worst value; `noise_floor`: the same over the seeds, with the spec
+        string, or None if none was measured.
     """
-    model = spec["model"]
-    width = model.get("head_width", model["width"] // model["heads"])
-    whole = results.filter(pl.col("facet").is_null())
-    full = whole.filter(pl.col("method").is_in(["svd", "pca"]) & (pl.col("size") >= width))
-    noise = None
-    if len(full):
-        names = full["simplification"].unique(maintain_order=True).to_list()
-        noise = {"simplification": ", ".join(names), **_worst(full)}
+    identity = results.filter(pl.col("facet").is_null() & (pl.col("method") == "identity"))
+    floors = [floor for floor in noise if floor is not None]
     return {
-        "identity": _worst(whole.filter(pl.col("method") == "identity")),
-        "noise_floor": noise,
+        "identity": _worst(
+            {m: rows["value"].to_list() for (m,), rows in identity.group_by("metric")}
+        ),
+        "noise_floor": {
+            "simplification": floors[0]["simplification"],
+            **_worst({m: [f[m] for f in floors] for m in floors[0]}),
+        }
+        if floors
+        else None,
     }
 
 
-def _worst(rows: pl.DataFrame) -> dict[str, float]:
-    worst = {}
-    for metric in ("same_prediction", "same_attention"):
-        worst[metric] = rows.filter(pl.col("metric") == metric)["value"].min()
-    for metric in ("attention_jsd", "output_jsd", "output_kl"):
-        worst[metric] = rows.filter(pl.col("metric") == metric)["value"].max()
-    return {metric: value for metric, value in worst.items() if value is not None}  # type: ignore[misc]
+def _worst(values: Mapping[Any, Sequence[float]]) -> dict[str, float]:
+    highest = ("attention_jsd", "output_jsd", "output_kl")
+    lowest = ("same_prediction", "same_attention")
+    return {m: min(values[m]) for m in lowest if m in values} | {
+        m: max(values[m]) for m in highest if m in values
+    }
 
 
 class _Tables:

@@ -116,7 +116,8 @@ def audit_split(
 
     with getattr(model, "session", nullcontext)():
         if until is None:
-            batches = _batches(split, np.arange(len(split)), batch_tokens)
+            workers = torch.get_num_threads() if torch.device(device).type == "cpu" else 1
+            batches = _batches(split, np.arange(len(split)), batch_tokens, workers)
             for done, _ in enumerate(side_by_side(whole, batches[::-1], device), start=1):
                 watch(done, len(batches))
         else:
@@ -157,7 +158,7 @@ def side_by_side(
         yield from map(work, items)
         return
     torch.set_num_threads(1)
-    pool = ThreadPoolExecutor(threads)
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
     try:
         yield from pool.map(work, items)
     finally:
@@ -166,11 +167,21 @@ def side_by_side(
 
 
 def _batches(
-    split: Split, sequences: NDArray[np.int64], batch_tokens: int
+    split: Split, sequences: NDArray[np.int64], batch_tokens: int, workers: int = 1
 ) -> list[NDArray[np.int64]]:
-    """Batches of the given sequences, alike in length."""
+    """Batches of the given sequences, alike in length, as many for every worker."""
     order = sequences[np.argsort(split.lengths[sequences], kind="stable")]
-    return [order[part] for part in plan(split.lengths[order], batch_tokens)]
+    lengths = split.lengths[order]
+    batches = plan(lengths, batch_tokens)
+    most = -(-len(batches) // workers) * workers
+    even = sum(int(lengths[part].max()) * len(part) for part in batches) // most
+    while workers > 1 and even < batch_tokens:
+        smaller = plan(lengths, even)
+        if len(smaller) <= most:
+            batches = smaller
+            break
+        even += 1 + even // 50
+    return [order[part] for part in batches]
 
 
 class _Following:

@@ -26,6 +26,7 @@ from anamorph.steps import (
     audit_seed,
     fit_seed,
     ignore,
+    measure_noise,
     report_run,
     score_heads,
     tabulate_run,
@@ -115,6 +116,7 @@ def audit_given(
     with model.session():
         fitted = fit_seed(run, how, task, model, proxies, 0, watch)
         audit_seed(run, how, task, model, fitted, 0, watch, batch_tokens=batch_tokens, **stop)
+        measure_noise(run, task, model, 0, watch)
         score_heads(run, task, model, proxies, 0, watch, batch_tokens)
     tabulate_run(run, how, task, proxies)
     write_json(run.path / "claims.json", [])

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from anamorph import claims, report
-from anamorph.audit import describe_proxies, fit_on_train, scored_sequences
+from anamorph.audit import describe_proxies, fit_on_train, noise_floor, scored_sequences
 from anamorph.engine import BATCH_TOKENS, audit_split
 from anamorph.faithfulness import CellSums, SumIndex, tabulate
 from anamorph.heads import edited_head, head_scores
 from anamorph.models.base import Model
-from anamorph.runs import CellFiles, Run, write_json, write_table
+from anamorph.runs import CellFiles, Run, read_json, write_json, write_table
 from anamorph.simplifications import FittedProxies, Proxy
 from anamorph.specification import AuditSpec
 from anamorph.tasks import Task
@@ -110,6 +110,16 @@ def score_heads(
     watch(Event(step, 1, 1))
 
 
+def measure_noise(run: Run, task: Task, model: Model, seed: int, watch: Watch) -> None:
+    """Write `noise.json` of a seed."""
+    path = run.seed(seed) / "noise.json"
+    if not path.exists():
+        step = f"seed {seed}: noise floor"
+        watch(Event(step, 0, 1))
+        write_json(path, noise_floor(model, task))
+        watch(Event(step, 1, 1))
+
+
 def tabulate_run(run: Run, audit: AuditSpec, task: Task, proxies: Sequence[Proxy]) -> None:
     """Write `results.parquet` and `gaps.parquet` from the cells."""
     indexes = {
@@ -131,7 +141,8 @@ def tabulate_run(run: Run, audit: AuditSpec, task: Task, proxies: Sequence[Proxy
 
 def report_run(run: Run, watch: Watch) -> None:
     """Write `checks.json`, and the report."""
-    write_json(run.path / "checks.json", claims.self_checks(run.results, run.spec))
+    noise = [read_json(run.seed(seed) / "noise.json") for seed in run.spec["seeds"]]
+    write_json(run.path / "checks.json", claims.self_checks(run.results, noise))
     watch(Event("report", 0, 1))
     report.render(run.path)
     watch(Event("report", 1, 1))

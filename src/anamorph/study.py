@@ -34,6 +34,7 @@ from anamorph.steps import (
     audit_seed,
     fit_seed,
     ignore,
+    measure_noise,
     report_run,
     score_heads,
     tabulate_run,
@@ -172,6 +173,7 @@ def _run_seed(spec: StudySpec, run: Run, task: Task, seed: int, watch: Watch) ->
     model = train_seed(spec, run, task, seed, watch)
     fitted = fit_seed(run, spec.audit, task, model, proxies, seed, watch)
     audit_seed(run, spec.audit, task, model, fitted, seed, watch)
+    measure_noise(run, task, model, seed, watch)
     score_heads(run, task, model, proxies, seed, watch)
 
 

@@ -30,7 +30,7 @@ NATS = math.log(2)  # in a bit
 
 # Elements in a block of intermediate values: on a CPU small enough that the passes over it stay in
 # a core's cache, large enough that the overhead of a torch call does not count.
-BLOCK = 2**18
+BLOCK = 2**19
 BLOCK_ELSEWHERE = 2**26
 
 # Log-probabilities of the model above this, and sums of the proxy's in this range, are safe from
