@@ -39,7 +39,7 @@ from anamorph.tasks.batches import Targets, collate, plan, targets
 
 BATCH_TOKENS = 4_096
 LOOK = 16  # sequences between two looks at whether a cell may stop
-LOGITS = 32 * 2**20  # bytes for the logits of one proxy at some positions
+LOGITS = 128 * 2**20  # bytes for the logits of one proxy at some positions
 MEMORY = 8 * 2**20  # bytes for the widest tensor of a stack: what stays in the cache is faster
 ATTENTION_KINDS = ("query", "key", "pattern")
 
