@@ -18,6 +18,7 @@ from anamorph.cli import main
 from anamorph.engine import LOOK, audit_split
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness.confidence import RatioSequence
+from anamorph.faithfulness.sums import WHOLE
 from anamorph.given import audit_given
 from anamorph.models.huggingface import HuggingFace
 from anamorph.models.load import load_pretrained
@@ -171,6 +172,27 @@ def test_numbers_do_not_depend_on_the_batch(
         assert (min(seen) < len(task.splits["b"])) == (until is not None)
     for other in tables[1:]:
         torch.testing.assert_close(tables[0], other, atol=1e-6 * 24, rtol=1e-6)
+
+
+def test_numbers_do_not_depend_on_order_or_padding(model: HuggingFace, task: Task) -> None:
+    """Sorted, shuffled, and one sequence at a time without any padding."""
+    proxies = sweep(SIMPLIFY, model.sites)
+    fitted = list(fit_on_train(model, proxies, task, 30).values())
+    split = task.splits["b"]
+    assert len(set(split.lengths)) > 5
+    shuffled = np.random.default_rng(0).permutation(len(split))
+    by_sequence = []
+    for order, tokens in (
+        (np.argsort(split.lengths, kind="stable"), 4096),
+        (shuffled, 4096),
+        (shuffled, 1),
+    ):
+        cells = audit_split(model, split.take(order), task.candidates, fitted, batch_tokens=tokens)
+        whole = np.flatnonzero(cells[proxies[0]].index.facet == WHOLE)
+        sums = torch.stack([cells[p].sums[:, whole] for p in proxies])
+        by_sequence.append(torch.empty_like(sums).index_copy_(2, torch.from_numpy(order), sums))
+    for other in by_sequence[1:]:
+        torch.testing.assert_close(by_sequence[0], other, atol=1e-6 * 24, rtol=1e-6)
 
 
 def test_a_cell_stops_when_its_confidence_sequence_is_narrow(

@@ -12,15 +12,17 @@ from anamorph.engine import audit_split
 from anamorph.faithfulness import METRICS
 from anamorph.models.huggingface import HuggingFace
 from anamorph.models.sites import Site
-from anamorph.simplifications import SVD, FittedProxies, parse
+from anamorph.simplifications import SVD, FittedProxies, FittedProxy, parse
 from anamorph.tasks import Split
 
 PACKAGE = "anamorph"
 BATCH_TOKENS = 1_024  # as in `audit_given`
 
 
-def prepare(weights: Path, tokens: Tensor, projectors: Tensor) -> Callable[[], Tensor]:
-    """What `work.Sweep` is to the others: a call gives [cell, metric] over all tokens."""
+def setting(
+    weights: Path, tokens: Tensor, projectors: Tensor
+) -> tuple[HuggingFace, Split, list[FittedProxy]]:
+    """The model, a split of all tokens, and the cells in their order."""
     model = HuggingFace(load_model(weights))
     sequences = tokens.flatten(0, 1).numpy()
     scored = np.ones(sequences.shape, bool)
@@ -43,7 +45,12 @@ def prepare(weights: Path, tokens: Tensor, projectors: Tensor) -> Callable[[], T
             axes = torch.linalg.eigh(projector.double()).eigenvectors[:, -rank:]
             simplification.components_ = axes.T.contiguous()
             placed[proxy][Site(cell.layer, cell.head, kind)] = simplification
-    fitted = list(FittedProxies(placed, model.layers).values())
+    return model, split, list(FittedProxies(placed, model.layers).values())
+
+
+def prepare(weights: Path, tokens: Tensor, projectors: Tensor) -> Callable[[], Tensor]:
+    """What `work.Sweep` is to the others: a call gives [cell, metric] over all tokens."""
+    model, split, fitted = setting(weights, tokens, projectors)
     candidates = np.arange(model.vocabulary)
     wanted = [
         METRICS.index(name)
@@ -53,7 +60,7 @@ def prepare(weights: Path, tokens: Tensor, projectors: Tensor) -> Callable[[], T
     def sweep() -> Tensor:
         found = audit_split(model, split, candidates, fitted, batch_tokens=BATCH_TOKENS)
         sums = torch.stack([found[f.proxy].sums[wanted].sum(1) for f in fitted])  # [cell, 4]
-        means = sums / int(scored.sum())
+        means = sums / int(split.scored.sum())
         return torch.stack([means[:, 0], means[:, 1], means[:, 2] - means[:, 3]], dim=1).float()
 
     return sweep

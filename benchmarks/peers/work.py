@@ -217,6 +217,11 @@ def random_model(shape: Shape, seed: int) -> GPT2LMHeadModel:
     return model
 
 
+def save_model(model: GPT2LMHeadModel, shape: Shape, weights: Path) -> None:
+    state = {k: v for k, v in model.state_dict().items() if k != "lm_head.weight"}  # tied
+    save_file(state, weights, {"shape": json.dumps(asdict(shape))})
+
+
 def fit_projectors(model: GPT2LMHeadModel, tokens: Tensor) -> Tensor:
     """[layer, head, rank, kind, dim, dim] from an SVD of the model's own queries and keys.
 
@@ -288,8 +293,7 @@ def main() -> None:
     projectors = fit_projectors(model, draw(FIT_SEQUENCES, shape.length))
     tokens = draw(options.batches, SEQUENCES, shape.length + 1)
     weights = options.folder / "weights.safetensors"
-    state = {k: v for k, v in model.state_dict().items() if k != "lm_head.weight"}  # tied
-    save_file(state, weights, {"shape": json.dumps(asdict(shape))})
+    save_model(model, shape, weights)
 
     sweep = hooks.EveryForward(weights, tokens, projectors)
     results = sweep()

@@ -60,6 +60,12 @@ def print_run(run: Run, console: Console) -> None:
             f"   [dim]{escape(claim['finding'])}",
             highlight=False,
         )
+    if floor := run.checks.get("noise_floor"):
+        console.print(
+            f"Noise floor (rounding alone): same prediction {floor['same_prediction']:.5f}, "
+            f"divergence of the outputs {floor['output_jsd']:.1e} bits.",
+            highlight=False,
+        )
     counts = pl.Series([v for v in verdicts.values() if v], dtype=pl.String).value_counts(sort=True)
     said = ", ".join(f"{row['count']} {row['']}" for row in counts.to_dicts())
     console.print(f"Verdict on {len(verdicts)} cells: {said}.", highlight=False)
