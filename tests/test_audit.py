@@ -1,5 +1,6 @@
 """The audit against a plain loop written here, and the laws that its numbers must keep."""
 
+import copy
 import math
 import pickle
 import resource
@@ -18,7 +19,7 @@ import torch
 
 import anamorph as am
 from anamorph import engine
-from anamorph.audit import fit_on_train, with_identity
+from anamorph.audit import fit_on_train, noise_floor, with_identity
 from anamorph.engine import audit_split
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness import CellSums
@@ -281,6 +282,17 @@ def test_law_2_full_rank_is_the_model_up_to_rounding(
 ) -> None:
     fitted = fit_on_train(model, with_identity([spec]), task, 100)
     assert_faithful(audit(model, task, split, fitted)[list(fitted)[1]])
+
+
+def test_the_noise_floor_is_rounding_and_nothing_else(task: Task, model: am.Decoder) -> None:
+    floor = noise_floor(model, task)
+    assert floor is not None
+    assert floor["same_prediction"] > 0.999
+    assert 0 < floor["attention_jsd"] < 1e-6
+    assert 0 < floor["output_kl"] < 1e-5
+    half = noise_floor(copy.deepcopy(model).to(torch.bfloat16), task)
+    assert half is not None
+    assert half["output_kl"] > 10 * floor["output_kl"]
 
 
 def test_law_2_as_many_clusters_as_points(task: Task, model: am.Decoder) -> None:

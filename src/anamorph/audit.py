@@ -2,19 +2,28 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
+from torch import Tensor
 
 from anamorph.engine import BATCH_TOKENS, audit_split
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness import CellKey, CellSums, ProxyInfo, Thresholds, tabulate
 from anamorph.faithfulness.sums import WHOLE
 from anamorph.models.base import Batch, Key, Model, Recording
-from anamorph.simplifications import Attachment, FittedProxies, Proxy, expand, fit
+from anamorph.simplifications import (
+    SVD,
+    Attachment,
+    FittedProxies,
+    Proxy,
+    Simplification,
+    expand,
+    fit,
+)
 from anamorph.tasks import Split, Task
 from anamorph.tasks.batches import collate, plan
 
@@ -88,9 +97,9 @@ def noise_floor(
 ) -> dict[str, Any] | None:
     """What rounding alone does to every metric.
 
-    Queries and keys of the first layer are projected onto all their dimensions, which changes
-    nothing but how the model's number format rounds, from there through all layers. Differences
-    below what comes out mean nothing.
+    Queries and keys of the first layer are rotated to their singular directions and back, in the
+    model's number format, which changes nothing but how it rounds, from there through all layers.
+    Differences below what comes out mean nothing.
 
     Args:
         model: the original, in inference mode.
@@ -111,12 +120,33 @@ def noise_floor(
     query = record[first]
     assert query is not None
     (proxy,) = expand([f"svd(rank={query.shape[-1]})@0.*.{{query,key}}"])
-    fitted = fit_on_train(model, [proxy], task, sequences, device)
+    (fitted,) = fit_on_train(model, [proxy], task, sequences, device).values()
+    rotated = {site: _ThereAndBack.of(whole) for site, whole in fitted.by_site.items()}
     part = scored_sequences(task.reference, sequences)
-    sums = audit_split(model, part, task.candidates, list(fitted.values()), device=device)[proxy]
+    sums = audit_split(
+        model, part, task.candidates, [replace(fitted, by_site=rotated)], device=device
+    )[proxy]
     rows = np.flatnonzero(sums.index.facet == WHOLE)
     means = sums.sums[:, rows].sum(1).cpu() / sums.index.tokens[rows].sum()
     return {"simplification": str(proxy), **dict(zip(sums.metrics, means.tolist(), strict=True))}
+
+
+class _ThereAndBack(SVD):
+    """All singular directions and back, in two steps: in one, rounding would cancel."""
+
+    @classmethod
+    def of(cls, whole: Simplification) -> "_ThereAndBack":
+        assert isinstance(whole, SVD)
+        made = cls(rank=whole.rank)
+        made.components_ = whole.components_  # [dim, dim]
+        return made
+
+    def affine(self) -> None:  # type: ignore[override]
+        return None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        axes = self.components_.to(x)
+        return x @ axes.T @ axes
 
 
 def with_identity(simplify: Sequence[str | Attachment | Proxy]) -> list[Proxy]:
