@@ -332,7 +332,7 @@ def test_a_toml_file_is_as_good_as_options(folder: Path, tmp_path: Path, anamorp
 
 def test_the_example_can_be_read() -> None:
     options = AuditOptions.read(Path(__file__).parents[1] / "examples/audit.toml", {})
-    assert options.by == "head" and len(options.simplify) == 2
+    assert options.by == "head" and len(options.simplify) == 1
     assert {d.split("=")[0] for d in options.data} == {"iid", "ood:python", "ood:ruby", "ood:prose"}
     for spec in options.simplify:
         assert parse(spec)
