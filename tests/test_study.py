@@ -87,6 +87,7 @@ def test_what_a_run_holds(whole: Path) -> None:
         assert names == {"model.safetensors", "simplifications.safetensors"} | {
             "history.parquet",
             "cells",
+            "noise.json",
             "views",
         }
         assert len(list(folder.glob("cells/*/*.parquet"))) == 4 * len(splits)
@@ -251,7 +252,7 @@ def test_the_smoke_preset(smoke_run: Path) -> None:
     assert run.report.stat().st_size > 100_000
     assert list((smoke_run / "figures").glob("*.svg"))
     full = run.checks["noise_floor"]
-    assert full["simplification"] == "svd(rank=16, joint=true)@1.*.{query,key}"
+    assert full["simplification"] == "svd(rank=16)@0.*.{query,key}"
     assert full["same_prediction"] > 0.995
     assert full["output_jsd"] < 1e-5
     assert json.loads((smoke_run / "spec.json").read_text())["preset"] == "smoke"
