@@ -93,7 +93,12 @@ def audit(
 
 
 def noise_floor(
-    model: Model, task: Task, *, sequences: int = 16, device: torch.device | str = "cpu"
+    model: Model,
+    task: Task,
+    *,
+    sequences: int = 16,
+    batch_tokens: int = BATCH_TOKENS,
+    device: torch.device | str = "cpu",
 ) -> dict[str, Any] | None:
     """What rounding alone does to every metric.
 
@@ -105,6 +110,7 @@ def noise_floor(
         model: the original, in inference mode.
         task: its data; the reference split is measured on.
         sequences: of the reference, and of `train`; the first so many.
+        batch_tokens: tokens a batch; the numbers do not depend on it.
         device: where the model is.
 
     Returns:
@@ -124,7 +130,12 @@ def noise_floor(
     rotated = {site: _ThereAndBack.of(whole) for site, whole in fitted.by_site.items()}
     part = scored_sequences(task.reference, sequences)
     sums = audit_split(
-        model, part, task.candidates, [replace(fitted, by_site=rotated)], device=device
+        model,
+        part,
+        task.candidates,
+        [replace(fitted, by_site=rotated)],
+        batch_tokens=batch_tokens,
+        device=device,
     )[proxy]
     rows = np.flatnonzero(sums.index.facet == WHOLE)
     means = sums.sums[:, rows].sum(1).cpu() / sums.index.tokens[rows].sum()

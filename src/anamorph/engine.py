@@ -35,7 +35,7 @@ from anamorph.models.sites import Site
 from anamorph.simplifications import FittedProxy, Proxy
 from anamorph.stacks import stacked_edits
 from anamorph.tasks import Split
-from anamorph.tasks.batches import Targets, collate, plan, targets
+from anamorph.tasks.batches import Targets, collate, even_batches, targets
 
 BATCH_TOKENS = 4_096
 LOOK = 16  # sequences between two looks at whether a cell may stop
@@ -117,14 +117,14 @@ def audit_split(
     with getattr(model, "session", nullcontext)():
         if until is None:
             workers = torch.get_num_threads() if torch.device(device).type == "cpu" else 1
-            batches = _batches(split, np.arange(len(split)), batch_tokens, workers)
+            batches = even_batches(split, np.arange(len(split)), batch_tokens, workers)
             for done, _ in enumerate(side_by_side(whole, batches[::-1], device), start=1):
                 watch(done, len(batches))
         else:
             following = _Following(cells, index, until, correlation)
             for start in range(0, len(split), LOOK):
                 look = np.arange(start, min(start + LOOK, len(split)))
-                for sequences in _batches(split, look, batch_tokens):
+                for sequences in even_batches(split, look, batch_tokens):
                     with torch.inference_mode():
                         run, rows = begin(sequences)
                     stacks = run.stacks([g.only(following.active) for g in groups], memory)
@@ -164,24 +164,6 @@ def side_by_side(
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)
-
-
-def _batches(
-    split: Split, sequences: NDArray[np.int64], batch_tokens: int, workers: int = 1
-) -> list[NDArray[np.int64]]:
-    """Batches of the given sequences, alike in length, as many for every worker."""
-    order = sequences[np.argsort(split.lengths[sequences], kind="stable")]
-    lengths = split.lengths[order]
-    batches = plan(lengths, batch_tokens)
-    most = -(-len(batches) // workers) * workers
-    even = sum(int(lengths[part].max()) * len(part) for part in batches) // most
-    while workers > 1 and even < batch_tokens:
-        smaller = plan(lengths, even)
-        if len(smaller) <= most:
-            batches = smaller
-            break
-        even += 1 + even // 50
-    return [order[part] for part in batches]
 
 
 class _Following:

@@ -47,7 +47,7 @@ def audit_given(
     name: str = "model",
     by: Sweep = "head",
     sequences: int = 1000,
-    fit_sequences: int = 1000,
+    fit_sequences: int = 200,
     until: float | None = None,
     correlation: float = PRIOR_CORRELATION,
     resamples: int = 1000,
@@ -116,7 +116,7 @@ def audit_given(
     with model.session():
         fitted = fit_seed(run, how, task, model, proxies, 0, watch)
         audit_seed(run, how, task, model, fitted, 0, watch, batch_tokens=batch_tokens, **stop)
-        measure_noise(run, task, model, 0, watch)
+        measure_noise(run, task, model, 0, watch, batch_tokens)
         score_heads(run, task, model, proxies, 0, watch, batch_tokens)
     tabulate_run(run, how, task, proxies)
     write_json(run.path / "claims.json", [])

@@ -110,13 +110,15 @@ def score_heads(
     watch(Event(step, 1, 1))
 
 
-def measure_noise(run: Run, task: Task, model: Model, seed: int, watch: Watch) -> None:
+def measure_noise(
+    run: Run, task: Task, model: Model, seed: int, watch: Watch, batch_tokens: int = BATCH_TOKENS
+) -> None:
     """Write `noise.json` of a seed."""
     path = run.seed(seed) / "noise.json"
     if not path.exists():
         step = f"seed {seed}: noise floor"
         watch(Event(step, 0, 1))
-        write_json(path, noise_floor(model, task))
+        write_json(path, noise_floor(model, task, batch_tokens=batch_tokens))
         watch(Event(step, 1, 1))
 
 

@@ -18,9 +18,7 @@ import numpy as np
 import torch
 
 from anamorph import claims, views
-from anamorph.audit import (
-    with_identity,
-)
+from anamorph.audit import with_identity
 from anamorph.choices import choices
 from anamorph.errors import AnamorphError
 from anamorph.files import replacing

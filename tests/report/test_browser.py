@@ -95,8 +95,16 @@ def test_a_token_that_looks_like_a_script_is_text(opened: Opened) -> None:
     opened.still_clean()
 
 
+def choose(page: "playwright.Page", figure: str, menu: str, text: str) -> None:
+    """Choose in the menu of a figure; it must be drawn anew."""
+    before = page.inner_html(f"#figure-{figure} svg")
+    label = page.locator(f"#figure-{figure} .vega-bind label", has_text=menu)
+    label.locator("select").select_option(label=text)
+    page.wait_for_timeout(200)
+    assert page.inner_html(f"#figure-{figure} svg") != before, figure
+
+
 def test_menus_change_what_is_drawn(opened: Opened) -> None:
-    page = opened.page
     for figure, menu, text in (
         ("faithfulness", "Metric", "attention divergence (JSD)"),
         ("gaps", "Metric", "output divergence (KL)"),
@@ -105,11 +113,7 @@ def test_menus_change_what_is_drawn(opened: Opened) -> None:
         ("attended_depth", "Layer.head", "0.0"),
         ("attention", "Proxy", "one-hot attention · layer 1 pattern"),
     ):
-        before = page.inner_html(f"#figure-{figure} svg")
-        label = page.locator(f"#figure-{figure} .vega-bind label", has_text=menu)
-        label.locator("select").select_option(label=text)
-        page.wait_for_timeout(200)
-        assert page.inner_html(f"#figure-{figure} svg") != before, figure
+        choose(opened.page, figure, menu, text)
     opened.still_clean()
 
 
@@ -136,11 +140,7 @@ def test_heads_are_drawn_and_their_menus_change_them(
         ("heads_gap", "Size", "rank 4"),
         ("heads_scores", "Simplified", "SVD · key of shared key heads"),
     ):
-        before = page.inner_html(f"#figure-{figure} svg")
-        label = page.locator(f"#figure-{figure} .vega-bind label", has_text=menu)
-        label.locator("select").select_option(label=text)
-        page.wait_for_timeout(200)
-        assert page.inner_html(f"#figure-{figure} svg") != before, figure
+        choose(opened.page, figure, menu, text)
     opened.still_clean()
     page.close()
 

@@ -347,7 +347,7 @@ def test_splits_that_are_too_small(tmp_path: Path) -> None:
         AnamorphError, match=r"1 sequence\(s\) are left .* fit_sequences=2 are held"
     ):
         make({"iid": fine}, fit_on="iid", fit_sequences=2)
-    with pytest.raises(AnamorphError, match=r"0 sequence\(s\) are left .* fit_sequences=1000"):
+    with pytest.raises(AnamorphError, match=r"0 sequence\(s\) are left .* fit_sequences=200"):
         make({"iid": fine}, fit_on="iid")
 
 

@@ -29,9 +29,9 @@ def print_run(run: Run, console: Console) -> None:
     """Accuracy of the model, faithfulness and verdict of every proxy, and the claims."""
     results = run.results.filter(pl.col("seed").is_null() & pl.col("facet").is_null())
     splits = results["split"].unique(maintain_order=True).to_list()
-    seeds = len(run.spec["seeds"])
+    over = f", over {len(run.spec['seeds'])} seed(s)" if run.spec["training"] else ""
     table = Table(
-        title=f"Share of predictions that proxy and model have in common, over {seeds} seed(s)",
+        title=f"Share of predictions that proxy and model have in common{over}",
         caption=f"{LEGEND}; no mark: faithful",
     )
     table.add_column("proxy", overflow="fold")

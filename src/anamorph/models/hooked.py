@@ -6,8 +6,7 @@ through `anamorph.models.huggingface`, and says the same.
 """
 
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -17,18 +16,18 @@ from torch import Tensor, nn
 
 from anamorph.errors import AnamorphError
 from anamorph.models.base import Batch, Edits, Key, Recording, State
-from anamorph.models.hooked_run import HookedRun, rows_at, site_name
+from anamorph.models.hooked_run import HookedRun, site_name
 from anamorph.models.hooks import Hook, first_tensor, resolve, with_first
 from anamorph.models.sites import HEAD_KINDS, Site
+from anamorph.models.wrapped import Wrapped, copies_of, rows_at, same_up_to_rounding
 
 Forward = Callable[[Any, Tensor, Tensor], Any]
 """Takes the module, tokens [batch, position] and mask [batch, position]; gives logits."""
 
 PROBE = (2, 6)  # sequences and tokens on which a module is tried
-TOLERANCE = 1e-4  # relative
 
 
-class HookedModel:
+class HookedModel(Wrapped):
     """Any `nn.Module` from token ids to logits, with sites at submodules of your choice.
 
     There is no re-use of prefixes: the whole forward runs once for each stack of proxies, in the
@@ -70,13 +69,11 @@ class HookedModel:
         *,
         context: int | None = None,
     ) -> None:
+        super().__init__()
         self.module, self.context = module, context
         self.hooks = resolve(module, sites)
         self._forward = forward or (lambda module, tokens, mask: module(tokens))
         self._thread = threading.local()
-        self._lock = threading.Lock()
-        self._users = 0
-        self._undo: list[Callable[[], None]] = []
         with torch.inference_mode():
             self._explore()
 
@@ -111,21 +108,6 @@ class HookedModel:
             "hooks": {f"{key.layer}.{key.kind}": str(hook) for key, hook in self.hooks.items()},
         }
 
-    @contextmanager
-    def session(self) -> Iterator[None]:
-        """Hook the module once for many runs; every method does it for itself otherwise."""
-        with self._lock:
-            self._users += 1
-            if self._users == 1:
-                self._prepare()
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._users -= 1
-                if self._users == 0:
-                    self._restore()
-
     def start(self, batch: Batch) -> State:
         """The state before layer 0: nothing has run yet.
 
@@ -133,12 +115,7 @@ class HookedModel:
             AnamorphError: if the batch is longer than the context, or has padding that the module
                 would see.
         """
-        length = batch.tokens.shape[1]
-        if self.context is not None and length > self.context:
-            raise AnamorphError(
-                f"A sequence of {length} tokens does not fit the model's context of "
-                f"{self.context}; cut it, for instance with length={self.context}."
-            )
+        self._check_length(batch.tokens)
         if not bool((batch.mask[:, 1:] <= batch.mask[:, :-1]).all()):
             raise AnamorphError("Padding must stand at the right of a sequence.")
         if not self._pads and not bool(batch.mask.all()):
@@ -198,7 +175,7 @@ class HookedModel:
         wanted: Collection[Key | Site],
         at: Tensor | None,
     ) -> HookedRun:
-        copies = max([1, *(int(getattr(edit, "copies", 1)) for edit in edits.values())])
+        copies = copies_of(edits.values())
         run = HookedRun(edits, wanted, at, (copies, *tokens.shape))
         with self.session():
             self._thread.run = run
@@ -229,11 +206,12 @@ class HookedModel:
             )
         return logits
 
-    def _prepare(self) -> None:
+    def _prepare(self) -> Callable[[], None]:
+        undo: list[Callable[[], None]] = []
         for module in self.module.modules():
             if module.training:
                 module.training = False
-                self._undo.append(partial(setattr, module, "training", True))
+                undo.append(partial(setattr, module, "training", True))
         places: dict[tuple[str, str], list[Key]] = {}
         for key, hook in self.hooks.items():
             places.setdefault((hook.path, hook.side), []).append(key)
@@ -246,11 +224,13 @@ class HookedModel:
                     partial(self._on_input, keys), with_kwargs=True
                 )
             )
-            self._undo.append(handle.remove)
+            undo.append(handle.remove)
 
-    def _restore(self) -> None:
-        while self._undo:
-            self._undo.pop()()
+        def back() -> None:
+            while undo:
+                undo.pop()()
+
+        return back
 
     def _on_output(self, keys: list[Key], module: nn.Module, given: Any, out: Any) -> Any:
         return self._tap(keys, out)
@@ -307,16 +287,18 @@ class HookedModel:
                     "if it is called in another way, and context= if it takes no more tokens."
                 ) from error
             run = self._run(tokens, full, {}, self.hooks, None)
-        if not _close(run.logits[0], expected):
+        if not same_up_to_rounding(run.logits[0], expected):
             raise AnamorphError(
                 f"{type(self.module).__name__} gives other logits when it runs again on the same "
                 "tokens: it is random, or keeps something from run to run, such as a cache. Turn "
                 "that off, for instance with forward=lambda module, tokens, mask: "
                 "module(tokens, use_cache=False)."
             )
-        self.causal = _close(shorter, expected[:, :-1])
+        self.causal = same_up_to_rounding(shorter, expected[:, :-1])
         self._pads = all(
-            _close(p[:-1], expected[:-1]) and _close(p[-1, :-1], shorter[-1]) for p in padded
+            same_up_to_rounding(p[:-1], expected[:-1])
+            and same_up_to_rounding(p[-1, :-1], shorter[-1])
+            for p in padded
         )
         # (heads, position, dim) or (position, dim) of every site
         shapes = {key: run.recorded[key] for key in self.hooks}
@@ -337,9 +319,3 @@ class _State(State):
     tokens: Tensor = field(kw_only=True)
     edits: Edits = field(default_factory=dict, kw_only=True)
     done: HookedRun | None = field(default=None, kw_only=True)
-
-
-def _close(a: Tensor, b: Tensor) -> bool:
-    half = a.dtype in (torch.float16, torch.bfloat16)
-    scale = max(1.0, float(b.abs().max()))
-    return bool((a - b).abs().max() <= (2e-2 if half else TOLERANCE) * scale)

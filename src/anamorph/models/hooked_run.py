@@ -11,6 +11,7 @@ from anamorph.errors import AnamorphError
 from anamorph.models.base import Edits, Key, Recording
 from anamorph.models.hooks import Hook
 from anamorph.models.sites import HEAD_KINDS, Site
+from anamorph.models.wrapped import rows_at
 
 
 @dataclass
@@ -82,9 +83,3 @@ class HookedRun:
 def site_name(key: Key) -> str:
     """As patterns of sites name it, all heads of it."""
     return f"{key.layer}.*.{key.kind}" if key.kind in HEAD_KINDS else f"{key.layer}.{key.kind}"
-
-
-def rows_at(x: Tensor, at: Tensor) -> Tensor:
-    """The positions `at` [batch, query] of x [copy, batch, (head,) position, dim]."""
-    at = at[None, :, None] if x.dim() == 5 else at[None]
-    return x.gather(-2, at[..., None].expand(*x.shape[:-2], -1, x.shape[-1]))

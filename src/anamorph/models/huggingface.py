@@ -11,8 +11,8 @@ difference goes through the output projection.
 """
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any, cast
@@ -22,15 +22,14 @@ from torch import Tensor, nn
 
 from anamorph.errors import AnamorphError
 from anamorph.models.attention import Attention
-from anamorph.models.base import Batch, Edit, Edits, Key, Recording, State
+from anamorph.models.base import Batch, Edits, Key, Recording, State
 from anamorph.models.calls import Block, Call, Stop, current
 from anamorph.models.exchange import exchange
 from anamorph.models.sites import HEAD_KINDS, Site
+from anamorph.models.wrapped import Wrapped, copies_of, rows_at, same_up_to_rounding
 
 MLP_NAMES = ("mlp", "feed_forward", "ffn", "fc2", "output.dense")
 """Where a block's MLP, or the last matrix of it, is found: the first of these names that exists."""
-
-TOLERANCE = 1e-4  # relative; block by block, a model may round differently, but not more
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class _State(State):
     arguments: dict[int, list[tuple[tuple[Any, ...], dict[str, Any]]]] = field(default_factory=dict)
 
 
-class HuggingFace:
+class HuggingFace(Wrapped):
     """A causal or masked language model of transformers, to be audited.
 
     Sites are `layer.head.kind` for query, key (both as they enter the scores), value, pattern and
@@ -67,6 +66,7 @@ class HuggingFace:
     """
 
     def __init__(self, model: nn.Module) -> None:
+        super().__init__()
         self.model = cast(Any, model)
         if self.model.get_output_embeddings() is None:
             raise AnamorphError(
@@ -75,9 +75,6 @@ class HuggingFace:
             )
         configuration = self.model.config.get_text_config()
         self.context: int | None = getattr(configuration, "max_position_embeddings", None)
-        self._users = 0
-        self._lock = threading.Lock()
-        self._undo: Callable[[], None] = lambda: None
         self._memory = threading.local()
         self.blocks = [Block(b, None, None, None, False) for b in _blocks_of(model)]
         with torch.inference_mode():
@@ -126,20 +123,8 @@ class HuggingFace:
         """The number of logits."""
         return int(self.model.get_output_embeddings().weight.shape[0])
 
-    @contextmanager
-    def session(self) -> Iterator[None]:
-        """Prepare the model once for many runs; every method does it for itself otherwise."""
-        with self._lock:
-            self._users += 1
-            if self._users == 1:
-                self._undo = exchange(self.model, self.blocks)
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._users -= 1
-                if self._users == 0:
-                    self._undo()
+    def _prepare(self) -> Callable[[], None]:
+        return exchange(self.model, self.blocks)
 
     def start(self, batch: Batch) -> State:
         """Embed the tokens: the state before block 0.
@@ -149,12 +134,7 @@ class HuggingFace:
         Raises:
             AnamorphError: if the batch is longer than the context.
         """
-        length = batch.tokens.shape[1]
-        if self.context is not None and length > self.context:
-            raise AnamorphError(
-                f"A sequence of {length} tokens does not fit the model's context of "
-                f"{self.context}; cut it, for instance with length={self.context}."
-            )
+        self._check_length(batch.tokens)
         state = _State(batch.tokens[None, :, :0], batch.mask, inputs=self._inputs(batch))
         with self.session():
             hidden = self._arguments(state, 1)
@@ -182,7 +162,7 @@ class HuggingFace:
                 call.record[key] = residual
         rows = at if index == self.layers - 1 else None
         if rows is not None:
-            residual = _rows(residual, rows)
+            residual = rows_at(residual, rows)
         return _State(residual, state.mask, rows, state.inputs, state.arguments)
 
     def logits(self, state: State, at: Tensor | None = None) -> Tensor:
@@ -190,7 +170,7 @@ class HuggingFace:
 
         What follows the last block must work position by position, as a norm and a head do.
         """
-        residual = state.residual if at is None else _rows(state.residual, at)
+        residual = state.residual if at is None else rows_at(state.residual, at)
         with self.session(), current(Call(replaced=residual.reshape(1, -1, residual.shape[-1]))):
             token = torch.zeros(1, 1, dtype=torch.long, device=residual.device)
             out: Tensor = self.model(input_ids=token, use_cache=False).logits
@@ -199,7 +179,7 @@ class HuggingFace:
     def _run(self, index: int, state: _State, call: Call) -> Tensor:
         """[copy, batch, position, width] after a block, before an edit of the residual stream."""
         residual, block = state.residual, self.blocks[index]
-        copies = max(len(residual), *(_copies(edit) for edit in call.edits.values()), 1)
+        copies = max(len(residual), copies_of(call.edits.values()))
         heads_edited = any(kind in HEAD_KINDS for kind in call.edits)
         more = any(
             key.kind in HEAD_KINDS and (isinstance(key, Key) or key.kind != "pattern")
@@ -274,7 +254,7 @@ class HuggingFace:
                 expected = self.model(input_ids=tokens, use_cache=False).logits
                 shorter = self.model(input_ids=tokens[:, :5], use_cache=False).logits
         assert call.probing is not None
-        self.causal = _close(shorter, expected[:, :5])
+        self.causal = same_up_to_rounding(shorter, expected[:, :5])
         for block, (out, attentions) in zip(self.blocks, call.probing, strict=False):
             attention = attentions[0] if len(attentions) == 1 else None
             mlp = next((m for n in MLP_NAMES if (m := _submodule(block.module, n))), None)
@@ -297,7 +277,7 @@ class HuggingFace:
         state = self.start(batch)
         for layer in range(self.layers):
             state = self.layer(layer, state)
-        if not _close(self.logits(state)[0], expected):
+        if not same_up_to_rounding(self.logits(state)[0], expected):
             raise AnamorphError(
                 f"{type(self.model).__name__} gives other logits when it runs block by block (by "
                 f"{(self.logits(state)[0] - expected).abs().max():.2g}): its blocks share more "
@@ -319,7 +299,7 @@ class HuggingFace:
             if weight is None or weight.dim() != 2 or heads.shape[-1] not in weight.shape:
                 continue
             try:
-                if _close(module(heads[0]), attention.given):
+                if same_up_to_rounding(module(heads[0]), attention.given):
                     return module
             except RuntimeError:  # it takes something else
                 continue
@@ -349,22 +329,5 @@ def _submodule(module: nn.Module, path: str) -> nn.Module | None:
     return module
 
 
-def _rows(x: Tensor, at: Tensor) -> Tensor:
-    """The positions `at` [batch, query] of x [copy, batch, position, width]."""
-    return x.gather(2, at[None, ..., None].expand(len(x), -1, -1, x.shape[-1]))
-
-
 def _size(module: Any) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-def _copies(edit: Edit) -> int:
-    return int(getattr(edit, "copies", 1))
-
-
-def _close(a: Tensor, b: Tensor | None) -> bool:
-    if b is None or a.shape != b.shape:
-        return False
-    scale = max(1.0, float(b.abs().max()))
-    half = a.dtype in (torch.float16, torch.bfloat16)
-    return bool((a - b).abs().max() <= (2e-2 if half else TOLERANCE) * scale)

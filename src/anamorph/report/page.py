@@ -249,7 +249,8 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     shape += [f"width {model['width']}"] if "width" in model else []
     if shape:
         facts.append(("Model", ", ".join(shape)))
-    facts.append(("Seeds", listing(seeds)))
+    if spec.get("training"):
+        facts.append(("Seeds", listing(seeds)))
     facts.append(("Proxies", f"{len(run.proxies)} in {len(run.families)} families"))
     facts.append(("Splits", listing([split_label(name) for name in run.splits])))
     if "fit_sequences" in audit:

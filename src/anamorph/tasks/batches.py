@@ -31,6 +31,29 @@ def plan(lengths: NDArray[np.int64], batch_tokens: int) -> list[NDArray[np.int64
     return batches
 
 
+def even_batches(
+    split: Split, sequences: NDArray[np.int64], batch_tokens: int, workers: int = 1
+) -> list[NDArray[np.int64]]:
+    """Batches of the given sequences, alike in length, as many for every worker.
+
+    Returns:
+        for each batch, [sequences] their numbers in the split, shortest first; at most
+        `batch_tokens` tokens each, and few fewer.
+    """
+    order = sequences[np.argsort(split.lengths[sequences], kind="stable")]
+    lengths = split.lengths[order]
+    batches = plan(lengths, batch_tokens)
+    most = -(-len(batches) // workers) * workers
+    even = sum(int(lengths[part].max()) * len(part) for part in batches) // most
+    while workers > 1 and even < batch_tokens:
+        smaller = plan(lengths, even)
+        if len(smaller) <= most:
+            batches = smaller
+            break
+        even += 1 + even // 50
+    return [order[part] for part in batches]
+
+
 def shuffled(
     lengths: NDArray[np.int64], batch_tokens: int, seed: int
 ) -> Iterator[NDArray[np.int64]]:

@@ -38,7 +38,7 @@ def text_task(
     packing: Packing = "truncate",
     sequences: int | None = None,
     fit_on: str = "train",
-    fit_sequences: int = 1000,
+    fit_sequences: int = 200,
     text_field: str = "text",
     spans_field: str | None = None,
     masked: float | None = None,
