@@ -66,6 +66,8 @@ class StudySpec(_Spec):
             decides.
         training: see `anamorph.training.TrainingConfig`.
         simplify: spec strings; a list value stands for one proxy each.
+        each_layer: likewise, split into one proxy a layer; see `anamorph.simplifications.sweep`.
+        each_head: likewise, into one a head.
         audit: see `AuditSpec`.
         seeds: of the models.
         threads: processor threads a model uses. Sums are rounded in an order that depends on it.
@@ -74,7 +76,9 @@ class StudySpec(_Spec):
     task: dict[str, Any]
     model: dict[str, Any] = {}
     training: TrainingConfig = TrainingConfig()
-    simplify: tuple[str, ...] = Field(min_length=1)
+    simplify: tuple[str, ...] = ()
+    each_layer: tuple[str, ...] = ()
+    each_head: tuple[str, ...] = ()
     audit: AuditSpec = AuditSpec()
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field(default=(0,), min_length=1)
     threads: int = Field(default=1, ge=1)

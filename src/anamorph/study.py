@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from anamorph.errors import AnamorphError
 from anamorph.files import replacing
 from anamorph.models.decoder import Decoder
 from anamorph.runs import Run, load_run, open_run, write_json
-from anamorph.simplifications import Proxy, check_proxies
+from anamorph.simplifications import Proxy, Sweep, check_proxies, sweep
 from anamorph.specification import StudySpec
 from anamorph.steps import (
     Event,
@@ -66,7 +66,7 @@ def run_study(
     """
     if workers is not None and workers < 1:
         raise AnamorphError(f"A study needs at least 1 worker; got {workers}.")
-    task = load_task(**spec.task)
+    task = load_task(watch=lambda *event: watch(Event(*event)), **spec.task)
     proxies = check(spec, task)
     run = open_run(out, describe(spec, task, preset))
     if run.complete:
@@ -107,8 +107,9 @@ def audit_study(
             nothing is written.
     """
     trained = load_run(source)
-    known = {key: trained.spec[key] for key in StudySpec.model_fields}
-    spec = StudySpec.of({**known, "simplify": list(simplify)}, f"{source} and --simplify")
+    replaced = {"simplify": list(simplify), "each_layer": [], "each_head": []}
+    known = {key: trained.spec[key] for key in StudySpec.model_fields if key not in replaced}
+    spec = StudySpec.of(known | replaced, f"{source} and --simplify")
     task = load_task(**spec.task)
     check(spec, task)
     for seed in spec.seeds:
@@ -133,13 +134,16 @@ def check(spec: StudySpec, task: Task) -> list[Proxy]:
     Raises:
         AnamorphError: if one does not fit, before any time is spent on training.
     """
-    proxies = with_identity(spec.simplify)
+    model = Decoder(default_model(task, **spec.model))
+    swept: list[Proxy] = []
+    for specs, by in ((spec.each_layer, "layer"), (spec.each_head, "head")):
+        swept += sweep(specs, model.sites, cast(Sweep, by))
+    proxies = list(dict.fromkeys(with_identity([*spec.simplify, *swept])))
     if len(proxies) == 1:
         raise AnamorphError(
             "The specification has no simplification, so there is nothing to compare with the "
             "model; give at least one, such as 'svd(rank=[1,2,4])@1.*.{query,key}'."
         )
-    model = Decoder(default_model(task, **spec.model))
     check_proxies(model, proxies, collate(task.train, np.arange(1)))
     return proxies
 

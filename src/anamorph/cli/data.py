@@ -6,9 +6,19 @@ from typing import Annotated
 import typer
 
 from anamorph.cli.console import stdout
-from anamorph.cli.options import Preset, Settings, TaskName
+from anamorph.cli.options import (
+    OodFolders,
+    Preset,
+    Settings,
+    TaskName,
+    TrainFolder,
+    UnseenFolder,
+    with_folders,
+)
+from anamorph.cli.progress import shown
 from anamorph.cli.tables import print_splits
 from anamorph.specification import load_preset
+from anamorph.steps import Event
 from anamorph.tasks import load_task
 from anamorph.tasks.export import export
 
@@ -18,10 +28,15 @@ def data(
     out: Annotated[Path, typer.Option(help="A folder for the files.")],
     preset: Preset = "demo",
     settings: Settings = None,
+    train: TrainFolder = None,
+    unseen: UnseenFolder = None,
+    ood: OodFolders = None,
 ) -> None:
     """Write one Parquet file a split, and task.json."""
     console = stdout()
-    made = load_task(**load_preset(task, preset, settings or ()).task)
+    spec = load_preset(task, preset, with_folders(settings, train, unseen, ood))
+    with shown(console) as watch:
+        made = load_task(watch=lambda *event: watch(Event(*event)), **spec.task)
     export(made, out)
     print_splits(made, console)
     console.print(f"Data: {out}", soft_wrap=True)

@@ -1,9 +1,13 @@
 """The options that several verbs share."""
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from anamorph.errors import AnamorphError
 
 TaskName = Annotated[str, typer.Argument(help="The task, such as dyck.", show_default=False)]
 Preset = Annotated[
@@ -21,7 +25,44 @@ Workers = Annotated[
     int | None,
     typer.Option(help="Seeds worked on at a time. [default: what the processors allow]"),
 ]
+TrainFolder = Annotated[
+    Path | None,
+    typer.Option("--train", help="code: a folder with source code to train on, not a corpus."),
+]
+UnseenFolder = Annotated[
+    Path | None,
+    typer.Option("--unseen", help="code: a folder with other repositories of that language."),
+]
+OodFolders = Annotated[
+    list[str] | None,
+    typer.Option("--ood", help="code: LANGUAGE=FOLDER, another language; repeatable."),
+]
 RunFolder = Annotated[Path, typer.Argument(help="A run folder.", show_default=False)]
+
+
+def with_folders(
+    settings: Sequence[str] | None,
+    train: Path | None,
+    unseen: Path | None,
+    ood: Sequence[str] | None,
+) -> list[str]:
+    """The settings, and among them the folders with source code, if any are given.
+
+    Raises:
+        AnamorphError: if they do not fit together.
+    """
+    if train is None:
+        if unseen is not None or ood:
+            raise AnamorphError("--unseen and --ood need a folder to train on: give --train.")
+        return list(settings or ())
+    folders = {"train": str(train)} | ({"unseen": str(unseen)} if unseen else {})
+    for given in ood or ():
+        language, equals, folder = given.partition("=")
+        if not (language and equals and folder):
+            raise AnamorphError(f"--ood must be LANGUAGE=FOLDER, as python=src/py; got {given!r}.")
+        folders[language] = folder
+    table = ", ".join(f"{json.dumps(key)} = {json.dumps(path)}" for key, path in folders.items())
+    return [*(settings or ()), f"task.corpus={{{table}}}"]
 
 
 def default_out(task: str, preset: str) -> Path:

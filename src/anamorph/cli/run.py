@@ -2,13 +2,17 @@
 
 from anamorph.cli.console import stdout
 from anamorph.cli.options import (
+    OodFolders,
     Out,
     Preset,
     Seeds,
     Settings,
     TaskName,
+    TrainFolder,
+    UnseenFolder,
     Workers,
     default_out,
+    with_folders,
 )
 from anamorph.cli.progress import shown
 from anamorph.cli.tables import print_run
@@ -24,11 +28,14 @@ def run(
     out: Out = None,
     settings: Settings = None,
     workers: Workers = None,
+    train: TrainFolder = None,
+    unseen: UnseenFolder = None,
+    ood: OodFolders = None,
 ) -> None:
     """Train, simplify, audit and report; the same command goes on with a stopped run."""
     console = stdout()
     folder = out or default_out(task, preset)
-    spec = load_preset(task, preset, settings or (), seeds)
+    spec = load_preset(task, preset, with_folders(settings, train, unseen, ood), seeds)
     done = (folder / "report.html").exists()
     with shown(console) as watch:
         result = run_study(spec, folder, preset=preset, workers=workers, watch=watch)

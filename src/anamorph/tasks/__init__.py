@@ -9,14 +9,16 @@ from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import Any
 
+from anamorph.corpora import Watch, quiet
 from anamorph.errors import AnamorphError
 from anamorph.tasks.base import NOT_APPLICABLE, Facet, Role, Split, Task
 from anamorph.tasks.checks import check_context, check_vocabulary
+from anamorph.tasks.code import code
 from anamorph.tasks.dyck import dyck
 from anamorph.tasks.text import text_task
 from anamorph.tasks.text_data import parse_data
 
-TASKS: dict[str, Callable[..., Task]] = {"dyck": dyck, "text": text_task}
+TASKS: dict[str, Callable[..., Task]] = {"code": code, "dyck": dyck, "text": text_task}
 FINDINGS = ("fit", "made", "read", "splits")  # in a task's spec, what came out and was not given
 
 __all__ = [
@@ -40,8 +42,10 @@ def task_names() -> list[str]:
     return sorted({*TASKS, *(e.name for e in entry_points(group="anamorph.tasks"))})
 
 
-def load_task(name: str, **arguments: Any) -> Task:
+def load_task(name: str, *, watch: Watch = quiet, **arguments: Any) -> Task:
     """Make a task by its name.
+
+    `watch` is told of progress by tasks that download or read much.
 
     `load_task(**task.spec)` makes a task again; what its spec says of the data must still be so.
 
@@ -57,12 +61,14 @@ def load_task(name: str, **arguments: Any) -> Task:
         make = found[0].load()
     known = inspect.signature(make).parameters
     said = {key: arguments.pop(key) for key in FINDINGS if key in arguments and key not in known}
-    unknown = [key for key in arguments if key not in known]
+    unknown = [key for key in arguments if key not in known or key == "watch"]
     if unknown:
         raise AnamorphError(
-            f"The task {name!r} takes no {', '.join(unknown)}; it takes: {', '.join(known)}."
+            f"The task {name!r} takes no {', '.join(unknown)}; it takes: "
+            f"{', '.join(key for key in known if key != 'watch')}."
         )
-    task = make(**arguments)
+    told = {"watch": watch} if "watch" in known else {}
+    task = make(**arguments, **told)
     for key, value in said.items():
         if task.spec.get(key) != value:
             raise AnamorphError(

@@ -1,0 +1,357 @@
+"""Corpora of functions: from recipes, from CodeSearchNet's files, from folders of source code.
+
+Whatever they come from, functions are extracted once into the cache, one Parquet file a source;
+what is killed half-way goes on with the sources that have none.
+"""
+
+import gzip
+import hashlib
+import json
+import os
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import groupby
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Literal
+
+import polars as pl
+
+from anamorph.corpora.archives import Limits, Problems, source_files
+from anamorph.corpora.fetch import fetch
+from anamorph.corpora.functions import (
+    SCHEMA,
+    Function,
+    functions_in,
+    parse_function,
+    to_rows,
+    wanted_file,
+)
+from anamorph.corpora.languages import LANGUAGES, language_of, parser
+from anamorph.corpora.recipe import read_recipe
+from anamorph.errors import AnamorphError
+from anamorph.files import replacing
+
+EXTRACTION = 1  # raised whenever the same source gives other functions than before
+SMALL = 2**20  # bytes of sources for which no process is started
+PARTITIONS = ("train", "valid", "test")  # CodeSearchNet's
+
+Watch = Callable[[str, int, int, str], None]
+"""Told a step, what is done of it, the total and the name of the last."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where functions of one language come from.
+
+    Attributes:
+        kind: `archives` of one package, a `folder` with source files, or a `codesearchnet` file.
+        language: of the functions.
+        repo: the repository; empty where every function says its own.
+        partition: `train`, `valid` or `test`.
+        paths: the archives, the folder or the file.
+        about: what the manifest says of it.
+    """
+
+    kind: Literal["archives", "folder", "codesearchnet"]
+    language: str
+    repo: str
+    partition: str
+    paths: tuple[Path, ...]
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Functions of several languages.
+
+    Attributes:
+        functions: by language, with `anamorph.corpora.functions.SCHEMA`.
+        manifest: one entry a source: what it is, its checksum, what it gave and what was passed
+            over.
+    """
+
+    functions: Mapping[str, pl.DataFrame]
+    manifest: Sequence[Mapping[str, Any]]
+
+    @property
+    def checksum(self) -> str:
+        """Of the manifest: equal for equal sources and equal functions."""
+        return hashlib.sha256(json.dumps(self.manifest, sort_keys=True).encode()).hexdigest()
+
+
+def cache_folder() -> Path:
+    """Where downloads and functions are kept: `ANAMORPH_CACHE`, or the user's cache folder."""
+    if given := os.environ.get("ANAMORPH_CACHE"):
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "anamorph"
+
+
+def quiet(step: str, done: int, total: int, note: str) -> None:
+    """Watch nothing."""
+
+
+def from_recipe(
+    name: str, languages: Sequence[str] | None, cache: Path, watch: Watch = quiet
+) -> Corpus:
+    """The functions of a recipe's packages, each package a repository.
+
+    Raises:
+        AnamorphError: as `read_recipe` and `fetch`, and if the recipe lacks a language.
+    """
+    recipe = read_recipe(name)
+    chosen = list(recipe) if languages is None else list(languages)
+    if unknown := [language for language in chosen if language not in recipe]:
+        raise AnamorphError(
+            f"The recipe {name} has no {', '.join(unknown)}; it has: {', '.join(recipe)}."
+        )
+    asked = [
+        (language, package)
+        for language in chosen
+        for package in (*recipe[language].packages, *recipe[language].unseen)
+    ]
+    wanted = [(recipe[language].client, package) for language, package in asked]
+    brought = fetch(wanted, cache / "packages", partial(watch, "download"))
+    sources = [
+        Source(
+            "archives",
+            language,
+            package.name,
+            recipe[language].partition(package.name),
+            tuple(package.paths),
+            {
+                "client": package.client,
+                "archives": [vars(a) for a in package.archives],
+                **({"missing": package.problem} if package.problem else {}),
+            },
+        )
+        for (language, _), package in zip(asked, brought, strict=True)
+    ]
+    return extract(sources, cache, watch)
+
+
+def from_codesearchnet(
+    folder: Path, languages: Sequence[str] | None, cache: Path, watch: Watch = quiet
+) -> Corpus:
+    """CodeSearchNet's own files: `LANGUAGE/final/jsonl/PARTITION/*.jsonl.gz` below the folder.
+
+    Raises:
+        AnamorphError: if there are none, or a language is missing.
+    """
+    there = [d.name for d in sorted(folder.iterdir()) if (d / "final" / "jsonl").is_dir()]
+    chosen = [x for x in there if x in LANGUAGES] if languages is None else list(languages)
+    if not chosen or not set(chosen) <= set(there):
+        raise AnamorphError(
+            f"{folder} has no {' '.join(set(chosen) - set(there)) or 'languages'}; expected "
+            "LANGUAGE/final/jsonl/PARTITION/*.jsonl.gz, as CodeSearchNet's archives have it "
+            f"(languages there: {', '.join(there) or 'none'})."
+        )
+    sources = [
+        Source(
+            "codesearchnet",
+            language,
+            "",
+            partition,
+            (path,),
+            {"file": str(path.relative_to(folder)), "sha256": _checksum(path)},
+        )
+        for language in chosen
+        for partition in PARTITIONS
+        for path in sorted((folder / language / "final" / "jsonl" / partition).glob("*.jsonl.gz"))
+    ]
+    return extract(sources, cache, watch)
+
+
+def from_folders(
+    folders: Sequence[tuple[str, str, Path]], cache: Path, watch: Watch = quiet
+) -> Corpus:
+    """Source code in folders; each folder right inside a given one is a repository.
+
+    Files right in the given folder make a repository of its own name.
+
+    Args:
+        folders: language, partition and path of each.
+        cache: where extracted functions are kept.
+        watch: told of progress.
+
+    Raises:
+        AnamorphError: if a folder does not exist or has no file of its language.
+    """
+    sources = []
+    for language, partition, path in folders:
+        suffixes = language_of(language).suffixes
+        if not path.is_dir():
+            raise AnamorphError(f"There is no folder {path} with source code in {language}.")
+        files = sorted(p for s in suffixes for p in path.rglob(f"*{s}") if p.is_file())
+        if not files:
+            raise AnamorphError(
+                f"The folder {path} has no file of {language} ({', '.join(suffixes)})."
+            )
+
+        def repo(file: Path, path: Path = path) -> str:
+            inside = file.relative_to(path).parts
+            return f"{path.name}/{inside[0]}" if len(inside) > 1 else path.name
+
+        for name, some in groupby(sorted(files, key=repo), repo):
+            paths = tuple(some)
+            sources.append(
+                Source("folder", language, name, partition, paths, {"sha256": _checksum(*paths)})
+            )
+    return extract(sources, cache, watch)
+
+
+def extract(sources: Sequence[Source], cache: Path, watch: Watch = quiet) -> Corpus:
+    """The functions of all sources, from the cache where they are there already.
+
+    Exact duplicates within a language and partition count once, whatever their white space.
+    """
+    for language in {source.language for source in sources}:
+        parser(language)  # an error here, not in a process that works for us
+    places = [cache / "functions" / _key(source) for source in sources]
+    pending = [
+        (s, p) for s, p in zip(sources, places, strict=True) if not p.with_suffix(".json").exists()
+    ]
+    done = len(sources) - len(pending)
+    if pending:
+        largest_first = sorted(pending, key=lambda item: -_size(item[0]))
+        for name in _each(largest_first):
+            done += 1
+            watch("functions", done, len(sources), name)
+    manifest = []
+    tables: dict[str, list[pl.DataFrame]] = {}
+    for source, place in zip(sources, places, strict=True):
+        found = json.loads(place.with_suffix(".json").read_text("utf-8"))
+        manifest.append(
+            {
+                "language": source.language,
+                "repo": source.repo,
+                "partition": source.partition,
+                **source.about,
+                **found,
+            }
+        )
+        tables.setdefault(source.language, []).append(
+            pl.read_parquet(place.with_suffix(".parquet"))
+        )
+    functions = {
+        language: pl.concat(some).unique(["exact", "partition"], keep="first", maintain_order=True)
+        for language, some in tables.items()
+    }
+    return Corpus(functions, manifest)
+
+
+def _each(pending: Sequence[tuple[Source, Path]]) -> Iterator[str]:
+    """Extract every source; in processes side by side where that pays."""
+    if sum(_size(source) for source, _ in pending) < SMALL:
+        yield from (_extract_to(*item) for item in pending)
+        return
+    workers = min(len(pending), os.cpu_count() or 1)
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        yield from pool.map(_extract_to, *zip(*pending, strict=True))
+
+
+def _key(source: Source) -> str:
+    """A name for a source's functions: another for other contents."""
+    said = json.dumps(
+        [EXTRACTION, source.kind, source.language, source.repo, source.partition, source.about],
+        sort_keys=True,
+    )
+    return hashlib.sha256(said.encode()).hexdigest()[:32]
+
+
+def _size(source: Source) -> int:
+    return sum(path.stat().st_size for path in source.paths)
+
+
+def _checksum(*paths: Path) -> str:
+    total = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            total.update(hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()
+
+
+def _extract_to(source: Source, place: Path) -> str:
+    """Write the functions of a source, and what the manifest says of them; gives its name."""
+    problems = Problems()
+    read = {"archives": _packed, "folder": _loose, "codesearchnet": _codesearchnet}[source.kind]
+    rows = list(read(source, problems))
+    table = pl.DataFrame(rows, schema=SCHEMA, orient="row")
+    digest = hashlib.sha256()
+    for text in table["original_string"]:
+        digest.update(hashlib.sha256(text.encode()).digest())
+    with replacing(place.with_suffix(".parquet")) as temporary:
+        table.write_parquet(temporary)
+    with replacing(place.with_suffix(".json")) as temporary:  # last: it says that all is there
+        found = {
+            "functions": len(table),
+            "functions_sha256": digest.hexdigest(),
+            "passed_over": str(problems),
+        }
+        temporary.write_text(json.dumps(found), "utf-8")
+    return source.repo or source.paths[0].name
+
+
+def _packed(source: Source, problems: Problems) -> Iterator[tuple[Any, ...]]:
+    language = language_of(source.language)
+    for path in source.paths:
+        for name, text in source_files(path, language.suffixes, problems):
+            yield from _of_file(source, name, text)
+
+
+def _loose(source: Source, problems: Problems) -> Iterator[tuple[Any, ...]]:
+    limits = Limits()
+    for path in source.paths:
+        if path.stat().st_size > limits.file:
+            problems.add(f"larger than {limits.file:,} bytes", str(path))
+            continue
+        try:
+            text = path.read_text("utf-8")
+        except UnicodeDecodeError:
+            problems.add("no UTF-8", str(path))
+            continue
+        yield from _of_file(source, path.name, text)
+
+
+def _of_file(source: Source, path: str, text: str) -> Iterator[tuple[Any, ...]]:
+    if wanted_file(path, text):
+        yield from to_rows(
+            functions_in(text, language_of(source.language)),
+            repo=source.repo,
+            path=path,
+            language=source.language,
+            partition=source.partition,
+        )
+
+
+def _codesearchnet(source: Source, problems: Problems) -> Iterator[tuple[Any, ...]]:
+    """The functions of a file in CodeSearchNet's format; those with syntax errors are left out."""
+    (path,) = source.paths
+    language = language_of(source.language)
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                try:
+                    row = json.loads(line)
+                    repo, text, name = row["repo"], row["original_string"], row["func_name"]
+                    spans = parse_function(text, language)
+                except (ValueError, KeyError, TypeError, AttributeError) as error:
+                    problems.add(f"no function: {type(error).__name__}", f"line {number}")
+                    continue
+                if spans is None:
+                    problems.add("syntax error", f"line {number}")
+                    continue
+                made = Function(name, text, str(row.get("docstring", "")), spans)
+                (columns,) = to_rows(
+                    [made],
+                    repo=repo,
+                    path=str(row.get("path", "")),
+                    language=source.language,
+                    partition=source.partition,
+                )
+                yield columns
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+        problems.add(f"the rest cannot be read: {error}", path.name)

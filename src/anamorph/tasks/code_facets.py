@@ -1,0 +1,121 @@
+"""What kind of prediction every character of a function is."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anamorph.corpora.token_kinds import (
+    COMMENT,
+    IDENTIFIER,
+    INDENTATION,
+    KINDS,
+    STRING,
+    WHITESPACE,
+    Spans,
+)
+from anamorph.tasks.base import NOT_APPLICABLE
+
+PARTS = ("first", "later")
+COPIES = ("copying is right", "copying is wrong", "nothing to copy")
+FAR = (0, 21, 81)  # characters back to the last occurrence, lower ends
+IDENTIFIERS = ("new", "seen 1–20 back", "seen 21–80 back", "seen 81– back")
+CLOSING_BINS = (1, 8, 32, 128)
+CLOSING = ("1–7", "8–31", "32–127", "128–")
+DEPTH_BINS = (0, 4, 7, 10, 13)
+DEPTHS = ("0–3", "4–6", "7–9", "10–12", "13–")
+POSITION_BINS = (1, 16, 64, 128, 256)
+POSITIONS = ("1–15", "16–63", "64–127", "128–255", "256–")
+SEEN = ("seen in training", "not seen or rare")
+LEVELS = {
+    "token kind": KINDS,
+    "token part": PARTS,
+    "identifier": IDENTIFIERS,
+    "copying": COPIES,
+    "closing distance": CLOSING,
+    "tree depth": DEPTHS,
+    "character": SEEN,
+    "position": POSITIONS,
+}
+_CLOSES = {")": "(", "]": "[", "}": "{"}
+_NO_CODE = (STRING, COMMENT, WHITESPACE, INDENTATION)
+
+
+class Labels(NamedTuple):
+    """The codes of a function's characters, each [characters]; see `LEVELS`."""
+
+    token_kind: NDArray[np.int16]
+    token_part: NDArray[np.int16]
+    identifier: NDArray[np.int16]
+    copying: NDArray[np.int16]
+    closing_distance: NDArray[np.int16]
+    tree_depth: NDArray[np.int16]
+
+
+def label(text: str, spans: Spans, copied: int, most: int) -> Labels:
+    """Label the first characters of a function.
+
+    *token kind*: see `anamorph.corpora.token_kinds`. *token part*: first or later character of a
+    token. *identifier*: whether the function has had the identifier before, and how many characters
+    back it began. *copying*: whether the last `copied` characters have occurred before, and if so
+    whether this character followed them the last time. *closing distance*: of a bracket, from the
+    one that it closes. *tree depth*: of the token, counted from the function.
+
+    Args:
+        text: of the function.
+        spans: of its text.
+        copied: characters that must have occurred before.
+        most: only so many characters are labelled, the first.
+    """
+    size = min(len(text), most)
+    kind, depth = (
+        np.repeat(np.array(x, np.int16), spans.lengths)[:size] for x in (spans.kinds, spans.depths)
+    )
+    part, identifier, closing, copying = (np.full(size, NOT_APPLICABLE, np.int16) for _ in range(4))
+    last: dict[str, int] = {}
+    opened: list[tuple[str, int]] = []
+    start = 0
+    for length, of in zip(spans.lengths, spans.kinds, strict=True):
+        stop = min(start + length, size)
+        if start >= size:
+            break
+        if of not in (WHITESPACE, INDENTATION):
+            part[start + 1 : stop] = 1
+            part[start] = 0
+        if of == IDENTIFIER:
+            name = text[start : start + length]
+            back = start - last[name] if name in last else 0
+            identifier[start:stop] = np.searchsorted(FAR, back, side="right") if back else 0
+            last[name] = start
+        elif of not in _NO_CODE:
+            _brackets(text, start, stop, opened, closing)
+        start += length
+    after: dict[str, str] = {}
+    for at in range(copied, size):
+        context = text[at - copied : at]
+        followed = after.get(context)
+        copying[at] = 2 if followed is None else int(followed != text[at])
+        after[context] = text[at]
+    return Labels(kind, part, identifier, copying, closing, binned(depth, DEPTH_BINS))
+
+
+def binned(values: NDArray[np.int16], bins: Sequence[int]) -> NDArray[np.int16]:
+    """The bin of each value, by lower ends."""
+    return (np.searchsorted(bins, values, side="right") - 1).astype(np.int16)
+
+
+def _brackets(
+    text: str,
+    start: int,
+    stop: int,
+    opened: list[tuple[str, int]],
+    closing: NDArray[np.int16],
+) -> None:
+    for at in range(start, stop):
+        character = text[at]
+        if character in "([{":
+            opened.append((character, at))
+        elif opened and _CLOSES.get(character) == opened[-1][0]:
+            distance = at - opened.pop()[1]
+            closing[at] = np.searchsorted(CLOSING_BINS, distance, side="right") - 1

@@ -1,0 +1,166 @@
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from anamorph.errors import AnamorphError
+from anamorph.tasks import Task, load_task
+from anamorph.tasks.base import NOT_APPLICABLE
+from anamorph.tasks.code import FIRST_CHARACTER, START, UNKNOWN
+from sources import write_sources
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return write_sources(tmp_path_factory.mktemp("sources"), functions=120)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tmp_path_factory.mktemp("cache"))
+
+
+def make(corpus: dict[str, str], cache: str, **arguments: Any) -> Task:
+    given = {"language": "c", "test": 10, "context": 96} | arguments
+    return load_task("code", corpus=corpus, cache=cache, **given)
+
+
+def texts(task: Task, name: str) -> list[str]:
+    """The sequences of a split as text, read from its tokens alone."""
+    split = task.splits[name]
+    words = ["<", "?", *task.vocabulary[FIRST_CHARACTER:]]
+    return [
+        "".join(words[t] for t in split.tokens[a:b])
+        for a, b in zip(split.offsets[:-1], split.offsets[1:], strict=True)
+    ]
+
+
+def test_splits_have_their_roles_and_the_functions_of_their_folders(
+    corpus: dict[str, str], cache: str
+) -> None:
+    task = make(corpus, cache)
+    assert {name: split.role for name, split in task.splits.items()} == {
+        "train": "train",
+        "iid": "iid",
+        "unseen_repository": "ood",
+        "python": "ood",
+    }
+    whole = {
+        key: "".join(p.read_text("utf-8") for p in Path(folder).rglob("*.*"))
+        for key, folder in corpus.items()
+    }
+    for name, key in (("train", "train"), ("iid", "train"), ("unseen_repository", "unseen")):
+        for text in texts(task, name):
+            assert text[0] == "<"
+            assert re.search(re.escape(text[1:]).replace(r"\?", "."), whole[key])
+            assert len(text) <= 96
+    train = set(texts(task, "train"))
+    for split in task.evaluated:
+        assert not train & set(texts(task, split.name))
+        assert 1 <= len(split) <= 10
+    assert task.spec["splits"]["iid"]["repositories"] == 3, "held out of every repository"
+
+
+def test_everything_but_the_start_is_scored_and_labelled(
+    corpus: dict[str, str], cache: str
+) -> None:
+    task = make(corpus, cache)
+    for split in task.evaluated:
+        starts = split.tokens == START
+        np.testing.assert_array_equal(split.scored, ~starts)
+        for name in ("token kind", "tree depth", "character", "position"):
+            codes = split.facets[name].codes
+            assert (codes[starts] == NOT_APPLICABLE).all()
+            assert (codes[~starts] >= 0).all()
+        if split.name != "python":
+            assert not (split.tokens == UNKNOWN).any()
+    python = task.splits["python"]
+    unknown = python.facets["character"].codes == 1
+    np.testing.assert_array_equal(unknown, python.tokens == UNKNOWN)
+    assert unknown.any(), "é is not in train"
+
+
+def test_bytes_are_the_text_in_utf_8(corpus: dict[str, str], cache: str) -> None:
+    task = make(corpus, cache, unit="bytes", context=4096)
+    assert len(task.vocabulary) == 257
+    split = task.splits["python"]
+    first = (split.tokens[1 : split.offsets[1]] - 1).astype(np.uint8).tobytes().decode()
+    assert first in Path(corpus["python"], "a.py").read_text("utf-8")
+    assert len(split.facets["token kind"].codes) == len(split.tokens)
+
+
+def test_duplicates_of_train_are_left_out_and_counted(tmp_path: Path) -> None:
+    corpus = write_sources(tmp_path)
+    seen = (tmp_path / "c" / "one" / "a.c").read_text("utf-8")
+    copies = seen.replace(" ", "  ") + seen.replace("total", "sum").replace("count", "number")
+    (tmp_path / "more" / "copy").mkdir()
+    (tmp_path / "more" / "copy" / "a.c").write_text(copies, "utf-8")
+    task = make(corpus, str(tmp_path / "cache"), test=1000)
+    counts = task.spec["splits"]["unseen_repository"]
+    learnt = task.spec["splits"]["train"]["functions"]
+    assert counts["exact_duplicates"] > 0
+    assert counts["abstracted"] > 0
+    assert counts["exact_duplicates"] + counts["abstracted"] <= 60
+    assert learnt >= 60
+
+
+def test_lengths_are_those_of_iid(tmp_path: Path) -> None:
+    corpus = write_sources(tmp_path, functions=400)
+    task = make(corpus, str(tmp_path / "cache"), test=60, context=1024)
+    mean = {split.name: split.lengths.mean() for split in task.evaluated}
+    for name in ("unseen_repository", "python"):
+        assert len(task.splits[name]) > 40
+        assert mean[name] == pytest.approx(mean["iid"], rel=0.05)
+
+
+def test_the_same_again_and_another_with_another_seed(corpus: dict[str, str], cache: str) -> None:
+    task = make(corpus, cache)
+    again = load_task(**{**task.spec, "cache": cache})
+    assert again.spec == task.spec
+    for name, split in task.splits.items():
+        np.testing.assert_array_equal(split.tokens, again.splits[name].tokens)
+    other = make(corpus, cache, seed=1)
+    assert texts(other, "iid") != texts(task, "iid")
+
+
+def test_another_corpus_under_the_same_specification_is_an_error(tmp_path: Path) -> None:
+    corpus = write_sources(tmp_path)
+    task = make(corpus, str(tmp_path / "cache"))
+    with (tmp_path / "py" / "a.py").open("a") as file:
+        file.write("def g(a):\n    b = a\n    return b\n")
+    with pytest.raises(AnamorphError, match="not what they were"):
+        load_task(**{**task.spec, "cache": str(tmp_path / "cache")})
+
+
+def test_without_unseen_repositories_some_are_held_out(tmp_path: Path) -> None:
+    corpus = write_sources(tmp_path)
+    for number in range(4):
+        (tmp_path / "c" / f"r{number}").mkdir()
+        text = (tmp_path / "c" / "one" / "a.c").read_text("utf-8")
+        (tmp_path / "c" / f"r{number}" / "a.c").write_text(
+            text.replace(";", f"; {'-' * (number + 1)}a;"), "utf-8"
+        )
+    del corpus["unseen"]
+    task = make(corpus, str(tmp_path / "cache"))
+    assert task.spec["splits"]["unseen_repository"]["repositories"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"test": 1}, "test must be a whole number from 2; got 1"),
+        ({"unit": "words"}, "unit must be characters or bytes; got 'words'"),
+        ({"language": "java"}, r"no file of java"),
+        ({"corpus": {"python": "x"}}, "must have one to train on"),
+        ({"corpus": "nowhere"}, r"no recipe 'nowhere'; there are: demo, paper"),
+        ({"train": "many"}, "train must be a whole number"),
+    ],
+)
+def test_bad_arguments(
+    corpus: dict[str, str], cache: str, arguments: dict[str, Any], message: str
+) -> None:
+    given = {"language": "c", "corpus": corpus, "cache": cache} | arguments
+    with pytest.raises(AnamorphError, match=message):
+        load_task("code", **given)
