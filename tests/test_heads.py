@@ -29,8 +29,8 @@ Pattern = np.ndarray  # [query, key] of one sequence
 def plain_scores(
     patterns: list[Pattern], tokens: list[list[int]], pairs: list[tuple[int, int]]
 ) -> dict[str, float | None]:
-    """The three scores of one head, by loops over positions."""
-    previous, induction, alike = [], [], []
+    """The scores of one head, by loops over positions."""
+    previous, induction, copying, alike = [], [], [], []
     for pattern, sequence in zip(patterns, tokens, strict=True):
         for t in range(1, len(sequence)):
             previous.append(pattern[t, t - 1])
@@ -38,6 +38,10 @@ def plain_scores(
             keys = [k for k in range(1, t) if sequence[k - 1] == sequence[t]]
             if keys:
                 induction.append(sum(pattern[t, k] for k in keys))
+        for t in range(len(sequence) - 1):
+            keys = [k for k in range(t + 1) if sequence[k] == sequence[t + 1]]
+            if keys:
+                copying.append(sum(pattern[t, k] for k in keys))
     for one, other in pairs:
         for t in range(1, min(len(tokens[one]), len(tokens[other]))):
             a, b = np.zeros(200), np.zeros(200)
@@ -45,7 +49,7 @@ def plain_scores(
             b[: len(patterns[other])] = patterns[other][t]
             a[-1], b[-1] = max(0, 1 - a.sum()), max(0, 1 - b.sum())  # what a sink takes
             alike.append(1 - scipy.spatial.distance.jensenshannon(a, b, base=2) ** 2)
-    found = (previous, induction, alike)
+    found = (previous, induction, copying, alike)
     return {n: float(np.mean(v)) if v else None for n, v in zip(SCORES, found, strict=True)}
 
 
@@ -165,9 +169,12 @@ def test_heads_that_are_what_a_score_is_named_after() -> None:
     # At 2 one attends to 1, the other to 0; at 3 to 0 and 2; at 4 to 0 and 1; at 1 both to 0.
     assert found[1]["positional"] == pytest.approx(1 / 4)
     assert found[2] | {"layer": 0} == {
-        "layer": 0, "head": 2, "previous_token": 0.25, "induction": 0, "positional": 1,
+        "layer": 0, "head": 2, "previous_token": 0.25, "induction": 0, "copying": 2 / 3,
+        "positional": 1,
         "sequences": 2,
     }  # fmt: skip
+    # Three positions are followed by a token that was there: 7 at 1 of the first; 8 at 2 and 7 at 3
+    # of the second. The first token is it at the first and the last of these.
     # Three positions have a token to copy. The one before is it at 2 of the first (8 followed 7)
     # and at 3 of the second (9 followed 8), not at 4 of the second.
     assert found[0]["induction"] == pytest.approx(2 / 3)

@@ -22,7 +22,7 @@ from anamorph.tasks.batches import collate, plan
 
 SEQUENCES = 64  # that scores look at
 LONGEST = 256  # tokens of a sequence that they look at
-SCORES = ("previous_token", "induction", "positional")
+SCORES = ("previous_token", "induction", "copying", "positional")
 SHARED = ("key", "value")  # kinds that several query heads may share
 
 _ONE_HEAD = re.compile(r"(\d+)\.(\d+)\.(?:\{(\w+(?:,\w+)*)\}|(\w+))")
@@ -112,6 +112,10 @@ def head_scores(
     score of Olsson et al. (2022), "In-context Learning and Induction Heads", taken on the data
     instead of on repeated random tokens.
 
+    *copying*: the attention from a position to the tokens, up to itself, that are the same as the
+    one that comes next; over the positions where there is such a token. What a head attends to so
+    could be copied to predict the next token.
+
     *positional*: 1 minus the Jensen-Shannon divergence, in bits, between the patterns of two
     sequences at the same position; over all positions but the first, of sequences paired at random
     but for their length. It is 1 for a head whose pattern does not depend on the tokens. For heads
@@ -126,7 +130,7 @@ def head_scores(
         device: where the model is.
 
     Returns:
-        layer, head, the three scores (null where no position has one) and sequences; the row
+        layer, head, the scores (null where no position has one) and sequences; the row
         without layer and head has the scores of attention that is spread evenly. Empty if the model
         has no patterns, or the split fewer than two sequences.
 
@@ -182,11 +186,13 @@ class Places:
         shift: None, or [batch, position] where each position of left-padded sequences stands.
         mask: [batch, position] True at real tokens, counted from a sequence's beginning.
         follows: [batch, query, key] True at keys before the query whose token followed the query's.
+        comes: [batch, query, key] True at keys up to the query whose token comes next.
     """
 
     shift: Tensor | None
     mask: Tensor
     follows: Tensor
+    comes: Tensor
 
     @classmethod
     def of(cls, batch: Batch) -> "Places":
@@ -201,7 +207,11 @@ class Places:
         same = tokens[:, :, None] == tokens.roll(1, 1)[:, None]
         follows = same & before & mask[:, :, None]
         follows[:, :, 0] = False  # nothing stands before the first token
-        return cls(shift, mask, follows)
+        upto = torch.ones_like(before).tril()
+        following = tokens.roll(-1, 1)[:, :, None] == tokens[:, None]
+        comes = following & upto & mask.roll(-1, 1)[:, :, None]
+        comes[:, -1] = False  # nothing stands behind the last
+        return cls(shift, mask, follows, comes)
 
     def evenly(self, causal: bool) -> Tensor:
         """[batch, 1, query, key] attention spread evenly over what can be seen."""
@@ -220,7 +230,8 @@ class Places:
 
     def counts(self) -> Tensor:
         """[score] the positions, for `positional` pairs of positions, that count."""
-        counted = (self.mask[:, 1:], self.follows.any(-1), self._both())
+        some = (self.follows.any(-1), self.comes.any(-1))
+        counted = (self.mask[:, 1:], *some, self._both())
         return torch.stack([x.sum() for x in counted])
 
     def sums(self, pattern: Tensor) -> Tensor:
@@ -228,6 +239,7 @@ class Places:
         pattern = pattern.float()
         previous = pattern.diagonal(-1, 2, 3).masked_fill(~self.mask[:, None, 1:], 0)
         induction = pattern.masked_fill(~self.follows[:, None], 0)
+        copying = pattern.masked_fill(~self.comes[:, None], 0)
         # What a sink without a value takes is a place to attend to, too.
         whole = torch.cat([pattern, (1 - pattern.sum(-1, keepdim=True)).clamp(min=0)], dim=-1)
         alike = 1 - jensen_shannon(whole[0::2], whole[1::2])  # [pair, head, query]
@@ -236,6 +248,7 @@ class Places:
             [
                 previous.sum((0, 2), dtype=torch.float64),
                 induction.sum((0, 2, 3), dtype=torch.float64),
+                copying.sum((0, 2, 3), dtype=torch.float64),
                 alike.sum((0, 2), dtype=torch.float64),
             ],
             dim=1,

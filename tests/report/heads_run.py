@@ -69,6 +69,7 @@ def write(run: Path, model: dict[str, Any] = MODEL, seeds: tuple[int, ...] = (0,
                 "head": [head for _, head in places],
                 "previous_token": numbers,
                 "induction": [x / 10 for x in numbers],
+                "copying": [x / 5 for x in numbers],
                 "positional": [None if x == 0.3 else 1 - x for x in numbers],
                 "sequences": [64] * len(places),
             }

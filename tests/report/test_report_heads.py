@@ -118,7 +118,7 @@ def test_the_page(run: Path, no_stills: None) -> None:
     cells = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in table[0].split("<tr>")[3:]]
     assert cells[0] == [
         "1.3", "4", "16?", "15.0", "14.0 to 17.0", "other data, rank 1", "faithful",
-        "0.90", "0.09", "0.10",
+        "0.90", "0.09", "0.18", "0.10",
     ]  # fmt: skip
     assert [row[0] for row in cells] == ["1.3", "1.0"]
     assert "means over 64 sequences of iid" in section
@@ -148,8 +148,12 @@ def test_figures(run: Path) -> None:
     levels = [x["level"] for x in size.still(method="m1", least="l90")["datasets"]["table"]]
     assert levels == ["2", "2"]  # not none
     shown = score.data.filter(method="m2", at="largest")
-    assert shown["score"].to_list() == ["previous-token score", "induction score"]  # no third
-    assert shown["even"].to_list() == [0.25, 0.025]
+    assert shown["score"].to_list() == [
+        "previous-token score",
+        "induction score",
+        "copying score",
+    ]  # no fourth
+    assert shown["even"].to_list() == [0.25, 0.025, 0.05]
 
 
 def test_methods_without_sizes(run: Path, no_stills: None) -> None:

@@ -22,6 +22,7 @@ LESS, MORE = "less faithful than on iid", "more faithful than on iid"
 SCORE_LABELS = {
     "previous_token": "previous-token score",
     "induction": "induction score",
+    "copying": "copying score",
     "positional": "positional score",
 }
 
