@@ -9,7 +9,7 @@ from anamorph.claims import FAILS, HOLDS, UNTESTED, measure, self_checks
 
 SPEC = {
     "task": {"name": "dyck", "m": 3},
-    "model": {"width": 8, "heads": 2},
+    "model": {"width": 8, "layers": 2, "heads": 2},
     "audit": {"thresholds": {"faithful": 0.9, "tolerance": 0.02, "level": 0.05, "share": 2 / 3}},
 }
 KEYS: dict[str, Any] = {
@@ -170,7 +170,8 @@ def tables(rows: list[dict[str, Any]]) -> tuple[pl.DataFrame, pl.DataFrame]:
 def test_a_claim(case: str) -> None:
     status, rows = CASES[case]
     found = {claim["id"]: claim for claim in measure(*tables(rows), SPEC)}
-    assert list(found) == [f"C{i}" for i in range(1, 9)]
+    assert list(found) == [f"C{i}" for i in range(1, 11)]
+    assert found["C9"]["status"] == found["C10"]["status"] == UNTESTED
     assert found[case[:2]]["status"] == status
     assert all(claim["claim"] and claim["finding"] for claim in found.values())
 

@@ -1,4 +1,4 @@
-"""The paper's claims C1–C8 as a study measures them: direction, size and interval.
+"""The paper's claims C1–C10 as a study measures them: direction, size and interval.
 
 Each claim is a function of the tables alone. It says *holds* or *does not hold* by the rule in its
 docstring, or *not tested here* where the study has not what it needs, and gives its numbers.
@@ -11,7 +11,8 @@ from typing import Any
 
 import polars as pl
 
-HOLDS, FAILS, UNTESTED = "holds", "does not hold", "not tested here"
+from anamorph import claims_code
+from anamorph.claims_tables import FAILS, HOLDS, UNTESTED, Finding, Tables, of_interval, number
 
 TEXTS = {
     "C1": "The model generalizes: near-perfect on seen and unseen structures, less on new depths.",
@@ -24,16 +25,31 @@ TEXTS = {
     "C7": "A low-dimensional proxy shares the model's errors within the trained depth and departs "
     "from them beyond it.",
     "C8": "Clustering keys and queries behaves like truncating them.",
+    "C9": "Code: proxies of a next-character model are less faithful on unseen languages than on "
+    "unseen repositories, and there less than in distribution.",
+    "C10": "Code: the gap is uneven over kinds of prediction; repeated words and the induction "
+    "heads behind them carry much of it.",
 }
 
 NEAR_PERFECT = 0.98  # accuracy
 COINCIDE = 0.05  # of same_prediction, between two curves
-Finding = tuple[str, str, dict[str, Any]]  # status, sentence, numbers
 
 
-def measure(results: pl.DataFrame, gaps: pl.DataFrame, spec: Mapping[str, Any]) -> list[Any]:
-    """All claims: id, claim, status, finding, numbers."""
-    tables = _Tables(results, gaps, spec)
+def measure(
+    results: pl.DataFrame,
+    gaps: pl.DataFrame,
+    spec: Mapping[str, Any],
+    scores: pl.DataFrame | None = None,
+) -> list[Any]:
+    """All claims: id, claim, status, finding, numbers.
+
+    Args:
+        results: of a run.
+        gaps: of a run.
+        spec: of a run.
+        scores: of its heads, all seeds together, if there are any.
+    """
+    tables = Tables(results, gaps, spec, scores)
     tests = {
         "C1": _generalizes,
         "C2": _grows,
@@ -43,6 +59,8 @@ def measure(results: pl.DataFrame, gaps: pl.DataFrame, spec: Mapping[str, Any]) 
         "C6": _coincide,
         "C7": _departs,
         "C8": _clusters,
+        "C9": claims_code.farther,
+        "C10": claims_code.uneven,
     }
     found = []
     for name, test in tests.items():
@@ -93,41 +111,7 @@ def _worst(values: Mapping[Any, Sequence[float]]) -> dict[str, float]:
     }
 
 
-class _Tables:
-    """Look-ups in the rows over all seeds."""
-
-    def __init__(self, results: pl.DataFrame, gaps: pl.DataFrame, spec: Mapping[str, Any]) -> None:
-        pooled = results.filter(pl.col("seed").is_null())
-        self.results = pooled.filter(pl.col("facet").is_null())
-        self.facets = pooled.filter(pl.col("facet").is_not_null())
-        self.gaps = gaps.filter(pl.col("seed").is_null())
-        self.seeds = results.filter(pl.col("seed").is_not_null())
-        self.spec = spec
-        self.splits = self.results["split"].unique(maintain_order=True).to_list()
-        self.ood = self.gaps["split"].unique(maintain_order=True).to_list()
-
-    def cells(self, metric: str, **where: str) -> pl.DataFrame:
-        """The rows of one metric over whole splits."""
-        rows = self.results.filter(pl.col("metric") == metric)
-        return rows.filter(*(pl.col(key) == value for key, value in where.items()))
-
-    def verdicts(self) -> pl.DataFrame:
-        """The gap rows that carry a verdict."""
-        return self.gaps.filter(pl.col("verdict").is_not_null())
-
-
-def _number(value: Any) -> float:
-    """What polars calls a literal of any type, as the number that it is."""
-    return float(value)
-
-
-def _interval(row: Mapping[str, Any], value: str = "value") -> str:
-    if row["low"] is None:
-        return f"{row[value]:.3f}"
-    return f"{row[value]:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
-
-
-def _generalizes(t: _Tables) -> Finding:
+def _generalizes(t: Tables) -> Finding:
     """Holds if accuracy is at least .98 on all structure splits, and lower on unseen depth."""
     rows = {r["split"]: r for r in t.cells("model_accuracy", method="identity").to_dicts()}
     structure = [s for s in ("seen_structure", "unseen_short", "unseen_long") if s in rows]
@@ -136,7 +120,7 @@ def _generalizes(t: _Tables) -> Finding:
     near = all(rows[s]["value"] >= NEAR_PERFECT for s in structure)
     deeper = rows["unseen_depth"]
     lower = deeper["high"] < min(rows[s]["value"] for s in structure)
-    text = ", ".join(f"{s} {_interval(rows[s])}" for s in rows)
+    text = ", ".join(f"{s} {of_interval(rows[s])}" for s in rows)
     return (
         HOLDS if near and lower else FAILS,
         f"Accuracy of the model: {text}. The paper reports about .75 to .80 on unseen depth.",
@@ -153,7 +137,7 @@ def _families(rows: pl.DataFrame) -> list[pl.DataFrame]:
     return [family for _, family in families if len(family) > 1]
 
 
-def _grows(t: _Tables) -> Finding:
+def _grows(t: Tables) -> Finding:
     """Holds if in at least 90 % of steps to the next size the proxy is no less faithful.
 
     A step counts against the claim if same_prediction falls, or attention_jsd rises, by more than
@@ -182,7 +166,7 @@ def _grows(t: _Tables) -> Finding:
     )
 
 
-def _less_faithful(t: _Tables) -> Finding:
+def _less_faithful(t: Tables) -> Finding:
     """Holds if on unseen depth more proxies are significantly less faithful than are more."""
     numbers: dict[str, Any] = {}
     rows = t.verdicts()
@@ -212,7 +196,7 @@ def _less_faithful(t: _Tables) -> Finding:
     )
 
 
-def _both_ways(t: _Tables) -> Finding:
+def _both_ways(t: Tables) -> Finding:
     """Holds if in some `ood` cell the proxy is right more often than the model, and in some less.
 
     Counted are cells with disjoint intervals, of proxies that agree with the model on at least half
@@ -253,7 +237,7 @@ def _both_ways(t: _Tables) -> Finding:
     )
 
 
-def _one_hot(t: _Tables) -> Finding:
+def _one_hot(t: Tables) -> Finding:
     """Holds if a one-hot proxy has a significant positive gap on unseen depth."""
     rows = t.verdicts().filter((pl.col("method") == "onehot") & (pl.col("split") == "unseen_depth"))
     if not len(rows):
@@ -261,7 +245,7 @@ def _one_hot(t: _Tables) -> Finding:
     level = t.spec["audit"]["thresholds"]["level"]
     found = rows.filter((pl.col("p_value") < level) & (pl.col("gap") > 0))
     text = "; ".join(
-        f"{r['simplification']}: gap {_interval(r, 'gap')}, {r['verdict']}" for r in rows.to_dicts()
+        f"{r['simplification']}: gap {of_interval(r, 'gap')}, {r['verdict']}" for r in rows.to_dicts()
     )
     numbers = {
         r["simplification"]: {k: r[k] for k in ("gap", "low", "high", "p_value")}
@@ -270,13 +254,13 @@ def _one_hot(t: _Tables) -> Finding:
     return HOLDS if len(found) else FAILS, f"On unseen depth: {text}.", numbers
 
 
-def _coincide(t: _Tables) -> Finding:
+def _coincide(t: Tables) -> Finding:
     """Holds if iid and unseen_long differ by at most .05 of same_prediction in 90 % of proxies."""
     rows = t.verdicts().filter(pl.col("split") == "unseen_long")
     if not len(rows):
         return UNTESTED, "The study has no split of long unseen structures.", {}
     off = rows["gap"].abs()
-    median, most, share = map(_number, (off.median(), off.max(), (off <= COINCIDE).mean()))
+    median, most, share = map(number, (off.median(), off.max(), (off <= COINCIDE).mean()))
     return (
         HOLDS if share >= 0.9 else FAILS,
         f"The two differ by {median:.3f} in the median proxy and {most:.3f} at most; "
@@ -286,7 +270,7 @@ def _coincide(t: _Tables) -> Finding:
     )
 
 
-def _departs(t: _Tables) -> Finding:
+def _departs(t: Tables) -> Finding:
     """Holds if agreement on unseen depth is lower beyond the trained depth than up to it.
 
     Looked at is, of every SVD and PCA family, the smallest proxy that looks faithful on the
@@ -331,7 +315,7 @@ def _departs(t: _Tables) -> Finding:
     )
 
 
-def _clusters(t: _Tables) -> Finding:
+def _clusters(t: Tables) -> Finding:
     """Holds if k-means has the gap that SVD has where both are as faithful on the reference.
 
     Each k-means proxy is paired with the SVD proxy that is nearest to it on iid, within .05; in at

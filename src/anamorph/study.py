@@ -15,6 +15,7 @@ from threading import Thread
 from typing import Any, cast
 
 import numpy as np
+import polars as pl
 import torch
 
 from anamorph import claims, views
@@ -74,7 +75,10 @@ def run_study(
     _each_seed(spec, run, task, workers, watch)
     tabulate_run(run, spec.audit, task, proxies)
     views.write(run, task, spec.audit.fit_sequences)
-    write_json(run.path / "claims.json", claims.measure(run.results, run.gaps, run.spec))
+    files = [run.seed(seed) / "heads.parquet" for seed in spec.seeds]
+    scores = [pl.read_parquet(file) for file in files if file.exists()]
+    measured = claims.measure(run.results, run.gaps, run.spec, pl.concat(scores) if scores else None)
+    write_json(run.path / "claims.json", measured)
     report_run(run, watch)
     return run
 

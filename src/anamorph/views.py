@@ -22,6 +22,7 @@ from anamorph.simplifications import SVD, FittedProxies, FittedProxy, Proxy, fit
 from anamorph.stacks import stacked_edits
 from anamorph.tasks import NOT_APPLICABLE, Split, Task
 from anamorph.tasks.batches import collate, plan, targets
+from anamorph.views_text import functions
 
 ATTENDED = 100  # sequences a split for attended depth
 SCATTERED = 12  # sequences a split whose keys and queries are drawn
@@ -45,6 +46,8 @@ def write(run: Run, task: Task, fit_sequences: int) -> None:
         write_table(folder / "attended.parquet", attended(model, task, chosen))
         write_table(folder / "scatter.parquet", scatter(model, task, fit_sequences))
         write_table(folder / "patterns.parquet", patterns(model, task, chosen))
+        if task.name == "code":
+            write_table(folder / "functions.parquet", functions(model, task, chosen))
         write_table(folder / "sentences.parquet", sentences(task))
 
 

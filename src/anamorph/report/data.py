@@ -56,6 +56,7 @@ GAPS = frozenset(
     ]
 )
 VIEWS = {
+    "functions": "simplification split sequence text jsd model proxy model_p proxy_p",
     "attended": "simplification split layer head facet true_level attended_level mass",
     "scatter": "layer head kind split position token component_1 component_2",
     "patterns": "simplification split sequence layer head query key weight",

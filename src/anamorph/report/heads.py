@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from anamorph.heads import SCORES, EditedHead, edited_head
@@ -20,6 +21,7 @@ FAITHFUL = 0.99
 
 More than is asked of other proxies: most heads alone change few predictions, whatever is done.
 """
+FEWEST_HEADS = 5  # for a correlation
 LEASTS = (FAITHFUL, 0.95, 0.9)  # shares that can be asked for
 
 HEAD = ["seed", "method", "layer", "head"]
@@ -207,3 +209,40 @@ def rows(heads: Heads, method: str, splits: Sequence[str]) -> list[dict[str, Any
         }
         for row in table.iter_rows(named=True)
     ]
+
+
+def correlations(heads: Heads, resamples: int = 2000, seed: int = 0) -> list[dict[str, Any]]:
+    """Spearman's rank correlation, over heads, of every score with a head's largest gap.
+
+    Ranks are taken within a seed. Intervals are 95 % percentile intervals over resampled heads; they
+    do not know how uncertain each gap is.
+
+    Args:
+        heads: of all seeds.
+        resamples: of the bootstrap.
+        seed: of the bootstrap.
+
+    Returns:
+        method, score, value, low, high and heads of each pair with at least five heads.
+    """
+    if heads.scores is None:
+        return []
+    found = []
+    keys = ["seed", "method", "layer", "head"]
+    table = heads.largest.join(heads.scores, on=keys)
+    for method, score in product(heads.methods, SCORES):
+        some = table.filter(method=method).drop_nulls(["gap", score])
+        ranks = some.select(pl.col("gap", score).rank().over("seed")).to_numpy()
+        ranks -= some.select(pl.len().over("seed")).to_numpy() / 2
+        if len(ranks) < FEWEST_HEADS:
+            continue
+        draws = np.random.default_rng(seed).integers(len(ranks), size=(resamples, len(ranks)))
+        x, y = ranks[draws].transpose(2, 0, 1)
+        x, y = (z - z.mean(1, keepdims=True) for z in (x, y))
+        with np.errstate(invalid="ignore"):
+            drawn = (x * y).sum(1) / np.sqrt((x * x).sum(1) * (y * y).sum(1))
+        low, high = np.nanquantile(drawn, (0.025, 0.975))
+        value = float(np.corrcoef(ranks.T)[0, 1])
+        row = {"method": method, "score": score, "value": value, "low": float(low)}
+        found.append(row | {"high": float(high), "heads": len(ranks)})
+    return found

@@ -22,9 +22,10 @@ from anamorph.report import (
     charts_verdicts,
     charts_views,
 )
+from anamorph.report.code_view import code_view
 from anamorph.report.data import IDENTITY, MOST_FAMILIES, Run, read
 from anamorph.report.figure import VEGA_LITE, Figure
-from anamorph.report.heads import FAITHFUL, rows
+from anamorph.report.heads import FAITHFUL, correlations, rows
 from anamorph.report.theme import CONFIG, DARK, FONT, LIGHT, MONO, css, in_light
 from anamorph.report.verdicts import headline, sentences
 from anamorph.report.words import (
@@ -126,7 +127,10 @@ def _page(run: Run, figures: dict[str, Figure]) -> str:
     }
     sources = PackageLoader("anamorph.report")
     bundle = _bundle()
-    script = sources.get_source(environment, "report.js")[0]
+    script, code_script = (
+        sources.get_source(environment, name)[0] for name in ("report.js", "code_view.js")
+    )
+    code = code_view(run)
     style = sources.get_source(environment, "report.css")[0]
     variables = f"--sans:{FONT};--mono:{MONO};"
     style = (
@@ -143,14 +147,17 @@ def _page(run: Run, figures: dict[str, Figure]) -> str:
         config=_embedded(CONFIG),
         bundle=Markup(bundle),
         script=Markup(script),
+        code=None if code is None else _embedded(code),
+        code_script=Markup(code_script),
         style=Markup(style),
-        hashes=" ".join(f"'sha256-{_hash(text)}'" for text in (bundle, script)),
+        hashes=" ".join(f"'sha256-{_hash(text)}'" for text in (bundle, script, code_script)),
         headline=headline(run),
         sentences=sorted(sentences(run), key=lambda s: s.title not in run.telling_families),
         most_families=MOST_FAMILIES,
         cells=_cells(run),
         signs={verdict: sign for verdict, (_, _, sign, _) in charts_verdicts.VERDICTS.items()},
         heads=_heads(run),
+        correlations=[] if run.heads is None else correlations(run.heads),
         head_faithful=FAITHFUL,
         shared_keys=run.heads is not None and run.heads.shared_keys,
         means=_means(run),

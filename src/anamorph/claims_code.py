@@ -1,0 +1,163 @@
+"""The paper's claims on code completion, C9 and C10, as a study measures them.
+
+Source of the claims: Friedman et al. 2023, arXiv 2312.03656.
+"""
+
+import math
+from typing import Any
+
+import polars as pl
+
+from anamorph.claims_tables import FAILS, HOLDS, UNTESTED, Finding, Tables, number, of_interval
+from anamorph.report.heads import correlations
+
+REPOSITORY = "unseen_repository"
+LEAST_SHARE = 0.01  # of the characters, for a kind of prediction to be compared
+MUCH = 0.25  # of the gap
+Z = 1.96
+
+
+def languages(t: Tables) -> list[str]:
+    """The splits of unseen languages; none if the study is not one of code."""
+    return [s for s in t.ood if s != REPOSITORY] if REPOSITORY in t.ood else []
+
+
+def farther(t: Tables) -> Finding:
+    """C9 holds if both steps away, to repositories and from there to languages, cost agreement.
+
+    A step costs agreement if it does so significantly (95 % interval of the difference) for more
+    proxies than it gains agreement for. Of languages the mean is taken.
+    """
+    unseen = languages(t)
+    if not unseen:
+        return UNTESTED, "The study has no splits of unseen repositories and languages.", {}
+    rows = t.cells("same_prediction").filter(pl.col("method") != "identity")
+    by_proxy: list[dict[str, dict[str, float]]] = []
+    for _, some in rows.group_by("simplification", maintain_order=True):
+        of = {row["split"]: row for row in some.to_dicts()}
+        mean = {
+            "value": sum(of[s]["value"] for s in unseen) / len(unseen),
+            "error": math.hypot(*(_error(of[s]) for s in unseen)) / len(unseen),
+        }
+        near = (next(row for row in some.to_dicts() if row["role"] == "iid"), of[REPOSITORY])
+        points = [{"value": r["value"], "error": _error(r)} for r in near]
+        by_proxy.append(dict(zip(("iid", REPOSITORY, "languages"), [*points, mean], strict=True)))
+    steps = {}
+    for a, b in (("iid", REPOSITORY), (REPOSITORY, "languages")):
+        falls = [(p[a]["value"] - p[b]["value"], math.hypot(p[a]["error"], p[b]["error"]))
+                 for p in by_proxy]
+        steps[f"{a} to {b}"] = {
+            "less_faithful": sum(fall > Z * error for fall, error in falls),
+            "more_faithful": sum(fall < -Z * error for fall, error in falls),
+            "median_fall": number(pl.Series([fall for fall, _ in falls]).median()),
+        }
+    holds = all(step["less_faithful"] > step["more_faithful"] for step in steps.values())
+    each = t.verdicts().group_by("split", maintain_order=True).agg(pl.col("gap").median())
+    text = "; ".join(
+        f"from {name.replace('_', ' ')}: agreement falls significantly for {n['less_faithful']} of "
+        f"{len(by_proxy)} proxies and rises for {n['more_faithful']}, median fall "
+        f"{n['median_fall']:+.4f}"
+        for name, n in steps.items()
+    )
+    medians = dict(each.iter_rows())
+    by_split = ", ".join(f"{s.replace('_', ' ')} {gap:+.4f}" for s, gap in medians.items())
+    return (
+        HOLDS if holds else FAILS,
+        f"{text[0].upper()}{text[1:]}. Median gap to iid: {by_split}.",
+        {"proxies": len(by_proxy), "steps": steps, "median_gaps": medians},
+    )
+
+
+def uneven(t: Tables) -> Finding:
+    """C10 holds if kinds differ, repetition carries much of the gap, and induction goes with it.
+
+    Looked at is the proxy that looks right on iid and loses most agreement on unseen languages.
+    Three parts: the gaps of two kinds of token (each at least 1 % of the characters) have disjoint
+    intervals; characters that copying predicts rightly carry at least a quarter of the gap; and
+    over heads the induction score correlates positively with the largest gap (95 % interval).
+    """
+    unseen = languages(t)
+    right = t.spec["audit"]["thresholds"]["faithful"]
+    iid = t.cells("same_prediction", role="iid").filter(
+        (pl.col("value") >= right) & (pl.col("method") != "identity")
+    )
+    gaps = t.verdicts().filter(
+        pl.col("split").is_in(unseen)
+        & pl.col("simplification").is_in(iid["simplification"].to_list())
+    )
+    if not unseen or not len(gaps) or not len(t.facets):
+        return UNTESTED, "No proxy of a code model looks right on iid, or there are no facets.", {}
+    means = gaps.group_by("simplification", maintain_order=True).agg(pl.col("gap").mean())
+    name, gap = means.sort("gap", descending=True).row(0)
+    kinds = _by_level(t, name, "token kind", unseen)
+    copying = _by_level(t, name, "copying", unseen)
+    common = {level: k for level, k in kinds.items() if k["share"] >= LEAST_SHARE}
+    most, least = (f(common, key=lambda level: common[level]["gap"]) for f in (max, min))
+    apart = common[most]["low"] > common[least]["high"]
+    repeated = copying.get("copying is right", {"carried": 0.0, "share": 0.0})
+    of_heads = [] if t.heads is None else correlations(t.heads)
+    induction = [row for row in of_heads if row["score"] == "induction"]
+    with_it = [row for row in induction if row["low"] > 0]
+    holds = apart and repeated["carried"] >= MUCH and bool(with_it)
+    text = (
+        f"{name}, mean of the unseen languages: gap {gap:+.4f}; by kind from "
+        f"{most} {of_interval(common[most], 'gap')} to {least} {of_interval(common[least], 'gap')}. "
+        f"Characters that copying predicts rightly are {repeated['share']:.0%} of all and carry "
+        f"{repeated['carried']:.0%} of the gap. "
+    )
+    text += "Rank correlation of a head's induction score with its largest gap: " + (
+        "; ".join(f"{r['method']} {of_interval(r)}" for r in induction) or "not measured"
+    )
+    numbers = {
+        "simplification": name,
+        "gap": gap,
+        "kinds": kinds,
+        "copying": copying,
+        "heads": of_heads,
+    }
+    return HOLDS if holds else FAILS, f"{text}.", numbers
+
+
+def _error(row: dict[str, Any]) -> float:
+    """The standard error behind an interval; 0 if it has none."""
+    return 0.0 if row["low"] is None else (float(row["high"]) - float(row["low"])) / (2 * Z)
+
+
+def _by_level(t: Tables, name: str, facet: str, unseen: list[str]) -> dict[str, dict[str, float]]:
+    """By level: gap with interval, share of the characters, and share of the gap it carries.
+
+    Of several languages the means. What a level carries is its disagreement times its share of the
+    characters, on the languages less on iid, over the sum of that over all levels.
+    """
+    rows = t.facets.filter(
+        (pl.col("simplification") == name)
+        & (pl.col("facet") == facet)
+        & (pl.col("metric") == "same_prediction")
+    )
+    total = pl.col("tokens").sum().over("split")
+    rows = rows.with_columns(share=pl.col("tokens") / total)
+    by_split: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in rows.to_dicts():
+        by_split.setdefault(row["split"], {})[row["level"]] = row
+    (reference,) = rows.filter(pl.col("role") == "iid")["split"].unique().to_list()
+    iid = by_split[reference]
+    found: dict[str, dict[str, float]] = {}
+    for level, here in iid.items():
+        others = [by_split[s][level] for s in unseen if level in by_split.get(s, {})]
+        if not others:
+            continue
+        count = len(others)
+        gap = here["value"] - sum(o["value"] for o in others) / count
+        error = math.hypot(_error(here), math.hypot(*(_error(o) for o in others)) / count)
+        lost = sum(o["share"] * (1 - o["value"]) for o in others) / len(unseen)
+        found[level] = {
+            "gap": gap,
+            "low": gap - Z * error,
+            "high": gap + Z * error,
+            "share": sum(o["share"] for o in others) / len(unseen),
+            "carried": lost - here["share"] * (1 - here["value"]),
+        }
+    whole = sum(f["carried"] for f in found.values())
+    for f in found.values():
+        f["carried"] = f["carried"] / whole if whole > 0 else 0.0
+    return found
