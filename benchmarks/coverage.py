@@ -1,6 +1,6 @@
 """Does a confidence sequence hold at every look, and what does stopping early cost?
 
-    python benchmarks/coverage.py [--runs N] [--prior-correlation R] [--sequences N]
+    python benchmarks/coverage.py [--runs N] [--prior-correlation R] [--sequences N] [--short]
 
 Prints the tables of docs/confidence.md. A run draws sequences of one kind, looks after every 16 and
 stops as soon as the interval is narrow enough, or when the sequences are used up; it is *covered*
@@ -37,31 +37,34 @@ class Case(NamedTuple):
     draw: Drawer  # generator and (runs, sequences) → numerators, counts
 
 
-def counts_of(rng: np.random.Generator, shape: tuple[int, int], varying: bool) -> Floats:
-    return rng.integers(16, 129, size=shape).astype(float) if varying else np.full(shape, 64.0)
+VARYING = 0  # instead of a length: from 16 to 128
 
 
-def beta_binomial(p: float, correlation: float, varying: bool) -> Case:
+def counts_of(rng: np.random.Generator, shape: tuple[int, int], length: int) -> Floats:
+    varying = rng.integers(16, 129, size=shape).astype(float) if length == VARYING else None
+    return np.full(shape, float(length)) if varying is None else varying
+
+
+def beta_binomial(p: float, correlation: float, length: int) -> Case:
     def draw(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[Floats, Floats]:
-        c, chance = counts_of(rng, shape, varying), np.full(shape, p)
+        c, chance = counts_of(rng, shape, length), np.full(shape, p)
         if correlation:
             more = 1 / correlation - 1
             chance = rng.beta(p * more, (1 - p) * more, size=shape)
         return rng.binomial(c.astype(int), chance).astype(float), c
 
-    lengths = "16–128" if varying else "64"
-    return Case(f"p = {p}, ρ = {correlation}, {lengths}", p, draw)
+    return Case(f"p = {p}, ρ = {correlation}, {length or '16–128'}", p, draw)
 
 
-def mixed(share: float, rare: float, usual: float, varying: bool) -> Case:
+def mixed(share: float, rare: float, usual: float, length: int) -> Case:
     """A share of the sequences agrees at `rare`, the others at `usual`."""
 
     def draw(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[Floats, Floats]:
-        c = counts_of(rng, shape, varying)
+        c = counts_of(rng, shape, length)
         chance = np.where(rng.random(shape) < share, rare, usual)
         return rng.binomial(c.astype(int), chance).astype(float), c
 
-    name = f"{share:.0%} at {rare}, else {usual}, {'16–128' if varying else '64'}"
+    name = f"{share:.0%} at {rare}, else {usual}, {length or '16–128'}"
     return Case(name, share * rare + (1 - share) * usual, draw)
 
 
@@ -71,7 +74,7 @@ def worse_when_long() -> Case:
     falls = 1 - 0.1 * (lengths / 128) ** 2
 
     def draw(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[Floats, Floats]:
-        c = counts_of(rng, shape, varying=True)
+        c = counts_of(rng, shape, length=VARYING)
         mean = 1 - 0.1 * (c / 128) ** 2
         return rng.binomial(c.astype(int), rng.beta(9 * mean, 9 * (1 - mean))).astype(float), c
 
@@ -82,7 +85,7 @@ def divergence() -> Case:
     """A Jensen-Shannon divergence: continuous, small, alike within a sequence."""
 
     def draw(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[Floats, Floats]:
-        c, own = counts_of(rng, shape, varying=True), rng.beta(1, 24, size=shape)
+        c, own = counts_of(rng, shape, length=VARYING), rng.beta(1, 24, size=shape)
         # The mean of c beta(20·own, 20·(1 − own)) values, matched in mean and variance.
         more = 21 * c - 1
         return c * rng.beta(own * more, (1 - own) * more), c
@@ -92,18 +95,22 @@ def divergence() -> Case:
 
 CASES = [
     *(
-        beta_binomial(p, correlation, varying)
+        beta_binomial(p, correlation, length)
         for p in (0.5, 0.9, 0.98, 0.995)
         for correlation in (0, 0.05, 0.2)
-        for varying in (False, True)
+        for length in (64, VARYING)
     ),
-    mixed(0.02, 0.3, 0.999, varying=False),
-    mixed(0.02, 0.3, 0.999, varying=True),
-    mixed(0.03, 0.0, 1.0, varying=False),
+    mixed(0.02, 0.3, 0.999, length=64),
+    mixed(0.02, 0.3, 0.999, length=VARYING),
+    mixed(0.03, 0.0, 1.0, length=64),
     worse_when_long(),
     divergence(),
-    beta_binomial(1.0, 0, varying=False),
-    beta_binomial(1.0, 0, varying=True),
+    beta_binomial(1.0, 0, length=64),
+    beta_binomial(1.0, 0, length=VARYING),
+]
+SHORT = [
+    *(beta_binomial(p, r, 31) for p in (0.95, 0.985, 0.995) for r in (0, 0.02, 0.05, 0.1)),
+    mixed(0.02, 0.3, 0.999, 31),
 ]
 
 
@@ -184,6 +191,17 @@ def fixed(case: Case, until: float) -> float:
     return float((2 * 1.96) ** 2 * variance / until**2)
 
 
+def short(runs: int) -> None:
+    """Share covered and mean sequences taken, by the prior correlation: sequences of 31."""
+    priors = (0.5, 0.1, 0.02)
+    print(f"| sequences | {' | '.join(map(str, priors))} |\n| --- | --- | --- | --- |")
+    for case in SHORT:
+        a, c = case.draw(np.random.default_rng(0), (runs, 512))
+        found = [sequential(a, c, case.truth, 0.02, prior) for prior in priors]
+        cells = [f"{covered:.3f}, {taken:.0f}" for covered, _, taken, _ in found]
+        print(f"| {case.name} | {' | '.join(cells)} |", flush=True)
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     arguments.add_argument("--runs", type=int, default=2000)
@@ -191,8 +209,12 @@ def main() -> None:
     arguments.add_argument("--until", type=float, nargs="+", default=[0.02, 0.005])
     arguments.add_argument("--prior-correlation", type=float, default=PRIOR_CORRELATION)
     arguments.add_argument("--bets", type=int, default=24, help="runs of the slow betting bound")
+    arguments.add_argument("--short", action="store_true", help="the table of short sequences")
     options = arguments.parse_args()
     torch.set_num_threads(1)
+    if options.short:
+        short(options.runs)
+        return
     for until in options.until:
         print(f"\nWidth {until}, prior correlation {options.prior_correlation}:\n")
         print(

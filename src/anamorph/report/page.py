@@ -254,6 +254,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         f"{model[k]} {k if model[k] != 1 else k[:-1]}" for k in ("layers", "heads") if k in model
     ]
     shape += [f"width {model['width']}"] if "width" in model else []
+    shape = [str(model["name"]), *shape] if "name" in model else shape
     if shape:
         facts.append(("Model", ", ".join(shape)))
     if spec.get("training"):
