@@ -147,7 +147,9 @@ def main() -> None:
         ours.append(mine)
         ratios.append(mine / max(theirs.values()))
         told = ", ".join(f"{name} {value:,.0f}" for name, value in theirs.items())
-        print(f"anamorph {mine:,.0f} characters/s; Trainer {told}; ratio {ratios[-1]:.2f}", flush=True)
+        print(
+            f"anamorph {mine:,.0f} characters/s; Trainer {told}; ratio {ratios[-1]:.2f}", flush=True
+        )
     weights = shape.layers * (4 * shape.width**2 + 2 * shape.width * shape.mlp)
     weights += shape.width * shape.vocabulary
     each = 6 * weights + 6 * shape.layers * CONTEXT * shape.width

@@ -4,9 +4,9 @@ from typing import Any
 
 import polars as pl
 import pytest
-from test_claims import GAPS, RESULTS
 
 from anamorph.claims import FAILS, HOLDS, UNTESTED, measure
+from test_claims import GAPS, RESULTS
 
 SPEC = {
     "task": {"name": "code"},
@@ -31,11 +31,7 @@ def keys(head: int | None, split: str) -> dict[str, Any]:
 
 def same(head: int | None, split: str, value: float, **more: Any) -> dict[str, Any]:
     interval = {"low": value - 0.004, "high": value + 0.004, "tokens": 1000}
-    return (
-        keys(head, split)
-        | {"metric": "same_prediction", "value": value, **interval}
-        | more
-    )
+    return keys(head, split) | {"metric": "same_prediction", "value": value, **interval} | more
 
 
 def gap(head: int | None, split: str, size: float, seed: int | None = None) -> dict[str, Any]:

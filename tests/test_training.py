@@ -272,6 +272,21 @@ def test_one_step_is_the_gradient_of_every_real_token(words: Task) -> None:
     assert strong.float().mean() > 0.3
 
 
+def test_threads_with_a_part_of_the_batch_each_take_the_same_step(words: Task) -> None:
+    config = replace(SHORT, steps=2, batch_tokens=500)
+    before = torch.get_num_threads()
+    models = []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            models.append(train(words, config=config, model=default_model(words, **SHAPE))[0])
+    finally:
+        torch.set_num_threads(before)
+    one, three = (model.state_dict() for model in models)
+    for name, weights in one.items():
+        torch.testing.assert_close(weights, three[name], atol=1e-4, rtol=1e-3)
+
+
 def test_a_gradient_that_is_not_finite_is_an_error(words: Task, tmp_path: Path) -> None:
     config = replace(SHORT, optimizer="adamw", learning_rate=1e30, warmup=0.0, checkpoint_every=1)
     with pytest.raises(AnamorphError, match=r"gradient is not finite.*Lower the learning rates"):

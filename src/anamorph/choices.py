@@ -16,7 +16,11 @@ def choices(spec: Mapping[str, Any]) -> list[Choice]:
                 f"{spec['model']['width']}, MLP {spec['model']['mlp']}, "
                 f"{spec['model']['positions']} positions, pre-norm"
             ),
-            why="Known of the paper: small, two layers. Widths and heads are not.",
+            why=(
+                "Known of the paper: small, two layers. Widths and heads are not."
+                if spec["task"]["name"] == "dyck"
+                else "Not known of the paper."
+            ),
         ),
         Choice(
             what="Optimization",
@@ -38,7 +42,8 @@ def choices(spec: Mapping[str, Any]) -> list[Choice]:
         ),
         *_of_every_audit(spec),
     ]
-    return made + (_dyck(spec["task"]) if spec["task"]["name"] == "dyck" else [])
+    of_task = {"dyck": _dyck, "code": _code}.get(spec["task"]["name"])
+    return made + (of_task(spec["task"]) if of_task else [])
 
 
 def choices_of_given(spec: Mapping[str, Any]) -> list[Choice]:
@@ -112,6 +117,42 @@ def _of_every_audit(spec: Mapping[str, Any]) -> list[Choice]:
                 "resamples, with seeds resampled above them"
             ),
             why="Tokens of a sequence are not independent. With few seeds the seed part is rough.",
+        ),
+    ]
+
+
+def _code(task: Mapping[str, Any]) -> list[Choice]:
+    return [
+        Choice(
+            what="Training language and corpus",
+            choice=f"{task['language']}, {task['corpus']} (checksum {task['made'][:16]})",
+            why="Not known of the paper, which names CodeSearchNet.",
+        ),
+        Choice(
+            what="Sequences",
+            choice=(
+                f"START and a function's first {task['context'] - 1} {task['unit']}; every split "
+                "has the lengths of iid, as far as there are functions"
+            ),
+            why="Longer functions are not longer sequences, and lengths do not make the gaps.",
+        ),
+        Choice(
+            what="In distribution",
+            choice="functions held out of every repository that is trained on",
+            why="CodeSearchNet's own partitions share no repository, so its test is another split.",
+        ),
+        Choice(
+            what="Duplicates",
+            choice=(
+                "test functions that train has, but for white space, or for names and literals, "
+                "are left out"
+            ),
+            why="A fifth and more of the functions of another Java repository are such clones.",
+        ),
+        Choice(
+            what="Rare characters",
+            choice="those that train has fewer than 20 times are one token, which is scored too",
+            why="Other languages have characters that the model has hardly seen; a facet tells.",
         ),
     ]
 

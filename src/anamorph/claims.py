@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from anamorph import claims_code
-from anamorph.claims_tables import FAILS, HOLDS, UNTESTED, Finding, Tables, of_interval, number
+from anamorph.claims_tables import FAILS, HOLDS, UNTESTED, Finding, Tables, number, of_interval
 
 TEXTS = {
     "C1": "The model generalizes: near-perfect on seen and unseen structures, less on new depths.",
@@ -245,7 +245,8 @@ def _one_hot(t: Tables) -> Finding:
     level = t.spec["audit"]["thresholds"]["level"]
     found = rows.filter((pl.col("p_value") < level) & (pl.col("gap") > 0))
     text = "; ".join(
-        f"{r['simplification']}: gap {of_interval(r, 'gap')}, {r['verdict']}" for r in rows.to_dicts()
+        f"{r['simplification']}: gap {of_interval(r, 'gap')}, {r['verdict']}"
+        for r in rows.to_dicts()
     )
     numbers = {
         r["simplification"]: {k: r[k] for k in ("gap", "low", "high", "p_value")}

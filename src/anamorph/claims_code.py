@@ -44,8 +44,10 @@ def farther(t: Tables) -> Finding:
         by_proxy.append(dict(zip(("iid", REPOSITORY, "languages"), [*points, mean], strict=True)))
     steps = {}
     for a, b in (("iid", REPOSITORY), (REPOSITORY, "languages")):
-        falls = [(p[a]["value"] - p[b]["value"], math.hypot(p[a]["error"], p[b]["error"]))
-                 for p in by_proxy]
+        falls = [
+            (p[a]["value"] - p[b]["value"], math.hypot(p[a]["error"], p[b]["error"]))
+            for p in by_proxy
+        ]
         steps[f"{a} to {b}"] = {
             "less_faithful": sum(fall > Z * error for fall, error in falls),
             "more_faithful": sum(fall < -Z * error for fall, error in falls),
@@ -100,8 +102,8 @@ def uneven(t: Tables) -> Finding:
     with_it = [row for row in induction if row["low"] > 0]
     holds = apart and repeated["carried"] >= MUCH and bool(with_it)
     text = (
-        f"{name}, mean of the unseen languages: gap {gap:+.4f}; by kind from "
-        f"{most} {of_interval(common[most], 'gap')} to {least} {of_interval(common[least], 'gap')}. "
+        f"{name}, mean of the unseen languages: gap {gap:+.4f}; by kind from {most} "
+        f"{of_interval(common[most], 'gap')} to {least} {of_interval(common[least], 'gap')}. "
         f"Characters that copying predicts rightly are {repeated['share']:.0%} of all and carry "
         f"{repeated['carried']:.0%} of the gap. "
     )

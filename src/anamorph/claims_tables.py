@@ -47,6 +47,7 @@ def number(value: Any) -> float:
 
 
 def of_interval(row: Mapping[str, Any], value: str = "value") -> str:
+    """A number with its interval, if it has one, as text."""
     if row["low"] is None:
         return f"{row[value]:.3f}"
     return f"{row[value]:.3f} [{row['low']:.3f}, {row['high']:.3f}]"

@@ -77,7 +77,9 @@ def run_study(
     views.write(run, task, spec.audit.fit_sequences)
     files = [run.seed(seed) / "heads.parquet" for seed in spec.seeds]
     scores = [pl.read_parquet(file) for file in files if file.exists()]
-    measured = claims.measure(run.results, run.gaps, run.spec, pl.concat(scores) if scores else None)
+    measured = claims.measure(
+        run.results, run.gaps, run.spec, pl.concat(scores) if scores else None
+    )
     write_json(run.path / "claims.json", measured)
     report_run(run, watch)
     return run

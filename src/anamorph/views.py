@@ -18,7 +18,7 @@ from anamorph.engine import BATCH_TOKENS
 from anamorph.models.base import Batch, Key, Recording
 from anamorph.models.decoder import Decoder
 from anamorph.runs import Run, write_table
-from anamorph.simplifications import SVD, FittedProxies, FittedProxy, Proxy, fit
+from anamorph.simplifications import SVD, FittedProxies, FittedProxy, Proxy, expand, fit
 from anamorph.stacks import stacked_edits
 from anamorph.tasks import NOT_APPLICABLE, Split, Task
 from anamorph.tasks.batches import collate, plan, targets
@@ -35,7 +35,9 @@ NONE = "–"  # the level of a token that a facet says nothing about
 
 def write(run: Run, task: Task, fit_sequences: int) -> None:
     """Write the views of every seed of a run."""
-    telling = telling_proxies(run.results, run.spec["audit"]["thresholds"]["faithful"])
+    whole = {str(proxy) for proxy in expand(run.spec["simplify"])}  # not those of single heads
+    results = run.results.filter(pl.col("simplification").is_in({*whole, "identity"}))
+    telling = telling_proxies(results, run.spec["audit"]["thresholds"]["faithful"])
     for seed in run.spec["seeds"]:
         folder = run.seed(seed) / "views"
         if (folder / "sentences.parquet").exists():  # written last

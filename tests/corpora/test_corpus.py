@@ -1,10 +1,13 @@
 import gzip
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from anamorph.corpora import Corpus, from_codesearchnet, from_folders
+from anamorph.corpora.from_datasets import write_files
 from anamorph.errors import AnamorphError
 
 
@@ -131,3 +134,39 @@ def test_what_cannot_be_read_is_passed_over_and_named(tmp_path: Path) -> None:
     assert "no UTF-8" in corpus.manifest[-1]["passed_over"]
     assert "latin.py" in corpus.manifest[-1]["passed_over"]
     assert corpus.manifest[-1]["functions"] == 1
+
+
+def test_a_data_set_of_the_hub_is_written_in_the_same_format(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str, str]] = []
+
+    def load_dataset(name: str, language: str, split: str) -> list[dict[str, str]]:
+        asked.append((name, language, split))
+        number = len(asked)
+        return [
+            {
+                "repository_name": f"{split}/repo",
+                "func_path_in_repository": "A.java",
+                "func_name": "A.f",
+                "whole_func_string": f"int f() {{\n  return {number};\n}}",
+                "language": language,
+            }
+        ]
+
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+    for _ in range(2):
+        folder = write_files("some/name", ["java"], tmp_path)
+    assert asked == [("some/name", "java", split) for split in ("train", "validation", "test")]
+    table = from_codesearchnet(folder, None, tmp_path).functions["java"]
+    assert table.select("partition", "repo").rows() == [
+        ("train", "train/repo"),
+        ("valid", "validation/repo"),
+        ("test", "test/repo"),
+    ]
+
+
+def test_without_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(AnamorphError, match="pip install datasets"):
+        write_files("some/name", ["java"], tmp_path)

@@ -14,12 +14,12 @@ from anamorph.corpora.recipe import read_recipe, recipe_names
 from anamorph.errors import AnamorphError
 
 NPM = """#!/bin/sh
-# npm pack [options] NAME: packs a file of that name; knows every package but those named missing-...
+# npm pack [options] NAME: packs a file of that name; knows all packages but missing-...
 for name; do :; done
 echo "$name" >> "$NPM_LOG"
 case "$name" in missing-*) echo "404 Not Found - $name" >&2; exit 1;; esac
 mkdir -p package
-printf 'function %s(a) {\\n  const b = a + "%s";\\n  return b;\\n}\\n' "$name" "$name" > package/a.js
+printf 'function %s(a) {\\n  return a +\\n    "%s";\\n}\\n' "$name" "$name" > package/a.js
 tar --sort=name --mtime=@0 --owner=0 --group=0 -cf - package | gzip -n > "$name-1.2.3.tgz"
 rm -r package
 echo half > "$name.part"
@@ -28,7 +28,7 @@ echo half > "$name.part"
 
 @pytest.fixture
 def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Puts a false npm in front of the path; gives the file in which it writes what it was asked."""
+    """Puts a false npm in front of the path; gives the file that lists what it was asked."""
     (tmp_path / "bin").mkdir()
     script = tmp_path / "bin" / "npm"
     script.write_text(NPM)

@@ -275,3 +275,40 @@ def _patterns(rng: np.random.Generator, sentences: pl.DataFrame) -> pl.DataFrame
                 for key, weight in enumerate(weights)
             ]
     return pl.DataFrame(rows)
+
+
+def make_functions(run: Path, functions: int = 40, length: int = 120) -> Path:
+    """Add functions to be shown as text; the first has what would end a script."""
+    rng = np.random.default_rng(1)
+    characters = np.array(list("abcdefg (){};\n<>&é𝒳"))
+
+    def text(count: int) -> str:
+        return "".join(rng.choice(characters, count))
+
+    rows = []
+    for number in range(functions):
+        shown = text(length)
+        if number == 0:
+            shown = "</script><script>alert(1)</script>" + shown
+        count = len(shown)
+        model, model_p = text(3 * count), rng.integers(0, 101, 3 * count).tolist()
+        for name in VIEWED[1:]:
+            same = rng.random(count) < (1.0 if number % 2 else 0.8)
+            triples = zip(same.repeat(3), model, text(3 * count), strict=True)
+            other = [a if keep else b for keep, a, b in triples]
+            rows.append(
+                {
+                    "simplification": name,
+                    "split": list(SPLITS)[number % 2],
+                    "sequence": number,
+                    "text": shown,
+                    "jsd": np.where(same, 0.0, rng.random(count)).tolist(),
+                    "model": model,
+                    "proxy": "".join(other),
+                    "model_p": model_p,
+                    "proxy_p": rng.integers(0, 101, 3 * count).tolist(),
+                }
+            )
+    folder = run / "seed-0" / "views"
+    pl.DataFrame(rows).write_parquet(folder / "functions.parquet")
+    return run

@@ -1,11 +1,12 @@
 """The page as a reader gets it: opened from disk in Chromium, with the network off."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from heads_run import write
-from synthetic_run import NASTY
+from synthetic_run import NASTY, make_functions, make_run
 
 from anamorph.report import render
 
@@ -141,6 +142,38 @@ def test_heads_are_drawn_and_their_menus_change_them(
         ("heads_scores", "Simplified", "SVD · key of shared key heads"),
     ):
         choose(opened.page, figure, menu, text)
+    opened.still_clean()
+    page.close()
+
+
+def test_functions_are_text_and_thousands_of_them_cost_nothing(
+    browser: "playwright.Browser", tmp_path: Path
+) -> None:
+    run = make_functions(make_run(tmp_path / "run"), functions=2000, length=240)
+    page = browser.new_page()
+    opened = Opened(page, render(run).as_uri())
+    assert page.inner_text("#code-view-list pre:first-child").startswith(
+        "</script><script>alert(1)"
+    )
+    assert len(page.query_selector_all("#code-view-list pre")) == 5
+    started = time.monotonic()
+    for _ in range(20):
+        page.click("#code-view-next")
+    page.select_option("#code-view-split", index=1)
+    page.check("#code-view-only")
+    took = time.monotonic() - started
+    assert page.inner_text("#code-view-said").startswith("None"), "odd ones have no difference"
+    page.select_option("#code-view-split", index=0)
+    assert page.inner_text("#code-view-said") == "1 to 5 of 1000"
+    assert took < 10, "20 pages of 5, of 2,000 functions of 240 characters"
+    page.hover("#code-view-list pre:first-child span.other")
+    lines = page.inner_text("#code-view-hover").splitlines()
+    assert [line.split(":")[0] for line in lines] == ["here", "model", "proxy"]
+    assert lines[1].count("%") == lines[2].count("%") == 3
+    assert lines[1].split(": ")[1].split()[0] != lines[2].split(": ")[1].split()[0]
+    page.focus("#code-view-list pre:first-child")
+    page.keyboard.press("ArrowRight")
+    assert page.query_selector("#code-view-list .now") is not None
     opened.still_clean()
     page.close()
 

@@ -131,6 +131,18 @@ def print_splits(task: Task, console: Console) -> None:
             f"{split.lengths.mean():.1f}",
         )
     console.print(table)
+    counts = task.spec.get("splits", {})
+    said = ("role", "sequences", "tokens")
+    columns = list(dict.fromkeys(k for found in counts.values() for k in found if k not in said))
+    if not columns:
+        return
+    table = Table(title="What they were made from")
+    table.add_column("split")
+    for column in columns:
+        table.add_column(column.replace("_", " "), justify="right")
+    for split, found in counts.items():
+        table.add_row(split, *(f"{found[c]:,}" if c in found else "" for c in columns))
+    console.print(table)
 
 
 def _by_split(results: pl.DataFrame, metric: str, name: str) -> dict[str, float]:

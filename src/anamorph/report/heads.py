@@ -214,8 +214,8 @@ def rows(heads: Heads, method: str, splits: Sequence[str]) -> list[dict[str, Any
 def correlations(heads: Heads, resamples: int = 2000, seed: int = 0) -> list[dict[str, Any]]:
     """Spearman's rank correlation, over heads, of every score with a head's largest gap.
 
-    Ranks are taken within a seed. Intervals are 95 % percentile intervals over resampled heads; they
-    do not know how uncertain each gap is.
+    Ranks are taken within a seed. Intervals are 95 % percentile intervals over resampled heads;
+    they do not know how uncertain each gap is.
 
     Args:
         heads: of all seeds.
@@ -232,9 +232,9 @@ def correlations(heads: Heads, resamples: int = 2000, seed: int = 0) -> list[dic
     table = heads.largest.join(heads.scores, on=keys)
     for method, score in product(heads.methods, SCORES):
         some = table.filter(method=method).drop_nulls(["gap", score])
-        ranks = some.select(pl.col("gap", score).rank().over("seed")).to_numpy()
-        ranks -= some.select(pl.len().over("seed")).to_numpy() / 2
-        if len(ranks) < FEWEST_HEADS:
+        centred = pl.col("gap", score).rank().over("seed") - pl.len().over("seed") / 2
+        ranks = some.select(centred).to_numpy()
+        if len(ranks) < FEWEST_HEADS or not ranks.std(0).all():  # all heads alike
             continue
         draws = np.random.default_rng(seed).integers(len(ranks), size=(resamples, len(ranks)))
         x, y = ranks[draws].transpose(2, 0, 1)

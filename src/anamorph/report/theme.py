@@ -137,7 +137,7 @@ def in_light(text: str) -> str:
 
 def split_scale(splits: Sequence[str]) -> alt.Scale:
     """The fixed colour of each split, the reference first."""
-    colours = [f"var(--split-{i % 8})" for i in range(len(splits))]
+    colours = [f"var(--split-{i if i < 8 else 1 + (i - 1) % 7})" for i in range(len(splits))]
     return alt.Scale(domain=[split_label(name) for name in splits], range=colours)
 
 

@@ -35,6 +35,7 @@ from anamorph.corpora import (
     from_recipe,
     quiet,
 )
+from anamorph.corpora.from_datasets import write_files
 from anamorph.corpora.token_kinds import Spans
 from anamorph.errors import AnamorphError
 from anamorph.tasks.base import NOT_APPLICABLE, Facet, Role, Split, Task
@@ -65,9 +66,10 @@ def code(
     """Make the code completion task with all its splits.
 
     Args:
-        corpus: a recipe's name or TOML file, a folder with CodeSearchNet's files, or folders of
-            source code: `train`, if there is one `unseen` (repositories that are not trained on),
-            and one for every other language by its name.
+        corpus: a recipe's name or TOML file, a folder with CodeSearchNet's files, `datasets:NAME`
+            for what the package `datasets` has under that name, or folders of source code: `train`,
+            if there is one `unseen` (repositories that are not trained on), and one for every other
+            language by its name.
         language: that is trained on.
         languages: the others; None for all that the corpus has.
         train: functions, at most.
@@ -132,6 +134,9 @@ def read_corpus(
             for name, path in corpus.items()
         ]
         return from_folders(folders, cache, watch)
+    if corpus.startswith("datasets:"):
+        folder = write_files(corpus.removeprefix("datasets:"), languages, cache)
+        return from_codesearchnet(folder, languages, cache, watch)
     if Path(corpus).expanduser().is_dir():
         return from_codesearchnet(Path(corpus).expanduser(), languages, cache, watch)
     return from_recipe(corpus, languages, cache, watch)

@@ -1,0 +1,114 @@
+"""The gap by kind of prediction, beside how common each kind is."""
+
+import altair as alt
+import polars as pl
+
+from anamorph.report.data import Run
+from anamorph.report.figure import TABLE, Choice, Expression, Figure, lookup, slug
+from anamorph.report.theme import split_scale
+from anamorph.report.words import split_label
+
+DETAILED = 6  # proxies that can be chosen
+PANEL = 190  # pixels
+Z = 1.96  # standard errors on either side of a 95 % interval
+
+
+def gap_by_kind(run: Run) -> Figure | None:
+    """Agreement on iid minus that on each ood split, by the level of a facet.
+
+    Positions of the two splits are independent, so that the interval of the gap follows from both.
+    """
+    frame = gaps_by_level(run)
+    if frame is None:
+        return None
+    proxies = [p for p in run.telling(DETAILED) if p.simplification in set(frame["simplification"])]
+    numbers = {p.simplification: f"p{i}" for i, p in enumerate(proxies)}
+    facets = frame["facet"].unique(maintain_order=True).to_list()
+    codes = {name: f"f{i}" for i, name in enumerate(facets)}
+    order = frame["level"].unique(maintain_order=True).to_list()
+    shown = frame.filter(pl.col("simplification").is_in(list(numbers))).select(
+        "level",
+        *("gap", "low", "high", "share"),
+        text=(100 * pl.col("share")).round(0).cast(pl.Int64).cast(pl.String) + " %",
+        facet=pl.col("facet").replace_strict(codes),
+        proxy=pl.col("simplification").replace_strict(numbers),
+        split=pl.col("split").str.replace_all("_", " "),
+    )
+    y = alt.Y("level:N", sort=order, title=None, axis=alt.Axis(ticks=False, domain=False))
+    tooltip = [
+        alt.Tooltip("level:N"),
+        alt.Tooltip("split:N"),
+        *(alt.Tooltip(f"{name}:Q", format=".4f") for name in ("gap", "low", "high")),
+        alt.Tooltip("share:Q", title="share of characters", format=".1%"),
+    ]
+    points = alt.Axis(tickCount=3, labelExpr="format(100 * datum.value, '~g')")
+    base = alt.Chart().encode(y=y, tooltip=tooltip)
+    color = alt.Color("split:N", scale=split_scale(run.splits), legend=None)
+    bars = base.mark_rule(strokeWidth=2, strokeOpacity=0.6).encode(
+        x=alt.X("low:Q", title=None), x2="high:Q", color=color
+    )
+    dots = base.mark_point(filled=True, opacity=1).encode(
+        x=alt.X("gap:Q", title=None, axis=points),
+        color=color,
+        size=alt.Size("share:Q", scale=alt.Scale(domain=[0, 0.5], range=[8, 260]), legend=None),
+    )
+    shares = base.mark_text(align="right", color="var(--soft)", fontSize=10).encode(
+        x=alt.value(PANEL - 2), text="text:N"
+    )
+    ood = [split_label(name) for name in run.ood]
+    chart = (
+        alt.layer(bars, dots, shares, data=TABLE)
+        .properties(width=PANEL, height=alt.Step(19))
+        .facet(facet=alt.Facet("split:N", sort=ood, title=None), columns=4, spacing=16)
+        .transform_filter("datum.facet == facet && datum.proxy == proxy")
+        .resolve_scale(y="independent")
+        .properties(title=alt.TitleParams(alt.ExprRef("heading")))
+    )
+    named = {code: name.replace("_", " ") for name, code in codes.items()}
+    options = [(numbers[p.simplification], run.label(p.simplification)) for p in proxies]
+    heading = (
+        lookup(named, "facet")["expr"] + " + ' — ' + " + lookup(dict(options), "proxy")["expr"]
+    )
+    return Figure(
+        name="gap_by_kind",
+        title="What kind of prediction breaks",
+        caption="How many points less proxy and model agree than on iid, by a label of the scored "
+        "positions, with 95 % intervals. Points are as large as the kind is common; its share of "
+        "the split's positions stands at the right, as a large gap in a rare kind counts for "
+        "little.",
+        chart=chart,
+        data=shown,
+        choices=[Choice("facet", "By", list(named.items())), Choice("proxy", "Proxy", options)],
+        values={"heading": Expression(heading)},
+        panel=PANEL + 90,
+        stills={"": {}} | {f"_{slug(name)}": {"facet": code} for code, name in named.items()},
+    )
+
+
+def gaps_by_level(run: Run) -> pl.DataFrame | None:
+    """simplification, split, facet, level, gap, low, high and share of the split's positions.
+
+    Only levels with an interval on both splits; None if the run has no facets.
+    """
+    rows = run.results.filter(
+        pl.col("seed").is_null(),
+        pl.col("facet").is_not_null(),
+        pl.col("metric") == "same_prediction",
+        pl.col("method") != "identity",
+    ).with_columns(
+        error=(pl.col("high") - pl.col("low")) / (2 * Z),
+        share=pl.col("tokens") / pl.col("tokens").sum().over("simplification", "split", "facet"),
+    )
+    if rows.is_empty():
+        return None
+    keys = ["simplification", "facet", "level"]
+    iid = rows.filter(pl.col("split") == run.reference)
+    joined = rows.filter(pl.col("role") == "ood").join(
+        iid.select(*keys, iid="value", iid_error="error"), on=keys, maintain_order="left"
+    )
+    half = Z * (pl.col("error") ** 2 + pl.col("iid_error") ** 2).sqrt()
+    made = joined.drop_nulls(["error", "iid_error"]).with_columns(
+        gap=pl.col("iid") - pl.col("value")
+    )
+    made = made.with_columns(low=pl.col("gap") - half, high=pl.col("gap") + half)
+    return made.select("simplification", "split", "facet", "level", "gap", "low", "high", "share")
