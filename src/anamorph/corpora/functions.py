@@ -204,11 +204,11 @@ def _name(node: "tree_sitter.Node", source: bytes) -> str:
 def _docstring(node: "tree_sitter.Node", source: bytes) -> str:
     """The comment right in front of a function, or in Python the string that it begins with."""
     body = node.child_by_field_name("body")
-    first = body.named_child(0) if body is not None else None
-    if first is not None and first.type == "expression_statement":
-        inner = first.named_child(0)
-        if inner is not None and inner.type == "string" and first.named_child_count == 1:
-            return source[inner.start_byte : inner.end_byte].decode()
+    first = body.named_children[:1] if body is not None else []
+    if [statement.type for statement in first] == ["expression_statement"]:
+        inner = first[0].named_children
+        if [expression.type for expression in inner] == ["string"]:
+            return source[inner[0].start_byte : inner[0].end_byte].decode()
     while node.prev_sibling is None and node.parent and node.parent.start_byte == node.start_byte:
         node = node.parent
     before = node.prev_sibling
