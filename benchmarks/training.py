@@ -143,6 +143,7 @@ def main() -> None:
         theirs = {
             name: trainer(task, shape, options.batch_tokens, bf16)
             for name, bf16 in (("float32", False), ("bfloat16", True))
+            if not bf16 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
         }
         ours.append(mine)
         ratios.append(mine / max(theirs.values()))

@@ -18,11 +18,12 @@ import polars as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim import AdamW, Muon, Optimizer
+from torch.optim import AdamW, Optimizer
 
 from anamorph.errors import AnamorphError
 from anamorph.models.decoder import Decoder, DecoderConfig
 from anamorph.models.weights import read_weights, write_weights
+from anamorph.muon import Muon
 from anamorph.runs import write_table
 from anamorph.tasks.base import Split, Task
 from anamorph.tasks.batches import collate, plan, shuffled, targets

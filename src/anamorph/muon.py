@@ -1,0 +1,77 @@
+"""Muon for processors without bfloat16.
+
+`torch.optim.Muon` orthogonalizes one matrix after the other in bfloat16, which a processor that has
+none emulates: a step then takes longer than the gradient. This one does it in float32, with all
+matrices of one shape at once. Momentum, rates and decay are the same.
+
+Source: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks".
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+COEFFICIENTS = (3.4445, -4.775, 2.0315)
+STEPS = 5
+
+
+class Muon(Optimizer):
+    """Momentum whose updates are matrices with all singular values near one.
+
+    Args:
+        params: matrices.
+        lr: the learning rate; larger by √(rows/columns) for matrices with more rows.
+        weight_decay: decoupled.
+        momentum: of the gradient, in Nesterov's form.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[nn.Parameter],
+        lr: float = 1e-3,
+        weight_decay: float = 0.1,
+        momentum: float = 0.95,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Update every parameter that has a gradient."""
+        for group in self.param_groups:
+            by_shape: dict[torch.Size, list[nn.Parameter]] = {}
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    by_shape.setdefault(parameter.shape, []).append(parameter)
+            for shape, parameters in by_shape.items():
+                updates = [self._moved(p, group["momentum"]) for p in parameters]
+                rate = group["lr"] * math.sqrt(max(1, shape[0] / shape[1]))
+                for p, update in zip(parameters, orthogonal(torch.stack(updates)), strict=True):
+                    p.mul_(1 - group["lr"] * group["weight_decay"])
+                    p.add_(update.to(p.dtype), alpha=-rate)
+
+    def _moved(self, parameter: nn.Parameter, momentum: float) -> Tensor:
+        state: dict[str, Any] = self.state[parameter]
+        assert parameter.grad is not None
+        buffer = state.setdefault("momentum_buffer", torch.zeros_like(parameter.grad))
+        buffer.lerp_(parameter.grad, 1 - momentum)
+        return parameter.grad.lerp(buffer, momentum)
+
+
+def orthogonal(x: Tensor) -> Tensor:
+    """Matrices [..., rows, columns] with their singular values brought near one.
+
+    By five steps of a Newton-Schulz iteration whose coefficients make small ones grow fastest; the
+    values end between 0.7 and 1.2, which serves as well.
+    """
+    a, b, c = COEFFICIENTS
+    tall = x.shape[-2] > x.shape[-1]
+    x = (x.mT if tall else x).float()
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
+    for _ in range(STEPS):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.mT if tall else x
