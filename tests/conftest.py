@@ -40,7 +40,9 @@ def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def task_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Studies make a task once, as the same arguments always give the same."""
-    monkeypatch.setattr(study, "load_task", lambda **kw: _made(json.dumps(kw, sort_keys=True)))
+    monkeypatch.setattr(
+        study, "load_task", lambda watch=None, **kw: _made(json.dumps(kw, sort_keys=True))
+    )
 
 
 @functools.cache

@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness import Thresholds
@@ -82,6 +82,12 @@ class StudySpec(_Spec):
     audit: AuditSpec = AuditSpec()
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field(default=(0,), min_length=1)
     threads: int = Field(default=1, ge=1)
+
+    @model_validator(mode="after")
+    def _simplifies(self) -> Self:
+        if not (self.simplify or self.each_layer or self.each_head):
+            raise ValueError("simplify, each_layer or each_head must name a simplification")
+        return self
 
     @field_validator("seeds")
     @classmethod
