@@ -153,7 +153,10 @@ def test_show(anamorph: Any, tiny: Path) -> None:
     rank_1 = results.filter(simplification="svd(rank=1)@1.*.key", split="unseen_long")
     (line,) = [line for line in done.out.splitlines() if "svd(rank=1)@1.*.key " in line]
     assert f"{rank_1['value'].item():.3f}" in line
-    assert "C1 " in done.out and "C8 " in done.out
+    untested = [c["id"] for c in am.load_run(tiny).claims if c["status"] == "not tested here"]
+    assert {"C9", "C10"} <= set(untested) and "C1" not in untested
+    assert f"Not tested here: {', '.join(untested)}." in " ".join(done.out.split())
+    assert "C1 " in done.out
 
 
 def test_show_for_programs(anamorph: Any, tiny: Path) -> None:

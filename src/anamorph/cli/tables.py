@@ -5,6 +5,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from anamorph.claims_tables import UNTESTED
 from anamorph.runs import Run
 from anamorph.tasks import Task
 
@@ -54,12 +55,17 @@ def print_run(run: Run, console: Console) -> None:
         table.add_row(escape(name), *cells)
     console.print(table)
     _print_heads(run, splits, console)
+    untested = [claim["id"] for claim in run.claims if claim["status"] == UNTESTED]
     for claim in run.claims:
+        if claim["status"] == UNTESTED:
+            continue
         console.print(
             f"{claim['id']} {claim['status']}: {escape(claim['claim'])}\n"
             f"   [dim]{escape(claim['finding'])}",
             highlight=False,
         )
+    if untested:
+        console.print(f"{UNTESTED[0].upper()}{UNTESTED[1:]}: {', '.join(untested)}.")
     if floor := run.checks.get("noise_floor"):
         console.print(
             f"Noise floor (rounding alone): same prediction {floor['same_prediction']:.5f}, "

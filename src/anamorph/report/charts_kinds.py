@@ -61,7 +61,6 @@ def gap_by_kind(run: Run) -> Figure | None:
         .properties(width=PANEL, height=alt.Step(19))
         .facet(facet=alt.Facet("split:N", sort=ood, title=None), columns=4, spacing=16)
         .transform_filter("datum.facet == facet && datum.proxy == proxy")
-        .resolve_scale(y="independent")
         .properties(title=alt.TitleParams(alt.ExprRef("heading")))
     )
     named = {code: name.replace("_", " ") for name, code in codes.items()}

@@ -227,9 +227,8 @@ class Run:
             most: how many at most.
             among: spec strings to choose from; all if not given.
         """
-        viewed: set[str] = set()
-        if "attended" in self.views:
-            viewed = set(self.views["attended"]["simplification"])
+        views = [self.views[name] for name in ("attended", "functions") if name in self.views]
+        viewed = {name for view in views for name in view["simplification"]}
         judged = self.judged
         looking = set(judged.filter(pl.col("iid") >= self.thresholds["faithful"])["simplification"])
         illusions = judged.filter(pl.col("verdict").str.starts_with("illusion"))
