@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,8 +13,9 @@ import torch
 import anamorph as am
 import anamorph.cli
 from anamorph import report, study
+from anamorph.cli import main
 from anamorph.tasks import Task
-from commands import SMOKE, environment
+from commands import SMOKE, Done, environment
 
 
 @pytest.fixture(autouse=True)
@@ -60,3 +62,18 @@ def quick_report(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(report, "render", render)
     monkeypatch.setattr(sys.modules["anamorph.cli.report"], "render", render)  # the module
+
+
+@pytest.fixture
+def anamorph(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Runs the command line in this process."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: object) -> Done:
+        monkeypatch.setattr(sys, "argv", ["anamorph", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return Done(int(ended.value.code or 0), *capsys.readouterr())
+
+    return run

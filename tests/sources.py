@@ -1,60 +1,58 @@
 """Source code to try things on: random functions that are no clones of each other."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+NAMES = ["a", "b", "count", "total"]
+OPERATORS = ["+", "-", "*", "/", "%", "&", "|", "^", "<<"]
+C = (
+    "  {left} = {right} {operator} {number};",
+    "  if ({left} > {number}) {{\n    {right} {operator}= {left};\n  }}",
+    "  {left}({right}, x[{number} {operator} {right}]);",
+    '  print("{left} {operator}", {right}); // {left}',
+)
+PYTHON = (
+    "    {left} = {right} {operator} {number}",
+    "    if {left} > {number}:\n        {right} {operator}= {left}",
+    "    {left}({right}, x[{number} {operator} {right}])",
+    '    print("é {left} {operator}", {right})  # {left}',
+)
+
+
+def statements(rng: np.random.Generator, kinds: Sequence[str]) -> str:
+    """3 to 9 statements, each of one of some kinds."""
+    return "\n".join(
+        str(rng.choice(kinds)).format(
+            left=rng.choice(NAMES),
+            right=rng.choice(NAMES),
+            operator=rng.choice(OPERATORS),
+            number=number,
+        )
+        for number in range(rng.integers(3, 10))
+    )
+
 
 def c_function(rng: np.random.Generator, name: str) -> str:
-    """A function of 3 to 9 statements."""
-    lines = []
-    for number in range(rng.integers(3, 10)):
-        left, right = (rng.choice(["a", "b", "count", "total"]) for _ in range(2))
-        operator = rng.choice(["+", "-", "*", "/", "%", "&", "|", "^", "<<"])
-        lines.append(
-            rng.choice(
-                [
-                    f"  {left} = {right} {operator} {number};",
-                    f"  if ({left} > {number}) {{\n    {right} {operator}= {left};\n  }}",
-                    f"  {left}({right}, x[{number} {operator} {right}]);",
-                    f'  print("{left} {operator}", {right}); // {left}',
-                ]
-            )
-        )
-    body = "\n".join(lines)
-    return f"int {name}(int a, int b) {{\n{body}\n  return a;\n}}\n"
+    return f"int {name}(int a, int b) {{\n{statements(rng, C)}\n  return a;\n}}\n"
 
 
 def python_function(rng: np.random.Generator, name: str) -> str:
-    """The same in Python."""
-    lines = []
-    for number in range(rng.integers(3, 10)):
-        left, right = (rng.choice(["a", "b", "count", "total"]) for _ in range(2))
-        operator = rng.choice(["+", "-", "*", "/", "%", "&", "|", "^", "<<"])
-        lines.append(
-            rng.choice(
-                [
-                    f"    {left} = {right} {operator} {number}",
-                    f"    if {left} > {number}:\n        {right} {operator}= {left}",
-                    f"    {left}({right}, x[{number} {operator} {right}])",
-                    f'    print("é {left} {operator}", {right})  # {left}',
-                ]
-            )
-        )
-    body = "\n".join(lines)
-    return f"def {name}(a, b):\n{body}\n    return a\n"
+    return f"def {name}(a, b):\n{statements(rng, PYTHON)}\n    return a\n"
 
 
 def write_sources(folder: Path, functions: int = 30, seed: int = 0) -> dict[str, str]:
     """Folders `c` with three repositories, `more` with one and `py`; gives them as a corpus."""
     rng = np.random.default_rng(seed)
-    for repo in ("c/one", "c/two", "c/three", "more/four"):
-        (folder / repo).mkdir(parents=True)
-        texts = [c_function(rng, f"f{i}") for i in range(functions)]
-        (folder / repo / "a.c").write_text("\n".join(texts), "utf-8")
-    (folder / "py").mkdir()
-    texts = [python_function(rng, f"f{i}") for i in range(functions)]
-    (folder / "py" / "a.py").write_text("\n".join(texts), "utf-8")
+    for path, make in (
+        *((f"c/{repo}/a.c", c_function) for repo in ("one", "two", "three")),
+        ("more/four/a.c", c_function),
+        ("py/a.py", python_function),
+    ):
+        (folder / path).parent.mkdir(parents=True)
+        text = "\n".join(make(rng, f"f{i}") for i in range(functions))
+        (folder / path).write_text(text, "utf-8")
     return {
         "train": str(folder / "c"),
         "unseen": str(folder / "more"),

@@ -16,9 +16,10 @@ from anamorph.heads import LONGEST, SCORES, EditedHead, Places, edited_head, hea
 from anamorph.models.base import Batch, Key, Recording, State
 from anamorph.models.huggingface import HuggingFace
 from anamorph.models.sites import HEAD_KINDS, Site
+from anamorph.progress import ignore
 from anamorph.runs import Run
 from anamorph.simplifications import parse, sweep
-from anamorph.steps import ignore, score_heads
+from anamorph.steps import score_heads
 from anamorph.tasks import Split, Task
 from huggingface_models import VOCABULARY, make
 from plain import forward, small_model

@@ -11,8 +11,8 @@ import pytest
 from polars.testing import assert_frame_equal
 
 import anamorph as am
+from anamorph.progress import Event
 from anamorph.specification import StudySpec
-from anamorph.steps import Event
 from anamorph.study import audit_study, train_study
 
 pytestmark = pytest.mark.usefixtures("quick_report", "task_once")

@@ -9,12 +9,13 @@ from typing import Any
 import polars as pl
 
 from anamorph.claims_tables import FAILS, HOLDS, UNTESTED, Finding, Tables, number, of_interval
+from anamorph.faithfulness import level_gaps
+from anamorph.faithfulness.levels import Z
 from anamorph.report.heads import correlations
 
 REPOSITORY = "unseen_repository"
 LEAST_SHARE = 0.01  # of the characters, for a kind of prediction to be compared
 MUCH = 0.25  # of the gap
-Z = 1.96
 
 
 def languages(t: Tables) -> list[str]:
@@ -128,36 +129,26 @@ def _error(row: dict[str, Any]) -> float:
 def _by_level(t: Tables, name: str, facet: str, unseen: list[str]) -> dict[str, dict[str, float]]:
     """By level: gap with interval, share of the characters, and share of the gap it carries.
 
-    Of several languages the means. What a level carries is its disagreement times its share of the
-    characters, on the languages less on iid, over the sum of that over all levels.
+    Of several languages the means, all against one iid. What a level carries is its disagreement
+    times its share of the characters, on the languages less on iid, over the sum of that over all
+    levels.
     """
-    rows = t.facets.filter(
-        (pl.col("simplification") == name)
-        & (pl.col("facet") == facet)
-        & (pl.col("metric") == "same_prediction")
+    rows = level_gaps(t.facets).filter(
+        pl.col("split").is_in(unseen), simplification=name, facet=facet
     )
-    total = pl.col("tokens").sum().over("split")
-    rows = rows.with_columns(share=pl.col("tokens") / total)
-    by_split: dict[str, dict[str, dict[str, Any]]] = {}
-    for row in rows.to_dicts():
-        by_split.setdefault(row["split"], {})[row["level"]] = row
-    (reference,) = rows.filter(pl.col("role") == "iid")["split"].unique().to_list()
-    iid = by_split[reference]
     found: dict[str, dict[str, float]] = {}
-    for level, here in iid.items():
-        others = [by_split[s][level] for s in unseen if level in by_split.get(s, {})]
-        if not others:
-            continue
-        count = len(others)
-        gap = here["value"] - sum(o["value"] for o in others) / count
-        error = math.hypot(_error(here), math.hypot(*(_error(o) for o in others)) / count)
-        lost = sum(o["share"] * (1 - o["value"]) for o in others) / len(unseen)
-        found[level] = {
+    for (level,), some in rows.group_by("level", maintain_order=True):
+        of = some.to_dicts()
+        gap = sum(row["gap"] for row in of) / len(of)
+        others = math.hypot(*(row["error"] or 0.0 for row in of)) / len(of)
+        error = math.hypot(others, of[0]["iid_error"] or 0.0)
+        lost = sum(row["share"] * (1 - row["value"]) for row in of) / len(unseen)
+        found[str(level)] = {
             "gap": gap,
             "low": gap - Z * error,
             "high": gap + Z * error,
-            "share": sum(o["share"] for o in others) / len(unseen),
-            "carried": lost - here["share"] * (1 - here["value"]),
+            "share": sum(row["share"] for row in of) / len(unseen),
+            "carried": lost - of[0]["iid_share"] * (1 - of[0]["iid"]),
         }
     whole = sum(f["carried"] for f in found.values())
     for f in found.values():

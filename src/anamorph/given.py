@@ -18,14 +18,13 @@ from anamorph.faithfulness.confidence import PRIOR_CORRELATION
 from anamorph.models.base import GivenModel
 from anamorph.models.huggingface import HuggingFace
 from anamorph.models.load import load_pretrained
+from anamorph.progress import Watch, ignore
 from anamorph.runs import Run, open_run, write_json
 from anamorph.simplifications import Attachment, Proxy, Sweep, check_proxies, sweep
 from anamorph.specification import AuditOptions, AuditSpec
 from anamorph.steps import (
-    Watch,
     audit_seed,
     fit_seed,
-    ignore,
     measure_noise,
     report_run,
     score_heads,

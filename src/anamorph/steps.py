@@ -4,8 +4,8 @@ Each leaves a file and is passed over if the file is there, so that the same cal
 killed one stopped.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import polars as pl
 
@@ -15,26 +15,11 @@ from anamorph.engine import BATCH_TOKENS, audit_split
 from anamorph.faithfulness import CellSums, SumIndex, tabulate
 from anamorph.heads import edited_head, head_scores
 from anamorph.models.base import Model
+from anamorph.progress import Event, Watch
 from anamorph.runs import CellFiles, Run, read_json, write_json, write_table
 from anamorph.simplifications import FittedProxies, Proxy
 from anamorph.specification import AuditSpec
 from anamorph.tasks import Task
-
-
-class Event(NamedTuple):
-    """How far a step of a study is: told to whoever watches it."""
-
-    step: str  # such as "seed 0: training"
-    done: int
-    total: int
-    note: str = ""
-
-
-Watch = Callable[[Event], None]
-
-
-def ignore(event: Event) -> None:
-    """Watch nothing."""
 
 
 def fit_seed(

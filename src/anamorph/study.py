@@ -24,15 +24,13 @@ from anamorph.choices import choices
 from anamorph.errors import AnamorphError
 from anamorph.files import replacing
 from anamorph.models.decoder import Decoder
+from anamorph.progress import Event, Watch, ignore
 from anamorph.runs import Run, load_run, open_run, write_json
 from anamorph.simplifications import Proxy, Sweep, check_proxies, sweep
 from anamorph.specification import StudySpec
 from anamorph.steps import (
-    Event,
-    Watch,
     audit_seed,
     fit_seed,
-    ignore,
     measure_noise,
     report_run,
     score_heads,
@@ -67,7 +65,7 @@ def run_study(
     """
     if workers is not None and workers < 1:
         raise AnamorphError(f"A study needs at least 1 worker; got {workers}.")
-    task = load_task(watch=lambda *event: watch(Event(*event)), **spec.task)
+    task = load_task(watch=watch, **spec.task)
     proxies = check(spec, task)
     run = open_run(out, describe(spec, task, preset))
     if run.complete:
@@ -89,7 +87,7 @@ def train_study(
     spec: StudySpec, out: Path | str, *, preset: str | None = None, watch: Watch = ignore
 ) -> Run:
     """Only train the models of a study; `run_study` with the same arguments goes on from there."""
-    task = load_task(**spec.task)
+    task = load_task(watch=watch, **spec.task)
     check(spec, task)
     run = open_run(out, describe(spec, task, preset))
     torch.set_num_threads(spec.threads)
@@ -116,7 +114,7 @@ def audit_study(
     replaced = {"simplify": list(simplify), "each_layer": [], "each_head": []}
     known = {key: trained.spec[key] for key in StudySpec.model_fields if key not in replaced}
     spec = StudySpec.of(known | replaced, f"{source} and --simplify")
-    task = load_task(**spec.task)
+    task = load_task(watch=watch, **spec.task)
     check(spec, task)
     for seed in spec.seeds:
         if not (trained.seed(seed) / "model.safetensors").exists():  # written last

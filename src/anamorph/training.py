@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import polars as pl
@@ -155,29 +155,29 @@ def train(
     batches = shuffled(task.train.lengths, config.batch_tokens, seed)
     own = islice(batches, step * fabric.world_size + fabric.global_rank, None, fabric.world_size)
     started, at_start = time.monotonic(), tokens
-    gradient = _Gradient(fabric, wrapped)
-    while step < config.steps:
-        batch = collate(task.train, next(own)).to(fabric.device)
-        for optimizer, rate in zip(optimizers, _rates(step, config), strict=True):
-            optimizer.param_groups[0]["lr"] = rate
-        bits = gradient(batch.tokens, batch.mask)
-        _update(decoder, optimizers, config.clip)
-        step += 1
-        tokens += batch.tokens.numel() * fabric.world_size
-        loss = bits if step == 1 else 0.98 * loss + 0.02 * bits
-        last = step == config.steps
-        if last or step % config.evaluate_every == 0:
-            history += _curves(decoder, task, step, tokens, float(loss))
-        if not last and step % config.checkpoint_every == 0 and fabric.global_rank == 0:
-            checkpoint.write(decoder, optimizers, step, tokens, float(loss), history)
-        watch(
-            Progress(
-                step,
-                config.steps,
-                float(loss),
-                (tokens - at_start) / (time.monotonic() - started),
+    with _Gradient(fabric, wrapped) as gradient:
+        while step < config.steps:
+            batch = collate(task.train, next(own)).to(fabric.device)
+            for optimizer, rate in zip(optimizers, _rates(step, config), strict=True):
+                optimizer.param_groups[0]["lr"] = rate
+            bits = gradient(batch.tokens, batch.mask)
+            _update(decoder, optimizers, config.clip)
+            step += 1
+            tokens += batch.tokens.numel() * fabric.world_size
+            loss = bits if step == 1 else 0.98 * loss + 0.02 * bits
+            last = step == config.steps
+            if last or step % config.evaluate_every == 0:
+                history += _curves(decoder, task, step, tokens, float(loss))
+            if not last and step % config.checkpoint_every == 0 and fabric.global_rank == 0:
+                checkpoint.write(decoder, optimizers, step, tokens, float(loss), history)
+            watch(
+                Progress(
+                    step,
+                    config.steps,
+                    float(loss),
+                    (tokens - at_start) / (time.monotonic() - started),
+                )
             )
-        )
     curves = pl.DataFrame(history)
     if out is not None and fabric.global_rank == 0:
         write_table(Path(out) / "history.parquet", curves)
@@ -245,8 +245,16 @@ class _Gradient:
             self.threads, initializer=torch.set_num_threads, initargs=(1,)
         )
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.pool.shutdown()
+        if self.threads > 1:  # MKL's threads are one number for all
+            torch.set_num_threads(self.threads)
+
     def __call__(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Set the gradients; gives the loss in bits a token."""
+        """Set gradients from tokens and mask [batch, position]; gives the loss in bits a token."""
         count = mask[:, 1:].sum()
         if self.threads == 1 or len(tokens) == 1:
             loss = self._loss(tokens, mask) / count

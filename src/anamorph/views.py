@@ -22,7 +22,7 @@ from anamorph.simplifications import SVD, FittedProxies, FittedProxy, Proxy, exp
 from anamorph.stacks import stacked_edits
 from anamorph.tasks import NOT_APPLICABLE, Split, Task
 from anamorph.tasks.batches import collate, plan, targets
-from anamorph.views_text import functions
+from anamorph.views_text import functions, glyphs
 
 ATTENDED = 100  # sequences a split for attended depth
 SCATTERED = 12  # sequences a split whose keys and queries are drawn
@@ -35,8 +35,9 @@ NONE = "–"  # the level of a token that a facet says nothing about
 
 def write(run: Run, task: Task, fit_sequences: int) -> None:
     """Write the views of every seed of a run."""
-    whole = {str(proxy) for proxy in expand(run.spec["simplify"])}  # not those of single heads
-    results = run.results.filter(pl.col("simplification").is_in({*whole, "identity"}))
+    results = run.results
+    if whole := [str(proxy) for proxy in expand(run.spec["simplify"])]:  # not single heads, then
+        results = results.filter(pl.col("simplification").is_in([*whole, "identity"]))
     telling = telling_proxies(results, run.spec["audit"]["thresholds"]["faithful"])
     for seed in run.spec["seeds"]:
         folder = run.seed(seed) / "views"
@@ -48,7 +49,7 @@ def write(run: Run, task: Task, fit_sequences: int) -> None:
         write_table(folder / "attended.parquet", attended(model, task, chosen))
         write_table(folder / "scatter.parquet", scatter(model, task, fit_sequences))
         write_table(folder / "patterns.parquet", patterns(model, task, chosen))
-        if task.name == "code":
+        if glyphs(task.vocabulary):
             write_table(folder / "functions.parquet", functions(model, task, chosen))
         write_table(folder / "sentences.parquet", sentences(task))
 

@@ -3,6 +3,7 @@
 For tasks whose vocabulary is characters.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +24,8 @@ from anamorph.tasks.batches import collate, plan
 SHOWN = 20  # sequences a split
 MOST_PROXIES = 3
 TOP = 3  # predictions of each
+OTHER = "\N{SYMBOL FOR NULL}"
+_ASCII = re.compile(r"[0-7][0-9a-f]")
 
 
 @torch.inference_mode()
@@ -40,10 +43,10 @@ def functions(model: Model, task: Task, proxies: Sequence[FittedProxy]) -> pl.Da
         likeliest characters of each position; `model_p` and `proxy_p`, their per cent.
     """
     rows: list[dict[str, Any]] = []
-    glyphs = [_glyph(name) for name in task.vocabulary]
+    of_token = glyphs(task.vocabulary)
 
     def written(ids: Any) -> str:
-        return "".join(glyphs[i] for i in ids.flatten().tolist())
+        return "".join(of_token[i] for i in ids.flatten().tolist())
 
     chosen = [f for f in proxies if f.proxy.attachments][:MOST_PROXIES]
     for split in task.evaluated:
@@ -76,11 +79,16 @@ def functions(model: Model, task: Task, proxies: Sequence[FittedProxy]) -> pl.Da
     return pl.DataFrame(rows).sort("split", "sequence", maintain_order=True)
 
 
-def _glyph(name: str) -> str:
-    """One character for a token: itself, or a byte's; a symbol for what is none."""
-    if len(name) == 2 and int(name, 16) < 128:
-        return chr(int(name, 16))
-    return name if len(name) == 1 else "\N{SYMBOL FOR NULL}"
+def glyphs(vocabulary: Sequence[str]) -> list[str]:
+    """A character for every token: itself, or that of its byte; a symbol for what is neither.
+
+    Empty if most tokens are no characters, so that sequences are no text.
+    """
+    found = [
+        name if len(name) == 1 else chr(int(name, 16)) if _ASCII.fullmatch(name) else OTHER
+        for name in vocabulary
+    ]
+    return found if found.count(OTHER) < len(found) * 0.6 else []
 
 
 def _predictions(model: Model, state: State, fitted: FittedProxy | None) -> Tensor:

@@ -3,18 +3,17 @@
 import json
 import resource
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import polars as pl
 import pytest
 from safetensors.torch import save_file
 
 import anamorph as am
-from anamorph.cli import main
+from commands import Done
 
 pytestmark = pytest.mark.usefixtures("quick_report", "task_once")
 
@@ -23,27 +22,6 @@ TINY = [
     *("--set", "task.test=10", "--set", "audit.sequences=5", "--set", "audit.resamples=100"),
     *("--set", "simplify=['svd(rank=[1,2])@1.*.key','onehot@1.*.pattern']"),
 ]
-
-
-class Done(NamedTuple):
-    code: int
-    out: str
-    error: str
-
-
-@pytest.fixture
-def anamorph(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    """Runs the command line in this process."""
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*arguments: object) -> Done:
-        monkeypatch.setattr(sys, "argv", ["anamorph", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return Done(int(ended.value.code or 0), *capsys.readouterr())
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """`anamorph sites`."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,20 +8,14 @@ import pytest
 import torch
 
 import anamorph as am
-from anamorph.cli import main
 from huggingface_models import make
 
 
 @pytest.fixture
-def sites(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    monkeypatch.setenv("COLUMNS", "200")
-
+def sites(anamorph: Any) -> Any:
     def run(*arguments: object) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["anamorph", "sites", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        shown = capsys.readouterr()
-        return int(ended.value.code or 0), shown.out + shown.err
+        done = anamorph("sites", *arguments)
+        return done.code, done.out + done.error
 
     return run
 

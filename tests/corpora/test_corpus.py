@@ -9,6 +9,7 @@ import pytest
 from anamorph.corpora import Corpus, from_codesearchnet, from_folders
 from anamorph.corpora.from_datasets import write_files
 from anamorph.errors import AnamorphError
+from anamorph.progress import Event
 
 
 def c_function(number: int, name: str = "f") -> str:
@@ -90,15 +91,16 @@ def test_an_extraction_that_was_killed_goes_on_with_what_is_missing(tmp_path: Pa
     assert len(places) == 3
     places[0].unlink()  # written last: as if killed before
     stays = places[1].with_suffix(".parquet").stat().st_mtime_ns
-    told: list[tuple[str, int, int, str]] = []
-    again = from_folders(given, cache, lambda *event: told.append(event))
+    told: list[Event] = []
+    again = from_folders(given, cache, told.append)
     assert again.checksum == first.checksum
-    assert [event[1:3] for event in told] == [(3, 3)]
+    assert [(event.done, event.total) for event in told] == [(3, 3)]
     assert places[1].with_suffix(".parquet").stat().st_mtime_ns == stays
 
 
 def test_codesearchnet_files_are_read_and_broken_lines_are_named(tmp_path: Path) -> None:
-    corpus = from_codesearchnet(codesearchnet(tmp_path / "csn"), None, tmp_path / "cache")
+    with pytest.warns(UserWarning, match=r"in 2, first java/.*syntax error"):
+        corpus = from_codesearchnet(codesearchnet(tmp_path / "csn"), None, tmp_path / "cache")
     table = corpus.functions["java"]
     assert table.group_by("partition", "repo").len().sort("repo").rows() == [
         ("train", "a/b", 4),
@@ -130,7 +132,8 @@ def test_folders_that_do_not_fit(tmp_path: Path) -> None:
 def test_what_cannot_be_read_is_passed_over_and_named(tmp_path: Path) -> None:
     given = folders(tmp_path)
     (tmp_path / "py" / "latin.py").write_bytes(b"x = '\xff'\n")
-    corpus: Corpus = from_folders(given, tmp_path / "cache")
+    with pytest.warns(UserWarning, match=r"passed over in 1, first py: no UTF-8.*latin\.py"):
+        corpus: Corpus = from_folders(given, tmp_path / "cache")
     assert "no UTF-8" in corpus.manifest[-1]["passed_over"]
     assert "latin.py" in corpus.manifest[-1]["passed_over"]
     assert corpus.manifest[-1]["functions"] == 1

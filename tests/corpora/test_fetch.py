@@ -12,6 +12,7 @@ from anamorph.corpora import from_recipe
 from anamorph.corpora.fetch import fetch
 from anamorph.corpora.recipe import read_recipe, recipe_names
 from anamorph.errors import AnamorphError
+from anamorph.progress import Event
 
 NPM = """#!/bin/sh
 # npm pack [options] NAME: packs a file of that name; knows all packages but missing-...
@@ -46,10 +47,8 @@ def recipe(tmp_path: Path, packages: str) -> str:
 
 
 def test_packages_come_once_with_version_and_checksum(tmp_path: Path, log: Path) -> None:
-    told: list[tuple[int, int, str]] = []
-    found = fetch(
-        [("npm", "alpha"), ("npm", "beta")], tmp_path / "cache", lambda *e: told.append(e)
-    )
+    told: list[Event] = []
+    found = fetch([("npm", "alpha"), ("npm", "beta")], tmp_path / "cache", told.append)
     assert [(p.name, p.archives[0].version) for p in found] == [
         ("alpha", "1.2.3"),
         ("beta", "1.2.3"),
@@ -58,14 +57,17 @@ def test_packages_come_once_with_version_and_checksum(tmp_path: Path, log: Path)
     sums = subprocess.run(["sha256sum", path], capture_output=True, text=True, check=True).stdout
     assert sums.split()[0] == found[0].archives[0].sha256
     assert sorted(p.name for p in path.parent.iterdir()) == ["alpha-1.2.3.tgz", "package.json"]
-    assert [event[:2] for event in told] == [(1, 2), (2, 2)]
+    assert [(event.done, event.total) for event in told] == [(1, 2), (2, 2)]
     assert fetch([("npm", "alpha"), ("npm", "beta")], tmp_path / "cache") == found
     assert sorted(log.read_text().split()) == ["alpha", "beta"], "asked once"
 
 
 def test_what_is_missing_is_tolerated_and_said(tmp_path: Path, log: Path) -> None:
     wanted = recipe(tmp_path, '["alpha", "missing-one", "beta"]')
-    corpus = from_recipe(wanted, None, tmp_path / "cache")
+    with pytest.warns(UserWarning, match="missing are 1 of 4: missing-one"):
+        corpus = from_recipe(wanted, None, tmp_path / "cache")
+    (written,) = (tmp_path / "cache" / "manifests").iterdir()
+    assert json.loads(written.read_text()) == corpus.manifest
     entries = {entry["repo"]: entry for entry in corpus.manifest}
     assert entries["missing-one"]["missing"] == "404 Not Found - missing-one"
     assert entries["missing-one"]["functions"] == 0

@@ -16,6 +16,7 @@ FIGURES = {
     "verdicts",
     "faithfulness",
     "gaps",
+    "gap_by_kind",
     "accuracy",
     "who_is_right",
     "facets",

@@ -18,7 +18,6 @@ from anamorph.cli.options import (
 from anamorph.cli.progress import shown
 from anamorph.cli.tables import print_splits
 from anamorph.specification import load_preset
-from anamorph.steps import Event
 from anamorph.tasks import load_task
 from anamorph.tasks.export import export
 
@@ -36,7 +35,7 @@ def data(
     console = stdout()
     spec = load_preset(task, preset, with_folders(settings, train, unseen, ood))
     with shown(console) as watch:
-        made = load_task(watch=lambda *event: watch(Event(*event)), **spec.task)
+        made = load_task(watch=watch, **spec.task)
     export(made, out)
     print_splits(made, console)
     console.print(f"Data: {out}", soft_wrap=True)

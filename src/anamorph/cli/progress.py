@@ -14,7 +14,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from anamorph.steps import Event, Watch
+from anamorph.progress import Event, Watch
 
 
 @contextmanager

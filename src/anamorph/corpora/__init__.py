@@ -2,20 +2,16 @@
 
 from anamorph.corpora.corpus import (
     Corpus,
-    Watch,
     cache_folder,
     from_codesearchnet,
     from_folders,
     from_recipe,
-    quiet,
 )
 
 __all__ = [
     "Corpus",
-    "Watch",
     "cache_folder",
     "from_codesearchnet",
     "from_folders",
     "from_recipe",
-    "quiet",
 ]

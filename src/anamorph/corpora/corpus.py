@@ -8,11 +8,11 @@ import gzip
 import hashlib
 import json
 import os
+import warnings
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import groupby
 from multiprocessing import get_context
 from pathlib import Path
@@ -34,13 +34,11 @@ from anamorph.corpora.languages import LANGUAGES, language_of, parser
 from anamorph.corpora.recipe import read_recipe
 from anamorph.errors import AnamorphError
 from anamorph.files import replacing
+from anamorph.progress import Event, Watch, ignore
 
 EXTRACTION = 1  # raised whenever the same source gives other functions than before
 SMALL = 2**20  # bytes of sources for which no process is started
 PARTITIONS = ("train", "valid", "test")  # CodeSearchNet's
-
-Watch = Callable[[str, int, int, str], None]
-"""Told a step, what is done of it, the total and the name of the last."""
 
 
 @dataclass(frozen=True)
@@ -90,12 +88,8 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "anamorph"
 
 
-def quiet(step: str, done: int, total: int, note: str) -> None:
-    """Watch nothing."""
-
-
 def from_recipe(
-    name: str, languages: Sequence[str] | None, cache: Path, watch: Watch = quiet
+    name: str, languages: Sequence[str] | None, cache: Path, watch: Watch = ignore
 ) -> Corpus:
     """The functions of a recipe's packages, each package a repository.
 
@@ -114,7 +108,7 @@ def from_recipe(
         for package in (*recipe[language].packages, *recipe[language].unseen)
     ]
     wanted = [(recipe[language].client, package) for language, package in asked]
-    brought = fetch(wanted, cache / "packages", partial(watch, "download"))
+    brought = fetch(wanted, cache / "packages", watch)
     sources = [
         Source(
             "archives",
@@ -134,7 +128,7 @@ def from_recipe(
 
 
 def from_codesearchnet(
-    folder: Path, languages: Sequence[str] | None, cache: Path, watch: Watch = quiet
+    folder: Path, languages: Sequence[str] | None, cache: Path, watch: Watch = ignore
 ) -> Corpus:
     """CodeSearchNet's own files: `LANGUAGE/final/jsonl/PARTITION/*.jsonl.gz` below the folder.
 
@@ -166,7 +160,7 @@ def from_codesearchnet(
 
 
 def from_folders(
-    folders: Sequence[tuple[str, str, Path]], cache: Path, watch: Watch = quiet
+    folders: Sequence[tuple[str, str, Path]], cache: Path, watch: Watch = ignore
 ) -> Corpus:
     """Source code in folders; each folder right inside a given one is a repository.
 
@@ -203,7 +197,7 @@ def from_folders(
     return extract(sources, cache, watch)
 
 
-def extract(sources: Sequence[Source], cache: Path, watch: Watch = quiet) -> Corpus:
+def extract(sources: Sequence[Source], cache: Path, watch: Watch = ignore) -> Corpus:
     """The functions of all sources, from the cache where they are there already.
 
     Exact duplicates within a language and partition count once, whatever their white space.
@@ -219,7 +213,7 @@ def extract(sources: Sequence[Source], cache: Path, watch: Watch = quiet) -> Cor
         largest_first = sorted(pending, key=lambda item: -_size(item[0]))
         for name in _each(largest_first):
             done += 1
-            watch("functions", done, len(sources), name)
+            watch(Event("functions", done, len(sources), name))
     manifest = []
     tables: dict[str, list[pl.DataFrame]] = {}
     for source, place in zip(sources, places, strict=True):
@@ -240,7 +234,26 @@ def extract(sources: Sequence[Source], cache: Path, watch: Watch = quiet) -> Cor
         language: pl.concat(some).unique(["exact", "partition"], keep="first", maintain_order=True)
         for language, some in tables.items()
     }
-    return Corpus(functions, manifest)
+    corpus = Corpus(functions, manifest)
+    path = cache / "manifests" / f"{corpus.checksum[:32]}.json"
+    if not path.exists():
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(manifest, indent=1), "utf-8")
+    _warn(manifest, path)
+    return corpus
+
+
+def _warn(manifest: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Name what is missing, and what was passed over."""
+    missing = [entry["repo"] for entry in manifest if "missing" in entry]
+    flawed = [f"{e['repo'] or e['file']}: {e['passed_over']}" for e in manifest if e["passed_over"]]
+    said = []
+    if missing:
+        said.append(f"missing are {len(missing)} of {len(manifest)}: {', '.join(missing)}")
+    if flawed:
+        said.append(f"something was passed over in {len(flawed)}, first {flawed[0]}")
+    if said:
+        warnings.warn(f"Of the corpus {'; '.join(said)}. All of it: {path}", stacklevel=4)
 
 
 def _each(pending: Sequence[tuple[Source, Path]]) -> Iterator[str]:

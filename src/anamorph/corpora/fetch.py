@@ -11,7 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -20,6 +20,7 @@ from pathlib import Path
 from anamorph.corpora.recipe import Client
 from anamorph.errors import AnamorphError
 from anamorph.files import replacing
+from anamorph.progress import Event, Watch, ignore
 
 AT_A_TIME = 4
 PATIENCE = 900  # seconds for one package
@@ -63,14 +64,14 @@ class Package:
 def fetch(
     wanted: Sequence[tuple[Client, str]],
     cache: Path,
-    watch: Callable[[int, int, str], None] = lambda done, total, note: None,
+    watch: Watch = ignore,
 ) -> list[Package]:
     """Bring packages that are not in the cache yet.
 
     Args:
         wanted: client and name of each.
         cache: a folder; packages come to `CLIENT/NAME` in it.
-        watch: told how many are there, how many there will be, and the name of the last.
+        watch: told of progress.
 
     Returns:
         the packages in the order in which they were asked for; one that its registry does not have
@@ -92,7 +93,7 @@ def fetch(
         for package in pool.map(lambda key: _bring(key[0], key[1], cache), pending):
             known[package.client, package.name] = package
             done += 1
-            watch(done, len(known), package.name)
+            watch(Event("download", done, len(known), package.name))
             if package.archives:
                 _record(package)
             else:
@@ -162,6 +163,8 @@ def _bring(client: Client, name: str, cache: Path) -> Package:
     for path in sorted(folder.iterdir()):
         if path.is_file() and re.search(_ARCHIVES[client], path.name):
             found.append(_describe(path))
+        elif path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
         else:  # signatures, descriptions, half a download
             path.unlink(missing_ok=True)
     problem = "" if found else (said[-1] if said else "nothing came")[:300]

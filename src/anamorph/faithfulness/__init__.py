@@ -2,8 +2,8 @@
 
 `metrics` says what is compared at a position, `comparison` does it for many proxies in few passes,
 `sums` adds this up by sequence, `bootstrap` makes intervals from the sums, `confidence` makes
-intervals at which one may stop early, `gaps` judges what changes out of distribution, and `tables`
-writes it all down.
+intervals at which one may stop early, `gaps` judges what changes out of distribution, `tables`
+writes it all down, and `levels` breaks a gap down by a facet.
 """
 
 from anamorph.faithfulness.bootstrap import (
@@ -16,6 +16,7 @@ from anamorph.faithfulness.bootstrap import (
 from anamorph.faithfulness.comparison import ModelOutput, position_metrics
 from anamorph.faithfulness.confidence import RatioSequence
 from anamorph.faithfulness.gaps import Thresholds, benjamini_hochberg, verdict
+from anamorph.faithfulness.levels import level_gaps
 from anamorph.faithfulness.metrics import (
     HIGHER_IS_BETTER,
     METRICS,
@@ -37,6 +38,7 @@ __all__ = [
     "Thresholds",
     "benjamini_hochberg",
     "interval",
+    "level_gaps",
     "metric_names",
     "p_value",
     "position_metrics",

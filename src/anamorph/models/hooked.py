@@ -7,6 +7,7 @@ through `anamorph.models.huggingface`, and says the same.
 
 import threading
 from collections.abc import Callable, Collection, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -207,11 +208,11 @@ class HookedModel(Wrapped):
         return logits
 
     def _prepare(self) -> Callable[[], None]:
-        undo: list[Callable[[], None]] = []
+        undo = ExitStack()
         for module in self.module.modules():
             if module.training:
                 module.training = False
-                undo.append(partial(setattr, module, "training", True))
+                undo.callback(setattr, module, "training", True)
         places: dict[tuple[str, str], list[Key]] = {}
         for key, hook in self.hooks.items():
             places.setdefault((hook.path, hook.side), []).append(key)
@@ -224,13 +225,8 @@ class HookedModel(Wrapped):
                     partial(self._on_input, keys), with_kwargs=True
                 )
             )
-            undo.append(handle.remove)
-
-        def back() -> None:
-            while undo:
-                undo.pop()()
-
-        return back
+            undo.callback(handle.remove)
+        return undo.close
 
     def _on_output(self, keys: list[Key], module: nn.Module, given: Any, out: Any) -> Any:
         return self._tap(keys, out)

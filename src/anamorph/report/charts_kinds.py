@@ -3,29 +3,26 @@
 import altair as alt
 import polars as pl
 
+from anamorph.faithfulness import level_gaps
 from anamorph.report.data import Run
-from anamorph.report.figure import TABLE, Choice, Expression, Figure, lookup, slug
+from anamorph.report.figure import TABLE, Choice, Expression, Figure, lookup, natural, slug
 from anamorph.report.theme import split_scale
 from anamorph.report.words import split_label
 
 DETAILED = 6  # proxies that can be chosen
 PANEL = 190  # pixels
-Z = 1.96  # standard errors on either side of a 95 % interval
 
 
 def gap_by_kind(run: Run) -> Figure | None:
-    """Agreement on iid minus that on each ood split, by the level of a facet.
-
-    Positions of the two splits are independent, so that the interval of the gap follows from both.
-    """
-    frame = gaps_by_level(run)
-    if frame is None:
+    """Agreement on iid minus that on each ood split, by the level of a facet."""
+    frame = level_gaps(run.results).drop_nulls(["low", "high"])
+    if frame.is_empty():
         return None
     proxies = [p for p in run.telling(DETAILED) if p.simplification in set(frame["simplification"])]
     numbers = {p.simplification: f"p{i}" for i, p in enumerate(proxies)}
     facets = frame["facet"].unique(maintain_order=True).to_list()
     codes = {name: f"f{i}" for i, name in enumerate(facets)}
-    order = frame["level"].unique(maintain_order=True).to_list()
+    order = natural(frame["level"].to_list())
     shown = frame.filter(pl.col("simplification").is_in(list(numbers))).select(
         "level",
         *("gap", "low", "high", "share"),
@@ -39,7 +36,7 @@ def gap_by_kind(run: Run) -> Figure | None:
         alt.Tooltip("level:N"),
         alt.Tooltip("split:N"),
         *(alt.Tooltip(f"{name}:Q", format=".4f") for name in ("gap", "low", "high")),
-        alt.Tooltip("share:Q", title="share of characters", format=".1%"),
+        alt.Tooltip("share:Q", title="share of positions", format=".1%"),
     ]
     points = alt.Axis(tickCount=3, labelExpr="format(100 * datum.value, '~g')")
     base = alt.Chart().encode(y=y, tooltip=tooltip)
@@ -82,32 +79,3 @@ def gap_by_kind(run: Run) -> Figure | None:
         panel=PANEL + 90,
         stills={"": {}} | {f"_{slug(name)}": {"facet": code} for code, name in named.items()},
     )
-
-
-def gaps_by_level(run: Run) -> pl.DataFrame | None:
-    """simplification, split, facet, level, gap, low, high and share of the split's positions.
-
-    Only levels with an interval on both splits; None if the run has no facets.
-    """
-    rows = run.results.filter(
-        pl.col("seed").is_null(),
-        pl.col("facet").is_not_null(),
-        pl.col("metric") == "same_prediction",
-        pl.col("method") != "identity",
-    ).with_columns(
-        error=(pl.col("high") - pl.col("low")) / (2 * Z),
-        share=pl.col("tokens") / pl.col("tokens").sum().over("simplification", "split", "facet"),
-    )
-    if rows.is_empty():
-        return None
-    keys = ["simplification", "facet", "level"]
-    iid = rows.filter(pl.col("split") == run.reference)
-    joined = rows.filter(pl.col("role") == "ood").join(
-        iid.select(*keys, iid="value", iid_error="error"), on=keys, maintain_order="left"
-    )
-    half = Z * (pl.col("error") ** 2 + pl.col("iid_error") ** 2).sqrt()
-    made = joined.drop_nulls(["error", "iid_error"]).with_columns(
-        gap=pl.col("iid") - pl.col("value")
-    )
-    made = made.with_columns(low=pl.col("gap") - half, high=pl.col("gap") + half)
-    return made.select("simplification", "split", "facet", "level", "gap", "low", "high", "share")

@@ -9,7 +9,6 @@ from anamorph.report.words import split_label
 
 SHADES = 9  # besides none
 LEAST = 0.005  # bits of divergence that are shaded at all
-TOP = 3  # predictions of each, at a position
 
 
 def code_view(run: Run) -> dict[str, Any] | None:
@@ -46,7 +45,7 @@ def code_view(run: Run) -> dict[str, Any] | None:
         "splits": [split_label(s) for s in splits],
         "proxies": [run.label(name) for name in proxies],
         "functions": functions,
-        "top": TOP,
+        "top": len(view["model"][0]) // len(view["text"][0]),  # predictions of each, at a position
     }
 
 

@@ -88,7 +88,7 @@ def _figures(run: Run) -> dict[str, Figure]:
         "gaps": charts_verdicts.gaps(run),
         "accuracy": charts_results.accuracies(run),
         "right": charts_results.who_is_right(run),
-        "kinds": charts_kinds.gap_by_kind(run) if run.spec.get("study") == "code" else None,
+        "kinds": charts_kinds.gap_by_kind(run),
         "facets": charts_facets.by_facet(run),
         "attended": charts_views.attended(run),
         "key_query": charts_views.key_query(run),

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import Any
 
-from anamorph.corpora import Watch, quiet
 from anamorph.errors import AnamorphError
+from anamorph.progress import Watch, ignore
 from anamorph.tasks.base import NOT_APPLICABLE, Facet, Role, Split, Task
 from anamorph.tasks.checks import check_context, check_vocabulary
 from anamorph.tasks.code import code
@@ -42,7 +42,7 @@ def task_names() -> list[str]:
     return sorted({*TASKS, *(e.name for e in entry_points(group="anamorph.tasks"))})
 
 
-def load_task(name: str, *, watch: Watch = quiet, **arguments: Any) -> Task:
+def load_task(name: str, *, watch: Watch = ignore, **arguments: Any) -> Task:
     """Make a task by its name.
 
     `watch` is told of progress by tasks that download or read much.

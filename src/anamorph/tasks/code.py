@@ -28,16 +28,15 @@ from numpy.typing import NDArray
 
 from anamorph.corpora import (
     Corpus,
-    Watch,
     cache_folder,
     from_codesearchnet,
     from_folders,
     from_recipe,
-    quiet,
 )
 from anamorph.corpora.from_datasets import write_files
 from anamorph.corpora.token_kinds import Spans
 from anamorph.errors import AnamorphError
+from anamorph.progress import Watch, ignore
 from anamorph.tasks.base import NOT_APPLICABLE, Facet, Role, Split, Task
 from anamorph.tasks.code_facets import LEVELS, POSITION_BINS, Labels, binned, label
 
@@ -61,7 +60,7 @@ def code(
     copied: int = 4,
     seed: int = 0,
     cache: str | None = None,
-    watch: Watch = quiet,
+    watch: Watch = ignore,
 ) -> Task:
     """Make the code completion task with all its splits.
 
