@@ -1,42 +1,56 @@
 """Characters a second in training, against the same architecture by transformers and its Trainer.
 
-    python benchmarks/training.py [--width 128] [--layers 4] [--rounds 3]
+    python benchmarks/training.py [--preset demo] [--rounds 5] [--even]
 
-Both train a decoder of one shape on the same random characters, in batches of the same size, each
-with what it does by default on this machine; transformers with a GPT-2 of that shape, its `Trainer`
-and AdamW, in float32 and, where the processor has it, in bfloat16 (the better counts). anamorph's
-decoder learns with the recipe of the code presets. They take turns; the ratio is the median of the
-rounds. The share of the machine's peak is that of the model's matrix products (6 operations a
-weight and token, 12 a layer, position and width for attention, halved as it is causal) in what
-torch's own float32 matrix product reaches.
+Both train a decoder of one shape (the code preset's, with learned positions as GPT-2 has) on the
+same random characters in sequences as long as the functions of the recipe `demo` are, cut to 256;
+with `--even` all are 256 long. A batch is the preset's, in characters with padding. transformers
+trains a GPT-2 with its `Trainer` and AdamW in float32 and, where the processor has it, in bfloat16,
+with the sampler it has by default and with sequences grouped by length. anamorph uses the recipe of
+the code presets. All take turns; ratios are within rounds, and their median is given. Characters of
+padding are not counted. The share of the machine's peak is that of the model's matrix products (6
+operations a weight and token, 12 a layer, position and width for attention, halved as it is causal)
+in what torch's own float32 matrix product reaches.
 """
 
 import argparse
+import contextlib
+import io
 import statistics
 import tempfile
 import time
+from collections import defaultdict
+from dataclasses import replace
+from itertools import islice, product
 
 import numpy as np
 import torch
 
+from anamorph import load_preset
 from anamorph.models.decoder import DecoderConfig
 from anamorph.tasks import Split, Task
+from anamorph.tasks.batches import shuffled
 from anamorph.training import TrainingConfig, train
 
 VOCABULARY, CONTEXT = 100, 256
-STEPS = 12
-WARM_UP = 3  # of them
+STEPS = 20
+WARM_UP = 4  # of them
+# Of the functions of the recipe `demo`: characters at tenths of their number
+LENGTHS = (40, 82, 101, 122, 149, 185, 237, 256, 256, 256, 256)
 
 
-def random_task(sequences: int) -> Task:
+def random_task(sequences: int, even: bool) -> Task:
     rng = np.random.default_rng(0)
-    tokens = rng.integers(1, VOCABULARY, sequences * CONTEXT).astype(np.int16)
-    offsets = np.arange(sequences + 1) * CONTEXT
+    lengths = np.interp(rng.random(sequences) * 10, np.arange(11), LENGTHS).astype(np.int64)
+    if even:
+        lengths[:] = CONTEXT
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    tokens = rng.integers(1, VOCABULARY, offsets[-1]).astype(np.int16)
     scored = np.ones(len(tokens), bool)
     scored[offsets[:-1]] = False
 
     def split(name: str, role: str, most: int) -> Split:
-        end = most * CONTEXT
+        end = offsets[most]
         return Split(name, role, tokens[:end], offsets[: most + 1], scored[:end])
 
     return Task(
@@ -48,21 +62,25 @@ def random_task(sequences: int) -> Task:
     )
 
 
-def anamorph(task: Task, shape: DecoderConfig, batch_tokens: int) -> float:
+def anamorph(task: Task, shape: DecoderConfig, recipe: TrainingConfig) -> float:
     """Characters a second, after the first steps."""
-    config = TrainingConfig(
-        steps=STEPS, batch_tokens=batch_tokens, evaluate_every=10**6, checkpoint_every=10**6
-    )
+    config = replace(recipe, steps=STEPS, evaluate_every=10**6, checkpoint_every=10**6)
     times: list[float] = []
     train(task, config=config, model=shape, watch=lambda _: times.append(time.perf_counter()))
+    lengths = task.train.lengths
+    batches = islice(shuffled(lengths, config.batch_tokens, 0), WARM_UP, STEPS - 1)
+    characters = sum(int(lengths[batch].sum()) for batch in batches)
     # the last step is followed by an evaluation, before it is told
-    return (STEPS - 1 - WARM_UP) * batch_tokens / (times[-2] - times[WARM_UP - 1])
+    return characters / (times[-2] - times[WARM_UP - 1])
 
 
-def trainer(task: Task, shape: DecoderConfig, batch_tokens: int, bf16: bool) -> float:
+def trainer(
+    task: Task, shape: DecoderConfig, recipe: TrainingConfig, bf16: bool, grouped: bool
+) -> float:
     """Characters a second of `transformers.Trainer`, after the first steps."""
     import transformers
 
+    transformers.logging.set_verbosity_error()
     config = transformers.GPT2Config(
         vocab_size=VOCABULARY,
         n_positions=CONTEXT,
@@ -76,11 +94,27 @@ def trainer(task: Task, shape: DecoderConfig, batch_tokens: int, bf16: bool) -> 
         activation_function="gelu",
         tie_word_embeddings=False,
         use_cache=False,
+        bos_token_id=0,
+        eos_token_id=0,
     )
     model = transformers.GPT2LMHeadModel(config)
-    rows = [torch.from_numpy(x.astype(np.int64)) for x in task.train]
-    data = [{"input_ids": row, "labels": row} for row in rows]
+    data = [{"input_ids": torch.from_numpy(x.astype(np.int64))} for x in task.train]
     times: list[float] = []
+    characters: list[int] = []
+
+    def collate(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        # Padding at the right needs no mask: no character sees it.
+        ids = [row["input_ids"] for row in rows]
+        pad = torch.nn.utils.rnn.pad_sequence
+        return {
+            "input_ids": pad(ids, batch_first=True),
+            "labels": pad(ids, batch_first=True, padding_value=-100),
+        }
+
+    model.register_forward_pre_hook(
+        lambda _, __, given: characters.append(int((given["labels"] != -100).sum())),
+        with_kwargs=True,
+    )
 
     class Clock(transformers.TrainerCallback):
         def on_step_end(self, *_: object, **__: object) -> None:
@@ -89,7 +123,7 @@ def trainer(task: Task, shape: DecoderConfig, batch_tokens: int, bf16: bool) -> 
     with tempfile.TemporaryDirectory() as folder:
         arguments = transformers.TrainingArguments(
             output_dir=folder,
-            per_device_train_batch_size=batch_tokens // CONTEXT,
+            per_device_train_batch_size=recipe.batch_tokens // CONTEXT,
             max_steps=STEPS,
             save_strategy="no",
             logging_strategy="no",
@@ -97,11 +131,18 @@ def trainer(task: Task, shape: DecoderConfig, batch_tokens: int, bf16: bool) -> 
             disable_tqdm=True,
             use_cpu=True,
             bf16=bf16,
+            train_sampling_strategy="group_by_length" if grouped else "random",
+            remove_unused_columns=False,
         )
-        transformers.Trainer(
-            model=model, args=arguments, train_dataset=data, callbacks=[Clock()]
-        ).train()
-    return (STEPS - WARM_UP) * batch_tokens / (times[-1] - times[WARM_UP - 1])
+        with contextlib.redirect_stdout(io.StringIO()):
+            transformers.Trainer(
+                model=model,
+                args=arguments,
+                train_dataset=data,
+                data_collator=collate,
+                callbacks=[Clock()],
+            ).train()
+    return sum(characters[WARM_UP:]) / (times[-1] - times[WARM_UP - 1])
 
 
 def peak() -> float:
@@ -118,44 +159,37 @@ def peak() -> float:
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    for name, value in (
-        ("width", 128),
-        ("layers", 4),
-        ("heads", 4),
-        ("batch-tokens", 8192),
-        ("rounds", 3),
-    ):
-        arguments.add_argument(f"--{name}", type=int, default=value)
+    arguments.add_argument("--preset", default="demo", help="of code: shape and batch")
+    arguments.add_argument("--rounds", type=int, default=5)
+    arguments.add_argument("--even", action="store_true", help="sequences of one length")
     options = arguments.parse_args()
-    shape = DecoderConfig(
-        vocabulary=VOCABULARY,
-        context=CONTEXT,
-        layers=options.layers,
-        heads=options.heads,
-        width=options.width,
-        mlp=4 * options.width,
-        positions="rotary",
-    )
-    task = random_task(STEPS * options.batch_tokens // CONTEXT)
-    ratios, ours = [], []
+    spec = load_preset("code", options.preset)
+    given = {"vocabulary": VOCABULARY, "context": CONTEXT, "positions": "learned"}
+    shape = DecoderConfig(**spec.model | given)
+    recipe = spec.training
+    task = random_task(2 * STEPS * recipe.batch_tokens // CONTEXT, options.even)
+    ours, ratios = [], defaultdict(list)
     for _ in range(options.rounds):
-        mine = anamorph(task, shape, options.batch_tokens)
-        theirs = {
-            name: trainer(task, shape, options.batch_tokens, bf16)
-            for name, bf16 in (("float32", False), ("bfloat16", True))
-            if not bf16 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        }
-        ours.append(mine)
-        ratios.append(mine / max(theirs.values()))
-        told = ", ".join(f"{name} {value:,.0f}" for name, value in theirs.items())
-        print(
-            f"anamorph {mine:,.0f} characters/s; Trainer {told}; ratio {ratios[-1]:.2f}", flush=True
-        )
+        ours.append(anamorph(task, shape, recipe))
+        told = [f"anamorph {ours[-1]:,.0f} characters/s"]
+        for grouped, bf16 in product((False, True), (False, True)):
+            if bf16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+                continue
+            name = f"Trainer, {'grouped by length' if grouped else 'its sampler'}"
+            name += ", bfloat16" if bf16 else ", float32"
+            speed = trainer(task, shape, recipe, bf16, grouped)
+            ratios[name].append(ours[-1] / speed)
+            told.append(f"{name} {speed:,.0f}")
+        print("; ".join(told), flush=True)
+    for name, found in ratios.items():
+        print(f"{statistics.median(found):.2f} times {name}", flush=True)
     weights = shape.layers * (4 * shape.width**2 + 2 * shape.width * shape.mlp)
     weights += shape.width * shape.vocabulary
-    each = 6 * weights + 6 * shape.layers * CONTEXT * shape.width
+    mean = task.train.lengths.mean()
+    seen = (task.train.lengths**2).mean() / mean  # positions before and after, of a character
+    each = 6 * weights + 6 * shape.layers * seen * shape.width
     share = statistics.median(ours) * each / peak()
-    print(f"ratio, median: {statistics.median(ratios):.2f}; {share:.0%} of the peak")
+    print(f"{each / 1e6:.1f} MFlop a character of {mean:.0f} a sequence; {share:.0%} of the peak")
 
 
 if __name__ == "__main__":

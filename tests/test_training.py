@@ -349,3 +349,12 @@ def test_an_unwritable_folder_is_an_error(words: Task, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(AnamorphError, match="Cannot write"):
         train(words, config=SHORT, model=default_model(words, **SHAPE), out=tmp_path / "file" / "x")
+
+
+@pytest.mark.parametrize("precision", ["auto", "bf16-mixed"])
+def test_other_precisions_learn_too(words: Task, precision: Any) -> None:
+    config = replace(SHORT, precision=precision)
+    model, curves = train(words, config=config, model=default_model(words, **SHAPE))
+    first, last = curves["loss"][0], curves["loss"][-1]
+    assert last < first < 3
+    assert all(p.dtype == torch.float32 and p.isfinite().all() for p in model.parameters())
