@@ -7,7 +7,7 @@ BIN := .venv/bin
 RUN ?= runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-browser bench format clean
+.PHONY: help demo test test-browser test-network bench format clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -31,6 +31,10 @@ test: .venv/installed
 # Needs Debian's chromium, or CHROMIUM=/path/to/it.
 test-browser: .venv/installed
 	$(BIN)/pytest -q -m browser tests/report
+
+# Needs the network, and npm and apt beside pip: fetches the packages of the recipes (about 85 MB).
+test-network: .venv/installed
+	$(BIN)/pytest -q -m network tests/corpora
 
 bench: .venv/installed
 	$(BIN)/python benchmarks/sampler.py

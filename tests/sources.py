@@ -1,6 +1,8 @@
 """Source code to try things on: random functions that are no clones of each other."""
 
-from collections.abc import Sequence
+import io
+import tarfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -58,3 +60,17 @@ def write_sources(folder: Path, functions: int = 30, seed: int = 0) -> dict[str,
         "unseen": str(folder / "more"),
         "python": str(folder / "py"),
     }
+
+
+def tar(path: Path, entries: Mapping[str, bytes | str], mode: str = "w:gz") -> Path:
+    """A tar of files (bytes) and symbolic links (the target as a string)."""
+    with tarfile.open(path, mode) as archive:
+        for name, content in entries.items():
+            info = tarfile.TarInfo(name)
+            if isinstance(content, str):
+                info.type, info.linkname = tarfile.SYMTYPE, content
+                archive.addfile(info)
+            else:
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+    return path

@@ -39,6 +39,7 @@ def write(run: Run, task: Task, fit_sequences: int) -> None:
     if whole := [str(proxy) for proxy in expand(run.spec["simplify"])]:  # not single heads, then
         results = results.filter(pl.col("simplification").is_in([*whole, "identity"]))
     telling = telling_proxies(results, run.spec["audit"]["thresholds"]["faithful"])
+    read = illusory_proxies(run.gaps)
     for seed in run.spec["seeds"]:
         folder = run.seed(seed) / "views"
         if (folder / "sentences.parquet").exists():  # written last
@@ -50,7 +51,11 @@ def write(run: Run, task: Task, fit_sequences: int) -> None:
         write_table(folder / "scatter.parquet", scatter(model, task, fit_sequences))
         write_table(folder / "patterns.parquet", patterns(model, task, chosen))
         if glyphs(task.vocabulary):
-            write_table(folder / "functions.parquet", functions(model, task, chosen))
+            shown = [proxy for proxy in fitted if str(proxy) in read]
+            shown.sort(key=lambda proxy: read.index(str(proxy)))
+            write_table(
+                folder / "functions.parquet", functions(model, task, [fitted[p] for p in shown])
+            )
         write_table(folder / "sentences.parquet", sentences(task))
 
 
@@ -71,6 +76,22 @@ def telling_proxies(results: pl.DataFrame, looks_right: float = 0.9) -> list[str
         row = right.head(1) if len(right) else family.tail(1)
         chosen.append((row["method"][0] != "identity", row["simplification"][0]))
     return [name for _, name in sorted(chosen, key=lambda c: c[0])][: MOST_PROXIES + 1]
+
+
+def illusory_proxies(gaps: pl.DataFrame) -> list[str]:
+    """Of each method the proxy with the largest gap among illusions; if it has none, among all.
+
+    Args:
+        gaps: as `gaps.parquet`; of its rows those of `same_prediction` over all seeds are used.
+    """
+    rows = gaps.filter(pl.col("seed").is_null(), pl.col("metric") == "same_prediction")
+    worst = (
+        rows.with_columns(illusion=pl.col("verdict").str.starts_with("illusion"))
+        .sort("illusion", "gap", descending=True, nulls_last=True, maintain_order=True)
+        .group_by("method", maintain_order=True)
+        .first()
+    )
+    return worst["simplification"].to_list()
 
 
 @torch.inference_mode()

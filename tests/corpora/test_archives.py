@@ -1,28 +1,13 @@
-import io
 import subprocess
-import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
 
 from anamorph.corpora.archives import Limits, Problems, source_files
+from sources import tar
 
 GOOD = b"int f() {\n  return 1;\n}\n"
-
-
-def tar(path: Path, entries: dict[str, bytes | str], mode: str = "w:gz") -> Path:
-    """A tar of files (bytes) and symbolic links (the target as a string)."""
-    with tarfile.open(path, mode) as archive:
-        for name, content in entries.items():
-            info = tarfile.TarInfo(name)
-            if isinstance(content, str):
-                info.type, info.linkname = tarfile.SYMTYPE, content
-                archive.addfile(info)
-            else:
-                info.size = len(content)
-                archive.addfile(info, io.BytesIO(content))
-    return path
 
 
 def read(path: Path, limits: Limits | None = None) -> tuple[dict[str, str], Problems]:

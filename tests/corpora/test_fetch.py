@@ -2,8 +2,11 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,12 +16,15 @@ from anamorph.corpora.fetch import fetch
 from anamorph.corpora.recipe import read_recipe, recipe_names
 from anamorph.errors import AnamorphError
 from anamorph.progress import Event
+from sources import tar
 
 NPM = """#!/bin/sh
 # npm pack [options] NAME: packs a file of that name; knows all packages but missing-...
 for name; do :; done
 echo "$name" >> "$NPM_LOG"
 case "$name" in missing-*) echo "404 Not Found - $name" >&2; exit 1;; esac
+if [ "$name" = poison ]; then cp "$NPM_POISON" poison-1.0.0.tgz; exit; fi
+sleep "${NPM_PAUSE:-0}"
 mkdir -p package
 printf 'function %s(a) {\\n  return a +\\n    "%s";\\n}\\n' "$name" "$name" > package/a.js
 tar --sort=name --mtime=@0 --owner=0 --group=0 -cf - package | gzip -n > "$name-1.2.3.tgz"
@@ -88,6 +94,66 @@ def test_a_killed_download_goes_on_and_ends_with_the_same_manifest(
     assert sorted(log.read_text().split()) == ["beta", "gamma"]
     assert again.checksum == whole.checksum
     assert json.dumps(again.manifest) == json.dumps(whole.manifest)
+
+
+POISON = {
+    "/etc/absolute.js": b"function f() {\n  return 1;\n}\n",
+    "a/../../escape.js": b"function f() {\n  return 1;\n}\n",
+    "link.js": "/etc/passwd",
+    "lines.js": b"\n" * 10_000_000,
+    "latin.js": b"\xff\xfe",
+    "good.js": b"function good(a) {\n  return a;\n}\n",
+}
+
+
+def test_a_poisoned_package_costs_a_warning_that_names_it_and_nothing_else(
+    tmp_path: Path, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NPM_POISON", str(tar(tmp_path / "poison.tgz", POISON)))
+    outside = set(tmp_path.rglob("*"))
+    wanted = recipe(tmp_path, '["alpha", "poison", "beta"]')
+    with pytest.warns(UserWarning, match="passed over in 1, first poison: .*'/etc/absolute.js'"):
+        corpus = from_recipe(wanted, None, tmp_path / "cache")
+    names = corpus.functions["javascript"]["func_name"].to_list()
+    assert names == ["alpha", "good", "beta", "delta"]
+    (entry,) = [entry for entry in corpus.manifest if entry["repo"] == "poison"]
+    for named in ("absolute.js", "link.js", "lines.js", "latin.js"):
+        assert named in entry["passed_over"]
+    made = set(tmp_path.rglob("*")) - outside - {tmp_path / "mine.toml", tmp_path / "cache"}
+    assert all(path.is_relative_to(tmp_path / "cache") for path in made)
+    assert not [path for path in made if path.suffix == ".js"], "nothing is extracted to disk"
+
+
+def test_killed_again_and_again_it_ends_with_the_same_manifest(
+    tmp_path: Path, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = recipe(tmp_path, '["alpha", "beta", "gamma"]')
+    whole = from_recipe(wanted, None, tmp_path / "whole")
+    monkeypatch.setenv("NPM_PAUSE", "0.2")
+    log.write_text("")
+    cache = tmp_path / "cache"
+    work = (
+        "import pathlib, sys; from anamorph.corpora import from_recipe;"
+        "from_recipe(sys.argv[1], None, pathlib.Path(sys.argv[2]))"
+    )
+
+    def killed_when(there: Callable[[], bool]) -> None:
+        command = [sys.executable, "-c", work, wanted, str(cache)]
+        process = subprocess.Popen(command, start_new_session=True)
+        deadline = time.monotonic() + 60
+        while process.poll() is None and not there() and time.monotonic() < deadline:
+            time.sleep(0.002)
+        assert process.poll() is None, "it was to be killed while it ran"
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    killed_when(lambda: len(log.read_text().split()) >= 2)
+    assert len(list(cache.rglob("package.json"))) < 4, "killed in the middle of the downloads"
+    killed_when(lambda: len(list(cache.glob("functions/*"))) >= 1)
+    assert not list(cache.glob("manifests/*")), "killed in the middle of the extraction"
+    again = from_recipe(wanted, None, cache)
+    assert again.checksum == whole.checksum
+    assert again.manifest == whole.manifest
 
 
 def test_a_client_that_brings_nothing_is_an_error_and_nothing_is_recorded(

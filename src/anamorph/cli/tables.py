@@ -79,14 +79,14 @@ def print_run(run: Run, console: Console) -> None:
 
 def _print_heads(run: Run, splits: list[str], console: Console) -> None:
     """The heads with the largest gaps, if proxies edit single heads."""
-    from anamorph.report.heads import FAITHFUL, Heads, rows  # drawing takes long to import
+    from anamorph.report.heads import Heads, rows  # drawing takes long to import
 
     heads = Heads.of(run.results, run.gaps, run.spec["model"], None)
     for method in heads.methods if heads else ():
         assert heads is not None
         found = rows(heads, method, splits)
         table = Table(
-            title=f"{escape(method)}: the smallest size with {FAITHFUL:.0%} of predictions in "
+            title=f"{escape(method)}: the smallest size with {heads.least:.0%} of predictions in "
             "common, and the largest gap of each head",
             caption=f"{min(MOST_HEADS, len(found))} of {len(found)} heads, the largest gaps first; "
             "? the interval reaches below",

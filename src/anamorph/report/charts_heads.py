@@ -8,7 +8,7 @@ import polars as pl
 from anamorph.heads import SCORES
 from anamorph.report.data import Run
 from anamorph.report.figure import TABLE, Choice, Figure, lookup
-from anamorph.report.heads import FAITHFUL, HEAD, LEASTS, Heads
+from anamorph.report.heads import HEAD, LEASTS, Heads
 from anamorph.report.words import points, split_label, threshold
 
 PANEL = 285  # pixels
@@ -47,7 +47,10 @@ def smallest(run: Run) -> Figure | None:
     )
     legend = alt.Legend(symbolType="square", symbolStrokeWidth=0, titleLimit=400)
     title = "smallest size"
-    asked = [(f"l{100 * x:.0f}", f"{threshold(x)} same predictions") for x in LEASTS]
+    asked = [
+        (f"l{100 * x:.0f}", f"{threshold(x)} same predictions")
+        for x in sorted(LEASTS, key=lambda x: (x != heads.least, -x))
+    ]
     fills = [f"var(--{'under' if level == 'none' else 'heat'})" for level in levels]
     opacity = [1.0 if level == "none" else shades[i] for i, level in enumerate(levels)]
     tooltip = [
@@ -83,7 +86,7 @@ def smallest(run: Run) -> Figure | None:
         name="heads_size",
         title="How much of a head is needed",
         caption=f"Each cell is a proxy that simplifies this head alone. Its {shown} is the "
-        f"smallest size with which at least {threshold(FAITHFUL)} (or what is chosen) of the "
+        f"smallest size with which at least {threshold(heads.least)} (or what is chosen) of the "
         "model’s predictions stay as they were; “?” where the lower end of the 95 % interval is "
         "below that; red where no size that was tried is enough. Look for heads that need more on "
         "another split than on iid (first). A head that needs little need not be simple: it may "

@@ -22,7 +22,7 @@ FAITHFUL = 0.99
 More than is asked of other proxies: most heads alone change few predictions, whatever is done.
 """
 FEWEST_HEADS = 5  # for a correlation
-LEASTS = (FAITHFUL, 0.95, 0.9)  # shares that can be asked for
+LEASTS = (FAITHFUL, 0.95, 0.9, 0.8)  # shares that can be asked for
 
 HEAD = ["seed", "method", "layer", "head"]
 
@@ -60,6 +60,13 @@ class Heads:
         """The row of `gaps` with the largest gap of every seed, method and head."""
         rows = self.gaps.sort("gap", descending=True, maintain_order=True)
         return rows.group_by(HEAD, maintain_order=True).first()
+
+    @property
+    def least(self) -> float:
+        """The largest of `LEASTS` that at least half of the proxied heads reach on some split."""
+        reached = self.smallest.group_by("least", *HEAD).agg((pl.col("text") != "none").any())
+        shares = dict(reached.group_by("least").agg(pl.col("text").mean()).iter_rows())
+        return next((least for least in LEASTS if shares[least] >= 0.5), LEASTS[-1])
 
     @classmethod
     def of(
@@ -193,7 +200,7 @@ def rows(heads: Heads, method: str, splits: Sequence[str]) -> list[dict[str, Any
         are none).
     """
     keys = ["seed", "layer", "head"]
-    smallest = heads.smallest.filter(method=method, least=FAITHFUL).pivot(
+    smallest = heads.smallest.filter(method=method, least=heads.least).pivot(
         on="split", index=keys, values="text"
     )
     table = heads.largest.filter(method=method).join(smallest, on=keys, how="full", coalesce=True)

@@ -26,7 +26,7 @@ from anamorph.report import (
 from anamorph.report.code_view import code_view
 from anamorph.report.data import IDENTITY, MOST_FAMILIES, Run, read
 from anamorph.report.figure import VEGA_LITE, Figure
-from anamorph.report.heads import FAITHFUL, correlations, rows
+from anamorph.report.heads import correlations, rows
 from anamorph.report.theme import CONFIG, DARK, FONT, LIGHT, MONO, css, in_light
 from anamorph.report.verdicts import headline, sentences
 from anamorph.report.words import (
@@ -160,7 +160,7 @@ def _page(run: Run, figures: dict[str, Figure]) -> str:
         signs={verdict: sign for verdict, (_, _, sign, _) in charts_verdicts.VERDICTS.items()},
         heads=_heads(run),
         correlations=[] if run.heads is None else correlations(run.heads),
-        head_faithful=FAITHFUL,
+        head_faithful=run.heads.least if run.heads else None,
         shared_keys=run.heads is not None and run.heads.shared_keys,
         means=_means(run),
         checks=_checks(run),

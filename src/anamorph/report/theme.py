@@ -29,6 +29,7 @@ LIGHT = {
     "split-5": "#c2629b",
     "split-6": "#4aa8df",
     "split-7": "#8c6d3f",
+    "split-8": "#7a6fd0",
     "faithful": "#d5e8e2",
     "on-faithful": "#1c3b33",
     "under": "#b0432c",
@@ -58,6 +59,7 @@ DARK = {
     "split-5": "#df8bbd",
     "split-6": "#8fd0f7",
     "split-7": "#bd9b68",
+    "split-8": "#a79df2",
     "faithful": "#1f3d35",
     "on-faithful": "#bfe3d7",
     "under": "#bd4f37",
@@ -74,7 +76,10 @@ DARK = {
 FONT = '"Helvetica Neue", Helvetica, Arial, "Liberation Sans", sans-serif'
 MONO = 'ui-monospace, "SF Mono", Menlo, Consolas, "Liberation Mono", monospace'
 
-SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "stroke", "arrow")
+SHAPES = (
+    *("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "triangle-left"),
+    *("triangle-right", "wedge"),
+)
 
 CONFIG: dict[str, Any] = {
     "font": FONT,
@@ -137,7 +142,7 @@ def in_light(text: str) -> str:
 
 def split_scale(splits: Sequence[str]) -> alt.Scale:
     """The fixed colour of each split, the reference first."""
-    colours = [f"var(--split-{i if i < 8 else 1 + (i - 1) % 7})" for i in range(len(splits))]
+    colours = [f"var(--split-{i if i < 9 else 1 + (i - 1) % 8})" for i in range(len(splits))]
     return alt.Scale(domain=[split_label(name) for name in splits], range=colours)
 
 
