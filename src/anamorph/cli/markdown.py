@@ -1,28 +1,38 @@
 """A run's numbers as Markdown, for documents."""
 
+import re
 from collections.abc import Sequence
 
+import numpy as np
 import polars as pl
 
+from anamorph.claims_tables import UNTESTED
 from anamorph.cli.tables import LEGEND, MARK
 from anamorph.runs import Run
 
+ONE_HEAD = re.compile(r"@\d+\.\d+\.")
+
 
 def markdown(run: Run) -> str:
-    """Accuracy of the models, faithfulness and verdict of every proxy, and the claims."""
+    """How good the models are, faithfulness and verdict of every proxy, and the claims.
+
+    Of several seeds, proxies of a single head are summed up: the heads of two models have nothing
+    to do with each other.
+    """
     results = run.results.filter(pl.col("facet").is_null())
     pooled = results.filter(pl.col("seed").is_null())
     splits = pooled["split"].unique(maintain_order=True).to_list()
-    heads = [split.replace("_", " ") for split in splits]
-
-    accuracy = results.filter(
-        (pl.col("metric") == "model_accuracy") & (pl.col("method") == "identity")
-    )
-    models = []
-    for (seed,), rows in accuracy.group_by("seed", maintain_order=True):
-        values = dict(zip(rows["split"], rows["value"], strict=True))
-        name = "all" if seed is None else str(seed)
-        models.append([name, *(f"{values[s]:.4f}" for s in splits)])
+    names = [split.replace("_", " ") for split in splits]
+    summed = len(run.spec["seeds"]) > 1
+    parts = []
+    if made := run.spec["task"].get("made"):
+        parts.append(f"Checksum of the corpus's manifest: `{made}`.")
+    for title, metric, digits in (
+        ("Accuracy of the models at scored positions", "model_accuracy", 4),
+        ("Cross-entropy of the models at scored positions, bits", "model_cross_entropy", 3),
+    ):
+        models = _models(results.filter(metric=metric, method="identity"), splits, digits)
+        parts += [f"{title}:", _table(["seed", *names], models)]
 
     verdicts = {
         (row["simplification"], row["split"]): row["verdict"]
@@ -30,25 +40,68 @@ def markdown(run: Run) -> str:
             pl.col("seed").is_null() & (pl.col("metric") == "same_prediction")
         ).iter_rows(named=True)
     }
+    same = results.filter(pl.col("metric") == "same_prediction", pl.col("method") != "identity")
     proxies = []
-    same = pooled.filter((pl.col("metric") == "same_prediction") & (pl.col("method") != "identity"))
-    for (name,), rows in same.group_by("simplification", maintain_order=True):
+    rows_of = same.filter(pl.col("seed").is_null()).group_by("simplification", maintain_order=True)
+    for (name,), rows in rows_of:
+        if summed and ONE_HEAD.search(str(name)):
+            continue
         values = dict(zip(rows["split"], rows["value"], strict=True))
         marks = [MARK.get(verdicts.get((str(name), s)) or "", "") for s in splits]
         cells = [f"{values[s]:.3f} {m}".strip() for s, m in zip(splits, marks, strict=True)]
         proxies.append([f"`{name}`", *cells])
-
-    claims = [[c["id"], c["claim"], f"**{c['status']}**", c["finding"]] for c in run.claims]
-    return "\n\n".join(
-        (
-            "Accuracy of the models at scored positions:",
-            _table(["seed", *heads], models),
-            "Share of predictions that proxy and model have in common, over all seeds "
-            f"({LEGEND}; no mark: faithful):",
-            _table(["proxy", *heads], proxies),
-            _table(["", "claim", "here", "finding"], claims),
+    parts += [
+        "Share of predictions that proxy and model have in common, over all seeds "
+        f"({LEGEND}; no mark: faithful):",
+        _table(["proxy", *names], proxies),
+    ]
+    if summed and (heads := _heads(same.drop_nulls("seed"), splits)):
+        parts += [
+            "The same for proxies of a single head: median over the heads of all models, and the "
+            "lowest and the highest:",
+            _table(["proxy of one head", *names], heads),
+        ]
+    tested = [claim for claim in run.claims if claim["status"] != UNTESTED]
+    parts.append(
+        _table(
+            ["", "claim", "here", "finding"],
+            [[c["id"], c["claim"], f"**{c['status']}**", c["finding"]] for c in tested],
         )
     )
+    if others := [claim["id"] for claim in run.claims if claim["status"] == UNTESTED]:
+        parts.append(f"Not tested here: {', '.join(others)}.")
+    return "\n\n".join(parts)
+
+
+def _models(rows: pl.DataFrame, splits: Sequence[str], digits: int) -> list[list[str]]:
+    """A row a seed, and one over all with 95 % intervals."""
+    found = []
+    for (seed,), some in rows.group_by("seed", maintain_order=True):
+        of = {row["split"]: row for row in some.iter_rows(named=True)}
+        cells = [f"{of[split]['value']:.{digits}f}" for split in splits]
+        if seed is None:
+            for place, split in enumerate(splits):
+                low, high = of[split]["low"], of[split]["high"]
+                if low is not None:
+                    cells[place] += f" ({low:.{digits}f} to {high:.{digits}f})"
+        found.append(["all" if seed is None else str(seed), *cells])
+    return found
+
+
+def _heads(rows: pl.DataFrame, splits: Sequence[str]) -> list[list[str]]:
+    """A row a method and size: median, lowest and highest over the heads of all models."""
+    single = rows.filter(pl.col("simplification").str.contains(ONE_HEAD.pattern)).with_columns(
+        name=pl.col("simplification").str.replace_all(ONE_HEAD.pattern, "@layer.head.")
+    )
+    found = []
+    for (name,), some in single.group_by("name", maintain_order=True):
+        cells = []
+        for split in splits:
+            values = some.filter(split=split)["value"].to_numpy()
+            low, middle, high = np.quantile(values, (0, 0.5, 1))
+            cells.append(f"{middle:.3f} ({low:.3f} to {high:.3f})")
+        found.append([f"`{name}`", *cells])
+    return found
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
