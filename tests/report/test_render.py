@@ -10,6 +10,7 @@ from synthetic_run import NASTY, SPLITS, make_run
 from anamorph.errors import AnamorphError
 from anamorph.report import page as page_module
 from anamorph.report import render
+from anamorph.report.charts_facets import _ordered
 from anamorph.report.data import read
 
 FIGURES = {
@@ -206,3 +207,12 @@ def test_bad_input_says_what_is_wrong(copied: Path) -> None:
     (copied / "spec.json").unlink()
     with pytest.raises(AnamorphError, match=r"has no spec\.json"):
         render(copied)
+
+
+def test_a_facet_of_numbers_has_an_order_and_one_of_kinds_has_none() -> None:
+    places = {
+        **{("depth", level): 0 for level in ("1", "2", "10+", "–")},
+        **{("token kind", level): 0 for level in ("keyword", "string", "utf8")},
+    }
+    assert _ordered(places, "depth")
+    assert not _ordered(places, "token kind")

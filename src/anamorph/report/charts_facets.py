@@ -1,5 +1,8 @@
 """Figures that break numbers down: by the level of a facet, and by time in training."""
 
+import json
+from collections.abc import Mapping
+
 import altair as alt
 import polars as pl
 
@@ -66,7 +69,12 @@ def by_facet(run: Run) -> Figure | None:
     band = base.mark_area(opacity=1, fillOpacity=0.13).encode(
         y=alt.Y("low:Q", title=None, axis=alt.Axis(format=".0%", tickCount=4)), y2="high:Q"
     )
-    line = base.mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=16)).encode(
+    # Kinds have no order: points count, and a faint line only guides the eye.
+    ordered = [f"f{i}" for i, name in enumerate(facets) if _ordered(places, name)]
+    opacity = alt.expr(f"indexof({json.dumps(ordered)}, facet) < 0 ? 0.25 : 1")
+    line = base.mark_line(
+        strokeWidth=2, strokeOpacity=opacity, point=alt.OverlayMarkDef(size=24, strokeOpacity=1)
+    ).encode(
         y=alt.Y("value:Q", title=None, scale=alt.Scale(zero=False)),
         strokeDash=alt.StrokeDash(
             "line:N",
@@ -127,6 +135,12 @@ def by_facet(run: Run) -> Figure | None:
         panel=PANEL + 30,
         stills={"": {}} | {f"_{slug(text)}": {"proxy": value} for value, text in options[1:3]},
     )
+
+
+def _ordered(places: Mapping[tuple[str, str], int], facet: str) -> bool:
+    """Whether most of a facet's levels are numbers or ranges of them."""
+    levels = [level for name, level in places if name == facet]
+    return 2 * sum(any(map(str.isdigit, level)) for level in levels) > len(levels)
 
 
 def training(run: Run) -> Figure | None:
