@@ -249,7 +249,10 @@ def _warn(manifest: Sequence[Mapping[str, Any]], path: Path) -> None:
     flawed = [f"{e['repo'] or e['file']}: {e['passed_over']}" for e in manifest if e["passed_over"]]
     said = []
     if missing:
-        said.append(f"missing are {len(missing)} of {len(manifest)}: {', '.join(missing)}")
+        said.append(
+            f"missing are {len(missing)} of {len(manifest)}: {', '.join(missing)} (delete their "
+            f"folders in {path.parents[1] / 'packages'} to have them asked for again)"
+        )
     if flawed:
         said.append(f"something was passed over in {len(flawed)}, first {flawed[0]}")
     if said:
