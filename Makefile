@@ -1,6 +1,8 @@
 # make demo   the main job: Dyck, from nothing to a report
 # make test   format, lint, types, tests
 # make bench  speed, against the stated baselines
+# make test-browser   the report in Debian's chromium, or CHROMIUM=/path/to/it
+# make test-network   what needs the network, and npm and apt beside pip: packages of about 85 MB
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -28,11 +30,9 @@ test: .venv/installed
 	$(BIN)/mypy
 	$(BIN)/pytest -q -m 'not browser and not network'
 
-# Needs Debian's chromium, or CHROMIUM=/path/to/it.
 test-browser: .venv/installed
 	$(BIN)/pytest -q -m browser tests/report
 
-# Needs the network, and npm and apt beside pip: fetches the packages of the recipes (about 85 MB).
 test-network: .venv/installed
 	$(BIN)/pytest -q -m network tests/corpora
 

@@ -6,7 +6,8 @@ Both train a decoder of one shape (the code preset's, with learned positions as 
 same random characters in sequences as long as the functions of the recipe `demo` are, cut to 256;
 with `--even` all are 256 long. A batch is the preset's, in characters with padding. transformers
 trains a GPT-2 with its `Trainer` and AdamW in float32 and, where the processor has it, in bfloat16,
-with the sampler it has by default and with sequences grouped by length. anamorph uses the recipe of
+with the sampler it has by default (32 sequences a batch, so that none is larger) and with sequences
+grouped by length (as many as are as long on the average). anamorph uses the recipe of
 the code presets. All take turns; ratios are within rounds, and their median is given. Characters of
 padding are not counted. The share of the machine's peak is that of the model's matrix products (6
 operations a weight and token, 12 a layer, position and width for attention, halved as it is causal)
@@ -81,6 +82,7 @@ def trainer(
     import transformers
 
     transformers.logging.set_verbosity_error()
+    longest = round(task.train.lengths.mean()) if grouped else CONTEXT
     config = transformers.GPT2Config(
         vocab_size=VOCABULARY,
         n_positions=CONTEXT,
@@ -123,7 +125,7 @@ def trainer(
     with tempfile.TemporaryDirectory() as folder:
         arguments = transformers.TrainingArguments(
             output_dir=folder,
-            per_device_train_batch_size=recipe.batch_tokens // CONTEXT,
+            per_device_train_batch_size=recipe.batch_tokens // longest,
             max_steps=STEPS,
             save_strategy="no",
             logging_strategy="no",

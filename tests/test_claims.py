@@ -5,7 +5,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from anamorph.claims import FAILS, HOLDS, UNTESTED, measure, self_checks
+from anamorph.claims import measure, self_checks
+from anamorph.report.words import FAILS, HOLDS, UNTESTED
 
 SPEC = {
     "task": {"name": "dyck", "m": 3},

@@ -5,7 +5,9 @@ from typing import Any
 import polars as pl
 import pytest
 
-from anamorph.claims import FAILS, HOLDS, UNTESTED, measure
+from anamorph.claims import measure
+from anamorph.claims_code import over_models
+from anamorph.report.words import FAILS, HOLDS, UNTESTED
 from test_claims import GAPS, RESULTS
 
 SPEC = {
@@ -52,7 +54,7 @@ def study(
     copied: tuple[float, float] = (0.06, 0.04),
     heads: tuple[float, ...] = (1, 2, 3, 4, 5, 6),
 ) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
-    """Results, gaps and scores.
+    """Results, gaps and scores of one model: what holds of it holds over all.
 
     Args:
         by_split: agreement of the whole proxy on each split.
@@ -74,7 +76,7 @@ def study(
         ):
             for level, x, tokens in zip(names, values, shares, strict=True):
                 rows.append(same(None, split, x, facet=facet, level=level, tokens=tokens))
-        rows += [same(head, split, 0.98, seed=0) for head in range(6)]
+        rows += [same(head, split, value, seed=0) for head in range(6)]
         if split != "iid":
             gaps.append(gap(None, split, by_split[0] - value))
             gaps += [gap(head, split, x / 100, seed=0) for head, x in enumerate(heads)]
@@ -88,6 +90,7 @@ def study(
             "sequences": [4] * 6,
         }
     )
+    rows += [row | {"seed": 0} for row in rows if row.get("seed") is None]
     return pl.DataFrame(rows, RESULTS), pl.DataFrame(gaps, GAPS), scores
 
 
@@ -110,6 +113,34 @@ def test_a_claim(case: str) -> None:
     status, (results, gaps, scores) = CASES[case]
     found = {claim["id"]: claim for claim in measure(results, gaps, SPEC, scores)}
     assert found[case.split()[0]]["status"] == status, found[case.split()[0]]["finding"]
+
+
+def test_models_that_differ_widen_the_interval() -> None:
+    assert over_models([(0.3, 0.1)]) == (0.3, 0.1)
+    mean, error = over_models([(0.1, 0.001), (0.2, 0.001), (0.3, 0.001)])
+    assert mean == pytest.approx(0.2) and error == pytest.approx(0.1 / 3**0.5)
+    mean, error = over_models([(0.2, 0.03), (0.2, 0.04)])  # alike by chance
+    assert error == pytest.approx(0.025)
+
+
+def test_three_models_that_fall_apart_do_not_cost_agreement_for_sure() -> None:
+    results, gaps, scores = study(FARTHER)
+    of_one = results.filter(seed=0)
+    moved = [
+        of_one.with_columns(
+            seed=pl.lit(seed, pl.Int64),
+            **{
+                name: pl.col(name)
+                + pl.when(pl.col("split") == "unseen_repository").then(by).otherwise(0.0)
+                for name in ("value", "low", "high")
+            },
+        )
+        for seed, by in ((0, 0.0), (1, 0.02), (2, -0.02))
+    ]
+    three = pl.concat([results.filter(pl.col("seed").is_null()), *moved])
+    found = {claim["id"]: claim for claim in measure(three, gaps, SPEC, scores)}
+    step = found["C9"]["numbers"]["steps"]["iid to unseen_repository"]
+    assert step["less_faithful"] == 0 and step["median_fall"] == pytest.approx(0.01)
 
 
 def test_the_numbers() -> None:

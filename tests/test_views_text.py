@@ -9,7 +9,7 @@ import anamorph as am
 from anamorph.audit import fit_on_train
 from anamorph.simplifications import Proxy, expand
 from anamorph.tasks import load_task
-from anamorph.views_text import SHOWN, functions
+from anamorph.views_text import OTHER, SHOWN, functions, glyphs
 from plain import forward, small_model
 from sources import write_sources
 
@@ -51,3 +51,11 @@ def test_predictions_are_those_of_a_plain_forward(tmp_path: Path, unit: str) -> 
 def plain_of(fitted: am.Simplification):  # type: ignore[no-untyped-def]
     rows = fitted.components_.numpy()
     return lambda x: x @ rows.T @ rows
+
+
+def test_sequences_of_numbers_are_no_text_and_bytes_are() -> None:
+    assert glyphs([str(number) for number in range(97)]) == []
+    of_bytes = glyphs(["START", *(f"{byte:02x}" for byte in range(256))])
+    assert of_bytes[1 + 0xC3] == OTHER
+    assert "".join(of_bytes[1 + byte] for byte in b"if (a)") == "if (a)"
+    assert glyphs(["START", "UNKNOWN", "a", "b", "é"])[2:] == ["a", "b", "é"]

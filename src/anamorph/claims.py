@@ -12,7 +12,8 @@ from typing import Any
 import polars as pl
 
 from anamorph import claims_code
-from anamorph.claims_tables import FAILS, HOLDS, UNTESTED, Finding, Tables, number, of_interval
+from anamorph.claims_tables import Finding, Tables, number, of_interval
+from anamorph.report.words import FAILS, HOLDS, UNTESTED
 
 TEXTS = {
     "C1": "The model generalizes: near-perfect on seen and unseen structures, less on new depths.",

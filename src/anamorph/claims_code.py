@@ -4,14 +4,16 @@ Source of the claims: Friedman et al. 2023, arXiv 2312.03656.
 """
 
 import math
+from statistics import stdev
 from typing import Any
 
 import polars as pl
 
-from anamorph.claims_tables import FAILS, HOLDS, UNTESTED, Finding, Tables, number, of_interval
+from anamorph.claims_tables import Finding, Tables, number, of_interval
 from anamorph.faithfulness import level_gaps
 from anamorph.faithfulness.levels import Z
 from anamorph.report.heads import correlations
+from anamorph.report.words import FAILS, HOLDS, UNTESTED
 
 REPOSITORY = "unseen_repository"
 LEAST_SHARE = 0.01  # of the characters, for a kind of prediction to be compared
@@ -26,28 +28,30 @@ def languages(t: Tables) -> list[str]:
 def farther(t: Tables) -> Finding:
     """C9 holds if both steps away, to repositories and from there to languages, cost agreement.
 
-    A step costs agreement if it does so significantly (95 % interval of the difference) for more
-    proxies than it gains agreement for. Of languages the mean is taken.
+    A step costs agreement if it does so significantly (95 % interval of the difference, over
+    sequences and models) for more proxies than it gains agreement for. Of languages the mean is
+    taken.
     """
     unseen = languages(t)
     if not unseen:
         return UNTESTED, "The study has no splits of unseen repositories and languages.", {}
-    rows = t.cells("same_prediction").filter(pl.col("method") != "identity")
-    by_proxy: list[dict[str, dict[str, float]]] = []
-    for _, some in rows.group_by("simplification", maintain_order=True):
-        of = {row["split"]: row for row in some.to_dicts()}
-        mean = {
-            "value": sum(of[s]["value"] for s in unseen) / len(unseen),
-            "error": math.hypot(*(_error(of[s]) for s in unseen)) / len(unseen),
-        }
-        near = (next(row for row in some.to_dicts() if row["role"] == "iid"), of[REPOSITORY])
-        points = [{"value": r["value"], "error": _error(r)} for r in near]
-        by_proxy.append(dict(zip(("iid", REPOSITORY, "languages"), [*points, mean], strict=True)))
+    rows = t.seeds.filter(
+        pl.col("facet").is_null(),
+        pl.col("metric") == "same_prediction",
+        pl.col("method") != "identity",
+    )
+    by_proxy: dict[str, list[dict[str, tuple[float, float]]]] = {}
+    for (name, _), some in rows.group_by("simplification", "seed", maintain_order=True):
+        of = {row["split"]: (row["value"], _error(row)) for row in some.iter_rows(named=True)}
+        near = next(row["split"] for row in some.iter_rows(named=True) if row["role"] == "iid")
+        points = {"iid": of[near], REPOSITORY: of[REPOSITORY]}
+        points["languages"] = _mean([of[s] for s in unseen])
+        by_proxy.setdefault(str(name), []).append(points)
     steps = {}
     for a, b in (("iid", REPOSITORY), (REPOSITORY, "languages")):
         falls = [
-            (p[a]["value"] - p[b]["value"], math.hypot(p[a]["error"], p[b]["error"]))
-            for p in by_proxy
+            over_models([(p[a][0] - p[b][0], math.hypot(p[a][1], p[b][1])) for p in models])
+            for models in by_proxy.values()
         ]
         steps[f"{a} to {b}"] = {
             "less_faithful": sum(fall > Z * error for fall, error in falls),
@@ -126,31 +130,51 @@ def _error(row: dict[str, Any]) -> float:
     return 0.0 if row["low"] is None else (float(row["high"]) - float(row["low"])) / (2 * Z)
 
 
+def _mean(found: list[tuple[float, float]]) -> tuple[float, float]:
+    """The mean of independent numbers with their standard errors."""
+    values, errors = zip(*found, strict=True)
+    return sum(values) / len(found), math.hypot(*errors) / len(found)
+
+
+def over_models(found: list[tuple[float, float]]) -> tuple[float, float]:
+    """The mean over models of numbers with their standard errors, and its own.
+
+    That is what the spread of the models says, or what their errors say if that is more: of three
+    models the spread alone is little to go by.
+    """
+    mean, within = _mean(found)
+    if len(found) == 1:
+        return mean, within
+    return mean, max(within, stdev(value for value, _ in found) / math.sqrt(len(found)))
+
+
 def _by_level(t: Tables, name: str, facet: str, unseen: list[str]) -> dict[str, dict[str, float]]:
     """By level: gap with interval, share of the characters, and share of the gap it carries.
 
-    Of several languages the means, all against one iid. What a level carries is its disagreement
-    times its share of the characters, on the languages less on iid, over the sum of that over all
-    levels.
+    Of several languages the means, all against one iid, and of several models the means. What a
+    level carries is its disagreement times its share of the characters, on the languages less on
+    iid, over the sum of that over the facet's levels.
     """
-    rows = level_gaps(t.facets).filter(
-        pl.col("split").is_in(unseen), simplification=name, facet=facet
-    )
+    gaps: dict[str, list[tuple[float, float]]] = {}
     found: dict[str, dict[str, float]] = {}
-    for (level,), some in rows.group_by("level", maintain_order=True):
-        of = some.to_dicts()
-        gap = sum(row["gap"] for row in of) / len(of)
-        others = math.hypot(*(row["error"] or 0.0 for row in of)) / len(of)
-        error = math.hypot(others, of[0]["iid_error"] or 0.0)
-        lost = sum(row["share"] * (1 - row["value"]) for row in of) / len(unseen)
-        found[str(level)] = {
-            "gap": gap,
-            "low": gap - Z * error,
-            "high": gap + Z * error,
-            "share": sum(row["share"] for row in of) / len(unseen),
-            "carried": lost - of[0]["iid_share"] * (1 - of[0]["iid"]),
-        }
+    seeds = t.seeds["seed"].unique().sort().to_list()
+    for seed in seeds:
+        rows = level_gaps(t.seeds, seed).filter(
+            pl.col("split").is_in(unseen), simplification=name, facet=facet
+        )
+        for (level,), some in rows.group_by("level", maintain_order=True):
+            of = some.to_dicts()
+            gap, error = _mean([(row["gap"], row["error"] or 0.0) for row in of])
+            error = math.hypot(error, of[0]["iid_error"] or 0.0)
+            gaps.setdefault(str(level), []).append((gap, error))
+            lost = sum(row["share"] * (1 - row["value"]) for row in of) / len(unseen)
+            carried = lost - of[0]["iid_share"] * (1 - of[0]["iid"])
+            sums = found.setdefault(str(level), {"share": 0.0, "carried": 0.0})
+            sums["share"] += sum(row["share"] for row in of) / len(unseen) / len(seeds)
+            sums["carried"] += carried / len(seeds)
     whole = sum(f["carried"] for f in found.values())
-    for f in found.values():
+    for level, f in found.items():
+        gap, error = over_models(gaps[level])
+        f |= {"gap": gap, "low": gap - Z * error, "high": gap + Z * error}
         f["carried"] = f["carried"] / whole if whole > 0 else 0.0
     return found

@@ -7,7 +7,6 @@ import polars as pl
 
 from anamorph.report.heads import Heads
 
-HOLDS, FAILS, UNTESTED = "holds", "does not hold", "not tested here"
 Finding = tuple[str, str, dict[str, Any]]  # status, sentence, numbers
 
 

@@ -6,9 +6,11 @@ there, so that the same call goes on where a killed one stopped.
 
 import os
 import shutil
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
 from threading import Thread
@@ -38,7 +40,7 @@ from anamorph.steps import (
 )
 from anamorph.tasks import Task, load_task
 from anamorph.tasks.batches import collate
-from anamorph.training import default_model, train
+from anamorph.training import default_model, resolved, train
 
 
 def run_study(
@@ -156,6 +158,7 @@ def describe(spec: StudySpec, task: Task, preset: str | None) -> dict[str, Any]:
     """What `spec.json` says, besides the environment: everything resolved."""
     values: dict[str, Any] = spec.model_dump(mode="json")
     values["task"] = dict(task.spec)
+    values["training"] = asdict(resolved(spec.training))
     values["model"] = default_model(task, **spec.model).__dict__
     values["choices"] = choices(values)
     return {"study": task.name, "preset": preset, **values}
@@ -242,7 +245,9 @@ def _work(spec: StudySpec, run: Run, seed: int) -> None:
             os._exit(1)
         _queue.put(event)
 
-    run_seed(spec, run, load_task(**spec.task), seed, watch)
+    with warnings.catch_warnings(action="ignore"):  # what the study said already
+        task = load_task(**spec.task)
+    run_seed(spec, run, task, seed, watch)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
@@ -140,7 +140,8 @@ def train(
     model = model or default_model(task)
     import lightning_fabric as lf  # here: it takes nearly two seconds to import
 
-    precision = _fastest_precision() if config.precision == "auto" else config.precision
+    config = resolved(config)
+    precision = cast(Literal["32-true", "bf16-mixed"], config.precision)
     fabric = fabric or lf.Fabric(accelerator="auto", devices=1, precision=precision)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -233,12 +234,15 @@ def accuracy(model: Decoder, split: Split, candidates: Tensor) -> tuple[float, f
     return (right / count, bits / count) if count else (math.nan, math.nan)
 
 
-def _fastest_precision() -> Literal["32-true", "bf16-mixed"]:
+def resolved(config: TrainingConfig) -> TrainingConfig:
+    """The configuration with the precision that `auto` stands for on this machine."""
+    if config.precision != "auto":
+        return config
     if torch.cuda.is_available():
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bf16-mixed" if fast else "32-true"
+    return replace(config, precision="bf16-mixed" if fast else "32-true")
 
 
 class _Gradient:

@@ -50,7 +50,7 @@ def write(run: Run, task: Task, fit_sequences: int) -> None:
         write_table(folder / "attended.parquet", attended(model, task, chosen))
         write_table(folder / "scatter.parquet", scatter(model, task, fit_sequences))
         write_table(folder / "patterns.parquet", patterns(model, task, chosen))
-        if glyphs(task.vocabulary):
+        if read and glyphs(task.vocabulary):
             shown = [proxy for proxy in fitted if str(proxy) in read]
             shown.sort(key=lambda proxy: read.index(str(proxy)))
             write_table(

@@ -25,6 +25,7 @@ SHOWN = 20  # sequences a split
 MOST_PROXIES = 3
 TOP = 3  # predictions of each
 OTHER = "\N{SYMBOL FOR NULL}"
+BYTES = {f"{byte:02x}" for byte in range(256)}
 _ASCII = re.compile(r"[0-7][0-9a-f]")
 
 
@@ -39,7 +40,7 @@ def functions(model: Model, task: Task, proxies: Sequence[FittedProxy]) -> pl.Da
 
     Returns:
         a row a split, sequence and proxy: `simplification`, `split`, `sequence`; `text`, a
-        character a scored position; `jsd`, in bits, by position; `model` and `proxy`, the three
+        character for every position but the first; `jsd`, in bits; `model` and `proxy`, the three
         likeliest characters of each position; `model_p` and `proxy_p`, their per cent.
     """
     rows: list[dict[str, Any]] = []
@@ -82,13 +83,13 @@ def functions(model: Model, task: Task, proxies: Sequence[FittedProxy]) -> pl.Da
 def glyphs(vocabulary: Sequence[str]) -> list[str]:
     """A character for every token: itself, or that of its byte; a symbol for what is neither.
 
-    Empty if most tokens are no characters, so that sequences are no text.
+    Empty if sequences are no text: most tokens are no characters, and they are not the bytes, whose
+    names are 00 to ff.
     """
-    found = [
-        name if len(name) == 1 else chr(int(name, 16)) if _ASCII.fullmatch(name) else OTHER
-        for name in vocabulary
-    ]
-    return found if found.count(OTHER) < len(found) * 0.6 else []
+    if set(vocabulary) >= BYTES:
+        return [chr(int(name, 16)) if _ASCII.fullmatch(name) else OTHER for name in vocabulary]
+    found = [name if len(name) == 1 else OTHER for name in vocabulary]
+    return found if 2 * found.count(OTHER) < len(found) else []
 
 
 def _predictions(model: Model, state: State, fitted: FittedProxy | None) -> Tensor:

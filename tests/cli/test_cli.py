@@ -137,6 +137,46 @@ def test_show(anamorph: Any, tiny: Path) -> None:
     assert "C1 " in done.out
 
 
+def test_show_for_documents(anamorph: Any, tiny: Path, run: Path) -> None:
+    text = anamorph("show", tiny, "--markdown").out
+    assert "Checksum" not in text  # there is no corpus
+    assert "Cross-entropy of the models" in text and "| all | " in text
+    value = am.load_run(tiny).results.filter(
+        pl.col("seed").is_null() & pl.col("facet").is_null(),
+        metric="same_prediction",
+        simplification="svd(rank=1)@1.*.key",
+        split="iid",
+    )["value"][0]
+    (row,) = [line for line in text.splitlines() if line.startswith("| `svd(rank=1)@1.*.key`")]
+    assert row.split(" | ")[1].startswith(f"{value:.3f}")
+    assert "Not tested here: " in text and text.count("**not tested here**") == 0
+    (run / "claims.json").write_text("[]")
+    assert "finding" not in anamorph("show", run, "--markdown").out
+
+
+def test_show_sums_single_heads_up(anamorph: Any, run: Path) -> None:
+    """Made of a run of one model with a head a layer: three, with two heads, edited one by one."""
+    spec = json.loads((run / "spec.json").read_text())
+    spec["seeds"], spec["model"]["heads"] = [0, 1, 2], 2
+    (run / "spec.json").write_text(json.dumps(spec))
+    results = pl.read_parquet(run / "results.parquet")
+    single = [
+        results.filter(simplification="onehot@1.*.pattern", seed=0).with_columns(
+            simplification=pl.lit(f"onehot@1.{head}.pattern"),
+            sites=pl.lit(f"1.{head}.pattern"),
+            seed=pl.lit(seed, pl.Int64),
+            value=pl.lit((1 + head + 2 * seed) / 10),
+        )
+        for head in (0, 1)
+        for seed in (0, 1, 2)
+    ]
+    pl.concat([results, *single]).write_parquet(run / "results.parquet")
+    text = anamorph("show", run, "--markdown").out
+    (row,) = [line for line in text.splitlines() if "onehot@layer.head.pattern" in line]
+    assert row.split(" | ")[1] == "0.350 (0.100 to 0.600)"
+    assert "`onehot@1.0.pattern`" not in text
+
+
 def test_show_for_programs(anamorph: Any, tiny: Path) -> None:
     shown = json.loads(anamorph("show", tiny, "--json").out)
     assert set(shown) == {"claims", "checks", "results", "gaps"}

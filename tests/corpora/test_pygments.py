@@ -88,7 +88,6 @@ def test_packages_as_pygments_has_them(language: str) -> None:
 @pytest.mark.parametrize("recipe", recipe_names())
 def test_spans_give_every_function_back(recipe: str) -> None:
     tables = from_recipe(recipe, None, cache_folder()).functions
-    print({language: len(table) for language, table in tables.items()})
     assert all(len(table) > 400 for table in tables.values())
     for language, table in tables.items():
         for text, lengths, kinds, depths in table.select(*COLUMNS).iter_rows():

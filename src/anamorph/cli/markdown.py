@@ -1,16 +1,15 @@
 """A run's numbers as Markdown, for documents."""
 
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import polars as pl
 
-from anamorph.claims_tables import UNTESTED
 from anamorph.cli.tables import LEGEND, MARK
+from anamorph.heads import edited_head
+from anamorph.report.heads import sites_of
+from anamorph.report.words import UNTESTED
 from anamorph.runs import Run
-
-ONE_HEAD = re.compile(r"@\d+\.\d+\.")
 
 
 def markdown(run: Run) -> str:
@@ -23,10 +22,10 @@ def markdown(run: Run) -> str:
     pooled = results.filter(pl.col("seed").is_null())
     splits = pooled["split"].unique(maintain_order=True).to_list()
     names = [split.replace("_", " ") for split in splits]
-    summed = len(run.spec["seeds"]) > 1
+    single = _single_heads(run) if len(run.spec["seeds"]) > 1 else {}
     parts = []
-    if made := run.spec["task"].get("made"):
-        parts.append(f"Checksum of the corpus's manifest: `{made}`.")
+    if run.spec["task"]["name"] == "code":
+        parts.append(f"Checksum of the corpus's manifest: `{run.spec['task']['made']}`.")
     for title, metric, digits in (
         ("Accuracy of the models at scored positions", "model_accuracy", 4),
         ("Cross-entropy of the models at scored positions, bits", "model_cross_entropy", 3),
@@ -44,7 +43,7 @@ def markdown(run: Run) -> str:
     proxies = []
     rows_of = same.filter(pl.col("seed").is_null()).group_by("simplification", maintain_order=True)
     for (name,), rows in rows_of:
-        if summed and ONE_HEAD.search(str(name)):
+        if name in single:
             continue
         values = dict(zip(rows["split"], rows["value"], strict=True))
         marks = [MARK.get(verdicts.get((str(name), s)) or "", "") for s in splits]
@@ -55,19 +54,17 @@ def markdown(run: Run) -> str:
         f"({LEGEND}; no mark: faithful):",
         _table(["proxy", *names], proxies),
     ]
-    if summed and (heads := _heads(same.drop_nulls("seed"), splits)):
+    if single:
+        heads = _heads(same.drop_nulls("seed"), single, splits)
         parts += [
             "The same for proxies of a single head: median over the heads of all models, and the "
             "lowest and the highest:",
             _table(["proxy of one head", *names], heads),
         ]
     tested = [claim for claim in run.claims if claim["status"] != UNTESTED]
-    parts.append(
-        _table(
-            ["", "claim", "here", "finding"],
-            [[c["id"], c["claim"], f"**{c['status']}**", c["finding"]] for c in tested],
-        )
-    )
+    if tested:
+        claims = [[c["id"], c["claim"], f"**{c['status']}**", c["finding"]] for c in tested]
+        parts.append(_table(["", "claim", "here", "finding"], claims))
     if others := [claim["id"] for claim in run.claims if claim["status"] == UNTESTED]:
         parts.append(f"Not tested here: {', '.join(others)}.")
     return "\n\n".join(parts)
@@ -88,13 +85,23 @@ def _models(rows: pl.DataFrame, splits: Sequence[str], digits: int) -> list[list
     return found
 
 
-def _heads(rows: pl.DataFrame, splits: Sequence[str]) -> list[list[str]]:
+def _single_heads(run: Run) -> dict[str, str]:
+    """The proxies that edit one head alone, and each with `layer.head` in place of the numbers."""
+    sites = sites_of(run.spec["model"])
+    found = {}
+    for name, where in run.results.select("simplification", "sites").unique().iter_rows():
+        if head := edited_head(where, sites):
+            found[name] = name.replace(f"@{head.layer}.{head.head}.", "@layer.head.")
+    return found
+
+
+def _heads(rows: pl.DataFrame, single: Mapping[str, str], splits: Sequence[str]) -> list[list[str]]:
     """A row a method and size: median, lowest and highest over the heads of all models."""
-    single = rows.filter(pl.col("simplification").str.contains(ONE_HEAD.pattern)).with_columns(
-        name=pl.col("simplification").str.replace_all(ONE_HEAD.pattern, "@layer.head.")
+    of_one = rows.filter(pl.col("simplification").is_in(list(single))).with_columns(
+        name=pl.col("simplification").replace_strict(single)
     )
     found = []
-    for (name,), some in single.group_by("name", maintain_order=True):
+    for (name,), some in of_one.group_by("name", maintain_order=True):
         cells = []
         for split in splits:
             values = some.filter(split=split)["value"].to_numpy()

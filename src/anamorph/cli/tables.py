@@ -5,7 +5,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from anamorph.claims_tables import UNTESTED
+from anamorph.report.words import UNTESTED
 from anamorph.runs import Run
 from anamorph.tasks import Task
 

@@ -1,9 +1,9 @@
 """A decoder-only Transformer, pre-norm, small enough to read in one sitting.
 
-It runs block by block (see `anamorph.models.base`), every tensor that a simplification may stand in
-for passes through `_Tap`, and only what is asked for is computed: explicit attention patterns where
-somebody reads or replaces them, fused attention elsewhere; after the last layer's keys and values,
-only the positions that are scored.
+To train, `forward` runs all of it. An audit runs it block by block (see `anamorph.models.base`):
+every tensor that a simplification may stand in for passes through `_Tap`, and only what is asked
+for is computed: explicit attention patterns where somebody reads or replaces them, fused attention
+elsewhere; after the last layer's keys and values, only the positions that are scored.
 """
 
 import math

@@ -6,6 +6,7 @@ import polars as pl
 
 from anamorph.report.data import Run
 from anamorph.report.words import split_label
+from anamorph.views_text import TOP
 
 SHADES = 9  # besides none
 LEAST = 0.005  # bits of divergence that are shaded at all
@@ -45,7 +46,7 @@ def code_view(run: Run) -> dict[str, Any] | None:
         "splits": [split_label(s) for s in splits],
         "proxies": [run.label(name) for name in proxies],
         "functions": functions,
-        "top": len(view["model"][0]) // len(view["text"][0]),  # predictions of each, at a position
+        "top": TOP,
     }
 
 

@@ -16,13 +16,12 @@ from anamorph.heads import SCORES, EditedHead, edited_head
 from anamorph.models.sites import HEAD_KINDS, LAYER_KINDS, Site
 from anamorph.report.words import method_label, split_size
 
-FAITHFUL = 0.99
-"""The share of same predictions from which a proxy of one head counts as faithful.
-
-More than is asked of other proxies: most heads alone change few predictions, whatever is done.
-"""
 FEWEST_HEADS = 5  # for a correlation
-LEASTS = (FAITHFUL, 0.95, 0.9, 0.8)  # shares that can be asked for
+LEASTS = (0.99, 0.95, 0.9, 0.8)
+"""Shares of same predictions that can be asked of a proxy of one head.
+
+Up to more than is asked of others: most heads alone change few predictions, whatever is done.
+"""
 
 HEAD = ["seed", "method", "layer", "head"]
 
@@ -109,7 +108,7 @@ def _proxies(results: pl.DataFrame, model: Mapping[str, Any]) -> tuple[pl.DataFr
     """simplification, method, layer, head and shared of the proxies of single heads."""
     if model.get("heads", 0) < 2:
         return None
-    sites = _sites(model)
+    sites = sites_of(model)
     rows: list[dict[str, Any]] = []
     sizes: Sizes = {}
     frame = results.select("simplification", "size", "sites").unique(maintain_order=True)
@@ -128,7 +127,8 @@ def _proxies(results: pl.DataFrame, model: Mapping[str, Any]) -> tuple[pl.DataFr
     return (pl.DataFrame(rows), sizes) if rows else None
 
 
-def _sites(model: Mapping[str, Any]) -> list[Site]:
+def sites_of(model: Mapping[str, Any]) -> list[Site]:
+    """The sites of a model of which a specification says `layers`, `heads` and `key_heads`."""
     layers, heads = range(model["layers"]), model["heads"]
     of_kind = {"key": model.get("key_heads", heads), "value": model.get("key_heads", heads)}
     of_heads = [

@@ -31,6 +31,7 @@ from anamorph.report.theme import CONFIG, DARK, FONT, LIGHT, MONO, css, in_light
 from anamorph.report.verdicts import headline, sentences
 from anamorph.report.words import (
     METRICS,
+    UNTESTED,
     WORDS,
     listing,
     number,
@@ -167,6 +168,8 @@ def _page(run: Run, figures: dict[str, Figure]) -> str:
         facts=_facts(run),
         metrics={name: METRICS[name] for name in run.metrics},
         words=WORDS,
+        tested=[claim for claim in run.claims if claim["status"] != UNTESTED],
+        untested=[claim for claim in run.claims if claim["status"] == UNTESTED],
         choices_title=CHOICES[run.spec.get("training") is None],
         specification=json.dumps(
             {k: v for k, v in run.spec.items() if k not in ("choices", "environment")},

@@ -4,6 +4,8 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+HOLDS, FAILS, UNTESTED = "holds", "does not hold", "not tested here"  # of a claim
+
 
 class Metric(NamedTuple):
     """What a reader must know of a metric.
