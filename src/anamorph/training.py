@@ -276,11 +276,11 @@ class _Gradient:
             loss = self._loss(tokens, mask) / count
             self.fabric.backward(loss)
             return loss.detach() / math.log(2)
-        rows = max(1, PIECE // tokens.shape[1])
 
         def part(given: tuple[Tensor, Tensor]) -> tuple[Tensor, Sequence[Tensor]]:
             total: Tensor | None = None
-            for piece in zip(*(torch.split(x, rows) for x in given), strict=True):
+            pieces = min(len(given[0]), math.ceil(given[0].numel() / PIECE))
+            for piece in zip(*(torch.tensor_split(x, pieces) for x in given), strict=True):
                 loss = self._loss(*piece) / count
                 found = torch.autograd.grad(loss, self.parameters)
                 if total is None:
