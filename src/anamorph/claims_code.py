@@ -158,10 +158,11 @@ def _by_level(t: Tables, name: str, facet: str, unseen: list[str]) -> dict[str, 
     gaps: dict[str, list[tuple[float, float]]] = {}
     found: dict[str, dict[str, float]] = {}
     seeds = t.seeds["seed"].unique().sort().to_list()
+    of_facet = t.seeds.filter(
+        pl.col("simplification") == name, pl.col("facet").is_null() | (pl.col("facet") == facet)
+    )
     for seed in seeds:
-        rows = level_gaps(t.seeds, seed).filter(
-            pl.col("split").is_in(unseen), simplification=name, facet=facet
-        )
+        rows = level_gaps(of_facet, seed).filter(pl.col("split").is_in(unseen))
         for (level,), some in rows.group_by("level", maintain_order=True):
             of = some.to_dicts()
             gap, error = _mean([(row["gap"], row["error"] or 0.0) for row in of])

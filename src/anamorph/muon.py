@@ -62,7 +62,7 @@ class Muon(Optimizer):
 
 
 def orthogonal(x: Tensor) -> Tensor:
-    """Matrices [..., rows, columns] with their singular values brought near one.
+    """Matrices [matrix, rows, columns] with their singular values brought near one.
 
     By five steps of a Newton-Schulz iteration whose coefficients make small ones grow fastest; the
     values end between 0.7 and 1.2, which serves as well.
@@ -73,5 +73,6 @@ def orthogonal(x: Tensor) -> Tensor:
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
     for _ in range(STEPS):
         gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        gram = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        x = torch.baddbmm(x, gram, x, beta=a)
     return x.mT if tall else x

@@ -6,12 +6,11 @@ resumed run ends with the same weights as one that was never stopped.
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import polars as pl
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from anamorph.errors import AnamorphError
+from anamorph.gradient import Gradient
 from anamorph.models.decoder import Decoder, DecoderConfig
 from anamorph.models.weights import read_weights, write_weights
 from anamorph.muon import Muon
@@ -31,7 +31,6 @@ from anamorph.tasks.batches import collate, plan, shuffled, targets
 if TYPE_CHECKING:
     import lightning_fabric as lf
 
-PIECE = 2048  # tokens of which a CPU takes the gradient at once
 EVALUATED = 200  # sequences a split for the curves: enough to see, cheap enough to repeat
 
 
@@ -159,7 +158,7 @@ def train(
     batches = shuffled(task.train.lengths, config.batch_tokens, seed)
     own = islice(batches, step * fabric.world_size + fabric.global_rank, None, fabric.world_size)
     started, at_start = time.monotonic(), tokens
-    with _Gradient(fabric, wrapped) as gradient:
+    with Gradient(fabric, wrapped) as gradient:
         while step < config.steps:
             batch = collate(task.train, next(own)).to(fabric.device)
             for optimizer, rate in zip(optimizers, _rates(step, config), strict=True):
@@ -245,68 +244,6 @@ def resolved(config: TrainingConfig) -> TrainingConfig:
     return replace(config, precision="bf16-mixed" if fast else "32-true")
 
 
-class _Gradient:
-    """The gradient of a batch; on a CPU in pieces that fit its caches, a share of them a thread.
-
-    At these sizes two threads with a half each are much faster than two threads on one tensor.
-    """
-
-    def __init__(self, fabric: "lf.Fabric", model: nn.Module) -> None:
-        self.fabric = fabric
-        self.parameters = list(model.parameters())
-        self.whole = fabric.device.type != "cpu" or fabric.world_size > 1
-        # Fabric's wrapper allows no backward pass but its own, which sums into the parameters.
-        self.model = model if self.whole else cast(nn.Module, model.module)
-        self.threads = torch.get_num_threads()
-        self.pool = ThreadPoolExecutor(
-            self.threads, initializer=torch.set_num_threads, initargs=(1,)
-        )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.pool.shutdown()
-        torch.set_num_threads(self.threads)  # MKL's threads are one number for all
-
-    def __call__(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Set gradients from tokens and mask [batch, position]; gives the loss in bits a token."""
-        count = mask[:, 1:].sum()
-        if self.whole:
-            loss = self._loss(tokens, mask) / count
-            self.fabric.backward(loss)
-            return loss.detach() / math.log(2)
-
-        def part(given: tuple[Tensor, Tensor]) -> tuple[Tensor, Sequence[Tensor]]:
-            total: Tensor | None = None
-            pieces = min(len(given[0]), math.ceil(given[0].numel() / PIECE))
-            for piece in zip(*(torch.tensor_split(x, pieces) for x in given), strict=True):
-                loss = self._loss(*piece) / count
-                found = torch.autograd.grad(loss, self.parameters)
-                if total is None:
-                    total, gradients = loss.detach(), found
-                else:
-                    total += loss.detach()
-                    torch._foreach_add_(gradients, found)
-            assert total is not None
-            return total, gradients
-
-        parts = zip(tokens.chunk(self.threads), mask.chunk(self.threads), strict=True)
-        losses, gradients = zip(*self.pool.map(part, parts), strict=True)
-        for parameter, *found in zip(self.parameters, *gradients, strict=True):
-            parameter.grad = torch.stack(found).sum(0)  # in a fixed order
-        return torch.stack(losses).sum() / math.log(2)
-
-    def _loss(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """The cross-entropy of all real tokens but the first, in nats, summed."""
-        with self.fabric.autocast():
-            logits = self.model(tokens[:, :-1]).float()
-        wanted = tokens[:, 1:].masked_fill(~mask[:, 1:], -100)
-        return F.cross_entropy(
-            logits.flatten(0, 1), wanted.flatten(), ignore_index=-100, reduction="sum"
-        )
-
-
 def _update(model: nn.Module, optimizers: list[Any], clip: float) -> None:
     """One step of the optimizers."""
     norm = nn.utils.clip_grad_norm_(model.parameters(), clip)
@@ -327,10 +264,10 @@ def _optimizers(model: Decoder, config: TrainingConfig) -> list[Optimizer]:
     rest = [p for p in model.parameters() if id(p) not in inside]
     decay = config.weight_decay
     if config.optimizer == "adamw":
-        return [AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=decay)]
+        return [AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=decay, fused=True)]
     return [
         Muon(matrices, weight_decay=decay),
-        AdamW(rest, betas=(0.9, 0.98), weight_decay=decay),
+        AdamW(rest, betas=(0.9, 0.98), weight_decay=decay, fused=True),
     ]
 
 

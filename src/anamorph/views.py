@@ -51,11 +51,9 @@ def write(run: Run, task: Task, fit_sequences: int) -> None:
         write_table(folder / "scatter.parquet", scatter(model, task, fit_sequences))
         write_table(folder / "patterns.parquet", patterns(model, task, chosen))
         if read and glyphs(task.vocabulary):
-            shown = [proxy for proxy in fitted if str(proxy) in read]
-            shown.sort(key=lambda proxy: read.index(str(proxy)))
-            write_table(
-                folder / "functions.parquet", functions(model, task, [fitted[p] for p in shown])
-            )
+            by_name = {str(proxy): fitted[proxy] for proxy in fitted}
+            shown = [by_name[name] for name in read]
+            write_table(folder / "functions.parquet", functions(model, task, shown))
         write_table(folder / "sentences.parquet", sentences(task))
 
 

@@ -148,8 +148,9 @@ class Decoder(nn.Module):
             weights = torch.cat([block.query.weight, block.key.weight, block.value.weight])
             parts = F.linear(x, weights).view(*tokens.shape, 3, self.config.heads, -1)
             parts = parts.permute(2, 0, 3, 1, 4)  # [3, batch, head, position, dim]
-            query, key = self._rotate(parts[:2])
-            heads = causal_attention(query, key, parts[2])
+            turning, (value,) = torch.split(parts, [2, 1])
+            query, key = self._rotate(turning)
+            heads = causal_attention(query, key, value)
             residual = residual + block.output(heads.transpose(1, 2).flatten(2))
             residual = residual + block.down(F.gelu(block.up(block.norm_mlp(residual))))
         logits: Tensor = self.unembedding(self.norm(residual))

@@ -7,7 +7,15 @@ import altair as alt
 import polars as pl
 
 from anamorph.report.data import Run
-from anamorph.report.figure import TABLE, Choice, Expression, Figure, lookup, natural, slug
+from anamorph.report.figure import (
+    DETAILED,
+    TABLE,
+    Choice,
+    Figure,
+    by_facet_and_proxy,
+    natural,
+    slug,
+)
 from anamorph.report.theme import split_scale
 from anamorph.report.words import METRICS, split_label
 
@@ -17,7 +25,6 @@ LINES = {
     "model_accuracy": ("var(--split-1)", [6, 3]),
     "proxy_accuracy": ("var(--split-4)", [2, 2]),
 }
-DETAILED = 6  # proxies that can be chosen where numbers are broken down
 
 
 def by_facet(run: Run) -> Figure | None:
@@ -115,9 +122,6 @@ def by_facet(run: Run) -> Figure | None:
     )
     named = {f"f{i}": name.replace("_", " ") for i, name in enumerate(facets)}
     options = [(numbers[p.simplification], run.label(p.simplification)) for p in proxies]
-    heading = (
-        lookup(named, "facet")["expr"] + " + ' — ' + " + lookup(dict(options), "proxy")["expr"]
-    )
     return Figure(
         name="facets",
         title="Where on a split it fails",
@@ -127,11 +131,7 @@ def by_facet(run: Run) -> Figure | None:
         f"failure.{note}",
         chart=chart,
         data=frame,
-        choices=[
-            Choice("facet", "By", list(named.items())),
-            Choice("proxy", "Proxy", options),
-        ],
-        values={"heading": Expression(heading)},
+        **by_facet_and_proxy(named, options),
         panel=PANEL + 30,
         stills={"": {}} | {f"_{slug(text)}": {"proxy": value} for value, text in options[1:3]},
     )

@@ -5,11 +5,10 @@ import polars as pl
 
 from anamorph.faithfulness import level_gaps
 from anamorph.report.data import Run
-from anamorph.report.figure import TABLE, Choice, Expression, Figure, lookup, natural, slug
+from anamorph.report.figure import DETAILED, TABLE, Figure, by_facet_and_proxy, natural, slug
 from anamorph.report.theme import split_scale
 from anamorph.report.words import split_label
 
-DETAILED = 6  # proxies that can be chosen
 PANEL = 190  # pixels
 
 
@@ -62,9 +61,6 @@ def gap_by_kind(run: Run) -> Figure | None:
     )
     named = {code: name.replace("_", " ") for name, code in codes.items()}
     options = [(numbers[p.simplification], run.label(p.simplification)) for p in proxies]
-    heading = (
-        lookup(named, "facet")["expr"] + " + ' — ' + " + lookup(dict(options), "proxy")["expr"]
-    )
     return Figure(
         name="gap_by_kind",
         title="What kind of prediction breaks",
@@ -74,8 +70,7 @@ def gap_by_kind(run: Run) -> Figure | None:
         "little.",
         chart=chart,
         data=shown,
-        choices=[Choice("facet", "By", list(named.items())), Choice("proxy", "Proxy", options)],
-        values={"heading": Expression(heading)},
+        **by_facet_and_proxy(named, options),
         panel=PANEL + 90,
         stills={"": {}} | {f"_{slug(name)}": {"facet": code} for code, name in named.items()},
     )

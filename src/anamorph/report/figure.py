@@ -11,6 +11,7 @@ import polars as pl
 import polars.selectors as cs
 
 TABLE = alt.NamedData(name="table")  # what charts name as their data; see `Figure.data`
+DETAILED = 6  # proxies that can be chosen where numbers are broken down
 VEGA_LITE = alt.SCHEMA_VERSION.removeprefix("v").rpartition(".")[0]  # "6.1" of "v6.1.0"
 
 
@@ -118,6 +119,26 @@ class Expression(dict[str, str]):
 def lookup(options: Mapping[str, str], by: str) -> Expression:
     """The entry of `options` that the choice `by` names."""
     return Expression(f"({json.dumps(dict(options))})[{by}]")
+
+
+def by_facet_and_proxy(
+    facets: Mapping[str, str], proxies: Sequence[tuple[str, str]]
+) -> dict[str, Any]:
+    """The `choices` and `values` of a figure whose chart filters by `facet` and `proxy`.
+
+    The chart's title is the expression `heading`.
+
+    Args:
+        facets: value to text.
+        proxies: value and text.
+    """
+    heading = (
+        f"{lookup(facets, 'facet')['expr']} + ' — ' + {lookup(dict(proxies), 'proxy')['expr']}"
+    )
+    return {
+        "choices": [Choice("facet", "By", list(facets.items())), Choice("proxy", "Proxy", proxies)],
+        "values": {"heading": Expression(heading)},
+    }
 
 
 def slug(text: str) -> str:

@@ -6,6 +6,7 @@ to do with each other.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from typing import Any
 
@@ -54,13 +55,13 @@ class Heads:
     even: pl.DataFrame | None
     shared_keys: bool
 
-    @property
+    @cached_property
     def largest(self) -> pl.DataFrame:
         """The row of `gaps` with the largest gap of every seed, method and head."""
         rows = self.gaps.sort("gap", descending=True, maintain_order=True)
         return rows.group_by(HEAD, maintain_order=True).first()
 
-    @property
+    @cached_property
     def least(self) -> float:
         """The largest of `LEASTS` that at least half of the proxied heads reach on some split."""
         reached = self.smallest.group_by("least", *HEAD).agg((pl.col("text") != "none").any())

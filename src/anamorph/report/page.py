@@ -1,4 +1,4 @@
-"""The page and the still figures: `render` is what the rest of the tool calls."""
+"""The page and the still figures."""
 
 import base64
 import hashlib
@@ -48,20 +48,7 @@ MOST_MEANS = 3  # proxies whose pooled and per-sequence means stand side by side
 
 
 def render(run: Path) -> Path:
-    """Write `report.html`, and every figure to `figures/` as PNG and SVG.
-
-    Reads the run folder only. What a run does not hold (views of a task without them, training
-    curves) is left out of the page.
-
-    Args:
-        run: a run folder with results.
-
-    Returns:
-        The path of the page.
-
-    Raises:
-        AnamorphError: if results are missing or cannot be read, or the folder cannot be written.
-    """
+    """See `anamorph.report.render`."""
     content = read(Path(run))
     if not content.proxies:
         raise AnamorphError(
