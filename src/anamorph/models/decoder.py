@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from anamorph.errors import AnamorphError
 from anamorph.models.base import Batch, Edits, Key, Recording, State
-from anamorph.models.causal import causal_attention
+from anamorph.models.causal import causal_attention, rotated
 from anamorph.models.sites import HEAD_KINDS, LAYER_KINDS, Site
 from anamorph.models.weights import read_weights, write_weights
 
@@ -146,12 +146,9 @@ class Decoder(nn.Module):
         for block in cast("list[_Block]", self.blocks):
             x = block.norm_attention(residual)
             weights = torch.cat([block.query.weight, block.key.weight, block.value.weight])
-            parts = F.linear(x, weights).view(*tokens.shape, 3, self.config.heads, -1)
-            parts = parts.permute(2, 0, 3, 1, 4)  # [3, batch, head, position, dim]
-            turning, (value,) = torch.split(parts, [2, 1])
-            query, key = self._rotate(turning)
-            heads = causal_attention(query, key, value)
-            residual = residual + block.output(heads.transpose(1, 2).flatten(2))
+            packed = F.linear(x, weights).view(*tokens.shape, 3, self.config.heads, -1)
+            turn = self.turn[: tokens.shape[1]] if self.config.positions == "rotary" else None
+            residual = residual + block.output(causal_attention(packed, turn).flatten(2))
             residual = residual + block.down(F.gelu(block.up(block.norm_mlp(residual))))
         logits: Tensor = self.unembedding(self.norm(residual))
         return logits
@@ -268,10 +265,7 @@ class Decoder(nn.Module):
         if self.config.positions != "rotary":
             return x
         turn = self.turn[: x.shape[-2]] if at is None else self.turn[at][:, None]
-        real = torch.promote_types(x.dtype, torch.float32)  # there are no complex halves
-        pairs = torch.view_as_complex(x.to(real).view(*x.shape[:-1], -1, 2))
-        turned = torch.view_as_real(pairs * torch.view_as_complex(turn.to(real)))
-        return turned.flatten(-2).to(x.dtype)
+        return rotated(x, turn)
 
 
 class _Block(nn.Module):
