@@ -11,6 +11,7 @@ from anamorph.errors import AnamorphError
 from anamorph.report import page as page_module
 from anamorph.report import render
 from anamorph.report.charts_facets import _ordered
+from anamorph.report.charts_kinds import _cut
 from anamorph.report.data import read
 
 FIGURES = {
@@ -216,3 +217,16 @@ def test_a_facet_of_numbers_has_an_order_and_one_of_kinds_has_none() -> None:
     }
     assert _ordered(places, "depth")
     assert not _ordered(places, "token kind")
+
+
+def test_intervals_of_rare_kinds_are_cut_where_the_others_end() -> None:
+    keys = {"facet": ["kind"] * 4, "simplification": ["a", "a", "a", "b"]}
+    numbers = {
+        "gap": [0.1, 0.2, 0.5, 0.0],
+        "low": [0.0, 0.1, -0.9, -0.5],
+        "high": [0.2, 0.4, 0.95, 0.5],
+        "share": [0.5, 0.4, 0.001, 0.02],
+    }
+    cut = _cut(pl.DataFrame(keys | numbers))
+    assert cut["near"].to_list() == [0.0, 0.1, 0.0, -0.5]
+    assert cut["far"].to_list() == [0.2, 0.4, 0.5, 0.5]  # a point stays on its line

@@ -38,6 +38,7 @@ def test_headline_counts_against_a_plain_loop(rendered: Path) -> None:
     assert count.looking == len(looking) == 7
     assert count.under == sum("illusion (under-generalizes)" in v for v in found.values()) == 4
     assert count.over == sum("illusion (over-generalizes)" in v for v in found.values()) == 1
+    assert count.mixed == sum("illusion (mixed)" in v for v in found.values())
     assert count.illusions == 5 and count.everywhere == 2
     assert count.hit == ["unseen depth 5", "unseen depth matched 5"]
     assert count.spared == ["seen structure", "unseen short", "unseen long"]

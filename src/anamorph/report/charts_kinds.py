@@ -7,9 +7,10 @@ from anamorph.faithfulness import level_gaps
 from anamorph.report.data import Run
 from anamorph.report.figure import DETAILED, TABLE, Figure, by_facet_and_proxy, natural, slug
 from anamorph.report.theme import split_scale
-from anamorph.report.words import split_label
+from anamorph.report.words import split_label, threshold
 
-PANEL = 190  # pixels
+PANEL, ROOM = 160, 32  # pixels; of the second the shares at the right of a panel
+COMMON = 0.01  # share of the positions from which on a kind's interval is drawn whole
 
 
 def gap_by_kind(run: Run) -> Figure | None:
@@ -22,13 +23,17 @@ def gap_by_kind(run: Run) -> Figure | None:
     facets = frame["facet"].unique(maintain_order=True).to_list()
     codes = {name: f"f{i}" for i, name in enumerate(facets)}
     order = natural(frame["level"].to_list())
-    shown = frame.filter(pl.col("simplification").is_in(list(numbers))).select(
-        "level",
-        *("gap", "low", "high", "share"),
-        text=(100 * pl.col("share")).round(0).cast(pl.Int64).cast(pl.String) + " %",
-        facet=pl.col("facet").replace_strict(codes),
-        proxy=pl.col("simplification").replace_strict(numbers),
-        split=pl.col("split").str.replace_all("_", " "),
+    shown = (
+        _cut(frame)
+        .filter(pl.col("simplification").is_in(list(numbers)))
+        .select(
+            "level",
+            *("gap", "low", "high", "near", "far", "share"),
+            text=(100 * pl.col("share")).round(0).cast(pl.Int64).cast(pl.String) + " %",
+            facet=pl.col("facet").replace_strict(codes),
+            proxy=pl.col("simplification").replace_strict(numbers),
+            split=pl.col("split").str.replace_all("_", " "),
+        )
     )
     y = alt.Y("level:N", sort=order, title=None, axis=alt.Axis(ticks=False, domain=False))
     tooltip = [
@@ -41,7 +46,7 @@ def gap_by_kind(run: Run) -> Figure | None:
     base = alt.Chart().encode(y=y, tooltip=tooltip)
     color = alt.Color("split:N", scale=split_scale(run.splits), legend=None)
     bars = base.mark_rule(strokeWidth=2, strokeOpacity=0.6).encode(
-        x=alt.X("low:Q", title=None), x2="high:Q", color=color
+        x=alt.X("near:Q", title=None), x2="far:Q", color=color
     )
     dots = base.mark_point(filled=True, opacity=1).encode(
         x=alt.X("gap:Q", title=None, axis=points),
@@ -49,13 +54,17 @@ def gap_by_kind(run: Run) -> Figure | None:
         size=alt.Size("share:Q", scale=alt.Scale(domain=[0, 0.5], range=[8, 260]), legend=None),
     )
     shares = base.mark_text(align="right", color="var(--soft)", fontSize=10).encode(
-        x=alt.value(PANEL - 2), text="text:N"
+        x=alt.value(PANEL + ROOM), text="text:N"
     )
     ood = [split_label(name) for name in run.ood]
     chart = (
         alt.layer(bars, dots, shares, data=TABLE)
         .properties(width=PANEL, height=alt.Step(19))
-        .facet(facet=alt.Facet("split:N", sort=ood, title=None), columns=4, spacing=16)
+        .facet(
+            facet=alt.Facet("split:N", sort=ood, title=None),
+            columns=4,
+            spacing={"row": 16, "column": ROOM + 14},
+        )
         .transform_filter("datum.facet == facet && datum.proxy == proxy")
         .properties(title=alt.TitleParams(alt.ExprRef("heading")))
     )
@@ -67,10 +76,21 @@ def gap_by_kind(run: Run) -> Figure | None:
         caption="How many points less proxy and model agree than on iid, by a label of the scored "
         "positions, with 95 % intervals. Points are as large as the kind is common; its share of "
         "the split's positions stands at the right, as a large gap in a rare kind counts for "
-        "little.",
+        f"little. Intervals of kinds below {threshold(COMMON)} are cut where the others end.",
         chart=chart,
         data=shown,
         **by_facet_and_proxy(named, options),
-        panel=PANEL + 90,
+        panel=PANEL + 75,
         stills={"": {}} | {f"_{slug(name)}": {"facet": code} for code, name in named.items()},
+    )
+
+
+def _cut(frame: pl.DataFrame) -> pl.DataFrame:
+    """With `near` and `far`: the intervals, of rare kinds no farther out than the others go."""
+    common = pl.col("share") >= COMMON
+    least, most = pl.col("low").filter(common).min(), pl.col("high").filter(common).max()
+    near = pl.max_horizontal("low", pl.min_horizontal("gap", least))
+    far = pl.min_horizontal("high", pl.max_horizontal("gap", most))
+    return frame.with_columns(
+        near=near.over("facet", "simplification"), far=far.over("facet", "simplification")
     )

@@ -78,7 +78,9 @@ MONO = 'ui-monospace, "SF Mono", Menlo, Consolas, "Liberation Mono", monospace'
 
 SHAPES = (
     *("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "triangle-left"),
-    *("triangle-right", "wedge"),
+    "triangle-right",
+    "M0.00,-1.00L0.26,-0.36L0.95,-0.31L0.43,0.14L0.59,0.81L0.00,0.45"  # a star
+    "L-0.59,0.81L-0.43,0.14L-0.95,-0.31L-0.26,-0.36Z",
 )
 
 CONFIG: dict[str, Any] = {

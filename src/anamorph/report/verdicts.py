@@ -23,6 +23,7 @@ class Headline(NamedTuple):
         illusions: of those, an illusion on one ood split or more.
         under: of the illusions, under-generalizing on one split or more.
         over: over-generalizing on one split or more.
+        mixed: erring in both directions on one split or more.
         everywhere: of those that look right, faithful on every split.
         hit: "unseen depth 5", ...: ood splits with their number of illusions, the most first.
         spared: ood splits without any.
@@ -33,6 +34,7 @@ class Headline(NamedTuple):
     illusions: int
     under: int
     over: int
+    mixed: int
     everywhere: int
     hit: list[str]
     spared: list[str]
@@ -62,6 +64,7 @@ def headline(run: Run) -> Headline:
         illusions=proxies(illusions),
         under=proxies(illusions.filter(pl.col("verdict").str.contains("under"))),
         over=proxies(illusions.filter(pl.col("verdict").str.contains("over-"))),
+        mixed=proxies(illusions.filter(pl.col("verdict").str.contains("mixed"))),
         everywhere=proxies(judged) - proxies(illusions),
         hit=[f"{split_label(name)} {n}" for name, n in by_split if n],
         spared=[split_label(name) for name, n in by_split if not n],
