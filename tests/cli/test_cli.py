@@ -13,6 +13,7 @@ import pytest
 from safetensors.torch import save_file
 
 import anamorph as am
+from anamorph.cli import tables
 from commands import Done
 
 pytestmark = pytest.mark.usefixtures("quick_report", "task_once")
@@ -175,6 +176,33 @@ def test_show_sums_single_heads_up(anamorph: Any, run: Path) -> None:
     (row,) = [line for line in text.splitlines() if "onehot@layer.head.pattern" in line]
     assert row.split(" | ")[1] == "0.350 (0.100 to 0.600)"
     assert "`onehot@1.0.pattern`" not in text
+
+
+@pytest.mark.parametrize("most", [1, 2])
+def test_show_leaves_many_single_heads_to_their_own_tables(
+    anamorph: Any, run: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """Made of a run of a model with a head a layer, of which one is said to be two."""
+    spec = json.loads((run / "spec.json").read_text())
+    spec["model"]["heads"] = 2
+    (run / "spec.json").write_text(json.dumps(spec))
+    for file in ("results.parquet", "gaps.parquet"):
+        rows = pl.read_parquet(run / file)
+        of_one = rows.filter(simplification="onehot@1.*.pattern")
+        single = [
+            of_one.with_columns(
+                simplification=pl.lit(f"onehot@1.{head}.pattern"),
+                sites=pl.lit(f"1.{head}.pattern"),
+            )
+            for head in (0, 1)
+        ]
+        pl.concat([rows, *single]).write_parquet(run / file)
+    monkeypatch.setattr(tables, "MOST_HEADS", most)
+    text = anamorph("show", run).out
+    assert "onehot@1.*.pattern" in text
+    assert ("onehot@1.0.pattern" in text) == (most == 2)
+    assert ("2 proxies of single heads" in " ".join(text.split())) == (most == 1)
+    assert "one-hot attention · pattern: the smallest size" in " ".join(text.split())
 
 
 def test_show_for_programs(anamorph: Any, tiny: Path) -> None:

@@ -5,9 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import polars as pl
 
-from anamorph.cli.tables import LEGEND, MARK
-from anamorph.heads import edited_head
-from anamorph.report.heads import sites_of
+from anamorph.cli.tables import LEGEND, MARK, single_heads
 from anamorph.report.words import UNTESTED
 from anamorph.runs import Run
 
@@ -22,7 +20,7 @@ def markdown(run: Run) -> str:
     pooled = results.filter(pl.col("seed").is_null())
     splits = pooled["split"].unique(maintain_order=True).to_list()
     names = [split.replace("_", " ") for split in splits]
-    single = _single_heads(run) if len(run.spec["seeds"]) > 1 else {}
+    single = single_heads(run) if len(run.spec["seeds"]) > 1 else {}
     parts = []
     if run.spec["task"]["name"] == "code":
         parts.append(f"Checksum of the corpus's manifest: `{run.spec['task']['made']}`.")
@@ -82,16 +80,6 @@ def _models(rows: pl.DataFrame, splits: Sequence[str], digits: int) -> list[list
                 if low is not None:
                     cells[place] += f" ({low:.{digits}f} to {high:.{digits}f})"
         found.append(["all" if seed is None else str(seed), *cells])
-    return found
-
-
-def _single_heads(run: Run) -> dict[str, str]:
-    """The proxies that edit one head alone, and each with `layer.head` in place of the numbers."""
-    sites = sites_of(run.spec["model"])
-    found = {}
-    for name, where in run.results.select("simplification", "sites").unique().iter_rows():
-        if head := edited_head(where, sites):
-            found[name] = name.replace(f"@{head.layer}.{head.head}.", "@layer.head.")
     return found
 
 

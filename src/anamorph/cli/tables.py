@@ -5,6 +5,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from anamorph.heads import edited_head
+from anamorph.report.heads import Heads, rows, sites_of
 from anamorph.report.words import UNTESTED
 from anamorph.runs import Run
 from anamorph.tasks import Task
@@ -31,9 +33,13 @@ def print_run(run: Run, console: Console) -> None:
     results = run.results.filter(pl.col("seed").is_null() & pl.col("facet").is_null())
     splits = results["split"].unique(maintain_order=True).to_list()
     over = f", over {len(run.spec['seeds'])} seed(s)" if run.spec["training"] else ""
+    single = single_heads(run)
+    hidden = single if len(single) > MOST_HEADS else {}
+    caption = f"{LEGEND}; no mark: faithful"
+    if hidden:
+        caption += f". Not shown: {len(hidden)} proxies of single heads (below; all with --json)"
     table = Table(
-        title=f"Share of predictions that proxy and model have in common{over}",
-        caption=f"{LEGEND}; no mark: faithful",
+        title=f"Share of predictions that proxy and model have in common{over}", caption=caption
     )
     table.add_column("proxy", overflow="fold")
     for split in splits:
@@ -48,7 +54,7 @@ def print_run(run: Run, console: Console) -> None:
         ).to_dicts()
     }
     for name in results["simplification"].unique(maintain_order=True).to_list():
-        if name == "identity":
+        if name == "identity" or name in hidden:
             continue
         same = _by_split(results, "same_prediction", name)
         cells = [_cell(same[split], verdicts.get((name, split))) for split in splits]
@@ -79,8 +85,6 @@ def print_run(run: Run, console: Console) -> None:
 
 def _print_heads(run: Run, splits: list[str], console: Console) -> None:
     """The heads with the largest gaps, if proxies edit single heads."""
-    from anamorph.report.heads import Heads, rows  # drawing takes long to import
-
     heads = Heads.of(run.results, run.gaps, run.spec["model"], None)
     for method in heads.methods if heads else ():
         assert heads is not None
@@ -108,6 +112,18 @@ def _print_heads(run: Run, splits: list[str], console: Console) -> None:
         console.print(table)
 
 
+def single_heads(run: Run) -> dict[str, str]:
+    """The proxies that edit one head alone, and each with `layer.head` in place of the numbers."""
+    if run.spec["model"].get("heads", 0) < 2:
+        return {}
+    sites = sites_of(run.spec["model"])
+    found = {}
+    for name, where in run.results.select("simplification", "sites").unique().iter_rows():
+        if head := edited_head(where, sites):
+            found[name] = name.replace(f"@{head.layer}.{head.head}.", "@layer.head.")
+    return found
+
+
 def print_curves(run: Run, console: Console) -> None:
     """The last point of the training curves."""
     history = run.history
@@ -116,8 +132,8 @@ def print_curves(run: Run, console: Console) -> None:
     splits = last["split"].unique(maintain_order=True).to_list()
     for column in ("seed", *splits):
         table.add_column(column.replace("_", " "), justify="right")
-    for (seed,), rows in last.group_by("seed", maintain_order=True):
-        values = dict(zip(rows["split"], rows["accuracy"], strict=True))
+    for (seed,), some in last.group_by("seed", maintain_order=True):
+        values = dict(zip(some["split"], some["accuracy"], strict=True))
         table.add_row(str(seed), *(f"{values[s]:.3f}" for s in splits))
     console.print(table)
 
