@@ -81,7 +81,7 @@ def test_a_number_of_seeds() -> None:
 def test_an_unknown_preset_is_an_error_that_lists_them() -> None:
     with pytest.raises(AnamorphError, match=r"no preset 'huge' for the task 'dyck'.*smoke"):
         load_preset("dyck", "huge")
-    with pytest.raises(AnamorphError, match="its presets are: none"):
+    with pytest.raises(AnamorphError, match="tasks with presets are: code, dyck"):
         load_preset("dick", "demo")
     with pytest.raises(AnamorphError, match="no preset"):
         load_preset("dyck", "../dyck-demo")

@@ -122,10 +122,13 @@ def _of_every_audit(spec: Mapping[str, Any]) -> list[Choice]:
 
 
 def _code(task: Mapping[str, Any]) -> list[Choice]:
+    corpus = task["corpus"]
+    if not isinstance(corpus, str):
+        corpus = "folders: " + ", ".join(f"{path} ({name})" for name, path in corpus.items())
     return [
         Choice(
             what="Training language and corpus",
-            choice=f"{task['language']}, {task['corpus']} (checksum {task['made'][:16]})",
+            choice=f"{task['language']}, {corpus} (checksum {task['made'][:16]})",
             why="Not known of the paper, which names CodeSearchNet.",
         ),
         Choice(

@@ -232,7 +232,8 @@ def _both_ways(t: Tables) -> Finding:
     numbers = {"under": len(under), "over": len(over), "cells": len(rows)}
     return (
         HOLDS if len(under) and len(over) else FAILS,
-        f"Of {len(rows)} cells, {len(under)} under-generalize and {len(over)} over-generalize"
+        f"Of {len(rows)} cells, in {len(under)} the model alone is right significantly more often "
+        f"than the proxy alone, in {len(over)} less often"
         + (f"; {'; '.join(words)}." if words else "."),
         numbers,
     )

@@ -33,6 +33,7 @@ from anamorph.faithfulness import CellKey, CellSums, SumIndex
 from anamorph.files import replacing
 
 TABLES = ("results.parquet", "gaps.parquet", "claims.json", "checks.json")
+MOST_DIFFERENCES = 6  # between two specifications, that an error names
 REQUIRED = ("study", "task", "model", "training", "simplify", "audit", "seeds", "threads")
 PACKAGES = ("torch", "lightning-fabric", "numpy", "polars", "scikit-learn", "safetensors")
 
@@ -136,7 +137,10 @@ def open_run(path: Path | str, spec: Mapping[str, Any]) -> Run:
         # What the choices say follows from the rest, in words that may be mended.
         different = [k for k in asked if k != "choices" and asked[k] != run.spec.get(k)]
         if different:
-            what = "; ".join(f"{k}: there {run.spec.get(k)}, asked {asked[k]}" for k in different)
+            found = [d for k in different for d in _differences(k, run.spec.get(k), asked[k])]
+            what = "; ".join(found[:MOST_DIFFERENCES])
+            if len(found) > MOST_DIFFERENCES:
+                what += f"; and {len(found) - MOST_DIFFERENCES} more"
             raise AnamorphError(
                 f"{path} holds a run of another specification ({what}). Give another --out, or "
                 "delete that folder."
@@ -151,6 +155,20 @@ def open_run(path: Path | str, spec: Mapping[str, Any]) -> Run:
     full = {**spec, "environment": environment()}
     write_json(path / "spec.json", full)
     return Run(path, full)
+
+
+def _differences(name: str, there: Any, asked: Any) -> list[str]:
+    """Where two parts of a specification differ, as `training.steps: there 60, asked 7`."""
+    if there == asked:
+        return []
+    if isinstance(there, dict) and isinstance(asked, dict):
+        keys = dict.fromkeys([*there, *asked])
+        return [
+            found
+            for key in keys
+            for found in _differences(f"{name}.{key}", there.get(key), asked.get(key))
+        ]
+    return [f"{name}: there {there}, asked {asked}"]
 
 
 def load_run(path: Path | str) -> Run:

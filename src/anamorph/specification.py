@@ -13,6 +13,7 @@ from anamorph.errors import AnamorphError
 from anamorph.faithfulness import Thresholds
 from anamorph.faithfulness.confidence import PRIOR_CORRELATION
 from anamorph.simplifications import Sweep
+from anamorph.tasks import task_names
 from anamorph.tasks.text_sequences import Packing
 from anamorph.training import TrainingConfig
 
@@ -244,7 +245,13 @@ def load_preset(
         AnamorphError: if there is no such preset, or a change does not fit.
     """
     if preset not in presets(task):
-        known = ", ".join(presets(task)) or "none"
+        if not presets(task):
+            with_presets = ", ".join(name for name in task_names() if presets(name))
+            hint = "; audit --data takes texts of your own" if task == "text" else ""
+            raise AnamorphError(
+                f"There are no presets for {task!r}; tasks with presets are: {with_presets}{hint}."
+            )
+        known = ", ".join(presets(task))
         raise AnamorphError(
             f"There is no preset {preset!r} for the task {task!r}; its presets are: {known}."
         )

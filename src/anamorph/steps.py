@@ -35,7 +35,7 @@ def fit_seed(
     path = run.seed(seed) / "simplifications.safetensors"
     if path.exists():
         return FittedProxies.load(path)
-    step = f"seed {seed}: fitting {len(proxies)} proxies"
+    step = f"seed {seed}: fitting {sum(bool(p.attachments) for p in proxies)} proxies"
     watch(Event(step, 0, 1))
     fitted = fit_on_train(model, proxies, task, audit.fit_sequences)
     fitted.save(path)

@@ -278,7 +278,7 @@ def test_a_bad_setting(anamorph: Any, tmp_path: Path, setting: str, words: str) 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("run", "dick"), "no preset 'demo' for the task 'dick'"),
+        (("run", "dick"), "no presets for 'dick'; tasks with presets are: code, dyck"),
         (("run", "dyck", "--preset", "tiny"), "its presets are: demo, paper, smoke"),
         (("run", "dyck", *TINY, "--seeds", -1), "at least 1 seed"),
         (("run", "dyck", *TINY, "--workers", 0), "at least 1 worker"),

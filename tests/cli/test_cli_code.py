@@ -48,7 +48,7 @@ def test_data_prints_what_splits_were_made_from(
 ) -> None:
     done = anamorph("data", "code", "--preset", "smoke", *folders, "--out", tmp_path / "data")
     assert done.code == 0, done.error
-    assert "repositories" in done.out and "exact duplicates" in " ".join(done.out.split())
+    assert "repositories" in done.out and "exact duplicates left out" in " ".join(done.out.split())
     assert "functions: done" in done.out
     spec = json.loads((tmp_path / "data" / "task.json").read_text("utf-8"))
     assert spec["task"]["splits"]["iid"]["repositories"] == 3
@@ -59,7 +59,9 @@ def test_data_prints_what_splits_were_made_from(
     [
         (("--ood", "python=x"), "give --train"),
         (("--train", ".", "--ood", "python"), "LANGUAGE=FOLDER"),
-        (("--train", "nowhere"), "no folder nowhere with source code in python"),
+        (("--train", ".", "--ood", "c=x", "--ood", "c=y"), "--ood has c twice"),
+        (("--train", ".", "--set", "task.corpus=demo"), "not both"),
+        (("--train", "nowhere"), "nowhere with source code in python"),
         (("--set", "task.corpus=nowhere"), "no recipe 'nowhere'; there are: demo, paper"),
     ],
 )

@@ -219,6 +219,17 @@ def test_a_facet_of_numbers_has_an_order_and_one_of_kinds_has_none() -> None:
     assert not _ordered(places, "token kind")
 
 
+def test_without_another_split_nothing_is_judged(copied: Path) -> None:
+    results = pl.read_parquet(copied / "results.parquet")
+    results.filter(pl.col("role") == "iid").write_parquet(copied / "results.parquet")
+    pl.read_parquet(copied / "gaps.parquet").head(0).write_parquet(copied / "gaps.parquet")
+    for folder in copied.glob("seed-*"):
+        shutil.rmtree(folder)
+    page = render(copied).read_text()
+    assert "no split beside iid" in page and "spec-verdicts" not in page
+    assert "proxies look right" not in page and "spec-accuracy" in page
+
+
 def test_intervals_of_rare_kinds_are_cut_where_the_others_end() -> None:
     keys = {"facet": ["kind"] * 4, "simplification": ["a", "a", "a", "b"]}
     numbers = {

@@ -100,9 +100,9 @@ def test_duplicates_of_train_are_left_out_and_counted(tmp_path: Path) -> None:
     task = make(corpus, str(tmp_path / "cache"), test=1000)
     counts = task.spec["splits"]["unseen_repository"]
     learnt = task.spec["splits"]["train"]["functions"]
-    assert counts["exact_duplicates"] > 0
-    assert counts["abstracted"] > 0
-    assert counts["exact_duplicates"] + counts["abstracted"] <= 60
+    exact, renamed = (counts[f"{k}_duplicates_left_out"] for k in ("exact", "renamed"))
+    assert exact > 0 and renamed > 0
+    assert exact + renamed <= 60
     assert learnt >= 60
 
 
@@ -156,6 +156,12 @@ def test_without_unseen_repositories_some_are_held_out(tmp_path: Path) -> None:
         ({"corpus": {"python": "x"}}, "must have one to train on"),
         ({"corpus": "nowhere"}, r"no recipe 'nowhere'; there are: demo, paper"),
         ({"train": "many"}, "train must be a whole number"),
+        ({"corpus": 3}, "corpus must be a recipe's name.*got 3"),
+        ({"corpus": {"train": 3}}, "corpus must be a recipe's name"),
+        ({"corpus": {}}, "named train; got none"),
+        ({"languages": "python"}, r"languages must be a list of names.*got \'python\'"),
+        ({"languages": 3}, "languages must be a list"),
+        ({"cache": 3}, "cache must be a folder; got 3"),
     ],
 )
 def test_bad_arguments(
@@ -164,3 +170,34 @@ def test_bad_arguments(
     given = {"language": "c", "corpus": corpus, "cache": cache} | arguments
     with pytest.raises(AnamorphError, match=message):
         load_task("code", **given)
+
+
+def test_what_is_trained_on_cannot_be_unseen(corpus: dict[str, str], cache: str) -> None:
+    inside = str(Path(corpus["train"]) / "one")
+    for unseen in (corpus["train"], inside, str(Path(corpus["train"]).parent)):
+        with pytest.raises(AnamorphError, match="overlap"):
+            make(corpus | {"unseen": unseen}, cache)
+
+
+def test_nothing_out_of_distribution_is_an_error(corpus: dict[str, str], cache: str) -> None:
+    with pytest.raises(AnamorphError, match=r"nothing to compare with.*--ood"):
+        make({"train": corpus["train"]}, cache)
+
+
+def test_copies_of_train_alone_are_too_few(tmp_path: Path) -> None:
+    corpus = write_sources(tmp_path)
+    function = "int add(int first, int second) {\n    int {name} = first;\n    return {name};\n}\n"
+    for number, name in enumerate("abc"):
+        path = tmp_path / "c" / ("one", "two", "three")[number] / "a.c"
+        text = "\n".join(function.replace("{name}", f"{name}{i}") for i in range(40))
+        path.write_text(text, "utf-8")
+    with pytest.raises(AnamorphError, match=r"no duplicates \(\d+ held out, 0 left\)"):
+        make(corpus, str(tmp_path / "cache"))
+
+
+def test_a_language_without_functions_is_named(tmp_path: Path) -> None:
+    corpus = write_sources(tmp_path)
+    (tmp_path / "py" / "a.py").write_text("x = 1\n", "utf-8")
+    with pytest.warns(UserWarning, match="no split python: of 0 functions"):
+        task = make(corpus, str(tmp_path / "cache"))
+    assert "python" not in task.splits

@@ -10,6 +10,10 @@ def list_() -> None:
     """List tasks with their presets, and simplifications."""
     console = stdout()
     for task in task_names():
-        console.print(f"task            {task} (presets: {', '.join(presets(task))})")
+        named = presets(task)
+        said = (
+            f"presets: {', '.join(named)}" if named else "no presets: for `anamorph audit --data`"
+        )
+        console.print(f"task            {task} ({said})")
     for name in simplification_names():
         console.print(f"simplification  {name}")

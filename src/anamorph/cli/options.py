@@ -27,7 +27,7 @@ Workers = Annotated[
 ]
 TrainFolder = Annotated[
     Path | None,
-    typer.Option("--train", help="code: a folder with source code to train on, not a corpus."),
+    typer.Option("--train", help="code: a folder with source code in task.language."),
 ]
 UnseenFolder = Annotated[
     Path | None,
@@ -55,14 +55,26 @@ def with_folders(
         if unseen is not None or ood:
             raise AnamorphError("--unseen and --ood need a folder to train on: give --train.")
         return list(settings or ())
-    folders = {"train": str(train)} | ({"unseen": str(unseen)} if unseen else {})
+    if any(setting.partition("=")[0].strip() == "task.corpus" for setting in settings or ()):
+        raise AnamorphError("--train stands for a corpus; give it or --set task.corpus, not both.")
+    folders = {"train": _absolute(train)} | ({"unseen": _absolute(unseen)} if unseen else {})
     for given in ood or ():
         language, equals, folder = given.partition("=")
         if not (language and equals and folder):
             raise AnamorphError(f"--ood must be LANGUAGE=FOLDER, as python=src/py; got {given!r}.")
-        folders[language] = folder
+        if language in folders:
+            raise AnamorphError(
+                f"--ood has {language} twice ({folders[language]}, {folder}); give one folder that "
+                "holds the repositories of both."
+            )
+        folders[language] = _absolute(folder)
     table = ", ".join(f"{json.dumps(key)} = {json.dumps(path)}" for key, path in folders.items())
     return [*(settings or ()), f"task.corpus={{{table}}}"]
+
+
+def _absolute(folder: Path | str) -> str:
+    """As a run keeps it: the run may be gone on with, or audited again, from elsewhere."""
+    return str(Path(folder).expanduser().absolute())
 
 
 def default_out(task: str, preset: str) -> Path:

@@ -32,10 +32,12 @@ def print_run(run: Run, console: Console) -> None:
     """Accuracy of the model, faithfulness and verdict of every proxy, and the claims."""
     results = run.results.filter(pl.col("seed").is_null() & pl.col("facet").is_null())
     splits = results["split"].unique(maintain_order=True).to_list()
-    over = f", over {len(run.spec['seeds'])} seed(s)" if run.spec["training"] else ""
+    reference = str(results.filter(role="iid")["split"][0])
+    models = len(run.spec["seeds"])
+    over = f", over {models} models" if models > 1 else ""
     single = single_heads(run)
     hidden = single if len(single) > MOST_HEADS else {}
-    caption = f"{LEGEND}; no mark: faithful"
+    caption = f"{LEGEND}; no mark: faithful; {reference} is what the others are compared with"
     if hidden:
         caption += f". Not shown: {len(hidden)} proxies of single heads (below; all with --json)"
     table = Table(
@@ -53,10 +55,15 @@ def print_run(run: Run, console: Console) -> None:
             pl.col("seed").is_null() & (pl.col("metric") == "same_prediction")
         ).to_dicts()
     }
-    for name in results["simplification"].unique(maintain_order=True).to_list():
-        if name == "identity" or name in hidden:
-            continue
+    right = run.spec["audit"]["thresholds"]["faithful"]
+    names = [n for n in results["simplification"].unique(maintain_order=True) if n != "identity"]
+    looking = set()
+    for name in names:
         same = _by_split(results, "same_prediction", name)
+        if same[reference] >= right:
+            looking.add(name)
+        if name in hidden:
+            continue
         cells = [_cell(same[split], verdicts.get((name, split))) for split in splits]
         table.add_row(escape(name), *cells)
     console.print(table)
@@ -80,7 +87,14 @@ def print_run(run: Run, console: Console) -> None:
         )
     counts = pl.Series([v for v in verdicts.values() if v], dtype=pl.String).value_counts(sort=True)
     said = ", ".join(f"{row['count']} {row['']}" for row in counts.to_dicts())
-    console.print(f"Verdict on {len(verdicts)} cells: {said}.", highlight=False)
+    console.print(f"Verdict on {len(verdicts)} cells: {said or 'none'}.", highlight=False)
+    illusions = {name for (name, _), verdict in verdicts.items() if "illusion" in (verdict or "")}
+    if not verdicts:
+        return
+    console.print(
+        f"[bold]{len(looking)} of {len(names)} proxies look right on {reference} (at least "
+        f"{right:.0%} of predictions in common); {len(looking & illusions)} of these are illusions."
+    )
 
 
 def _print_heads(run: Run, splits: list[str], console: Console) -> None:
@@ -93,7 +107,7 @@ def _print_heads(run: Run, splits: list[str], console: Console) -> None:
             title=f"{escape(method)}: the smallest size with {heads.least:.0%} of predictions in "
             "common, and the largest gap of each head",
             caption=f"{min(MOST_HEADS, len(found))} of {len(found)} heads, the largest gaps first; "
-            "? the interval reaches below",
+            f"? the interval reaches below {heads.least:.0%}",
         )
         for column in ("head", *splits, "gap, points", "interval", "at"):
             words = column in ("head", "at")

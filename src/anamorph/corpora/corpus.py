@@ -183,6 +183,12 @@ def from_folders(
         if not files:
             raise AnamorphError(
                 f"The folder {path} has no file of {language} ({', '.join(suffixes)})."
+                + (
+                    " The language trained on is task.language (--set task.language=NAME), one of: "
+                    f"{', '.join(LANGUAGES)}."
+                    if partition == "train"
+                    else ""
+                )
             )
 
         def repo(file: Path, path: Path = path) -> str:

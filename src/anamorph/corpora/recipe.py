@@ -58,7 +58,8 @@ def read_recipe(name: str) -> Recipe:
         except (OSError, UnicodeDecodeError) as error:
             raise AnamorphError(
                 f"There is no recipe {name!r}; there are: {', '.join(recipe_names())}; or give a "
-                f"TOML file ({error})."
+                "TOML file, a folder with CodeSearchNet's files, or datasets:NAME "
+                f"({error})."
             ) from error
     try:
         tables = tomllib.loads(text)

@@ -22,7 +22,7 @@ WIDEST = 124  # pixels of a column
 MOST_GAPS = 40  # proxies in the figure of gaps; the table on the page has them all
 
 
-def matrix(run: Run) -> Figure:
+def matrix(run: Run) -> Figure | None:
     """Proxies × splits: the share of same predictions as text, the verdict as colour."""
     rows = []
     cells = {(r["simplification"], r["split"]): r for r in run.judged.iter_rows(named=True)}
@@ -50,6 +50,8 @@ def matrix(run: Run) -> Figure:
                     | {"proxy": proxy.simplification}
                     | {k: cell[k] for k in ("gap", "low", "high", "p_value")}
                 )
+    if not rows:
+        return None
     frame = pl.DataFrame(rows, infer_schema_length=None)
     parts = [_family(run, n, title, n == 0) for n, title in enumerate(families)]
     level = threshold(run.thresholds["faithful"])

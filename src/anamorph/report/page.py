@@ -239,7 +239,8 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     task, audit = spec.get("task", {}), spec.get("audit", {})
     arguments = [f"{k} = {task[k]}" for k in ("k", "m") if k in task]
     if isinstance(task.get("train"), int):
-        arguments.append(f"{task['train']:,} training sequences")
+        count = task.get("splits", {}).get("train", {}).get("functions", task["train"])
+        arguments.append(f"{count:,} training sequences")
     facts = [("Task", ", ".join([str(spec.get("study", "unnamed")), *arguments]))]
     model = spec.get("model", {})
     shape = [

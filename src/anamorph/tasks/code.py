@@ -17,6 +17,7 @@ function's characters, cut at the context. Every character is scored.
 The task is that of the paper (arXiv 2312.03656) and of Husain et al. 2019 (arXiv 1909.09436).
 """
 
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -84,13 +85,15 @@ def code(
         AnamorphError: if an argument does not fit, or the corpus cannot be read or lacks something.
     """
     spec = {
-        "corpus": corpus if isinstance(corpus, str) else dict(corpus),
+        "corpus": dict(corpus) if isinstance(corpus, Mapping) else corpus,
         "language": language,
-        "languages": None if languages is None else list(languages),
+        "languages": list(languages) if isinstance(languages, tuple) else languages,
         **{"train": train, "test": test, "context": context, "unit": unit},
         **{"copied": copied, "seed": seed},
     }
     _check(spec)
+    if cache is not None and not isinstance(cache, str):
+        raise AnamorphError(f"code: cache must be a folder; got {cache!r}.")
     asked = None if languages is None else [language, *(x for x in languages if x != language)]
     read = read_corpus(corpus, language, asked, Path(cache) if cache else cache_folder(), watch)
     chosen, counts = draw(read, language, train, test, context, seed)
@@ -125,8 +128,10 @@ def read_corpus(
     if not isinstance(corpus, str):
         if "train" not in corpus:
             raise AnamorphError(
-                f"code: folders must have one to train on, named train; got {', '.join(corpus)}."
+                "code: folders must have one to train on, named train; got "
+                f"{', '.join(corpus) or 'none'}."
             )
+        _check_apart(corpus)
         known = {"train": (language, "train"), "unseen": (language, "test")}
         folders = [
             (*known.get(name, (name, "test")), Path(path).expanduser())
@@ -153,8 +158,10 @@ def draw(
     whole = corpus.functions.get(language)
     if whole is None or not len(whole):
         raise AnamorphError(
-            f"code: the corpus has no functions in {language}; "
-            f"it has: {', '.join(f'{k} ({len(v):,})' for k, v in corpus.functions.items())}."
+            f"code: the corpus has no functions in {language}; it has: "
+            f"{', '.join(f'{k} ({len(v):,})' for k, v in corpus.functions.items())}. Functions of "
+            "fewer than three lines, constructors, tests and generated files do not count; "
+            "task.language names the language to train on."
         )
     seen = whole.filter(pl.col("partition") == "train")
     unseen = whole.filter(pl.col("partition") == "test")
@@ -185,19 +192,50 @@ def draw(
         fresh = pool.filter(~exact & ~similar)
         fresh = fresh[rng.permutation(len(fresh))]
         lengths = np.minimum(fresh["original_string"].str.len_chars().to_numpy(), context - 1)
-        part = fresh.head(test) if target is None else fresh[_matching(lengths, target)]
         if target is None:
+            if not len(fresh) or len(learnt) < 2:
+                raise AnamorphError(
+                    f"code: {len(seen):,} functions of {seen['repo'].n_unique()} repositories in "
+                    f"{language} are too few to train on and to hold some out that are no "
+                    f"duplicates ({len(pool):,} held out, {len(fresh):,} left); give more source "
+                    "code."
+                )
             target = lengths[:test]
+            part = fresh.head(test)
+        else:
+            part = fresh[_matching(lengths, target)]
         if len(part):
             chosen[name] = part
-            left_out = {"exact_duplicates": int(exact.sum()), "abstracted": int(similar.sum())}
+            left_out = {
+                "exact_duplicates_left_out": int(exact.sum()),
+                "renamed_duplicates_left_out": int(similar.sum()),
+            }
             counts[name] = {**_count(part), **left_out}
-    if "iid" not in chosen or len(learnt) < 2:
+        elif name != "unseen_repository":
+            warnings.warn(
+                f"code: there is no split {name}: of {len(pool):,} functions {len(fresh):,} are no "
+                "duplicates of train, and none is as long as those of iid are.",
+                stacklevel=3,
+            )
+    if set(chosen) <= {"train", "iid"}:
         raise AnamorphError(
-            f"code: {len(seen):,} functions of {seen['repo'].n_unique()} repositories in "
-            f"{language} are too few to train on and to hold some out; give more source code."
+            "code: there are no functions of other repositories or languages, so nothing to "
+            "compare with. Give a folder with unseen repositories (--unseen) or another language "
+            "(--ood python=FOLDER), or a corpus that has some."
         )
     return chosen, counts
+
+
+def _check_apart(folders: Mapping[str, str]) -> None:
+    """That no repository is both trained on and unseen."""
+    if "unseen" in folders:
+        train, unseen = (Path(folders[k]).expanduser().resolve() for k in ("train", "unseen"))
+        if train.is_relative_to(unseen) or unseen.is_relative_to(train):
+            raise AnamorphError(
+                f"code: the folders to train on and of unseen repositories overlap ({train}, "
+                f"{unseen}); give one beside the other, or leave unseen out: then a fifth of the "
+                "repositories is held out."
+            )
 
 
 def _count(table: pl.DataFrame) -> dict[str, int]:
@@ -310,5 +348,22 @@ def _check(spec: dict[str, Any]) -> None:
             raise AnamorphError(
                 f"code: {name} must be a whole number from {low}; got {spec[name]!r}."
             )
+    languages = spec["languages"]
+    if languages is not None and not _are_names(languages):
+        raise AnamorphError(
+            f'code: languages must be a list of names, as ["python", "go"]; got {languages!r}.'
+        )
+    corpus = spec["corpus"]
+    if not (isinstance(corpus, str) and corpus) and not (
+        isinstance(corpus, dict) and _are_names([*corpus, *corpus.values()])
+    ):
+        raise AnamorphError(
+            "code: corpus must be a recipe's name or file, a folder, datasets:NAME, or a table of "
+            f"folders by language; got {corpus!r}."
+        )
     if spec["unit"] not in ("characters", "bytes"):
         raise AnamorphError(f"code: unit must be characters or bytes; got {spec['unit']!r}.")
+
+
+def _are_names(given: Any) -> bool:
+    return isinstance(given, list) and all(isinstance(name, str) and name for name in given)
