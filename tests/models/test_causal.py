@@ -41,7 +41,6 @@ def test_outputs_and_gradients_are_those_of_torch(
     length: int, dtype: torch.dtype, turned: bool
 ) -> None:
     given = packed(2, length, 3, 8, dtype=dtype)
-    before = given.clone()
     turn = turns(length, 8) if turned else None
     ours, theirs = (given.clone().requires_grad_() for _ in range(2))
     output, reference = causal_attention(ours, turn), plain(theirs, turn)
@@ -52,7 +51,6 @@ def test_outputs_and_gradients_are_those_of_torch(
     reference.backward(wanted)
     assert ours.grad is not None and theirs.grad is not None
     torch.testing.assert_close(ours.grad, theirs.grad, atol=atol, rtol=0.0)
-    assert torch.equal(given, before)
 
 
 @pytest.mark.parametrize("shape", [(1, 5, 3, 4), (2, 5, 1, 4), (1, 5, 1, 4), (1, 1, 1, 2)])

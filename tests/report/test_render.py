@@ -35,11 +35,6 @@ def no_stills(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page_module, "_stills", lambda figure, folder: None)
 
 
-@pytest.fixture
-def copied(rendered: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(rendered, tmp_path / "run"))
-
-
 def specs(run: Path) -> dict[str, dict]:
     text = (run / "report.html").read_text()
     found = re.findall(r'<script type="application/json" id="spec-(\w+)">(.*?)</script>', text)

@@ -1,11 +1,12 @@
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 
 from anamorph.report.data import read
 from anamorph.report.figure import natural, slug
-from anamorph.report.verdicts import headline, sentences
+from anamorph.report.verdicts import Headline, headline, sentences
 from anamorph.report.words import (
     listing,
     method_label,
@@ -38,10 +39,35 @@ def test_headline_counts_against_a_plain_loop(rendered: Path) -> None:
     assert count.looking == len(looking) == 7
     assert count.under == sum("illusion (under-generalizes)" in v for v in found.values()) == 4
     assert count.over == sum("illusion (over-generalizes)" in v for v in found.values()) == 1
-    assert count.mixed == sum("illusion (mixed)" in v for v in found.values())
+    assert count.mixed == 0
+    assert count.sentence == "7 of 14 proxies look right in distribution; 5 of these are illusions."
     assert count.illusions == 5 and count.everywhere == 2
     assert count.hit == ["unseen depth 5", "unseen depth matched 5"]
     assert count.spared == ["seen structure", "unseen short", "unseen long"]
+
+
+def test_illusions_that_err_both_ways_are_counted(copied: Path) -> None:
+    gaps = pl.read_parquet(copied / "gaps.parquet")
+    before = headline(read(copied))
+    both = pl.col("verdict").str.replace("over-generalizes", "mixed")
+    gaps.with_columns(both).write_parquet(copied / "gaps.parquet")
+    after = headline(read(copied))
+    assert (after.over, after.mixed) == (before.mixed, before.over) == (0, 1)
+    assert after.illusions == before.illusions
+
+
+@pytest.mark.parametrize(
+    ("counts", "sentence"),
+    [
+        ({"hit": [], "spared": []}, "Nothing can be judged: the data have no split beside iid."),
+        ({"looking": 0}, "None of the 9 proxies looks right even in distribution."),
+        ({"illusions": 0}, "3 of 9 proxies look right in distribution, and no illusion was found."),
+        ({}, "3 of 9 proxies look right in distribution; 1 of these is an illusion."),
+    ],
+)
+def test_the_headline_in_a_sentence(counts: dict[str, Any], sentence: str) -> None:
+    count = Headline(9, 3, 1, 1, 0, 0, 2, hit=["ood 1"], spared=[], reference="iid")
+    assert count._replace(**counts).sentence == sentence
 
 
 def test_a_sentence_a_family(rendered: Path) -> None:

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import polars as pl
 
-from anamorph.cli.tables import LEGEND, MARK, single_heads
+from anamorph.cli.tables import LEGEND, MARK
+from anamorph.report.heads import single_heads
 from anamorph.report.words import UNTESTED
 from anamorph.runs import Run
 
@@ -20,7 +21,12 @@ def markdown(run: Run) -> str:
     pooled = results.filter(pl.col("seed").is_null())
     splits = pooled["split"].unique(maintain_order=True).to_list()
     names = [split.replace("_", " ") for split in splits]
-    single = single_heads(run) if len(run.spec["seeds"]) > 1 else {}
+    several = len(run.spec["seeds"]) > 1
+    heads_of = single_heads(run.results, run.spec["model"]) if several else {}
+    single = {
+        name: name.replace(f"@{head.layer}.{head.head}.", "@layer.head.")
+        for name, head in heads_of.items()
+    }
     parts = []
     if run.spec["task"]["name"] == "code":
         parts.append(f"Checksum of the corpus's manifest: `{run.spec['task']['made']}`.")

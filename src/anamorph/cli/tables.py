@@ -5,8 +5,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from anamorph.heads import edited_head
-from anamorph.report.heads import Heads, rows, sites_of
+from anamorph.report.data import read
+from anamorph.report.heads import Heads, rows, single_heads
+from anamorph.report.verdicts import headline
 from anamorph.report.words import UNTESTED
 from anamorph.runs import Run
 from anamorph.tasks import Task
@@ -35,7 +36,7 @@ def print_run(run: Run, console: Console) -> None:
     reference = str(results.filter(role="iid")["split"][0])
     models = len(run.spec["seeds"])
     over = f", over {models} models" if models > 1 else ""
-    single = single_heads(run)
+    single = single_heads(run.results, run.spec["model"])
     hidden = single if len(single) > MOST_HEADS else {}
     caption = f"{LEGEND}; no mark: faithful; {reference} is what the others are compared with"
     if hidden:
@@ -55,15 +56,10 @@ def print_run(run: Run, console: Console) -> None:
             pl.col("seed").is_null() & (pl.col("metric") == "same_prediction")
         ).to_dicts()
     }
-    right = run.spec["audit"]["thresholds"]["faithful"]
-    names = [n for n in results["simplification"].unique(maintain_order=True) if n != "identity"]
-    looking = set()
-    for name in names:
-        same = _by_split(results, "same_prediction", name)
-        if same[reference] >= right:
-            looking.add(name)
-        if name in hidden:
+    for name in results["simplification"].unique(maintain_order=True).to_list():
+        if name == "identity" or name in hidden:
             continue
+        same = _by_split(results, "same_prediction", name)
         cells = [_cell(same[split], verdicts.get((name, split))) for split in splits]
         table.add_row(escape(name), *cells)
     console.print(table)
@@ -88,13 +84,7 @@ def print_run(run: Run, console: Console) -> None:
     counts = pl.Series([v for v in verdicts.values() if v], dtype=pl.String).value_counts(sort=True)
     said = ", ".join(f"{row['count']} {row['']}" for row in counts.to_dicts())
     console.print(f"Verdict on {len(verdicts)} cells: {said or 'none'}.", highlight=False)
-    illusions = {name for (name, _), verdict in verdicts.items() if "illusion" in (verdict or "")}
-    if not verdicts:
-        return
-    console.print(
-        f"[bold]{len(looking)} of {len(names)} proxies look right on {reference} (at least "
-        f"{right:.0%} of predictions in common); {len(looking & illusions)} of these are illusions."
-    )
+    console.print(f"[bold]{headline(read(run.path)).sentence}")
 
 
 def _print_heads(run: Run, splits: list[str], console: Console) -> None:
@@ -124,18 +114,6 @@ def _print_heads(run: Run, splits: list[str], console: Console) -> None:
             where = ", ".join(part.replace("_", " ") for part in at if part)
             table.add_row(name, *row["smallest"], gap, f"{low} to {high}", where)
         console.print(table)
-
-
-def single_heads(run: Run) -> dict[str, str]:
-    """The proxies that edit one head alone, and each with `layer.head` in place of the numbers."""
-    if run.spec["model"].get("heads", 0) < 2:
-        return {}
-    sites = sites_of(run.spec["model"])
-    found = {}
-    for name, where in run.results.select("simplification", "sites").unique().iter_rows():
-        if head := edited_head(where, sites):
-            found[name] = name.replace(f"@{head.layer}.{head.head}.", "@layer.head.")
-    return found
 
 
 def print_curves(run: Run, console: Console) -> None:

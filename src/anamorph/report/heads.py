@@ -107,14 +107,12 @@ Sizes = dict[tuple[str, float | None], str]
 
 def _proxies(results: pl.DataFrame, model: Mapping[str, Any]) -> tuple[pl.DataFrame, Sizes] | None:
     """simplification, method, layer, head and shared of the proxies of single heads."""
-    if model.get("heads", 0) < 2:
-        return None
-    sites = sites_of(model)
+    single = single_heads(results, model)
     rows: list[dict[str, Any]] = []
     sizes: Sizes = {}
-    frame = results.select("simplification", "size", "sites").unique(maintain_order=True)
-    for simplification, size, where in frame.iter_rows():
-        head = edited_head(where, sites)
+    frame = results.select("simplification", "size").unique(maintain_order=True)
+    for simplification, size in frame.iter_rows():
+        head = single.get(simplification)
         if head is None:
             continue
         family, name = split_size(simplification, size)
@@ -128,8 +126,17 @@ def _proxies(results: pl.DataFrame, model: Mapping[str, Any]) -> tuple[pl.DataFr
     return (pl.DataFrame(rows), sizes) if rows else None
 
 
-def sites_of(model: Mapping[str, Any]) -> list[Site]:
-    """The sites of a model of which a specification says `layers`, `heads` and `key_heads`."""
+def single_heads(results: pl.DataFrame, model: Mapping[str, Any]) -> dict[str, EditedHead]:
+    """Of the proxies that edit one head alone the head, by spec string; arguments as `Heads.of`."""
+    if model.get("heads", 0) < 2:
+        return {}
+    sites = _sites(model)
+    frame = results.select("simplification", "sites").unique(maintain_order=True)
+    found = ((name, edited_head(where, sites)) for name, where in frame.iter_rows())
+    return {name: head for name, head in found if head is not None}
+
+
+def _sites(model: Mapping[str, Any]) -> list[Site]:
     layers, heads = range(model["layers"]), model["heads"]
     of_kind = {"key": model.get("key_heads", heads), "value": model.get("key_heads", heads)}
     of_heads = [

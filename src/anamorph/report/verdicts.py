@@ -27,6 +27,7 @@ class Headline(NamedTuple):
         everywhere: of those that look right, faithful on every split.
         hit: "unseen depth 5", ...: ood splits with their number of illusions, the most first.
         spared: ood splits without any.
+        reference: the split that gaps are measured against.
     """
 
     proxies: int
@@ -38,6 +39,20 @@ class Headline(NamedTuple):
     everywhere: int
     hit: list[str]
     spared: list[str]
+    reference: str
+
+    @property
+    def sentence(self) -> str:
+        """What was found, in one sentence."""
+        if not self.hit and not self.spared:
+            return f"Nothing can be judged: the data have no split beside {self.reference}."
+        if not self.looking:
+            return f"None of the {self.proxies} proxies looks right even in distribution."
+        start = f"{self.looking} of {self.proxies} proxies look right in distribution"
+        if not self.illusions:
+            return f"{start}, and no illusion was found."
+        kind = "is an illusion" if self.illusions == 1 else "are illusions"
+        return f"{start}; {self.illusions} of these {kind}."
 
 
 class Sentence(NamedTuple):
@@ -68,6 +83,7 @@ def headline(run: Run) -> Headline:
         everywhere=proxies(judged) - proxies(illusions),
         hit=[f"{split_label(name)} {n}" for name, n in by_split if n],
         spared=[split_label(name) for name, n in by_split if not n],
+        reference=split_label(run.reference),
     )
 
 

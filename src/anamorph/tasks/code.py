@@ -60,7 +60,7 @@ def code(
     unit: Unit = "characters",
     copied: int = 4,
     seed: int = 0,
-    cache: str | None = None,
+    cache: str | Path | None = None,
     watch: Watch = ignore,
 ) -> Task:
     """Make the code completion task with all its splits.
@@ -92,7 +92,7 @@ def code(
         **{"copied": copied, "seed": seed},
     }
     _check(spec)
-    if cache is not None and not isinstance(cache, str):
+    if not isinstance(cache, str | Path | None):
         raise AnamorphError(f"code: cache must be a folder; got {cache!r}.")
     asked = None if languages is None else [language, *(x for x in languages if x != language)]
     read = read_corpus(corpus, language, asked, Path(cache) if cache else cache_folder(), watch)
@@ -214,7 +214,7 @@ def draw(
         elif name != "unseen_repository":
             warnings.warn(
                 f"code: there is no split {name}: of {len(pool):,} functions {len(fresh):,} are no "
-                "duplicates of train, and none is as long as those of iid are.",
+                "duplicates of train, and none of these has a length that iid has.",
                 stacklevel=3,
             )
     if set(chosen) <= {"train", "iid"}:
