@@ -62,6 +62,7 @@ def test_illusions_that_err_both_ways_are_counted(copied: Path) -> None:
         ({"hit": [], "spared": []}, "Nothing can be judged: the data have no split beside iid."),
         ({"looking": 0}, "None of the 9 proxies looks right even in distribution."),
         ({"illusions": 0}, "3 of 9 proxies look right in distribution, and no illusion was found."),
+        ({"looking": 1}, "1 of 9 proxies looks right in distribution; 1 of these is an illusion."),
         ({}, "3 of 9 proxies look right in distribution; 1 of these is an illusion."),
     ],
 )

@@ -48,7 +48,8 @@ class Headline(NamedTuple):
             return f"Nothing can be judged: the data have no split beside {self.reference}."
         if not self.looking:
             return f"None of the {self.proxies} proxies looks right even in distribution."
-        start = f"{self.looking} of {self.proxies} proxies look right in distribution"
+        verb = "looks" if self.looking == 1 else "look"
+        start = f"{self.looking} of {self.proxies} proxies {verb} right in distribution"
         if not self.illusions:
             return f"{start}, and no illusion was found."
         kind = "is an illusion" if self.illusions == 1 else "are illusions"
