@@ -1,7 +1,6 @@
 """The audit: fit simplifications, put them into the model, compare on every split."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -121,7 +120,7 @@ def noise_floor(
         return None
     record: Recording = {first: None}
     batch = collate(task.train, np.arange(1)).to(device)
-    with torch.inference_mode(), getattr(model, "session", nullcontext)():
+    with torch.inference_mode(), model.session():
         model.layer(0, model.start(batch), record=record)
     query = record[first]
     assert query is not None

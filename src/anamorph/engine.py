@@ -10,7 +10,6 @@ sizes that fit the cache that is nearly twice as fast on two cores as two thread
 
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -99,7 +98,7 @@ def audit_split(
         wanted = targets(split, sequences)
         rows = index.rows_at(wanted.number[wanted.valid]).to(device)  # no batch shares a sequence
         batch = collate(split, sequences).to(device)
-        if getattr(model, "causal", True):  # nothing behind the last prediction has a say in it
+        if model.causal:  # nothing behind the last prediction has a say in it
             needed = int(wanted.at.max()) + 1
             batch = Batch(batch.tokens[:, :needed], batch.mask[:, :needed])
         return _ModelRun.of(model, batch, wanted.to(device), heads, chosen), rows
@@ -114,7 +113,7 @@ def audit_split(
         for stack in run.stacks(groups, memory):
             add(run, rows, stack)
 
-    with getattr(model, "session", nullcontext)():
+    with model.session():
         if until is None:
             workers = torch.get_num_threads() if torch.device(device).type == "cpu" else 1
             batches = even_batches(split, np.arange(len(split)), batch_tokens, workers)

@@ -15,7 +15,7 @@ from anamorph.choices import choices_of_given
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness import Thresholds
 from anamorph.faithfulness.confidence import PRIOR_CORRELATION
-from anamorph.models.base import GivenModel
+from anamorph.models.base import Model
 from anamorph.models.huggingface import HuggingFace
 from anamorph.models.load import load_pretrained
 from anamorph.progress import Watch, ignore
@@ -38,7 +38,7 @@ BATCH_TOKENS = 1_024  # of real language models, whose blocks are wide
 
 
 def audit_given(
-    model: GivenModel,
+    model: Model,
     task: Task,
     simplify: Sequence[str | Attachment | Proxy],
     out: Path | str,
@@ -82,7 +82,7 @@ def audit_given(
     if until is not None and not 0 < until < 1:
         raise AnamorphError(f"until must be a width between 0 and 1; got {until}.")
     check_vocabulary(task, model.vocabulary)
-    check_direction(task, getattr(model, "causal", True))
+    check_direction(task, model.causal)
     if model.context is not None:
         check_context(task, model.context)
     proxies = with_identity(sweep(simplify, model.sites, by))
@@ -147,9 +147,7 @@ def load_given(options: AuditOptions) -> tuple[HuggingFace, Task]:
     return model, task
 
 
-def audit_loaded(
-    model: GivenModel, task: Task, options: AuditOptions, watch: Watch = ignore
-) -> Run:
+def audit_loaded(model: Model, task: Task, options: AuditOptions, watch: Watch = ignore) -> Run:
     """The audit of what `load_given` gives, as the same options ask for it.
 
     Raises:

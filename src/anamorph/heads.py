@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -145,7 +144,7 @@ def head_scores(
     rows = [(layer, head) for layer in layers for head in range(heads)]
     sums = torch.zeros(len(rows) + 1, len(SCORES), dtype=torch.float64, device=device)
     counts = torch.zeros(len(SCORES), dtype=torch.float64, device=device)
-    with getattr(model, "session", nullcontext)():
+    with model.session():
         for part in plan(2 * lengths[pairs].max(1, initial=0), batch_tokens):
             whole = collate(some, pairs[part].ravel())
             batch = Batch(whole.tokens[:, :LONGEST], whole.mask[:, :LONGEST]).to(device)
@@ -158,7 +157,7 @@ def head_scores(
                     assert pattern is not None
                     at = layers.index(layer) * heads
                     sums[at : at + heads] += places.sums(places.moved(pattern[0]))
-            sums[-1:] += places.sums(places.evenly(getattr(model, "causal", True)))
+            sums[-1:] += places.sums(places.evenly(model.causal))
             counts += places.counts()
     for (layer, head), total in zip(rows, sums.cpu(), strict=False):
         if not bool(total.isfinite().all()):

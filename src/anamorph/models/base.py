@@ -6,10 +6,11 @@ are `[copy, batch, head, position, dim]` (a pattern is `[copy, batch, head, quer
 kinds `[copy, batch, position, dim]`.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -73,23 +74,63 @@ class State:
     at: Tensor | None = None
 
 
-class Model(Protocol):
-    """A Transformer that the audit can run layer by layer."""
+class Model(ABC):
+    """A Transformer that the audit can run layer by layer.
+
+    What most models agree on stands here as a default; a model that differs says so.
+
+    Attributes:
+        causal: whether no position sees those behind it.
+        context: the longest sequence, in tokens; None if there is none.
+        parallel: whether two threads may run it at once. A model that keeps something of one run
+            where another run can see it must say no: its batches then run one after the other.
+    """
+
+    causal: bool = True
+    context: int | None = None
+    parallel: bool = True
 
     @property
+    @abstractmethod
     def sites(self) -> Sequence[Site]:
         """Every tensor that can be read and replaced."""
-        ...
 
     @property
+    @abstractmethod
     def layers(self) -> int:
         """The number of blocks."""
-        ...
 
+    @property
+    @abstractmethod
+    def vocabulary(self) -> int:
+        """The number of logits."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are, and where it wants its batches."""
+        return torch.device("cpu")
+
+    def session(self) -> AbstractContextManager[None]:
+        """Prepare the model once for many runs; afterwards it is as it was before."""
+        return nullcontext()
+
+    def describe(self) -> dict[str, Any]:
+        """What it is, for `spec.json` and a report; JSON values only."""
+        return {"class": type(self).__name__, "layers": self.layers}
+
+    def fingerprint(self) -> dict[str, str]:
+        """A digest of every part of what its numbers depend on, such as `layer 0` and `rest`.
+
+        Two models with equal digests give equal numbers. A model without digests cannot be told
+        from another of its shape, so an audit of it into a run folder is refused.
+        """
+        return {}
+
+    @abstractmethod
     def start(self, batch: Batch) -> State:
         """Embed the tokens: the state before layer 0."""
-        ...
 
+    @abstractmethod
     def layer(
         self,
         index: int,
@@ -109,30 +150,7 @@ class Model(Protocol):
                 in the last layer nothing is computed for other positions that they do not need
                 (recorded queries and what follows from them then hold these rows too).
         """
-        ...
 
+    @abstractmethod
     def logits(self, state: State, at: Tensor | None = None) -> Tensor:
         """[copy, batch, query, vocabulary] at the positions `at` [batch, query], or all."""
-        ...
-
-
-class GivenModel(Model, Protocol):
-    """A model that somebody has: it says what it is, and can be prepared for many runs."""
-
-    @property
-    def vocabulary(self) -> int:
-        """The number of logits."""
-        ...
-
-    @property
-    def context(self) -> int | None:
-        """The longest sequence, in tokens; None if there is none."""
-        ...
-
-    def describe(self) -> dict[str, Any]:
-        """What it is, for `spec.json` and a report; JSON values only."""
-        ...
-
-    def session(self) -> AbstractContextManager[None]:
-        """Prepare the model once for many runs."""
-        ...

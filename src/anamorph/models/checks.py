@@ -16,15 +16,15 @@ def check_model(model: Model, tokens: Tensor) -> None:
     """Check a model against every law that the audit relies on.
 
     Args:
-        model: in inference mode, without dropout. It is not changed. If it has an
-            attribute `causal` that is false, positions may see their future.
+        model: in inference mode, without dropout. It is not changed. If it says that it is not
+            `causal`, positions may see their future.
         tokens: [batch, position] token ids that it knows, at least 2 sequences of 4, on its device.
 
     Raises:
         AssertionError: if a law is broken; the message starts with the law.
     """
     for law, check in LAWS.items():
-        if check is _causality and not getattr(model, "causal", True):
+        if check is _causality and not model.causal:
             continue
         try:
             check(model, tokens)

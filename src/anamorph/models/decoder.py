@@ -6,9 +6,11 @@ for is computed: explicit attention patterns where somebody reads or replaces th
 elsewhere; after the last layer's keys and values, only the positions that are scored.
 """
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal, Self, cast
@@ -18,8 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anamorph.errors import AnamorphError
-from anamorph.models.base import Batch, Edits, Key, Recording, State
+from anamorph.models.base import Batch, Edits, Key, Model, Recording, State
 from anamorph.models.causal import causal_attention, rotated
+from anamorph.models.fingerprint import fingerprint_of
 from anamorph.models.sites import HEAD_KINDS, LAYER_KINDS, Site
 from anamorph.models.weights import read_weights, write_weights
 
@@ -74,7 +77,7 @@ class DecoderConfig:
             )
 
 
-class Decoder(nn.Module):
+class Decoder(nn.Module, Model):
     """A decoder-only Transformer with `DecoderConfig`'s shape.
 
     Sites are `layer.head.kind` for query, key, value, pattern and output (of a head, before the
@@ -117,9 +120,23 @@ class Decoder(nn.Module):
         return self.config.vocabulary
 
     @property
-    def context(self) -> int:
+    def context(self) -> int:  # type: ignore[override]
         """The longest sequence, in tokens."""
         return self.config.context
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return self.unembedding.weight.device
+
+    def describe(self) -> dict[str, Any]:
+        """Its configuration."""
+        return {"class": type(self).__name__, **asdict(self.config)}
+
+    def fingerprint(self) -> dict[str, str]:
+        """A digest of its weights, layer by layer, and of its configuration."""
+        configuration = sha256(json.dumps(asdict(self.config), sort_keys=True).encode())
+        return {**fingerprint_of(self), "the configuration": configuration.hexdigest()[:32]}
 
     @property
     def sites(self) -> list[Site]:

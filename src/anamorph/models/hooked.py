@@ -50,7 +50,6 @@ class HookedModel(Wrapped):
     Attributes:
         causal: whether no position sees those behind it, as found out on a few tokens.
         hooks: the hook of every layer and kind.
-        vocabulary: the number of logits.
 
     Raises:
         AnamorphError: if a name or path leads nowhere, a submodule does not run exactly once, a
@@ -70,13 +69,18 @@ class HookedModel(Wrapped):
         *,
         context: int | None = None,
     ) -> None:
-        super().__init__()
-        self.module, self.context = module, context
+        super().__init__(module)
+        self.context = context
         self.hooks = resolve(module, sites)
         self._forward = forward or (lambda module, tokens, mask: module(tokens))
         self._thread = threading.local()
         with torch.inference_mode():
             self._explore()
+
+    @property
+    def vocabulary(self) -> int:
+        """The number of logits."""
+        return self._vocabulary
 
     @property
     def layers(self) -> int:
@@ -257,14 +261,15 @@ class HookedModel(Wrapped):
     def _explore(self) -> None:
         """Try the module on a few tokens: what it gives, how often each site fires."""
         batch, length = PROBE[0], min(PROBE[1], self.context or PROBE[1])
-        device = next((p.device for p in self.module.parameters()), torch.device("cpu"))
-        tokens = torch.zeros(batch, length, dtype=torch.long, device=device)
+        tokens = torch.zeros(batch, length, dtype=torch.long, device=self.device)
         with self.session():
             full = torch.ones_like(tokens).bool()
             try:
                 logits = self._call(tokens, full)
-                self.vocabulary, self._dtype = logits.shape[-1], logits.dtype
-                tokens = (torch.arange(tokens.numel(), device=device) * 7 + 3) % self.vocabulary
+                self._vocabulary, self._dtype = logits.shape[-1], logits.dtype
+                tokens = (
+                    torch.arange(tokens.numel(), device=self.device) * 7 + 3
+                ) % self.vocabulary
                 tokens = tokens.view(batch, length)
                 expected = self._call(tokens, full)
                 shorter = self._call(tokens[:, :-1], full[:, :-1])

@@ -66,7 +66,7 @@ class HuggingFace(Wrapped):
     """
 
     def __init__(self, model: nn.Module) -> None:
-        super().__init__()
+        super().__init__(model)
         self.model = cast(Any, model)
         if self.model.get_output_embeddings() is None:
             raise AnamorphError(
@@ -74,7 +74,7 @@ class HuggingFace(Wrapped):
                 "load it with AutoModelForCausalLM or AutoModelForMaskedLM."
             )
         configuration = self.model.config.get_text_config()
-        self.context: int | None = getattr(configuration, "max_position_embeddings", None)
+        self.context = getattr(configuration, "max_position_embeddings", None)
         self._memory = threading.local()
         self.blocks = [Block(b, None, None, None, False) for b in _blocks_of(model)]
         with torch.inference_mode():
@@ -242,8 +242,7 @@ class HuggingFace(Wrapped):
 
     def _explore(self) -> None:
         """Find the parts of the blocks on a few tokens, and make sure that nothing is lost."""
-        device = next(self.model.parameters()).device
-        tokens = (torch.arange(12, device=device).view(2, 6) * 7 + 3) % self.vocabulary
+        tokens = (torch.arange(12, device=self.device).view(2, 6) * 7 + 3) % self.vocabulary
         batch = Batch(tokens, torch.ones_like(tokens).bool())
         self.causal, self._dims = True, {}
         self.heads = self.key_heads = 0

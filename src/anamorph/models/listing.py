@@ -7,7 +7,6 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from anamorph.errors import AnamorphError
 from anamorph.models.base import Batch, Key, Model, Recording
 from anamorph.models.huggingface import MLP_NAMES, HuggingFace
 from anamorph.models.sites import HEAD_KINDS
@@ -29,7 +28,7 @@ def list_sites(model: Model, tokens: Tensor | None = None) -> pl.DataFrame:
 
     Args:
         model: in inference mode.
-        tokens: [batch, position] on the model's device; None for a few made-up ones on the CPU.
+        tokens: [batch, position] on the model's device; None for a few made-up ones.
 
     Returns:
         a row a site: site (such as `1.0.query`), layer, head (null for the kinds that a layer has
@@ -38,7 +37,7 @@ def list_sites(model: Model, tokens: Tensor | None = None) -> pl.DataFrame:
         that does not fire once cannot be audited.
 
     Raises:
-        AnamorphError: if there are no tokens to try, or the model cannot run on them.
+        AnamorphError: if the model cannot run on them.
     """
     tokens = _some_tokens(model) if tokens is None else tokens
     keys = list(dict.fromkeys(Key(site.layer, site.kind) for site in model.sites))
@@ -114,14 +113,9 @@ class _Counted:
 
 def _some_tokens(model: Model) -> Tensor:
     """[2, position] tokens that a model knows."""
-    vocabulary: int | None = getattr(model, "vocabulary", None)
-    if vocabulary is None:
-        raise AnamorphError(
-            f"{type(model).__name__} does not say how many token ids it knows (it has no attribute "
-            "vocabulary); give tokens=, [batch, position] token ids."
-        )
-    length = min(LENGTH, getattr(model, "context", None) or LENGTH)
-    return (torch.arange(2 * length).view(2, length) * 7 + 3) % vocabulary
+    length = min(LENGTH, model.context or LENGTH)
+    tokens = (torch.arange(2 * length).view(2, length) * 7 + 3) % model.vocabulary
+    return tokens.to(model.device)
 
 
 def _shape(x: Tensor | None, kind: str) -> str | None:

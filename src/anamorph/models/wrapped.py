@@ -1,32 +1,45 @@
 """What the wrappers of other people's models have in common."""
 
 import threading
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from anamorph.errors import AnamorphError
-from anamorph.models.base import Edit
+from anamorph.models.base import Edit, Model
+from anamorph.models.fingerprint import fingerprint_of
 
 TOLERANCE = 1e-4  # relative: run in another way a model may round differently, but not more
 
 
-class Wrapped(ABC):
-    """A model that is prepared for many runs, and afterwards as it was before.
+class Wrapped(Model):
+    """Somebody's module; it is prepared for many runs, and afterwards as it was before.
 
     Attributes:
-        context: the longest sequence, in tokens; None if there is none.
+        module: the module itself.
     """
 
-    context: int | None
+    module: nn.Module
 
-    def __init__(self) -> None:
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
         self._lock = threading.Lock()
         self._users = 0
         self._undo: Callable[[], None]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the module's weights are."""
+        tensors = chain(self.module.parameters(), self.module.buffers())
+        return next((x.device for x in tensors), torch.device("cpu"))
+
+    def fingerprint(self) -> dict[str, str]:
+        """A digest of the module's weights, layer by layer."""
+        return fingerprint_of(self.module)
 
     @abstractmethod
     def _prepare(self) -> Callable[[], None]:
