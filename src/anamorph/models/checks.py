@@ -7,6 +7,7 @@ from torch import Tensor
 
 from anamorph.models.base import Batch, Edit, Edits, Key, Model, Recording
 from anamorph.models.sites import HEAD_KINDS
+from anamorph.models.wrapped import largest_difference, same_up_to_rounding
 
 Check = Callable[[Model, Tensor], None]
 
@@ -101,7 +102,7 @@ def _at(model: Model, tokens: Tensor) -> None:
     for key in keys:
         full, rows = everywhere[key], there[key]
         assert full is not None and rows is not None
-        _same(rows, _rows(full, at[:, None]), f"pattern rows of layer {key.layer}")
+        _same(rows, _rows(full, at[:, None]), f"pattern rows of layer {key.layer}", scale=1)
 
 
 def _copies(model: Model, tokens: Tensor) -> None:
@@ -181,11 +182,12 @@ def _one_hot(x: Tensor) -> Tensor:
     return torch.zeros_like(x).scatter_(-1, x.argmax(-1, keepdim=True), 1.0)
 
 
-def _same(a: Tensor, b: Tensor, what: str) -> None:
+def _same(a: Tensor, b: Tensor, what: str, scale: float | None = None) -> None:
     _require(a.shape == b.shape, f"{what} are {list(a.shape)}; expected {list(b.shape)}")
-    error = (a - b).abs().max().item()
-    scale = max(1.0, b.abs().max().item())
-    _require(error <= 1e-4 * scale, f"{what} differ by up to {error:.2g}")
+    _require(not bool(a.isnan().any()), f"{what} hold NaN")
+    _require(not bool(b.isnan().any()), f"what {what} should be holds NaN")
+    same = same_up_to_rounding(a, b, scale=scale)
+    _require(same, f"{what} differ by up to {largest_difference(a, b):.2g}")
 
 
 def _require(kept: bool, otherwise: str) -> None:
