@@ -6,7 +6,7 @@ must be the same in all of them.
 """
 
 import sys
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Iterator, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -88,23 +88,8 @@ class Probe:
             AnamorphError: if a try shows it. That none shows it proves nothing.
         """
         batches = [self._tokens(ROWS, self._short, seed) for seed in (0, 1)]
-        expected = [self._run(tokens) for tokens in batches]
-        start = Barrier(2)
-
-        @torch.inference_mode()
-        def steady(tokens: Tensor, alone: Tensor) -> bool:
-            start.wait(timeout=60)
-            end = monotonic() + SECONDS
-            while monotonic() < end:
-                with _pauses():
-                    beside = self._run(tokens)
-                if not self._same(beside, alone):
-                    return False
-            return True
-
-        with ThreadPoolExecutor(2) as pool:
-            if not all(pool.map(steady, batches, expected)):
-                raise AnamorphError(f"{self._name} {THREADS}")
+        if not alike_at_once(self._run, batches, self._same):
+            raise AnamorphError(f"{self._name} {THREADS}")
 
     def causal(self) -> bool:
         """Whether no position sees those behind it, at a few places of a few sequences.
@@ -250,6 +235,31 @@ def _sizes(module: nn.Module) -> dict[str, int]:
         for name, value in vars(part).items()
         if isinstance(value, Sized) and not isinstance(value, str | Tensor | nn.Module)
     }
+
+
+def alike_at_once(
+    run: Callable[[Tensor], Tensor],
+    batches: Sequence[Tensor],
+    same: Callable[[Tensor, Tensor], bool],
+    seconds: float = SECONDS,
+) -> bool:
+    """Whether batches, each in a thread of its own, give for some time what they give alone."""
+    expected = [run(tokens) for tokens in batches]
+    start = Barrier(len(batches))
+
+    @torch.inference_mode()
+    def steady(tokens: Tensor, alone: Tensor) -> bool:
+        start.wait(timeout=60)
+        end = monotonic() + seconds
+        while monotonic() < end:
+            with _pauses():
+                beside = run(tokens)
+            if not same(beside, alone):
+                return False
+        return True
+
+    with ThreadPoolExecutor(len(batches)) as pool:
+        return all(pool.map(steady, batches, expected))
 
 
 @contextmanager
