@@ -38,7 +38,7 @@ class Probe:
     Attributes:
         module: in inference mode.
         call: from tokens and mask, both [batch, position], to logits [batch, position, vocabulary].
-        vocabulary: how many token ids it knows.
+        vocabulary: how many token ids it knows; see `known_ids`.
         context: the longest sequence, in tokens; None if it is not known.
         device: where its tokens go.
     """
@@ -235,6 +235,31 @@ def _sizes(module: nn.Module) -> dict[str, int]:
         for name, value in vars(part).items()
         if isinstance(value, Sized) and not isinstance(value, str | Tensor | nn.Module)
     }
+
+
+def known_ids(call: Callable[[Tensor, Tensor], Tensor], logits: Tensor) -> int:
+    """How many token ids a module takes: fewer than it has logits if only these are padded.
+
+    Args:
+        call: as in `Probe`.
+        logits: [batch, position, vocabulary] that it gave.
+    """
+
+    def takes(token: int) -> bool:
+        tokens = torch.full(logits.shape[:2], token, device=logits.device)
+        try:
+            call(tokens, torch.ones_like(tokens).bool())
+        except IndexError:
+            return False
+        return True
+
+    low, high = 1, logits.shape[-1] + 1  # it takes so many, and fewer than so many
+    if logits.device.type != "cpu" or takes(high - 2):  # elsewhere such an id can end the process
+        return high - 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if takes(middle - 1) else (low, middle)
+    return low
 
 
 def alike_at_once(
