@@ -126,6 +126,12 @@ def kept_by_shape(m: Any, tokens: Tensor, x: Tensor) -> Tensor:
     return m.kept[x.shape]
 
 
+def quantizes(m: Any, tokens: Tensor, x: Tensor) -> Tensor:
+    """As dynamic quantization: the largest number of the batch says how fine the grid is."""
+    step = x.abs().max() / 7
+    return (x / step).round() * step - x
+
+
 def grows(m: Any, tokens: Tensor, x: Tensor) -> Tensor:
     m.log.append(len(tokens))
     return x
@@ -147,6 +153,7 @@ UNSTEADY: list[tuple[Rule, str]] = [
     (has_room_for_few, BESIDE),
     (subtracts_the_mean, BESIDE),
     (kept_by_shape, BESIDE),
+    (quantizes, BESIDE),
     (grows, "keeps more in log with every run"),
 ]
 
@@ -418,6 +425,40 @@ def test_what_keeps_a_run_on_itself_runs_in_one_thread(kind: type[Transformer]) 
     assert not am.HookedModel(module, sites, context=8).parallel
     with pytest.raises(am.AnamorphError, match="when two threads run it at once"):
         am.HookedModel(module, sites, context=8, threads=True)
+
+
+class WritesOverItsOutput(Transformer):
+    """As modules that have the memory of their logits before they run, for graphs on a GPU."""
+
+    def __init__(self, *, seeing: bool) -> None:
+        super().__init__()
+        self.seeing = seeing
+        self.out = torch.zeros(64, CONTEXT, VOCABULARY)
+
+    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        tokens += 0  # and in the memory of its input
+        here = self.out[: len(tokens), : tokens.shape[1]]
+        return here.copy_(super().forward(tokens) + (tokens[:, -1:, None] if self.seeing else 0))
+
+
+def test_what_writes_over_its_logits_gives_the_numbers_of_its_runs() -> None:
+    model = am.HookedModel(
+        large(WritesOverItsOutput(seeing=True)), {"0.residual": "blocks.0"}, context=CONTEXT
+    )
+    assert not model.causal
+    module = large(WritesOverItsOutput(seeing=False))
+    model = am.HookedModel(module, SITES, context=CONTEXT)
+    am.check_model(model, torch.randint(0, VOCABULARY, (3, 8)))
+    usual = Transformer()
+    usual.load_state_dict(module.state_dict())
+    plain = am.HookedModel(usual, SITES, context=CONTEXT)
+    mine, right = (
+        am.audit(m, tiny_task(15), ["svd(rank=[1,2])@1.residual"], resamples=100).results
+        for m in (model, plain)
+    )
+    assert mine.equals(right)
+    with pytest.raises(am.AnamorphError, match="when two threads run it at once"):
+        am.HookedModel(module, SITES, context=CONTEXT, threads=True)
 
 
 def test_what_keeps_nothing_may_run_in_two() -> None:

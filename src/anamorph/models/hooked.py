@@ -211,7 +211,8 @@ class HookedModel(Wrapped):
                     "weights. Nothing was measured; hook a submodule that runs."
                 )
         logits = logits.unflatten(0, (copies, -1))  # type: ignore[no-untyped-call]
-        run.logits = logits if at is None else rows_at(logits, at)
+        # a copy, as a module may write its next logits into the same memory
+        run.logits = logits.clone() if at is None else rows_at(logits, at)
         return run
 
     def _call(self, tokens: Tensor, mask: Tensor) -> Tensor:
@@ -283,7 +284,7 @@ class HookedModel(Wrapped):
         restore = _keep((part, name) for part in parts for name, _ in part.named_buffers("", False))
         try:
             with self.session():
-                logits = self._call(tokens, full)
+                logits = self._call(tokens.clone(), full.clone()).clone()
                 self._vocabulary, self._dtype = logits.shape[-1], logits.dtype
                 known = known_ids(self._call, logits)
                 probe = Probe(self.module, self._call, known, self.context, self.device)

@@ -128,7 +128,7 @@ class Probe:
         mask = columns < torch.tensor(lengths, device=self.device)[:, None]
         alone = [self._run(tokens[row : row + 1, :n]) for row, n in enumerate(lengths)]
         fillers = torch.zeros_like(tokens), self._tokens(ROWS, tokens.shape[1], 5)
-        padded = [self.call(tokens.where(mask, filler), mask) for filler in fillers]
+        padded = [self.call(tokens.where(mask, filler), mask.clone()).clone() for filler in fillers]
         return all(
             self._same(x[row : row + 1, :n], alone[row])
             for x in padded
@@ -176,7 +176,8 @@ class Probe:
         return None
 
     def _run(self, tokens: Tensor) -> Tensor:
-        return self.call(tokens, torch.ones_like(tokens).bool())
+        """Logits of whole sequences; copies, as a module may write over what it took and gave."""
+        return self.call(tokens.clone(), torch.ones_like(tokens).bool()).clone()
 
     def _same(self, a: Tensor, b: Tensor) -> bool:
         halves = {p.dtype for p in self.module.parameters()} & {torch.float16, torch.bfloat16}
@@ -219,7 +220,7 @@ AFTER = (
 BESIDE = (
     "gives other logits for a sequence when others are beside it in the batch: something in it "
     "counts over the batch, such as a batch norm without running statistics, experts of limited "
-    "capacity, a sort, or a cache. Its numbers would depend on the batch size."
+    "capacity, dynamic quantization, a sort, or a cache. Its numbers would depend on the batches."
 )
 THREADS = (
     "gives other logits when two threads run it at once: it keeps something of a run where the "
