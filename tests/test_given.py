@@ -13,6 +13,7 @@ import pytest
 import torch
 import transformers
 
+from anamorph import works
 from anamorph.audit import fit_on_train
 from anamorph.cli import main
 from anamorph.engine import LOOK, audit_split
@@ -204,14 +205,11 @@ def test_a_cell_stops_when_its_confidence_sequence_is_narrow(
     assert taken["sequences"].min() < taken["sequences"].max()
     split = task.splits["c"]
     full = audit_given(model, task, SIMPLIFY, tmp_path / "full")
+    sums = pl.read_parquet(full.work(0, "c", 0))
     for name, sequences in (
         taken.filter(split="c").select("simplification", "sequences").iter_rows()
     ):
-        cell = (
-            pl.read_parquet(full.cell(0, name, "c"))["same_prediction"]
-            .to_numpy()
-            .copy()[: len(split)]
-        )
+        cell = sums.filter(proxy=name)["same_prediction"].to_numpy().copy()[: len(split)]
         ratio, stop = RatioSequence(1, 0.25), len(split)
         for start in range(0, len(split), LOOK):
             counts = split.lengths[start : start + LOOK] - 1
@@ -223,12 +221,24 @@ def test_a_cell_stops_when_its_confidence_sequence_is_narrow(
         assert sequences == stop, name
 
 
-def test_a_killed_audit_goes_on(model: HuggingFace, task: Task, tmp_path: Path) -> None:
-    first = audit_given(model, task, SIMPLIFY, tmp_path / "run")
-    before = (first.path / "results.parquet").read_bytes()
-    cells = sorted(first.path.glob("seed-0/cells/*/*.parquet"))
-    for cell in cells[::3]:
-        cell.unlink()
+@pytest.mark.parametrize(("until", "threads"), [(None, (1, 1)), (None, (2, 3)), (0.25, (4, 1))])
+def test_a_killed_audit_goes_on(
+    model: HuggingFace,
+    task: Task,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    until: float | None,
+    threads: tuple[int, int],
+) -> None:
+    """To the byte, whatever was done already, and with however many threads."""
+    monkeypatch.setattr(works, "PROXIES", 5)
+    torch.set_num_threads(threads[0])
+    first = audit_given(model, task, SIMPLIFY, tmp_path / "run", until=until)
+    before = contents(first.path)
+    done = sorted(first.path.glob("seed-0/works/*.parquet"))
+    assert len(done) == 3 * 5  # splits, and 25 proxies in works of 5
+    for work in done[::3]:
+        work.unlink()
     for name in ("results.parquet", "gaps.parquet", "claims.json", "report.html"):
         (first.path / name).unlink()
     scores = pl.read_parquet(first.path / "seed-0" / "heads.parquet")
@@ -236,8 +246,10 @@ def test_a_killed_audit_goes_on(model: HuggingFace, task: Task, tmp_path: Path) 
         *((layer, head) for layer in range(3) for head in range(4)),
         (None, None),
     ]
-    again = audit_given(model, task, SIMPLIFY, tmp_path / "run")
-    assert (again.path / "results.parquet").read_bytes() == before
+    (first.path / "seed-0" / "heads.parquet").unlink()
+    torch.set_num_threads(threads[1])
+    again = audit_given(model, task, SIMPLIFY, tmp_path / "run", until=until)
+    assert contents(again.path) == before
 
 
 @pytest.fixture

@@ -86,11 +86,12 @@ def test_what_a_run_holds(whole: Path) -> None:
         names = {file.name for file in folder.iterdir()}
         assert names == {"model.safetensors", "simplifications.safetensors"} | {
             "history.parquet",
-            "cells",
+            "fingerprints.json",
+            "works",
             "noise.json",
             "views",
         }
-        assert len(list(folder.glob("cells/*/*.parquet"))) == 4 * len(splits)
+        assert len(list(folder.glob("works/*.parquet"))) == len(splits)
     assert not list(whole.rglob("*.tmp"))
 
 
@@ -239,6 +240,7 @@ def test_an_error_names_the_seed(tmp_path: Path) -> None:
     model = am.Decoder.load(out / "seed-1" / "model.safetensors")
     model.blocks[0].query.weight.data[0, 0] = float("nan")
     model.save(out / "seed-1" / "model.safetensors")
+    (out / "seed-1" / "fingerprints.json").unlink()  # as if it had been trained to that
     with pytest.raises(am.AnamorphError, match=r"Seed 1: Split 'train'.*sequence 0 .*NaN"):
         am.run_study(spec(), out, workers=1)
     assert not (out / "results.parquet").exists()

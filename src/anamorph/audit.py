@@ -20,11 +20,14 @@ from anamorph.simplifications import (
     FittedProxies,
     Proxy,
     Simplification,
+    check_proxies,
     expand,
     fit,
 )
 from anamorph.tasks import Split, Task
 from anamorph.tasks.batches import collate, plan
+from anamorph.tasks.checks import check_context, check_direction, check_vocabulary
+from anamorph.works import plan as plan_works
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,6 @@ def audit(
     resamples: int = 1000,
     seed: int = 0,
     thresholds: Thresholds | None = None,
-    device: torch.device | str = "cpu",
 ) -> Audit:
     """Fit simplifications on `train`, put them into the model, and compare on every split.
 
@@ -65,20 +67,19 @@ def audit(
         resamples: of the bootstrap.
         seed: of the bootstrap.
         thresholds: where the lines between verdicts are drawn.
-        device: where the model is.
 
     Raises:
         AnamorphError: if a proxy does not fit the model or the data, or a number is not finite.
     """
     proxies = with_identity(simplify)
-    fitted = fit_on_train(model, proxies, task, fit_sequences, device)
+    check_audit(model, task, proxies)
+    fitted = fit_on_train(model, proxies, task, fit_sequences)
     cells: dict[CellKey, CellSums] = {}
     for split in task.evaluated:
         part = scored_sequences(split, sequences)
-        found = audit_split(
-            model, part, task.candidates, [fitted[p] for p in proxies], device=device
-        )
-        cells |= {(0, str(proxy), split.name): sums for proxy, sums in found.items()}
+        for some in plan_works(proxies, model):
+            found = audit_split(model, part, task.candidates, [fitted[p] for p in some])
+            cells |= {(0, str(proxy), split.name): sums for proxy, sums in found.items()}
     results, gaps = tabulate(
         cells,
         describe_proxies(proxies),
@@ -91,13 +92,25 @@ def audit(
     return Audit(results, gaps, fitted)
 
 
+def check_audit(model: Model, task: Task, proxies: Sequence[Proxy]) -> None:
+    """Whether model, data and proxies fit together, before any time is spent.
+
+    Raises:
+        AnamorphError: if they do not.
+    """
+    check_vocabulary(task, model.vocabulary)
+    check_direction(task, model.causal)
+    if model.context is not None:
+        check_context(task, model.context)
+    check_proxies(model, proxies, collate(task.train, np.arange(1)))
+
+
 def noise_floor(
     model: Model,
     task: Task,
     *,
     sequences: int = 16,
     batch_tokens: int = BATCH_TOKENS,
-    device: torch.device | str = "cpu",
 ) -> dict[str, Any] | None:
     """What rounding alone does to every metric.
 
@@ -110,7 +123,6 @@ def noise_floor(
         task: its data; the reference split is measured on.
         sequences: of the reference, and of `train`; the first so many.
         batch_tokens: tokens a batch; the numbers do not depend on it.
-        device: where the model is.
 
     Returns:
         the mean of each metric, and `simplification`; None if the model has no queries.
@@ -119,13 +131,13 @@ def noise_floor(
     if not any((site.layer, site.kind) == first for site in model.sites):
         return None
     record: Recording = {first: None}
-    batch = collate(task.train, np.arange(1)).to(device)
+    batch = collate(task.train, np.arange(1)).to(model.device)
     with torch.inference_mode(), model.session():
         model.layer(0, model.start(batch), record=record)
     query = record[first]
     assert query is not None
     (proxy,) = expand([f"svd(rank={query.shape[-1]})@0.*.{{query,key}}"])
-    (fitted,) = fit_on_train(model, [proxy], task, sequences, device).values()
+    (fitted,) = fit_on_train(model, [proxy], task, sequences).values()
     rotated = {site: _ThereAndBack.of(whole) for site, whole in fitted.by_site.items()}
     part = scored_sequences(task.reference, sequences)
     sums = audit_split(
@@ -134,7 +146,6 @@ def noise_floor(
         task.candidates,
         [replace(fitted, by_site=rotated)],
         batch_tokens=batch_tokens,
-        device=device,
     )[proxy]
     rows = np.flatnonzero(sums.index.facet == WHOLE)
     means = sums.sums[:, rows].sum(1).cpu() / sums.index.tokens[rows].sum()
@@ -169,10 +180,10 @@ def describe_proxies(proxies: Sequence[Proxy]) -> list[ProxyInfo]:
     return [ProxyInfo(str(p), p.method, p.size, p.sites) for p in proxies]
 
 
-def fit_batches(task: Task, sequences: int, device: torch.device | str = "cpu") -> Iterator[Batch]:
+def fit_batches(task: Task, sequences: int) -> Iterator[Batch]:
     """The first sequences of `train`, in their order, in batches."""
     sample = task.train.take(np.arange(min(sequences, len(task.train))))
-    return (collate(sample, part).to(device) for part in plan(sample.lengths, BATCH_TOKENS))
+    return (collate(sample, part) for part in plan(sample.lengths, BATCH_TOKENS))
 
 
 def fit_on_train(
@@ -180,7 +191,6 @@ def fit_on_train(
     proxies: Sequence[Proxy],
     task: Task,
     sequences: int,
-    device: torch.device | str = "cpu",
 ) -> FittedProxies:
     """Fit proxies to the first sequences of `train`.
 
@@ -188,7 +198,7 @@ def fit_on_train(
         AnamorphError: as `anamorph.simplifications.fit`; names the split.
     """
     try:
-        return fit(model, proxies, fit_batches(task, sequences, device))
+        return fit(model, proxies, fit_batches(task, sequences))
     except AnamorphError as error:
         raise AnamorphError(f"Split {task.train.name!r}: {error}") from error
 

@@ -25,14 +25,20 @@ from anamorph.audit import with_identity
 from anamorph.choices import choices
 from anamorph.errors import AnamorphError
 from anamorph.files import replacing
+from anamorph.given import audit_again
 from anamorph.models.decoder import Decoder
+from anamorph.opening import open_run
 from anamorph.progress import Event, Watch, ignore
-from anamorph.runs import Run, load_run, open_run, write_json
-from anamorph.simplifications import Proxy, Sweep, check_proxies, sweep
+from anamorph.runs import Run, load_run, write_json
+from anamorph.simplifications import Proxy, Sweep, check_proxies, check_readable, sweep
 from anamorph.specification import StudySpec
 from anamorph.steps import (
+    FINGERPRINTS,
     audit_seed,
+    check_weights,
+    fingerprints,
     fit_seed,
+    keep_weights,
     measure_noise,
     report_run,
     score_heads,
@@ -41,6 +47,8 @@ from anamorph.steps import (
 from anamorph.tasks import Task, load_task
 from anamorph.tasks.batches import collate
 from anamorph.training import default_model, resolved, train
+
+MODEL = "model.safetensors"
 
 
 def run_study(
@@ -69,11 +77,27 @@ def run_study(
         raise AnamorphError(f"A study needs at least 1 worker; got {workers}.")
     task = load_task(watch=watch, **spec.task)
     proxies = check(spec, task)
-    run = open_run(out, describe(spec, task, preset))
+    with open_run(out, describe(spec, task, proxies, preset)) as run:
+        _study(spec, run, task, proxies, workers, watch)
+    return run
+
+
+def _study(
+    spec: StudySpec,
+    run: Run,
+    task: Task,
+    proxies: Sequence[Proxy],
+    workers: int | None,
+    watch: Watch,
+) -> None:
+    """What is left to do of a run that is open."""
     if run.complete:
-        return run
+        for seed in spec.seeds:
+            if (run.seed(seed) / MODEL).exists():
+                check_weights(run, Decoder.load(run.seed(seed) / MODEL), seed)
+        return
     _each_seed(spec, run, task, workers, watch)
-    tabulate_run(run, spec.audit, task, proxies)
+    tabulate_run(run, spec.audit, task, untrained(spec, task), proxies)
     views.write(run, task, spec.audit.fit_sequences)
     files = [run.seed(seed) / "heads.parquet" for seed in spec.seeds]
     scores = [pl.read_parquet(file) for file in files if file.exists()]
@@ -82,7 +106,6 @@ def run_study(
     )
     write_json(run.path / "claims.json", measured)
     report_run(run, watch)
-    return run
 
 
 def train_study(
@@ -90,11 +113,11 @@ def train_study(
 ) -> Run:
     """Only train the models of a study; `run_study` with the same arguments goes on from there."""
     task = load_task(watch=watch, **spec.task)
-    check(spec, task)
-    run = open_run(out, describe(spec, task, preset))
-    torch.set_num_threads(spec.threads)
-    for seed in spec.seeds:
-        train_seed(spec, run, task, seed, watch)
+    proxies = check(spec, task)
+    with open_run(out, describe(spec, task, proxies, preset)) as run:
+        torch.set_num_threads(spec.threads)
+        for seed in spec.seeds:
+            train_seed(spec, run, task, seed, watch)
     return run
 
 
@@ -109,29 +132,33 @@ def audit_study(
     """Audit the models of a run with other simplifications, into a run folder of its own.
 
     Raises:
-        AnamorphError: as `run_study`, and if a model of the source is missing or damaged; then
-            nothing is written.
+        AnamorphError: as `run_study` or `audit_given`, and if a model of the source is missing or
+            damaged; then nothing is written.
     """
     trained = load_run(source)
+    if trained.spec["training"] is None:
+        return audit_again(trained, simplify, out, watch)
     replaced = {"simplify": list(simplify), "each_layer": [], "each_head": []}
     known = {key: trained.spec[key] for key in StudySpec.model_fields if key not in replaced}
     spec = StudySpec.of(known | replaced, f"{source} and --simplify")
     task = load_task(watch=watch, **spec.task)
-    check(spec, task)
+    proxies = check(spec, task)
     for seed in spec.seeds:
-        if not (trained.seed(seed) / "model.safetensors").exists():  # written last
+        if not (trained.seed(seed) / MODEL).exists():  # written last
             raise AnamorphError(
                 f"{source} has no model for seed {seed}: its training did not come to its end. "
                 "Give its command again first."
             )
-        Decoder.load(trained.seed(seed) / "model.safetensors")
-    run = open_run(out, describe(spec, task, None))
-    for seed in spec.seeds:
-        for name in ("history.parquet", "model.safetensors"):
-            if not (run.seed(seed) / name).exists():
-                with replacing(run.seed(seed) / name) as temporary:
-                    shutil.copyfile(trained.seed(seed) / name, temporary)
-    return run_study(spec, out, workers=workers, watch=watch)
+        check_weights(trained, Decoder.load(trained.seed(seed) / MODEL), seed)
+    with open_run(out, describe(spec, task, proxies, None)) as run:
+        for seed in spec.seeds:
+            for name in ("history.parquet", FINGERPRINTS, MODEL):
+                there = (trained.seed(seed) / name).exists()
+                if there and not (run.seed(seed) / name).exists():
+                    with replacing(run.seed(seed) / name) as temporary:
+                        shutil.copyfile(trained.seed(seed) / name, temporary)
+        _study(spec, run, task, proxies, workers, watch)
+    return run
 
 
 def check(spec: StudySpec, task: Task) -> list[Proxy]:
@@ -140,7 +167,7 @@ def check(spec: StudySpec, task: Task) -> list[Proxy]:
     Raises:
         AnamorphError: if one does not fit, before any time is spent on training.
     """
-    model = Decoder(default_model(task, **spec.model))
+    model = untrained(spec, task)
     swept: list[Proxy] = []
     for specs, by in ((spec.each_layer, "layer"), (spec.each_head, "head")):
         swept += sweep(specs, model.sites, cast(Sweep, by))
@@ -150,17 +177,27 @@ def check(spec: StudySpec, task: Task) -> list[Proxy]:
             "The specification has no simplification, so there is nothing to compare with the "
             "model; give at least one, such as 'svd(rank=[1,2,4])@1.*.{query,key}'."
         )
+    check_readable(proxies)
     check_proxies(model, proxies, collate(task.train, np.arange(1)))
     return proxies
 
 
-def describe(spec: StudySpec, task: Task, preset: str | None) -> dict[str, Any]:
+def untrained(spec: StudySpec, task: Task) -> Decoder:
+    """A model of the study's shape, whose weights mean nothing."""
+    with torch.random.fork_rng(devices=[]):
+        return Decoder(default_model(task, **spec.model)).eval()
+
+
+def describe(
+    spec: StudySpec, task: Task, proxies: Sequence[Proxy], preset: str | None
+) -> dict[str, Any]:
     """What `spec.json` says, besides the environment: everything resolved."""
     values: dict[str, Any] = spec.model_dump(mode="json")
     values["task"] = dict(task.spec)
     values["training"] = asdict(resolved(spec.training))
     values["model"] = default_model(task, **spec.model).__dict__
     values["choices"] = choices(values)
+    values["fingerprints"] = fingerprints(task, proxies)
     return {"study": task.name, "preset": preset, **values}
 
 
@@ -189,7 +226,7 @@ def _run_seed(spec: StudySpec, run: Run, task: Task, seed: int, watch: Watch) ->
 def train_seed(spec: StudySpec, run: Run, task: Task, seed: int, watch: Watch) -> Decoder:
     """The trained model of a seed; trains it unless it lies there already."""
     folder = run.seed(seed)
-    path = folder / "model.safetensors"
+    path = folder / MODEL
     if path.exists():
         return Decoder.load(path).eval()
     model, _ = train(
@@ -207,6 +244,7 @@ def train_seed(spec: StudySpec, run: Run, task: Task, seed: int, watch: Watch) -
             )
         ),
     )
+    keep_weights(run, model, seed)
     return model.eval()
 
 

@@ -118,9 +118,9 @@ class Split:
         Equal for equal values, whatever the integer type, memory order and machine, and whatever
         the split's name. It is taken anew each time, so that arrays changed in place are noticed.
         """
-        names = {name: list(facet.names) for name, facet in sorted(self.facets.items())}
+        names = [(name, list(facet.names)) for name, facet in self.facets.items()]  # in their order
         arrays = {"tokens": self.tokens, "offsets": self.offsets, "scored": self.scored}
-        arrays |= {f"facet {name}": self.facets[name].codes for name in names}
+        arrays |= {f"facet {name}": facet.codes for name, facet in self.facets.items()}
         arrays |= {} if self.masked is None else {"masked": self.masked}
         return _fingerprint({"role": self.role, "facets": names}, arrays)
 
