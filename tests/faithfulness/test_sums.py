@@ -124,7 +124,7 @@ def test_to_a_table_and_back(filled):
 def test_a_table_of_another_split_or_version_is_refused(filled):
     _, index, _ = filled
     table = CellSums(index).table()
-    with pytest.raises(AnamorphError, match="a file.*another split"):
+    with pytest.raises(AnamorphError, match=r"a file.*another split"):
         CellSums.of(table, SumIndex.of(random_split(seed=5)), "a file")
     with pytest.raises(AnamorphError, match=r"of another split or version"):
         CellSums.of(table.rename({METRICS[0]: "sameness"}), index, "a file")
