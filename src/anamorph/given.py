@@ -109,6 +109,8 @@ def audit_given(
         "audit": {**how.model_dump(mode="json"), **options, "by": by},
         "seeds": [0],
         "threads": torch.get_num_threads(),
+        "device": str(model.device),
+        "matmul_precision": torch.get_float32_matmul_precision(),
         "source": source,
         "fingerprints": {
             "weights": _weights(model),

@@ -198,6 +198,8 @@ def describe(
     values["model"] = default_model(task, **spec.model).__dict__
     values["choices"] = choices(values)
     values["fingerprints"] = fingerprints(task, proxies)
+    values["device"] = "cpu"
+    values["matmul_precision"] = torch.get_float32_matmul_precision()
     return {"study": task.name, "preset": preset, **values}
 
 

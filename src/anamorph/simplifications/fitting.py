@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from anamorph.errors import AnamorphError
@@ -81,7 +82,8 @@ def fit(model: Model, proxies: Sequence[Proxy], batches: Iterable[Batch]) -> Fit
     """
     fitting = _Pass(model, proxies)
     on_cpu = model.device.type == "cpu"
-    with model.session(), torch_threads(1) as threads:  # the same numbers for any number of them
+    one_thread = threadpool_limits(1, user_api="blas")  # in NumPy: the same numbers everywhere
+    with model.session(), torch_threads(1) as threads, one_thread:
         if fitting.keys:
             workers = threads if model.parallel and on_cpu else 1
             for points in side_by_side(fitting.points, _numbered(batches), workers):
