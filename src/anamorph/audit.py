@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from anamorph.engine import BATCH_TOKENS, audit_split
@@ -25,9 +26,12 @@ from anamorph.simplifications import (
     fit,
 )
 from anamorph.tasks import Split, Task
-from anamorph.tasks.batches import collate, plan
+from anamorph.tasks.batches import collate, plan, targets
 from anamorph.tasks.checks import check_context, check_direction, check_vocabulary
+from anamorph.threads import torch_threads
 from anamorph.works import plan as plan_works
+
+TOGETHER = 4  # sequences of a batch in which rounding is measured
 
 
 @dataclass(frozen=True)
@@ -150,6 +154,49 @@ def noise_floor(
     rows = np.flatnonzero(sums.index.facet == WHOLE)
     means = sums.sums[:, rows].sum(1).cpu() / sums.index.tokens[rows].sum()
     return {"simplification": str(proxy), **dict(zip(sums.metrics, means.tolist(), strict=True))}
+
+
+@torch.inference_mode()
+def rounding(model: Model, task: Task, *, sequences: int = 16) -> dict[str, float]:
+    """What batching alone does to the model's logits, and where that could turn a prediction.
+
+    Another batch size, processor or device rounds in another way. Where the model's two best
+    candidates are no further apart than that, their order is chance: a tie.
+
+    Args:
+        model: the original, in inference mode.
+        task: its data; the reference split is measured on.
+        sequences: of the reference; the first so many.
+
+    Returns:
+        logits: the largest difference between a candidate's logit in a batch of all and alone;
+        positions: how many scored positions were looked at; ties: at how many of them the two
+        best candidates are at most twice that difference apart.
+    """
+    part = scored_sequences(task.reference, sequences)
+    chosen = torch.from_numpy(task.candidates).to(model.device)
+
+    def logits(some: NDArray[np.int64]) -> Tensor:
+        """[scored position, candidate], sequence by sequence."""
+        wanted = targets(part, some).to(model.device)
+        state = model.start(collate(part, some).to(model.device))
+        for layer in range(model.layers):
+            state = model.layer(layer, state, at=wanted.at)
+        return model.logits(state)[0][wanted.valid][:, chosen].double()
+
+    apart, between = 0.0, []
+    with model.session(), torch_threads(1):
+        for start in range(0, len(part), TOGETHER):
+            some = np.arange(start, min(start + TOGETHER, len(part)))
+            together = logits(some)
+            alone = torch.cat([logits(some[i : i + 1]) for i in range(len(some))])
+            difference = (together - alone).abs()
+            apart = max(apart, float(difference[difference.isfinite()].max()))
+            best = alone.topk(min(2, alone.shape[1]), dim=1).values
+            between.append((best[:, 0] - best[:, -1]).cpu())
+    gaps = torch.cat(between)
+    ties = int((gaps <= 2 * apart).sum()) if len(task.candidates) > 1 else 0
+    return {"logits": apart, "positions": len(gaps), "ties": ties}
 
 
 class _ThereAndBack(SVD):

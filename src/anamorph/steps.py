@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 
 from anamorph import claims, report
-from anamorph.audit import describe_proxies, fit_on_train, noise_floor, scored_sequences
+from anamorph.audit import describe_proxies, fit_on_train, noise_floor, rounding, scored_sequences
 from anamorph.engine import BATCH_TOKENS, audit_split
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness import SumIndex, tabulate
@@ -186,12 +186,13 @@ def score_heads(
 def measure_noise(
     run: Run, task: Task, model: Model, seed: int, watch: Watch, batch_tokens: int = BATCH_TOKENS
 ) -> None:
-    """Write `noise.json` of a seed."""
+    """Write `noise.json` of a seed: the noise floor, and what batching alone does."""
     path = run.seed(seed) / "noise.json"
     if not path.exists():
         step = f"seed {seed}: noise floor"
         watch(Event(step, 0, 1))
-        write_json(path, noise_floor(model, task, batch_tokens=batch_tokens))
+        floor = noise_floor(model, task, batch_tokens=batch_tokens)
+        write_json(path, {"floor": floor, "rounding": rounding(model, task)})
         watch(Event(step, 1, 1))
 
 
