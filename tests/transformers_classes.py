@@ -15,13 +15,14 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from torch import nn
 
 import anamorph as am
 import transformers_tiny as tiny
@@ -62,30 +63,37 @@ def look(name: str) -> Outcome:
     began = time.monotonic()
     try:
         module = tiny.make(name, tiny.classes()[name])
-        expected = Plain(module)
     except Exception as error:
         return Outcome(name, NOT_BUILT, f"{type(error).__name__}: {_line(error)}")
-    model: am.HuggingFace | None = None
-    checked: list[str] = []
-    outcome, why = AGREES, ""
     try:
-        model = am.HuggingFace(module)
-        for check in CHECKS:
-            checked += check(model, expected)
-        if not torch.equal(expected.together, Plain(module).together):
-            raise Differs("the model is not as it was before")
+        outcome = _compare(name, module)
     except am.AnamorphError as error:
-        outcome, why = REFUSED, str(error)
-    except Differs as error:
-        outcome, why = DIFFERS, str(error)
+        outcome = Outcome(name, REFUSED, str(error))
     except Exception as error:
         place = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(place.filename).name}:{place.lineno}"
-        outcome, why = TRACEBACK, f"{type(error).__name__} at {where}: {_line(error)}"
-    sites = () if model is None else tuple(dict.fromkeys(site.kind for site in model.sites))
-    causal = None if model is None else model.causal
-    seconds = time.monotonic() - began
-    return Outcome(name, outcome, why, sites, tuple(dict.fromkeys(checked)), causal, seconds)
+        outcome = Outcome(name, TRACEBACK, f"{type(error).__name__} at {where}: {_line(error)}")
+    return replace(outcome, seconds=time.monotonic() - began)
+
+
+def _compare(name: str, module: nn.Module) -> Outcome:
+    try:
+        plain = Plain(module)
+    except Exception as error:  # it takes something else than text, so it has to be refused
+        am.HuggingFace(module)
+        return Outcome(name, NOT_BUILT, f"transformers gives no logits: {_line(error)}")
+    model = am.HuggingFace(module)
+    checked: list[str] = []
+    outcome, why = AGREES, ""
+    try:
+        for check in CHECKS:
+            checked += check(model, plain)
+        if not torch.equal(plain.together, Plain(module).together):
+            raise Differs("the model is not as it was before")
+    except Differs as error:
+        outcome, why = DIFFERS, str(error)
+    sites = tuple(dict.fromkeys(site.kind for site in model.sites))
+    return Outcome(name, outcome, why, sites, tuple(dict.fromkeys(checked)), model.causal)
 
 
 def sweep(names: Sequence[str], jobs: int = 1, limit: float = LIMIT) -> Iterator[Outcome]:

@@ -77,11 +77,113 @@ SIZES: dict[str, Any] = {
     **dict.fromkeys(("rotary_dim",), 4),
     **dict.fromkeys(("query_pre_attn_scalar",), 8),
     **dict.fromkeys(("type_vocab_size", "ngram"), 2),
-    **dict.fromkeys(("attention_hidden_size", "lru_width"), 32),
+    **dict.fromkeys(("lru_width",), 32),
+    # images and sounds, which no text meets
+    **dict.fromkeys(("embed_dim", "out_hidden_size", "adapter_out_dim", "output_channels"), 32),
+    **dict.fromkeys(("depth", "num_mel_bins"), 4),
+    **dict.fromkeys(("image_size",), 16),
+    **dict.fromkeys(("patch_size",), 8),
+    **dict.fromkeys(("image_token_id", "video_token_id", "audio_token_id", "image_token_index"), 4),
 }
 
-ODD: dict[str, dict[str, Any]] = {}
-"""What some model types need besides, by type."""
+MIXED = ["linear_attention", "full_attention", "linear_attention", "full_attention"]
+FOUR = {"num_hidden_layers": 4}
+HYBRID: dict[str, Any] = {**FOUR, "layer_types": MIXED}
+EVERY_HEAD = {"num_key_value_heads": 4}
+ZAMBA = {**FOUR, "layers_block_type": ["linear_attention", "hybrid"] * 2, **EVERY_HEAD}
+REFORMER = {
+    "attn_layers": ["local", "lsh", "local"],
+    "axial_pos_embds_dim": (16, 16),
+    "axial_pos_shape": (8, 8),
+    "num_buckets": 2,
+    "hash_seed": 0,
+    "lsh_attn_chunk_length": 8,
+    "local_attn_chunk_length": 8,
+}
+ASSISTED = {
+    "hidden_size_per_layer_input": 0,
+    "vocab_size_per_layer_input": 0,
+    "num_kv_shared_layers": 0,
+    "num_hidden_layers": 3,
+    "layer_types": None,
+}
+SHARING = {
+    **FOUR,
+    "num_kv_shared_layers": 2,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+}
+PER_LAYER = {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": VOCABULARY}
+
+ODD: dict[str, dict[str, Any]] = {
+    "axk2": EVERY_HEAD,
+    "bailing_hybrid": {**HYBRID, "head_dim": 8, "num_key_value_heads": 4},
+    "bamba": {**FOUR, "attn_layer_indices": [1, 3]},
+    "blt": {
+        "use_cache": False,
+        "encoder_hash_byte_group_vocab": 50,
+        "encoder_hash_byte_group_size": [3, 4],
+        **{
+            f"{part}_config": {"head_dim": 8, "hidden_size_global": 32, **EVERY_HEAD}
+            for part in ("encoder", "decoder", "global", "patcher")
+        },
+    },
+    "cohere_compass_text": {
+        "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}}
+    },
+    "dbrx": {
+        "attn_config": {"kv_n_heads": 2, "clip_qkv": 8.0, "rope_theta": 1e4},
+        "ffn_config": {"ffn_hidden_size": 48, "moe_num_experts": 4, "moe_top_k": 2},
+    },
+    "deepseek_v32": EVERY_HEAD,
+    "dots3_note_text": {"index_n_heads": 4, "use_sliding_window": False, **EVERY_HEAD},
+    "esmc": EVERY_HEAD,
+    "falcon_h1": {"mamba_d_ssm": 64},
+    "gemma3n_text": {**SHARING, **PER_LAYER, "laurel_rank": 8},
+    "gemma4_assistant": {"text_config": ASSISTED, "num_centroids": 8, "backbone_hidden_size": 32},
+    "gemma4_text": {**SHARING, **PER_LAYER, "vocab_size_per_layer_input": VOCABULARY},
+    "gemma4_unified_text": SHARING,
+    "gemma4_unified_assistant": {
+        "text_config": ASSISTED,
+        "num_centroids": 8,
+        "backbone_hidden_size": 32,
+    },
+    "glm_moe_dsa": EVERY_HEAD,
+    "gpt_neo": {"num_layers": 4, "attention_types": [[["global", "local"], 2]]},
+    "granitemoehybrid": HYBRID,
+    "jamba": {**FOUR, "attn_layer_period": 2, "attn_layer_offset": 1},
+    "kimi_linear": HYBRID,
+    "lfm2_moe": {**FOUR, "layer_types": ["conv", "full_attention"] * 2},
+    "longcat_flash": {"num_layers": 2, "head_dim": 4, "zero_expert_num": 2, **EVERY_HEAD},
+    "luke": {"entity_vocab_size": 50, "entity_emb_size": 32},
+    "mamba2": {"head_dim": 16},
+    "moshi": {"audio_vocab_size": 50, "num_codebooks": 2},
+    "neomme": {"head_dim": 16},
+    "perceiver": {"d_latents": 32, "num_latents": 16, "num_self_attends_per_block": 3},
+    "qwen3_5_text": HYBRID,
+    "qwen3_5_moe_text": HYBRID,
+    "qwen3_next": HYBRID,
+    "qwen4_exp_text": {
+        **FOUR,
+        "layer_types": ["linear_attention", "indexed_attention"] * 2,
+        "indexer_kv_heads": 1,
+        "indexer_budget": 4,
+        "indexer_compress_ratio": 2,
+        "hc_lowrank": 8,
+    },
+    "reformer": REFORMER,
+    "roc_bert": {
+        "pronunciation_vocab_size": 20,
+        "shape_vocab_size": 20,
+        "pronunciation_embed_dim": 8,
+        "shape_embed_dim": 8,
+    },
+    "xlstm": {"num_blocks": 3, "qk_dim_factor": 2.0, "v_dim_factor": 2.0},
+    "xmod": {"languages": ["en_XX"], "default_language": "en_XX"},
+    "zamba": {**ZAMBA, "attention_head_dim": 16},
+    "zamba2": ZAMBA,
+    "zaya": {"num_experts_per_tok": 1, "router_hidden_size": 16},
+}
+"""What some model types need besides; what has an inner configuration's name is for that one."""
 
 
 def classes() -> dict[str, str]:
@@ -100,9 +202,12 @@ def make(name: str, kind: str) -> nn.Module:
     """A model of the class `name` with weights large enough that every part matters."""
     model_class = getattr(transformers, name)
     config_class = model_class.config_class or transformers.CONFIG_MAPPING[kind]
+    odd = {}
+    if name == "ReformerModelWithLMHead":
+        odd = {"is_decoder": True}
     torch.manual_seed(0)
     with torch.no_grad():
-        model = model_class(tiny(config_class, ODD.get(kind, {})))
+        model = model_class(tiny(config_class, odd))
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 parameter.normal_(0, 0.3)
@@ -113,10 +218,22 @@ def make(name: str, kind: str) -> nn.Module:
 
 def tiny(config_class: Any, odd: dict[str, Any]) -> Any:
     """A small configuration of a class, and of the configurations within it."""
+    odd = ODD.get(config_class.model_type, {}) | odd
     fields = {field.name for field in dataclasses.fields(config_class)}
-    sizes = {name: value for name, value in (SIZES | odd).items() if name in fields}
-    sizes |= {name: value for name, value in odd.items() if name in fields}
-    for inner, inner_class in (config_class.sub_configs or {}).items():
-        if inner in fields and inner not in odd and dataclasses.is_dataclass(inner_class):
-            sizes[inner] = tiny(inner_class, odd.get(f"{inner}.", {})).to_dict()
-    return config_class(**{name: value for name, value in sizes.items() if not name.endswith(".")})
+    sizes = {name: value for name, value in SIZES.items() if name in fields} | odd
+    for name, inner in _inner(config_class).items():
+        sizes[name] = tiny(inner, odd.get(name, {})).to_dict()
+    return config_class(**sizes)
+
+
+def _inner(config_class: Any) -> dict[str, Any]:
+    """The classes of the configurations within one, by name."""
+    given = {**config_class.sub_configs, **getattr(config_class, "sub_configs_defaults", {})}
+    found = {}
+    for name, inner in given.items():
+        kind = getattr(inner, "model_type", None)
+        inner = getattr(inner, "config_class", inner)
+        if inner is transformers.AutoConfig:
+            inner = transformers.CONFIG_MAPPING[kind]
+        found[name] = inner
+    return found
