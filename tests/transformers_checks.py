@@ -99,7 +99,7 @@ def run(
     if lengths is not None:
         mask = torch.arange(tokens.shape[1]) < torch.tensor(lengths)[:, None]
         tokens = tokens.where(mask, 0)
-    with torch.inference_mode():
+    with torch.inference_mode(), model.session():
         state = model.start(Batch(tokens, mask))
         for layer in range(model.layers):
             state = model.layer(layer, state, edits, record)
