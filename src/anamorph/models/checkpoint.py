@@ -88,8 +88,8 @@ def _cause(model: nn.Module, missing: Collection[str], left: Collection[str]) ->
             "one (AutoModel, a classifier). Give one that was saved with its head."
         )
     return (
-        "A part of the checkpoint is lost, or config.json is that of another model: give the "
-        "folder as save_pretrained wrote it."
+        "A part of the checkpoint is lost, or its configuration is another model's: give it as "
+        "save_pretrained wrote it."
     )
 
 

@@ -13,6 +13,7 @@ import torch
 
 from anamorph.errors import AnamorphError
 from anamorph.models.checkpoint import require_whole
+from anamorph.models.gguf_file import heed
 from anamorph.models.huggingface import HuggingFace
 
 OTHER_HEADS = (
@@ -71,6 +72,8 @@ def _model(transformers: Any, where: str | Path, options: dict[str, Any]) -> Any
         **options,
     )
     require_whole(model, found)
+    if "gguf_file" in options:
+        heed(model, Path(where) / options["gguf_file"])
     ends = model.get_input_embeddings(), model.get_output_embeddings()
     if config.tie_word_embeddings and None not in ends and ends[0].weight is not ends[1].weight:
         warnings.warn(
