@@ -251,6 +251,8 @@ def require(given: Tensor, expected: Tensor, what: str) -> None:
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
+    if a.shape != b.shape:
+        return False
     scale = max(1.0, float(b.abs().max()))
     return float((a - b).abs().max()) <= TOLERANCE * scale  # false for NaN
 

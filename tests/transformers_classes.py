@@ -33,6 +33,7 @@ LIMIT = 60  # seconds a class
 AGREES, REFUSED, DIFFERS = "agrees", "refused", "differs"
 TRACEBACK, NOT_BUILT = "traceback", "not built"
 KINDS = AGREES, REFUSED, DIFFERS, TRACEBACK, NOT_BUILT
+BAD = DIFFERS, TRACEBACK
 
 
 @dataclass(frozen=True)
