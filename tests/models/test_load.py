@@ -16,7 +16,7 @@ from torch import Tensor
 import anamorph as am
 from anamorph.models.base import Batch
 from anamorph.models.load import load_model
-from huggingface_models import make
+from huggingface_models import GROUPED, make
 
 hf = pytest.importorskip("transformers")
 
@@ -243,20 +243,59 @@ def test_shards(tmp_path: Path) -> None:
     requires(tmp_path, "would hold random numbers")
     index.write_text(json.dumps(places))
     shards[1].unlink()
-    requires(tmp_path, "Cannot load", shards[1].name)
+    requires(tmp_path, f"{shards[1].name}, which model.safetensors.index.json names, is not there")
+
+
+def cut(path: Path) -> None:
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
 
 
 def test_files_that_are_damaged(tmp_path: Path) -> None:
     path = folder(tmp_path)
-    whole = (path / FILE).read_bytes()
-    (path / FILE).write_bytes(whole[: len(whole) // 2])
-    requires(path, "Cannot load")
+    cut(path / FILE)
+    requires(path, "Cannot load", "model.safetensors is damaged or cut off")
+    (path / FILE).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 3")
+    requires(path, "git lfs pull")
     (path / FILE).unlink()
     requires(path, "Cannot load", "model.safetensors")
-    torch.save(make(LLAMA).state_dict(), path / "pytorch_model.bin")
-    whole = (path / "pytorch_model.bin").read_bytes()
-    (path / "pytorch_model.bin").write_bytes(whole[: len(whole) // 2])
-    requires(path, "Cannot load")
+    bin = path / "pytorch_model.bin"
+    torch.save(make(LLAMA).state_dict(), bin)
+    cut(bin)
+    requires(path, "pytorch_model.bin is damaged or cut off")
+    torch.save(make(LLAMA), bin)
+    requires(path, "pytorch_model.bin holds more than tensors")
+    (path / "config.json").unlink()
+    requires(path, "There is no config.json")
+
+
+@pytest.mark.parametrize("name", ["state_dict", "model", "model_state_dict"])
+def test_checkpoints_of_a_training_run(tmp_path: Path, name: str) -> None:
+    path = folder(tmp_path)
+    (path / FILE).unlink()
+    torch.save({name: make(LLAMA).state_dict(), "step": 3}, path / "pytorch_model.bin")
+    requires(path, "checkpoint of a training run", f"in {name!r}")
+
+
+def test_experts_that_are_missing(tmp_path: Path) -> None:
+    sizes = {**GROUPED, "num_local_experts": 4, "num_experts_per_tok": 2}
+    hf.MixtralForCausalLM(hf.MixtralConfig(**sizes)).save_pretrained(tmp_path)
+    load_model(tmp_path)
+    whole = load_file(tmp_path / FILE)
+    for parts, sentence in (
+        (("layers.1.block_sparse_moe.experts.2.",), "[3, 32, 48] for [4, 32, 48]"),
+        (("layers.1.block_sparse_moe.experts.2.w3",), "do not fit together"),
+        ((".experts.",), "random numbers"),
+    ):
+        save_file(without(*parts)(whole), tmp_path / FILE, {"format": "pt"})
+        requires(tmp_path, sentence)
+
+
+def test_no_tokenizer(tmp_path: Path) -> None:
+    with pytest.raises(am.AnamorphError, match=r"no tokenizer in .* tokenizer\.save_pretrained"):
+        am.load_pretrained(folder(tmp_path))
+    with pytest.raises(am.AnamorphError, match="is no GGUF file"):
+        am.load_pretrained(tmp_path / FILE)
 
 
 def test_weights_that_are_no_numbers(tmp_path: Path) -> None:

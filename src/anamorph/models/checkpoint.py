@@ -3,11 +3,15 @@
 Transformers fills what is missing with random numbers and leaves what it has no place for.
 """
 
+import json
+import pickle
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
 from typing import Any, cast
 
+import safetensors
 import torch
 from torch import Tensor, nn
 
@@ -24,6 +28,9 @@ WRAPPERS = {
 
 MASKS = re.compile(r"(^|\.)((attn|attention)\.bias|masked_bias|position_ids|inv_freq)$")
 """Constants that older versions of transformers saved beside the weights."""
+
+STATES = ("state_dict", "model_state_dict", "model", "module")
+"""Where training programs put the weights in a file that holds more."""
 
 SHOWN = 4  # names in a message
 
@@ -64,12 +71,50 @@ def require_whole(model: nn.Module, found: Mapping[str, Any]) -> None:
     _require_numbers(model)
 
 
+def damage(folder: Path) -> str | None:
+    """What is wrong with the files of a folder that could not be loaded, if that can be seen."""
+    if not (folder / "config.json").is_file():
+        return "There is no config.json in it. Give a folder as save_pretrained writes it."
+    for index in folder.glob("*.index.json"):
+        named = set(json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values())
+        lost = sorted(name for name in named if not (folder / name).is_file())
+        if lost:
+            return (
+                f"{_some(lost)}, which {index.name} names, {_is(lost)} not there. Copy or download "
+                "every file."
+            )
+    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")]):
+        with path.open("rb") as file:
+            if file.read(11) == b"version htt":
+                return f"{path.name} is a pointer of Git LFS. Fetch the file itself: git lfs pull"
+        try:
+            if path.suffix == ".safetensors":
+                safetensors.safe_open(path, "pt")
+            else:
+                torch.load(path, map_location="meta", weights_only=True)
+        except pickle.UnpicklingError:
+            return (
+                f"{path.name} holds more than tensors, and Python objects are not run. Save the "
+                "weights alone: model.save_pretrained(folder)"
+            )
+        except Exception as error:  # every kind
+            reason = str(error).split("\n")[0]
+            return f"{path.name} is damaged or cut off ({reason}). Copy or download it again."
+    return None
+
+
 def _cause(model: nn.Module, missing: Collection[str], left: Collection[str]) -> str:
     """The likely reason, and what to do."""
     if any(".lora_" in key or key.startswith("base_model.model.") for key in left):
         return (
             "The weights are those of an adapter or hold one: merge it into its base model with "
             "peft (model.merge_and_unload(), then save_pretrained), and give that folder."
+        )
+    within = [key for key in left if key in STATES]
+    if within:
+        return (
+            f"The file is a checkpoint of a training run, which holds the weights in "
+            f"{within[0]!r}: load them into the model and save that with save_pretrained."
         )
     extra = _extra(missing, left)
     if extra:

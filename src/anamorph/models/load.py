@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from anamorph.errors import AnamorphError
-from anamorph.models.checkpoint import require_whole
+from anamorph.models.checkpoint import damage, require_whole
 from anamorph.models.gguf_file import heed
 from anamorph.models.huggingface import HuggingFace
 
@@ -44,21 +44,21 @@ def load_pretrained(source: Path | str, *, hub: bool = False) -> tuple[HuggingFa
             adapter lies beside them.
     """
     with _loading(source, hub) as (transformers, where, options):
-        model = _model(transformers, where, options)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(where, **options)
+        config = _config(transformers, where, options)
+        tokenizer = _tokenizer(transformers, where, options)
+        model = _model(transformers, where, config, options)
     return HuggingFace(model), tokenizer
 
 
 def load_model(source: Path | str, *, hub: bool = False) -> HuggingFace:
     """The same without a tokenizer, which need not be there."""
     with _loading(source, hub) as (transformers, where, options):
-        model = _model(transformers, where, options)
+        config = _config(transformers, where, options)
+        model = _model(transformers, where, config, options)
     return HuggingFace(model)
 
 
-def _model(transformers: Any, where: str | Path, options: dict[str, Any]) -> Any:
-    _refuse_adapter(transformers, where, options)
-    config = _config(transformers, where, options)
+def _model(transformers: Any, where: str | Path, config: Any, options: dict[str, Any]) -> Any:
     dense = {}
     if "gguf_file" in options and hasattr(transformers, "GgufConfig"):
         dense["quantization_config"] = transformers.GgufConfig(dequantize=True)
@@ -84,6 +84,16 @@ def _model(transformers: Any, where: str | Path, options: dict[str, Any]) -> Any
     return model.train(False)
 
 
+def _tokenizer(transformers: Any, where: str | Path, options: dict[str, Any]) -> Any:
+    try:
+        return transformers.AutoTokenizer.from_pretrained(where, **options)
+    except Exception as error:  # every kind
+        raise AnamorphError(
+            f"There is no tokenizer in {where} that transformers can load "
+            f"({_reason(error)}). Save it beside the model, with tokenizer.save_pretrained."
+        ) from error
+
+
 def _refuse_adapter(transformers: Any, where: str | Path, options: dict[str, Any]) -> None:
     """Whether an adapter lies beside a model, or in its place.
 
@@ -107,6 +117,7 @@ def _config(transformers: Any, where: str | Path, options: dict[str, Any]) -> An
     Raises:
         AnamorphError: if it is not.
     """
+    _refuse_adapter(transformers, where, options)
     if "gguf_file" not in options:
         given, _ = transformers.PreTrainedConfig.get_config_dict(where, **options)
         kind = given.get("model_type")
@@ -176,6 +187,12 @@ def _loading(source: Path | str, hub: bool) -> Iterator[tuple[Any, str | Path, d
     options: dict[str, Any] = {"local_files_only": not hub, "trust_remote_code": False}
     where: str | Path = source if not path.exists() else path
     if path.is_file():
+        with path.open("rb") as file:
+            if file.read(4) != b"GGUF":
+                raise AnamorphError(
+                    f"{source} is no GGUF file. Give one, or the folder in which config.json and "
+                    "the weights are."
+                )
         where, options["gguf_file"] = path.parent, path.name
     try:
         with torch.random.fork_rng(devices=[]), _quiet(transformers, downloads=hub):
@@ -183,10 +200,21 @@ def _loading(source: Path | str, hub: bool) -> Iterator[tuple[Any, str | Path, d
     except AnamorphError:
         raise
     except Exception as error:  # every kind that loaders of files of every kind raise
-        reason = str(error).strip().split("\n")[0]
+        reason = (damage(path) if path.is_dir() else None) or _reason(error)
         raise AnamorphError(
             f"Cannot load a causal or masked language model from {source}: {reason}"
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error, without a colon for what would follow."""
+    if "CONVERSION" in str(error):  # what it points to is a table in a log
+        return (
+            "weights that transformers joins into one, such as the experts of a layer, do not fit "
+            "together: a part is missing or has another shape. Give a folder that one "
+            "save_pretrained wrote."
+        )
+    return (str(error).strip() or type(error).__name__).split("\n")[0].strip().rstrip(":")
 
 
 @contextmanager
