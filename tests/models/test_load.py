@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import anamorph as am
+import transformers_tiny as tiny
 from anamorph.models.base import Batch
-from anamorph.models.load import load_model
+from anamorph.models.load import _config, _loading, _model, load_model
 from huggingface_models import GROUPED, make
 
 hf = pytest.importorskip("transformers")
@@ -413,3 +414,16 @@ def test_errors_leave_everything_as_it_was_too(tmp_path: Path) -> None:
     before = hf.logging.get_verbosity(), hf.logging.is_progress_bar_enabled()
     requires(folder(tmp_path, LLAMA, without("lm_head")), "lm_head")
     assert (hf.logging.get_verbosity(), hf.logging.is_progress_bar_enabled()) == before
+
+
+@pytest.mark.parametrize("name", ["Emu3ForCausalLM", "InklingForCausalLM", "XmodForMaskedLM"])
+def test_classes_that_no_auto_class_finds(tmp_path: Path, name: str) -> None:
+    """A text model that comes out of a larger one has a model type of its own."""
+    torch.manual_seed(0)
+    own = tiny.make(name, tiny.classes()[name])
+    own.save_pretrained(tmp_path)  # type: ignore[operator]
+    with _loading(tmp_path, hub=False) as (transformers, where, options):
+        model = _model(transformers, where, _config(transformers, where, options), options)
+    assert type(model) is type(own)
+    for key, value in own.state_dict().items():
+        assert torch.equal(model.state_dict()[key], value), key

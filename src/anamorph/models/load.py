@@ -75,7 +75,8 @@ def _model(transformers: Any, where: str | Path, config: Any, options: dict[str,
     if "gguf_file" in options:
         heed(model, Path(where) / options["gguf_file"])
     ends = model.get_input_embeddings(), model.get_output_embeddings()
-    if config.tie_word_embeddings and None not in ends and ends[0].weight is not ends[1].weight:
+    tied = getattr(config, "tie_word_embeddings", False)
+    if tied and None not in ends and ends[0].weight is not ends[1].weight:
         warnings.warn(
             "config.json says that the embedding and the head are one matrix, but the weights hold "
             "two that differ; both are used as they stand.",
@@ -136,7 +137,7 @@ def _config(transformers: Any, where: str | Path, options: dict[str, Any]) -> An
 
 
 def _class_for(transformers: Any, config: Any) -> Any:
-    """The auto class that loads a configuration's model.
+    """The class that loads a configuration's model: the one it names, if that will do.
 
     Raises:
         AnamorphError: if it is not a causal or masked language model.
@@ -156,15 +157,19 @@ def _class_for(transformers: Any, config: Any) -> Any:
             f"The checkpoint is of {what}, an encoder with a decoder. Causal and masked language "
             "models can be audited, which have one stack of blocks."
         )
+    for auto, mapping in (
+        (transformers.AutoModelForCausalLM, causal),
+        (transformers.AutoModelForMaskedLM, masked),
+    ):
+        for name in set(architectures) & set(mapping.values()):
+            return auto if kind in mapping else getattr(transformers, name)
     if kind not in causal and kind not in masked:
         raise AnamorphError(
             f"The checkpoint is of {what}, which is no causal or masked language model of text. A "
             "language model within it can be saved by itself; am.HookedModel takes any module."
         )
-    if any(name in causal.values() for name in architectures):
-        return transformers.AutoModelForCausalLM
-    both_ways = kind not in causal or not getattr(config, "is_decoder", False)
-    if any(name in masked.values() for name in architectures) or (kind in masked and both_ways):
+    decodes = kind in causal and getattr(config, "is_decoder", False)
+    if kind in masked and not decodes:
         return transformers.AutoModelForMaskedLM
     return transformers.AutoModelForCausalLM
 
