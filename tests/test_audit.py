@@ -592,3 +592,50 @@ def test_law_10_a_pickle_is_refused(tmp_path: Path) -> None:
             with pytest.raises(am.AnamorphError, match="as safetensors"):
                 load(path)
         assert not loot.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("sequences", 1),
+        ("sequences", 10.5),
+        ("sequences", math.nan),
+        ("sequences", True),
+        ("fit_sequences", 0),
+        ("fit_sequences", -3),
+        ("fit_sequences", math.inf),
+        ("resamples", 0),
+        ("resamples", 200.0),
+        ("resamples", math.nan),
+        ("seed", -1),
+        ("seed", 0.5),
+    ],
+)
+def test_arguments_out_of_their_range_are_named(
+    name: str, value: Any, model: am.Decoder, task: Task
+) -> None:
+    with pytest.raises(AnamorphError, match=f"^{name} is {value}; expected a whole number"):
+        am.audit(model, task, SPECS[:1], **{name: value})
+
+
+@pytest.mark.parametrize("resamples", [1, 50, 99, 100])
+def test_too_few_resamples_are_said(resamples: int, model: am.Decoder, task: Task) -> None:
+    def found() -> am.Audit:
+        return am.audit(model, task, SPECS[:1], sequences=20, resamples=resamples)
+
+    if resamples < 100:
+        with pytest.warns(UserWarning, match=f"Of {resamples} resamples .* resamples=100 or more"):
+            audit = found()
+    else:
+        audit = found()
+    empty = audit.gaps["verdict"].is_null().all()
+    assert empty == (resamples < 100)
+    assert audit.results["low"].is_null().all() == empty
+
+
+def test_one_spec_as_a_text_is_one_spec(model: am.Decoder, task: Task) -> None:
+    one, listed = (
+        am.audit(model, task, spec, sequences=5, resamples=100).results  # type: ignore[arg-type]
+        for spec in (SPECS[0], [SPECS[0]])
+    )
+    assert one.equals(listed)

@@ -1,5 +1,6 @@
 """The audit: fit simplifications, put them into the model, compare on every split."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor
 from anamorph.engine import BATCH_TOKENS, audit_split
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness import CellKey, CellSums, ProxyInfo, Thresholds, tabulate
+from anamorph.faithfulness.bootstrap import FEWEST
 from anamorph.faithfulness.sums import WHOLE
 from anamorph.models.base import Batch, Key, Model, Recording
 from anamorph.simplifications import (
@@ -73,8 +75,20 @@ def audit(
         thresholds: where the lines between verdicts are drawn.
 
     Raises:
-        AnamorphError: if a proxy does not fit the model or the data, or a number is not finite.
+        AnamorphError: if an argument lies out of its range, a proxy does not fit the model or the
+            data, or a number is not finite.
+
+    Warns:
+        UserWarning: below 100 resamples, with which results have no intervals, p-values, verdicts.
     """
+    require_sizes(sequences=(sequences, 2), fit_sequences=(fit_sequences, 1))
+    require_sizes(resamples=(resamples, 1), seed=(seed, 0))
+    if resamples < FEWEST:
+        warnings.warn(
+            f"Of {resamples} resamples no 95 % interval can be told, so intervals, p-values and "
+            f"verdicts stay empty; give resamples={FEWEST} or more.",
+            stacklevel=2,
+        )
     proxies = with_identity(simplify)
     check_audit(model, task, proxies)
     fitted = fit_on_train(model, proxies, task, fit_sequences)
@@ -107,6 +121,20 @@ def check_audit(model: Model, task: Task, proxies: Sequence[Proxy]) -> None:
     if model.context is not None:
         check_context(task, model.context)
     check_proxies(model, proxies, collate(task.train, np.arange(1)))
+
+
+def require_sizes(**sizes: tuple[int, int]) -> None:
+    """Check arguments, each given with the least that it may be.
+
+    Raises:
+        AnamorphError: names an argument that is no whole number, or is below that.
+    """
+    for name, (value, least) in sizes.items():
+        whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+        if not whole or value < least:
+            raise AnamorphError(
+                f"{name} is {value!r}; expected a whole number, and at least {least}."
+            )
 
 
 def noise_floor(

@@ -185,7 +185,8 @@ class CellSums:
             raise AnamorphError(
                 f"{cell}: {self.metrics[metric]} is {self.sums[metric, row].item()} in sequence "
                 f"{self.index.sequence[row]}; expected a finite number. Look for a NaN or an "
-                "infinity in the model's weights or in what its simplifications give."
+                "infinity in the model's weights, in what its simplifications give, and among the "
+                "logits, where -inf rules out a token that occurs or that the model allows."
             )
 
     @property
