@@ -2,11 +2,13 @@
 
 import math
 import os
+import random
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
 
 
@@ -23,15 +25,19 @@ def torch_threads(number: int) -> Iterator[None]:
 
 @contextmanager
 def as_found() -> Iterator[None]:
-    """Restore the environment and the warnings filters, which libraries change on import or use.
+    """Restore environment, warnings filters and random state, which some libraries change.
 
-    To be held for as short as can be: what other threads change meanwhile is undone too.
+    They do so on import or when they are first used. To be held for as short as can be: what other
+    threads change meanwhile is undone too.
     """
     before = dict(os.environ)
-    with warnings.catch_warnings():
+    python, numpy = random.getstate(), np.random.get_state()
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         try:
             yield
         finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
             for name in os.environ.keys() - before.keys():
                 del os.environ[name]
             os.environ.update(
