@@ -4,16 +4,13 @@
 there, so that the same call goes on where a killed one stopped.
 """
 
-import os
 import shutil
 import warnings
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
-from threading import Thread
 from typing import Any, cast
 
 import numpy as np
@@ -28,6 +25,7 @@ from anamorph.files import replacing
 from anamorph.given import audit_again
 from anamorph.models.decoder import Decoder
 from anamorph.opening import open_run
+from anamorph.process import processors
 from anamorph.progress import Event, Watch, ignore
 from anamorph.runs import Run, load_run, write_json
 from anamorph.simplifications import Proxy, Sweep, check_proxies, check_readable, sweep
@@ -46,7 +44,9 @@ from anamorph.steps import (
 )
 from anamorph.tasks import Task, load_task
 from anamorph.tasks.batches import collate
+from anamorph.threads import torch_threads
 from anamorph.training import default_model, resolved, train
+from anamorph.workers import apart
 
 MODEL = "model.safetensors"
 
@@ -56,7 +56,7 @@ def run_study(
     out: Path | str,
     *,
     preset: str | None = None,
-    workers: int | None = None,
+    workers: int | None = 1,
     watch: Watch = ignore,
 ) -> Run:
     """Do a whole study, or go on with one, in a run folder.
@@ -65,13 +65,17 @@ def run_study(
         spec: what to do.
         out: the run folder; see `anamorph.runs`.
         preset: where the specification came from, for the record.
-        workers: seeds trained and audited at a time, each in a process of its own; by default as
-            many as the processors allow. The numbers do not depend on it.
+        workers: seeds trained and audited at a time, each in a process of its own if it is more
+            than one; None stands for as many as the processors allow. The numbers do not depend
+            on it. Other processes know the tasks and simplifications of installed packages, not
+            what the calling script defines.
         watch: told of progress.
+
+    The first seed that fails ends the study at once; what was finished is kept.
 
     Raises:
         AnamorphError: if the specification does not fit the task or the model, or `out` holds
-            something else, or cannot be written to.
+            something else, or cannot be written to; or if a process of a seed is killed.
     """
     if workers is not None and workers < 1:
         raise AnamorphError(f"A study needs at least 1 worker; got {workers}.")
@@ -114,8 +118,10 @@ def train_study(
     """Only train the models of a study; `run_study` with the same arguments goes on from there."""
     task = load_task(watch=watch, **spec.task)
     proxies = check(spec, task)
-    with open_run(out, describe(spec, task, proxies, preset)) as run:
-        torch.set_num_threads(spec.threads)
+    with (
+        open_run(out, describe(spec, task, proxies, preset)) as run,
+        torch_threads(spec.threads),
+    ):
         for seed in spec.seeds:
             train_seed(spec, run, task, seed, watch)
     return run
@@ -126,7 +132,7 @@ def audit_study(
     simplify: Sequence[str],
     out: Path | str,
     *,
-    workers: int | None = None,
+    workers: int | None = 1,
     watch: Watch = ignore,
 ) -> Run:
     """Audit the models of a run with other simplifications, into a run folder of its own.
@@ -210,13 +216,13 @@ def run_seed(spec: StudySpec, run: Run, task: Task, seed: int, watch: Watch) -> 
         AnamorphError: names the seed.
     """
     try:
-        _run_seed(spec, run, task, seed, watch)
+        with torch_threads(spec.threads):
+            _run_seed(spec, run, task, seed, watch)
     except AnamorphError as error:
         raise AnamorphError(f"Seed {seed}: {error}") from error
 
 
 def _run_seed(spec: StudySpec, run: Run, task: Task, seed: int, watch: Watch) -> None:
-    torch.set_num_threads(spec.threads)
     proxies = check(spec, task)
     model = train_seed(spec, run, task, seed, watch)
     fitted = fit_seed(run, spec.audit, task, model, proxies, seed, watch)
@@ -252,56 +258,26 @@ def train_seed(spec: StudySpec, run: Run, task: Task, seed: int, watch: Watch) -
 
 def _each_seed(spec: StudySpec, run: Run, task: Task, workers: int | None, watch: Watch) -> None:
     if workers is None:
-        workers = max(1, (os.cpu_count() or 1) // spec.threads)
-    workers = min(workers, len(spec.seeds))
-    if workers == 1:
+        workers = max(1, processors() // spec.threads)
+    if min(workers, len(spec.seeds)) == 1:
         for seed in spec.seeds:
             run_seed(spec, run, task, seed, watch)
         return
-    context = get_context("spawn")
-    queue = context.SimpleQueue()
-    with (
-        _relayed(queue, watch),
-        ProcessPoolExecutor(
-            workers, context, initializer=_become_worker, initargs=(queue, os.getpid())
-        ) as pool,
-    ):
-        for done in [pool.submit(_work, spec, run, seed) for seed in spec.seeds]:
-            done.result()
+    calls = [partial(_work, spec, run, seed) for seed in spec.seeds]
+    with closing(apart(calls, workers, watch)) as done:
+        for _ in done:
+            pass
 
 
-_queue: Any = None  # in a worker process: where its events go
-_parent = 0
-
-
-def _become_worker(queue: Any, parent: int) -> None:
-    global _queue, _parent
-    _queue, _parent = queue, parent
-
-
-def _work(spec: StudySpec, run: Run, seed: int) -> None:
-    def watch(event: Event) -> None:
-        if os.getppid() != _parent:  # the study was killed: do not go on without it
-            os._exit(1)
-        _queue.put(event)
-
+def _work(spec: StudySpec, run: Run, seed: int, watch: Watch) -> None:
+    """`run_seed` in a process of its own."""
     with warnings.catch_warnings(action="ignore"):  # what the study said already
-        task = load_task(**spec.task)
+        try:
+            task = load_task(**spec.task)
+            check(spec, task)
+        except AnamorphError as error:  # it went well where the study was begun
+            raise AnamorphError(
+                f"In a worker process: {error} Workers know what is installed, not what a script "
+                "registers; offer it by an entry point, or give workers=1."
+            ) from error
     run_seed(spec, run, task, seed, watch)
-
-
-@contextmanager
-def _relayed(queue: Any, watch: Watch) -> Iterator[None]:
-    """Hand the workers' events on to `watch`, from a thread."""
-
-    def relay() -> None:
-        while (event := queue.get()) is not None:
-            watch(event)
-
-    thread = Thread(target=relay, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        queue.put(None)
-        thread.join()

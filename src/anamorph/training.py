@@ -24,6 +24,7 @@ from anamorph.gradient import Gradient
 from anamorph.models.decoder import Decoder, DecoderConfig
 from anamorph.models.weights import read_weights, write_weights
 from anamorph.muon import Muon
+from anamorph.process import as_found
 from anamorph.runs import write_table
 from anamorph.tasks.base import Split, Task
 from anamorph.tasks.batches import collate, plan, shuffled, targets
@@ -137,11 +138,12 @@ def train(
     """
     config = config or TrainingConfig()
     model = model or default_model(task)
-    import lightning_fabric as lf  # here: it takes nearly two seconds to import
-
     config = resolved(config)
     precision = cast(Literal["32-true", "bf16-mixed"], config.precision)
-    fabric = fabric or lf.Fabric(accelerator="cpu", devices=1, precision=precision)
+    with as_found():  # here: it takes nearly two seconds to import
+        import lightning_fabric as lf
+
+        fabric = fabric or lf.Fabric(accelerator="cpu", devices=1, precision=precision)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         decoder = Decoder(model)
