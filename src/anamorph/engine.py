@@ -375,9 +375,15 @@ def run_stack(
     """
     model, first = run.model, stack[0].first_layer
     edits = stacked_edits(stack)
-    patterns = _patterns_of(heads)
+    # Of heads before the first edited layer the patterns are the model's own.
+    patterns: Recording = {
+        Site(layer, head, "pattern"): run.patterns[Site(layer, head, "pattern")]
+        if layer < first
+        else None
+        for layer, head in heads
+    }
     if first == model.layers:  # the identity: nothing to run again
-        return run.states[-1], {key: run.patterns[key] for key in patterns}
+        return run.states[-1], patterns
     state = run.states[first]
     for layer in range(first, model.layers):
         state = model.layer(layer, state, edits, patterns, at=run.wanted.at)

@@ -65,6 +65,7 @@ class Block:
         heads: query heads.
         key_heads: key and value heads.
         dims: of query, key, value and output.
+        headless: why there are no sites of heads, as the end of a sentence; empty if there are.
         mlp: the module whose output is the site `mlp`.
         mlp_scale: what the block multiplies this output with before it adds it to the residual
             stream; the site holds the product.
@@ -78,6 +79,7 @@ class Block:
     heads: int = 0
     key_heads: int = 0
     dims: Mapping[str, int] = field(default_factory=dict)
+    headless: str = ""
     mlp: nn.Module | None = None
     mlp_scale: float = 1.0
 

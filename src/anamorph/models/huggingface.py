@@ -13,7 +13,7 @@ difference goes through the output projection.
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any, cast
 
@@ -25,18 +25,20 @@ from anamorph.models.attention import Attention, linear_matrix
 from anamorph.models.base import Batch, Edits, Key, Recording, State
 from anamorph.models.calls import Call, Given, Stop, current
 from anamorph.models.exchange import exchange
-from anamorph.models.huggingface_blocks import blocks_of, probe
-from anamorph.models.huggingface_mlp import MLP_NAMES as MLP_NAMES
+from anamorph.models.huggingface_blocks import CannotSplit, blocks_of, probe
 from anamorph.models.huggingface_reference import (
     Reference,
     accepts,
     context_of,
     logits_of,
+    own_logits,
     require_language_model,
     without_cache,
 )
 from anamorph.models.sites import HEAD_KINDS, Site
 from anamorph.models.wrapped import Wrapped, copies_of, rows_at, same_up_to_rounding
+
+LONGEST = 2_048  # a context up to which it is tried whether it is true
 
 
 @dataclass(frozen=True)
@@ -69,10 +71,7 @@ class HuggingFace(Wrapped):
     Attributes:
         causal: whether no position sees those behind it, as found out on a few tokens.
         context: the longest sequence, in tokens, if the configuration names one.
-        heads: query heads of a layer.
-        key_heads: key and value heads of a layer.
         parallel: whether two threads may run it; not if it keeps something of its last run.
-        own_attention: why there are no sites of heads in any layer; empty if there are.
 
     Raises:
         AnamorphError: if it is no language model with one stack of blocks, or gives other logits
@@ -84,15 +83,16 @@ class HuggingFace(Wrapped):
         self.model = cast(Any, model)
         require_language_model(model)
         self.context = context_of(model)
-        self.own_attention = ""
+        self._exchanged = True  # its attention function, in sessions
         self._memory = threading.local()
-        self.blocks = blocks_of(model)
         with torch.inference_mode():
             reference = Reference.of(model, self.context)
+            self.blocks = blocks_of(model, lambda: own_logits(model, reference.tokens))
             self.causal, self.parallel = reference.causal, reference.parallel
             self._vocabulary, self._pads = reference.plain.shape[-1], reference.pads
             self._dtype = reference.plain.dtype
             self._explore(reference)
+            self.context = self._usable_context(reference.tokens)
 
     @property
     def layers(self) -> int:
@@ -122,13 +122,6 @@ class HuggingFace(Wrapped):
         """Key and value heads of a layer, the first that has any."""
         return next((block.key_heads for block in self.blocks if block.key_heads), 0)
 
-    def dim(self, kind: str) -> int | None:
-        """The last dimension of a site's activation; None for patterns, where it varies."""
-        if kind == "pattern":
-            return None
-        dims = next((block.dims for block in self.blocks if block.dims), {})
-        return dims.get(kind, self._width)
-
     def describe(self) -> dict[str, Any]:
         """Class, shape and number format, for a report."""
         parameters = list(self.module.parameters())
@@ -138,7 +131,7 @@ class HuggingFace(Wrapped):
             "layers": self.layers,
             "heads": self.heads,
             "key_heads": self.key_heads,
-            "head_width": self.dim("query") if self.heads else None,
+            "head_width": next((b.dims["query"] for b in self.blocks if b.heads), None),
             "width": self._width,
             "parameters": sum(x.numel() for x in parameters),
             "dtype": str(dtype).removeprefix("torch."),
@@ -150,7 +143,7 @@ class HuggingFace(Wrapped):
         return self._vocabulary
 
     def _prepare(self) -> Callable[[], None]:
-        return exchange(self.model, self.blocks, not self.own_attention)
+        return exchange(self.model, self.blocks, self._exchanged)
 
     def start(self, batch: Batch) -> State:
         """Embed the tokens: the state before block 0.
@@ -198,9 +191,10 @@ class HuggingFace(Wrapped):
         What follows the last block must work position by position, as a norm and a head do.
         """
         residual = state.residual if at is None else rows_at(state.residual, at)
-        with self.session(), current(Call(replaced=residual.reshape(1, -1, residual.shape[-1]))):
-            token = torch.zeros(1, 1, dtype=torch.long, device=residual.device)
-            out = self.model(input_ids=token, **without_cache(self.model))
+        single = residual.reshape(-1, 1, residual.shape[-1])  # as sequences of one token
+        with self.session(), current(Call(replaced=single)):
+            tokens = torch.zeros(len(single), 1, dtype=torch.long, device=residual.device)
+            out = self.model(input_ids=tokens, **without_cache(self.model))
         logits = logits_of(self.model, out, None)
         return logits.view(*residual.shape[:-1], -1)
 
@@ -278,16 +272,17 @@ class HuggingFace(Wrapped):
             AnamorphError: if it is not; says in what.
         """
         bare = self.blocks
-        through = self._try(reference)
-        if not through and not any(block.heads for block in self.blocks):
-            through = "its attention does not go through transformers' AttentionInterface"
-        if through:
-            self.blocks, self.own_attention = bare, through
+        difference = self._try(reference)
+        if difference or not any(block.heads for block in self.blocks):
+            self.blocks, self._exchanged = bare, False
             if otherwise := self._try(reference):
                 raise AnamorphError(
                     f"{type(self.model).__name__} cannot be audited block by block: {otherwise}. "
                     "am.HookedModel takes any module."
                 )
+        if difference:
+            why = f"with its attention function exchanged, {difference}"
+            self.blocks = [replace(block, headless=why) for block in self.blocks]
         self._pads_left = True
         batch, expected = reference.left_padded()
         try:
@@ -296,24 +291,44 @@ class HuggingFace(Wrapped):
             self._pads_left = False
 
     def _try(self, reference: Reference) -> str:
-        """Why the model does not give its own logits with its attention function exchanged or not.
+        """Why the model does not give its own logits, its attention function exchanged or not.
 
         Returns:
             the end of a sentence; empty if it gives them.
         """
         inputs = {"input_ids": reference.tokens, **without_cache(self.model)}
+        doing = "it does not run in parts"
         try:
             with self.session():
                 self.blocks = probe(self.blocks, lambda: self.model(**inputs), reference.tokens)
             for what, batch, expected in reference.cases():
                 if difference := self._differs(batch, expected):
-                    return f"the logits of {what} differ from its own, by {difference:.2g}"
+                    return f"the logits of {what} differ from its own, by up to {difference:.2g}"
+            doing = "its blocks need more than the residual stream, such as what earlier ones keep"
             return self._depends(Batch(reference.tokens, torch.ones_like(reference.tokens).bool()))
         except AnamorphError:
             raise
+        except CannotSplit as error:
+            return str(error)
         except Exception as error:  # whatever somebody's model raises where it is run in parts
             reason = str(error).strip().split("\n")[0]
-            return f"{type(error).__name__}: {reason}" if reason else type(error).__name__
+            return f"{doing} ({type(error).__name__}{f': {reason}' if reason else ''})"
+
+    def _usable_context(self, tokens: Tensor) -> int | None:
+        """The context, without the few positions that some models keep for padding."""
+        if self.context is None or self.context > LONGEST:
+            return self.context
+        for context in range(self.context, max(0, self.context - 4), -1):
+            some = tokens.flatten().repeat(context)[None, :context]
+            inputs = {"input_ids": some, **without_cache(self.model)}
+            mask = torch.ones_like(some).bool()
+            try:
+                with self.session():
+                    self._given(_State(some[None, :, :0], mask, inputs=inputs), 1)
+            except (IndexError, RuntimeError):
+                continue
+            return context
+        return self.context
 
     def _differs(self, batch: Batch, expected: Tensor) -> float:
         """By how much logits of a batch differ from those expected at real tokens; 0 if not."""
@@ -346,5 +361,8 @@ class HuggingFace(Wrapped):
             both = self.layer(layer, _State(pair, batch.mask, None, inputs, given[1])).residual
             expected = torch.cat([states[layer + 1].residual, alone])
             if not same_up_to_rounding(both, expected):
-                return f"its block {layer} depends on more than the residual stream before it"
+                return (
+                    f"its block {layer} gives other numbers when it runs by itself, or with copies "
+                    "beside it, so it depends on more than its own residual stream"
+                )
         return ""

@@ -12,13 +12,19 @@ from anamorph.models.attention import Attention
 from anamorph.models.calls import Block, Call, Form, Given, current
 from anamorph.models.huggingface_mlp import find_mlp
 
+OUTSIDE = "what mixes positions there does not go through transformers' AttentionInterface"
+
 
 class CannotSplit(Exception):
     """A model does not run block by block; says why, as the end of a sentence."""
 
 
-def blocks_of(model: nn.Module) -> list[Block]:
+def blocks_of(model: nn.Module, run: Callable[[], Any]) -> list[Block]:
     """The list of blocks of a model, about which nothing else is known yet.
+
+    Args:
+        model: of transformers.
+        run: runs it on some tokens.
 
     Raises:
         AnamorphError: if it has none.
@@ -34,7 +40,25 @@ def blocks_of(model: nn.Module) -> list[Block]:
             "says, so it cannot run block by block. Decoders and encoders with one stack of blocks "
             "can; am.HookedModel takes any module."
         )
+    if len(lists) > 1:  # as where pictures have blocks of their own
+        ran = _running({module for modules in lists for module in modules}, run)
+        lists = [x for x in lists if all(module in ran for module in x)] or lists
     return [Block(module) for module in max(lists, key=_size)]
+
+
+def _running(modules: set[nn.Module], run: Callable[[], Any]) -> set[nn.Module]:
+    """Those that run."""
+    ran: set[nn.Module] = set()
+    handles = [
+        module.register_forward_hook(lambda module, inputs, out: ran.add(module))
+        for module in modules
+    ]
+    try:
+        run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return ran
 
 
 def probe(blocks: list[Block], run: Callable[[], Any], tokens: Tensor) -> list[Block]:
@@ -63,10 +87,33 @@ def probe(blocks: list[Block], run: Callable[[], Any], tokens: Tensor) -> list[B
                 f"tokens {list(tokens.shape)}; expected [batch, position, width]"
             )
         block = replace(block, form=form)
-        if len(attentions) == 1 and _is_usual(attentions[0], tokens):
+        if not attentions:
+            block = replace(block, headless=OUTSIDE)
+        elif len(attentions) > 1 or not _is_usual(attentions[0], tokens):
+            block = replace(block, headless="attention there is not one of all positions at once")
+        else:
             block = _with_attention(block, given, attentions[0])
         found.append(_with_mlp(block, given))
-    return found
+    return _with_like_heads(found)
+
+
+def _with_like_heads(blocks: list[Block]) -> list[Block]:
+    """The same blocks without the attention of those that have other numbers of heads."""
+    some = [(i, block) for i, block in enumerate(blocks) if block.heads]
+    if not some:
+        return blocks
+    first, like = some[0]
+    other = f"its layers have other numbers of heads than layer {first}, which has {like.heads}"
+    if like.key_heads != like.heads:
+        other += f" and {like.key_heads} of keys"
+    return [
+        block
+        if not block.heads or (block.heads, block.key_heads) == (like.heads, like.key_heads)
+        else Block(
+            block.module, block.form, headless=other, mlp=block.mlp, mlp_scale=block.mlp_scale
+        )
+        for block in blocks
+    ]
 
 
 def _is_usual(attention: Attention, tokens: Tensor) -> bool:
@@ -101,7 +148,7 @@ def _with_attention(block: Block, given: Given, attention: Attention) -> Block:
         for handle in handles:
             handle.remove()
     if len(outs) != 1 or call.attention is None:
-        return block
+        return replace(block, headless="its attention module runs more than once in a block")
     form = Form.of(outs[0])
     alone = not form.items or all(x is None for x in outs[0][1:])
     heads, gives = call.attention.heads()[0], form.first(outs[0])

@@ -39,6 +39,10 @@ def require_language_model(model: nn.Module) -> None:
             f"{name} is no model of transformers: it has no configuration. am.HookedModel takes "
             "any module."
         )
+    if not accepts(model, "input_ids"):
+        raise AnamorphError(
+            f"{name} takes no token ids; anamorph audits language models that need nothing else."
+        )
     if getattr(config, "is_encoder_decoder", False):
         raise AnamorphError(
             f"{name} has an encoder and a decoder; anamorph audits models with one stack of "
@@ -95,13 +99,19 @@ class Reference:
         try:
             plain = own_logits(model, tokens)
             short = own_logits(model, tokens[1:, :cut])
+            again = own_logits(model, tokens)
             shorter = own_logits(model, tokens[:, :2])
             padded = own_logits(model, tokens, mask) if accepts(model, "attention_mask") else None
+            parallel = not _differ(before, _kept(model)) and not rotary_limits(model)
         finally:
             back()
-        parallel = not _differ(before, _kept(model)) and not rotary_limits(model)
         if plain.isnan().any():
             raise AnamorphError(f"{type(model).__name__} gives NaN, so there is nothing to audit.")
+        if not same_up_to_rounding(again, plain):
+            raise AnamorphError(
+                f"{type(model).__name__} gives other logits in a second run on the same tokens: it "
+                "keeps something of the first, or is random. Numbers of it would mean nothing."
+            )
         causal = same_up_to_rounding(plain[1:, :cut], short)
         causal = causal and same_up_to_rounding(plain[:, :2], shorter)
         pads = padded is not None and same_up_to_rounding(padded[1:, :cut], short)
@@ -145,8 +155,8 @@ def own_logits(model: nn.Module, tokens: Tensor, mask: Tensor | None = None) -> 
     except Exception as error:
         reason = str(error).strip().split("\n")[0]
         raise AnamorphError(
-            f"{name} cannot be run on tokens alone ({type(error).__name__}: {reason}), so it is "
-            "no language model that anamorph can audit."
+            f"{name} does not run on a few tokens ({type(error).__name__}: {reason}); anamorph "
+            "audits language models that need nothing but token ids."
         ) from error
     return logits_of(model, out, tokens)
 
@@ -162,6 +172,11 @@ def logits_of(model: nn.Module, out: Any, tokens: Tensor | None) -> Tensor:
     known: Any = model
     vocabulary = getattr(known.config.get_text_config(), "vocab_size", None)
     head = known.get_output_embeddings() is not None
+    if logits is None and head:
+        raise AnamorphError(
+            f"{name} gives no logits for token ids alone; load the model with AutoModelForCausalLM "
+            "or AutoModelForMaskedLM."
+        )
     if logits is None or not (head or logits.shape[-1:] == (vocabulary,)):
         raise AnamorphError(
             f"{name} has no language-model head, so it predicts no tokens; load it with "
