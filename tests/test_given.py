@@ -3,6 +3,7 @@
 import json
 import random
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import polars as pl
 import pytest
 import torch
 import transformers
+from polars.testing import assert_frame_equal
 
 from anamorph import works
 from anamorph.audit import fit_on_train
@@ -340,6 +342,48 @@ def test_a_toml_file_is_as_good_as_options(folder: Path, tmp_path: Path, anamorp
         30,
         0.3,
     )
+
+
+def test_a_run_of_ones_own_model_is_audited_again(
+    folder: Path, tmp_path: Path, anamorph: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From any folder; and not if the model or the data are others by now."""
+    own = tmp_path / "own"
+    shutil.copytree(folder / "model", own / "model")
+    for name in "ab":
+        shutil.copy(folder / f"{name}.jsonl", own)
+    monkeypatch.chdir(own)
+    data = ["--data", "iid=a.jsonl", "--data", "ood:b=b.jsonl", "--fit-on", "iid"]
+    sizes = ["--fit-sequences", 20, "--sequences", 30, "--length", 16]
+    first = ["--model", "model", *data, *sizes, "--simplify", "svd(rank=2)@1.0.value"]
+    code, text = anamorph(*first, "--out", "run")
+    assert code == 0, text
+    monkeypatch.chdir(tmp_path)
+    both = ["--simplify", "svd(rank=[1,2])@1.0.value", "--out", "again"]
+    code, text = anamorph(own / "run", *both)
+    assert code == 0, text
+    before, after = (
+        pl.read_parquet(run / "results.parquet").filter(simplification="svd(rank=2)@1.0.value")
+        for run in (own / "run", tmp_path / "again")
+    )
+    assert_frame_equal(before, after, abs_tol=1e-6)
+    assert json.loads((tmp_path / "again" / "spec.json").read_text())["simplify"] == both[1:2]
+
+    text = (own / "b.jsonl").read_text()
+    (own / "b.jsonl").write_text(text.replace("the", "eht"))
+    code, text = anamorph(own / "run", *both[:2], "--out", "third")
+    assert code == 2 and "('b' differs). Bring the old ones back" in " ".join(text.split())
+    shutil.copy(folder / "b.jsonl", own)
+    model = transformers.LlamaForCausalLM.from_pretrained(own / "model")
+    model.model.layers[2].mlp.up_proj.weight.data[0, 0] += 1
+    model.save_pretrained(own / "model")
+    code, text = anamorph(own / "run", *both[:2], "--out", "third")
+    assert code == 2 and "(the weights of layer 2 differ)" in " ".join(text.split())
+    code, text = anamorph(
+        *[str(own / "model") if a == "model" else a for a in first], "--out", own / "run"
+    )
+    assert code == 2
+    assert not (tmp_path / "third").exists()
 
 
 def test_the_example_can_be_read() -> None:
