@@ -30,16 +30,26 @@ def fingerprint_of(module: nn.Module) -> dict[str, str]:
         number = re.search(r"(?:^|\.)(\d+)(?:\.|$)", name)
         part = f"layer {int(number[1])}" if number else REST
         kept = hashes.setdefault(part, blake2b(digest_size=16))
-        add_tensor(kept, name, value)
+        _add(kept, name, value)
     order = sorted(hashes, key=lambda part: (part == REST, len(part), part))
     return {part: hashes[part].hexdigest() for part in order}
 
 
-def add_tensor(digest: blake2b, name: str, value: Tensor) -> None:
-    """Take a tensor's name, shape, number format and bytes into a digest."""
-    value = value.detach().cpu().contiguous()
-    digest.update(f"{name} {tuple(value.shape)} {value.dtype} ".encode())
-    digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+def _add(digest: blake2b, name: str, value: object) -> None:
+    """Take in what a module saves under a name: mostly a tensor, by shape, format and bytes."""
+    if isinstance(value, Tensor):
+        value = value.detach().to_dense() if value.is_sparse else value.detach()
+        if value.is_quantized:
+            _add(digest, f"{name} {value.qscheme()}", value.dequantize())
+            return
+        value = value.cpu().contiguous()
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype} ".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    elif isinstance(value, tuple | list):
+        for number, item in enumerate(value):
+            _add(digest, f"{name}[{number}]", item)
+    else:
+        digest.update(f"{name} {value!r} ".encode())
 
 
 @torch.inference_mode()
