@@ -427,6 +427,31 @@ def test_what_keeps_a_run_on_itself_runs_in_one_thread(kind: type[Transformer]) 
         am.HookedModel(module, sites, context=8, threads=True)
 
 
+def test_what_keeps_a_run_on_itself_is_audited_right_on_a_machine_with_threads() -> None:
+    """Against the same module that keeps nothing."""
+    keeps = large(KeepsOnItself())
+    usual = Plain()
+    usual.load_state_dict(keeps.state_dict())
+    before, found = torch.get_num_threads(), []
+    try:
+        torch.set_num_threads(4)
+        for module in (keeps, usual):
+            model = am.HookedModel(module, SITES, context=CONTEXT)
+            spec = ["svd(rank=[1,4])@*.residual"]
+            found.append(am.audit(model, tiny_task(15), spec, resamples=100).results)
+    finally:
+        torch.set_num_threads(before)
+    assert found[0].equals(found[1])
+
+
+class Plain(Transformer):
+    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        x = self.embed(tokens)
+        for block in self.blocks:
+            x = block(x, torch.ones(len(tokens[0]), len(tokens[0])).tril().bool())
+        return self.head(x)
+
+
 class WritesOverItsOutput(Transformer):
     """As modules that have the memory of their logits before they run, for graphs on a GPU."""
 
