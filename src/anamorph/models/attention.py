@@ -12,9 +12,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from anamorph.errors import AnamorphError
 from anamorph.models.base import Edit
 from anamorph.models.calls import Call
 from anamorph.models.sites import HEAD_KINDS, Site
+from anamorph.models.wrapped import same_up_to_rounding
+
+HARMLESS = frozenset(
+    {
+        "cache_position",
+        "deterministic",
+        "logits_to_keep",
+        "output_attentions",
+        "output_hidden_states",
+        "output_router_logits",
+        "position_ids",
+        "return_dict",
+        "use_cache",
+    }
+)
+"""Arguments that change nothing of what attention computes: not in one forward without a cache."""
 
 
 @dataclass
@@ -26,15 +43,17 @@ class Attention:
         query: [copy, batch, head, position, dim], as it enters the scores.
         key: [copy, batch, key head, position, dim], too.
         value: [copy, batch, key head, position, dim].
-        mask: None, or [batch or 1, head or 1, query, key]: False, or a large negative number, where
-            nothing is to be seen.
+        mask: None, or [copy or 1, batch or 1, head or 1, query, key]: False, or a large negative
+            number, where nothing is to be seen.
         causal: whether, without a mask, no position sees those behind it.
         scaling: of the scores.
         softcap: scores are squeezed into (-softcap, softcap).
         sinks: [head] the score of an extra key without a value.
-        bias: [batch or 1, head, query, key] added to the scores.
+        bias: [copy or 1, batch or 1, head or 1, query, key] added to the scores.
         given: [batch, position, width] what the module gave.
         projection: with which it ends.
+        matrix: [head · dim, width] with which a change of what the heads give is multiplied, to
+            know how it changes what the projection gives; None where that is not linear.
     """
 
     module: nn.Module
@@ -50,6 +69,7 @@ class Attention:
     output: Tensor | None = None
     given: Tensor | None = None
     projection: nn.Module | None = None
+    matrix: Tensor | None = None
 
     @property
     def group(self) -> int:
@@ -79,9 +99,11 @@ class Attention:
         q, k, v = (
             x.expand(copies, *x.shape[1:]).movedim(0, 1).flatten(1, 2) for x in (query, key, value)
         )
-        mask = self._mask(heads)
-        if mask is not None and mask.shape[1] > 1:
-            mask = mask.repeat(1, copies, 1, 1)
+        mask = None if self.mask is None else _of_some_heads(self.mask, heads)
+        if mask is not None:
+            if len(mask) > 1 or mask.shape[2] > 1:
+                mask = mask.expand(copies, -1, len(heads), -1, -1)
+            mask = mask.movedim(0, 1).flatten(1, 2)
         out = F.scaled_dot_product_attention(
             q, k, v, mask, scale=self.scaling, is_causal=self._is_causal(query)
         )
@@ -98,10 +120,9 @@ class Attention:
             scores = (scores / self.softcap).tanh_() * self.softcap
         lowest = torch.finfo(scores.dtype).min
         if self.bias is not None:
-            scores = scores + _rows_of_mask(self.bias[:, list(heads)], at)
-        mask = self._mask(heads)
-        if mask is not None:
-            mask = _rows_of_mask(mask, at)
+            scores = scores + _rows_of_mask(_of_some_heads(self.bias, heads), at)
+        if self.mask is not None:
+            mask = _rows_of_mask(_of_some_heads(self.mask, heads), at)
             hidden = mask if mask.dtype != torch.bool else _additive(mask, scores.dtype)
             scores = scores + hidden
         elif self._is_causal(query if at is None else key):
@@ -117,9 +138,9 @@ class Attention:
     def again(self, call: Call) -> Tensor:
         """[copy, batch, position, width] what the module gives with edits to some heads.
 
-        The heads that no edit touches are taken over; those that one does attend again, and the
-        difference is put through the output projection. Of what is recorded, only patterns of
-        single heads are filled in.
+        The heads that no edit touches are taken over; those that one does attend again. Where the
+        output projection is linear, only the difference is put through it. Of what is recorded,
+        only patterns of single heads are filled in.
         """
         assert self.given is not None and self.output is not None
         total = self.query.shape[2]
@@ -137,14 +158,17 @@ class Attention:
         heads = sorted(edited)
         output = self._heads_again(call, heads)
         assert self.projection is not None
-        if len(heads) == total:
-            return self.projection(output.transpose(2, 3).flatten(3))  # type: ignore[no-any-return]
-        change = output - self.output[:, :, heads]  # [copy, batch, heads, position, dim]
-        weight = self.projection.weight
-        if type(self.projection).__name__ != "Conv1D":
-            weight = weight.T
         dim = output.shape[-1]
-        rows = weight.unflatten(0, (total, dim))[heads].flatten(0, 1)  # type: ignore[operator]
+        if self.matrix is None or len(heads) == total:
+            if len(heads) < total:
+                whole = self.output.expand(len(output), -1, -1, -1, -1).clone()
+                whole[:, :, heads] = output
+                output = whole
+            flat = output.transpose(2, 3).flatten(3)  # [copy, batch, position, head · dim]
+            projected: Tensor = self.projection(flat.flatten(0, 1))
+            return projected.unflatten(0, flat.shape[:2])  # type: ignore[no-any-return, no-untyped-call]
+        change = output - self.output[:, :, heads]  # [copy, batch, heads, position, dim]
+        rows = self.matrix.unflatten(0, (total, dim))[heads].flatten(0, 1)  # type: ignore[no-untyped-call]
         return self.given + change.transpose(2, 3).flatten(3) @ rows  # type: ignore[no-any-return]
 
     def _heads_again(self, call: Call, heads: list[int]) -> Tensor:
@@ -177,11 +201,6 @@ class Attention:
             call.record[site] = kept[:, :, 0]
         return output
 
-    def _mask(self, heads: Sequence[int]) -> Tensor | None:
-        if self.mask is None or self.mask.shape[1] == 1:
-            return self.mask
-        return self.mask[:, list(heads)]
-
     def _is_causal(self, query: Tensor) -> bool:
         return self.mask is None and self.causal and query.shape[-2] > 1
 
@@ -198,9 +217,26 @@ def attention_forward(
     is_causal: bool | None = None,
     position_bias: Tensor | None = None,
     s_aux: Tensor | None = None,
-    **_: Any,
+    sliding_window: int | None = None,
+    **others: Any,
 ) -> tuple[Tensor, None]:
-    """The attention function: `[batch, head, position, dim]` to `[batch, position, head, dim]`."""
+    """The attention function: `[batch, head, position, dim]` to `[batch, position, head, dim]`.
+
+    Raises:
+        AnamorphError: if it is given something that changes what it computes in an unknown way.
+    """
+    unknown = [name for name, x in others.items() if x is not None and name not in HARMLESS]
+    if unknown:
+        raise AnamorphError(
+            f"{type(module).__name__} hands {', '.join(f'{name}=' for name in unknown)} to its "
+            "attention function. Anamorph does not know what that does to attention, so what it "
+            "says of this model could be wrong."
+        )
+    if attention_mask is None and sliding_window and 0 < sliding_window < key.shape[2]:
+        raise AnamorphError(
+            f"{type(module).__name__} sees a sliding window of {sliding_window} tokens, but has no "
+            f"mask that says so for {key.shape[2]}; take sequences of at most {sliding_window}."
+        )
     call = Call.now() or Call()
     copies = call.shape[0] if call.shape else 1
     query, key, value = (x.unflatten(0, (copies, -1)) for x in (query, key, value))  # type: ignore[no-untyped-call]
@@ -209,18 +245,16 @@ def attention_forward(
         query,
         key,
         value,
-        attention_mask,
+        _by_copy(attention_mask, copies),
         getattr(module, "is_causal", True) if is_causal is None else is_causal,
         query.shape[-1] ** -0.5 if scaling is None else scaling,
         softcap,
         s_aux,
-        position_bias,
+        _by_copy(position_bias, copies),
     )
     query, key, value = (
         call.tap(kind, x) for kind, x in (("query", query), ("key", key), ("value", value))
     )
-    if copies > 1:  # the mask has a row for every copy of a sequence
-        attention.mask = None if attention_mask is None else attention_mask[: query.shape[1]]
     every = range(query.shape[2])
     wide_key, wide_value = (x.repeat_interleave(attention.group, dim=2) for x in (key, value))
     pattern = None
@@ -271,13 +305,51 @@ def _rows(x: Tensor, at: Tensor | None) -> Tensor:
     return x.gather(3, at[None, :, None, :, None].expand(*x.shape[:3], -1, x.shape[-1]))
 
 
+def _by_copy(x: Tensor | None, copies: int) -> Tensor | None:
+    """A mask or bias [copy · batch or 1, ...] as [copy, batch, ...], one if all copies are alike.
+
+    Most are made of the tokens alone; but some models make them of the residual stream.
+    """
+    if x is None or copies == 1 or len(x) == 1:
+        return None if x is None else x[None]
+    x = x.unflatten(0, (copies, -1))  # type: ignore[no-untyped-call]
+    return x[:1] if bool((x[1:] == x[:1]).all()) else x
+
+
+def _of_some_heads(x: Tensor, heads: Sequence[int]) -> Tensor:
+    """The given heads of a mask or bias, which may be the same for all."""
+    return x if x.shape[2] == 1 else x[:, :, list(heads)]
+
+
 def _rows_of_mask(mask: Tensor, at: Tensor | None) -> Tensor:
-    """The rows `at` [batch, query] of a mask [batch or 1, head or 1, query, key], or all."""
-    if at is None:
-        return mask
-    mask = mask.expand(len(at), *mask.shape[1:])
-    return mask.gather(2, at[:, None, :, None].expand(-1, mask.shape[1], -1, mask.shape[-1]))
+    """The rows `at` [batch, query] of a mask [copy, batch or 1, head, query, key], or all."""
+    return mask if at is None else _rows(mask.expand(-1, len(at), -1, -1, -1), at)
 
 
 def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
+
+
+def linear_matrix(projection: nn.Module, heads: Tensor) -> Tensor | None:
+    """[in, out] the weights of an output projection, if a change goes through them and no more.
+
+    Hooks, adapters and quantization make other functions of it. So it is tried, as it is now, on
+    what heads give, on nothing, and on much more.
+
+    Args:
+        projection: takes [batch, position, in].
+        heads: [batch, position, in] what the heads give.
+    """
+    weight = getattr(projection, "weight", None)
+    if not torch.is_tensor(weight) or weight.dim() != 2 or weight.dtype != heads.dtype:
+        return None
+    some = heads.flatten(0, 1)[[0, -1]]
+    tried = torch.stack([torch.zeros_like(some[0]), *some, some[0] - 16 * some[1]])
+    try:
+        out = projection(tried[None])[0]
+    except Exception:  # a hook, say, that wants sequences of the usual length
+        return None
+    for matrix in (weight.T, weight):  # of a Linear, of a Conv1D
+        if len(matrix) == tried.shape[-1] and same_up_to_rounding(tried @ matrix, out - out[0]):
+            return matrix
+    return None

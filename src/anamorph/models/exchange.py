@@ -17,30 +17,35 @@ GELUS = ("NewGELUActivation", "FastGELUActivation")
 widest tensor of a block. torch has it in one."""
 
 
-def exchange(model: nn.Module, blocks: Sequence[Block]) -> Callable[[], None]:
+def exchange(model: nn.Module, blocks: Sequence[Block], attention: bool) -> Callable[[], None]:
     """Set a model's attention function, wrap its blocks, and leave training mode.
+
+    Args:
+        model: of transformers.
+        blocks: of it.
+        attention: whether its attention function is set; otherwise it keeps its own.
 
     Returns:
         what undoes all of it.
     """
     _register()
-    undo: list[Callable[[], None]] = []
+    undo: list[Callable[[], None]] = [still(model)]
     for module in model.modules():
-        if module.training:
-            undo.append(_set(module, "training", False))
         config: Any = getattr(module, "config", None)
-        if getattr(config, "_attn_implementation_internal", NAME) != NAME:  # configs are shared
+        own = getattr(config, "_attn_implementation_internal", NAME)
+        if attention and own != NAME:  # configs are shared
             undo.append(_set(config, "_attn_implementation_internal", NAME))
-        if type(module).__name__ in GELUS:
+        if _is_gelu(module):
             undo.append(_set(module, "forward", partial(functional.gelu, approximate="tanh")))
+    wrapped: set[nn.Module] = set()  # some blocks share modules
     for block in blocks:
-        last = block is blocks[-1]
-        undo.append(
-            _set(block.module, "forward", block_forward(block.module, block.as_tuple, last))
-        )
-        if block.attention is not None:
-            undo.append(_set(block.attention, "forward", module_forward(block.attention)))
-        if block.mlp is not None:
+        undo.append(_set(block.module, "forward", block_forward(block, block is blocks[-1])))
+        if block.attention is not None and block.attention not in wrapped:
+            wrapped.add(block.attention)
+            forward = module_forward(block.attention, block.attends)
+            undo.append(_set(block.attention, "forward", forward))
+        if block.mlp is not None and block.mlp not in wrapped:
+            wrapped.add(block.mlp)
             undo.append(block.mlp.register_forward_hook(mlp_hook).remove)
 
     def back() -> None:
@@ -48,6 +53,26 @@ def exchange(model: nn.Module, blocks: Sequence[Block]) -> Callable[[], None]:
             undo.pop()()
 
     return back
+
+
+def still(model: nn.Module) -> Callable[[], None]:
+    """Leave training mode; gives what goes back to it."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+
+    def back() -> None:
+        for module in training:
+            module.training = True
+
+    return back
+
+
+def _is_gelu(module: nn.Module) -> bool:
+    """Whether it is such an activation, and nobody has put another forward in its place."""
+    kind = type(module)
+    ours = kind.__name__ in GELUS and kind.__module__ == "transformers.activations"
+    return ours and "forward" not in vars(module)
 
 
 def _set(thing: Any, name: str, value: Any) -> Callable[[], None]:

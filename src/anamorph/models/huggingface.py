@@ -13,7 +13,7 @@ difference goes through the output projection.
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any, cast
 
@@ -21,15 +21,24 @@ import torch
 from torch import Tensor, nn
 
 from anamorph.errors import AnamorphError
-from anamorph.models.attention import Attention
+from anamorph.models.attention import Attention, linear_matrix
 from anamorph.models.base import Batch, Edits, Key, Recording, State
-from anamorph.models.calls import Block, Call, Stop, current
+from anamorph.models.calls import Call, Given, Stop, current
 from anamorph.models.exchange import exchange
+from anamorph.models.huggingface_blocks import CannotSplit, blocks_of, probe
+from anamorph.models.huggingface_reference import (
+    Reference,
+    accepts,
+    context_of,
+    logits_of,
+    own_logits,
+    require_language_model,
+    without_cache,
+)
 from anamorph.models.sites import HEAD_KINDS, Site
 from anamorph.models.wrapped import Wrapped, copies_of, rows_at, same_up_to_rounding
 
-MLP_NAMES = ("mlp", "feed_forward", "ffn", "fc2", "output.dense")
-"""Where a block's MLP, or the last matrix of it, is found: the first of these names that exists."""
+LONGEST = 2_048  # a context up to which it is tried whether it is true
 
 
 @dataclass(frozen=True)
@@ -38,11 +47,11 @@ class _State(State):
 
     Attributes:
         inputs: the model's keyword arguments.
-        arguments: by number of copies, each block's arguments behind the residual stream.
+        given: by number of copies, what each block is given besides the residual stream.
     """
 
     inputs: Mapping[str, Any] = field(default_factory=dict)
-    arguments: dict[int, list[tuple[tuple[Any, ...], dict[str, Any]]]] = field(default_factory=dict)
+    given: dict[int, list[Given]] = field(default_factory=dict)
 
 
 class HuggingFace(Wrapped):
@@ -52,33 +61,38 @@ class HuggingFace(Wrapped):
     output (of a head, before the output projection), and `layer.kind` for residual and mlp. Where
     several query heads share a key and value head, keys and values are counted by the latter.
 
+    A model whose attention does not come through transformers' interface runs with its own, and
+    has the sites residual and mlp alone; so has one whose attention does not give the model's own
+    logits there. What `mlp` is, is found by value: what a block's MLP adds to the residual stream.
+
     Args:
         model: from transformers, with a language-model head. It is left as it was found.
 
     Attributes:
         causal: whether no position sees those behind it, as found out on a few tokens.
         context: the longest sequence, in tokens, if the configuration names one.
-        heads: query heads of a layer.
-        key_heads: key and value heads of a layer.
+        parallel: whether two threads may run it; not if it keeps something of its last run.
 
     Raises:
-        AnamorphError: if it has no blocks or no head, or gives other logits block by block.
+        AnamorphError: if it is no language model with one stack of blocks, or gives other logits
+            block by block than by itself, padded or not.
     """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
         self.model = cast(Any, model)
-        if self.model.get_output_embeddings() is None:
-            raise AnamorphError(
-                f"{type(model).__name__} has no language-model head, so it predicts no tokens; "
-                "load it with AutoModelForCausalLM or AutoModelForMaskedLM."
-            )
-        configuration = self.model.config.get_text_config()
-        self.context = getattr(configuration, "max_position_embeddings", None)
+        require_language_model(model)
+        self.context = context_of(model)
+        self._exchanged = True  # its attention function, in sessions
         self._memory = threading.local()
-        self.blocks = [Block(b, None, None, None, False) for b in _blocks_of(model)]
         with torch.inference_mode():
-            self._explore()
+            reference = Reference.of(model, self.context)
+            self.blocks = blocks_of(model, lambda: own_logits(model, reference.tokens))
+            self.causal, self.parallel = reference.causal, reference.parallel
+            self._vocabulary, self._pads = reference.plain.shape[-1], reference.pads
+            self._dtype = reference.plain.dtype
+            self._explore(reference)
+            self.context = self._usable_context(reference.tokens)
 
     @property
     def layers(self) -> int:
@@ -92,39 +106,44 @@ class HuggingFace(Wrapped):
             Site(layer, head, kind)
             for kind, (layer, block) in product(HEAD_KINDS, enumerate(self.blocks))
             if block.attention is not None
-            for head in range(self.key_heads if kind in ("key", "value") else self.heads)
+            for head in range(block.key_heads if kind in ("key", "value") else block.heads)
         ]
         residuals = [Site(layer, None, "residual") for layer in range(self.layers)]
         mlps = [Site(i, None, "mlp") for i, block in enumerate(self.blocks) if block.mlp]
         return heads + residuals + mlps
 
-    def dim(self, kind: str) -> int | None:
-        """The last dimension of a site's activation; None for patterns, where it varies."""
-        if kind == "pattern":
-            return None
-        dim: int = self._dims.get(kind, self._width)
-        return dim
+    @property
+    def heads(self) -> int:
+        """Query heads of a layer, the first that has any."""
+        return next((block.heads for block in self.blocks if block.heads), 0)
+
+    @property
+    def key_heads(self) -> int:
+        """Key and value heads of a layer, the first that has any."""
+        return next((block.key_heads for block in self.blocks if block.key_heads), 0)
 
     def describe(self) -> dict[str, Any]:
         """Class, shape and number format, for a report."""
+        parameters = list(self.module.parameters())
+        dtype = next((x.dtype for x in parameters if x.is_floating_point()), self._dtype)
         return {
             "class": type(self.model).__name__,
             "layers": self.layers,
             "heads": self.heads,
             "key_heads": self.key_heads,
-            "head_width": self._dims.get("query"),
+            "head_width": next((b.dims["query"] for b in self.blocks if b.heads), None),
             "width": self._width,
-            "parameters": _size(self.model),
-            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "parameters": sum(x.numel() for x in parameters),
+            "dtype": str(dtype).removeprefix("torch."),
         }
 
     @property
     def vocabulary(self) -> int:
         """The number of logits."""
-        return int(self.model.get_output_embeddings().weight.shape[0])
+        return self._vocabulary
 
     def _prepare(self) -> Callable[[], None]:
-        return exchange(self.model, self.blocks)
+        return exchange(self.model, self.blocks, self._exchanged)
 
     def start(self, batch: Batch) -> State:
         """Embed the tokens: the state before block 0.
@@ -132,13 +151,14 @@ class HuggingFace(Wrapped):
         Padding may stand at either side; positions are counted from the mask.
 
         Raises:
-            AnamorphError: if the batch is longer than the context.
+            AnamorphError: if the batch is longer than the context, or has padding that the model
+                would see.
         """
         self._check_length(batch.tokens)
         state = _State(batch.tokens[None, :, :0], batch.mask, inputs=self._inputs(batch))
         with self.session():
-            hidden = self._arguments(state, 1)
-        return _State(hidden[None], batch.mask, None, state.inputs, state.arguments)
+            hidden = self._given(state, 1)[0].stream
+        return _State(hidden[None], batch.mask, None, state.inputs, state.given)
 
     def layer(
         self,
@@ -163,7 +183,7 @@ class HuggingFace(Wrapped):
         rows = at if index == self.layers - 1 else None
         if rows is not None:
             residual = rows_at(residual, rows)
-        return _State(residual, state.mask, rows, state.inputs, state.arguments)
+        return _State(residual, state.mask, rows, state.inputs, state.given)
 
     def logits(self, state: State, at: Tensor | None = None) -> Tensor:
         """[copy, batch, query, vocabulary] at the positions `at` [batch, query], or all.
@@ -171,10 +191,12 @@ class HuggingFace(Wrapped):
         What follows the last block must work position by position, as a norm and a head do.
         """
         residual = state.residual if at is None else rows_at(state.residual, at)
-        with self.session(), current(Call(replaced=residual.reshape(1, -1, residual.shape[-1]))):
-            token = torch.zeros(1, 1, dtype=torch.long, device=residual.device)
-            out: Tensor = self.model(input_ids=token, use_cache=False).logits
-        return out.view(*residual.shape[:-1], -1)
+        single = residual.reshape(-1, 1, residual.shape[-1])  # as sequences of one token
+        with self.session(), current(Call(replaced=single)):
+            tokens = torch.zeros(len(single), 1, dtype=torch.long, device=residual.device)
+            out = self.model(input_ids=tokens, **without_cache(self.model))
+        logits = logits_of(self.model, out, None)
+        return logits.view(*residual.shape[:-1], -1)
 
     def _run(self, index: int, state: _State, call: Call) -> Tensor:
         """[copy, batch, position, width] after a block, before an edit of the residual stream."""
@@ -189,13 +211,11 @@ class HuggingFace(Wrapped):
             call.attended = self._attention(index, state).again(call)
         if len(residual) < copies:
             residual = residual.expand(copies, *residual.shape[1:])
-        if copies not in state.arguments:
-            self._arguments(state, copies)
-        arguments, keywords = state.arguments[copies][index]
-        call.shape = residual.shape[:3]
+        call.shape, call.mlp_scale = residual.shape[:3], block.mlp_scale
+        given = self._given(state, copies)[index]
         with current(call):
-            out = block.module(residual.flatten(0, 1), *arguments, **keywords)
-        return (out[0] if block.as_tuple else out).view(residual.shape)  # type: ignore[no-any-return]
+            out = given.call(block.module, residual.flatten(0, 1))
+        return block.form.first(out).view(residual.shape)
 
     def _attention(self, index: int, state: _State) -> Attention:
         """The attention of a block as the model itself computes it, remembered for one state."""
@@ -203,130 +223,146 @@ class HuggingFace(Wrapped):
         if kept is None or kept[0] is not state or kept[1] != index:
             block = self.blocks[index]
             call = Call(stop=True, shape=state.residual.shape[:3])
-            arguments, keywords = state.arguments[1][index]
             with current(call), suppress(Stop):
-                block.module(state.residual[0], *arguments, **keywords)
-            assert call.attention is not None
-            call.attention.projection = block.projection
-            kept = self._memory.attention = (state, index, call.attention)
-        attention: Attention = kept[2]
-        return attention
+                self._given(state, 1)[index].call(block.module, state.residual[0])
+            attention = call.attention
+            assert attention is not None and block.projection is not None
+            attention.projection = block.projection
+            attention.matrix = linear_matrix(block.projection, attention.heads()[0])
+            kept = self._memory.attention = (state, index, attention)
+        found: Attention = kept[2]
+        return found
 
-    def _arguments(self, state: _State, copies: int) -> Tensor:
-        """Find out what the model hands to its blocks; gives the first block's input."""
-        call = Call(listing=[])
-        inputs = {
-            name: value.repeat(copies, *[1] * (value.dim() - 1))
-            if torch.is_tensor(value)
-            else value
-            for name, value in state.inputs.items()
-        }
-        with current(call), suppress(Stop):
-            self.model(**inputs)
-        assert call.listing is not None
-        state.arguments[copies] = [
-            (arguments[1:], keywords) for arguments, keywords in call.listing
-        ]
-        first: Tensor = call.listing[0][0][0]
-        return first
+    def _given(self, state: _State, copies: int) -> list[Given]:
+        """What the model hands to its blocks, for so many copies of a batch."""
+        if copies not in state.given:
+            call = Call(listing=[])
+            inputs = {
+                name: value.repeat(copies, *[1] * (value.dim() - 1))
+                if torch.is_tensor(value)
+                else value
+                for name, value in state.inputs.items()
+            }
+            with current(call), suppress(Stop):
+                self.model(**inputs)
+            assert call.listing is not None
+            state.given[copies] = call.listing
+        return state.given[copies]
 
     def _inputs(self, batch: Batch) -> dict[str, Any]:
-        inputs: dict[str, Any] = {"input_ids": batch.tokens, "use_cache": False}
+        inputs: dict[str, Any] = {"input_ids": batch.tokens, **without_cache(self.model)}
         right = bool((batch.mask[:, 1:] <= batch.mask[:, :-1]).all())
-        if right and (self.causal or bool(batch.mask.all())):
+        if bool(batch.mask.all()) or (right and self.causal):
             return inputs  # no real position sees the padding behind it
+        if not (self._pads if right else self._pads_left):
+            raise AnamorphError(
+                f"Padding at the {'right' if right else 'left'} changes what "
+                f"{type(self.model).__name__} itself says of real tokens, although it is told of "
+                "it; give sequences of one length."
+            )
         inputs["attention_mask"] = batch.mask.long()
-        if not right:
+        if not right and accepts(self.model, "position_ids"):
             inputs["position_ids"] = (batch.mask.long().cumsum(1) - 1).clamp(min=0)
         return inputs
 
-    def _explore(self) -> None:
-        """Find the parts of the blocks on a few tokens, and make sure that nothing is lost."""
-        tokens = (torch.arange(12, device=self.device).view(2, 6) * 7 + 3) % self.vocabulary
-        batch = Batch(tokens, torch.ones_like(tokens).bool())
-        self.causal, self._dims = True, {}
-        self.heads = self.key_heads = 0
-        found: list[Block] = []
-        with self.session():
-            call = Call(probing=[], shape=torch.Size((1, *tokens.shape)))
-            with current(call):
-                expected = self.model(input_ids=tokens, use_cache=False).logits
-                shorter = self.model(input_ids=tokens[:, :5], use_cache=False).logits
-        assert call.probing is not None
-        self.causal = same_up_to_rounding(shorter, expected[:, :5])
-        for block, (out, attentions) in zip(self.blocks, call.probing, strict=False):
-            attention = attentions[0] if len(attentions) == 1 else None
-            mlp = next((m for n in MLP_NAMES if (m := _submodule(block.module, n))), None)
-            module = None if attention is None else attention.module
-            found.append(Block(block.module, module, None, mlp, isinstance(out, tuple)))
-            if attention is not None:
-                self.heads, self.key_heads = attention.query.shape[2], attention.key.shape[2]
-                self._dims = {
-                    "query": attention.query.shape[-1],
-                    "key": attention.key.shape[-1],
-                    "value": attention.value.shape[-1],
-                    "output": attention.value.shape[-1],
-                }
-            self._width = (out[0] if isinstance(out, tuple) else out).shape[-1]
-        self.blocks = found
-        self.blocks = [
-            Block(b.module, b.attention, self._projection(i, batch), b.mlp, b.as_tuple)
-            for i, b in enumerate(self.blocks)
-        ]
+    def _explore(self, reference: Reference) -> None:
+        """Find the parts of the blocks, and make sure that the model is what it is by itself.
+
+        Raises:
+            AnamorphError: if it is not; says in what.
+        """
+        bare = self.blocks
+        difference = self._try(reference)
+        if difference or not any(block.heads for block in self.blocks):
+            self.blocks, self._exchanged = bare, False
+            if otherwise := self._try(reference):
+                raise AnamorphError(
+                    f"{type(self.model).__name__} cannot be audited block by block: {otherwise}. "
+                    "am.HookedModel takes any module."
+                )
+        if difference:
+            why = f"with its attention function exchanged, {difference}"
+            self.blocks = [replace(block, headless=why) for block in self.blocks]
+        self._pads_left = True
+        batch, expected = reference.left_padded()
+        try:
+            self._pads_left = not self._differs(batch, expected)
+        except Exception:  # it takes masks of another form
+            self._pads_left = False
+
+    def _try(self, reference: Reference) -> str:
+        """Why the model does not give its own logits, its attention function exchanged or not.
+
+        Returns:
+            the end of a sentence; empty if it gives them.
+        """
+        inputs = {"input_ids": reference.tokens, **without_cache(self.model)}
+        doing = "it does not run in parts"
+        try:
+            with self.session():
+                self.blocks = probe(self.blocks, lambda: self.model(**inputs), reference.tokens)
+            for what, batch, expected in reference.cases():
+                if difference := self._differs(batch, expected):
+                    return f"the logits of {what} differ from its own, by up to {difference:.2g}"
+            doing = "its blocks need more than the residual stream, such as what earlier ones keep"
+            return self._depends(Batch(reference.tokens, torch.ones_like(reference.tokens).bool()))
+        except AnamorphError:
+            raise
+        except CannotSplit as error:
+            return str(error)
+        except Exception as error:  # whatever somebody's model raises where it is run in parts
+            reason = str(error).strip().split("\n")[0]
+            return f"{doing} ({type(error).__name__}{f': {reason}' if reason else ''})"
+
+    def _usable_context(self, tokens: Tensor) -> int | None:
+        """The context, without the few positions that some models keep for padding."""
+        if self.context is None or self.context > LONGEST:
+            return self.context
+        for context in range(self.context, max(0, self.context - 4), -1):
+            some = tokens.flatten().repeat(context)[None, :context]
+            inputs = {"input_ids": some, **without_cache(self.model)}
+            mask = torch.ones_like(some).bool()
+            try:
+                with self.session():
+                    self._given(_State(some[None, :, :0], mask, inputs=inputs), 1)
+            except (IndexError, RuntimeError):
+                continue
+            return context
+        return self.context
+
+    def _differs(self, batch: Batch, expected: Tensor) -> float:
+        """By how much logits of a batch differ from those expected at real tokens; 0 if not."""
         state = self.start(batch)
         for layer in range(self.layers):
             state = self.layer(layer, state)
-        if not same_up_to_rounding(self.logits(state)[0], expected):
-            raise AnamorphError(
-                f"{type(self.model).__name__} gives other logits when it runs block by block (by "
-                f"{(self.logits(state)[0] - expected).abs().max():.2g}): its blocks share more "
-                "than the residual stream, so proxies of it would not be what they seem."
-            )
+        found = self.logits(state)[0][batch.mask]
+        self._width = state.residual.shape[-1]
+        if same_up_to_rounding(found, expected):
+            return 0.0
+        return float((found - expected).abs().nan_to_num(torch.inf).max())
 
-    def _projection(self, index: int, batch: Batch) -> nn.Module | None:
-        """The output projection with which an attention module ends, if it does."""
-        block = self.blocks[index]
-        if block.attention is None:
-            return None
-        state = self.start(batch)
-        assert isinstance(state, _State)
-        with self.session():
-            attention = self._attention(index, state)
-        heads = attention.heads()  # [1, batch, position, head · dim]
-        for module in block.attention.modules():
-            weight = getattr(module, "weight", None)
-            if weight is None or weight.dim() != 2 or heads.shape[-1] not in weight.shape:
-                continue
-            try:
-                if same_up_to_rounding(module(heads[0]), attention.given):
-                    return module
-            except RuntimeError:  # it takes something else
-                continue
-        return None
+    def _depends(self, batch: Batch) -> str:
+        """On what a block depends besides its input: the end of a sentence; empty if on nothing.
 
-
-def _blocks_of(model: nn.Module) -> list[nn.Module]:
-    config: Any = model.config
-    count = config.get_text_config().num_hidden_layers
-    lists: list[Any] = [
-        m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == count
-    ]
-    if not lists:
-        raise AnamorphError(
-            f"{type(model).__name__} has no list of {count} blocks, as its configuration says, so "
-            "it cannot run block by block. Decoders and encoders with one stack of blocks can; "
-            "am.HookedModel takes any module."
-        )
-    return list(max(lists, key=_size))
-
-
-def _submodule(module: nn.Module, path: str) -> nn.Module | None:
-    for name in path.split("."):
-        module = getattr(module, name, None)  # type: ignore[assignment]
-        if not isinstance(module, nn.Module):
-            return None
-    return module
-
-
-def _size(module: Any) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
+        A proxy starts at any block, with others beside it. So every block runs alone, the last one
+        first, on two copies that differ, and must give what it gives on each.
+        """
+        states = [self.start(batch)]
+        for layer in range(self.layers):
+            states.append(self.layer(layer, states[-1]))
+        inputs = self._inputs(batch)
+        fresh = [_State(state.residual, batch.mask, inputs=inputs) for state in states]
+        given: list[dict[int, list[Given]]] = [{}, {}]
+        for layer in reversed(range(self.layers)):
+            own = fresh[layer].residual
+            other = own.flip(-1) / 2
+            alone = self.layer(layer, _State(other, batch.mask, None, inputs, given[0])).residual
+            pair = torch.cat([own, other])
+            both = self.layer(layer, _State(pair, batch.mask, None, inputs, given[1])).residual
+            expected = torch.cat([states[layer + 1].residual, alone])
+            if not same_up_to_rounding(both, expected):
+                return (
+                    f"its block {layer} gives other numbers when it runs by itself, or with copies "
+                    "beside it, so it depends on more than its own residual stream"
+                )
+        return ""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from anamorph.models.base import Batch, Key, Model, Recording
-from anamorph.models.huggingface import MLP_NAMES, HuggingFace
+from anamorph.models.huggingface import HuggingFace
 from anamorph.models.sites import HEAD_KINDS
 
 LENGTH = 8  # tokens of the two sequences that are tried
@@ -28,7 +28,7 @@ def list_sites(model: Model, tokens: Tensor | None = None) -> pl.DataFrame:
 
     Args:
         model: in inference mode.
-        tokens: [batch, position] on the model's device; None for a few made-up ones.
+        tokens: [batch, position]; None for a few made-up ones.
 
     Returns:
         a row a site: site (such as `1.0.query`), layer, head (null for the kinds that a layer has
@@ -39,7 +39,7 @@ def list_sites(model: Model, tokens: Tensor | None = None) -> pl.DataFrame:
     Raises:
         AnamorphError: if the model cannot run on them.
     """
-    tokens = _some_tokens(model) if tokens is None else tokens
+    tokens = (_some_tokens(model) if tokens is None else tokens).to(model.device)
     keys = list(dict.fromkeys(Key(site.layer, site.kind) for site in model.sites))
     edits = {key: _Counted() for key in keys}
     recording: Recording = dict.fromkeys(keys)
@@ -78,20 +78,20 @@ def missing_sites(model: Model) -> list[str]:
     """What sites of the usual kinds a model has not, and why, in a sentence each."""
     if not isinstance(model, HuggingFace):
         return []
-    name = type(model.model).__name__
-    attention = [i for i, block in enumerate(model.blocks) if block.attention is None]
+    reasons: dict[str, list[int]] = {}
+    for layer, block in enumerate(model.blocks):
+        if block.headless:
+            reasons.setdefault(block.headless, []).append(layer)
+    missing = [
+        f"No {', '.join(HEAD_KINDS[:-1])} and {HEAD_KINDS[-1]} in layers {_numbers(layers)} of "
+        f"{type(model.model).__name__}: {reason}."
+        for reason, layers in reasons.items()
+    ]
     mlps = [i for i, block in enumerate(model.blocks) if block.mlp is None]
-    missing = []
-    if attention:
-        missing.append(
-            f"No {', '.join(HEAD_KINDS[:-1])} and {HEAD_KINDS[-1]} in layers "
-            f"{_numbers(attention)}: what mixes positions there does not go through the "
-            f"AttentionInterface of transformers in {name}."
-        )
     if mlps:
         missing.append(
-            f"No mlp in layers {_numbers(mlps)}: their blocks have no submodule called "
-            f"{', '.join(MLP_NAMES[:-1])} or {MLP_NAMES[-1]}."
+            f"No mlp in layers {_numbers(mlps)}: no submodule of their blocks gives just what an "
+            "MLP adds to the residual stream."
         )
     if missing:
         missing.append(
@@ -115,7 +115,7 @@ def _some_tokens(model: Model) -> Tensor:
     """[2, position] tokens that a model knows."""
     length = min(LENGTH, model.context or LENGTH)
     tokens = (torch.arange(2 * length).view(2, length) * 7 + 3) % model.vocabulary
-    return tokens.to(model.device)
+    return tokens
 
 
 def _shape(x: Tensor | None, kind: str) -> str | None:

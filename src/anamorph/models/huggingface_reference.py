@@ -1,0 +1,279 @@
+"""What a Hugging Face model itself says, untouched: what anamorph's own runs are compared with."""
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from anamorph.errors import AnamorphError
+from anamorph.models.base import Batch
+from anamorph.models.exchange import still
+from anamorph.models.wrapped import same_up_to_rounding
+
+LENGTH, SHORT = 8, 5  # tokens of the sequences that are tried
+ROPES = ("dynamic", "longrope")
+"""Rotary embeddings that depend on the longest sequence of a batch, and keep it for the next."""
+CONTEXTS = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx")
+COPIED = 2**16  # numbers of a tensor that is compared by value
+
+
+def require_language_model(model: nn.Module) -> None:
+    """Refuse what cannot be audited, as far as it can be told without running it.
+
+    Raises:
+        AnamorphError: in one sentence, with what to do.
+    """
+    name = type(model).__name__
+    for attribute, how in (("_orig_mod", "._orig_mod"), ("module", ".module")):
+        inside = getattr(model, attribute, None)
+        if isinstance(inside, nn.Module) and not hasattr(type(model), "from_pretrained"):
+            raise AnamorphError(
+                f"{name} is a wrapper around a {type(inside).__name__}, which it compiles or "
+                f"spreads over devices; give the model inside, as model{how}."
+            )
+    config: Any = getattr(model, "config", None)
+    if not hasattr(config, "get_text_config") or not hasattr(model, "get_output_embeddings"):
+        raise AnamorphError(
+            f"{name} is no model of transformers: it has no configuration. am.HookedModel takes "
+            "any module."
+        )
+    if not accepts(model, "input_ids"):
+        raise AnamorphError(
+            f"{name} takes no token ids; anamorph audits language models that need nothing else."
+        )
+    if getattr(config, "is_encoder_decoder", False):
+        raise AnamorphError(
+            f"{name} has an encoder and a decoder; anamorph audits models with one stack of "
+            "blocks, from tokens to logits. am.HookedModel takes any module."
+        )
+    places = {str(x.device) for x in model.parameters()}
+    if "meta" in places:
+        empty = [key for key, x in model.named_parameters() if x.device.type == "meta"]
+        raise AnamorphError(
+            f"{name} has parameters without values, on the meta device: {', '.join(empty[:3])}"
+            f"{f' and {len(empty) - 3} more' if len(empty) > 3 else ''}; load its weights."
+        )
+    if len(places) > 1:
+        raise AnamorphError(
+            f"{name} lies on several devices ({', '.join(sorted(places))}); put it on one, as with "
+            "model.to('cpu')."
+        )
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A model's own logits of a few tokens.
+
+    Attributes:
+        tokens: [2, position] of two sequences.
+        plain: [2, position, vocabulary] of both.
+        short: [1, fewer positions, vocabulary] of the start of the second, alone.
+        causal: whether no position sees those behind it.
+        pads: whether the model, told so by a mask, leaves padding out of account.
+        parallel: whether it keeps nothing of one run where another can see it, as far as found.
+    """
+
+    tokens: Tensor
+    plain: Tensor
+    short: Tensor
+    causal: bool
+    pads: bool
+    parallel: bool
+
+    @classmethod
+    def of(cls, model: nn.Module, context: int | None) -> "Reference":
+        """Run a model as its owner would, in inference mode and without dropout.
+
+        Raises:
+            AnamorphError: if it does not run on tokens, or predicts none.
+        """
+        length = min(LENGTH, context or LENGTH)
+        tokens = _tokens(model, length)
+        cut = min(SHORT, length - 1)
+        mask = torch.ones_like(tokens)
+        mask[1, cut:] = 0
+        back = still(model)
+        before = _kept(model)
+        try:
+            plain = own_logits(model, tokens)
+            short = own_logits(model, tokens[1:, :cut])
+            again = own_logits(model, tokens)
+            shorter = own_logits(model, tokens[:, :2])
+            padded = own_logits(model, tokens, mask) if accepts(model, "attention_mask") else None
+            parallel = not _differ(before, _kept(model)) and not rotary_limits(model)
+        finally:
+            back()
+        if plain.isnan().any():
+            raise AnamorphError(f"{type(model).__name__} gives NaN, so there is nothing to audit.")
+        if not same_up_to_rounding(again, plain):
+            raise AnamorphError(
+                f"{type(model).__name__} gives other logits in a second run on the same tokens: it "
+                "keeps something of the first, or is random. Numbers of it would mean nothing."
+            )
+        causal = same_up_to_rounding(plain[1:, :cut], short)
+        causal = causal and same_up_to_rounding(plain[:, :2], shorter)
+        pads = padded is not None and same_up_to_rounding(padded[1:, :cut], short)
+        return cls(tokens, plain, short, causal, pads, parallel)
+
+    def cases(self) -> list[tuple[str, Batch, Tensor]]:
+        """What is compared: in words, a batch, and the logits [real token, vocabulary] of it."""
+        whole = torch.ones_like(self.tokens).bool()
+        cut = self.short.shape[1]
+        cases = [
+            ("a batch", Batch(self.tokens, whole), self.plain.flatten(0, 1)),
+            ("one sequence", Batch(self.tokens[1:, :cut], whole[1:, :cut]), self.short[0]),
+        ]
+        if self.causal or self.pads:
+            padded = whole.clone()
+            padded[1, cut:] = False
+            both = torch.cat([self.plain[0], self.short[0]])
+            cases.append(("a padded batch", Batch(self.tokens, padded), both))
+        return cases
+
+    def left_padded(self) -> tuple[Batch, Tensor]:
+        """A batch with padding at the left, and the logits [real token, vocabulary] of it."""
+        cut = self.short.shape[1]
+        mask = torch.ones_like(self.tokens).bool()
+        mask[1, :-cut] = False
+        tokens = self.tokens.clone()
+        tokens[1] = tokens[1].roll(len(tokens[1]) - cut)
+        return Batch(tokens, mask), torch.cat([self.plain[0], self.short[0]])
+
+
+def own_logits(model: nn.Module, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+    """[batch, position, vocabulary] what a model says of [batch, position] tokens.
+
+    Raises:
+        AnamorphError: if it does not run on them, or gives something else.
+    """
+    name = type(model).__name__
+    inputs: dict[str, Any] = {} if mask is None else {"attention_mask": mask}
+    try:
+        out = model(input_ids=tokens, **inputs, **without_cache(model))
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0]
+        raise AnamorphError(
+            f"{name} does not run on a few tokens ({type(error).__name__}: {reason}); anamorph "
+            "audits language models that need nothing but token ids."
+        ) from error
+    return logits_of(model, out, tokens)
+
+
+def logits_of(model: nn.Module, out: Any, tokens: Tensor | None) -> Tensor:
+    """[batch, position, vocabulary] in what a model gave for tokens, if those are known.
+
+    Raises:
+        AnamorphError: if there are none.
+    """
+    name = type(model).__name__
+    logits = getattr(out, "logits", out[0] if isinstance(out, tuple) and out else None)
+    known: Any = model
+    vocabulary = getattr(known.config.get_text_config(), "vocab_size", None)
+    head = known.get_output_embeddings() is not None
+    if logits is None and head:
+        raise AnamorphError(
+            f"{name} gives no logits for token ids alone; load the model with AutoModelForCausalLM "
+            "or AutoModelForMaskedLM."
+        )
+    if logits is None or not (head or logits.shape[-1:] == (vocabulary,)):
+        raise AnamorphError(
+            f"{name} has no language-model head, so it predicts no tokens; load it with "
+            "AutoModelForCausalLM or AutoModelForMaskedLM."
+        )
+    if tokens is not None and (logits.dim() != 3 or logits.shape[:2] != tokens.shape):
+        raise AnamorphError(
+            f"{name} gives {list(logits.shape)} for tokens {list(tokens.shape)}; expected logits "
+            "[batch, position, vocabulary]."
+        )
+    return logits  # type: ignore[no-any-return]
+
+
+def accepts(model: nn.Module, name: str) -> bool:
+    """Whether a model's forward takes an argument of this name."""
+    parameters = inspect.signature(model.forward).parameters
+    return name in parameters or any(x.kind is x.VAR_KEYWORD for x in parameters.values())
+
+
+def without_cache(model: nn.Module) -> dict[str, bool]:
+    """The argument that keeps a model from keeping anything for the next tokens, if it has one."""
+    return {"use_cache": False} if accepts(model, "use_cache") else {}
+
+
+def context_of(model: nn.Module) -> int | None:
+    """The longest sequence, in tokens, if a model's configuration names one.
+
+    Where rotary embeddings change with the longest sequence of a batch, it is what they do not
+    change up to: beyond it, the numbers of a sequence would depend on those beside it.
+    """
+    known: Any = model
+    config = known.config.get_text_config()
+    named = [getattr(config, name, None) for name in CONTEXTS]
+    return min([x for x in (*named, *rotary_limits(model)) if isinstance(x, int)], default=None)
+
+
+def rotary_limits(model: nn.Module) -> list[int]:
+    """Lengths from which on rotary embeddings depend on the longest sequence of a batch."""
+    limits = []
+    for module in model.modules():
+        kinds: Any = getattr(module, "rope_type", None)
+        if any(kind in ROPES for kind in (kinds.values() if isinstance(kinds, dict) else [kinds])):
+            config: Any = getattr(module, "config", None)
+            limits += _numbers(getattr(config, "rope_parameters", None), _ORIGINAL)
+            limits += _numbers(
+                {_ORIGINAL: getattr(module, "original_max_seq_len", None)}, _ORIGINAL
+            )
+    return limits
+
+
+_ORIGINAL = "original_max_position_embeddings"
+
+
+def _numbers(given: Any, name: str) -> list[int]:
+    """The numbers of this name in dictionaries within each other."""
+    if not isinstance(given, dict):
+        return []
+    inside = [number for value in given.values() for number in _numbers(value, name)]
+    return inside + ([given[name]] if isinstance(given.get(name), int) else [])
+
+
+def _tokens(model: nn.Module, length: int) -> Tensor:
+    """[2, length] ordinary tokens that a model knows."""
+    known: Any = model
+    config = known.config.get_text_config()
+    vocabulary = getattr(config, "vocab_size", None)
+    if not isinstance(vocabulary, int):
+        vocabulary = known.get_input_embeddings().weight.shape[0]
+    special = {x for key, x in vars(config).items() if key.endswith("token_id")}
+    ordinary = [x for x in range(min(vocabulary, 200)) if x not in special]
+    device = next((x.device for x in model.parameters()), torch.device("cpu"))
+    some = torch.tensor(ordinary, device=device)
+    return some[(torch.arange(2 * length, device=device).view(2, length) * 7 + 3) % len(some)]
+
+
+def _kept(model: nn.Module) -> dict[str, Any]:
+    """What the modules of a model keep, but for weights: copies of it, or its size."""
+    kept: dict[str, Any] = {}
+    for path, module in model.named_modules():
+        values = {k: v for k, v in vars(module).items() if not k.startswith("_")}
+        for name, value in (values | dict(module.named_buffers(recurse=False))).items():
+            if torch.is_tensor(value):
+                value = value.clone() if value.numel() <= COPIED else id(value)
+            elif isinstance(value, (dict, list, set)):
+                value = len(value)
+            if torch.is_tensor(value) or isinstance(value, (int, float, str, type(None))):
+                kept[f"{path}.{name}"] = value
+    return kept
+
+
+def _differ(before: dict[str, Any], after: dict[str, Any]) -> bool:
+    """Whether anything that is kept has changed."""
+    if before.keys() != after.keys():
+        return True
+    return any(
+        not torch.equal(x, y)
+        if torch.is_tensor(x) and torch.is_tensor(y)
+        else x is not y and x != y
+        for x, y in ((before[name], after[name]) for name in before)
+    )
