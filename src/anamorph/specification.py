@@ -90,6 +90,13 @@ class StudySpec(_Spec):
             raise ValueError("simplify, each_layer or each_head must name a simplification")
         return self
 
+    @field_validator("task")
+    @classmethod
+    def _named(cls, task: dict[str, Any]) -> dict[str, Any]:
+        if not isinstance(task.get("name"), str):
+            raise ValueError("task.name must say which task, such as 'dyck'")
+        return task
+
     @field_validator("seeds")
     @classmethod
     def _different(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
