@@ -7,6 +7,7 @@ documents with certain numbers, so that a few are drawn at random without all be
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from functools import cached_property, partial
+from os.path import expanduser
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -97,8 +98,8 @@ def _expanded(source: str | Path) -> Path:
     """The path that is meant; `~` stands for the user's folder unless there is such a file."""
     path = Path(source)
     try:
-        return path if path.exists() else path.expanduser()
-    except (RuntimeError, OSError, ValueError) as error:  # no such user; too long; a NUL
+        return path if path.exists() else Path(expanduser(source))
+    except (OSError, ValueError) as error:  # it is too long, or has a NUL
         raise AnamorphError(
             f"There is no file or folder {str(source)!r}: {error}. Give a path that exists."
         ) from error
