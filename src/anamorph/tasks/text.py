@@ -129,7 +129,7 @@ def text_task(
         name: _to_split(name, role, parts[name], counts, length, spans_field, labels, mask, seed)
         for name, role in sorted(roles.items(), key=lambda item: ROLES.index(item[1]))
     }
-    shared = tell(splits, readings, checksums, stacklevel=2)
+    shared = tell(splits, readings, checksums)
     return Task(
         name="text",
         spec={
