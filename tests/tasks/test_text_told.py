@@ -67,6 +67,15 @@ def test_the_same_file_twice_is_told_though_other_sequences_are_drawn(tmp_path: 
         assert len(shared) < 12
 
 
+def test_the_fit_data_drawn_from_the_same_file(tmp_path: Path) -> None:
+    lines = (json.dumps({"text": text}) + "\n" for text in texts(9000))
+    (tmp_path / "a.jsonl").write_text("".join(lines))
+    data = {"train": tmp_path / "a.jsonl", "iid": tmp_path / "a.jsonl"}
+    task, said = told(data, sequences=3, fit_sequences=3)
+    assert task.spec["splits"]["iid"]["shared_with_fit"] == 0
+    assert "'iid' is drawn from the same text as the fit data ('train')" in only(said)
+
+
 def test_much_of_one_split_in_another() -> None:
     _, said = told({"iid": texts(50), "ood": [*texts(10), *texts(30, 100)]})
     assert "10 of the 40 sequences of the split 'ood' stand in 'iid' too" in only(said)

@@ -39,6 +39,13 @@ def tell(
         for name, number in shared.items()
         if number
     ]
+    if train in checksums:
+        sentences += [
+            f"The split {name!r} is drawn from the same text as the fit data ({train!r}), so that "
+            "it is no test on new text. Give each its own."
+            for name in evaluated
+            if checksums.get(name) == checksums[train] and not shared[name]
+        ]
     for one, other in combinations(evaluated, 2):
         same_file = one in checksums and checksums[one] == checksums.get(other)
         sentences += _of_pair((one, known[one]), (other, known[other]), same_file)
