@@ -192,6 +192,14 @@ def test_an_exchanged_file_of_equal_counts_is_another_task(tmp_path: Path) -> No
         load_task(**first.spec)
 
 
+def test_data_in_several_formats_are_read_and_told(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": x}) + "\n" for x in texts(9)))
+    (tmp_path / "b.csv").write_text("id,text\n" + "".join(f"1,{x}\n" for x in texts(9, 20)))
+    task, said = told({"iid": tmp_path})
+    assert "'iid' is read from 2 files of several formats (.csv, .jsonl)" in only(said)
+    assert len(task.splits["iid"]) == 18
+
+
 def test_objects_in_memory_are_no_files() -> None:
     task, _ = told({"iid": texts(20)})
     assert task.spec["files"] == {}

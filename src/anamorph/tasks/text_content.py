@@ -9,7 +9,7 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
 
 from anamorph.errors import AnamorphError
@@ -108,13 +108,21 @@ def countable(path: Path) -> bool:
     return path.stat().st_size <= LARGE or not is_packed(path)
 
 
-def ending(path: PurePath) -> str:
+def ending(path: Path) -> str:
     """The ending of a name in small letters, without that of a compression; empty for none."""
-    bare = path.with_suffix("") if path.suffix.lower() in _PACKED_ENDINGS else path
-    return bare.suffix.lower()
+    return _bare(path).suffix.lower()
 
 
-def named_kind(path: PurePath) -> Kind | None:
+def without_ending(path: Path) -> Path:
+    """A path without its ending, and without that of a compression."""
+    return _bare(path).with_suffix("")
+
+
+def _bare(path: Path) -> Path:
+    return path.with_suffix("") if path.suffix.lower() in _PACKED_ENDINGS else path
+
+
+def named_kind(path: Path) -> Kind | None:
     """The kind that the ending speaks of; None if it speaks of none."""
     return _ENDINGS.get(ending(path))
 
@@ -125,6 +133,11 @@ def kind_of(path: Path) -> Kind:
     Raises:
         AnamorphError: if it is neither text nor a table that is read, or not what its ending says.
     """
+    if not path.is_file():
+        raise AnamorphError(
+            f"{path} is a pipe or a device, which can be read only once; write it to a file, and "
+            "give that."
+        )
     with reading(path) as file:
         head = file.read(HEAD)
     for magic, kind in _MAGIC.items():

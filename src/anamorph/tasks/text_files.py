@@ -63,6 +63,11 @@ def open_source(source: object, fields: Fields) -> Source:
     """
     if isinstance(source, (str, Path)):
         return _open_path(source, fields)
+    if type(source).__name__ in ("DataFrame", "LazyFrame"):
+        raise AnamorphError(
+            "A source of text cannot be a data frame; give its rows: frame.to_dict('records') of "
+            "pandas, frame.to_dicts() of polars."
+        )
     unordered = isinstance(source, (Mapping, Set))
     if unordered or not isinstance(source, Iterable):
         keys = f" with the keys {listed(source)}" if isinstance(source, Mapping) else ""
@@ -204,7 +209,15 @@ class _Rows:
 
     def pick(self, numbers: Numbers) -> Iterator[Document]:
         for number in numbers.tolist():
-            yield to_document(self.rows[number], self.fields, f"{self._where} {number}")
+            where = f"{self._where} {number}"
+            try:
+                row = self.rows[number]
+            except (LookupError, TypeError) as error:  # such as a pandas series with its own index
+                raise AnamorphError(
+                    f"{where} cannot be had of a {type(self.rows).__name__}: {error!r}; give a "
+                    "list."
+                ) from error
+            yield to_document(row, self.fields, where)
 
 
 class _Stream:

@@ -4,15 +4,20 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
 from itertools import combinations
+from pathlib import Path
 
 from anamorph.tasks.base import Split
+from anamorph.tasks.text_content import ending, named_kind
 from anamorph.tasks.text_sequences import Reading
 
 LITTLE = 0.05  # a share of sequences up to which chance may make them equal
 
 
 def tell(
-    splits: Mapping[str, Split], readings: Mapping[str, Reading], checksums: Mapping[str, str]
+    splits: Mapping[str, Split],
+    readings: Mapping[str, Reading],
+    checksums: Mapping[str, str],
+    paths: Mapping[str, Sequence[Path]],
 ) -> dict[str, int]:
     """Warn of sequences in several splits, of repeated ones, and of special tokens in the text.
 
@@ -20,6 +25,7 @@ def tell(
         splits: of a task.
         readings: what was read for them, by split.
         checksums: of the files that were read for them, by split; none for objects in memory.
+        paths: of these files.
 
     Returns:
         how many sequences of each evaluated split stand in `train` too.
@@ -31,6 +37,13 @@ def tell(
     sentences: list[str] = []
     for name, reading in readings.items():
         sentences += _of_reading(name, reading)
+    for name, files in paths.items():
+        kinds = sorted({ending(file) for file in files if named_kind(file) is not None})
+        if len(kinds) > 1:
+            sentences.append(
+                f"The split {name!r} is read from {len(files)} files of several formats "
+                f"({', '.join(kinds)}), such as {files[0].name}."
+            )
     for name, digests in known.items():
         sentences += _of_repeated(name, digests)
     sentences += [
