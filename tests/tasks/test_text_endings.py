@@ -265,6 +265,20 @@ def test_errors_in_json_name_the_line(tmp_path: Path) -> None:
     assert f"{tmp_path / 'a.json'}:42 is no JSON" in error(tmp_path / "a.json", b"\n".join(lines))
 
 
+@pytest.mark.parametrize("name", ["a", "a.txt", "a.data", "a.log.gz"])
+def test_long_lines_of_json_are_no_prose(name: str, tmp_path: Path) -> None:
+    long = ["é" * 9000, "y" * 20_000]
+    lines = [json.dumps({"text": text}, ensure_ascii=False) for text in long]
+    for whole in ("\n".join(lines), f"[{','.join(lines)}]"):
+        content = gzip.compress(whole.encode()) if name.endswith(".gz") else whole.encode()
+        (tmp_path / name).write_bytes(content)
+        assert [d.text for d in open_source(tmp_path / name, Fields())] == long
+
+
+def test_json_that_is_nested_too_deeply(tmp_path: Path) -> None:
+    assert "nested too deeply" in error(tmp_path / "a.json", b"[" + b'{"a":' * 100_000)
+
+
 ALL_CSV = [name for name in FILES if name.endswith((".csv", ".CSV", ".tsv", ".tab"))]
 
 

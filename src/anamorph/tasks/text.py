@@ -52,8 +52,10 @@ def text_task(
 
     Args:
         data: `ROLE=PATH` or `ROLE:NAME=PATH` for each split, or a mapping from `ROLE` or
-            `ROLE:NAME` to a path or to strings, mappings or a `datasets.Dataset`. One split has the
-            role `iid`, at most one `train`, any number `ood`.
+            `ROLE:NAME` to a path or to strings, mappings or a `datasets.Dataset`. A path is a file
+            (JSON, CSV, Parquet, Arrow, plain text; compressed or not), a folder, or a pattern with
+            `*`: see `anamorph.tasks.text_files.open_source`. One split has the role `iid`, at most
+            one `train`, any number `ood`.
         tokenizer: the model's, of Hugging Face's kind, or a folder or name to load it from.
         length: tokens in a sequence: at most, or exactly with `pack`.
         packing: `truncate` each document, cut it in consecutive `window`s, or `pack` documents

@@ -182,8 +182,14 @@ def _is_json(begins: str, suffix: str) -> bool:
         return False
     if not suffix:
         return True
-    try:  # a text may begin with a bracket: it is JSON if a whole object stands there
+    try:  # a text may begin with a bracket: it is JSON if an object stands there
         value, _ = json.JSONDecoder().raw_decode(begins)
-    except ValueError:
-        return False
+    except json.JSONDecodeError as error:
+        objects = re.match(r"\{|\[\s*\{", begins) is not None
+        return objects and cut_off(error, begins) and len(begins) > HEAD / 8
     return isinstance(value[0] if isinstance(value, list) and value else value, dict)
+
+
+def cut_off(error: json.JSONDecodeError, text: str) -> bool:
+    """Whether JSON is wrong only because it is not all there."""
+    return error.msg.startswith("Unterminated string") or error.pos > len(text) - 16
