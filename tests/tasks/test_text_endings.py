@@ -161,9 +161,18 @@ def test_and_the_same_task_to_the_byte(name: str, tmp_path: Path) -> None:
     assert other.spec["read"]["iid"]["chosen"] == "at random"
 
 
+SIGNS = ("PAR1S, the play", "ARROW1 and 2", "BZh, he said", "Rar! Rara!", "FEA1", "%PDFs", "PK")
+
+
 @pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "a.TXT.zst", "a.md", "README", "a.py.xz"])
 def test_what_is_prose_is_one_document(name: str, tmp_path: Path) -> None:
-    for text in ("A text,\r\nof two lines.\n", "[1] Smith et al.", "{ or so } it is", "[[File:x]]"):
+    for text in (
+        "A text,\r\nof two lines.\n",
+        "[1] Smith et al.",
+        "{ or so } it is",
+        "[[File:x]]",
+        *SIGNS,
+    ):
         content = codecs.BOM_UTF8 + text.encode()
         ends = (end for end in PACKED if end and name.endswith(end))
         (tmp_path / name).write_bytes(PACKED[next(ends, "")](content))
