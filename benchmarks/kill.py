@@ -57,11 +57,11 @@ def kill_after(out: Path, seconds: float) -> bool:
 
 def reached(out: Path) -> str:
     """How far a run is, in words."""
-    cells = len(list(out.glob("seed-0/cells/*/*.parquet")))
+    works = len(list(out.glob("seed-0/works/*.parquet")))
     for file, words in (
         ("checks.json", "in the report"),
         ("results.parquet", "behind the results"),
-        ("seed-0/simplifications.safetensors", f"with {cells} cells"),
+        ("seed-0/simplifications.safetensors", f"with {works} works"),
         ("seed-0/model.safetensors", "behind the training"),
         ("seed-0/checkpoint.safetensors", "in the training, behind a checkpoint"),
         ("spec.json", "at the beginning of the training"),

@@ -19,7 +19,7 @@ import torch
 
 import anamorph as am
 from anamorph import engine
-from anamorph.audit import fit_on_train, noise_floor, with_identity
+from anamorph.audit import fit_on_train, noise_floor, rounding, with_identity
 from anamorph.engine import audit_split
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness import CellSums
@@ -295,6 +295,26 @@ def test_the_noise_floor_is_rounding_and_nothing_else(task: Task, model: am.Deco
     assert half["output_kl"] > 10 * floor["output_kl"]
 
 
+def test_ties_are_counted_where_rounding_could_turn_a_prediction(
+    task: Task, model: am.Decoder
+) -> None:
+    usual = rounding(model, task)
+    assert 0 < usual["logits"] < 1e-4
+    scored = [s.scored.sum() for s in [task.reference.take(np.arange(16))]]
+    assert usual["positions"] == scored[0] and usual["ties"] == 0
+    twin = copy.deepcopy(model)
+    with torch.no_grad():  # two candidates alike, and ahead of the others
+        first, second = task.candidates[:2]
+        twin.unembedding.weight[second] = twin.unembedding.weight[first]
+    logits = [forward(twin, t, {})["logits"][:, task.candidates] for t in list(task.reference)[:16]]
+    ahead = sum(
+        int(np.argmax(logits[i][place - 1]) < 2)
+        for i, offset in enumerate(task.reference.offsets[:16])
+        for place in np.flatnonzero(task.reference.scored[offset : task.reference.offsets[i + 1]])
+    )
+    assert rounding(twin, task)["ties"] == ahead > 0
+
+
 def test_law_2_as_many_clusters_as_points(task: Task, model: am.Decoder) -> None:
     few = Task(task.name, task.spec, task.vocabulary, task.candidates, {"train": as_train(task, 3)})
     points = {tuple(t) for s in few.train for t in prefixes(s)}
@@ -484,10 +504,10 @@ def test_law_8_through_a_fit(task: Task) -> None:
     model = small_model(task)
     with torch.no_grad():
         model.blocks[1].key.weight[0, 0] = float("nan")
-    message = r"Split 'train'.*1\.0\.key: sequence 0 .*NaN or infinity"
+    message = r"Cannot fit at 1\.0\.key: sequence 0 of the data.*NaN or infinity"
     with pytest.raises(am.AnamorphError, match=message):
         am.audit(model, task, ["svd(rank=1)@1.*.key"])
-    with pytest.raises(am.AnamorphError, match=r"identity on split 'iid'.*nan in sequence 0"):
+    with pytest.raises(am.AnamorphError, match=r"on split 'iid'.*nan in sequence 0"):
         am.audit(model, task, ["onehot@0.*.pattern"])
 
 
@@ -572,3 +592,50 @@ def test_law_10_a_pickle_is_refused(tmp_path: Path) -> None:
             with pytest.raises(am.AnamorphError, match="as safetensors"):
                 load(path)
         assert not loot.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("sequences", 1),
+        ("sequences", 10.5),
+        ("sequences", math.nan),
+        ("sequences", True),
+        ("fit_sequences", 0),
+        ("fit_sequences", -3),
+        ("fit_sequences", math.inf),
+        ("resamples", 0),
+        ("resamples", 200.0),
+        ("resamples", math.nan),
+        ("seed", -1),
+        ("seed", 0.5),
+    ],
+)
+def test_arguments_out_of_their_range_are_named(
+    name: str, value: Any, model: am.Decoder, task: Task
+) -> None:
+    with pytest.raises(AnamorphError, match=f"^{name} is {value}; expected a whole number"):
+        am.audit(model, task, SPECS[:1], **{name: value})
+
+
+@pytest.mark.parametrize("resamples", [1, 50, 99, 100])
+def test_too_few_resamples_are_said(resamples: int, model: am.Decoder, task: Task) -> None:
+    def found() -> am.Audit:
+        return am.audit(model, task, SPECS[:1], sequences=20, resamples=resamples)
+
+    if resamples < 100:
+        with pytest.warns(UserWarning, match=f"Of {resamples} resamples .* resamples=100 or more"):
+            audit = found()
+    else:
+        audit = found()
+    empty = audit.gaps["verdict"].is_null().all()
+    assert empty == (resamples < 100)
+    assert audit.results["low"].is_null().all() == empty
+
+
+def test_one_spec_as_a_text_is_one_spec(model: am.Decoder, task: Task) -> None:
+    one, listed = (
+        am.audit(model, task, spec, sequences=5, resamples=100).results  # type: ignore[arg-type]
+        for spec in (SPECS[0], [SPECS[0]])
+    )
+    assert one.equals(listed)

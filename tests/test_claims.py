@@ -224,7 +224,14 @@ def test_self_checks_take_the_worst_of_every_split_and_seed() -> None:
             row["value"] = 1e-7
     floor = {"simplification": "svd(rank=4)@0.*.{query,key}", **shown}
     worse = floor | {"same_prediction": 0.999, "model_accuracy": 0.1}
-    found = self_checks(pl.DataFrame(rows, RESULTS), [floor, worse, floor | {"output_kl": 1e-6}])
+    floors = [floor, worse, floor | {"output_kl": 1e-6}]
+    rounded = [{"logits": x, "positions": 10, "ties": t} for x, t in ((1e-6, 0), (3e-6, 2), (0, 1))]
+    noise = [{"floor": f, "rounding": r} for f, r in zip(floors, rounded, strict=True)]
+    found = self_checks(pl.DataFrame(rows, RESULTS), noise)
+    assert found["rounding"] == {"logits": 3e-6, "positions": 30, "ties": 3}
     assert found["identity"] == shown | {"output_kl": 1e-7}
     assert found["noise_floor"] == floor | {"same_prediction": 0.999, "output_kl": 1e-6}
-    assert self_checks(pl.DataFrame(rows, RESULTS), [None])["noise_floor"] is None
+    assert (
+        self_checks(pl.DataFrame(rows, RESULTS), [{**noise[0], "floor": None}])["noise_floor"]
+        is None
+    )

@@ -3,6 +3,7 @@
 import json
 import random
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ import polars as pl
 import pytest
 import torch
 import transformers
+from polars.testing import assert_frame_equal
 
+from anamorph import works
 from anamorph.audit import fit_on_train
 from anamorph.cli import main
 from anamorph.engine import LOOK, audit_split
@@ -204,14 +207,11 @@ def test_a_cell_stops_when_its_confidence_sequence_is_narrow(
     assert taken["sequences"].min() < taken["sequences"].max()
     split = task.splits["c"]
     full = audit_given(model, task, SIMPLIFY, tmp_path / "full")
+    sums = pl.read_parquet(full.work(0, "c", 0))
     for name, sequences in (
         taken.filter(split="c").select("simplification", "sequences").iter_rows()
     ):
-        cell = (
-            pl.read_parquet(full.cell(0, name, "c"))["same_prediction"]
-            .to_numpy()
-            .copy()[: len(split)]
-        )
+        cell = sums.filter(proxy=name)["same_prediction"].to_numpy().copy()[: len(split)]
         ratio, stop = RatioSequence(1, 0.25), len(split)
         for start in range(0, len(split), LOOK):
             counts = split.lengths[start : start + LOOK] - 1
@@ -223,12 +223,24 @@ def test_a_cell_stops_when_its_confidence_sequence_is_narrow(
         assert sequences == stop, name
 
 
-def test_a_killed_audit_goes_on(model: HuggingFace, task: Task, tmp_path: Path) -> None:
-    first = audit_given(model, task, SIMPLIFY, tmp_path / "run")
-    before = (first.path / "results.parquet").read_bytes()
-    cells = sorted(first.path.glob("seed-0/cells/*/*.parquet"))
-    for cell in cells[::3]:
-        cell.unlink()
+@pytest.mark.parametrize(("until", "threads"), [(None, (1, 1)), (None, (2, 3)), (0.25, (4, 1))])
+def test_a_killed_audit_goes_on(
+    model: HuggingFace,
+    task: Task,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    until: float | None,
+    threads: tuple[int, int],
+) -> None:
+    """To the byte, whatever was done already, and with however many threads."""
+    monkeypatch.setattr(works, "PROXIES", 5)
+    torch.set_num_threads(threads[0])
+    first = audit_given(model, task, SIMPLIFY, tmp_path / "run", until=until)
+    before = contents(first.path)
+    done = sorted(first.path.glob("seed-0/works/*.parquet"))
+    assert len(done) == 3 * 5  # splits, and 25 proxies in works of 5
+    for work in done[::3]:
+        work.unlink()
     for name in ("results.parquet", "gaps.parquet", "claims.json", "report.html"):
         (first.path / name).unlink()
     scores = pl.read_parquet(first.path / "seed-0" / "heads.parquet")
@@ -236,8 +248,10 @@ def test_a_killed_audit_goes_on(model: HuggingFace, task: Task, tmp_path: Path) 
         *((layer, head) for layer in range(3) for head in range(4)),
         (None, None),
     ]
-    again = audit_given(model, task, SIMPLIFY, tmp_path / "run")
-    assert (again.path / "results.parquet").read_bytes() == before
+    (first.path / "seed-0" / "heads.parquet").unlink()
+    torch.set_num_threads(threads[1])
+    again = audit_given(model, task, SIMPLIFY, tmp_path / "run", until=until)
+    assert contents(again.path) == before
 
 
 @pytest.fixture
@@ -328,6 +342,48 @@ def test_a_toml_file_is_as_good_as_options(folder: Path, tmp_path: Path, anamorp
         30,
         0.3,
     )
+
+
+def test_a_run_of_ones_own_model_is_audited_again(
+    folder: Path, tmp_path: Path, anamorph: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From any folder; and not if the model or the data are others by now."""
+    own = tmp_path / "own"
+    shutil.copytree(folder / "model", own / "model")
+    for name in "ab":
+        shutil.copy(folder / f"{name}.jsonl", own)
+    monkeypatch.chdir(own)
+    data = ["--data", "iid=a.jsonl", "--data", "ood:b=b.jsonl", "--fit-on", "iid"]
+    sizes = ["--fit-sequences", 20, "--sequences", 30, "--length", 16]
+    first = ["--model", "model", *data, *sizes, "--simplify", "svd(rank=2)@1.0.value"]
+    code, text = anamorph(*first, "--out", "run")
+    assert code == 0, text
+    monkeypatch.chdir(tmp_path)
+    both = ["--simplify", "svd(rank=[1,2])@1.0.value", "--out", "again"]
+    code, text = anamorph(own / "run", *both)
+    assert code == 0, text
+    before, after = (
+        pl.read_parquet(run / "results.parquet").filter(simplification="svd(rank=2)@1.0.value")
+        for run in (own / "run", tmp_path / "again")
+    )
+    assert_frame_equal(before, after, abs_tol=1e-6)
+    assert json.loads((tmp_path / "again" / "spec.json").read_text())["simplify"] == both[1:2]
+
+    text = (own / "b.jsonl").read_text()
+    (own / "b.jsonl").write_text(text.replace("the", "eht"))
+    code, text = anamorph(own / "run", *both[:2], "--out", "third")
+    assert code == 2 and "('b' differs). Bring the old ones back" in " ".join(text.split())
+    shutil.copy(folder / "b.jsonl", own)
+    model = transformers.LlamaForCausalLM.from_pretrained(own / "model")
+    model.model.layers[2].mlp.up_proj.weight.data[0, 0] += 1
+    model.save_pretrained(own / "model")
+    code, text = anamorph(own / "run", *both[:2], "--out", "third")
+    assert code == 2 and "(the weights of layer 2 differ)" in " ".join(text.split())
+    code, text = anamorph(
+        *[str(own / "model") if a == "model" else a for a in first], "--out", own / "run"
+    )
+    assert code == 2
+    assert not (tmp_path / "third").exists()
 
 
 def test_the_example_can_be_read() -> None:

@@ -13,7 +13,7 @@ import torch
 from anamorph.audit import scored_sequences
 from anamorph.errors import AnamorphError
 from anamorph.heads import LONGEST, SCORES, EditedHead, Places, edited_head, head_scores
-from anamorph.models.base import Batch, Key, Recording, State
+from anamorph.models.base import Batch, Key, Model, Recording, State
 from anamorph.models.huggingface import HuggingFace
 from anamorph.models.sites import HEAD_KINDS, Site
 from anamorph.progress import ignore
@@ -122,10 +122,12 @@ def patterns_of(model: HuggingFace, batch: Batch) -> list[torch.Tensor]:
     return [pattern[0] for pattern in record.values() if pattern is not None]
 
 
-class Scripted:
+class Scripted(Model):
     """A model of one layer whose heads attend where a rule says: (tokens, position) -> key."""
 
-    layers = 1
+    layers, vocabulary = 1, 100
+    sites: list[Site] = []  # noqa: RUF012
+    parallel = False  # it keeps its batch
 
     def __init__(self, *rules: Callable[[list[int], int], int]) -> None:
         self.rules = rules
@@ -145,6 +147,9 @@ class Scripted:
                 pattern[0, row, head, t, rule(tokens, t)] = 1
         record[Key(0, "pattern")] = pattern
         return state
+
+    def logits(self, state: State, at: Any = None) -> torch.Tensor:
+        raise AssertionError("scores of heads need no logits")
 
 
 def split_of(*sequences: list[int]) -> Split:

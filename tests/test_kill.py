@@ -9,7 +9,7 @@ import pytest
 
 from commands import SMOKE, environment
 
-STAGES = ("seed-0/checkpoint.safetensors", "seed-0/cells/*/*.parquet", "figures/*")
+STAGES = ("seed-0/checkpoint.safetensors", "seed-0/works/*.parquet", "figures/*")
 """What has just appeared when a run is killed, a fraction of a second later."""
 
 

@@ -2,18 +2,27 @@
 
 import hashlib
 import json
+import os
 import pickle
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
+from torch import Tensor
 
 import anamorph as am
 from anamorph.progress import Event
+from anamorph.simplifications.registry import SIMPLIFICATIONS
 from anamorph.specification import StudySpec
 from anamorph.study import audit_study, train_study
+from anamorph.training import default_model
+from commands import environment
 
 pytestmark = pytest.mark.usefixtures("quick_report", "task_once")
 
@@ -86,11 +95,12 @@ def test_what_a_run_holds(whole: Path) -> None:
         names = {file.name for file in folder.iterdir()}
         assert names == {"model.safetensors", "simplifications.safetensors"} | {
             "history.parquet",
-            "cells",
+            "fingerprints.json",
+            "works",
             "noise.json",
             "views",
         }
-        assert len(list(folder.glob("cells/*/*.parquet"))) == 4 * len(splits)
+        assert len(list(folder.glob("works/*.parquet"))) == len(splits)
     assert not list(whole.rglob("*.tmp"))
 
 
@@ -239,9 +249,101 @@ def test_an_error_names_the_seed(tmp_path: Path) -> None:
     model = am.Decoder.load(out / "seed-1" / "model.safetensors")
     model.blocks[0].query.weight.data[0, 0] = float("nan")
     model.save(out / "seed-1" / "model.safetensors")
+    (out / "seed-1" / "fingerprints.json").unlink()  # as if it had been trained to that
     with pytest.raises(am.AnamorphError, match=r"Seed 1: Split 'train'.*sequence 0 .*NaN"):
         am.run_study(spec(), out, workers=1)
     assert not (out / "results.parquet").exists()
+
+
+LONG = {"steps": 10**7, "batch_tokens": 256}  # a training of days
+
+
+def children() -> list[int]:
+    found = [file.read_text().split() for file in Path("/proc/self/task").glob("*/children")]
+    return [int(pid) for some in found for pid in some]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_seed_that_fails_ends_the_study_at_once(tmp_path: Path, workers: int) -> None:
+    long = spec(training=LONG, seeds=(0, 1, 2))
+    with pytest.raises(Stopped):
+        am.run_study(long, tmp_path, watch=stop_at("seed 0: training", 1))
+    model = am.Decoder(default_model(am.load_task(**long.task), **long.model))
+    model.blocks[0].query.weight.data[0, 0] = float("nan")
+    model.save(tmp_path / "seed-0" / "model.safetensors")
+    start = time.monotonic()
+    with pytest.raises(am.AnamorphError, match=r"Seed 0: Split 'train'.*sequence 0 .*NaN"):
+        am.run_study(long, tmp_path, workers=workers)
+    assert time.monotonic() - start < 60
+    assert not children()
+
+
+def test_a_seed_that_is_killed_ends_the_study_at_once(tmp_path: Path) -> None:
+    """As the system does with one that needs too much memory."""
+
+    def watch(event: Event) -> None:
+        if "training" in event.step:
+            os.kill(children()[0], signal.SIGKILL)
+
+    with pytest.raises(am.AnamorphError, match=r"killed .*SIGKILL.*memory.*fewer workers\.$"):
+        am.run_study(spec(training=LONG), tmp_path, workers=2, watch=watch)
+    assert not children()
+
+
+def test_the_study_ends_at_once_when_its_user_does(tmp_path: Path) -> None:
+    def watch(event: Event) -> None:
+        if event.step == "seed 1: training":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        am.run_study(spec(training=LONG), tmp_path, workers=2, watch=watch)
+    assert not children()
+
+
+class Halved(am.Simplification):
+    """Half of everything."""
+
+    name = "halved"
+
+    def statistic(self, dim: int) -> None:
+        return None
+
+    def learn(self, statistic: None) -> Self:
+        return self
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x / 2
+
+
+def test_what_a_script_registers_counts_here_and_not_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SIMPLIFICATIONS, "halved", Halved)
+    own = spec(simplify=["halved@1.*.query"], seeds=(0, 1))
+    assert am.run_study(own, tmp_path / "one").complete  # one worker unless more are asked for
+    with pytest.raises(am.AnamorphError, match=r"no simplification 'halved'.*entry point"):
+        am.run_study(own, tmp_path / "two", workers=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["file", "input"])
+def test_a_script_without_a_main_guard(whole: Path, tmp_path: Path, how: str) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import anamorph as am\n"
+        "from anamorph.specification import StudySpec\n"
+        f"spec = StudySpec.of({spec().model_dump(mode='json')!r}, 'a script')\n"
+        f"print(am.run_study(spec, {str(tmp_path / 'run')!r}, workers=2).complete)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, *([script] if how == "file" else ["-"])],
+        input=script.read_text(),
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert (done.stdout, done.stderr) == ("True\n", "")
+    assert digests(tmp_path / "run") == digests(whole)
 
 
 def test_an_error_can_come_home_from_a_worker() -> None:

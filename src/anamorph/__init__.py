@@ -11,8 +11,6 @@ model as a *proxy*, and the two are compared in distribution and out of it:
     ['seen_structure', 'unseen_depth']
 """
 
-import os
-
 from anamorph.audit import Audit, audit
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness import Thresholds
@@ -38,10 +36,9 @@ from anamorph.specification import load_preset
 from anamorph.study import run_study
 from anamorph.tasks import load_task, text_task
 from anamorph.training import TrainingConfig, train
+from anamorph.version import version as _version
 
-# Large tensors come and go with every stack of proxies. In huge pages, for which torch asks if this
-# says so at its first allocation, an audit is about a tenth faster (Linux, CPU).
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+__version__ = _version()
 
 __all__ = [
     "PCA",

@@ -1,5 +1,6 @@
 """The audit: fit simplifications, put them into the model, compare on every split."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -7,11 +8,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from anamorph.engine import BATCH_TOKENS, audit_split
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness import CellKey, CellSums, ProxyInfo, Thresholds, tabulate
+from anamorph.faithfulness.bootstrap import FEWEST
 from anamorph.faithfulness.sums import WHOLE
 from anamorph.models.base import Batch, Key, Model, Recording
 from anamorph.simplifications import (
@@ -20,11 +23,17 @@ from anamorph.simplifications import (
     FittedProxies,
     Proxy,
     Simplification,
+    check_proxies,
     expand,
     fit,
 )
 from anamorph.tasks import Split, Task
-from anamorph.tasks.batches import collate, plan
+from anamorph.tasks.batches import collate, plan, targets
+from anamorph.tasks.checks import check_context, check_direction, check_vocabulary
+from anamorph.threads import torch_threads
+from anamorph.works import plan as plan_works
+
+TOGETHER = 4  # sequences of a batch in which rounding is measured
 
 
 @dataclass(frozen=True)
@@ -52,7 +61,6 @@ def audit(
     resamples: int = 1000,
     seed: int = 0,
     thresholds: Thresholds | None = None,
-    device: torch.device | str = "cpu",
 ) -> Audit:
     """Fit simplifications on `train`, put them into the model, and compare on every split.
 
@@ -65,20 +73,31 @@ def audit(
         resamples: of the bootstrap.
         seed: of the bootstrap.
         thresholds: where the lines between verdicts are drawn.
-        device: where the model is.
 
     Raises:
-        AnamorphError: if a proxy does not fit the model or the data, or a number is not finite.
+        AnamorphError: if an argument lies out of its range, a proxy does not fit the model or the
+            data, or a number is not finite.
+
+    Warns:
+        UserWarning: below 100 resamples, with which results have no intervals, p-values, verdicts.
     """
+    require_sizes(sequences=(sequences, 2), fit_sequences=(fit_sequences, 1))
+    require_sizes(resamples=(resamples, 1), seed=(seed, 0))
+    if resamples < FEWEST:
+        warnings.warn(
+            f"Of {resamples} resamples no 95 % interval can be told, so intervals, p-values and "
+            f"verdicts stay empty; give resamples={FEWEST} or more.",
+            stacklevel=2,
+        )
     proxies = with_identity(simplify)
-    fitted = fit_on_train(model, proxies, task, fit_sequences, device)
+    check_audit(model, task, proxies)
+    fitted = fit_on_train(model, proxies, task, fit_sequences)
     cells: dict[CellKey, CellSums] = {}
     for split in task.evaluated:
         part = scored_sequences(split, sequences)
-        found = audit_split(
-            model, part, task.candidates, [fitted[p] for p in proxies], device=device
-        )
-        cells |= {(0, str(proxy), split.name): sums for proxy, sums in found.items()}
+        for some in plan_works(proxies, model):
+            found = audit_split(model, part, task.candidates, [fitted[p] for p in some])
+            cells |= {(0, str(proxy), split.name): sums for proxy, sums in found.items()}
     results, gaps = tabulate(
         cells,
         describe_proxies(proxies),
@@ -91,13 +110,39 @@ def audit(
     return Audit(results, gaps, fitted)
 
 
+def check_audit(model: Model, task: Task, proxies: Sequence[Proxy]) -> None:
+    """Whether model, data and proxies fit together, before any time is spent.
+
+    Raises:
+        AnamorphError: if they do not.
+    """
+    check_vocabulary(task, model.vocabulary)
+    check_direction(task, model.causal)
+    if model.context is not None:
+        check_context(task, model.context)
+    check_proxies(model, proxies, collate(task.train, np.arange(1)))
+
+
+def require_sizes(**sizes: tuple[int, int]) -> None:
+    """Check arguments, each given with the least that it may be.
+
+    Raises:
+        AnamorphError: names an argument that is no whole number, or is below that.
+    """
+    for name, (value, least) in sizes.items():
+        whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+        if not whole or value < least:
+            raise AnamorphError(
+                f"{name} is {value!r}; expected a whole number, and at least {least}."
+            )
+
+
 def noise_floor(
     model: Model,
     task: Task,
     *,
     sequences: int = 16,
     batch_tokens: int = BATCH_TOKENS,
-    device: torch.device | str = "cpu",
 ) -> dict[str, Any] | None:
     """What rounding alone does to every metric.
 
@@ -110,7 +155,6 @@ def noise_floor(
         task: its data; the reference split is measured on.
         sequences: of the reference, and of `train`; the first so many.
         batch_tokens: tokens a batch; the numbers do not depend on it.
-        device: where the model is.
 
     Returns:
         the mean of each metric, and `simplification`; None if the model has no queries.
@@ -119,13 +163,13 @@ def noise_floor(
     if not any((site.layer, site.kind) == first for site in model.sites):
         return None
     record: Recording = {first: None}
-    batch = collate(task.train, np.arange(1)).to(device)
+    batch = collate(task.train, np.arange(1)).to(model.device)
     with torch.inference_mode(), model.session():
         model.layer(0, model.start(batch), record=record)
     query = record[first]
     assert query is not None
     (proxy,) = expand([f"svd(rank={query.shape[-1]})@0.*.{{query,key}}"])
-    (fitted,) = fit_on_train(model, [proxy], task, sequences, device).values()
+    (fitted,) = fit_on_train(model, [proxy], task, sequences).values()
     rotated = {site: _ThereAndBack.of(whole) for site, whole in fitted.by_site.items()}
     part = scored_sequences(task.reference, sequences)
     sums = audit_split(
@@ -134,11 +178,53 @@ def noise_floor(
         task.candidates,
         [replace(fitted, by_site=rotated)],
         batch_tokens=batch_tokens,
-        device=device,
     )[proxy]
     rows = np.flatnonzero(sums.index.facet == WHOLE)
     means = sums.sums[:, rows].sum(1).cpu() / sums.index.tokens[rows].sum()
     return {"simplification": str(proxy), **dict(zip(sums.metrics, means.tolist(), strict=True))}
+
+
+@torch.inference_mode()
+def rounding(model: Model, task: Task, *, sequences: int = 16) -> dict[str, float]:
+    """What batching alone does to the model's logits, and where that could turn a prediction.
+
+    Another batch size, processor or device rounds in another way. Where the model's two best
+    candidates are no further apart than that, their order is chance: a tie.
+
+    Args:
+        model: the original, in inference mode.
+        task: its data; the reference split is measured on.
+        sequences: of the reference; the first so many.
+
+    Returns:
+        logits: the largest difference between a candidate's logit in a batch of all and alone;
+        positions: how many scored positions were looked at; ties: at how many of them the two
+        best candidates are at most twice that difference apart.
+    """
+    part = scored_sequences(task.reference, sequences)
+    chosen = torch.from_numpy(task.candidates).to(model.device)
+
+    def logits(some: NDArray[np.int64]) -> Tensor:
+        """[scored position, candidate], sequence by sequence."""
+        wanted = targets(part, some).to(model.device)
+        state = model.start(collate(part, some).to(model.device))
+        for layer in range(model.layers):
+            state = model.layer(layer, state, at=wanted.at)
+        return model.logits(state)[0][wanted.valid][:, chosen].double()
+
+    apart, between = 0.0, []
+    with model.session(), torch_threads(1):
+        for start in range(0, len(part), TOGETHER):
+            some = np.arange(start, min(start + TOGETHER, len(part)))
+            together = logits(some)
+            alone = torch.cat([logits(some[i : i + 1]) for i in range(len(some))])
+            difference = (together - alone).abs()
+            apart = max(apart, float(difference[difference.isfinite()].max()))
+            best = alone.topk(min(2, alone.shape[1]), dim=1).values
+            between.append((best[:, 0] - best[:, -1]).cpu())
+    gaps = torch.cat(between)
+    ties = int((gaps <= 2 * apart).sum()) if len(task.candidates) > 1 else 0
+    return {"logits": apart, "positions": len(gaps), "ties": ties}
 
 
 class _ThereAndBack(SVD):
@@ -169,10 +255,10 @@ def describe_proxies(proxies: Sequence[Proxy]) -> list[ProxyInfo]:
     return [ProxyInfo(str(p), p.method, p.size, p.sites) for p in proxies]
 
 
-def fit_batches(task: Task, sequences: int, device: torch.device | str = "cpu") -> Iterator[Batch]:
+def fit_batches(task: Task, sequences: int) -> Iterator[Batch]:
     """The first sequences of `train`, in their order, in batches."""
     sample = task.train.take(np.arange(min(sequences, len(task.train))))
-    return (collate(sample, part).to(device) for part in plan(sample.lengths, BATCH_TOKENS))
+    return (collate(sample, part) for part in plan(sample.lengths, BATCH_TOKENS))
 
 
 def fit_on_train(
@@ -180,7 +266,6 @@ def fit_on_train(
     proxies: Sequence[Proxy],
     task: Task,
     sequences: int,
-    device: torch.device | str = "cpu",
 ) -> FittedProxies:
     """Fit proxies to the first sequences of `train`.
 
@@ -188,7 +273,7 @@ def fit_on_train(
         AnamorphError: as `anamorph.simplifications.fit`; names the split.
     """
     try:
-        return fit(model, proxies, fit_batches(task, sequences, device))
+        return fit(model, proxies, fit_batches(task, sequences))
     except AnamorphError as error:
         raise AnamorphError(f"Split {task.train.name!r}: {error}") from error
 

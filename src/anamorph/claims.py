@@ -78,19 +78,21 @@ def measure(
     return found
 
 
-def self_checks(results: pl.DataFrame, noise: Sequence[Mapping[str, Any] | None]) -> dict[str, Any]:
+def self_checks(results: pl.DataFrame, noise: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The worst numbers of the identity proxy, and the noise floor.
 
     Args:
         results: of a run.
-        noise: `anamorph.audit.noise_floor` of each seed.
+        noise: of each seed `anamorph.audit.noise_floor`, as `floor`, and `rounding`.
 
     Returns:
         `identity`: metric to worst value; `noise_floor`: the same over the seeds, with the spec
-        string, or None if none was measured.
+        string, or None if none was measured; `rounding`: the largest difference of logits, and the
+        positions and ties of all seeds.
     """
     identity = results.filter(pl.col("facet").is_null() & (pl.col("method") == "identity"))
-    floors = [floor for floor in noise if floor is not None]
+    floors = [n["floor"] for n in noise if n["floor"] is not None]
+    rounded = [n["rounding"] for n in noise]
     return {
         "identity": _worst(
             {m: rows["value"].to_list() for (m,), rows in identity.group_by("metric")}
@@ -101,6 +103,11 @@ def self_checks(results: pl.DataFrame, noise: Sequence[Mapping[str, Any] | None]
         }
         if floors
         else None,
+        "rounding": {
+            "logits": max(r["logits"] for r in rounded),
+            "positions": sum(r["positions"] for r in rounded),
+            "ties": sum(r["ties"] for r in rounded),
+        },
     }
 
 

@@ -6,12 +6,16 @@ start at the same layer run as one stack, along the copy axis. What a proxy's fi
 the model's own tensor, so it is computed once for the whole stack. The last layer and everything
 after it run at scored positions only. On a CPU, batches run side by side, one thread each: at the
 sizes that fit the cache that is nearly twice as fast on two cores as two threads on one batch.
+
+What is computed together (batches, stacks, looks) follows from the split, the proxies and the
+constants here alone, never from threads or what was done before. So the same call gives the same
+bytes on one kind of processor, and only a stack that does not fit the memory rounds in another way.
 """
 
+from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -35,16 +39,16 @@ from anamorph.simplifications import FittedProxy, Proxy
 from anamorph.stacks import stacked_edits
 from anamorph.tasks import Split
 from anamorph.tasks.batches import Targets, collate, even_batches, targets
+from anamorph.threads import side_by_side, torch_threads
 
 BATCH_TOKENS = 4_096
+BATCHES = 4  # a split is cut into a multiple of so many: as many for 1, 2 and 4 threads
 LOOK = 16  # sequences between two looks at whether a cell may stop
 LOGITS = 128 * 2**20  # bytes for the logits of one proxy at some positions
 MEMORY = 8 * 2**20  # bytes for the widest tensor of a stack: what stays in the cache is faster
 ATTENTION_KINDS = ("query", "key", "pattern")
 
 Head = tuple[int, int]  # layer, head
-
-_Item = TypeVar("_Item")
 
 
 def audit_split(
@@ -57,8 +61,7 @@ def audit_split(
     memory: int = MEMORY,
     until: float | None = None,
     correlation: float = PRIOR_CORRELATION,
-    finished: Callable[[Proxy, CellSums], None] = lambda proxy, sums: None,
-    device: torch.device | str = "cpu",
+    threads: int | None = None,
     watch: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[Proxy, CellSums]:
     """Compare proxies with the model on one split.
@@ -72,13 +75,13 @@ def audit_split(
         split: all its sequences are used.
         candidates: token ids among which a prediction is chosen.
         proxies: fitted; each gives one cell.
-        batch_tokens: tokens a batch, padding included; the numbers do not depend on it.
-        memory: bytes for the widest tensor of a stack of proxies; nor on this.
+        batch_tokens: tokens a batch, padding included; numbers differ by rounding alone.
+        memory: bytes for the widest tensor of a stack of proxies; likewise.
         until: stop each cell as soon as a confidence sequence of its `same_prediction` is so
             narrow (`anamorph.faithfulness.confidence`). The order of the sequences must be random.
         correlation: of positions in a sequence, assumed with `until` before disagreement shows it.
-        finished: called with every cell as soon as it is done.
-        device: where the model is.
+        threads: for a model that one thread at a time may run, how many torch uses in an
+            operation, by which numbers may differ by rounding; None for as many as it uses now.
         watch: called with what is done and the total: batches, or with `until` cells.
 
     Returns:
@@ -90,18 +93,19 @@ def audit_split(
     index = SumIndex.of(split)
     groups = _groups(proxies, model)
     names = metric_names(attention=any(group.heads for group in groups))
-    cells = {fitted.proxy: CellSums(index, names, device) for fitted in proxies}
+    cells = {fitted.proxy: CellSums(index, names, model.device) for fitted in proxies}
     heads = {head for group in groups for head in group.heads}
-    chosen = torch.from_numpy(candidates).to(device)
+    chosen = torch.from_numpy(candidates).to(model.device)
 
     def begin(sequences: NDArray[np.int64]) -> tuple[_ModelRun, Tensor]:
         wanted = targets(split, sequences)
-        rows = index.rows_at(wanted.number[wanted.valid]).to(device)  # no batch shares a sequence
-        batch = collate(split, sequences).to(device)
+        rows = index.rows_at(wanted.number[wanted.valid])  # no batch shares a sequence
+        batch = collate(split, sequences).to(model.device)
         if model.causal:  # nothing behind the last prediction has a say in it
             needed = int(wanted.at.max()) + 1
             batch = Batch(batch.tokens[:, :needed], batch.mask[:, :needed])
-        return _ModelRun.of(model, batch, wanted.to(device), heads, chosen), rows
+        run = _ModelRun.of(model, batch, wanted.to(model.device), heads, chosen)
+        return run, rows.to(model.device)
 
     def add(run: _ModelRun, rows: Tensor, stack: _Group) -> None:
         for fitted, metrics in zip(stack.proxies, _compare(run, stack), strict=True):
@@ -113,11 +117,10 @@ def audit_split(
         for stack in run.stacks(groups, memory):
             add(run, rows, stack)
 
-    with model.session():
+    with model.session(), _threads(model, threads) as workers:
         if until is None:
-            workers = torch.get_num_threads() if torch.device(device).type == "cpu" else 1
-            batches = even_batches(split, np.arange(len(split)), batch_tokens, workers)
-            for done, _ in enumerate(side_by_side(whole, batches[::-1], device), start=1):
+            batches = even_batches(split, np.arange(len(split)), batch_tokens, BATCHES)
+            for done, _ in enumerate(side_by_side(whole, batches[::-1], workers), start=1):
                 watch(done, len(batches))
         else:
             following = _Following(cells, index, until, correlation)
@@ -128,41 +131,27 @@ def audit_split(
                         run, rows = begin(sequences)
                     stacks = run.stacks([g.only(following.active) for g in groups], memory)
                     one = torch.inference_mode()(lambda s, run=run, rows=rows: add(run, rows, s))
-                    for _ in side_by_side(one, stacks, device):
+                    for _ in side_by_side(one, stacks, workers):
                         pass
-                for proxy in following.look(look):
-                    _finish(proxy, cells[proxy], split, finished)
+                following.look(look)
                 watch(len(cells) - len(following.active), len(cells))
                 if not following.active:
                     break
             watch(len(cells), len(cells))
-            proxies = [fitted for fitted in proxies if fitted.proxy in following.active]
-    for fitted in proxies:
-        _finish(fitted.proxy, cells[fitted.proxy], split, finished)
+    for proxy, sums in cells.items():
+        sums.require_finite(f"{proxy} on split {split.name!r}")
     return cells
 
 
-def side_by_side(
-    work: Callable[[_Item], None], items: Sequence[_Item], device: torch.device | str
-) -> Iterator[None]:
-    """Work on items, on a CPU as many at a time as torch has threads, with one thread each.
-
-    What is left is given up as soon as one fails, or when the caller stops iterating.
-
-    Yields:
-        after every item, in their order.
-    """
-    threads = torch.get_num_threads()
-    if threads == 1 or torch.device(device).type != "cpu":  # another device keeps itself busy
-        yield from map(work, items)
+@contextmanager
+def _threads(model: Model, threads: int | None) -> Iterator[int]:
+    """Set torch's threads as a model needs them; gives how many batches may run at a time."""
+    if model.device.type != "cpu":  # it keeps itself busy
+        yield 1
         return
-    torch.set_num_threads(1)
-    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
-    try:
-        yield from pool.map(work, items)
-    finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)
+    used = 1 if model.parallel else (threads or torch.get_num_threads())
+    with torch_threads(used) as before:
+        yield before if model.parallel else 1
 
 
 class _Following:
@@ -176,7 +165,7 @@ class _Following:
         self.active = set(cells)
         self.ratios = RatioSequence(len(cells), until, prior_correlation=correlation)
 
-    def look(self, sequences: NDArray[np.int64]) -> list[Proxy]:
+    def look(self, sequences: NDArray[np.int64]) -> None:
         """Take in new sequences of all active cells, and drop those that are narrow enough."""
         rows = np.flatnonzero(np.isin(self.index.sequence, sequences) & (self.index.facet == WHOLE))
         places = [i for i, proxy in enumerate(self.order) if proxy in self.active]
@@ -188,14 +177,6 @@ class _Following:
             self.cells[self.order[i]].seen = int(sequences[-1]) + 1
             if width[i] <= self.ratios.until:
                 self.active.remove(self.order[i])
-        return [self.order[i] for i in places if self.order[i] not in self.active]
-
-
-def _finish(
-    proxy: Proxy, sums: CellSums, split: Split, finished: Callable[[Proxy, CellSums], None]
-) -> None:
-    sums.require_finite(f"{proxy} on split {split.name!r}")
-    finished(proxy, sums)
 
 
 @dataclass(frozen=True)
@@ -215,27 +196,31 @@ def _groups(proxies: Sequence[FittedProxy], model: Model) -> list[_Group]:
     sites = model.sites
     found: dict[tuple[int, tuple[Head, ...]], list[FittedProxy]] = {}
     for fitted in proxies:
-        key = fitted.first_layer, attention_heads(fitted, sites)
-        found.setdefault(key, []).append(fitted)
+        heads = attention_heads(fitted.by_site, fitted.first_layer, sites)
+        found.setdefault((fitted.first_layer, heads), []).append(fitted)
     return [_Group(layer, heads, tuple(found[layer, heads])) for layer, heads in sorted(found)]
 
 
-def attention_heads(fitted: FittedProxy, sites: Sequence[Site]) -> tuple[Head, ...]:
-    """The heads over which a proxy's attention metrics average; see `audit_split`."""
+def attention_heads(
+    edited: Iterable[Site], first_layer: int, sites: Sequence[Site]
+) -> tuple[Head, ...]:
+    """The heads over which a proxy's attention metrics average; see `audit_split`.
+
+    Args:
+        edited: the sites that the proxy edits.
+        first_layer: the first layer of these; the number of layers for the identity.
+        sites: the model's.
+    """
     every = {(s.layer, s.head) for s in sites if s.kind == "pattern" and s.head is not None}
-    if not every:
-        return ()
-    per_layer = len({head for _, head in every})
-    shared = per_layer // max(1, len({s.head for s in sites if s.kind == "key"}))
-    edited = {
-        (s.layer, head)
-        for s in fitted.by_site
-        if s.kind in ATTENTION_KINDS and s.head is not None
-        for head in (range(s.head * shared, (s.head + 1) * shared) if s.kind == "key" else [s.head])
-    }
-    layers = max(layer for layer, _ in every) + 1
-    start = fitted.first_layer if fitted.first_layer < layers else 0
-    return tuple(sorted(edited or {head for head in every if head[0] >= start}))
+    readers = Counter(layer for layer, _ in every)
+    keys = Counter(s.layer for s in sites if s.kind == "key")
+    own: set[Head] = set()
+    for site in edited:
+        if site.kind in ATTENTION_KINDS and site.head is not None:
+            shared = readers[site.layer] // max(1, keys[site.layer]) if site.kind == "key" else 1
+            read = range(site.head * shared, (site.head + 1) * shared)
+            own |= {(site.layer, head) for head in read} & every
+    return tuple(sorted(own or {h for h in every if h[0] >= first_layer} or every))
 
 
 @dataclass(frozen=True)
@@ -375,15 +360,10 @@ def run_stack(
     """
     model, first = run.model, stack[0].first_layer
     edits = stacked_edits(stack)
-    # Of heads before the first edited layer the patterns are the model's own.
-    patterns: Recording = {
-        Site(layer, head, "pattern"): run.patterns[Site(layer, head, "pattern")]
-        if layer < first
-        else None
-        for layer, head in heads
+    # What comes before the first edit is the model's own; the identity has nothing to run again.
+    patterns = {
+        site: run.patterns[site] if site.layer < first else None for site in _patterns_of(heads)
     }
-    if first == model.layers:  # the identity: nothing to run again
-        return run.states[-1], patterns
     state = run.states[first]
     for layer in range(first, model.layers):
         state = model.layer(layer, state, edits, patterns, at=run.wanted.at)

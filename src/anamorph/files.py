@@ -1,14 +1,36 @@
 """Files that appear whole or not at all."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from hashlib import sha256
 from pathlib import Path
 
 import polars as pl
 from safetensors import SafetensorError
 
 from anamorph.errors import AnamorphError
+
+MOST_LETTERS = 60  # of a file name that is made from another name
+
+
+def file_name(name: str) -> str:
+    """A name for a file, on any system, without an ending: another one for every name.
+
+    A plain name (letters below, digits, `_` and `-`) stays as it is. Of another one, what is plain
+    is kept, and a digest tells it from names that differ by case or by a sign alone.
+    """
+    plain = re.sub(r"[^a-z0-9_-]+", "-", name.lower()).strip("-")[:MOST_LETTERS]
+    if plain == name and name not in RESERVED:
+        return name
+    return f"{plain}-{sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}".lstrip("-")
+
+
+RESERVED = frozenset(
+    ["con", "prn", "aux", "nul", *(f"{port}{i}" for port in ("com", "lpt") for i in range(10))]
+)
+"""What Windows takes for a device, whatever the ending."""
 
 
 @contextmanager

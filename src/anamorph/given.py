@@ -3,27 +3,30 @@
 Its steps are those of `anamorph.steps`, without the training.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from anamorph.audit import with_identity
+from anamorph.audit import check_audit, with_identity
 from anamorph.choices import choices_of_given
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness import Thresholds
 from anamorph.faithfulness.confidence import PRIOR_CORRELATION
 from anamorph.models.base import Model
+from anamorph.models.fingerprint import probe_logits
 from anamorph.models.huggingface import HuggingFace
 from anamorph.models.load import load_pretrained
+from anamorph.opening import check_same, open_run
 from anamorph.progress import Watch, ignore
-from anamorph.runs import Run, open_run, write_json
-from anamorph.simplifications import Attachment, Proxy, Sweep, check_proxies, sweep
+from anamorph.runs import Run, write_json
+from anamorph.simplifications import Attachment, Proxy, Sweep, check_readable, sweep
 from anamorph.specification import AuditOptions, AuditSpec
 from anamorph.steps import (
     audit_seed,
+    check_weights,
+    fingerprints,
     fit_seed,
     measure_noise,
     report_run,
@@ -31,8 +34,6 @@ from anamorph.steps import (
     tabulate_run,
 )
 from anamorph.tasks import Task, text_task
-from anamorph.tasks.batches import collate
-from anamorph.tasks.checks import check_context, check_direction, check_vocabulary
 
 BATCH_TOKENS = 1_024  # of real language models, whose blocks are wide
 
@@ -53,6 +54,7 @@ def audit_given(
     seed: int = 0,
     batch_tokens: int = BATCH_TOKENS,
     thresholds: Thresholds | None = None,
+    source: Mapping[str, Any] | None = None,
     watch: Watch = ignore,
 ) -> Run:
     """Fit simplifications, put them into a given model, compare on every split, and report.
@@ -71,22 +73,21 @@ def audit_given(
             shows what it is; see `anamorph.faithfulness.confidence`.
         resamples: of the bootstrap.
         seed: of the bootstrap.
-        batch_tokens: tokens a batch; the numbers do not depend on it.
+        batch_tokens: tokens a batch; numbers differ by rounding alone.
         thresholds: where the lines between verdicts are drawn.
+        source: options from which the model and the data can be loaded again, for the record.
         watch: told of progress.
 
     Raises:
-        AnamorphError: if model, data and proxies do not fit together, or `out` holds something
-            else or cannot be written to; then nothing is lost.
+        AnamorphError: if model, data and proxies do not fit together; or `out` holds something
+            else (numbers of other weights or other data included, which are named), is being
+            worked on, or cannot be written to; then nothing is lost.
     """
     if until is not None and not 0 < until < 1:
         raise AnamorphError(f"until must be a width between 0 and 1; got {until}.")
-    check_vocabulary(task, model.vocabulary)
-    check_direction(task, model.causal)
-    if model.context is not None:
-        check_context(task, model.context)
     proxies = with_identity(sweep(simplify, model.sites, by))
-    check_proxies(model, proxies, collate(task.train, np.arange(1)))
+    check_readable(proxies)
+    check_audit(model, task, proxies)
     how = AuditSpec.of(
         {
             "sequences": sequences,
@@ -97,7 +98,7 @@ def audit_given(
         },
         "the arguments",
     )
-    stop = {"until": until, "correlation": correlation}
+    options = {"until": until, "correlation": correlation, "batch_tokens": batch_tokens}
     spec: dict[str, Any] = {
         "study": task.name,
         "preset": None,
@@ -105,22 +106,46 @@ def audit_given(
         "model": {"name": name, **model.describe()},
         "training": None,
         "simplify": [str(s) for s in simplify],
-        "audit": {**how.model_dump(mode="json"), **stop, "by": by},
+        "audit": {**how.model_dump(mode="json"), **options, "by": by},
         "seeds": [0],
         "threads": torch.get_num_threads(),
+        "device": str(model.device),
+        "matmul_precision": torch.get_float32_matmul_precision(),
+        "source": source,
+        "fingerprints": {
+            "weights": _weights(model),
+            "logits": probe_logits(model),
+            **fingerprints(task, proxies),
+        },
     }
-    run = open_run(out, {**spec, "choices": choices_of_given(spec)})
-    if run.complete:
-        return run
-    with model.session():
-        fitted = fit_seed(run, how, task, model, proxies, 0, watch)
-        audit_seed(run, how, task, model, fitted, 0, watch, batch_tokens=batch_tokens, **stop)
-        measure_noise(run, task, model, 0, watch, batch_tokens)
-        score_heads(run, task, model, proxies, 0, watch, batch_tokens)
-    tabulate_run(run, how, task, proxies)
-    write_json(run.path / "claims.json", [])
-    report_run(run, watch)
+    with open_run(out, {**spec, "choices": choices_of_given(spec)}) as run:
+        if run.complete:
+            return run
+        with model.session():
+            fitted = fit_seed(run, how, task, model, proxies, 0, watch)
+            audit_seed(run, how, task, model, fitted, 0, watch, **options)
+            measure_noise(run, task, model, 0, watch, batch_tokens)
+            score_heads(run, task, model, proxies, 0, watch, batch_tokens)
+        check_weights(run, model, 0)  # they may have been changed from another thread meanwhile
+        tabulate_run(run, how, task, model, proxies)
+        write_json(run.path / "claims.json", [])
+        report_run(run, watch)
     return run
+
+
+def _weights(model: Model) -> dict[str, str]:
+    """The digests of a model's weights.
+
+    Raises:
+        AnamorphError: if it has none.
+    """
+    found = model.fingerprint()
+    if not found:
+        raise AnamorphError(
+            f"{type(model).__name__} has no fingerprint(), so that a run folder could not tell its "
+            "numbers from those of another model; define it, or use am.audit."
+        )
+    return found
 
 
 def load_given(options: AuditOptions) -> tuple[HuggingFace, Task]:
@@ -165,5 +190,26 @@ def audit_loaded(model: Model, task: Task, options: AuditOptions, watch: Watch =
         fit_sequences=options.fit_sequences,
         until=options.until,
         correlation=options.correlation,
+        source=options.source(),
         watch=watch,
     )
+
+
+def audit_again(run: Run, simplify: Sequence[str], out: Path | str, watch: Watch = ignore) -> Run:
+    """Audit the model and data of a run that was given them, with other simplifications.
+
+    Raises:
+        AnamorphError: if they cannot be loaded again, or are not what they were; then nothing is
+            written.
+    """
+    if run.spec.get("source") is None:
+        raise AnamorphError(
+            f"{run.path} audits a model that was given in Python ({run.spec['model']['name']}), "
+            "and does not hold it. Call am.audit_given with that model and its task."
+        )
+    options = AuditOptions.read(
+        None, {**run.spec["source"], "simplify": list(simplify), "out": str(out)}
+    )
+    model, task = load_given(options)
+    check_same(run, _weights(model), task)
+    return audit_loaded(model, task, options, watch)

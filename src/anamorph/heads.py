@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from anamorph.audit import scored_sequences
@@ -18,6 +19,7 @@ from anamorph.models.base import Batch, Key, Model, Recording
 from anamorph.models.sites import HEAD_KINDS, Site, match_sites
 from anamorph.tasks import Split
 from anamorph.tasks.batches import collate, plan
+from anamorph.threads import side_by_side, torch_threads
 
 SEQUENCES = 64  # that scores look at
 LONGEST = 256  # tokens of a sequence that they look at
@@ -97,7 +99,6 @@ def head_scores(
     *,
     sequences: int = SEQUENCES,
     batch_tokens: int = BATCH_TOKENS,
-    device: torch.device | str = "cpu",
 ) -> pl.DataFrame:
     """What the model's own attention patterns look like, head by head.
 
@@ -125,8 +126,7 @@ def head_scores(
         model: in inference mode.
         split: sequences without a scored position are left out.
         sequences: the first so many; an odd one is dropped.
-        batch_tokens: tokens a batch, padding included; the numbers do not depend on it.
-        device: where the model is.
+        batch_tokens: tokens a batch, padding included; numbers differ by rounding alone.
 
     Returns:
         layer, head, the scores (null where no position has one) and sequences; the row
@@ -142,30 +142,39 @@ def head_scores(
     lengths = np.minimum(some.lengths, LONGEST)
     pairs = np.argsort(lengths, kind="stable")[len(some) % 2 :].reshape(-1, 2)
     rows = [(layer, head) for layer in layers for head in range(heads)]
-    sums = torch.zeros(len(rows) + 1, len(SCORES), dtype=torch.float64, device=device)
-    counts = torch.zeros(len(SCORES), dtype=torch.float64, device=device)
-    with model.session():
-        for part in plan(2 * lengths[pairs].max(1, initial=0), batch_tokens):
-            whole = collate(some, pairs[part].ravel())
-            batch = Batch(whole.tokens[:, :LONGEST], whole.mask[:, :LONGEST]).to(device)
-            places = Places.of(batch)
-            state = model.start(batch)
-            for layer in range(max(layers, default=-1) + 1):
-                record: Recording = {Key(layer, "pattern"): None} if layer in layers else {}
-                state = model.layer(layer, state, record=record)
-                for pattern in record.values():
-                    assert pattern is not None
-                    at = layers.index(layer) * heads
-                    sums[at : at + heads] += places.sums(places.moved(pattern[0]))
-            sums[-1:] += places.sums(places.evenly(model.causal))
-            counts += places.counts()
-    for (layer, head), total in zip(rows, sums.cpu(), strict=False):
+    sums = torch.zeros(len(rows) + 1, len(SCORES), dtype=torch.float64)
+    counts = torch.zeros(len(SCORES), dtype=torch.float64)
+
+    @torch.inference_mode()
+    def score(part: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """[row, score] sums of some pairs, and [score] how many positions count."""
+        whole = collate(some, pairs[part].ravel())
+        batch = Batch(whole.tokens[:, :LONGEST], whole.mask[:, :LONGEST]).to(model.device)
+        places = Places.of(batch)
+        found = []
+        state = model.start(batch)
+        for layer in range(max(layers, default=-1) + 1):
+            record: Recording = {Key(layer, "pattern"): None} if layer in layers else {}
+            state = model.layer(layer, state, record=record)
+            for pattern in record.values():
+                assert pattern is not None
+                found.append(places.sums(places.moved(pattern[0])))
+        found.append(places.sums(places.evenly(model.causal)))
+        return torch.cat(found).cpu(), places.counts().cpu()
+
+    batches = plan(2 * lengths[pairs].max(1, initial=0), batch_tokens)
+    with model.session(), torch_threads(1) as threads:
+        workers = threads if model.parallel and model.device.type == "cpu" else 1
+        for more, counted in side_by_side(score, batches, workers):
+            sums += more
+            counts += counted
+    for (layer, head), total in zip(rows, sums, strict=False):
         if not bool(total.isfinite().all()):
             raise AnamorphError(
                 f"The attention of {layer}.{head} on split {split.name!r} is not a number "
                 "somewhere; the model is broken, or its number format too narrow."
             )
-    means = (sums / counts).cpu().numpy()
+    means = (sums / counts).numpy()
     frame = pl.DataFrame(
         {
             "layer": pl.Series([*(layer for layer, _ in rows), None], dtype=pl.Int64),

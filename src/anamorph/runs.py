@@ -4,7 +4,8 @@
 spec.json                           what was asked for, and where and with what it ran
 seed-N/model.safetensors            the model; `history.parquet` beside it has its curves
 seed-N/simplifications.safetensors  what was fitted to it
-seed-N/cells/SPLIT/*.parquet        per-sequence sums of each proxy on each split
+seed-N/fingerprints.json            digests of a trained model's weights
+seed-N/works/SPLIT-*.parquet        per-sequence sums of some proxies on a split, computed together
 seed-N/heads.parquet                scores of attention heads, if proxies edit single heads
 seed-N/views/*.parquet              what the report draws beside the numbers
 results.parquet, gaps.parquet       every number, every gap and verdict
@@ -15,27 +16,18 @@ report.html, figures/               the report
 Every file appears whole or not at all, so that whatever is there can be trusted.
 """
 
-import hashlib
 import json
-import os
-import platform
-import subprocess
-from collections.abc import Iterator, Mapping, Sequence
-from fnmatch import fnmatch
-from importlib import metadata
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from anamorph.errors import AnamorphError
-from anamorph.faithfulness import CellKey, CellSums, SumIndex
-from anamorph.files import replacing
+from anamorph.files import file_name, replacing
 
 TABLES = ("results.parquet", "gaps.parquet", "claims.json", "checks.json")
-MOST_DIFFERENCES = 6  # between two specifications, that an error names
 REQUIRED = ("study", "task", "model", "training", "simplify", "audit", "seeds", "threads")
-PACKAGES = ("torch", "lightning-fabric", "numpy", "polars", "scikit-learn", "safetensors")
 
 
 class Run:
@@ -63,10 +55,9 @@ class Run:
         """The folder of one model."""
         return self.path / f"seed-{seed}"
 
-    def cell(self, seed: int, proxy: str, split: str) -> Path:
-        """Where the sums of a cell lie; the name is a digest of the proxy's spec string."""
-        digest = hashlib.sha256(proxy.encode()).hexdigest()[:16]
-        return self.seed(seed) / "cells" / split / f"{digest}.parquet"
+    def work(self, seed: int, split: str, number: int) -> Path:
+        """Where the sums of a work lie; see `anamorph.works`."""
+        return self.seed(seed) / "works" / f"{file_name(split)}-{number:04d}.parquet"
 
     @property
     def results(self) -> pl.DataFrame:
@@ -98,79 +89,6 @@ class Run:
         return pl.concat(tables)
 
 
-class CellFiles(Mapping[CellKey, CellSums]):
-    """The cells of a run, read from disk one at a time as they are asked for."""
-
-    def __init__(
-        self,
-        run: Run,
-        seeds: Sequence[int],
-        proxies: Sequence[str],
-        indexes: Mapping[str, SumIndex],
-    ) -> None:
-        self.run, self.indexes = run, indexes
-        self.keys_ = [(s, p, split) for split in indexes for p in proxies for s in seeds]
-
-    def __getitem__(self, key: CellKey) -> CellSums:
-        return CellSums.load(self.run.cell(*key), self.indexes[key[2]])
-
-    def __contains__(self, key: object) -> bool:
-        return key in self.keys_
-
-    def __iter__(self) -> Iterator[CellKey]:
-        return iter(self.keys_)
-
-    def __len__(self) -> int:
-        return len(self.keys_)
-
-
-def open_run(path: Path | str, spec: Mapping[str, Any]) -> Run:
-    """Begin a run, or go on with one of the same specification.
-
-    Raises:
-        AnamorphError: if the folder holds another run or other files, or cannot be written to.
-    """
-    path = Path(path)
-    if (path / "spec.json").exists():
-        run = load_run(path)
-        asked = json.loads(json.dumps(spec))
-        # What the choices say follows from the rest, in words that may be mended.
-        different = [k for k in asked if k != "choices" and asked[k] != run.spec.get(k)]
-        if different:
-            found = [d for k in different for d in _differences(k, run.spec.get(k), asked[k])]
-            what = "; ".join(found[:MOST_DIFFERENCES])
-            if len(found) > MOST_DIFFERENCES:
-                what += f"; and {len(found) - MOST_DIFFERENCES} more"
-            raise AnamorphError(
-                f"{path} holds a run of another specification ({what}). Give another --out, or "
-                "delete that folder."
-            )
-        for leftover in path.rglob(".*.tmp"):  # of a write that was killed
-            leftover.unlink(missing_ok=True)
-        return run
-    if path.is_file() or (path.is_dir() and not _only_begun(path)):
-        raise AnamorphError(
-            f"{path} exists and holds no run (it has no spec.json); give an empty or new folder."
-        )
-    full = {**spec, "environment": environment()}
-    write_json(path / "spec.json", full)
-    return Run(path, full)
-
-
-def _differences(name: str, there: Any, asked: Any) -> list[str]:
-    """Where two parts of a specification differ, as `training.steps: there 60, asked 7`."""
-    if there == asked:
-        return []
-    if isinstance(there, dict) and isinstance(asked, dict):
-        keys = dict.fromkeys([*there, *asked])
-        return [
-            found
-            for key in keys
-            for found in _differences(f"{name}.{key}", there.get(key), asked.get(key))
-        ]
-    return [f"{name}: there {there}, asked {asked}"]
-
-
 def load_run(path: Path | str) -> Run:
     """Open a run folder to look at.
 
@@ -188,17 +106,6 @@ def load_run(path: Path | str) -> Run:
             "it is damaged or of another program. Put the right file back, or begin a new run."
         )
     return Run(path, spec)
-
-
-def environment() -> dict[str, Any]:
-    """Versions, commit and machine."""
-    return {
-        "anamorph": _version("anamorph"),
-        "python": platform.python_version(),
-        **{name: _version(name) for name in PACKAGES},
-        "commit": _commit(),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-    }
 
 
 def read_table(path: Path) -> pl.DataFrame:
@@ -242,31 +149,3 @@ def write_json(path: Path, value: Any) -> None:
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     with replacing(path) as temporary:
         temporary.write_text(text + "\n", "utf-8")
-
-
-def _only_begun(path: Path) -> bool:
-    """Whether a folder holds nothing but a `spec.json` whose writing was killed."""
-    return all(fnmatch(file.name, ".spec.json.*.tmp") for file in path.iterdir())
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _commit() -> str | None:
-    """The commit of the checkout that this code runs from, if it is one."""
-    try:
-        done = subprocess.run(
-            ["git", "rev-parse", "HEAD"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()

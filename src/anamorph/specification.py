@@ -160,6 +160,18 @@ class AuditOptions(_Spec):
         _check_options(values)
         return cls.of(values, "the options" if file is None else f"{file} and the options")
 
+    def source(self) -> dict[str, Any]:
+        """What says where model and data come from, and how they are read, from any folder."""
+        values = self.model_dump(mode="json", exclude={"simplify", "out", "run"})
+        if self.model is not None and Path(self.model).exists():
+            values["model"] = str(Path(self.model).absolute())
+        named = [entry.partition("=") for entry in self.data]
+        values["data"] = [
+            f"{role}={Path(path).absolute() if Path(path).exists() else path}"
+            for role, _, path in named
+        ]
+        return values
+
 
 def _read_toml(file: Path, known: Collection[str]) -> dict[str, Any]:
     try:

@@ -10,16 +10,68 @@ from typing import Any
 import polars as pl
 
 from anamorph import claims, report
-from anamorph.audit import describe_proxies, fit_on_train, noise_floor, scored_sequences
+from anamorph.audit import describe_proxies, fit_on_train, noise_floor, rounding, scored_sequences
 from anamorph.engine import BATCH_TOKENS, audit_split
-from anamorph.faithfulness import CellSums, SumIndex, tabulate
+from anamorph.errors import AnamorphError
+from anamorph.faithfulness import SumIndex, tabulate
 from anamorph.heads import edited_head, head_scores
 from anamorph.models.base import Model
 from anamorph.progress import Event, Watch
-from anamorph.runs import CellFiles, Run, read_json, write_json, write_table
+from anamorph.runs import Run, read_json, write_json, write_table
 from anamorph.simplifications import FittedProxies, Proxy
 from anamorph.specification import AuditSpec
 from anamorph.tasks import Task
+from anamorph.tasks.base import CANDIDATES
+from anamorph.works import (
+    CellFiles,
+    Origin,
+    check_work,
+    digest,
+    digest_of_file,
+    plan,
+    write_work,
+)
+
+FINGERPRINTS = "fingerprints.json"  # of a seed's weights
+
+
+def fingerprints(task: Task, proxies: Sequence[Proxy]) -> dict[str, Any]:
+    """Digests of the data, and of what simplifications are made of, for `spec.json`."""
+    made = {a.simplification for proxy in proxies for a in proxy.attachments}
+    return {
+        "data": task.fingerprints(),
+        "simplifications": {str(s): s.fingerprint() for s in sorted(made, key=str)},
+    }
+
+
+def keep_weights(run: Run, model: Model, seed: int) -> str:
+    """A digest of a seed's weights, which are written down, or compared with what was.
+
+    Raises:
+        AnamorphError: as `check_weights`.
+    """
+    path = run.seed(seed) / FINGERPRINTS
+    if not path.exists():
+        write_json(path, model.fingerprint())
+    return check_weights(run, model, seed)
+
+
+def check_weights(run: Run, model: Model, seed: int) -> str:
+    """A digest of a seed's weights.
+
+    Raises:
+        AnamorphError: if they are not those that the numbers in the run belong to.
+    """
+    path, now = run.seed(seed) / FINGERPRINTS, model.fingerprint()
+    before = read_json(path) if path.exists() else now
+    different = [part for part in {**before, **now} if before.get(part) != now.get(part)]
+    if different:
+        raise AnamorphError(
+            f"The model in {run.seed(seed)} is another than the one that its numbers belong to "
+            f"(the weights of {', '.join(different)} differ). Put the old one back, or delete this "
+            "folder to have all of it made again."
+        )
+    return digest(now)
 
 
 def fit_seed(
@@ -31,16 +83,30 @@ def fit_seed(
     seed: int,
     watch: Watch,
 ) -> FittedProxies:
-    """The fitted proxies of a seed; fits them unless they lie there already."""
+    """The fitted proxies of a seed; fits them unless they lie there already.
+
+    Raises:
+        AnamorphError: if what lies there was fitted to another model or other data.
+    """
     path = run.seed(seed) / "simplifications.safetensors"
+    origin = {
+        "weights": keep_weights(run, model, seed),
+        "data": digest(run.spec["fingerprints"]["data"][task.train.name], audit.fit_sequences),
+    }
     if path.exists():
-        return FittedProxies.load(path)
+        fitted = FittedProxies.load(path)
+        if fitted.origin != origin:
+            raise AnamorphError(
+                f"{path} was fitted to another model or other data than there are now; delete it, "
+                "and the same command fits again."
+            )
+        return fitted
     step = f"seed {seed}: fitting {sum(bool(p.attachments) for p in proxies)} proxies"
     watch(Event(step, 0, 1))
-    fitted = fit_on_train(model, proxies, task, audit.fit_sequences)
-    fitted.save(path)
+    found = fit_on_train(model, proxies, task, audit.fit_sequences)
+    FittedProxies({p: f.by_site for p, f in found.items()}, found.layers, origin).save(path)
     watch(Event(step, 1, 1))
-    return fitted
+    return FittedProxies.load(path)  # as whoever goes on with the run will have them
 
 
 def audit_seed(
@@ -53,26 +119,48 @@ def audit_seed(
     watch: Watch,
     **options: Any,
 ) -> None:
-    """Write the cells of a seed that do not lie there yet; options are `audit_split`'s."""
+    """Write the works of a seed that do not lie there yet; options are `audit_split`'s.
+
+    Raises:
+        AnamorphError: if one that lies there comes from something else.
+    """
+    works = plan(list(fitted), model)
+    data = run.spec["fingerprints"]["data"]
+    fits = digest_of_file(run.seed(seed) / "simplifications.safetensors")
     for split in task.evaluated:
-        pending = [p for p in fitted if not run.cell(seed, str(p), split.name).exists()]
-        if not pending:
-            continue
-
-        def write(proxy: Proxy, sums: CellSums, split: str = split.name) -> None:
-            write_table(run.cell(seed, str(proxy), split), sums.table())
-
-        audit_split(
-            model,
-            scored_sequences(split, audit.sequences),
-            task.candidates,
-            [fitted[p] for p in pending],
-            finished=write,
-            watch=lambda done, total, step=f"seed {seed}: audit on {split.name}": watch(  # type: ignore[misc]
-                Event(step, done, total)
-            ),
-            **options,
+        origin = Origin(
+            weights=fitted.origin["weights"],
+            simplifications=fits,
+            data=digest(data[split.name], data[CANDIDATES]),
+            options=digest(run.spec["anamorph"], audit.sequences, sorted(options.items())),
         )
+        part = scored_sequences(split, audit.sequences)
+        before = 0  # cells that are done
+        for number, some in enumerate(works):
+            path = run.work(seed, split.name, number)
+            if path.exists():
+                check_work(path, origin)
+            else:
+
+                def tell(
+                    done: int,
+                    total: int,
+                    cells: tuple[int, int] = (before, len(some)),
+                    step: str = f"seed {seed}: audit on {split.name}",
+                ) -> None:
+                    watch(Event(step, cells[0] + cells[1] * done // total, len(fitted)))
+
+                cells = audit_split(
+                    model,
+                    part,
+                    task.candidates,
+                    [fitted[p] for p in some],
+                    threads=run.spec["threads"],
+                    watch=tell,
+                    **options,
+                )
+                write_work(path, cells, origin)
+            before += len(some)
 
 
 def score_heads(
@@ -98,23 +186,26 @@ def score_heads(
 def measure_noise(
     run: Run, task: Task, model: Model, seed: int, watch: Watch, batch_tokens: int = BATCH_TOKENS
 ) -> None:
-    """Write `noise.json` of a seed."""
+    """Write `noise.json` of a seed: the noise floor, and what batching alone does."""
     path = run.seed(seed) / "noise.json"
     if not path.exists():
         step = f"seed {seed}: noise floor"
         watch(Event(step, 0, 1))
-        write_json(path, noise_floor(model, task, batch_tokens=batch_tokens))
+        floor = noise_floor(model, task, batch_tokens=batch_tokens)
+        write_json(path, {"floor": floor, "rounding": rounding(model, task)})
         watch(Event(step, 1, 1))
 
 
-def tabulate_run(run: Run, audit: AuditSpec, task: Task, proxies: Sequence[Proxy]) -> None:
-    """Write `results.parquet` and `gaps.parquet` from the cells."""
+def tabulate_run(
+    run: Run, audit: AuditSpec, task: Task, model: Model, proxies: Sequence[Proxy]
+) -> None:
+    """Write `results.parquet` and `gaps.parquet` from the works; the model says how it is cut."""
     indexes = {
         split.name: SumIndex.of(scored_sequences(split, audit.sequences))
         for split in task.evaluated
     }
     results, gaps = tabulate(
-        CellFiles(run, run.spec["seeds"], [str(p) for p in proxies], indexes),
+        CellFiles(run, plan(proxies, model), indexes),
         describe_proxies(proxies),
         {split.name: split.role for split in task.evaluated},
         reference=task.reference.name,

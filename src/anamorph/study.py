@@ -4,16 +4,13 @@
 there, so that the same call goes on where a killed one stopped.
 """
 
-import os
 import shutil
 import warnings
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
-from threading import Thread
 from typing import Any, cast
 
 import numpy as np
@@ -25,14 +22,21 @@ from anamorph.audit import with_identity
 from anamorph.choices import choices
 from anamorph.errors import AnamorphError
 from anamorph.files import replacing
+from anamorph.given import audit_again
 from anamorph.models.decoder import Decoder
+from anamorph.opening import open_run
+from anamorph.process import processors
 from anamorph.progress import Event, Watch, ignore
-from anamorph.runs import Run, load_run, open_run, write_json
-from anamorph.simplifications import Proxy, Sweep, check_proxies, sweep
+from anamorph.runs import Run, load_run, write_json
+from anamorph.simplifications import Proxy, Sweep, check_proxies, check_readable, sweep
 from anamorph.specification import StudySpec
 from anamorph.steps import (
+    FINGERPRINTS,
     audit_seed,
+    check_weights,
+    fingerprints,
     fit_seed,
+    keep_weights,
     measure_noise,
     report_run,
     score_heads,
@@ -40,7 +44,11 @@ from anamorph.steps import (
 )
 from anamorph.tasks import Task, load_task
 from anamorph.tasks.batches import collate
+from anamorph.threads import torch_threads
 from anamorph.training import default_model, resolved, train
+from anamorph.workers import apart
+
+MODEL = "model.safetensors"
 
 
 def run_study(
@@ -48,7 +56,7 @@ def run_study(
     out: Path | str,
     *,
     preset: str | None = None,
-    workers: int | None = None,
+    workers: int | None = 1,
     watch: Watch = ignore,
 ) -> Run:
     """Do a whole study, or go on with one, in a run folder.
@@ -57,23 +65,43 @@ def run_study(
         spec: what to do.
         out: the run folder; see `anamorph.runs`.
         preset: where the specification came from, for the record.
-        workers: seeds trained and audited at a time, each in a process of its own; by default as
-            many as the processors allow. The numbers do not depend on it.
+        workers: seeds trained and audited at a time, each in a process of its own if it is more
+            than one; None stands for as many as the processors allow. The numbers do not depend
+            on it. Other processes know the tasks and simplifications of installed packages, not
+            what the calling script defines.
         watch: told of progress.
+
+    The first seed that fails ends the study at once; what was finished is kept.
 
     Raises:
         AnamorphError: if the specification does not fit the task or the model, or `out` holds
-            something else, or cannot be written to.
+            something else, or cannot be written to; or if a process of a seed is killed.
     """
     if workers is not None and workers < 1:
         raise AnamorphError(f"A study needs at least 1 worker; got {workers}.")
     task = load_task(watch=watch, **spec.task)
     proxies = check(spec, task)
-    run = open_run(out, describe(spec, task, preset))
+    with open_run(out, describe(spec, task, proxies, preset)) as run:
+        _study(spec, run, task, proxies, workers, watch)
+    return run
+
+
+def _study(
+    spec: StudySpec,
+    run: Run,
+    task: Task,
+    proxies: Sequence[Proxy],
+    workers: int | None,
+    watch: Watch,
+) -> None:
+    """What is left to do of a run that is open."""
     if run.complete:
-        return run
+        for seed in spec.seeds:
+            if (run.seed(seed) / MODEL).exists():
+                check_weights(run, Decoder.load(run.seed(seed) / MODEL), seed)
+        return
     _each_seed(spec, run, task, workers, watch)
-    tabulate_run(run, spec.audit, task, proxies)
+    tabulate_run(run, spec.audit, task, untrained(spec, task), proxies)
     views.write(run, task, spec.audit.fit_sequences)
     files = [run.seed(seed) / "heads.parquet" for seed in spec.seeds]
     scores = [pl.read_parquet(file) for file in files if file.exists()]
@@ -82,7 +110,6 @@ def run_study(
     )
     write_json(run.path / "claims.json", measured)
     report_run(run, watch)
-    return run
 
 
 def train_study(
@@ -90,11 +117,13 @@ def train_study(
 ) -> Run:
     """Only train the models of a study; `run_study` with the same arguments goes on from there."""
     task = load_task(watch=watch, **spec.task)
-    check(spec, task)
-    run = open_run(out, describe(spec, task, preset))
-    torch.set_num_threads(spec.threads)
-    for seed in spec.seeds:
-        train_seed(spec, run, task, seed, watch)
+    proxies = check(spec, task)
+    with (
+        open_run(out, describe(spec, task, proxies, preset)) as run,
+        torch_threads(spec.threads),
+    ):
+        for seed in spec.seeds:
+            train_seed(spec, run, task, seed, watch)
     return run
 
 
@@ -103,35 +132,39 @@ def audit_study(
     simplify: Sequence[str],
     out: Path | str,
     *,
-    workers: int | None = None,
+    workers: int | None = 1,
     watch: Watch = ignore,
 ) -> Run:
     """Audit the models of a run with other simplifications, into a run folder of its own.
 
     Raises:
-        AnamorphError: as `run_study`, and if a model of the source is missing or damaged; then
-            nothing is written.
+        AnamorphError: as `run_study` or `audit_given`, and if a model of the source is missing or
+            damaged; then nothing is written.
     """
     trained = load_run(source)
+    if trained.spec["training"] is None:
+        return audit_again(trained, simplify, out, watch)
     replaced = {"simplify": list(simplify), "each_layer": [], "each_head": []}
     known = {key: trained.spec[key] for key in StudySpec.model_fields if key not in replaced}
     spec = StudySpec.of(known | replaced, f"{source} and --simplify")
     task = load_task(watch=watch, **spec.task)
-    check(spec, task)
+    proxies = check(spec, task)
     for seed in spec.seeds:
-        if not (trained.seed(seed) / "model.safetensors").exists():  # written last
+        if not (trained.seed(seed) / MODEL).exists():  # written last
             raise AnamorphError(
                 f"{source} has no model for seed {seed}: its training did not come to its end. "
                 "Give its command again first."
             )
-        Decoder.load(trained.seed(seed) / "model.safetensors")
-    run = open_run(out, describe(spec, task, None))
-    for seed in spec.seeds:
-        for name in ("history.parquet", "model.safetensors"):
-            if not (run.seed(seed) / name).exists():
-                with replacing(run.seed(seed) / name) as temporary:
-                    shutil.copyfile(trained.seed(seed) / name, temporary)
-    return run_study(spec, out, workers=workers, watch=watch)
+        check_weights(trained, Decoder.load(trained.seed(seed) / MODEL), seed)
+    with open_run(out, describe(spec, task, proxies, None)) as run:
+        for seed in spec.seeds:
+            for name in ("history.parquet", FINGERPRINTS, MODEL):
+                there = (trained.seed(seed) / name).exists()
+                if there and not (run.seed(seed) / name).exists():
+                    with replacing(run.seed(seed) / name) as temporary:
+                        shutil.copyfile(trained.seed(seed) / name, temporary)
+        _study(spec, run, task, proxies, workers, watch)
+    return run
 
 
 def check(spec: StudySpec, task: Task) -> list[Proxy]:
@@ -140,7 +173,7 @@ def check(spec: StudySpec, task: Task) -> list[Proxy]:
     Raises:
         AnamorphError: if one does not fit, before any time is spent on training.
     """
-    model = Decoder(default_model(task, **spec.model))
+    model = untrained(spec, task)
     swept: list[Proxy] = []
     for specs, by in ((spec.each_layer, "layer"), (spec.each_head, "head")):
         swept += sweep(specs, model.sites, cast(Sweep, by))
@@ -150,17 +183,29 @@ def check(spec: StudySpec, task: Task) -> list[Proxy]:
             "The specification has no simplification, so there is nothing to compare with the "
             "model; give at least one, such as 'svd(rank=[1,2,4])@1.*.{query,key}'."
         )
+    check_readable(proxies)
     check_proxies(model, proxies, collate(task.train, np.arange(1)))
     return proxies
 
 
-def describe(spec: StudySpec, task: Task, preset: str | None) -> dict[str, Any]:
+def untrained(spec: StudySpec, task: Task) -> Decoder:
+    """A model of the study's shape, whose weights mean nothing."""
+    with torch.random.fork_rng(devices=[]):
+        return Decoder(default_model(task, **spec.model)).eval()
+
+
+def describe(
+    spec: StudySpec, task: Task, proxies: Sequence[Proxy], preset: str | None
+) -> dict[str, Any]:
     """What `spec.json` says, besides the environment: everything resolved."""
     values: dict[str, Any] = spec.model_dump(mode="json")
     values["task"] = dict(task.spec)
     values["training"] = asdict(resolved(spec.training))
     values["model"] = default_model(task, **spec.model).__dict__
     values["choices"] = choices(values)
+    values["fingerprints"] = fingerprints(task, proxies)
+    values["device"] = "cpu"
+    values["matmul_precision"] = torch.get_float32_matmul_precision()
     return {"study": task.name, "preset": preset, **values}
 
 
@@ -171,13 +216,13 @@ def run_seed(spec: StudySpec, run: Run, task: Task, seed: int, watch: Watch) -> 
         AnamorphError: names the seed.
     """
     try:
-        _run_seed(spec, run, task, seed, watch)
+        with torch_threads(spec.threads):
+            _run_seed(spec, run, task, seed, watch)
     except AnamorphError as error:
         raise AnamorphError(f"Seed {seed}: {error}") from error
 
 
 def _run_seed(spec: StudySpec, run: Run, task: Task, seed: int, watch: Watch) -> None:
-    torch.set_num_threads(spec.threads)
     proxies = check(spec, task)
     model = train_seed(spec, run, task, seed, watch)
     fitted = fit_seed(run, spec.audit, task, model, proxies, seed, watch)
@@ -189,7 +234,7 @@ def _run_seed(spec: StudySpec, run: Run, task: Task, seed: int, watch: Watch) ->
 def train_seed(spec: StudySpec, run: Run, task: Task, seed: int, watch: Watch) -> Decoder:
     """The trained model of a seed; trains it unless it lies there already."""
     folder = run.seed(seed)
-    path = folder / "model.safetensors"
+    path = folder / MODEL
     if path.exists():
         return Decoder.load(path).eval()
     model, _ = train(
@@ -207,61 +252,32 @@ def train_seed(spec: StudySpec, run: Run, task: Task, seed: int, watch: Watch) -
             )
         ),
     )
+    keep_weights(run, model, seed)
     return model.eval()
 
 
 def _each_seed(spec: StudySpec, run: Run, task: Task, workers: int | None, watch: Watch) -> None:
     if workers is None:
-        workers = max(1, (os.cpu_count() or 1) // spec.threads)
-    workers = min(workers, len(spec.seeds))
-    if workers == 1:
+        workers = max(1, processors() // spec.threads)
+    if min(workers, len(spec.seeds)) == 1:
         for seed in spec.seeds:
             run_seed(spec, run, task, seed, watch)
         return
-    context = get_context("spawn")
-    queue = context.SimpleQueue()
-    with (
-        _relayed(queue, watch),
-        ProcessPoolExecutor(
-            workers, context, initializer=_become_worker, initargs=(queue, os.getpid())
-        ) as pool,
-    ):
-        for done in [pool.submit(_work, spec, run, seed) for seed in spec.seeds]:
-            done.result()
+    calls = [partial(_work, spec, run, seed) for seed in spec.seeds]
+    with closing(apart(calls, workers, watch)) as done:
+        for _ in done:
+            pass
 
 
-_queue: Any = None  # in a worker process: where its events go
-_parent = 0
-
-
-def _become_worker(queue: Any, parent: int) -> None:
-    global _queue, _parent
-    _queue, _parent = queue, parent
-
-
-def _work(spec: StudySpec, run: Run, seed: int) -> None:
-    def watch(event: Event) -> None:
-        if os.getppid() != _parent:  # the study was killed: do not go on without it
-            os._exit(1)
-        _queue.put(event)
-
+def _work(spec: StudySpec, run: Run, seed: int, watch: Watch) -> None:
+    """`run_seed` in a process of its own."""
     with warnings.catch_warnings(action="ignore"):  # what the study said already
-        task = load_task(**spec.task)
+        try:
+            task = load_task(**spec.task)
+            check(spec, task)
+        except AnamorphError as error:  # it went well where the study was begun
+            raise AnamorphError(
+                f"In a worker process: {error} Workers know what is installed, not what a script "
+                "registers; offer it by an entry point, or give workers=1."
+            ) from error
     run_seed(spec, run, task, seed, watch)
-
-
-@contextmanager
-def _relayed(queue: Any, watch: Watch) -> Iterator[None]:
-    """Hand the workers' events on to `watch`, from a thread."""
-
-    def relay() -> None:
-        while (event := queue.get()) is not None:
-            watch(event)
-
-    thread = Thread(target=relay, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        queue.put(None)
-        thread.join()

@@ -24,6 +24,7 @@ from anamorph.gradient import Gradient
 from anamorph.models.decoder import Decoder, DecoderConfig
 from anamorph.models.weights import read_weights, write_weights
 from anamorph.muon import Muon
+from anamorph.process import as_found
 from anamorph.runs import write_table
 from anamorph.tasks.base import Split, Task
 from anamorph.tasks.batches import collate, plan, shuffled, targets
@@ -125,7 +126,7 @@ def train(
         out: a folder for checkpoints, from which a stopped training goes on, and in the end for
             `model.safetensors` and `history.parquet`.
         watch: called after every step.
-        fabric: devices and precision; by default one device, chosen by Lightning Fabric.
+        fabric: devices and precision; by default the CPU. The model stays on its device.
 
     Returns:
         the model, and its curves: one row a split and evaluation, with `step`, `tokens` seen,
@@ -137,12 +138,13 @@ def train(
     """
     config = config or TrainingConfig()
     model = model or default_model(task)
-    import lightning_fabric as lf  # here: it takes nearly two seconds to import
-
     config = resolved(config)
     precision = cast(Literal["32-true", "bf16-mixed"], config.precision)
-    fabric = fabric or lf.Fabric(accelerator="auto", devices=1, precision=precision)
-    with torch.random.fork_rng():
+    with as_found():  # here: it takes nearly two seconds to import
+        import lightning_fabric as lf
+
+        fabric = fabric or lf.Fabric(accelerator="cpu", devices=1, precision=precision)
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         decoder = Decoder(model)
     wrapped, *optimizers = fabric.setup(decoder, *_optimizers(decoder, config))
@@ -234,13 +236,10 @@ def accuracy(model: Decoder, split: Split, candidates: Tensor) -> tuple[float, f
 
 
 def resolved(config: TrainingConfig) -> TrainingConfig:
-    """The configuration with the precision that `auto` stands for on this machine."""
+    """The configuration with the precision that `auto` stands for on this processor."""
     if config.precision != "auto":
         return config
-    if torch.cuda.is_available():
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return replace(config, precision="bf16-mixed" if fast else "32-true")
 
 

@@ -44,7 +44,7 @@ def write(run: Run, task: Task, fit_sequences: int) -> None:
         folder = run.seed(seed) / "views"
         if (folder / "sentences.parquet").exists():  # written last
             continue
-        model = Decoder.load(run.seed(seed) / "model.safetensors").eval()
+        model = Decoder.load(run.seed(seed) / "model.safetensors").eval()  # on the CPU
         fitted = FittedProxies.load(run.seed(seed) / "simplifications.safetensors")
         chosen = [fitted[p] for p in fitted if str(p) in telling]
         write_table(folder / "attended.parquet", attended(model, task, chosen))

@@ -5,6 +5,7 @@ import resource
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from safetensors.torch import save_file
 
 import anamorph as am
 from anamorph.cli import tables
+from anamorph.simplifications import registry
 from commands import Done
 
 pytestmark = pytest.mark.usefixtures("quick_report", "task_once")
@@ -80,6 +82,10 @@ def test_run_goes_through_and_then_says_that_it_is_complete(
     assert again.code == 0
     assert "complete already" in again.out
     assert contents(out) == before
+    (out / "claims.json").unlink()
+    mended = anamorph("run", "dyck", *TINY, "--out", out)
+    assert "complete already" not in mended.out
+    assert (out / "claims.json").read_bytes() == (tiny / "claims.json").read_bytes()
 
 
 def test_train_and_then_run(anamorph: Any, tiny: Path, tmp_path: Path) -> None:
@@ -87,6 +93,8 @@ def test_train_and_then_run(anamorph: Any, tiny: Path, tmp_path: Path) -> None:
     done = anamorph("train", "dyck", *TINY, "--out", out)
     assert done.code == 0, done.error
     assert "Accuracy of the models" in done.out
+    assert "there already" not in done.out
+    assert "there already" in anamorph("train", "dyck", *TINY, "--out", out).out
     assert not (out / "results.parquet").exists()
     assert anamorph("run", "dyck", *TINY, "--out", out).code == 0
     assert (out / "results.parquet").read_bytes() == (tiny / "results.parquet").read_bytes()
@@ -113,6 +121,9 @@ def test_audit(anamorph: Any, tiny: Path, tmp_path: Path) -> None:
         "pca(rank=1)@1.*.{query,key}",
         "pca(rank=2)@1.*.{query,key}",
     }
+    assert "complete already" not in done.out
+    again = anamorph("audit", tiny, "--simplify", spec, "--out", tmp_path / "pca")
+    assert (again.code, "complete already" in again.out) == (0, True)
     models = [r / "seed-0" / "model.safetensors" for r in (tiny, tmp_path / "pca")]
     assert models[0].read_bytes() == models[1].read_bytes()
 
@@ -212,11 +223,66 @@ def test_show_for_programs(anamorph: Any, tiny: Path) -> None:
     assert len(shown["results"]) == len(am.load_run(tiny).results)
 
 
-def test_list(anamorph: Any) -> None:
+class Blur(am.Simplification):
+    """Averages over neighbours.
+
+    More of it.
+    """
+
+    name = "blur"
+    kinds = frozenset({"value", "query", "mlp_input"})
+
+    def __init__(self, *, radius: int, wrap: bool = True, edge: str = "zero") -> None:
+        self.radius, self.wrap, self.edge = radius, wrap, edge
+
+    def statistic(self, dim: int) -> None:
+        return None
+
+    def learn(self, statistic: object) -> "Blur":
+        return self
+
+    def __call__(self, x: Any) -> Any:
+        return x
+
+
+class Bare(Blur):
+    name = "bare"
+    kinds = frozenset({"pattern"})
+
+    def __init__(self) -> None:
+        pass
+
+
+def test_list(anamorph: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    added = [
+        EntryPoint("blur", f"{__name__}:Blur", registry.ENTRY_POINTS),
+        EntryPoint("bare", f"{__name__}:Bare", registry.ENTRY_POINTS),
+        EntryPoint("broken", "no_such_package:Broken", registry.ENTRY_POINTS),
+        EntryPoint("odd", f"{__name__}:tiny", registry.ENTRY_POINTS),
+    ]
+    monkeypatch.setattr(
+        registry,
+        "entry_points",
+        lambda group, name=None: [e for e in added if name in (None, e.name)],
+    )
     done = anamorph("list")
+    assert done.code == 0
     assert "dyck (presets: demo, paper, smoke)" in done.out
-    for name in ("svd", "pca", "kmeans", "onehot"):
-        assert f"simplification  {name}\n" in done.out
+    lines = done.out.splitlines()
+    names = [line.split()[1].partition("(")[0].rstrip(":") for line in lines if line[0] == "s"]
+    assert names == ["bare", "blur", "broken", "kmeans", "odd", "onehot", "pca", "svd"]
+    blur = lines.index("simplification  blur(radius=…, wrap=true, edge=zero)")
+    does, at = (line.strip() for line in lines[blur + 1 : blur + 3])
+    assert does == "Averages over neighbours."
+    assert at == "at: query, value, mlp_input"
+    bare = lines.index("simplification  bare")
+    assert lines[bare + 1].strip() == "not documented"
+    assert "simplification  svd(rank=…)" in lines
+    assert "simplification  kmeans(clusters=…, seed=0, reservoir=32768)" in lines
+    (broken,) = [line for line in lines if " broken" in line]
+    assert "cannot be loaded" in broken and "no_such_package" in broken
+    (odd,) = [line for line in lines if " odd" in line]
+    assert "no subclass of Simplification" in odd
 
 
 def test_data(anamorph: Any, tmp_path: Path) -> None:
@@ -330,8 +396,8 @@ def full_disk(room: int) -> Iterator[None]:
 @pytest.mark.parametrize(
     ("room", "reached"),
     [
-        (100, {"run": set(), "data": set()}),
-        (9_000, {"run": {"spec.json"}, "data": set()}),
+        (100, {"run": {".lock"}, "data": set()}),
+        (12_000, {"run": {".lock", "spec.json"}, "data": set()}),
     ],
 )
 @pytest.mark.parametrize("verb", ["run", "data"])
@@ -381,7 +447,7 @@ def test_a_corrupt_checkpoint(anamorph: Any, run: Path, name: str, how: str) -> 
         (run / "seed-0" / "model.safetensors").unlink()
     else:
         spoilt(file, how)
-    for table in ("results.parquet", *(str(f) for f in run.glob("seed-0/cells/iid/*.parquet"))):
+    for table in ("results.parquet", *(str(f) for f in run.glob("seed-0/works/iid-*.parquet"))):
         (run / table).unlink()
     before = contents(run)
     assert_refused(anamorph("run", "dyck", *TINY, "--out", run), "Seed 0", str(file))
@@ -389,9 +455,9 @@ def test_a_corrupt_checkpoint(anamorph: Any, run: Path, name: str, how: str) -> 
 
 
 @pytest.mark.parametrize("how", ["empty", "half", "noise"])
-def test_a_truncated_cell(anamorph: Any, run: Path, tiny: Path, how: str) -> None:
+def test_a_truncated_work(anamorph: Any, run: Path, tiny: Path, how: str) -> None:
     (run / "report.html").unlink()
-    file = sorted(run.glob("seed-0/cells/unseen_long/*.parquet"))[0]
+    (file,) = run.glob("seed-0/works/unseen_long-*.parquet")
     spoilt(file, how)
     before = contents(run)
     assert_refused(anamorph("run", "dyck", *TINY, "--out", run), str(file), "elete")
@@ -447,10 +513,14 @@ def test_a_nan_in_the_weights(anamorph: Any, run: Path, tmp_path: Path, spec: st
     model.save(file)
     out = tmp_path / "out"
     done = anamorph("audit", run, "--simplify", spec, "--out", out)
+    assert_refused(done, "the weights of layer 1 differ", "Put the old one back")
+    assert not out.exists()
+    (run / "seed-0" / "fingerprints.json").unlink()  # as if it had been trained to that
+    done = anamorph("audit", run, "--simplify", spec, "--out", out)
     assert_refused(done, "Seed 0", "plit ", "sequence 0")
-    assert ("1.0.key" if "svd" in spec else "identity on split 'iid'") in done.error
+    assert ("1.0.key" if "svd" in spec else "pattern on split 'iid'") in done.error
     assert not (out / "results.parquet").exists()
-    assert not list(out.rglob("*.tmp")) and not list(out.glob("seed-0/cells/*/*"))
+    assert not list(out.rglob("*.tmp")) and not list(out.glob("seed-0/works/*"))
 
 
 def test_brackets_in_a_message_are_text(anamorph: Any, tmp_path: Path) -> None:

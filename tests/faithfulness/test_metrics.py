@@ -288,6 +288,39 @@ def test_tokens_that_are_impossible_cost_nothing_and_nan_stays():
     assert ours["output_kl"][2].isnan() and ours["output_jsd"][2].isnan()
 
 
+@pytest.mark.parametrize("masked", [1, 6, 18])
+@pytest.mark.parametrize("value", [-INF, -1e9, -65504.0])
+def test_a_vocabulary_that_is_padded_in_model_and_proxy_is_scipys(masked, value):
+    rng = np.random.default_rng(0)
+    model, proxy = rng.normal(size=(1, 1, 5, 20)), rng.normal(size=(3, 1, 5, 20))
+    model[..., 20 - masked :] = proxy[..., 20 - masked :] = value
+    targets = torch.zeros(1, 5, dtype=torch.int64)
+    values = position_metrics(*map(torch.tensor, (model, proxy)), targets, torch.arange(20))
+    ours = dict(zip(metric_names(attention=False), values.unbind(1), strict=True))
+    p, q = softmax(np.broadcast_to(model, proxy.shape), axis=-1), softmax(proxy, axis=-1)
+    jsd = jensenshannon(p, q, base=2, axis=-1) ** 2
+    np.testing.assert_allclose(ours["output_jsd"], jsd, atol=2e-6)
+    np.testing.assert_allclose(ours["output_kl"], entropy(p, q, base=2, axis=-1), atol=5e-6)
+    np.testing.assert_allclose(ours["proxy_cross_entropy"], -np.log2(q[..., 0]), atol=2e-6)
+
+
+def test_a_proxy_that_rules_out_a_token_costs_infinitely_much_and_no_other_does():
+    rng = np.random.default_rng(0)
+    model, proxy = rng.normal(size=(1, 1, 5, 20)), rng.normal(size=(3, 1, 5, 20))
+    proxy[1, 0, 2, 4:8] = -INF
+    targets = torch.full((1, 5), 4)
+    values = position_metrics(*map(torch.tensor, (model, proxy)), targets, torch.arange(20))
+    ours = dict(zip(metric_names(attention=False), values.unbind(1), strict=True))
+    p, q = softmax(np.broadcast_to(model, proxy.shape), axis=-1), softmax(proxy, axis=-1)
+    jsd = jensenshannon(p, q, base=2, axis=-1) ** 2
+    np.testing.assert_allclose(ours["output_jsd"], jsd, atol=2e-6)
+    np.testing.assert_allclose(ours["output_kl"], entropy(p, q, base=2, axis=-1), atol=5e-6)
+    with np.errstate(divide="ignore"):
+        np.testing.assert_allclose(ours["proxy_cross_entropy"], -np.log2(q[..., 4]), atol=2e-6)
+    for name in ("output_kl", "proxy_cross_entropy"):
+        assert ours[name].isinf().nonzero().tolist() == [[1, 0, 2]]
+
+
 def test_a_tie_goes_to_the_models_prediction_then_to_the_target():
     model = torch.tensor([0.0, 1.0, 0.0, 1.0]).view(1, 1, 1, 4)  # says 1
     proxy = torch.tensor([[2.0, 2.0, 0.0, 0.0], [2.0, 0.0, 2.0, 0.0], [0.0, 1.0, 0.0, 1.0]])

@@ -104,65 +104,27 @@ def test_groups_are_ordered_and_cover_every_row(filled):
     assert index.sequences == 40 > groups[0].rows.stop  # some sequences are not scored
 
 
-def test_sums_do_not_depend_on_batches_and_merge(filled):
+def test_sums_do_not_depend_on_batches(filled):
     split, index, values = filled
     rng = np.random.default_rng(2)
     whole = fill(index, values, [torch.arange(values.shape[1])])
     for size in (1, 7, 40):
         assert torch.equal(fill(index, values, batches_of(split, size, rng)).sums, whole.sums)
-    parts = list(batches_of(split, 5, rng))
-    left, right = fill(index, values, parts[::2]), fill(index, values, parts[1::2])
-    assert torch.equal(left.merge(right).sums, whole.sums)
 
 
-def test_save_and_load_are_exact(filled, tmp_path):
+def test_to_a_table_and_back(filled):
     _, index, values = filled
     cell = fill(index, values, [torch.arange(values.shape[1])])
-    cell.save(tmp_path / "cell.parquet")
-    loaded = CellSums.load(tmp_path / "cell.parquet", index)
-    assert loaded.metrics == METRICS
-    assert torch.equal(loaded.sums, cell.sums)
-    loaded.add(torch.arange(3), torch.ones(len(METRICS), 3))  # and may be added to
+    back = CellSums.of(cell.table(), index, "a file")
+    assert back.metrics == METRICS
+    assert torch.equal(back.sums, cell.sums)
+    back.add(torch.arange(3), torch.ones(len(METRICS), 3))  # and may be added to
 
 
-def test_a_damaged_or_foreign_file_is_refused(filled, tmp_path):
+def test_a_table_of_another_split_or_version_is_refused(filled):
     _, index, _ = filled
-    path = tmp_path / "cell.parquet"
-    with pytest.raises(AnamorphError, match="Cannot read"):
-        CellSums.load(path, index)
-    CellSums(index).save(path)
-    content = path.read_bytes()
-    for broken in (content[: len(content) // 2], b"", content[:-4] + b"oops"):
-        path.write_bytes(broken)
-        with pytest.raises(AnamorphError, match="Cannot read"):
-            CellSums.load(path, index)
-    path.write_bytes(content)
-    with pytest.raises(AnamorphError, match="another split"):
-        CellSums.load(path, SumIndex.of(random_split(seed=5)))
-
-
-def test_merging_another_cell_is_refused(filled):
-    _, index, _ = filled
-    other = CellSums(index, METRICS[:3])
-    with pytest.raises(AnamorphError, match="parts of one cell"):
-        CellSums(index).merge(other)
-
-
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_what_is_not_finite_is_named(filled, bad):
-    split, index, values = filled
-    position = int(np.flatnonzero(np.repeat(np.arange(40), split.lengths)[split.scored] == 17)[0])
-    cell = fill(index, values, [torch.arange(values.shape[1])])
-    cell.require_finite("svd, split iid")
-    worse = torch.zeros(len(METRICS), 1)
-    worse[METRICS.index("output_kl")] = bad
-    cell.add(torch.tensor([position]), worse)
-    with pytest.raises(AnamorphError, match=r"svd, split iid: output_kl is .* in sequence 17"):
-        cell.require_finite("svd, split iid")
-
-
-def test_a_split_without_scored_positions_is_refused():
-    split = random_split()
-    split.scored[:] = False
-    with pytest.raises(AnamorphError, match="'iid' has no scored positions"):
-        SumIndex.of(split)
+    table = CellSums(index).table()
+    with pytest.raises(AnamorphError, match=r"a file.*another split"):
+        CellSums.of(table, SumIndex.of(random_split(seed=5)), "a file")
+    with pytest.raises(AnamorphError, match=r"of another split or version"):
+        CellSums.of(table.rename({METRICS[0]: "sameness"}), index, "a file")

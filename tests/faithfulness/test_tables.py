@@ -1,5 +1,10 @@
 """The two tables against plain loops over the tokens that they stand for."""
 
+import tracemalloc
+from collections import Counter
+from collections.abc import Mapping
+from zlib import crc32
+
 import numpy as np
 import polars as pl
 import pytest
@@ -282,3 +287,68 @@ def test_cells_of_other_metrics_are_refused(cells):
     key = 0, "onehot@0.*.pattern", "iid"
     with pytest.raises(AnamorphError, match="audited on the same data"):
         run(cells | {key: CellSums(cells[key].index, METRICS[:4])})
+
+
+class Made(Mapping):
+    """Cells that are made as they are asked for, and forgotten: as many as one likes."""
+
+    def __init__(self, proxies):
+        self.proxies = proxies
+        self.index = {name: SumIndex.of(make_split(name, 30)) for name in ROLES}
+        self.asked = Counter()
+
+    def __iter__(self):
+        return ((0, p.simplification, name) for p in self.proxies for name in ROLES)
+
+    def __len__(self):
+        return len(self.proxies) * len(ROLES)
+
+    def __contains__(self, key):
+        raise AssertionError("asking for a key may read a file")
+
+    def __getitem__(self, key):
+        self.asked[key] += 1
+        index = self.index[key[2]]
+        cell = CellSums(index)
+        rng = np.random.default_rng(crc32(repr(key).encode()))
+        cell.sums.copy_(torch.from_numpy(rng.random(cell.sums.shape) * index.tokens))
+        return cell
+
+
+def many(number):
+    return [ProxyInfo(f"svd(rank={i + 1})@0.*.key", "svd", i + 1, "0.*.key") for i in range(number)]
+
+
+def peak(number):
+    """Bytes that numpy and Python hold at most."""
+    made = Made(many(number))
+    tracemalloc.start()
+    try:
+        tabulate(made, made.proxies, ROLES, reference="iid", resamples=400)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_memory_is_flat_in_proxies(monkeypatch):
+    """Law 9: 400 replicates of 15 metrics, 2 seeds and 2 splits held are 192 kB a proxy."""
+    monkeypatch.setattr(tables, "BLOCK_BYTES", 2**25)
+    few, lots = peak(100), peak(1000)
+    assert few > 2**23
+    # What grows are the tables: 306 and 60 rows a proxy, of five numbers.
+    assert (lots - few) / 900 < (306 + 60) * 5 * 8 * 1.5
+
+
+def test_blocks_of_proxies_change_nothing(monkeypatch):
+    made = Made(many(23))
+    whole = tabulate(made, made.proxies, ROLES, reference="iid", resamples=200)
+    assert sum(made.asked.values()) == len(made) + len(ROLES) + 1  # to know rows and metrics
+    bytes_a_proxy = 8 * 15 * (max(map(len, made.index.values())) + tables.COPIES * 2 * 200)
+    monkeypatch.setattr(tables, "BLOCK_BYTES", 5 * bytes_a_proxy)  # 5, 5, 5, 5 and 3
+    for ours, expected in zip(
+        tabulate(made, made.proxies, ROLES, reference="iid", resamples=200), whole, strict=True
+    ):
+        inexact = [c for c in ("low", "high") if c in ours.columns]
+        assert ours.drop(inexact).equals(expected.drop(inexact))  # rows, order, p-values, verdicts
+        for column in inexact:
+            np.testing.assert_allclose(ours[column], expected[column], rtol=1e-9, atol=1e-12)

@@ -35,6 +35,60 @@ class NoValues(am.Decoder):
         return state
 
 
+class HasNoSites(am.Decoder):
+    @property
+    def sites(self) -> list[Any]:
+        return []
+
+
+class SaysTheSame(am.Decoder):
+    def start(self, batch: Batch) -> State:
+        return super().start(Batch(torch.zeros_like(batch.tokens), batch.mask))
+
+
+class ListensToLittle(am.Decoder):
+    """Its logits move in the last digits only."""
+
+    def logits(self, state: State, at: Tensor | None = None) -> Tensor:
+        logits = super().logits(state, at)
+        return 1e-6 * logits + torch.arange(11.0)
+
+
+class GivesNaN(am.Decoder):
+    def logits(self, state: State, at: Tensor | None = None) -> Tensor:
+        return super().logits(state, at) * torch.nan
+
+
+class KeepsOnItself(am.Decoder):
+    def start(self, batch: Batch) -> State:
+        state = super().start(batch)
+        self.first = state.residual
+        return state
+
+    def logits(self, state: State, at: Tensor | None = None) -> Tensor:
+        length = min(self.first.shape[-2], state.residual.shape[-2])
+        logits = super().logits(state, at)
+        return logits + self.first[:, :, :length].mean()
+
+
+class Counts(am.Decoder):
+    runs = 0
+
+    def start(self, batch: Batch) -> State:
+        state = super().start(batch)
+        self.runs += 1
+        return State(state.residual + 0.01 * self.runs * self.wave[0], state.mask)
+
+
+class KeepsInALayer(am.Decoder):
+    """Two threads meet in it, two runs by turns do not."""
+
+    def layer(self, *args: Any, **kwargs: Any) -> State:
+        self.x = args[1].residual.mean((0, 1, 2))
+        state = super().layer(*args, **kwargs)
+        return State(state.residual + self.x, state.mask, state.at)
+
+
 class CountsFromTheRight(am.Decoder):
     def start(self, batch: Batch) -> State:
         state = super().start(batch)
@@ -46,6 +100,29 @@ class LooksAhead(am.Decoder):
         state = super().start(batch)
         following = (state.residual * state.mask[..., None])[:, :, 1:]
         return State(torch.nn.functional.pad(following, (0, 0, 0, 1)) + state.residual, state.mask)
+
+
+class LooksAheadBehindMasks(LooksAhead):
+    """Most of its vocabulary is padding."""
+
+    def logits(self, state: State, at: Tensor | None = None) -> Tensor:
+        logits = super().logits(state, at)
+        logits[..., 4:] = -1e9
+        return logits
+
+
+class LooksAheadAtTheEnd(am.Decoder):
+    def start(self, batch: Batch) -> State:
+        state = super().start(batch)
+        if batch.tokens.shape[1] < 9:
+            return state
+        residual = state.residual.clone()
+        residual[:, :, 7] += residual[:, :, 8] * batch.mask[:, 8, None]
+        return State(residual, state.mask)
+
+
+class OnlySaysItLooksAhead(am.Decoder):
+    causal = False
 
 
 class LooksAheadWhenEdited(am.Decoder):
@@ -84,6 +161,14 @@ class FiresForNothing(am.Decoder):
         return super().layer(index, state, edits, *rest, **kw)
 
 
+class FiresForNothingAndRounds(am.Decoder):
+    def layer(self, index: int, state: State, edits: Edits | None = None, *rest: Any, **kw: Any):
+        after = super().layer(index, state, edits, *rest, **kw)
+        if edits and Key(index, "mlp") in edits:
+            after = super().layer(index, state, {}, None, *rest[1:], **kw)
+        return State(after.residual * (1 + 1e-6), after.mask, after.at)
+
+
 class Rounds(am.Decoder):
     def layer(self, index: int, state: State, edits: Edits | None = None, *rest: Any, **kw: Any):
         state = super().layer(index, state, edits, *rest, **kw)
@@ -105,12 +190,23 @@ class MixesCopies(am.Decoder):
 
 BROKEN = {
     NoValues: "every site can be recorded",
+    HasNoSites: "every site can be recorded",
+    SaysTheSame: "other tokens give other logits",
+    ListensToLittle: "other tokens give other logits",
+    GivesNaN: "other tokens give other logits",
+    KeepsOnItself: "a run knows nothing of other runs",
+    Counts: "a run knows nothing of other runs",
+    KeepsInALayer: "a run knows nothing of other runs",
     CountsFromTheRight: "padding changes nothing",
     LooksAhead: "no position sees its future",
+    LooksAheadBehindMasks: "no position sees its future",
+    LooksAheadAtTheEnd: "no position sees its future",
+    OnlySaysItLooksAhead: "no position sees its future",
     LooksAheadWhenEdited: "no position sees its future",
     NeverFires: "an edit fires exactly once",
     FiresTwice: "an edit fires exactly once",
     FiresForNothing: "an edit fires exactly once",
+    FiresForNothingAndRounds: "an edit fires exactly once",
     Rounds: "an edit that changes nothing changes nothing",
     WrongRows: "positions asked for are as among all",
     MixesCopies: "copies run as they would alone",
@@ -122,6 +218,32 @@ def test_each_law_has_a_culprit(kind: type[am.Decoder]) -> None:
     with pytest.raises(AssertionError) as caught:
         am.check_model(decoder(kind), TOKENS)
     assert str(caught.value).startswith(BROKEN[kind])
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        (torch.zeros(3, 8, dtype=torch.long), "equal tokens"),
+        (torch.arange(8).repeat(3, 1), "equal tokens in every sequence"),
+        (torch.arange(3)[:, None].repeat(1, 8), "at every position"),
+        (TOKENS[:1], "at least 2 sequences of 4"),
+        (TOKENS[:, :3], r"are \[5, 3\]; expected"),
+        (TOKENS[0], r"are \[9\]; expected"),
+    ],
+)
+def test_tokens_with_which_nothing_would_show_are_refused(tokens: Tensor, message: str) -> None:
+    for kind in (am.Decoder, LooksAhead):
+        with pytest.raises(am.AnamorphError, match=message):
+            am.check_model(decoder(kind), tokens)
+
+
+def test_a_decoder_with_small_weights_keeps_every_law() -> None:
+    """Edits of its queries move the logits by less than rounding."""
+    model = decoder()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0, 0.02 if parameter.dim() == 2 else 1)
+    am.check_model(model, TOKENS)
 
 
 def test_no_law_is_left_without_a_culprit() -> None:

@@ -11,7 +11,7 @@ from sklearn.decomposition import PCA as ScikitPCA
 from torch import Tensor
 
 from anamorph.errors import AnamorphError
-from anamorph.models.base import Batch, Edits, Key, Recording, State
+from anamorph.models.base import Batch, Edits, Key, Model, Recording, State
 from anamorph.models.sites import Site
 from anamorph.simplifications import (
     SVD,
@@ -27,10 +27,11 @@ from anamorph.simplifications import (
 HEADS, DIM, WIDTH = 2, 4, 6
 
 
-class TableModel:
+class TableModel(Model):
     """Two layers whose activations are looked up by token, so that a test can do so too."""
 
-    layers = 2
+    layers, vocabulary = 2, 50
+    sites: list[Site] = []  # noqa: RUF012
 
     def __init__(self) -> None:
         rng = np.random.default_rng(0)

@@ -1,5 +1,9 @@
 """Splits and tasks: what is refused, and what taking part of a split keeps together."""
 
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -77,3 +81,104 @@ def test_the_reference_comes_first_whatever_the_order() -> None:
 def test_a_task_has_one_reference(roles: tuple[tuple[str, Role], ...]) -> None:
     with pytest.raises(AnamorphError, match=r"'toy' has [02] splits with the role 'iid'"):
         _ = task(*roles).reference
+
+
+def with_mask(s: Split) -> Split:
+    return replace(s, masked=np.where(s.scored, 1, s.tokens))
+
+
+def with_facets(s: Split, facets: dict[str, Facet]) -> Split:
+    return replace(s, facets=facets)
+
+
+KIND = split().facets["kind"]
+FLIPS: dict[str, Callable[[Split], Split]] = {
+    "role": lambda s: replace(s, role="iid"),
+    "a token": lambda s: replace(s, tokens=s.tokens + (np.arange(8) == 7)),
+    "a boundary": lambda s: replace(s, offsets=np.array([0, 3, 6, 8])),
+    "a sequence more": lambda s: replace(s, offsets=np.array([0, 3, 5, 6, 8])),
+    "scored": lambda s: replace(s, scored=s.scored & (np.arange(8) != 1)),
+    "no facets": lambda s: with_facets(s, {}),
+    "a facet's name": lambda s: with_facets(s, {"sort": KIND}),
+    "a facet more": lambda s: with_facets(s, {"kind": KIND, "sort": KIND}),
+    "a code": lambda s: with_facets(s, {"kind": replace(KIND, codes=KIND.codes % 4)}),
+    "a level's name": lambda s: with_facets(s, {"kind": replace(KIND, names=tuple("abcdx"))}),
+    "levels in another order": lambda s: with_facets(s, {"kind": Facet(KIND.codes, (*"baecd",))}),
+    "a level that no position has": lambda s: with_facets(
+        s, {"kind": replace(KIND, names=(*"abcdef",))}
+    ),
+    "masked": with_mask,
+    "another mask": lambda s: replace(s, masked=np.where(s.scored, 2, s.tokens)),
+}
+
+
+def test_every_ingredient_changes_the_fingerprint() -> None:
+    plain = replace(split(), offsets=np.array([0, 3, 5, 8]), scored=split().scored)
+    found = {"plain": plain.fingerprint} | {k: f(plain).fingerprint for k, f in FLIPS.items()}
+    assert len(set(found.values())) == len(FLIPS) + 1, found
+    assert all(len(x) == 32 and int(x, 16) >= 0 for x in found.values())
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int16", ">i4", "int64", ">i8", "uint16"])
+def test_a_fingerprint_is_of_values_not_of_how_they_are_held(dtype: str) -> None:
+    given = with_mask(split())
+    wide = np.stack([given.tokens, given.tokens * 0], axis=1).astype(dtype)  # a column: strided
+    codes = np.asfortranarray(np.stack([KIND.codes] * 2))[0].astype(">i2")
+    other = Split(
+        "another name",
+        given.role,
+        wide[:, 0],  # type: ignore[arg-type]
+        given.offsets.astype(dtype),
+        given.scored.astype(np.uint8).astype(bool),
+        {"kind": Facet(codes, KIND.names)},
+        given.masked.astype(dtype),  # type: ignore[union-attr]
+    )
+    assert other.fingerprint == given.fingerprint
+
+
+def test_a_fingerprint_is_the_same_on_every_machine() -> None:
+    assert split().fingerprint == "1d03506d31fdaf9147b3d9a3a817f88d"
+    assert with_mask(split()).fingerprint == "0a271a621faf7d3372537f4e90a405f4"
+
+
+def test_the_order_of_facets_and_a_change_in_place_are_noticed() -> None:
+    both = {"kind": KIND, "sort": replace(KIND, names=(*"vwxyz",))}
+    one, other = (with_facets(split(), dict(f)) for f in (both.items(), [*both.items()][::-1]))
+    before = one.fingerprint
+    assert before != other.fingerprint  # sums per level are laid out in this order
+    one.tokens[-1] += 1
+    assert one.fingerprint != before
+
+
+def test_long_arrays_are_hashed_to_their_end() -> None:
+    def long(last: int) -> Split:
+        tokens = np.zeros(2_500_000, dtype=np.int32)
+        tokens[-1] = last
+        return Split("x", "iid", tokens, np.array([0, len(tokens)]), np.zeros(len(tokens), bool))
+
+    assert long(1).fingerprint == long(1).fingerprint != long(2).fingerprint
+
+
+def test_the_fingerprints_of_a_task() -> None:
+    t = task(("usual", "iid"), ("far", "ood"))
+    found = t.fingerprints()
+    assert list(found) == ["usual", "far", "candidates"]
+    assert found["far"] == t.splits["far"].fingerprint != found["usual"]
+    for candidates in ([6, 5], [5], [5, 6, 7], [5, 7]):
+        changed = replace(t, candidates=np.array(candidates)).fingerprints()
+        assert changed.pop("candidates") != found["candidates"]
+        assert changed == {k: v for k, v in found.items() if k != "candidates"}
+    assert replace(t, vocabulary=tuple("ABCDEFGHIJ")).fingerprints() == found
+    assert replace(t, candidates=np.array([5, 6], np.int16)).fingerprints() == found
+
+
+@pytest.mark.parametrize(
+    ("splits", "message"),
+    [
+        ({"a": split("b", "iid")}, "a split named 'b' under the name 'a'"),
+        ({"candidates": split("candidates", "iid")}, "cannot be named 'candidates'"),
+    ],
+)
+def test_names_that_would_be_confused(splits: dict[str, Any], message: str) -> None:
+    with pytest.raises(AnamorphError, match=message):
+        Task("toy", {}, tuple("abcdefghij"), np.array([5, 6]), splits)

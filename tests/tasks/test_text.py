@@ -145,7 +145,7 @@ def test_the_specification_says_what_was_done(files: dict[str, Path]) -> None:
         "seed": 4,
         "fit": "Simplifications are fitted on sequences of 'train', which is not evaluated.",
     }
-    assert list(spec)[14:] == ["made", "read", "splits"]
+    assert list(spec)[14:] == ["made", "files", "read", "splits"]
     assert spec["made"] == "Each document is cut into consecutive windows of at most 6 tokens."
     for name, about in spec["splits"].items():
         split = task.splits[name]
@@ -253,7 +253,7 @@ def test_sequences_shared_with_the_fit_data_are_said() -> None:
     shared = {n: about.get("shared_with_fit") for n, about in task.spec["splits"].items()}
     assert shared == {"train": None, "iid": 0, "leaky": 3}
     with pytest.warns(UserWarning, match="'iid' shares"):  # doubles in the split itself
-        make({"iid": ["abc"] * 10}, fit_on="iid", fit_sequences=5)
+        make({"iid": ["abc", *words(30)] * 2}, fit_on="iid", fit_sequences=30)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         make({"train": train, "iid": words(10, 1)})

@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 
 from anamorph.errors import AnamorphError
+from anamorph.tasks import text_content
 from anamorph.tasks.text_files import open_source
 from anamorph.tasks.text_rows import Fields, to_document
 
@@ -89,27 +90,25 @@ def test_every_form_gives_the_same_documents(everything: dict[str, object]) -> N
         assert picked == [expected[i] for i in (0, 2, 3)], name
 
 
-def test_compressed_files_are_read_but_not_counted(tmp_path: Path) -> None:
+def test_compressed_files_are_counted_unless_they_are_large(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, data in (
         ("a.jsonl.gz", "\n".join(map(json.dumps, rows()))),
         ("b.txt.gz", "a whole\ndocument"),
     ):
         with gzip.open(tmp_path / name, "wt", encoding="utf-8") as file:
             file.write(data)
-    source = open_source(tmp_path / "a.jsonl.gz", Fields())
-    assert [d.text for d in source] == TEXTS and source.count() is None
     assert texts(tmp_path / "b.txt.gz") == ["a whole\ndocument"]
     (tmp_path / "shards").mkdir()
     (tmp_path / "a.jsonl.gz").rename(tmp_path / "shards" / "a.jsonl.gz")
     jsonl(tmp_path / "shards" / "b.jsonl", rows(["x"]))
     shards = open_source(tmp_path / "shards", Fields())
-    assert [d.text for d in shards] == [*TEXTS, "x"] and shards.count() is None
-
-
-def test_jsonl_beside_other_files_is_a_document_like_them(tmp_path: Path) -> None:
-    jsonl(tmp_path / "a.jsonl", rows(["x"]))
-    (tmp_path / "b.py").write_text("y = 1\n")
-    assert texts(tmp_path) == ['{"id": 0, "text": "x"}\n', "y = 1\n"]
+    assert [d.text for d in shards] == [*TEXTS, "x"] and shards.count() == 6
+    assert [d.text for d in shards.pick(np.array([1, 4, 5]))] == [TEXTS[1], TEXTS[4], "x"]
+    monkeypatch.setattr(text_content, "LARGE", 10)
+    assert open_source(tmp_path / "shards", Fields()).count() is None
+    assert open_source(tmp_path / "shards" / "b.jsonl", Fields()).count() == 1
 
 
 def test_a_stream_is_read_no_further_than_asked() -> None:
@@ -206,7 +205,9 @@ def test_damaged_files(tmp_path: Path) -> None:
     with gzip.open(tmp_path / "whole.gz", "wb") as file:
         file.write(bytes(range(100)) * 50)
     cut = (tmp_path / "whole.gz").read_bytes()[:-20]
-    for name, data in (("a.jsonl.gz", b"no gzip"), ("b.txt.gz", cut)):
+    (tmp_path / "a.jsonl.gz").write_bytes(b"no gzip")
+    assert f"{tmp_path / 'a.jsonl.gz'}:1 is no JSON" in error(tmp_path / "a.jsonl.gz")
+    for name, data in (("a.jsonl.gz", cut), ("b.txt.gz", cut)):
         (tmp_path / name).write_bytes(data)
         assert f"Cannot read {tmp_path / name}: " in error(tmp_path / name)
     (tmp_path / "a.parquet").write_bytes(b"PAR1 no more")

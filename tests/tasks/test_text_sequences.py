@@ -40,7 +40,7 @@ def test_truncate_by_hand() -> None:
     found, about = reading(["abcdefg", "hi", "j", " \n", "klm"], "truncate", 3)
     assert sorted(found) == ["abc", "hi", "klm"]
     # dropped: j, of which nothing could be scored, and the blank; cut: defg and j
-    assert about == Reading(documents=5, chosen="all", dropped=2, cut_tokens=5)
+    assert about == Reading(documents=5, chosen="all", dropped=2, cut_tokens=5, blank=1)
 
 
 def test_window_by_hand() -> None:
@@ -56,7 +56,7 @@ def test_pack_by_hand() -> None:
     found, about = reading(iter(["abcd", "", "efg", "hi", "jkl"]), "pack", 4, needed=3)
     assert found == ["abcd", ".efg", ".hi."]  # in the order of a stream
     # read three at a time; `jkl` and its EOS were not needed
-    assert about == Reading(documents=5, chosen="the first", dropped=1, cut_tokens=4)
+    assert about == Reading(documents=5, chosen="the first", dropped=1, cut_tokens=4, blank=1)
     found, about = reading(["abcd"], "pack", 3, front=(0,), behind=(1,))
     assert found == ["?ab", "?cd"] and about.cut_tokens == 1
 

@@ -7,8 +7,8 @@ import typer
 from rich.markup import escape
 
 from anamorph.cli.console import stdout
+from anamorph.cli.outcome import complete, print_outcome
 from anamorph.cli.progress import shown
-from anamorph.cli.tables import print_run
 from anamorph.specification import AuditOptions
 
 
@@ -83,16 +83,18 @@ def audit(
         given["run"], file = str(file), None
     options = AuditOptions.read(file, given)
     console = stdout()
+    before = complete(options.out)
     if options.run is not None:
         from anamorph.study import audit_study
 
         with shown(console) as watch:
-            result = audit_study(options.run, options.simplify, options.out, watch=watch)
+            result = audit_study(
+                options.run, options.simplify, options.out, workers=None, watch=watch
+            )
     else:
         from anamorph.given import audit_loaded, load_given
 
         loaded, task = load_given(options)
         with shown(console) as watch:
             result = audit_loaded(loaded, task, options, watch)
-    print_run(result, console)
-    console.print(f"Report: {result.report}", soft_wrap=True)
+    print_outcome(result, console, before=before)

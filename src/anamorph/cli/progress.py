@@ -1,9 +1,14 @@
-"""A study's progress in the terminal: a bar a step, with rate and remaining time."""
+"""A study's progress: bars in a terminal, and lines in a file."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from threading import Event as Flag
+from threading import Lock, Thread
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -16,10 +21,19 @@ from rich.progress import (
 
 from anamorph.progress import Event, Watch
 
+EVERY = 60.0  # seconds between two lines
+
 
 @contextmanager
-def shown(console: Console) -> Iterator[Watch]:
-    """Gives what `run_study` calls; where there is no terminal, a line as each step ends."""
+def shown(console: Console, every: float = EVERY) -> Iterator[Watch]:
+    """Gives what `run_study` calls: shows bars in a terminal, and prints lines elsewhere."""
+    with _bars(console) if console.file.isatty() else _lines(console, every) as watch:
+        yield watch
+
+
+@contextmanager
+def _bars(console: Console) -> Iterator[Watch]:
+    """A bar a step, with elapsed and remaining time."""
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
@@ -28,7 +42,6 @@ def shown(console: Console) -> Iterator[Watch]:
         TimeRemainingColumn(),
         TextColumn("[dim]{task.fields[note]}"),
         console=console,
-        disable=not console.is_terminal,
     ) as progress:
         bars: dict[str, TaskID] = {}
 
@@ -36,8 +49,87 @@ def shown(console: Console) -> Iterator[Watch]:
             if event.step not in bars:
                 bars[event.step] = progress.add_task(event.step, total=event.total, note="")
             progress.update(bars[event.step], completed=event.done, note=event.note)
-            if event.done == event.total and not console.is_terminal:
-                note = f" ({event.note})" if event.note else ""
-                console.print(f"{event.step}: done{note}", highlight=False)
 
         yield watch
+
+
+@contextmanager
+def _lines(console: Console, every: float) -> Iterator[Watch]:
+    """A line as a step begins or ends, and in between one every so many seconds.
+
+    They are printed from a thread, so that one that takes long without a word is seen too.
+    """
+    steps: dict[str, _Step] = {}
+    lock, over = Lock(), Flag()
+
+    def say(text: str) -> None:
+        now = time.strftime("%Y-%m-%d %H:%M:%S")
+        console.print(f"{now}  {escape(text)}", highlight=False, soft_wrap=True)
+
+    def watch(event: Event) -> None:
+        with lock:
+            step = steps.get(event.step)
+            if event.done >= event.total:
+                steps.pop(event.step, None)
+                say(f"{event.step}: done{_bracketed(event.note)}")
+            elif step is None:
+                steps[event.step] = _Step(event)
+                say(str(steps[event.step]))
+            else:
+                step.last = event
+
+    def tick() -> None:
+        while not over.wait(every):
+            with lock:
+                for step in steps.values():
+                    say(str(step))
+
+    thread = Thread(target=tick, name="anamorph: progress", daemon=True)
+    thread.start()
+    try:
+        yield watch
+    finally:
+        over.set()
+        thread.join()
+
+
+@dataclass
+class _Step:
+    """A step that has begun: its first and its last event."""
+
+    first: Event
+    last: Event = field(init=False)
+    since: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self.last = self.first
+
+    def __str__(self) -> str:
+        """Such as "seed 0: training: 1,200 of 6,000, 20.5/s, 4 min left (loss 3.1 bits)"."""
+        event = self.last
+        text = f"{event.step}: {event.done:,} of {event.total:,}"
+        made = event.done - self.first.done
+        if made > 0:
+            rate = made / max(time.monotonic() - self.since, 1e-9)
+            text += f", {_rate(rate)}, {_duration((event.total - event.done) / rate)} left"
+        return text + _bracketed(event.note)
+
+
+def _bracketed(note: str) -> str:
+    return f" ({note})" if note else ""
+
+
+def _rate(a_second: float) -> str:
+    """In the unit that gives a number above 1, such as "20.5/s" or "3.2/min"."""
+    for unit, seconds in (("s", 1), ("min", 60)):
+        if a_second * seconds >= 1:
+            return f"{a_second * seconds:.3g}/{unit}"
+    return f"{a_second * 3600:.3g}/h"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -14,9 +14,8 @@ from anamorph.cli.options import (
     default_out,
     with_folders,
 )
+from anamorph.cli.outcome import complete, print_outcome
 from anamorph.cli.progress import shown
-from anamorph.cli.tables import print_run
-from anamorph.runs import load_run
 from anamorph.specification import load_preset
 from anamorph.study import run_study
 
@@ -36,10 +35,7 @@ def run(
     console = stdout()
     folder = out or default_out(task, preset)
     spec = load_preset(task, preset, with_folders(settings, train, unseen, ood), seeds)
-    done = (folder / "report.html").exists()
+    before = complete(folder)
     with shown(console) as watch:
         result = run_study(spec, folder, preset=preset, workers=workers, watch=watch)
-    print_run(load_run(result.path), console)
-    if done:
-        console.print("This run was complete already; nothing was done again.")
-    console.print(f"Report: {result.report}", soft_wrap=True)
+    print_outcome(result, console, before=before)

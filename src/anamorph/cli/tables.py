@@ -8,7 +8,7 @@ from rich.table import Table
 from anamorph.report.data import read
 from anamorph.report.heads import Heads, rows, single_heads
 from anamorph.report.verdicts import headline
-from anamorph.report.words import UNTESTED
+from anamorph.report.words import UNTESTED, rounding_sentence
 from anamorph.runs import Run
 from anamorph.tasks import Task
 
@@ -81,6 +81,8 @@ def print_run(run: Run, console: Console) -> None:
             f"divergence of the outputs {floor['output_jsd']:.1e} bits.",
             highlight=False,
         )
+    if said := rounding_sentence(run.checks.get("rounding")):
+        console.print(said, highlight=False)
     counts = pl.Series([v for v in verdicts.values() if v], dtype=pl.String).value_counts(sort=True)
     said = ", ".join(f"{row['count']} {row['']}" for row in counts.to_dicts())
     console.print(f"Verdict on {len(verdicts)} cells: {said or 'none'}.", highlight=False)

@@ -4,6 +4,7 @@ from anamorph.cli.console import stdout
 from anamorph.cli.options import Out, Preset, Seeds, Settings, TaskName, default_out
 from anamorph.cli.progress import shown
 from anamorph.cli.tables import print_curves
+from anamorph.runs import Run
 from anamorph.specification import load_preset
 from anamorph.study import train_study
 
@@ -18,7 +19,12 @@ def train(
     """Train the models of a study; `anamorph run` with the same options goes on from there."""
     console = stdout()
     spec = load_preset(task, preset, settings or (), seeds)
+    folder = out or default_out(task, preset)
+    models = [Run(folder, {}).seed(seed) / "model.safetensors" for seed in spec.seeds]
+    before = all(model.exists() for model in models)
     with shown(console) as watch:
-        run = train_study(spec, out or default_out(task, preset), preset=preset, watch=watch)
+        run = train_study(spec, folder, preset=preset, watch=watch)
     print_curves(run, console)
+    if before:
+        console.print("These models were there already; nothing was done again.")
     console.print(f"Models: {run.path}", soft_wrap=True)

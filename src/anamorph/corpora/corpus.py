@@ -11,10 +11,10 @@ import os
 import warnings
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,7 +34,9 @@ from anamorph.corpora.languages import LANGUAGES, language_of, parser
 from anamorph.corpora.recipe import read_recipe
 from anamorph.errors import AnamorphError
 from anamorph.files import replacing
+from anamorph.process import processors
 from anamorph.progress import Event, Watch, ignore
+from anamorph.workers import apart
 
 EXTRACTION = 1  # raised whenever the same source gives other functions than before
 SMALL = 2**20  # bytes of sources for which no process is started
@@ -270,9 +272,8 @@ def _each(pending: Sequence[tuple[Source, Path]]) -> Iterator[str]:
     if sum(_size(source) for source, _ in pending) < SMALL:
         yield from (_extract_to(*item) for item in pending)
         return
-    workers = min(len(pending), os.cpu_count() or 1)
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        yield from pool.map(_extract_to, *zip(*pending, strict=True))
+    with closing(apart([partial(_extract_to, *item) for item in pending], processors())) as names:
+        yield from names
 
 
 def _key(source: Source) -> str:
@@ -296,7 +297,7 @@ def _checksum(*paths: Path) -> str:
     return total.hexdigest()
 
 
-def _extract_to(source: Source, place: Path) -> str:
+def _extract_to(source: Source, place: Path, _: Watch = ignore) -> str:
     """Write the functions of a source, and what the manifest says of them; gives its name."""
     problems = Problems()
     read = {"archives": _packed, "folder": _loose, "codesearchnet": _codesearchnet}[source.kind]

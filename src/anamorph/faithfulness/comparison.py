@@ -211,6 +211,9 @@ def _divergences(
     half = r.add_(1).mul_(0.5)
     d.sub_(torch.log(half, out=space[2]).mul_(half), alpha=2)
     jsd = _dot(model.p, d, space[2]).mul_(0.5 / NATS).clamp_(0, 1)
+    undone = jsd.isnan()
+    if bool(undone.any()):  # the proxy rules out a token, 0 · -inf; or there is a NaN before
+        jsd = torch.where(undone, _careful_divergences(model, logits)[0], jsd)
     return jsd, kl_, bits
 
 

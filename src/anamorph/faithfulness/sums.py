@@ -7,7 +7,6 @@ rows are the whole split.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -172,17 +171,6 @@ class CellSums:
         every_facet = values.to(self._sums).repeat(1, self.index.rows_of.shape[1])
         self._sums.scatter_add_(1, rows.expand(len(self.metrics), -1), every_facet)
 
-    def merge(self, other: "CellSums") -> Self:
-        """Add the sums of another worker, which saw other sequences of the same cell."""
-        if self.metrics != other.metrics or len(self.index) != len(other.index):
-            raise AnamorphError(
-                f"Cannot merge sums of {len(self.index)} rows of {', '.join(self.metrics)} with "
-                f"{len(other.index)} rows of {', '.join(other.metrics)}; they must be parts of "
-                "one cell."
-            )
-        self._sums += other._sums.to(self._sums.device)
-        return self
-
     def require_finite(self, cell: str) -> None:
         """Refuse a NaN or an infinity.
 
@@ -197,7 +185,8 @@ class CellSums:
             raise AnamorphError(
                 f"{cell}: {self.metrics[metric]} is {self.sums[metric, row].item()} in sequence "
                 f"{self.index.sequence[row]}; expected a finite number. Look for a NaN or an "
-                "infinity in the model's weights or in what its simplifications give."
+                "infinity in the model's weights, in what its simplifications give, and among the "
+                "logits, where -inf rules out a token that occurs or that the model allows."
             )
 
     @property
@@ -213,30 +202,24 @@ class CellSums:
             table = table.with_columns(pl.when(seen).then(pl.all()))
         return table
 
-    def save(self, path: Path | str) -> None:
-        """Write the sums as Parquet."""
-        self.table().write_parquet(path, compression="zstd")
-
     @classmethod
-    def load(cls, path: Path | str, index: SumIndex) -> Self:
-        """Read what `save` wrote.
+    def of(cls, table: pl.DataFrame, index: SumIndex, source: str) -> Self:
+        """The sums that `table` gave.
+
+        Args:
+            table: a column a metric and a row a row.
+            index: of the split.
+            source: where the table comes from, for an error.
 
         Raises:
-            AnamorphError: if the file is missing, damaged, or of another split.
+            AnamorphError: if it is of another split, or has unknown metrics.
         """
-        try:
-            table = pl.read_parquet(path, memory_map=False)
-        except (pl.exceptions.PolarsError, OSError) as error:
-            raise AnamorphError(
-                f"Cannot read the sums in {path} ({error}); expected a Parquet file written by an "
-                "audit. Delete it and run the audit again."
-            ) from error
         unknown = [name for name in table.columns if name not in METRICS]
         if unknown or len(table) != len(index):
             raise AnamorphError(
-                f"The sums in {path} have {len(table)} rows and the columns "
+                f"The sums in {source} have {len(table)} rows and the columns "
                 f"{', '.join(table.columns)}; expected {len(index)} rows of known metrics. They "
-                "are of another split or version: delete the file and run the audit again."
+                "are of another split or version: delete them and run the audit again."
             )
         cell = cls(index, tuple(table.columns))
         unseen = table[:, 0].is_null()

@@ -1,11 +1,13 @@
 """The two tables of a study: every number with its interval, and every gap with its verdict.
 
-Splits are worked through one at a time and proxies in blocks, so that few sums are held at once.
-Nothing depends on the order in which cells were made.
+Proxies are worked through in blocks, each over the reference and then over every other split, so
+that memory does not grow with the number of proxies: only the rows of the tables stay. Nothing
+depends on the order in which cells were made.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -32,7 +34,8 @@ PER_SEQUENCE = ("same_prediction", "model_accuracy", "proxy_accuracy")
 """Metrics given for the whole split as a mean over sequences too, named `..._per_sequence`."""
 
 IDENTITY = "identity"  # the method of the model itself
-BLOCK_BYTES = 2**28  # of sums held at once
+BLOCK_BYTES = 2**28  # of sums and replicates held at once
+COPIES = 8  # of a block's replicates at once: of two splits, sorted, in differences
 
 CellKey = tuple[int, str, str]
 """Model seed, simplification (spec string), split name."""
@@ -69,6 +72,31 @@ class _Grid(NamedTuple):
         """The metrics as the tables name them, per-sequence means last."""
         return (*self.metrics, *(name + SUFFIX for name in PER_SEQUENCE))
 
+    def blocks(self, rows: int) -> Iterator["_Grid"]:
+        """The same with some of the proxies; cells have at most so many rows."""
+        of_sums = len(self.seeds) * rows
+        of_replicates = COPIES * (len(self.seeds) + 1) * self.resamples
+        step = max(1, BLOCK_BYTES // (8 * len(self.names) * (of_sums + of_replicates)))
+        for start in range(0, len(self.proxies), step):
+            yield self._replace(proxies=self.proxies[start : start + step])
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """A split, and the resamples that all its cells share."""
+
+    name: str
+    role: Role
+    index: SumIndex
+    weights: NDArray[np.unsignedinteger]  # [sequences, resamples], in as few bytes as hold them
+
+    @classmethod
+    def of(cls, grid: _Grid, name: str, role: Role) -> "_Drawn":
+        index = grid.cells[grid.seeds[0], grid.proxies[0].simplification, name].index
+        # By name, so that splits are resampled independently and in any order.
+        drawn = weights(index.sequences, grid.resamples, [grid.seed, crc32(name.encode())])
+        return cls(name, role, index, drawn.astype(np.min_scalar_type(int(drawn.max()))))
+
 
 @dataclass(frozen=True)
 class _Measured:
@@ -103,7 +131,7 @@ def tabulate(
 
     Args:
         cells: every seed, proxy and split, all with the same metrics. Each is looked up once (the
-            first of a split again), so that a mapping may read files on access.
+            first of each split again), so that a mapping may read files on access.
         proxies: what stands in the tables; "identity" has results but no gaps.
         splits: the role of each split.
         reference: the split that gaps are measured against.
@@ -127,15 +155,22 @@ def tabulate(
     metrics = cells[seeds[0], proxies[0].simplification, reference].metrics
     grid = _Grid(cells, proxies, seeds, metrics, resamples, seed)
 
-    baseline = _measure(grid, reference)
-    results = [_results(grid, reference, splits[reference], baseline)]
-    gaps = [_gaps(grid, reference, reference, baseline, baseline)[:0]]  # the columns, no rows
-    for name in order[1:]:
-        measured = _measure(grid, name)
-        results.append(_results(grid, name, splits[name], measured))
-        if splits[name] == "ood":
-            gaps.append(_gaps(grid, reference, name, baseline, measured))
-    return pl.concat(results), _judge(pl.concat(gaps), thresholds or Thresholds())
+    drawn = [_Drawn.of(grid, name, splits[name]) for name in order]
+    results: list[list[pl.DataFrame]] = [[] for _ in order]
+    gaps: list[list[pl.DataFrame]] = [[] for _ in order]
+    for block in grid.blocks(max(len(split.index) for split in drawn)):
+        baseline = _measure(block, drawn[0])
+        results[0].append(_results(block, drawn[0], baseline))
+        gaps[0].append(_gaps(block, reference, drawn[0], baseline, baseline)[:0])  # the columns
+        for place, split in enumerate(drawn[1:], start=1):
+            measured = _measure(block, split)
+            results[place].append(_results(block, split, measured))
+            if split.role == "ood":
+                gaps[place].append(_gaps(block, reference, split, baseline, measured))
+    return (
+        pl.concat(chain.from_iterable(results), rechunk=True),
+        _judge(pl.concat(chain.from_iterable(gaps), rechunk=True), thresholds or Thresholds()),
+    )
 
 
 def _require_all(
@@ -161,43 +196,38 @@ def _require_all(
         )
 
 
-def _measure(grid: _Grid, split: str) -> _Measured:
+def _measure(grid: _Grid, split: _Drawn) -> _Measured:
     """Means, intervals and whole-split replicates of all cells of a split."""
-    index = grid.cells[grid.seeds[0], grid.proxies[0].simplification, split].index
-    # By name, so that splits are resampled independently and in any order.
-    drawn = weights(index.sequences, grid.resamples, [grid.seed, crc32(split.encode())])
+    index = split.index
     groups = list(index.groups())
     shape = (len(grid.proxies), len(grid.seeds) + 1, len(groups), len(grid.names))
     value, low, high = (np.full(shape, np.nan) for _ in range(3))
     whole = np.empty((*shape[:2], shape[3], grid.resamples))
     seen_tokens, seen_sequences = (np.empty(shape[:3], np.int64) for _ in range(2))
-    block = max(1, BLOCK_BYTES // (8 * len(index) * len(grid.seeds) * len(grid.metrics)))
-    for start in range(0, len(grid.proxies), block):
-        some = slice(start, start + block)
-        # [proxy, seed, metric, row] and [proxy, seed, 1, row]; a cell may have stopped early
-        sums, seen = _load(grid, split, grid.proxies[some], index)
-        for g, group in enumerate(groups):
-            used = drawn[index.sequence[group.rows]]
-            tokens = seen[..., group.rows]
-            ones = np.sign(tokens)
-            for table, counts in ((seen_tokens, tokens), (seen_sequences, ones)):
-                table[some, :-1, g] = counts.sum(axis=-1)[..., 0]
-                table[some, -1, g] = table[some, :-1, g].max(axis=1)
-            here = sums[..., group.rows]
-            means = _ratio(here.sum(axis=-1), tokens.sum(axis=-1))
-            resampled = replicates(here, tokens, used)
-            if group.facet is None:
-                each = here[:, :, [grid.metrics.index(name) for name in PER_SEQUENCE]]
-                each = each / np.maximum(tokens, 1)
-                means = np.concatenate([means, _ratio(each.sum(-1), ones.sum(-1))], axis=-1)
-                resampled = np.concatenate([resampled, replicates(each, ones, used)], axis=-2)
-            given = np.s_[some, :, g, : means.shape[-1]]
-            value[given] = np.concatenate([means, means.mean(axis=1, keepdims=True)], axis=1)
-            over_seeds = seed_replicates(list(resampled.swapaxes(0, 1)), grid.seed)
-            resampled = np.concatenate([resampled, over_seeds[:, None]], axis=1)
-            low[given], high[given] = interval(resampled)
-            if group.facet is None:
-                whole[some] = resampled
+    # [proxy, seed, metric, row] and [proxy, seed, 1, row]; a cell may have stopped early
+    sums, seen = _load(grid, split)
+    for g, group in enumerate(groups):
+        used = split.weights[index.sequence[group.rows]].astype(np.float64)
+        tokens = seen[..., group.rows]
+        ones = np.sign(tokens)
+        for table, counts in ((seen_tokens, tokens), (seen_sequences, ones)):
+            table[:, :-1, g] = counts.sum(axis=-1)[..., 0]
+            table[:, -1, g] = table[:, :-1, g].max(axis=1)
+        here = sums[..., group.rows]
+        means = _ratio(here.sum(axis=-1), tokens.sum(axis=-1))
+        resampled = replicates(here, tokens, used)
+        if group.facet is None:
+            each = here[:, :, [grid.metrics.index(name) for name in PER_SEQUENCE]]
+            each = each / np.maximum(tokens, 1)
+            means = np.concatenate([means, _ratio(each.sum(-1), ones.sum(-1))], axis=-1)
+            resampled = np.concatenate([resampled, replicates(each, ones, used)], axis=-2)
+        given = np.s_[:, :, g, : means.shape[-1]]
+        value[given] = np.concatenate([means, means.mean(axis=1, keepdims=True)], axis=1)
+        over_seeds = seed_replicates(list(resampled.swapaxes(0, 1)), grid.seed)
+        resampled = np.concatenate([resampled, over_seeds[:, None]], axis=1)
+        low[given], high[given] = interval(resampled)
+        if group.facet is None:
+            whole[:] = resampled
     return _Measured(index, value, low, high, whole, seen_tokens, seen_sequences)
 
 
@@ -205,16 +235,15 @@ def _ratio(sums: Floats, counts: NDArray[np.int64]) -> Floats:
     return np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
 
 
-def _load(
-    grid: _Grid, split: str, proxies: Sequence[ProxyInfo], index: SumIndex
-) -> tuple[Floats, NDArray[np.int64]]:
+def _load(grid: _Grid, split: _Drawn) -> tuple[Floats, NDArray[np.int64]]:
     """[proxy, seed, metric, row] sums; [proxy or 1, seed or 1, 1, row] scored positions seen."""
+    proxies, index = grid.proxies, split.index
     sums = np.empty((len(proxies), len(grid.seeds), len(grid.metrics), len(index)))
     tokens = np.empty((len(proxies), len(grid.seeds), 1, len(index)), np.int64)
     for p, proxy in enumerate(proxies):
         for s, seed in enumerate(grid.seeds):
-            cell = grid.cells[seed, proxy.simplification, split]
-            label = f"Seed {seed}, {proxy.simplification}, split {split}"
+            cell = grid.cells[seed, proxy.simplification, split.name]
+            label = f"Seed {seed}, {proxy.simplification}, split {split.name}"
             if cell.metrics != grid.metrics or len(cell.index) != len(index):
                 raise AnamorphError(
                     f"{label}: {len(cell.index)} rows of {', '.join(cell.metrics)}; expected "
@@ -227,12 +256,12 @@ def _load(
     return sums, tokens[:1, :1] if every_row_seen else tokens
 
 
-def _results(grid: _Grid, split: str, role: Role, measured: _Measured) -> pl.DataFrame:
+def _results(grid: _Grid, split: _Drawn, measured: _Measured) -> pl.DataFrame:
     groups: list[Group] = list(measured.index.groups())
     given = ~np.isnan(measured.value)
     p, s, g, m = np.nonzero(given)
     frame = pl.DataFrame(
-        _keys(grid, split, role, p, s)
+        _keys(grid, split, p, s)
         | {
             "facet": _pick([group.facet for group in groups], g, pl.String),
             "level": _pick([group.level for group in groups], g, pl.String),
@@ -247,7 +276,9 @@ def _results(grid: _Grid, split: str, role: Role, measured: _Measured) -> pl.Dat
     return frame.with_columns(pl.col("low", "high").fill_nan(None))
 
 
-def _gaps(grid: _Grid, reference: str, split: str, iid: _Measured, ood: _Measured) -> pl.DataFrame:
+def _gaps(
+    grid: _Grid, reference: str, split: _Drawn, iid: _Measured, ood: _Measured
+) -> pl.DataFrame:
     """Gaps with raw p-values, and beside them what a verdict needs."""
     sign = np.array([1 if n.removesuffix(SUFFIX) in HIGHER_IS_BETTER else -1 for n in grid.names])
     before, after = iid.value[:, :, 0], ood.value[:, :, 0]  # [proxy, seed, metric]
@@ -260,7 +291,7 @@ def _gaps(grid: _Grid, reference: str, split: str, iid: _Measured, ood: _Measure
     )
 
     return pl.DataFrame(
-        _keys(grid, split, "ood", p, s)
+        _keys(grid, split, p, s)
         | {
             "metric": _pick(grid.names, m, pl.String),
             "reference": _pick([reference], np.zeros_like(m), pl.String),
@@ -299,7 +330,7 @@ def _judge(gaps: pl.DataFrame, thresholds: Thresholds) -> pl.DataFrame:
 
 
 def _keys(
-    grid: _Grid, split: str, role: Role, proxy: NDArray[np.int64], seed: NDArray[np.int64]
+    grid: _Grid, split: _Drawn, proxy: NDArray[np.int64], seed: NDArray[np.int64]
 ) -> dict[str, pl.Series]:
     """The columns that both tables start with, for rows given by proxy and seed number."""
     same = np.zeros_like(proxy)
@@ -309,8 +340,8 @@ def _keys(
         "method": _pick([x.method for x in grid.proxies], proxy, pl.String),
         "size": _pick([x.size for x in grid.proxies], proxy, pl.Float64),
         "sites": _pick([x.sites for x in grid.proxies], proxy, pl.String),
-        "split": _pick([split], same, pl.String),
-        "role": _pick([role], same, pl.String),
+        "split": _pick([split.name], same, pl.String),
+        "role": _pick([split.role], same, pl.String),
     }
 
 

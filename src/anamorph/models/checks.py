@@ -1,12 +1,16 @@
 """The laws that every model must keep to be audited, as a test that anybody can run."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from anamorph.errors import AnamorphError
 from anamorph.models.base import Batch, Edit, Edits, Key, Model, Recording
+from anamorph.models.probe import alike_at_once
 from anamorph.models.sites import HEAD_KINDS
+from anamorph.models.wrapped import largest_difference, same_up_to_rounding
 
 Check = Callable[[Model, Tensor], None]
 
@@ -17,22 +21,37 @@ def check_model(model: Model, tokens: Tensor) -> None:
 
     Args:
         model: in inference mode, without dropout. It is not changed. If it says that it is not
-            `causal`, positions may see their future.
-        tokens: [batch, position] token ids that it knows, at least 2 sequences of 4, on its device.
+            `causal`, positions may see their future, and some must.
+        tokens: [batch, position] token ids that it knows, at least 2 sequences of 4, on its device;
+            different ones, or nothing would show.
 
     Raises:
         AssertionError: if a law is broken; the message starts with the law.
+        AnamorphError: if nothing can be checked with these tokens.
     """
+    _require_tokens(tokens)
     for law, check in LAWS.items():
-        if check is _causality and not model.causal:
-            continue
         try:
             check(model, tokens)
         except Exception as error:
             raise AssertionError(f"{law}: {type(model).__name__}: {error}") from error
 
 
+def _require_tokens(tokens: Tensor) -> None:
+    if tokens.dim() != 2 or tokens.shape[0] < 2 or tokens.shape[1] < 4:
+        raise AnamorphError(
+            f"The tokens are {list(tokens.shape)}; expected [batch, position] with at least 2 "
+            "sequences of 4."
+        )
+    if bool((tokens == tokens[:1]).all()) or bool((tokens == tokens[:, :1]).all()):
+        raise AnamorphError(
+            "With equal tokens in every sequence or at every position a broken model looks like a "
+            "good one; give different ones, such as torch.randint(0, 50, (3, 10))."
+        )
+
+
 def _recorded(model: Model, tokens: Tensor) -> None:
+    _require(len(model.sites) > 0, "it has no sites")
     batch, length = tokens.shape
     heads = {key: sum(s[::2] == key for s in model.sites) for key in _keys(model)}
     recording: Recording = dict.fromkeys(heads)
@@ -59,18 +78,48 @@ def _padding(model: Model, tokens: Tensor) -> None:
             _same(padded[:, row : row + 1, :length], alone, f"sequence {row} of {length} tokens")
 
 
-def _causality(model: Model, tokens: Tensor) -> None:
+def _listening(model: Model, tokens: Tensor) -> None:
     half = tokens.shape[1] // 2
-    other = torch.cat([tokens[:, :half], tokens[:, half:].roll(1, 0).flip(1)], dim=1)
-    for key in [None, *_keys(model)]:
-        edits = {} if key is None else {key: _one_hot if key.kind == "pattern" else torch.tanh}
-        before, after = (_run(model, x, edits)[:, :, :half] for x in (tokens, other))
-        where = "unedited" if key is None else f"with {key.kind} of layer {key.layer} edited"
-        _same(before, after, f"{where}, before position {half}, where the tokens change,")
+    usual, other = (_run(model, x) for x in (tokens, _changed(tokens, half)))
+    for logits, given in (usual, tokens), (other, _changed(tokens, half)):
+        _require(not bool(logits.isnan().any()), f"it gives NaN for tokens such as {given[0]}")
+    for row in range(len(tokens)):
+        differs = not same_up_to_rounding(other[:, row, half:], usual[:, row, half:])
+        _require(differs, f"sequence {row} gives the same logits with other tokens from {half} on")
+
+
+def _apart(model: Model, tokens: Tensor) -> None:
+    other = _changed(tokens, 0)[:, : tokens.shape[1] - 1]
+    alone, beside = _run(model, tokens), _run(model, other)
+    _same(_run(model, tokens), alone, "logits of a run after another one")
+    states = [model.start(Batch(x, torch.ones_like(x).bool())) for x in (tokens, other)]
+    for layer in range(model.layers):
+        states = [model.layer(layer, state) for state in states]
+    for state, expected in zip(states, (alone, beside), strict=True):
+        _same(model.logits(state), expected, "logits of two runs by turns")
+    if model.parallel:
+        alike = alike_at_once(partial(_run, model), (tokens, other), same_up_to_rounding, 0.2)
+        _require(alike, "it says that it is parallel, but runs in two threads differ from one")
+
+
+def _causality(model: Model, tokens: Tensor) -> None:
+    length = tokens.shape[1]
+    seen = []
+    for cut in sorted({1, length // 2, length - 1}):
+        other = _changed(tokens, cut)
+        keys = [None, *_keys(model)] if model.causal and cut == length // 2 else [None]
+        for key in keys:
+            edits = {} if key is None else {key: _one_hot if key.kind == "pattern" else _saturated}
+            before, after = (_run(model, x, edits)[:, :, :cut] for x in (tokens, other))
+            where = "unedited" if key is None else f"with {key.kind} of layer {key.layer} edited"
+            if model.causal:
+                _same(before, after, f"{where}, before position {cut}, where the tokens change,")
+            seen.append(not same_up_to_rounding(before, after))
+    _require(model.causal or any(seen), "it says that it is not causal, but no position does")
 
 
 def _firing(model: Model, tokens: Tensor) -> None:
-    usual = _run(model, tokens)
+    whole = _run(model, tokens)
     for key in _keys(model):
         for at in (None, _some_rows(tokens)):
             counted = _Counted(torch.zeros_like)
@@ -80,7 +129,11 @@ def _firing(model: Model, tokens: Tensor) -> None:
             _require(counted.fired == 1, f"the edit of {place} fired {counted.fired} times")
             kept = recording[key]
             _require(kept is not None and not kept.any(), f"{place} is recorded before its edit")
-            changed = not torch.equal(edited, usual if at is None else _rows(usual, at))
+            usual = whole if at is None else _rows(whole, at)
+            changed = not same_up_to_rounding(edited, usual)
+            if not changed:  # it may be close to 0 anyway
+                edited = _run(model, tokens, {key: _noise}, at=at)
+                changed = not same_up_to_rounding(edited, usual)
             _require(changed, f"what an edit makes of {place} goes nowhere")
 
 
@@ -101,7 +154,7 @@ def _at(model: Model, tokens: Tensor) -> None:
     for key in keys:
         full, rows = everywhere[key], there[key]
         assert full is not None and rows is not None
-        _same(rows, _rows(full, at[:, None]), f"pattern rows of layer {key.layer}")
+        _same(rows, _rows(full, at[:, None]), f"pattern rows of layer {key.layer}", scale=1)
 
 
 def _copies(model: Model, tokens: Tensor) -> None:
@@ -110,13 +163,15 @@ def _copies(model: Model, tokens: Tensor) -> None:
         for rows in (None, at):
             both = _run(model, tokens, {key: _Both()}, at=rows)
             first = _run(model, tokens, {key: lambda x: x / 2}, at=rows)
-            second = _run(model, tokens, {key: torch.tanh}, at=rows)
+            second = _run(model, tokens, {key: _saturated}, at=rows)
             where = f"stacked at {key.kind} of layer {key.layer}"
             _same(both, torch.cat([first, second]), f"two proxies {where}")
 
 
 LAWS: dict[str, Check] = {
     "every site can be recorded": _recorded,
+    "other tokens give other logits": _listening,
+    "a run knows nothing of other runs": _apart,
     "padding changes nothing": _padding,
     "no position sees its future": _causality,
     "an edit fires exactly once": _firing,
@@ -142,7 +197,7 @@ class _Both:
     copies = 2
 
     def __call__(self, x: Tensor) -> Tensor:
-        return torch.stack([x[0] / 2, x[-1].tanh()])  # of one copy, or one of each
+        return torch.stack([x[0] / 2, _saturated(x[-1])])  # of one copy, or one of each
 
 
 def _run(
@@ -177,15 +232,35 @@ def _rows(x: Tensor, at: Tensor) -> Tensor:
     return x.gather(-2, at[None, ..., None].expand(*x.shape[:-2], -1, x.shape[-1]))
 
 
+def _changed(tokens: Tensor, cut: int) -> Tensor:
+    """The same [batch, position] tokens, but from a position on every one is another of them."""
+    known, place = torch.unique(tokens, return_inverse=True)
+    step = 1 + torch.arange(tokens.numel(), device=tokens.device).view_as(tokens) % (len(known) - 1)
+    other = known[(place + step) % len(known)]
+    return torch.cat([tokens[:, :cut], other[:, cut:]], dim=1)
+
+
+def _saturated(x: Tensor) -> Tensor:
+    """Something of size 1, however small what stood there."""
+    return (30 * x).tanh()
+
+
+def _noise(x: Tensor) -> Tensor:
+    """Something large that differs by position, the same every time."""
+    noise = torch.randn(x.shape[-2:], generator=torch.Generator().manual_seed(0))
+    return (1000 * noise).to(x).expand_as(x)
+
+
 def _one_hot(x: Tensor) -> Tensor:
     return torch.zeros_like(x).scatter_(-1, x.argmax(-1, keepdim=True), 1.0)
 
 
-def _same(a: Tensor, b: Tensor, what: str) -> None:
+def _same(a: Tensor, b: Tensor, what: str, scale: float | None = None) -> None:
     _require(a.shape == b.shape, f"{what} are {list(a.shape)}; expected {list(b.shape)}")
-    error = (a - b).abs().max().item()
-    scale = max(1.0, b.abs().max().item())
-    _require(error <= 1e-4 * scale, f"{what} differ by up to {error:.2g}")
+    _require(not bool(a.isnan().any()), f"{what} hold NaN")
+    _require(not bool(b.isnan().any()), f"what {what} should be holds NaN")
+    same = same_up_to_rounding(a, b, scale=scale)
+    _require(same, f"{what} differ by up to {largest_difference(a, b):.2g}")
 
 
 def _require(kept: bool, otherwise: str) -> None:

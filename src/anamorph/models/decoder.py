@@ -241,7 +241,8 @@ class Decoder(nn.Module, Model):
     def of(cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor], source: str) -> Self:
         """A decoder from its configuration and weights; `source` is named in errors."""
         try:
-            model = cls(DecoderConfig(**config))
+            with torch.random.fork_rng(devices=[]):  # the weights it begins with are not kept
+                model = cls(DecoderConfig(**config))
             model.load_state_dict(dict(tensors))
         except (RuntimeError, TypeError) as error:
             raise AnamorphError(

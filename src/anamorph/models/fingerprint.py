@@ -1,12 +1,19 @@
 """Fingerprints of weights, so that a number can be told to belong to them."""
 
 import re
+from collections.abc import Mapping
 from hashlib import blake2b
+from math import isfinite
+from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from anamorph.models.base import Batch, Model
+
 REST = "the rest"  # embeddings, the head, and whatever else stands in no layer
+PROBE = 8  # tokens of the sequences on which a model is tried
 
 
 def fingerprint_of(module: nn.Module) -> dict[str, str]:
@@ -23,13 +30,56 @@ def fingerprint_of(module: nn.Module) -> dict[str, str]:
         number = re.search(r"(?:^|\.)(\d+)(?:\.|$)", name)
         part = f"layer {int(number[1])}" if number else REST
         kept = hashes.setdefault(part, blake2b(digest_size=16))
-        add_tensor(kept, name, value)
+        _add(kept, name, value)
     order = sorted(hashes, key=lambda part: (part == REST, len(part), part))
     return {part: hashes[part].hexdigest() for part in order}
 
 
-def add_tensor(digest: blake2b, name: str, value: Tensor) -> None:
-    """Take a tensor's name, shape, number format and bytes into a digest."""
-    value = value.detach().cpu().contiguous()
-    digest.update(f"{name} {tuple(value.shape)} {value.dtype} ".encode())
-    digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+def _add(digest: blake2b, name: str, value: object) -> None:
+    """Take in what a module saves under a name: mostly a tensor, by shape, format and bytes."""
+    if isinstance(value, Tensor):
+        value = value.detach().to_dense() if value.is_sparse else value.detach()
+        if value.is_quantized:
+            _add(digest, f"{name} {value.qscheme()}", value.dequantize())
+            return
+        value = value.cpu().contiguous()
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype} ".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    elif isinstance(value, tuple | list):
+        for number, item in enumerate(value):
+            _add(digest, f"{name}[{number}]", item)
+    else:
+        digest.update(f"{name} {value!r} ".encode())
+
+
+@torch.inference_mode()
+def probe_logits(model: Model) -> dict[str, Any]:
+    """What a model says of a few made-up tokens: what hooks, adapters or code change shows here.
+
+    Returns:
+        `format`, the number format, and `values`: 8 logits of each of two sequences, None where
+        one is not finite.
+    """
+    length = min(PROBE, model.context or PROBE)
+    tokens = (torch.arange(2 * length).view(2, length) * 7 + 3) % model.vocabulary
+    tokens = tokens.to(model.device)
+    with model.session():
+        state = model.start(Batch(tokens, torch.ones_like(tokens).bool()))
+        for layer in range(model.layers):
+            state = model.layer(layer, state)
+        last = model.logits(state)[0, :, -1]  # [2, vocabulary]
+    some = last[:, torch.linspace(0, model.vocabulary - 1, 8).long().to(last.device)].flatten()
+    values = [x if isfinite(x) else None for x in some.tolist()]
+    return {"format": str(last.dtype).removeprefix("torch."), "values": values}
+
+
+def close_logits(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> bool:
+    """Whether two results of `probe_logits` are one model's, but for rounding."""
+    if before is None or before["format"] != now["format"]:
+        return False
+    pairs = list(zip(before["values"], now["values"], strict=True))
+    if any((x is None) != (y is None) for x, y in pairs):
+        return False
+    scale = median([abs(x) for x, _ in pairs if x is not None] or [1.0])
+    tolerance = 1e-3 if now["format"] in ("float32", "float64") else 3e-2
+    return all(abs(x - y) <= tolerance * (scale + abs(x)) for x, y in pairs if x is not None)

@@ -6,7 +6,7 @@ through `anamorph.models.huggingface`, and says the same.
 """
 
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,6 +19,7 @@ from anamorph.errors import AnamorphError
 from anamorph.models.base import Batch, Edits, Key, Recording, State
 from anamorph.models.hooked_run import HookedRun, site_name
 from anamorph.models.hooks import Hook, first_tensor, resolve, with_first
+from anamorph.models.probe import AGAIN, Probe
 from anamorph.models.sites import HEAD_KINDS, Site
 from anamorph.models.wrapped import Wrapped, copies_of, rows_at, same_up_to_rounding
 
@@ -46,14 +47,18 @@ class HookedModel(Wrapped):
             vocabulary], or something with `logits`, or a tuple with them in front. A module in
             which tokens see those behind them needs the mask, or padding would be seen.
         context: the longest sequence, in tokens; None if there is none.
+        threads: whether two threads may run the module at once. Without it batches run one after
+            the other, as a module that keeps activations on itself needs it.
 
     Attributes:
         causal: whether no position sees those behind it, as found out on a few tokens.
         hooks: the hook of every layer and kind.
+        parallel: the same as `threads`.
 
     Raises:
         AnamorphError: if a name or path leads nowhere, a submodule does not run exactly once, a
-            tensor or the logits have another shape, or a second run gives other logits.
+            tensor or the logits have another shape; or if the logits of a sequence are NaN, or
+            depend on what runs before it, beside it in the batch, or in another thread.
 
     Example:
         >>> module = nn.Sequential(nn.Embedding(50, 8), nn.Linear(8, 8), nn.Linear(8, 50))
@@ -68,9 +73,14 @@ class HookedModel(Wrapped):
         forward: Forward | None = None,
         *,
         context: int | None = None,
+        threads: bool = False,
     ) -> None:
         super().__init__(module)
+        if context is not None and (type(context) is not int or context < 1):
+            raise AnamorphError(f"context must be a whole number of tokens above 0; got {context}.")
         self.context = context
+        self.parallel = threads
+        self._moving: list[tuple[nn.Module, str]] = []  # buffers that a run writes to
         self.hooks = resolve(module, sites)
         self._forward = forward or (lambda module, tokens, mask: module(tokens))
         self._thread = threading.local()
@@ -213,6 +223,7 @@ class HookedModel(Wrapped):
 
     def _prepare(self) -> Callable[[], None]:
         undo = ExitStack()
+        undo.callback(_keep(self._moving))
         for module in self.module.modules():
             if module.training:
                 module.training = False
@@ -262,49 +273,54 @@ class HookedModel(Wrapped):
         """Try the module on a few tokens: what it gives, how often each site fires."""
         batch, length = PROBE[0], min(PROBE[1], self.context or PROBE[1])
         tokens = torch.zeros(batch, length, dtype=torch.long, device=self.device)
-        with self.session():
-            full = torch.ones_like(tokens).bool()
-            try:
+        full = torch.ones_like(tokens).bool()
+        parts = self.module.modules()
+        restore = _keep((part, name) for part in parts for name, _ in part.named_buffers("", False))
+        try:
+            with self.session():
                 logits = self._call(tokens, full)
                 self._vocabulary, self._dtype = logits.shape[-1], logits.dtype
-                tokens = (
-                    torch.arange(tokens.numel(), device=self.device) * 7 + 3
-                ) % self.vocabulary
-                tokens = tokens.view(batch, length)
-                expected = self._call(tokens, full)
-                shorter = self._call(tokens[:, :-1], full[:, :-1])
-                mask = full.clone()
-                mask[-1, -1] = False
-                padded = [
-                    self._call(tokens.where(mask, filler), mask)
-                    for filler in (0, self.vocabulary - 1)
-                ]
-            except AnamorphError:
-                raise
-            except Exception as error:  # of every kind that a module may raise
-                raise AnamorphError(
-                    f"{type(self.module).__name__} cannot run on token ids {[batch, length]}: "
-                    f"{type(error).__name__}: {error}. Give forward=lambda module, tokens, mask: … "
-                    "if it is called in another way, and context= if it takes no more tokens."
-                ) from error
-            run = self._run(tokens, full, {}, self.hooks, None)
-        if not same_up_to_rounding(run.logits[0], expected):
+                probe = Probe(self.module, self._call, self.vocabulary, self.context, self.device)
+                probe.require_steady()
+                self.causal, self._pads = probe.causal(), probe.pads()
+                if self.parallel:
+                    probe.require_threads()
+        except AnamorphError:
+            raise
+        except Exception as error:  # of every kind that a module may raise
             raise AnamorphError(
-                f"{type(self.module).__name__} gives other logits when it runs again on the same "
-                "tokens: it is random, or keeps something from run to run, such as a cache. Turn "
-                "that off, for instance with forward=lambda module, tokens, mask: "
-                "module(tokens, use_cache=False)."
-            )
-        self.causal = same_up_to_rounding(shorter, expected[:, :-1])
-        self._pads = all(
-            same_up_to_rounding(p[:-1], expected[:-1])
-            and same_up_to_rounding(p[-1, :-1], shorter[-1])
-            for p in padded
-        )
+                f"{type(self.module).__name__} cannot run on token ids {[batch, length]}: "
+                f"{type(error).__name__}: {error}. Give forward=lambda module, tokens, mask: … "
+                "if it is called in another way, and context= if it takes no more tokens."
+            ) from error
+        finally:
+            self._moving = restore()
+        run = self._run(tokens, full, {}, self.hooks, None)
+        if not same_up_to_rounding(run.logits[0], logits):
+            raise AnamorphError(f"{type(self.module).__name__} {AGAIN}")
         # (heads, position, dim) or (position, dim) of every site
         shapes = {key: run.recorded[key] for key in self.hooks}
         self._shapes = {key: tuple(x.shape[2:]) for key, x in shapes.items() if x is not None}
         self._width = max(shape[-1] for shape in self._shapes.values())
+
+
+def _keep(buffers: Iterable[tuple[nn.Module, str]]) -> Callable[[], list[tuple[nn.Module, str]]]:
+    """What sets buffers of modules back to what they hold now, and gives those that it had to."""
+    held = [
+        (part, name, buffer, buffer.clone())
+        for part, name in buffers
+        for buffer in [part.get_buffer(name)]
+    ]
+
+    def restore() -> list[tuple[nn.Module, str]]:
+        moved = []
+        for part, name, buffer, content in held:
+            if not torch.equal(part.get_buffer(name), content):
+                setattr(part, name, buffer.copy_(content))
+                moved.append((part, name))
+        return moved
+
+    return restore
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,10 @@ class Hook:
             raise AnamorphError(f"{self}: side must be 'output' or 'input'.")
         if self.head_axis not in (1, 2):
             raise AnamorphError(f"{self}: head_axis must be 1 or 2.")
-        if self.heads is not None and self.heads < 1:
+        for pair in self.part, self.columns:
+            if pair is not None and [type(x) for x in pair] != [int, int]:
+                raise AnamorphError(f"{self}: part and columns are two whole numbers each.")
+        if self.heads is not None and (type(self.heads) is not int or self.heads < 1):
             raise AnamorphError(f"{self}: heads must be a whole number above 0.")
         if self.part is not None and self.columns is not None:
             raise AnamorphError(f"{self}: give part or columns, not both.")
@@ -182,7 +185,7 @@ _ORDER = (*HEAD_KINDS, *LAYER_KINDS)
 
 def _read(name: str) -> tuple[str, str]:
     """Layer and kind of a site's name."""
-    match = re.fullmatch(r"(\*|\d+)\.(\*\.)?(\w+)", name)
+    match = re.fullmatch(r"(\*|0|[1-9][0-9]*)\.(\*\.)?(\w+)", name)
     if match is None or match[3] not in _ORDER or bool(match[2]) != (match[3] in HEAD_KINDS):
         raise AnamorphError(
             f"Cannot read the site {name!r}; expected layer.*.kind, such as '0.*.query' or "

@@ -28,7 +28,7 @@ def list_sites(model: Model, tokens: Tensor | None = None) -> pl.DataFrame:
 
     Args:
         model: in inference mode.
-        tokens: [batch, position] on the model's device; None for a few made-up ones.
+        tokens: [batch, position]; None for a few made-up ones.
 
     Returns:
         a row a site: site (such as `1.0.query`), layer, head (null for the kinds that a layer has
@@ -39,7 +39,7 @@ def list_sites(model: Model, tokens: Tensor | None = None) -> pl.DataFrame:
     Raises:
         AnamorphError: if the model cannot run on them.
     """
-    tokens = _some_tokens(model) if tokens is None else tokens
+    tokens = (_some_tokens(model) if tokens is None else tokens).to(model.device)
     keys = list(dict.fromkeys(Key(site.layer, site.kind) for site in model.sites))
     edits = {key: _Counted() for key in keys}
     recording: Recording = dict.fromkeys(keys)
@@ -115,7 +115,7 @@ def _some_tokens(model: Model) -> Tensor:
     """[2, position] tokens that a model knows."""
     length = min(LENGTH, model.context or LENGTH)
     tokens = (torch.arange(2 * length).view(2, length) * 7 + 3) % model.vocabulary
-    return tokens.to(model.device)
+    return tokens
 
 
 def _shape(x: Tensor | None, kind: str) -> str | None:

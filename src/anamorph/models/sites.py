@@ -2,11 +2,13 @@
 
 A site is written `layer.head.kind` (`1.0.query`, `0.2.pattern`) or, where a layer has one for all
 heads, `layer.kind` (`3.residual`, `3.mlp`). A pattern may put in each place a `*`, a range `0-3`
-(both ends included) or a set `{query,key}`.
+(both ends included) or a set `{query,key}`. A `*` stands for what there is; what is named must be
+there: a number, each end of a range, each member of a set.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import combinations, product
 from typing import NamedTuple
 
 from anamorph.errors import AnamorphError
@@ -31,30 +33,40 @@ def match_sites(pattern: str, sites: Iterable[Site]) -> list[Site]:
     """The sites that a pattern names, in the order in which they are given.
 
     Raises:
-        AnamorphError: if the pattern cannot be read, or if it names no site.
+        AnamorphError: if the pattern cannot be read, or if it names a site that is not there.
     """
     sites = list(sites)
     places = _split_places(pattern)
-    if len(places) == 2:
-        layer, kind = places
-        head = None
-    elif len(places) == 3:
-        layer, head, kind = places
-    else:
+    if len(places) not in (2, 3):
         raise AnamorphError(
             f"Cannot read the site {pattern!r}: expected layer.head.kind, such as "
             "'1.0.query' or '*.*.{query,key}', or layer.kind, such as '3.residual'."
         )
+    layers, *heads, kinds = (_read_place(place, pattern) for place in places)
     found = [
         site
         for site in sites
-        if _matches(layer, str(site.layer), pattern)
-        and _matches(kind, site.kind, pattern)
-        and (site.head is None if head is None else _matches_head(head, site.head, pattern))
+        if _any_holds(layers, site.layer)
+        and _any_holds(kinds, site.kind)
+        and (_any_holds(heads[0], site.head) if heads else site.head is None)
     ]
-    if not found:
+    named = [[end for part in parts for end in part.ends()] for parts in (layers, *heads, kinds)]
+    missing = [
+        ".".join(part.text for part in parts)
+        for parts in product(*named)
+        if not any(
+            all(part.holds(value) for part, value in zip(parts, _values(site), strict=True))
+            for site in found
+        )
+    ]
+    if missing:
+        what = repr(pattern)
+        if found:
+            several = ", ".join(missing[:4]) + (", …" if len(missing) > 4 else "")
+            what = f"{several}, which {pattern!r} names"
         raise AnamorphError(
-            f"The model has no site {pattern!r}. Its sites are: {describe_sites(sites)}."
+            f"The model has no site {what}. Its sites are: {describe_sites(sites)}."
+            + (_SHARED if _shared(missing, sites) else "")
         )
     return found
 
@@ -82,24 +94,84 @@ def _range(numbers: set[int]) -> str:
     return str(low) if low == high else f"{low}-{high}"
 
 
+_SHARED = (
+    " Its query heads share keys and values, which have fewer heads: name each for itself, such as "
+    "svd(rank=4)@1.{0,4}.query;svd(rank=4)@1.{0,1}.key."
+)
+
+
+def _shared(missing: Iterable[str], sites: Iterable[Site]) -> bool:
+    """Whether what is missing are keys or values of heads that have queries."""
+    queries = {
+        f"{x}.{site.head}" for site in sites if site.kind == "query" for x in ("*", site.layer)
+    }
+    names = [name.rpartition(".") for name in missing]
+    return all(kind in ("key", "value") and place in queries for place, _, kind in names)
+
+
 def _split_places(pattern: str) -> list[str]:
     return re.split(r"\.(?![^{]*\})", pattern.strip())
 
 
-def _matches_head(place: str, head: int | None, pattern: str) -> bool:
-    return head is not None and _matches(place, str(head), pattern)
+class _Part(NamedTuple):
+    """What a place names, or a member of a set there: anything, a word, or numbers."""
+
+    text: str
+    low: int | None = None
+    high: int | None = None
+
+    def holds(self, value: int | str | None) -> bool:
+        """Whether a layer, head or kind is meant."""
+        if value is None or self.text == "*":
+            return value is not None
+        if self.low is None or self.high is None or isinstance(value, str):
+            return self.text == value
+        return self.low <= value <= self.high
+
+    def ends(self) -> "list[_Part]":
+        """What has to be there: itself, or of a range both ends."""
+        if self.low is None or self.low == self.high:
+            return [self]
+        return [_Part(str(end), end, end) for end in (self.low, self.high)]
+
+    def meets(self, other: "_Part") -> bool:
+        """Whether another part names something that this one names."""
+        if self.low is None or self.high is None or other.low is None or other.high is None:
+            return self.text == other.text
+        return self.low <= other.high and other.low <= self.high
 
 
-def _matches(place: str, value: str, pattern: str) -> bool:
-    if place == "*":
-        return True
-    if place.startswith("{") and place.endswith("}"):
-        return any(_matches(p.strip(), value, pattern) for p in place[1:-1].split(","))
-    if bounds := re.fullmatch(r"(\d+)-(\d+)", place):
-        return value.isdigit() and int(bounds[1]) <= int(value) <= int(bounds[2])
-    if not re.fullmatch(r"\w+", place):
+def _any_holds(parts: Sequence[_Part], value: int | str | None) -> bool:
+    return any(part.holds(value) for part in parts)
+
+
+def _values(site: Site) -> list[int | str]:
+    """Layer, head if it has one, and kind."""
+    return [value for value in site if value is not None]
+
+
+def _read_place(place: str, pattern: str) -> list[_Part]:
+    members = place[1:-1].split(",") if re.fullmatch(r"\{.*\}", place) else [place]
+    parts = [_read_part(member.strip(), pattern) for member in members]
+    for one, other in combinations(parts, 2):
+        if one.meets(other):
+            both = one.text if one == other else f"what is in both {one.text} and {other.text}"
+            raise AnamorphError(f"The site {pattern!r} names {both} twice; name it once.")
+    return parts
+
+
+def _read_part(text: str, pattern: str) -> _Part:
+    number = "(0|[1-9][0-9]*)"
+    if bounds := re.fullmatch(f"{number}(?:-{number})?", text):
+        low, high = int(bounds[1]), int(bounds[2] or bounds[1])
+        if low > high:
+            raise AnamorphError(
+                f"The range {text} in the site {pattern!r} runs backwards; write {high}-{low}."
+            )
+        return _Part(text, low, high)
+    if not re.fullmatch(r"\w+|\*", text):
         raise AnamorphError(
-            f"Cannot read {place!r} in the site {pattern!r}: expected a name or number, '*', "
+            f"Cannot read {text!r} in the site {pattern!r}: expected a name or number, '*', "
             "a range such as 0-3 or a set such as {query,key}."
         )
-    return place == value
+    return _Part(text)

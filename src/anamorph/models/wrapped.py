@@ -13,7 +13,10 @@ from anamorph.errors import AnamorphError
 from anamorph.models.base import Edit, Model
 from anamorph.models.fingerprint import fingerprint_of
 
-TOLERANCE = 1e-4  # relative: run in another way a model may round differently, but not more
+TOLERANCE = 1e-4  # of the spread of numbers: another way to run may round differently, not more
+OWN = 4e-6  # of a number itself
+OFTEN = 0.05  # a number that is so many of all numbers is a constant
+SAMPLE = 2**17  # numbers of which the spread is found
 
 
 class Wrapped(Model):
@@ -74,13 +77,54 @@ class Wrapped(Model):
             )
 
 
-def same_up_to_rounding(a: Tensor, b: Tensor | None) -> bool:
-    """Whether two tensors have one shape and hold the same numbers, but for rounding."""
-    if b is None or a.shape != b.shape:
-        return False
-    half = a.dtype in (torch.float16, torch.bfloat16)
-    scale = max(1.0, float(b.abs().max()))
-    return bool((a - b).abs().max() <= (2e-2 if half else TOLERANCE) * scale)
+def same_up_to_rounding(a: Tensor, b: Tensor | None, *, scale: float | None = None) -> bool:
+    """Whether two tensors have one shape and hold the same numbers, but for rounding.
+
+    Every number may differ by a share of how far it lies from ordinary numbers, and of how far
+    these spread. So constants in some columns, such as logits of -1e9 where a vocabulary is padded,
+    widen nothing for the others. Infinity equals infinity of the same sign; NaN equals nothing.
+
+    Args:
+        a: of any shape.
+        b: what it should be.
+        scale: how far ordinary numbers spread, such as 1 for probabilities; None to find out.
+    """
+    return b is not None and a.shape == b.shape and not bool(_beyond_rounding(a, b, scale).any())
+
+
+def largest_difference(a: Tensor, b: Tensor) -> float:
+    """Between two tensors of one shape, where they differ by more than rounding; 0 if nowhere."""
+    apart = _beyond_rounding(a, b, None)
+    return float((a - b).abs().cpu()[apart].max()) if bool(apart.any()) else 0.0
+
+
+def _beyond_rounding(a: Tensor, b: Tensor, scale: float | None) -> Tensor:
+    """Where two tensors of one shape differ by more than rounding."""
+    half = torch.float16, torch.bfloat16
+    tolerance, own = (2e-2, 2e-2) if a.dtype in half or b.dtype in half else (TOLERANCE, OWN)
+    a, b = a.cpu().double(), b.cpu().double()
+    spread, middle = _ordinary(b[b.isfinite()])
+    size = (b - middle).abs().minimum(b.abs())  # as most may be masked, or all shifted
+    allowed = tolerance * (size + (spread if scale is None else scale)) + own * b.abs()
+    return ~torch.where(a.isfinite() & b.isfinite(), (a - b).abs() <= allowed, a == b)
+
+
+def _ordinary(x: Tensor) -> tuple[float, float]:
+    """How far most of some numbers spread (of a normal distribution, its sigma), and where.
+
+    That is the shortest interval with half of the numbers. A number that often occurs says
+    something of a mask and not of the spread, so it counts once.
+    """
+    if not len(x):
+        return 0.0, 0.0
+    some = x[:: len(x) // SAMPLE + 1]
+    numbers, counts = torch.unique(some, return_counts=True)
+    counts = counts.where(counts <= OFTEN * counts.sum(), 1)
+    numbers = numbers.repeat_interleave(counts)
+    half = (len(numbers) + 1) // 2
+    widths = numbers[half - 1 :] - numbers[: len(numbers) - half + 1]
+    at = int(widths.argmin())
+    return float(widths[at]) / 1.349, float(numbers[at] + numbers[at + half - 1]) / 2
 
 
 def rows_at(x: Tensor, at: Tensor) -> Tensor:

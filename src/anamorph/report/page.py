@@ -37,6 +37,7 @@ from anamorph.report.words import (
     number,
     percent,
     points,
+    rounding_sentence,
     split_label,
     threshold,
 )
@@ -152,6 +153,7 @@ def _page(run: Run, figures: dict[str, Figure]) -> str:
         shared_keys=run.heads is not None and run.heads.shared_keys,
         means=_means(run),
         checks=_checks(run),
+        rounding=rounding_sentence(run.checks.get("rounding")),
         facts=_facts(run),
         metrics={name: METRICS[name] for name in run.metrics},
         words=WORDS,
@@ -159,7 +161,7 @@ def _page(run: Run, figures: dict[str, Figure]) -> str:
         untested=[claim for claim in run.claims if claim["status"] == UNTESTED],
         choices_title=CHOICES[run.spec.get("training") is None],
         specification=json.dumps(
-            {k: v for k, v in run.spec.items() if k not in ("choices", "environment")},
+            {k: v for k, v in run.spec.items() if k not in ("choices", "environment", "source")},
             indent=2,
             ensure_ascii=False,
         ),

@@ -1,7 +1,7 @@
 """How things are called on the page: metrics, splits, proxies, numbers."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 HOLDS, FAILS, UNTESTED = "holds", "does not hold", "not tested here"  # of a claim
@@ -204,3 +204,20 @@ def listing(items: Sequence[object], last: str = "and") -> str:
 def some_of(shown: int, total: int, what: str) -> str:
     """A sentence with a space in front, for captions: " Shown are 40 of 81 proxies."; or ""."""
     return f" Shown are {shown} of {total} {what}." if shown < total else ""
+
+
+def rounding_sentence(rounding: Mapping[str, float] | None) -> str:
+    """What batching alone does, and whether that could turn predictions; empty if not measured."""
+    if not rounding:
+        return ""
+    said = (
+        f"A sequence in a batch has the model's logits of the same sequence alone, up to "
+        f"{rounding['logits']:.1e}. "
+    )
+    ties, positions = int(rounding["ties"]), int(rounding["positions"])
+    if not ties:
+        return said + f"None of {positions:,} predictions looked at is so close to a tie."
+    return said + (
+        f"At {ties:,} of {positions:,} positions looked at, the two best candidates are a tie up "
+        "to that: another batch size, processor or device may predict otherwise there."
+    )

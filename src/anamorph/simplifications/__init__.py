@@ -20,7 +20,7 @@ from anamorph.simplifications.registry import (
     find_simplification,
     simplification_names,
 )
-from anamorph.simplifications.spec import expand, parse
+from anamorph.simplifications.spec import check_readable, expand, parse
 from anamorph.simplifications.svd import SVD
 from anamorph.simplifications.sweep import Sweep, sweep
 
@@ -42,6 +42,7 @@ __all__ = [
     "Statistic",
     "Sweep",
     "check_proxies",
+    "check_readable",
     "check_simplification",
     "expand",
     "find_simplification",

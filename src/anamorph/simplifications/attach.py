@@ -27,7 +27,7 @@ class Attachment:
     joint: bool = False
 
     def __post_init__(self) -> None:
-        sites = re.sub(r"\s", "", self.sites)
+        sites = re.sub(r"\s*([.*{},-])\s*", r"\1", self.sites.strip())
         if not re.fullmatch(r"[\w.*{},-]+", sites):
             raise AnamorphError(
                 f"Cannot attach {self.simplification} to the sites {self.sites!r}; expected a "

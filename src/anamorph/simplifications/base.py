@@ -24,6 +24,7 @@ from torch import Tensor
 from anamorph.errors import AnamorphError
 from anamorph.models.sites import HEAD_KINDS, LAYER_KINDS
 from anamorph.models.weights import read_weights, write_weights
+from anamorph.simplifications.fingerprint import fingerprint_of
 
 if TYPE_CHECKING:
     from anamorph.simplifications.attach import Attachment
@@ -221,6 +222,13 @@ class Simplification(ABC):
         return self.at(sites)
 
     # Keeping
+
+    def fingerprint(self) -> str:
+        """A digest of what it is made of beside its text: arrays it holds, files it names, code.
+
+        Override it if what it does depends on something else, such as a table in a data base.
+        """
+        return fingerprint_of(self)
 
     def state_dict(self) -> dict[str, Tensor]:
         """What was learnt, by attribute name; empty if nothing was."""

@@ -37,10 +37,17 @@ class FittedProxies(Mapping[Proxy, FittedProxy]):
     Args:
         placed: for each proxy the fitted simplification at each of its sites.
         layers: the number of layers of the model.
+        origin: what they were fitted to, in digests.
     """
 
-    def __init__(self, placed: Mapping[Proxy, Mapping[Site, Simplification]], layers: int) -> None:
+    def __init__(
+        self,
+        placed: Mapping[Proxy, Mapping[Site, Simplification]],
+        layers: int,
+        origin: Mapping[str, str] | None = None,
+    ) -> None:
         self.layers = layers
+        self.origin = dict(origin or {})
         self._fitted = {
             proxy: FittedProxy(proxy, by_site, min((s.layer for s in by_site), default=layers))
             for proxy, by_site in placed.items()
@@ -72,7 +79,8 @@ class FittedProxies(Mapping[Proxy, FittedProxy]):
             str(proxy): {str(site): str(s) for site, s in fitted.by_site.items()}
             for proxy, fitted in self.items()
         }
-        write_weights(path, tensors, {"layers": self.layers, "placed": placed})
+        metadata = {"layers": self.layers, "placed": placed, "origin": self.origin}
+        write_weights(path, tensors, metadata)
 
     @classmethod
     def load(cls, path: Path | str) -> FittedProxies:
@@ -94,7 +102,7 @@ class FittedProxies(Mapping[Proxy, FittedProxy]):
             }
             for text, specs in metadata["placed"].items()
         }
-        return cls(placed, metadata["layers"])
+        return cls(placed, metadata["layers"], metadata.get("origin"))
 
 
 def _by_place(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, dict[str, Tensor]]:

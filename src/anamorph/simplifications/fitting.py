@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from anamorph.errors import AnamorphError
@@ -19,6 +21,7 @@ from anamorph.models.sites import Site, match_sites
 from anamorph.simplifications.attach import Attachment, Proxy
 from anamorph.simplifications.base import Simplification, Statistic
 from anamorph.simplifications.fitted import FittedProxies
+from anamorph.threads import side_by_side, torch_threads
 
 Placement = list[tuple[Attachment, list[Site]]]
 Group = tuple[Site, ...]
@@ -60,7 +63,9 @@ def check_proxies(model: Model, proxies: Sequence[Proxy], batch: Batch) -> None:
     Raises:
         AnamorphError: as `sites_of`, and for sizes above the dimension of a site.
     """
-    _Pass(model, proxies).update(batch)
+    fitting = _Pass(model, proxies)
+    if fitting.keys:
+        fitting.take(fitting.points((0, batch)))
 
 
 def fit(model: Model, proxies: Sequence[Proxy], batches: Iterable[Batch]) -> FittedProxies:
@@ -69,17 +74,29 @@ def fit(model: Model, proxies: Sequence[Proxy], batches: Iterable[Batch]) -> Fit
     Args:
         model: it is run without gradients.
         proxies: what to fit; they are not changed.
-        batches: the data, on the model's device. Not read if there is nothing to fit.
+        batches: the data, on any device. Not read if there is nothing to fit.
 
     Raises:
         AnamorphError: if a proxy does not suit the model or the data, or if an activation is a NaN
             or infinity.
     """
     fitting = _Pass(model, proxies)
-    if fitting.keys:
-        for batch in batches:
-            fitting.update(batch)
-    return FittedProxies(fitting.learn(), model.layers)
+    on_cpu = model.device.type == "cpu"
+    one_thread = threadpool_limits(1, user_api="blas")  # in NumPy: the same numbers everywhere
+    with model.session(), torch_threads(1) as threads, one_thread:
+        if fitting.keys:
+            workers = threads if model.parallel and on_cpu else 1
+            for points in side_by_side(fitting.points, _numbered(batches), workers):
+                fitting.take(points)
+        return FittedProxies(fitting.learn(), model.layers)
+
+
+def _numbered(batches: Iterable[Batch]) -> Iterator[tuple[int, Batch]]:
+    """Each batch with the number of its first sequence."""
+    first = 0
+    for batch in batches:
+        yield first, batch
+        first += len(batch.tokens)
 
 
 class _Pass:
@@ -98,28 +115,22 @@ class _Pass:
         self.keys = list(dict.fromkeys(Key(site.layer, site.kind) for site in self.sites))
         self.dims: dict[Site, int] = {}
         self.statistics: dict[Group, dict[Hashable, Statistic]] = {}
-        self.sequences = 0
 
-    def update(self, batch: Batch) -> None:
-        """Run the model on a batch and take in its activations."""
-        if not self.keys:
-            return
-        sequence, place = batch.mask.nonzero(as_tuple=True)  # [points] each, without padding
-        points = self._points(batch, sequence, place)
+    def take(self, points: _Points) -> None:
+        """Take in the activations of the next batch."""
         if not self.dims:
-            self.dims = {site: x.shape[1] for site, x in points.items()}
+            self.dims = {site: x.shape[1] for site, x in points.at.items()}
             self._begin()
         orders = {
-            size: sequence.repeat(size).argsort(stable=True)
+            size: points.sequence.repeat(size).argsort(stable=True)
             for size in set(map(len, self.statistics)) - {1}
         }
         for group, statistics in self.statistics.items():
-            x = points[group[0]]
+            x = points.at[group[0]]
             if len(group) > 1:  # a sequence at all sites, then the next
-                x = torch.cat([points[site] for site in group])[orders[len(group)]]
+                x = torch.cat([points.at[site] for site in group])[orders[len(group)]]
             for statistic in statistics.values():
                 statistic.update(x)
-        self.sequences += len(batch.tokens)
 
     def learn(self) -> dict[Proxy, dict[Site, Simplification]]:
         """The fitted simplification at every site of every proxy."""
@@ -167,8 +178,15 @@ class _Pass:
             groups.setdefault((site.layer, site.head, self.dims.get(site)), []).append(site)
         return [tuple(group) for group in groups.values()]
 
-    def _points(self, batch: Batch, sequence: Tensor, place: Tensor) -> dict[Site, Tensor]:
-        """For each site [points, dim], sequence by sequence and without padding."""
+    def points(self, numbered: tuple[int, Batch]) -> _Points:
+        """What the model computes at the sites, sequence by sequence and without padding.
+
+        Args:
+            numbered: a batch and the number of its first sequence, which an error names.
+        """
+        first, batch = numbered
+        batch = batch.to(self.model.device)
+        sequence, place = batch.mask.nonzero(as_tuple=True)  # [points] each, without padding
         recording = _record(self.model, batch, self.keys)
         rows = sequence * batch.tokens.shape[1] + place
         points: dict[Site, Tensor] = {}
@@ -184,17 +202,29 @@ class _Pass:
             points |= {site: x if site.head is None else x[:, site.head] for site in sites}
             if not x.sum().isfinite():  # it may be overflow, or at a head that nobody asked for
                 for site in sites:
-                    self._require_finite(site, points[site], sequence)
-        return points
+                    _require_finite(site, points[site], first + sequence)
+        return _Points(sequence, points)
 
-    def _require_finite(self, site: Site, points: Tensor, sequence: Tensor) -> None:
-        bad = (~points.isfinite()).any(dim=1).nonzero()
-        if len(bad):
-            number = self.sequences + int(sequence[bad[0, 0]])
-            raise AnamorphError(
-                f"Cannot fit at {site}: sequence {number} of the data gives a NaN or infinity "
-                "there; check the model's weights."
-            )
+
+class _Points(NamedTuple):
+    """Activations of a batch.
+
+    Attributes:
+        sequence: [points] the row of the batch that each point comes from.
+        at: for each site [points, dim].
+    """
+
+    sequence: Tensor
+    at: dict[Site, Tensor]
+
+
+def _require_finite(site: Site, points: Tensor, sequence: Tensor) -> None:
+    bad = (~points.isfinite()).any(dim=1).nonzero()
+    if len(bad):
+        raise AnamorphError(
+            f"Cannot fit at {site}: sequence {int(sequence[bad[0, 0]])} of the data gives a NaN or "
+            "infinity there; check the model's weights."
+        )
 
 
 @torch.inference_mode()

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from anamorph.errors import AnamorphError
+from anamorph.process import as_found
 from anamorph.simplifications.base import Simplification, require_whole
 from anamorph.simplifications.reservoir import Reservoir
 
@@ -77,13 +78,12 @@ class KMeans(Simplification):
         if few and self.clusters == len(distinct):
             centers = distinct  # the optimum, which the algorithm could miss by a duplicate
         else:
-            from sklearn.cluster import (
-                KMeans as ScikitKMeans,
-            )  # here: it takes two seconds to import
-            from threadpoolctl import threadpool_limits
+            with as_found():  # here: it takes two seconds to import
+                from sklearn.cluster import KMeans as ScikitKMeans
+                from threadpoolctl import threadpool_limits
 
             # One thread: scikit-learn adds up the threads' partial sums as they come in.
-            with threadpool_limits(limits=1):
+            with as_found(), threadpool_limits(limits=1):
                 search = ScikitKMeans(
                     int(self.clusters), n_init=1, max_iter=MAX_ITERATIONS, random_state=self.seed
                 )

@@ -80,6 +80,34 @@ def expand(specs: str | Proxy | Attachment | Iterable[str | Proxy | Attachment])
     return list(found)
 
 
+def check_readable(proxies: Iterable[Proxy]) -> None:
+    """Whether each proxy can be read again from its text, as whoever goes on with a run must.
+
+    Raises:
+        AnamorphError: if one cannot.
+    """
+    for proxy in proxies:
+        text = str(proxy)
+        try:
+            again = parse(text)
+        except AnamorphError as error:
+            raise AnamorphError(
+                f"A run that holds {text} could not be gone on with: {error} Name the class in an "
+                "entry point (docs/extending.md), or use am.audit, which keeps nothing on disk."
+            ) from error
+        if again != [proxy] or _parameters(again[0]) != _parameters(proxy):
+            raise AnamorphError(
+                f"A run that holds {text} could not be gone on with, as this text reads as "
+                f"{', '.join(map(repr, again))}. Hyper-parameters must be numbers, true, false or "
+                "words; and the class must be the one that its name stands for."
+            )
+
+
+def _parameters(proxy: Proxy) -> list[dict[str, object]]:
+    """What text does not tell apart: 12 and '12'."""
+    return [part.get_params() for a in proxy.attachments for part in a.simplification.parts()]
+
+
 def parse_simplification(text: str, known: Known | None = None) -> Simplification:
     """The one simplification, or chain, of a text without sites.
 

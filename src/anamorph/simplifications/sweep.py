@@ -1,6 +1,6 @@
 """One proxy a head, or one a layer, from proxies that stand at many."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from anamorph.errors import AnamorphError
@@ -39,9 +39,6 @@ def sweep(
     proxies = expand(simplify)
     if by == "all":
         return proxies
-    counts = {kind: len({s.head for s in sites if s.kind == kind}) for kind in HEAD_KINDS}
-    heads = max(1, *counts.values())  # of queries; of what there is, if they are no sites
-    group = heads // max(1, *(counts[kind] for kind in SHARED))
     found: dict[str, Proxy] = {}
     for proxy in proxies:
         placed = [(a, match_sites(a.sites, sites)) for a in proxy.attachments]
@@ -52,8 +49,9 @@ def sweep(
                 split = [_at_layer(a, layer) for a, some in here if some]
                 found.setdefault(str(Proxy(tuple(split))), Proxy(tuple(split)))
                 continue
-            for head in range(heads):
-                split = [x for a, some in here for x in _at_head(a, some, layer, head, group)]
+            group = _sharing(sites, layer)
+            for head in range(_heads(sites, layer)):
+                split = [x for a, some in here for x in _at_head(a, some, head, group)]
                 if split:
                     found.setdefault(str(Proxy(tuple(split))), Proxy(tuple(split)))
     return list(found.values())
@@ -64,8 +62,32 @@ def _at_layer(attachment: Attachment, layer: int) -> Attachment:
     return Attachment(attachment.simplification, f"{layer}.{rest}", attachment.joint)
 
 
+def _heads(sites: Iterable[Site], layer: int) -> int:
+    """How many heads a layer has: queries, or what there is if they are no sites."""
+    return len({s.head for s in sites if s.layer == layer and s.head is not None}) or 1
+
+
+def _sharing(sites: Sequence[Site], layer: int) -> dict[str, int]:
+    """By kind, how many query heads share one head of a layer.
+
+    Raises:
+        AnamorphError: if they do not share evenly.
+    """
+    heads = _heads(sites, layer)
+    group = dict.fromkeys(HEAD_KINDS, 1)
+    for kind in SHARED:
+        count = len({s.head for s in sites if s.layer == layer and s.kind == kind}) or heads
+        if heads % count:
+            raise AnamorphError(
+                f"Layer {layer} has {heads} heads and {count} of {kind}, which they cannot share "
+                "evenly, so which head reads which is not known; sweep by layer or all."
+            )
+        group[kind] = heads // count
+    return group
+
+
 def _at_head(
-    attachment: Attachment, sites: Sequence[Site], layer: int, head: int, group: int
+    attachment: Attachment, sites: Sequence[Site], head: int, group: Mapping[str, int]
 ) -> list[Attachment]:
     """What of an attachment stands at the tensors that a query head reads."""
     if any(site.head is None for site in sites):
@@ -75,18 +97,18 @@ def _at_head(
         )
     kinds: dict[int, list[str]] = {}
     for site in sites:
-        read = head // group if site.kind in SHARED else head
+        read = head // group[site.kind]
         if site.head == read:
             kinds.setdefault(read, []).append(site.kind)
     if attachment.joint and len(kinds) > 1:
         raise AnamorphError(
-            f"{attachment} fits queries and keys jointly, but {group} query heads share one key "
-            "head here. Leave out joint=true."
+            f"{attachment} fits queries and keys jointly, but {max(group.values())} query heads "
+            "share one key head here. Leave out joint=true."
         )
     places = {
         at: names[0] if len(names) == 1 else f"{{{','.join(names)}}}" for at, names in kinds.items()
     }
     return [
-        Attachment(attachment.simplification, f"{layer}.{at}.{names}", attachment.joint)
+        Attachment(attachment.simplification, f"{sites[0].layer}.{at}.{names}", attachment.joint)
         for at, names in places.items()
     ]

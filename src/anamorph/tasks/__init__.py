@@ -19,7 +19,7 @@ from anamorph.tasks.text import text_task
 from anamorph.tasks.text_data import parse_data
 
 TASKS: dict[str, Callable[..., Task]] = {"code": code, "dyck": dyck, "text": text_task}
-FINDINGS = ("fit", "made", "read", "splits")  # in a task's spec, what came out and was not given
+FINDINGS = ("files", "fit", "made", "read", "splits")  # in a task's spec: found, and not given
 
 __all__ = [
     "NOT_APPLICABLE",

@@ -6,8 +6,10 @@ sequence is therefore never scored. A masked split is the exception: it hides th
 the model, which predicts each at its own position.
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +22,9 @@ Role = Literal["train", "iid", "ood"]
 Tokens = NDArray[np.signedinteger[Any]]  # int16 where the vocabulary allows it, otherwise int32
 
 NOT_APPLICABLE = -1  # the facet code of a position that the facet says nothing about
+CANDIDATES = "candidates"  # among a task's fingerprints; no split can have this name
+
+_BLOCK = 1 << 20  # entries of an array that are hashed at a time
 
 
 @dataclass(frozen=True)
@@ -106,6 +111,19 @@ class Split:
         for start, stop in zip(self.offsets[:-1], self.offsets[1:], strict=True):
             yield self.tokens[start:stop]
 
+    @property
+    def fingerprint(self) -> str:
+        """32 hex digits of all that numbers depend on: role, tokens, offsets, scored, facets, mask.
+
+        Equal for equal values, whatever the integer type, memory order and machine, and whatever
+        the split's name. It is taken anew each time, so that arrays changed in place are noticed.
+        """
+        names = [(name, list(facet.names)) for name, facet in self.facets.items()]  # in their order
+        arrays = {"tokens": self.tokens, "offsets": self.offsets, "scored": self.scored}
+        arrays |= {f"facet {name}": facet.codes for name, facet in self.facets.items()}
+        arrays |= {} if self.masked is None else {"masked": self.masked}
+        return _fingerprint({"role": self.role, "facets": names}, arrays)
+
     def take(self, sequences: NDArray[np.int64]) -> "Split":
         """The split that holds only the given sequences, in the given order."""
         lengths = self.lengths[sequences]
@@ -132,6 +150,9 @@ class Task:
         vocabulary: token names, by token id.
         candidates: [candidates] token ids among which a prediction is chosen.
         splits: by name; exactly one has the role `iid`.
+
+    Raises:
+        AnamorphError: if a split stands under another name than its own, or under a reserved one.
     """
 
     name: str
@@ -139,6 +160,27 @@ class Task:
     vocabulary: tuple[str, ...]
     candidates: NDArray[np.int64]
     splits: Mapping[str, Split]
+
+    def __post_init__(self) -> None:
+        for name, split in self.splits.items():
+            if name != split.name:
+                raise AnamorphError(
+                    f"Task {self.name!r} has a split named {split.name!r} under the name {name!r}; "
+                    "put it under its own."
+                )
+            if name == CANDIDATES:
+                raise AnamorphError(
+                    f"Task {self.name!r}: a split cannot be named {name!r}, which is what a run "
+                    "calls the tokens to choose among; give it another name."
+                )
+
+    def fingerprints(self) -> dict[str, str]:
+        """The fingerprint of every split by its name, and that of `candidates` under this word.
+
+        Names of tokens are left out: no number depends on them.
+        """
+        found = {name: split.fingerprint for name, split in self.splits.items()}
+        return {**found, CANDIDATES: _fingerprint({}, {CANDIDATES: self.candidates})}
 
     @property
     def train(self) -> Split:
@@ -163,3 +205,13 @@ class Task:
                 f"expected one. Splits: { {s.name: s.role for s in self.splits.values()} }."
             )
         return found[0]
+
+
+def _fingerprint(facts: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> str:
+    """32 hex digits of JSON values and whole numbers, each array with its name and length."""
+    lengths = {name: len(array) for name, array in arrays.items()}
+    digest = blake2b(json.dumps([facts, lengths], sort_keys=True).encode(), digest_size=16)
+    for name in sorted(arrays):
+        for start in range(0, len(arrays[name]), _BLOCK):
+            digest.update(arrays[name][start : start + _BLOCK].astype("<i8").tobytes())
+    return digest.hexdigest()

@@ -6,10 +6,8 @@ facets `position`, `frequency`, `repeated` and `induction` are made for any text
 `anamorph.tasks.text_facets`), and one more from labelled spans of characters.
 """
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any, get_args
 from zlib import crc32
@@ -21,11 +19,12 @@ from anamorph.errors import AnamorphError
 from anamorph.tasks.base import Facet, Role, Split, Task
 from anamorph.tasks.text_data import ROLES, Data, TextData, all_data, held_out_split
 from anamorph.tasks.text_facets import text_facets
-from anamorph.tasks.text_files import open_source
+from anamorph.tasks.text_files import checksum, open_source
 from anamorph.tasks.text_masking import Mask
 from anamorph.tasks.text_rows import Fields
 from anamorph.tasks.text_sequences import Cut, Packing, Ragged, Reading, read
 from anamorph.tasks.text_tokenizer import Tokenizer, to_tokenizer, token_names
+from anamorph.tasks.text_told import tell
 
 FACETS = ("position", "frequency", "repeated", "induction")
 
@@ -78,15 +77,17 @@ def text_task(
 
     Returns:
         the task; its `spec` holds these arguments, and in sentences and numbers how simplifications
-        are fitted (`fit`), how sequences are made (`made`), what was read of each source (`read`)
-        and what the splits hold (`splits`).
+        are fitted (`fit`), how sequences are made (`made`), checksums of the files that were read
+        (`files`), what was read of each source (`read`) and what the splits hold (`splits`).
 
     Raises:
         AnamorphError: if an argument is out of range, data cannot be read, or a split has fewer
             than two sequences.
 
     Warns:
-        UserWarning: if an evaluated split shares sequences with `train`.
+        UserWarning: if an evaluated split shares sequences with `train`, or many with another; if
+            many documents are blank, or the same; and if special tokens stand in the text, above
+            all where the tokenizer adds them a second time.
     """
     spec = {key: value for key, value in locals().items() if key not in ("data", "tokenizer")}
     _check(spec)
@@ -104,16 +105,19 @@ def text_task(
     labels: dict[str, int] | None = None if spans_field is None else {}
     parts: dict[str, Ragged] = {}
     readings: dict[str, Reading] = {}
+    checksums: dict[str, str] = {}
     for d in given:
         rng = np.random.default_rng([seed, crc32(d.name.encode())])  # each split has its own
         needed = _needed(d, sequences, fit_sequences, held_out)
         source = open_source(d.source, Fields(text_field, spans_field))
+        if isinstance(d.source, (str, Path)):
+            checksums[d.name] = checksum(d.source, source.paths)
         part, readings[d.name] = read(source, tokenizer_, cut, needed, rng, labels)
         if d.name == held_out:
             first, rest = np.split(np.arange(len(part)), [fit_sequences])
             parts["train"] = _shuffled(part.take(first), rng)
             part = part.take(rest)
-        _check_size(d, part, held_out, fit_sequences)
+        _check_size(d, part, readings[d.name], held_out, fit_sequences)
         parts[d.name] = _shuffled(part, rng)
     roles: dict[str, Role] = {"train": "train"} if held_out else {}
     roles |= {d.name: d.role for d in given}
@@ -125,7 +129,7 @@ def text_task(
         name: _to_split(name, role, parts[name], counts, length, spans_field, labels, mask, seed)
         for name, role in sorted(roles.items(), key=lambda item: ROLES.index(item[1]))
     }
-    shared = _shared(splits[train], splits)
+    shared = tell(splits, readings, checksums, stacklevel=2)
     return Task(
         name="text",
         spec={
@@ -136,6 +140,7 @@ def text_task(
             "vocabulary": size,
             "fit": _fit_sentence(train, held_out, len(parts[train]), packing),
             "made": cut.sentence(tokenizer_) + ("" if mask is None else mask.sentence()),
+            "files": {str(d.source): checksums[d.name] for d in given if d.name in checksums},
             "read": {name: asdict(reading) for name, reading in readings.items()},
             "splits": {name: _numbers(split, shared) for name, split in splits.items()},
         },
@@ -186,32 +191,11 @@ def _to_split(
     return Split(name, role, part.tokens, part.offsets, scored, facets, masked)
 
 
-def _shared(train: Split, splits: Mapping[str, Split]) -> dict[str, int]:
-    """How many sequences of each evaluated split stand in train too; warns of them."""
-    known = {_digest(sequence) for sequence in train}
-    shared = {}
-    for name, split in splits.items():
-        if split.role == "train":
-            continue
-        shared[name] = sum(_digest(sequence) in known for sequence in split)
-        if shared[name]:
-            warnings.warn(
-                f"The split {name!r} shares {shared[name]} of its {len(split)} sequences with "
-                f"the fit data ({train.name!r}); on these a proxy is not tested on anything new.",
-                stacklevel=3,
-            )
-    return shared
-
-
 def _numbers(split: Split, shared: Mapping[str, int]) -> dict[str, Any]:
     numbers = {"role": split.role, "sequences": len(split), "tokens": len(split.tokens)}
     if split.name in shared:
         numbers["shared_with_fit"] = shared[split.name]
     return numbers
-
-
-def _digest(sequence: NDArray[Any]) -> bytes:
-    return blake2b(sequence.tobytes(), digest_size=16).digest()
 
 
 def _fit_sentence(train: str, held_out: str | None, number: int, packing: Packing) -> str:
@@ -249,9 +233,16 @@ def _check(spec: Mapping[str, Any]) -> None:
         )
 
 
-def _check_size(d: TextData, part: Ragged, held_out: str | None, fit_sequences: int) -> None:
+def _check_size(
+    d: TextData, part: Ragged, reading: Reading, held_out: str | None, fit_sequences: int
+) -> None:
     if len(part) >= 2:
         return
+    if reading.documents and reading.blank == reading.documents:
+        raise AnamorphError(
+            f"Split {d.name!r} ({d}): all of its {reading.documents} document(s) are empty or "
+            "nothing but white space. Name the right field with text_field, or give other text."
+        )
     if d.name == held_out:
         raise AnamorphError(
             f"Split {d.name!r} ({d}): {len(part)} sequence(s) are left to evaluate when "

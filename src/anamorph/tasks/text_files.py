@@ -1,39 +1,41 @@
-"""Documents from JSONL, Parquet, plain text and folders, or from Python objects, one at a time.
+"""Documents from files and folders, or from Python objects, one at a time.
 
 A source can be read from its beginning; one that can be counted cheaply can also be asked for the
 documents with certain numbers, so that a few are drawn at random without all being read.
 """
 
-import codecs
-import gzip
-import json
-import zlib
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, cast
+from typing import Protocol, cast
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from anamorph.errors import AnamorphError
+from anamorph.tasks.text_content import HEAD, Kind, check_text, kind_of, reading
+from anamorph.tasks.text_csv import Csv
+from anamorph.tasks.text_folders import files_of_folder, files_of_pattern
+from anamorph.tasks.text_json import Json, Lines, decode, rows_in
 from anamorph.tasks.text_rows import Document, Fields, listed, to_document
+from anamorph.tasks.text_tables import Table
 
 Numbers = NDArray[np.int64]
-
-TABLES = (".jsonl", ".jsonl.gz", ".parquet")  # files with a document a row
-ROWS = 16_384  # of a Parquet file in memory at a time
 
 
 class Source(Protocol):
     """Documents in a fixed order."""
 
+    @property
+    def paths(self) -> Sequence[Path]:
+        """The files that are read; none for objects in memory."""
+        ...
+
     def __iter__(self) -> Iterator[Document]: ...
 
     def count(self) -> int | None:
-        """The number of documents, blank lines included; None if counting means reading all."""
+        """The number of documents, blank lines included; None if counting takes too long."""
         ...
 
     def pick(self, numbers: Numbers) -> Iterator[Document]:
@@ -45,18 +47,21 @@ def open_source(source: object, fields: Fields) -> Source:
     """Find out what a source is; nothing but its beginning is read.
 
     Args:
-        source: the path of a JSONL or Parquet file (a document a row), of a plain text file (one
-            document) or of a folder; or strings, or mappings, such as a `datasets.Dataset`.
-            JSONL and text may be compressed, with `.gz` at the end of the name. In a folder every
-            file is a document, in the order of the paths, unless all files are JSONL or Parquet:
-            then these are read as such. Names that begin with a dot are passed over.
+        source: the path of a file, of a folder, or a pattern of paths with `*`; or strings, or
+            mappings, such as a `datasets.Dataset`. A file is a table with a document a row (JSON
+            in lines or as an array, CSV, TSV, Parquet, Arrow) or plain text (one document), as its
+            ending says, or its first bytes where that says nothing; JSON, CSV and text may be
+            compressed (gzip, zstd, bzip2, xz). In a folder every file is a document, in the order
+            of the paths, unless they are tables: then these are read. Names that begin with a dot
+            are passed over, and what speaks of data in a folder that was cloned from a hub.
         fields: the names of the text and of the spans in a row.
 
     Raises:
-        AnamorphError: if there is no such file, or the object is none of these.
+        AnamorphError: if there is no such file, the object is none of these, or a folder holds
+            several splits, or data beside other files.
     """
     if isinstance(source, (str, Path)):
-        return _open_path(Path(source), fields)
+        return _open_path(source, fields)
     unordered = isinstance(source, (Mapping, Set))
     if unordered or not isinstance(source, Iterable):
         keys = f" with the keys {listed(source)}" if isinstance(source, Mapping) else ""
@@ -69,134 +74,58 @@ def open_source(source: object, fields: Fields) -> Source:
     return _Stream(source, fields)
 
 
-def _open_path(path: Path, fields: Fields) -> Source:
-    if not path.exists():
+def checksum(source: str | Path, paths: Sequence[Path]) -> str:
+    """32 hex digits of the contents of files; of several, of their names below the source too.
+
+    Args:
+        source: the file, folder or pattern, as it was given.
+        paths: the files that are read of it.
+    """
+    root = _expanded(source)
+    digest = hashlib.blake2b(digest_size=16)
+    for path in paths:
+        with path.open("rb") as file:
+            of_file = hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=16))
+        if path == root:
+            return of_file.hexdigest()
+        name = path.relative_to(root) if path.is_relative_to(root) else path
+        digest.update(f"{of_file.hexdigest()} {name.as_posix()}\n".encode("utf-8", "replace"))
+    return digest.hexdigest()
+
+
+def _expanded(source: str | Path) -> Path:
+    """The path that is meant; `~` stands for the user's folder unless there is such a file."""
+    path = Path(source)
+    try:
+        return path if path.exists() else path.expanduser()
+    except (RuntimeError, OSError, ValueError) as error:  # no such user; too long; a NUL
         raise AnamorphError(
-            f"There is no file or folder {str(path)!r}; give a .jsonl, .parquet or text file, or a "
-            "folder of text files."
-        )
-    if not path.is_dir():
-        return _open_file(path, fields)
-    inside = (file.relative_to(path).parts for file in path.rglob("*") if file.is_file())
-    shown = sorted(parts for parts in inside if not any(p.startswith(".") for p in parts))
-    if not shown:
-        raise AnamorphError(
-            f"The folder {str(path)!r} has no file in it; give a folder of text files."
-        )
-    files = [path.joinpath(*parts) for parts in shown]
-    if all(file.name.endswith(TABLES) for file in files):
-        return _Shards([_open_file(file, fields) for file in files])
-    return _Files(files, fields)
+            f"There is no file or folder {str(source)!r}: {error}. Give a path that exists."
+        ) from error
 
 
-def _open_file(path: Path, fields: Fields) -> Source:
-    if path.name.endswith((".jsonl", ".jsonl.gz")):
-        return _Lines(path, fields)
-    if path.name.endswith(".parquet"):
-        return _Table(path, fields)
-    return _Files([path], fields)
+def _open_path(source: str | Path, fields: Fields) -> Source:
+    path = _expanded(source)
+    if path.is_dir():
+        files = files_of_folder(path)
+    else:
+        files = [(path, kind_of(path))] if path.exists() else files_of_pattern(str(path))
+    if all(kind == "text" for _, kind in files):
+        return _Files([file for file, _ in files], fields)
+    opened = [_open_table(file, kind, fields) for file, kind in files]
+    return opened[0] if len(opened) == 1 else _Shards(opened)
 
 
-class _Lines:
-    """JSONL: a document a line."""
-
-    def __init__(self, path: Path, fields: Fields) -> None:
-        self.path, self.fields = path, fields
-
-    def __iter__(self) -> Iterator[Document]:
-        start = 0
-        with _reading(self.path) as file:
-            for number, line in enumerate(file):
-                if line.strip():
-                    yield self._document(line, number, start)
-                start += len(line)
-
-    def count(self) -> int | None:
-        return None if self.path.suffix == ".gz" else len(self._starts) - 1
-
-    def pick(self, numbers: Numbers) -> Iterator[Document]:
-        with _reading(self.path) as file:
-            for number in numbers.tolist():
-                start, stop = self._starts[number : number + 2].tolist()
-                file.seek(start)
-                line = file.read(stop - start)
-                if line.strip():
-                    yield self._document(line, number, start)
-
-    @cached_property
-    def _starts(self) -> Numbers:
-        """Where each line begins, in bytes, and the file's end; finding line ends costs little."""
-        found, size = [np.zeros(1, dtype=np.int64)], 0
-        with _reading(self.path) as file:
-            while block := file.read(1 << 22):
-                ends = np.flatnonzero(np.frombuffer(block, dtype=np.uint8) == ord("\n"))
-                found.append(ends + size + 1)
-                size += len(block)
-        starts = np.concatenate(found)
-        return starts if starts[-1] == size else np.append(starts, size)
-
-    def _document(self, line: bytes, number: int, start: int) -> Document:
-        where = f"{self.path}:{number + 1}"
-        text = _decode(line, self.path, start)
-        try:
-            row = json.loads(text)
-        except (ValueError, RecursionError) as error:  # the second if it is nested too deeply
-            reason = getattr(error, "msg", None) or error
-            raise AnamorphError(
-                f"{where} is no JSON ({reason}); in a .jsonl file every line is an object with the "
-                f"field {self.fields.text!r}."
-            ) from error
-        return to_document(row, self.fields, where)
-
-
-class _Table:
-    """Parquet: a document a row."""
-
-    def __init__(self, path: Path, fields: Fields) -> None:
-        self.path, self.fields = path, fields
-        with self._polars() as frame:
-            columns = frame.collect_schema().names()
-        for name in self._columns:
-            if name not in columns:
-                raise AnamorphError(
-                    f"{path} has no column {name!r}; its columns are: {', '.join(columns)}. Name "
-                    f"the right one with {'text_field' if name == fields.text else 'spans_field'}."
-                )
-
-    def __iter__(self) -> Iterator[Document]:
-        for start in range(0, self.count(), ROWS):
-            with self._polars() as frame:
-                rows = frame.select(self._columns).slice(start, ROWS).collect(engine="streaming")
-            for number, row in enumerate(rows.iter_rows(named=True), start):
-                yield self._document(row, number)
-
-    def count(self) -> int:
-        with self._polars() as frame:
-            return int(frame.select(pl.len()).collect().item())
-
-    def pick(self, numbers: Numbers) -> Iterator[Document]:
-        chosen = pl.col("").is_in(numbers.tolist())  # no column of the file is called ""
-        with self._polars() as frame:
-            rows = frame.select(self._columns).with_row_index("").filter(chosen)
-            found = rows.collect(engine="streaming")
-        for row in found.iter_rows(named=True):
-            yield self._document(row, row[""])
-
-    @property
-    def _columns(self) -> list[str]:
-        return [name for name in self.fields if name is not None]
-
-    @contextmanager
-    def _polars(self) -> Iterator[pl.LazyFrame]:
-        try:
-            yield pl.scan_parquet(self.path, glob=False)
-        except (OSError, pl.exceptions.PolarsError) as error:
-            raise AnamorphError(
-                f"Cannot read {self.path} as Parquet: {error}. Give a whole Parquet file."
-            ) from error
-
-    def _document(self, row: Mapping[str, Any], number: int) -> Document:
-        return to_document(row, self.fields, f"{self.path}, row {number}")
+def _open_table(path: Path, kind: Kind, fields: Fields) -> Source:
+    if kind == "lines":
+        return Lines(path, fields)
+    if kind == "json":
+        source = Json(path, fields)
+        whole = source.single_object()
+        return source if whole is None else _Rows(rows_in(whole, fields.text, path), fields, path)
+    if kind in ("csv", "tsv"):
+        return Csv(path, fields, kind)
+    return Table(path, fields, kind)
 
 
 class _Files:
@@ -206,7 +135,7 @@ class _Files:
         if fields.spans is not None:
             raise AnamorphError(
                 f"{paths[0]} is plain text and has no field {fields.spans!r}; spans_field needs "
-                "JSONL, Parquet, or mappings."
+                "JSON, Parquet, Arrow, or mappings."
             )
         self.paths = paths
 
@@ -219,9 +148,10 @@ class _Files:
     def pick(self, numbers: Numbers) -> Iterator[Document]:
         for number in numbers.tolist():
             path = self.paths[number]
-            with _reading(path) as file:
-                text = _decode(file.read(), path, 0)
-            yield Document(text, (), str(path))
+            with reading(path) as file:
+                content = file.read()
+            check_text(path, content[:HEAD])
+            yield Document(decode(content, path, 0), (), str(path))
 
 
 class _Shards:
@@ -229,6 +159,7 @@ class _Shards:
 
     def __init__(self, shards: Sequence[Source]) -> None:
         self.shards = shards
+        self.paths = [path for shard in shards for path in shard.paths]
 
     def __iter__(self) -> Iterator[Document]:
         for shard in self.shards:
@@ -259,8 +190,10 @@ class _Shards:
 class _Rows:
     """A Python object with a length, whose items are strings or mappings."""
 
-    def __init__(self, rows: Sequence[object], fields: Fields) -> None:
+    def __init__(self, rows: Sequence[object], fields: Fields, path: Path | None = None) -> None:
         self.rows, self.fields = rows, fields
+        self.paths: Sequence[Path] = () if path is None else (path,)
+        self._where = "row" if path is None else f"{path}, row"
 
     def __iter__(self) -> Iterator[Document]:
         return self.pick(np.arange(len(self.rows)))
@@ -270,7 +203,7 @@ class _Rows:
 
     def pick(self, numbers: Numbers) -> Iterator[Document]:
         for number in numbers.tolist():
-            yield to_document(self.rows[number], self.fields, f"row {number}")
+            yield to_document(self.rows[number], self.fields, f"{self._where} {number}")
 
 
 class _Stream:
@@ -278,6 +211,7 @@ class _Stream:
 
     def __init__(self, rows: Iterable[object], fields: Fields) -> None:
         self.rows, self.fields = rows, fields
+        self.paths: Sequence[Path] = ()
 
     def __iter__(self) -> Iterator[Document]:
         for number, row in enumerate(self.rows):
@@ -288,27 +222,3 @@ class _Stream:
 
     def pick(self, numbers: Numbers) -> Iterator[Document]:
         raise NotImplementedError("a stream cannot be counted, so nobody asks it for numbers")
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[BinaryIO]:
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            yield cast(BinaryIO, file)
-    except (OSError, EOFError, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise AnamorphError(f"Cannot read {path}: {reason}. Give a whole, readable file.") from (
-            error
-        )
-
-
-def _decode(data: bytes, path: Path, start: int) -> str:
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        unpacked = " of what it unpacks to" if path.suffix == ".gz" else ""
-        raise AnamorphError(
-            f"{path} is not UTF-8 at byte {start + error.start}{unpacked}; convert it, or leave "
-            "it out."
-        ) from error
-    return text.removeprefix(codecs.BOM_UTF8.decode()) if start == 0 else text

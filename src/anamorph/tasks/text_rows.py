@@ -4,9 +4,18 @@ from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from anamorph.errors import AnamorphError
 
 Span = tuple[int, int, str]  # start, end and label, in characters; the end is exclusive
+
+
+_CHAT = (
+    "Write each conversation as one string, as with tokenizer.apply_chat_template(messages, "
+    "tokenize=False), in a field of its own."
+)
+_JOIN = "Join each list to one string."
 
 
 class Document(NamedTuple):
@@ -39,15 +48,18 @@ def to_document(row: object, fields: Fields, where: str) -> Document:
         )
     for argument, name in (("text_field", fields.text), ("spans_field", fields.spans)):
         if name is not None and name not in row:
+            chat = next((key for key, value in row.items() if _is_chat(value)), None)
+            hint = "" if chat is None else f" {chat!r} holds a conversation: {_CHAT}"
             raise AnamorphError(
                 f"{where} has no field {name!r}; its fields are: {listed(row)}. Name the right "
-                f"one with {argument}."
+                f"one with {argument}.{hint}"
             )
     text = row[fields.text]
     if not isinstance(text, str):
+        advice = _CHAT if _is_chat(text) else _JOIN if _is_list(text) else "Leave such rows out."
         raise AnamorphError(
             f"{where}: the field {fields.text!r} must be a string; got {type(text).__name__}. "
-            "Leave such rows out."
+            f"{advice}"
         )
     try:
         text.encode()
@@ -58,6 +70,16 @@ def to_document(row: object, fields: Fields, where: str) -> Document:
         ) from error
     spans = () if fields.spans is None else _read_spans(row[fields.spans], len(text), where)
     return Document(text, spans, where)
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, (list, tuple, np.ndarray))
+
+
+def _is_chat(value: Any) -> bool:
+    """Whether a value is a list of messages, each with who says what."""
+    first = value[0] if _is_list(value) and len(value) else None
+    return isinstance(first, Mapping) and bool({"content", "value"} & set(first))
 
 
 def _read_spans(given: object, length: int, where: str) -> tuple[Span, ...]:

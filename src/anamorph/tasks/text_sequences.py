@@ -5,8 +5,9 @@
 as BOS, does so in front of every sequence, as the model saw it in training.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Literal
 
@@ -17,7 +18,7 @@ from anamorph.errors import AnamorphError
 from anamorph.tasks.base import NOT_APPLICABLE
 from anamorph.tasks.text_files import Source
 from anamorph.tasks.text_rows import Document
-from anamorph.tasks.text_tokenizer import Tokenizer, separator, special_tokens
+from anamorph.tasks.text_tokenizer import Special, Tokenizer, separator, special_tokens
 
 Packing = Literal["truncate", "window", "pack"]
 
@@ -157,12 +158,18 @@ class Reading:
         chosen: which those are: `all`, `at random` or `the first`.
         dropped: of them, blank or too short for anything to be scored.
         cut_tokens: tokens of the documents read that stand in no sequence.
+        blank: of the documents, those without anything but white space.
+        doubled: of the documents, those that begin or end with what the tokenizer adds there.
+        special: how often special tokens stand in the text itself, by name.
     """
 
     documents: int
     chosen: Literal["all", "at random", "the first"]
     dropped: int
     cut_tokens: int
+    blank: int = 0
+    doubled: int = 0
+    special: dict[str, int] = field(default_factory=dict)
 
 
 def read(
@@ -188,13 +195,18 @@ def read(
             for.
     """
     parts = [_encode([], tokenizer, cut, labels)]
-    documents = dropped = tokens = made = 0
+    documents = dropped = tokens = made = blank = doubled = 0
+    special, found = Special.of(tokenizer), Counter[int]()
     chosen: Literal["all", "at random", "the first"] = "all"
     count = None if needed is None else source.count()
     for batch in _batches(source, count, min(needed or BATCH, BATCH), rng):
         part = _encode([d for d in batch if d.text.strip()], tokenizer, cut, labels)
         parts.append(part)
         documents += len(batch)
+        blank += len(batch) - len(part)
+        twice, inside = _special(part, special, cut)
+        doubled += twice
+        found.update(inside)
         short = np.diff(part.offsets) < cut.least if cut.packing != "pack" else np.zeros(0)
         dropped += len(batch) - len(part) + int(short.sum())
         tokens += len(part.tokens)
@@ -210,7 +222,16 @@ def read(
     if needed is None:
         whole = whole.take(rng.permutation(len(whole)))
     starts, lengths = (x[:needed] for x in cut.windows(whole.offsets))
-    reading = Reading(documents, chosen, dropped, len(whole.tokens) - int(lengths.sum()))
+    names = dict(zip(found, tokenizer.convert_ids_to_tokens(list(found)), strict=True))
+    reading = Reading(
+        documents,
+        chosen,
+        dropped,
+        len(whole.tokens) - int(lengths.sum()),
+        blank,
+        doubled,
+        {str(names[token]): found[token] for token in sorted(found)},
+    )
     return whole.slices(starts, lengths, cut.front), reading
 
 
@@ -250,6 +271,29 @@ def _encode(
         for document, where, start in zip(batch, encoded["offset_mapping"], offsets, strict=False):
             codes[start : start + len(where)] = token_labels(document, where, labels)
     return Ragged(tokens, offsets.astype(np.int64), codes)
+
+
+def _special(part: Ragged, special: Special, cut: Cut) -> tuple[int, list[int]]:
+    """How many documents have their first or last special token twice, and those in their text.
+
+    Args:
+        part: a document a sequence, with the tokens that the tokenizer or `cut` added to it.
+        special: the tokenizer's special tokens.
+        cut: how the documents become sequences.
+    """
+    whole = cut.packing == "truncate"
+    front, behind = (len(special.front), special.behind) if whole else (0, cut.behind)
+    lengths = np.diff(part.offsets)
+    place = np.arange(len(part.tokens)) - np.repeat(part.offsets[:-1], lengths)
+    inside = (place >= front) & (place < np.repeat(lengths - len(behind), lengths))
+    if whole:
+        inside &= place < cut.length
+    hits = part.tokens[inside & np.isin(part.tokens, special.ids)]
+    some = lengths > front + len(behind)
+    first = part.tokens[(part.offsets[:-1] + front)[some]]
+    last = part.tokens[(part.offsets[1:] - len(behind) - 1)[some]]
+    twice = np.isin(first, special.front[-1:]) | np.isin(last, behind[:1])
+    return int(twice.sum()), hits.tolist()
 
 
 def token_labels(

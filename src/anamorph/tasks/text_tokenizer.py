@@ -1,6 +1,7 @@
 """What is needed of a Hugging Face tokenizer."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -87,6 +88,34 @@ def special_tokens(tokenizer: Tokenizer) -> tuple[tuple[int, ...], tuple[int, ..
         "Cannot find out which tokens the tokenizer puts in front of a text and behind it; give "
         "packing='truncate', where it adds them itself."
     )
+
+
+@dataclass(frozen=True)
+class Special:
+    """The special tokens of a tokenizer.
+
+    Attributes:
+        front: token ids that it puts in front of a text.
+        behind: and behind it.
+        ids: of all special tokens but the one for what is unknown.
+    """
+
+    front: tuple[int, ...]
+    behind: tuple[int, ...]
+    ids: tuple[int, ...]
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> "Special":
+        """Those of a tokenizer; none where it does not tell."""
+        try:
+            front, behind = special_tokens(tokenizer)
+        except AnamorphError:
+            front, behind = (), ()
+        added = getattr(tokenizer, "added_tokens_decoder", {})
+        ids = {int(i) for i in getattr(tokenizer, "all_special_ids", ())}
+        ids |= {int(i) for i, token in added.items() if token.special}
+        ids -= {getattr(tokenizer, "unk_token_id", None)}
+        return cls(front, behind, tuple(sorted(ids)))
 
 
 def separator(tokenizer: Tokenizer) -> int:

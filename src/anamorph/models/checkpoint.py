@@ -1,0 +1,238 @@
+"""Whether a checkpoint is the whole model.
+
+Transformers fills what is missing with random numbers and leaves what it has no place for.
+"""
+
+import json
+import pickle
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import safetensors
+import torch
+from torch import Tensor, nn
+
+from anamorph.errors import AnamorphError
+
+WRAPPERS = {
+    "_orig_mod": "torch.compile",
+    "module": "DataParallel",
+    "_fsdp_wrapped_module": "FSDP",
+    "_checkpoint_wrapped_module": "activation checkpointing",
+    "_forward_module": "Lightning",
+}
+"""What the weights of a wrapped model are called within, and the wrapper that does so."""
+
+MASKS = re.compile(r"(^|\.)((attn|attention)\.bias|masked_bias|position_ids|inv_freq)$")
+"""Constants that older versions of transformers saved beside the weights."""
+
+STATES = ("state_dict", "model_state_dict", "model", "module")
+"""Where training programs put the weights in a file that holds more."""
+
+SHOWN = 4  # names in a message
+
+
+def require_whole(model: nn.Module, found: Mapping[str, Any]) -> None:
+    """Whether every weight of a model came out of its checkpoint, and none was left in it.
+
+    Parts that a language model has no use for may be left: poolers, other heads, towers for images.
+
+    Args:
+        model: as transformers loaded it.
+        found: what its `from_pretrained` tells with `output_loading_info`.
+
+    Raises:
+        AnamorphError: if weights are missing, left, or of other shapes, with their names and the
+            likely cause; or if they are no numbers.
+    """
+    missing = sorted(found["missing_keys"])
+    wrong = sorted(found["mismatched_keys"])
+    left = sorted(key for key in found["unexpected_keys"] if _needed(model, key))
+    if wrong:
+        told = [f"{name} ({list(given)} for {list(own)})" for name, given, own in wrong]
+        raise AnamorphError(
+            f"{_some(told)} in the weights {_has(wrong)} another shape than config.json says. "
+            "Configuration and weights belong to different models, or one was changed without the "
+            "other: give a folder that one save_pretrained wrote."
+        )
+    if missing:
+        raise AnamorphError(
+            f"{_some(missing)} {_is(missing)} not in the weights, so {_it(missing)} would hold "
+            f"random numbers. {_cause(model, missing, found['unexpected_keys'])}"
+        )
+    if left:
+        raise AnamorphError(
+            f"{_some(left)} in the weights {_has(left)} no place in the model that config.json "
+            f"describes, so {_it(left)} would be left out. {_cause(model, [], left)}"
+        )
+    _require_numbers(model)
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with the files of a folder that could not be loaded, if that can be seen."""
+    if not (folder / "config.json").is_file():
+        return "There is no config.json in it. Give a folder as save_pretrained writes it."
+    for index in folder.glob("*.index.json"):
+        named = set(json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values())
+        lost = sorted(name for name in named if not (folder / name).is_file())
+        if lost:
+            return (
+                f"{_some(lost)}, which {index.name} names, {_is(lost)} not there. Copy or download "
+                "every file."
+            )
+    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")]):
+        with path.open("rb") as file:
+            if file.read(11) == b"version htt":
+                return f"{path.name} is a pointer of Git LFS. Fetch the file itself: git lfs pull"
+        try:
+            if path.suffix == ".safetensors":
+                safetensors.safe_open(path, "pt")
+            else:
+                torch.load(path, map_location="meta", weights_only=True)
+        except pickle.UnpicklingError:
+            return (
+                f"{path.name} holds more than tensors, and Python objects are not run. Save the "
+                "weights alone: model.save_pretrained(folder)"
+            )
+        except Exception as error:  # every kind
+            reason = str(error).split("\n")[0]
+            return f"{path.name} is damaged or cut off ({reason}). Copy or download it again."
+    return None
+
+
+def _cause(model: nn.Module, missing: Collection[str], left: Collection[str]) -> str:
+    """The likely reason, and what to do."""
+    if any(".lora_" in key or key.startswith("base_model.model.") for key in left):
+        return (
+            "The weights are those of an adapter or hold one: merge it into its base model with "
+            "peft (model.merge_and_unload(), then save_pretrained), and give that folder."
+        )
+    within = [key for key in left if key in STATES]
+    if within:
+        return (
+            f"The file is a checkpoint of a training run, which holds the weights in "
+            f"{within[0]!r}: load them into the model and save that with save_pretrained."
+        )
+    extra = _extra(missing, left)
+    if extra:
+        cause = f"names in the file have {extra!r} too much"
+        wrapper = next((w for part, w in WRAPPERS.items() if part in extra.split(".")), None)
+        if wrapper is not None:
+            cause += f", as those of a model that {wrapper} wraps"
+        return (
+            f"The {cause}: save the model that is inside with save_pretrained, or take {extra!r} "
+            "out of the names."
+        )
+    base = f"{cast(Any, model).base_model_prefix}."
+    if missing and not any(name.startswith(base) for name in missing):
+        return (
+            "The language-model head is not there: the checkpoint was saved from a model without "
+            "one (AutoModel, a classifier). Give one that was saved with its head."
+        )
+    return (
+        "A part of the checkpoint is lost, or its configuration is another model's: give it as "
+        "save_pretrained wrote it."
+    )
+
+
+def _extra(missing: Collection[str], left: Collection[str]) -> str | None:
+    """What most of the names that are left have more than names that are missing."""
+    wanted = set(missing)
+    found: Counter[str] = Counter()
+    for name in left:
+        parts = name.split(".")
+        for start, end in _cuts(parts):
+            if ".".join(parts[:start] + parts[end:]) in wanted:
+                found[".".join(parts[start:end]) + "."] += 1
+                break
+        else:
+            within = [part for part in parts if part not in WRAPPERS]
+            if within != parts and ".".join(within) in wanted:
+                found[next(part for part in parts if part in WRAPPERS) + "."] += 1
+    return found.most_common(1)[0][0] if found else None
+
+
+def _cuts(parts: list[str]) -> Iterator[tuple[int, int]]:
+    """Where one to three parts that follow each other may be taken out, the front first."""
+    for length in (1, 2, 3):
+        for start in range(len(parts) - length):
+            yield start, start + length
+
+
+def _needed(model: nn.Module, key: str) -> bool:
+    """Whether a name that is left belongs to a part that the model has.
+
+    That is so within its lists of blocks, and beside weights of one module. Where several parts
+    stand side by side, as the heads of a checkpoint do, the model needs none but its own.
+    """
+    if MASKS.search(key):
+        return False
+    config: Any = model.config
+    more = getattr(config.get_text_config(), "num_nextn_predict_layers", 0) or 0
+    module, inside = model, False
+    for part in key.split(".")[:-1]:
+        if isinstance(module, nn.ModuleList):
+            inside = True
+            if part.isdigit() and len(module) <= int(part) < len(module) + more:
+                return False  # layers that predict tokens further ahead
+        if part not in module._modules:
+            break
+        module = getattr(module, part)
+    own = any(True for _ in module.parameters(recurse=False))
+    return inside or isinstance(module, nn.ModuleList) or own
+
+
+def _require_numbers(model: nn.Module) -> None:
+    """Whether weights are there, finite, and not all zero.
+
+    Raises:
+        AnamorphError: if they are not.
+    """
+    largest = {name: _largest(weight) for name, weight in model.named_parameters()}
+    lost = [name for name, size in largest.items() if size is None]
+    if lost:
+        raise AnamorphError(f"{_some(lost)} {_has(lost)} no numbers: nothing was loaded into them.")
+    bad = [name for name, size in largest.items() if size is None or not size < torch.inf]
+    if bad:
+        raise AnamorphError(
+            f"{_some(bad)} {_has(bad)} NaN or infinite numbers, so every logit would be NaN. The "
+            "training diverged, or the file is damaged: give an earlier checkpoint."
+        )
+    matrices = [name for name, weight in model.named_parameters() if weight.dim() > 1]
+    if not any(largest[name] for name in matrices):
+        raise AnamorphError(
+            "All weights are zero: the file was written before the weights were in it (as sharded "
+            "training does). Gather the weights, then save."
+        )
+
+
+def _largest(weight: Tensor) -> float | None:
+    """The largest magnitude, NaN if there is one, and None without numbers."""
+    if weight.is_meta:
+        return None
+    if not weight.numel():
+        return 0.0
+    low, high = weight.detach().aminmax()
+    return float(torch.maximum(-low, high))
+
+
+def _some(names: Collection[str]) -> str:
+    """A few names, and how many more."""
+    shown = list(names)[:SHOWN]
+    rest = len(names) - len(shown)
+    return ", ".join(shown) + (f" and {rest} more" if rest else "")
+
+
+def _is(names: Collection[str]) -> str:
+    return "is" if len(names) == 1 else "are"
+
+
+def _has(names: Collection[str]) -> str:
+    return "has" if len(names) == 1 else "have"
+
+
+def _it(names: Collection[str]) -> str:
+    return "it" if len(names) == 1 else "they"

@@ -1,0 +1,86 @@
+"""What a GGUF file says and transformers does not hear."""
+
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from anamorph.errors import AnamorphError
+
+FREQUENCIES = "rope_freqs.weight"
+
+
+def heed(model: nn.Module, path: Path) -> None:
+    """Scale rotary positions as a file says, and see that nothing else of it was left out.
+
+    Transformers takes the tensors that it knows and leaves the rest without a word; the scaling of
+    rotary positions that Llama 3.1 and its followers have is among that.
+
+    Args:
+        model: as transformers loaded it from the file; its rotary frequencies are scaled.
+        path: the file.
+
+    Raises:
+        AnamorphError: if a layer of the file holds more numbers than that of the model, or rotary
+            positions are scaled in a way that transformers does not read from such files.
+    """
+    from gguf import GGUFReader
+
+    reader: Any = GGUFReader(path)
+    _require_layers(model, reader)
+    config: Any = model.config
+    rope = getattr(config.get_text_config(), "rope_parameters", None) or {}
+    if rope.get("rope_type", "default") != "default":
+        return  # it was heard
+    scaling = _text(reader, f"{_text(reader, 'general.architecture')}.rope.scaling.type")
+    factors = [tensor.data for tensor in reader.tensors if tensor.name == FREQUENCIES]
+    scaled = [_scale(model, torch.from_numpy(x.copy()).float().flatten()) for x in factors]
+    if scaling != "none" or not all(scaled):
+        raise AnamorphError(
+            f"{path.name} scales rotary positions in a way that transformers does not read from "
+            f"GGUF files ({FREQUENCIES if factors else scaling}), so its logits would be others. "
+            "Give the model as safetensors (a folder as save_pretrained writes it)."
+        )
+
+
+def _text(reader: Any, name: str) -> str:
+    """A text among the file's metadata; `none` where there is none."""
+    field = reader.fields.get(name)
+    return "none" if field is None else bytes(field.parts[field.data[0]]).decode()
+
+
+def _require_layers(model: nn.Module, reader: Any) -> None:
+    """Whether every layer of the file fits into a layer of the model."""
+    held: Counter[int] = Counter()
+    names: dict[int, str] = {}
+    for tensor in reader.tensors:
+        if place := re.match(r"blk\.(\d+)\.", tensor.name):
+            held[int(place[1])] += int(tensor.n_elements)
+            names.setdefault(int(place[1]), tensor.name)
+    taken: Counter[int] = Counter()
+    for name, value in model.state_dict().items():
+        if place := re.search(r"\.(\d+)\.", name):
+            taken[int(place[1])] += value.numel()
+    further = any(key.endswith(".nextn_predict_layers") for key in reader.fields)
+    for layer in sorted(held):
+        if further and layer not in taken:
+            continue  # it predicts tokens further ahead
+        if held[layer] > taken[layer]:
+            raise AnamorphError(
+                f"Layer {layer} of the file ({names[layer]} and others) holds {held[layer]:,} "
+                f"numbers, and that of {type(model).__name__} {taken[layer]:,}: transformers would "
+                "leave the others out. Give the model as safetensors (a folder as save_pretrained "
+                "writes it)."
+            )
+
+
+def _scale(model: nn.Module, factors: torch.Tensor) -> bool:
+    """Divide rotary frequencies by [pairs] factors, as llama.cpp does; whether there are any."""
+    every = [module._buffers.get("inv_freq") for module in model.modules()]
+    found = [x for x in every if x is not None and x.shape == factors.shape]
+    for frequencies in found:
+        frequencies.div_(factors)
+    return bool(found)

@@ -1,0 +1,281 @@
+"""What a module does with a few tokens: whether its numbers can be relied on, and what it sees.
+
+Before a module is audited it is tried in every way in which an audit runs it: again, in batches of
+other sizes and orders, on shorter and longer sequences, with padding. What it says of a sequence
+must be the same in all of them.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence, Sized
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from random import Random
+from threading import Barrier
+from time import monotonic, sleep
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from anamorph.errors import AnamorphError
+from anamorph.models.wrapped import same_up_to_rounding
+
+SHORT = 6  # tokens
+LONG = (128, 64, 32, 16, 8)  # tokens; of a module that names no context, the first that runs
+ROWS = 4  # sequences in the larger batches
+FEW = 3  # token ids of a sequence that repeats them
+SECONDS = 1.0  # of two threads beside each other
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A module and how it is called.
+
+    Attributes:
+        module: in inference mode.
+        call: from tokens and mask, both [batch, position], to logits [batch, position, vocabulary].
+        vocabulary: how many token ids it knows.
+        context: the longest sequence, in tokens; None if it is not known.
+        device: where its tokens go.
+    """
+
+    module: nn.Module
+    call: Callable[[Tensor, Tensor], Tensor]
+    vocabulary: int
+    context: int | None
+    device: torch.device
+
+    def require_steady(self) -> None:
+        """Refuse a module that does not say the same of a sequence whatever ran before or beside.
+
+        Raises:
+            AnamorphError: says what makes a difference; or that it gives NaN, or keeps more with
+                every run.
+        """
+        tokens = self._tokens(ROWS, self._short, 0)
+        first, sizes = self._run(tokens), [_sizes(self.module)]
+        self._require_numbers(tokens, first)
+        for _ in range(2):
+            again = self._run(tokens)
+            sizes.append(_sizes(self.module))
+            self._require_same(again, first, AGAIN)
+        for name, size in sizes[0].items():
+            if size < sizes[1].get(name, 0) < sizes[2].get(name, 0):
+                raise AnamorphError(
+                    f"{self._name} keeps more in {name} with every run, so an audit would fill "
+                    "the memory. Turn that off, or clear it in forward=lambda module, tokens, "
+                    "mask: …"
+                )
+        self._require_same(self._run(tokens.flip(0)).flip(0), first, BESIDE)
+        for row in range(ROWS):
+            alone = self._run(tokens[row : row + 1])
+            self._require_same(alone, first[row : row + 1], BESIDE)
+        if self._longer is not None:
+            many = self._run(self._longer)
+            self._require_numbers(self._longer, many)
+            alone = self._run(self._longer[-1:])
+            self._require_same(alone, many[-1:], BESIDE)
+        self._require_same(self._run(tokens), first, AFTER)
+
+    def require_threads(self) -> None:
+        """Refuse a module of which two runs at once are not as one after the other.
+
+        Raises:
+            AnamorphError: if a try shows it. That none shows it proves nothing.
+        """
+        batches = [self._tokens(ROWS, self._short, seed) for seed in (0, 1)]
+        if not alike_at_once(self._run, batches, self._same):
+            raise AnamorphError(f"{self._name} {THREADS}")
+
+    def causal(self) -> bool:
+        """Whether no position sees those behind it, at a few places of a few sequences.
+
+        Some sequences repeat a few ids and others do not, since what sees its future may do so only
+        if it holds a certain token, or only if it is long.
+        """
+        lengths = [self._short] * 3 + ([] if self._longer is None else [self._longer.shape[1]])
+        return all(self._sees_nothing_behind(n, seed) for seed, n in enumerate(lengths))
+
+    def _sees_nothing_behind(self, length: int, seed: int) -> bool:
+        """Whether changes, and an end, behind some positions of a sequence change nothing."""
+        cuts = sorted({1, 2, length // 4, length // 2, length - 1} & {*range(1, length)})
+        tokens = self._tokens(1, length, seed)
+        if seed != 2:
+            tokens = tokens[:, -FEW:].repeat(1, length)[:, :length]
+        whole = self._run(tokens)
+        for cut in cuts[-2:]:
+            ended = self._run(tokens[:, :cut])
+            if not self._same(ended, whole[:, :cut]):
+                return False
+        others = tokens.repeat(len(cuts), 1)
+        behind = torch.arange(length, device=self.device) >= others.new_tensor(cuts)[:, None]
+        new = self._tokens(1, int(behind.sum()), seed + 10)[0]
+        others[behind] = torch.where(new == others[behind], (new + 1) % self.vocabulary, new)
+        changed = self._run(others)
+        return all(
+            self._same(changed[row : row + 1, :cut], whole[:, :cut]) for row, cut in enumerate(cuts)
+        )
+
+    def pads(self) -> bool:
+        """Whether padding at the right changes nothing for the real tokens, whatever it is."""
+        tokens = self._tokens(ROWS, self._short, 0)
+        lengths = [max(1, tokens.shape[1] - row) for row in range(ROWS)]
+        columns = torch.arange(tokens.shape[1], device=self.device)
+        mask = columns < torch.tensor(lengths, device=self.device)[:, None]
+        alone = [self._run(tokens[row : row + 1, :n]) for row, n in enumerate(lengths)]
+        fillers = torch.zeros_like(tokens), self._tokens(ROWS, tokens.shape[1], 5)
+        padded = [self.call(tokens.where(mask, filler), mask) for filler in fillers]
+        return all(
+            self._same(x[row : row + 1, :n], alone[row])
+            for x in padded
+            for row, n in enumerate(lengths)
+        )
+
+    @property
+    def _name(self) -> str:
+        return type(self.module).__name__
+
+    @property
+    def _short(self) -> int:
+        return min(SHORT, self.context or SHORT)
+
+    def _tokens(self, rows: int, length: int, seed: int) -> Tensor:
+        """[rows, length] token ids, as many different ones as there is room for, the last too."""
+        generator = torch.Generator().manual_seed(seed)
+        ids = torch.randperm(self.vocabulary, generator=generator)
+        special = torch.tensor([0, self.vocabulary - 1])  # often
+        ids = torch.cat([special, ids[~torch.isin(ids, special)]])
+        return ids[torch.arange(rows * length) % len(ids)].view(rows, length).to(self.device)
+
+    @cached_property
+    def _longer(self) -> Tensor | None:
+        """[ROWS, position] tokens of more positions, if the module takes them."""
+        if self.context is not None:
+            tokens = self._tokens(ROWS, min(LONG[0], self.context), 7)
+            try:
+                self._run(tokens)
+            except Exception as error:  # of every kind that a module may raise
+                raise AnamorphError(
+                    f"{self._name} cannot run on {tokens.shape[1]} tokens, though its context is "
+                    f"said to be {self.context}: {type(error).__name__}: {error}"
+                ) from error
+            return tokens
+        if self.device.type != "cpu":  # where a position too many can end the process
+            return None
+        for length in LONG:
+            tokens = self._tokens(ROWS, length, 7)
+            try:
+                self._run(tokens)
+                return tokens
+            except Exception:  # of every kind that a module may raise
+                continue
+        return None
+
+    def _run(self, tokens: Tensor) -> Tensor:
+        return self.call(tokens, torch.ones_like(tokens).bool())
+
+    def _same(self, a: Tensor, b: Tensor) -> bool:
+        halves = {p.dtype for p in self.module.parameters()} & {torch.float16, torch.bfloat16}
+        dtype = halves.pop() if halves else a.dtype  # logits may be made float32 at the end
+        return same_up_to_rounding(a.to(dtype), b.to(dtype))
+
+    def _require_same(self, found: Tensor, expected: Tensor, otherwise: str) -> None:
+        if not self._same(found, expected):
+            raise AnamorphError(f"{self._name} {otherwise}")
+
+    def _require_numbers(self, tokens: Tensor, logits: Tensor) -> None:
+        """Refuse logits of which no softmax can be made."""
+        nan, high = logits.isnan().any(-1), (logits == torch.inf).any(-1)
+        none = (logits == -torch.inf).all(-1)
+        for wrong, what in (
+            (nan, "gives NaN"),
+            (high, "gives a logit of infinity"),
+            (none, "rules out every token (all logits are -inf)"),
+        ):
+            if bool(wrong.any()):
+                row, position = wrong.nonzero()[0].tolist()
+                ids = tokens[row, : position + 1].tolist()
+                raise AnamorphError(
+                    f"{self._name} {what} for token ids {ids[-12:]} (at position {position}), so "
+                    "nothing can be measured. Look for it in the module's weights, and in its "
+                    "softmax, where a position that sees nothing gives NaN."
+                )
+
+
+AGAIN = (
+    "gives other logits when it runs again on the same tokens: it is random, or keeps something "
+    "from run to run, such as a cache. Turn that off, for instance with forward=lambda module, "
+    "tokens, mask: module(tokens, use_cache=False)."
+)
+AFTER = (
+    "gives other logits for the same tokens after it has run on others: it keeps something from "
+    "run to run, such as a cache, a counter or the longest length so far. Turn that off, or set it "
+    "back in forward=lambda module, tokens, mask: …"
+)
+BESIDE = (
+    "gives other logits for a sequence when others are beside it in the batch: something in it "
+    "counts over the batch, such as a batch norm without running statistics, experts of limited "
+    "capacity, a sort, or a cache. Its numbers would depend on the batch size."
+)
+THREADS = (
+    "gives other logits when two threads run it at once: it keeps something of a run where the "
+    "other sees it, such as activations on self. Leave out threads=True."
+)
+
+
+def _sizes(module: nn.Module) -> dict[str, int]:
+    """How much every list, set or mapping that a submodule holds has in it."""
+    return {
+        f"{path}.{name}" if path else name: len(value)
+        for path, part in module.named_modules()
+        for name, value in vars(part).items()
+        if isinstance(value, Sized) and not isinstance(value, str | Tensor | nn.Module)
+    }
+
+
+def alike_at_once(
+    run: Callable[[Tensor], Tensor],
+    batches: Sequence[Tensor],
+    same: Callable[[Tensor, Tensor], bool],
+    seconds: float = SECONDS,
+) -> bool:
+    """Whether batches, each in a thread of its own, give for some time what they give alone."""
+    expected = [run(tokens) for tokens in batches]
+    start = Barrier(len(batches))
+
+    @torch.inference_mode()
+    def steady(tokens: Tensor, alone: Tensor) -> bool:
+        start.wait(timeout=60)
+        end = monotonic() + seconds
+        while monotonic() < end:
+            with _pauses():
+                beside = run(tokens)
+            if not same(beside, alone):
+                return False
+        return True
+
+    with ThreadPoolExecutor(len(batches)) as pool:
+        return all(pool.map(steady, batches, expected))
+
+
+@contextmanager
+def _pauses() -> Iterator[None]:
+    """Let other threads have a turn between any two lines of this one, but for those of torch."""
+    draw, of_torch = Random(0), str(Path(torch.__file__).parent)
+
+    def trace(frame: FrameType, event: str, argument: Any) -> Any:
+        if frame.f_code.co_filename.startswith(of_torch):
+            return None
+        sleep(draw.random() / 2000 if draw.random() < 0.3 else 0)
+        return trace
+
+    usual = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield
+    finally:
+        sys.settrace(usual)

@@ -1,0 +1,86 @@
+"""The process that anamorph runs in, which is the user's: how much of it is taken, and left."""
+
+import math
+import os
+import random
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+
+
+@contextmanager
+def as_found() -> Iterator[None]:
+    """Restore environment, warnings filters and random state, which some libraries change.
+
+    They do so on import or when they are first used. To be held for as short as can be: what other
+    threads change meanwhile is undone too.
+    """
+    before = dict(os.environ)
+    python, numpy = random.getstate(), np.random.get_state()
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+            for name in os.environ.keys() - before.keys():
+                del os.environ[name]
+            os.environ.update(
+                {name: value for name, value in before.items() if os.environ.get(name) != value}
+            )
+
+
+def processors(root: Path = Path("/")) -> int:
+    """How many processors this process may use.
+
+    The machine's, less what its affinity (`taskset`, a batch system) or a quota of its control
+    groups (a container, systemd) takes away; a part of a processor counts as one.
+
+    Args:
+        root: where `/proc` and `/sys` are.
+    """
+    try:
+        found = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS and Windows
+        found = os.cpu_count() or 1
+    return min([found, *_quotas(root)])
+
+
+def _quotas(root: Path) -> Iterator[int]:
+    """The quotas of the control groups that this process is in, of version 2 and of version 1."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:  # not Linux
+        return
+    mount = root / "sys/fs/cgroup"
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers not in ("", "cpu", "cpu,cpuacct"):
+            continue
+        top = mount / controllers
+        group = top / path.lstrip("/")
+        # Each group is limited by those above it; in a container, the path may be the host's.
+        for folder in dict.fromkeys([group, *group.parents, top]):
+            if folder != top and top not in folder.parents:
+                continue
+            limit = _quota(folder)
+            if limit is not None:
+                yield max(1, math.ceil(limit))
+
+
+def _quota(folder: Path) -> float | None:
+    """Processors that a control group may use at a time, None if there is no limit."""
+    try:
+        if (folder / "cpu.max").exists():
+            quota, period = (folder / "cpu.max").read_text().split()
+        else:
+            quota, period = (
+                (folder / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period")
+            )
+        return None if quota in ("max", "-1") else int(quota) / int(period)
+    except (OSError, ValueError):  # a group without this controller
+        return None

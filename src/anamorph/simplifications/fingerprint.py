@@ -1,0 +1,141 @@
+"""What a simplification is made of beside its spec text: arrays, files, code.
+
+A spec string names a simplification, but what the name stands for may change: the file that it
+reads, an array that it holds, its code. A digest of all that tells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from hashlib import blake2b
+from pathlib import Path
+from types import CodeType, FunctionType
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from anamorph.simplifications.base import Simplification
+
+FITTING = ("_statistic", "_stale")  # what a fit leaves on a simplification beside what is learnt
+HOME = __name__.partition(".")[0]  # our own code is told by its version
+
+
+def fingerprint_of(simplification: Simplification) -> str:
+    """32 hex digits of what a simplification, not yet fitted, is made of.
+
+    Counted are its attributes and, for a class from elsewhere, its code with the constants, arrays
+    and functions of its module that this names. Of text that is the path of a file, the file's
+    content counts.
+    """
+    digest = _Digest()
+    digest.take(simplification)
+    return digest.hash.hexdigest()
+
+
+class _Digest:
+    """Takes in values of every kind, functions and classes once each."""
+
+    def __init__(self) -> None:
+        self.hash = blake2b(digest_size=16)
+        self.seen: set[CodeType] = set()
+        self.known: set[type] = set()
+
+    def take(self, value: object) -> None:
+        from anamorph.simplifications.base import Simplification, is_learnt
+
+        self.say(type(value).__name__)
+        if isinstance(value, torch.Tensor):
+            self.take(value.detach().cpu().to(torch.float64).numpy())
+        elif isinstance(value, np.ndarray):
+            self.say(f"{value.shape} {value.dtype}")
+            self.hash.update(np.ascontiguousarray(value).tobytes())
+        elif isinstance(value, str | Path):
+            self.say(str(value))
+            self.take_file(value)
+        elif isinstance(value, Mapping):
+            for key in sorted(value, key=str):
+                self.say(str(key))
+                self.take(value[key])
+        elif isinstance(value, list | tuple):
+            for item in value:
+                self.take(item)
+        elif isinstance(value, Simplification):
+            kept = {k: v for k, v in vars(value).items() if not is_learnt(k) and k not in FITTING}
+            self.take(kept)
+            self.take_class(type(value))
+        elif isinstance(value, type):
+            self.take_class(value)
+        elif isinstance(value, FunctionType):
+            self.take_function(value)
+        elif isinstance(value, bool | int | float | complex | bytes | None):
+            self.say(repr(value))
+
+    def say(self, text: str) -> None:
+        self.hash.update(f"{len(text)} {text} ".encode("utf-8", "surrogatepass"))
+
+    def take_file(self, name: str | Path) -> None:
+        try:
+            with Path(name).open("rb") as file:
+                while block := file.read(1 << 22):
+                    self.hash.update(block)
+        except (OSError, ValueError):  # it is no path
+            return
+
+    def take_class(self, kind: type) -> None:
+        for part in kind.__mro__:
+            if part in self.known:
+                continue
+            self.known.add(part)
+            if part.__module__.partition(".")[0] == HOME or part.__module__ in ("abc", "builtins"):
+                continue
+            for name in sorted(vars(part)):
+                value = vars(part)[name]
+                if isinstance(value, classmethod | staticmethod):
+                    value = value.__func__
+                if isinstance(value, property):
+                    value = value.fget
+                if name not in ("__module__", "__doc__", "__dict__", "__weakref__"):
+                    self.say(name)
+                    self.take(value)
+
+    def take_function(self, function: FunctionType) -> None:
+        """Its code, and what of its own module it names."""
+        if function.__module__.partition(".")[0] == HOME or function.__code__ in self.seen:
+            return
+        self.seen.add(function.__code__)
+        self.take_code(function.__code__)
+        self.take((function.__defaults__, function.__kwdefaults__))
+        cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+        for name, cell in cells:
+            self.say(name)
+            self.take(_content(cell))
+        for name in sorted(set(_names(function.__code__)) & set(function.__globals__)):
+            value = function.__globals__[name]
+            if getattr(value, "__module__", function.__module__) == function.__module__:
+                self.say(name)
+                self.take(value)
+
+    def take_code(self, code: CodeType) -> None:
+        self.hash.update(code.co_code)
+        self.say(" ".join(code.co_names))
+        for constant in code.co_consts:
+            if isinstance(constant, CodeType):
+                self.take_code(constant)
+            else:
+                self.take(constant)
+
+
+def _names(code: CodeType) -> Iterable[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _names(constant)
+
+
+def _content(cell: object) -> object:
+    try:
+        return cell.cell_contents  # type: ignore[attr-defined]
+    except ValueError:  # nothing is in it yet
+        return None

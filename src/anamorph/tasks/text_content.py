@@ -1,0 +1,176 @@
+"""What a file holds: told by its ending, and by its first bytes where the ending does not say."""
+
+import bz2
+import gzip
+import json
+import lzma
+import re
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePath
+from typing import Any, BinaryIO, Literal, cast
+
+from anamorph.errors import AnamorphError
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+Kind = Literal["lines", "json", "csv", "tsv", "parquet", "arrow", "arrow stream", "text"]
+
+HEAD = 4096  # bytes in which a file shows what it is
+LARGE = 2**28  # bytes; of a compressed file that has more, documents are not counted
+
+_PACKED: dict[bytes, Callable[[Path], Any]] = {
+    b"\x1f\x8b": gzip.open,
+    b"\x28\xb5\x2f\xfd": zstd.open,
+    b"\x50\x2a\x4d\x18": zstd.open,  # a frame to be skipped comes first, as pzstd writes it
+    b"BZh": bz2.open,
+    b"\xfd7zXZ\x00": lzma.open,
+}
+_PACKED_ENDINGS = (".gz", ".gzip", ".zst", ".zstd", ".bz2", ".xz")
+_ENDINGS: dict[str, Kind] = {
+    **dict.fromkeys((".jsonl", ".ndjson", ".jsonlines"), "lines"),
+    ".json": "json",
+    ".csv": "csv",
+    **dict.fromkeys((".tsv", ".tab"), "tsv"),
+    ".parquet": "parquet",
+    **dict.fromkeys((".arrow", ".feather", ".ipc"), "arrow"),
+}
+_MAGIC: dict[bytes, Kind] = {
+    b"PAR1": "parquet",
+    b"ARROW1": "arrow",
+    b"\xff\xff\xff\xff": "arrow stream",
+}
+_UNPACK = "unpack it, and give the file or folder that comes out"
+_ICONV = "convert it to UTF-8, as with iconv -f UTF-16 -t UTF-8"
+_NOT_READ: dict[bytes, str] = {  # what begins so is no text and no table that is read
+    b"version https://git-lfs": "a pointer of git-lfs, without the data; get them: git lfs pull",
+    b"PK\x03\x04": f"a zip archive (as .npz, .xlsx and many .pt files are, too); {_UNPACK}",
+    b"7z\xbc\xaf": f"a 7z archive; {_UNPACK}",
+    b"Rar!": f"a rar archive; {_UNPACK}",
+    b"\x04\x22\x4d\x18": f"compressed with lz4; {_UNPACK}",
+    **dict.fromkeys(_PACKED, f"compressed twice; {_UNPACK}"),
+    b"\xff\xfe": f"UTF-16 or UTF-32; {_ICONV}",
+    b"\xfe\xff": f"UTF-16; {_ICONV}",
+    b"FEA1": "Feather of the first version; write it again as Parquet",
+    b"\x93NUMPY": "a NumPy array; write its texts as JSONL",
+    b"%PDF": "a PDF; extract its text",
+    **{
+        b"\x80" + bytes([protocol]): "a pickle, which could run code; write its texts as JSONL"
+        for protocol in range(2, 6)
+    },
+}
+_JSON_BEGINS = re.compile(r'\{|\[\s*[{"\]]')
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[BinaryIO]:
+    """The bytes of a file, unpacked if it is compressed.
+
+    Raises:
+        AnamorphError: if it cannot be read.
+    """
+    try:
+        with _open(path) as file:
+            yield file
+    except (OSError, EOFError, zlib.error, lzma.LZMAError, zstd.ZstdError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise AnamorphError(f"Cannot read {path}: {reason}. Give a whole, readable file.") from (
+            error
+        )
+
+
+def _open(path: Path) -> BinaryIO:
+    opener = _opener(path)
+    return path.open("rb") if opener is None else cast(BinaryIO, opener(path))
+
+
+def _opener(path: Path) -> Callable[[Path], Any] | None:
+    with path.open("rb") as file:
+        first = file.read(10)
+    for magic, opener in _PACKED.items():
+        if first.startswith(magic) and (magic != b"BZh" or first[4:] == b"1AY&SY"):
+            return opener
+    return None
+
+
+def is_packed(path: Path) -> bool:
+    """Whether a file is compressed, which its first bytes say."""
+    return _opener(path) is not None
+
+
+def countable(path: Path) -> bool:
+    """Whether going through the whole file to count costs little."""
+    return path.stat().st_size <= LARGE or not is_packed(path)
+
+
+def ending(path: PurePath) -> str:
+    """The ending of a name in small letters, without that of a compression; empty for none."""
+    bare = path.with_suffix("") if path.suffix.lower() in _PACKED_ENDINGS else path
+    return bare.suffix.lower()
+
+
+def named_kind(path: PurePath) -> Kind | None:
+    """The kind that the ending speaks of; None if it speaks of none."""
+    return _ENDINGS.get(ending(path))
+
+
+def kind_of(path: Path) -> Kind:
+    """What a file is.
+
+    Raises:
+        AnamorphError: if it is neither text nor a table that is read, or not what its ending says.
+    """
+    with reading(path) as file:
+        head = file.read(HEAD)
+    for magic, kind in _MAGIC.items():
+        if head.startswith(magic):
+            if is_packed(path):
+                raise AnamorphError(f"{path} is compressed {kind.title()}; {_UNPACK}.")
+            return kind
+    check_text(path, head)
+    named = named_kind(path)
+    if named in ("parquet", "arrow"):
+        raise AnamorphError(
+            f"Cannot read {path} as {named.title()}, as it does not begin as such a file; give a "
+            "whole file, or one whose ending says what it is."
+        )
+    begins = head.decode("utf-8", "ignore").lstrip("\ufeff \t\r\n")
+    if named is None:
+        return "json" if _is_json(begins, ending(path)) else "text"
+    return "json" if named == "lines" and begins.startswith("[") else named
+
+
+def check_text(path: Path, head: bytes) -> None:
+    """Whether what begins so is text.
+
+    Raises:
+        AnamorphError: if it is something else; says what it is, as far as that shows.
+    """
+    for magic, what in _NOT_READ.items():
+        if head.startswith(magic):
+            raise AnamorphError(f"{path} is {what}.")
+    if head[257:262] == b"ustar":
+        raise AnamorphError(f"{path} is a tar archive; {_UNPACK}.")
+    if b"\x00" in head:
+        raise AnamorphError(
+            f"{path} is not text: it is binary, or UTF-16. Leave it out (a pattern such as "
+            f"'FOLDER/**/*.py' names the files of a folder to read), or {_ICONV}."
+        )
+
+
+def _is_json(begins: str, suffix: str) -> bool:
+    """Whether text in a file whose ending does not speak of JSON is JSON all the same."""
+    if not _JSON_BEGINS.match(begins):
+        return False
+    if not suffix:
+        return True
+    try:  # a text may begin with a bracket: it is JSON if a whole object stands there
+        value, _ = json.JSONDecoder().raw_decode(begins)
+    except ValueError:
+        return False
+    return isinstance(value[0] if isinstance(value, list) and value else value, dict)

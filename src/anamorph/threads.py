@@ -1,0 +1,64 @@
+"""Who uses how many of the processor's threads.
+
+An operation that is split over threads may round in another way. So that numbers do not depend on
+how many threads there are, each operation gets one, and batches run side by side instead.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+_turn = threading.RLock()  # torch's number of threads belongs to the whole process
+
+
+@contextmanager
+def torch_threads(number: int) -> Iterator[int]:
+    """Have torch use so many threads in an operation; afterwards as many as before.
+
+    Whoever comes from another thread meanwhile waits for their turn.
+
+    Yields:
+        how many it used before.
+    """
+    with _turn:
+        before = torch.get_num_threads()
+        torch.set_num_threads(number)
+        try:
+            yield before
+        finally:
+            torch.set_num_threads(before)
+
+
+def side_by_side(
+    work: Callable[[_Item], _Result], items: Iterable[_Item], workers: int
+) -> Iterator[_Result]:
+    """Work on items, so many at a time, within `torch_threads(1)`.
+
+    What is left is given up as soon as one fails, or when the caller stops iterating. Few results
+    are ever kept waiting.
+
+    Yields:
+        what came of every item, in their order.
+    """
+    if workers == 1:
+        yield from map(work, items)
+        return
+    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
+    begun: deque[Future[_Result]] = deque()
+    try:
+        for item in items:
+            begun.append(pool.submit(work, item))
+            if len(begun) > 2 * workers:
+                yield begun.popleft().result()
+        while begun:
+            yield begun.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,279 @@
+"""What a Hugging Face model gives through anamorph, compared with what it gives by itself."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils.hooks import RemovableHandle
+
+import anamorph as am
+import transformers_tiny as tiny
+from anamorph.models.base import Batch, Edits, Key, Recording
+
+TOLERANCE = 2e-4  # relative to the largest logit
+
+
+class Differs(Exception):
+    """What anamorph gives and what the model gives are not the same."""
+
+
+class Plain:
+    """What a model gives, with nothing of anamorph in its way.
+
+    Attributes:
+        tokens: [batch, position] ids of sequences of equal length.
+        lengths: of the same sequences, cut to other lengths.
+        alone: the logits [position, vocabulary] of each cut sequence, in a batch of its own.
+        together: [batch, position, vocabulary] those of the uncut ones.
+        causal: whether changing the last third changes nothing before it.
+    """
+
+    lengths = (14, 9, 5)
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module: Any = module
+        generator = torch.Generator().manual_seed(0)
+        self.tokens = torch.randint(10, tiny.VOCABULARY, (3, 14), generator=generator)
+        self.together = self.logits(self.tokens)
+        if self.together.shape[:2] != self.tokens.shape:
+            raise ValueError(f"logits {list(self.together.shape)} of tokens {[*self.tokens.shape]}")
+        if not self.together.isfinite().all():
+            raise ValueError("its logits are not finite")
+        rows = zip(self.tokens, self.lengths, strict=True)
+        self.alone = [self.logits(row[None, :length])[0] for row, length in rows]
+        other = torch.cat([self.tokens[:, :9], (self.tokens[:, 9:] + 40) % 80 + 10], dim=1)
+        self.other = other
+        self.causal = _same(self.logits(other)[:, :9], self.together[:, :9])
+
+    def logits(self, tokens: Tensor) -> Tensor:
+        """As their owner would get them: whole sequences, every token real."""
+        with torch.inference_mode():
+            out = self.module(input_ids=tokens, attention_mask=torch.ones_like(tokens)).logits
+        return out.float().clone()  # type: ignore[no-any-return]
+
+    def giving(self, block: nn.Module, x: Tensor) -> nn.Module | None:
+        """The first module within a block that gives `x` [batch, position, width]."""
+        return self._first(block, x, nn.Module.register_forward_hook, -1)
+
+    def taking(self, block: nn.Module, x: Tensor) -> nn.Module | None:
+        """The first module within a block that takes `x` [batch, position, width] alone."""
+        return self._first(block, x, nn.Module.register_forward_pre_hook, 1)
+
+    def _first(self, block: nn.Module, x: Tensor, register: Any, place: int) -> nn.Module | None:
+        found: list[nn.Module] = []
+
+        def hook(*arguments: Any) -> None:
+            values = arguments[place]
+            value = values[0] if isinstance(values, tuple) and values else values
+            if torch.is_tensor(value) and value.shape == x.shape and _same(value, x):
+                found.append(arguments[0])
+
+        inner = [module for module in block.modules() if module is not block]
+        with hooked(*(register(module, hook) for module in inner)):
+            self.logits(self.tokens)
+        return found[0] if found else None
+
+
+@contextmanager
+def hooked(*handles: RemovableHandle) -> Iterator[None]:
+    """Hooks that are removed again."""
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def run(
+    model: am.HuggingFace,
+    tokens: Tensor,
+    lengths: Sequence[int] | None = None,
+    edits: Edits | None = None,
+    record: Recording | None = None,
+) -> Tensor:
+    """[batch, position, vocabulary] logits, block by block, of right-padded sequences."""
+    mask = torch.ones_like(tokens).bool()
+    if lengths is not None:
+        mask = torch.arange(tokens.shape[1]) < torch.tensor(lengths)[:, None]
+        tokens = tokens.where(mask, 0)
+    with torch.inference_mode(), model.session():
+        state = model.start(Batch(tokens, mask))
+        for layer in range(model.layers):
+            state = model.layer(layer, state, edits, record)
+        return model.logits(state)[0].float().clone()
+
+
+def as_it_is(model: am.HuggingFace, plain: Plain) -> list[str]:
+    """Logits and cross entropy: of one, of many, padded and not."""
+    many = run(model, plain.tokens)
+    require(many, plain.together, "logits of a batch")
+    targets = plain.tokens[:, 1:].flatten()
+    pair = (cross_entropy(x[:, :-1].flatten(0, 1), targets) for x in (many, plain.together))
+    require(*pair, "cross entropy")
+    padded = run(model, plain.tokens, plain.lengths)
+    for row, (length, alone) in enumerate(zip(plain.lengths, plain.alone, strict=True)):
+        one = run(model, plain.tokens[row : row + 1, :length])
+        require(one[0], alone, f"logits of a sequence of {length}")
+        require(padded[row, :length], alone, f"logits of a padded sequence of {length}")
+    return []
+
+
+def causality(model: am.HuggingFace, plain: Plain) -> list[str]:
+    """The future is seen by whom the model lets see it, and by nobody else."""
+    if model.causal != plain.causal:
+        raise Differs(f"it is said to be causal: {model.causal}; it is: {plain.causal}")
+    if model.causal:
+        for key in keys(model):
+            edits = {key: _half}
+            before = run(model, plain.tokens, None, edits)[:, :9]
+            require(run(model, plain.other, None, edits)[:, :9], before, f"the past, {key} edited")
+    return []
+
+
+def identity(model: am.HuggingFace, plain: Plain) -> list[str]:
+    """Edits that change nothing change nothing; every site is recorded; others change something."""
+    every = keys(model)
+    record: Recording = dict.fromkeys(every)
+    require(run(model, plain.tokens, None, None, record), plain.together, "logits, recorded")
+    for key in every:
+        if record[key] is None:
+            raise Differs(f"{key} is not recorded")
+        require(run(model, plain.tokens, None, {key: torch.clone}), plain.together, f"same {key}")
+        for lengths in (None, plain.lengths):
+            zeroed = run(model, plain.tokens, lengths, {key: torch.zeros_like})
+            if not zeroed.isfinite().all():
+                raise Differs(f"logits are not finite with {key} zeroed")
+        if _same(zeroed[0], plain.together[0]):
+            raise Differs(f"an edit of {key} goes nowhere")
+    return []
+
+
+def residuals(model: am.HuggingFace, plain: Plain) -> list[str]:
+    """Half of what a block gives, by a plain hook on the block."""
+    for layer, block in enumerate(model.blocks):
+        with hooked(block.module.register_forward_hook(_half_given)):
+            expected = plain.logits(plain.tokens)
+        edited = run(model, plain.tokens, None, {Key(layer, "residual"): _half})
+        require(edited, expected, f"logits with half of {layer}.residual")
+    return ["residual"]
+
+
+def mlps(model: am.HuggingFace, plain: Plain) -> list[str]:
+    """Half of what a site `mlp` holds, by a plain hook on the module that gives it."""
+    checked = []
+    for layer, block in enumerate(model.blocks):
+        key, stream = Key(layer, "mlp"), Key(layer, "residual")
+        if key not in keys(model):
+            continue
+        record: Recording = {key: None, stream: None}
+        run(model, plain.tokens, None, None, record)
+        site, residual = record[key], record[stream]
+        assert site is not None and residual is not None
+        if _same(site, residual):
+            raise Differs(f"{key} is the residual stream")
+        module = plain.giving(block.module, site[0])
+        if module is not None:
+            with hooked(module.register_forward_hook(_half_given)):
+                expected = plain.logits(plain.tokens)
+            edited = run(model, plain.tokens, None, {key: _half})
+            require(edited, expected, f"logits with half of {layer}.mlp")
+            checked.append("mlp")
+    return checked
+
+
+def heads(model: am.HuggingFace, plain: Plain) -> list[str]:
+    """Half of one head, by a plain hook on the input of the output projection.
+
+    A head's output is linear in its values and in its pattern, so half of these is half of it.
+    """
+    checked = []
+    for layer in sorted({key.layer for key in keys(model) if key.kind == "output"}):
+        record: Recording = dict.fromkeys(
+            Key(layer, kind) for kind in ("query", "key", "value", "pattern", "output")
+        )
+        run(model, plain.tokens, None, None, record)
+        output, value = record[Key(layer, "output")], record[Key(layer, "value")]
+        assert output is not None and value is not None
+        together = output[0].transpose(1, 2).flatten(2)
+        total, dim, group = output.shape[2], output.shape[-1], output.shape[2] // value.shape[2]
+        module = plain.taking(model.blocks[layer].module, together)
+        one = total - 1  # the last head, so that an order of heads that is wrong shows
+        if module is not None:
+            for kind, first in (("output", one), ("pattern", one), ("value", total - group)):
+                columns = torch.arange(total * dim) >= first * dim
+                with hooked(module.register_forward_pre_hook(_HalfTaken(columns))):
+                    expected = plain.logits(plain.tokens)
+                edited = run(model, plain.tokens, None, {Key(layer, kind): _half_of_last_head})
+                require(edited, expected, f"logits with half of the last {kind} of layer {layer}")
+                checked.append(kind)
+        attention: Any = model.blocks[layer].attention
+        scaling = getattr(attention, "scaling", None)
+        for kind in ("query", "key"):
+            if isinstance(scaling, float):
+                attention.scaling = scaling / 2
+                expected = plain.logits(plain.tokens)
+                attention.scaling = scaling
+                edited = run(model, plain.tokens, None, {Key(layer, kind): _half})
+                require(edited, expected, f"logits with half of every {kind} of layer {layer}")
+                checked.append(kind)
+    return checked
+
+
+CHECKS: tuple[Callable[[am.HuggingFace, Plain], list[str]], ...] = (
+    as_it_is,
+    causality,
+    identity,
+    residuals,
+    mlps,
+    heads,
+)
+
+
+def keys(model: am.HuggingFace) -> list[Key]:
+    """Every layer and kind that has a site."""
+    return sorted({Key(site.layer, site.kind) for site in model.sites})
+
+
+def require(given: Tensor, expected: Tensor, what: str) -> None:
+    """Whether both are the same but for rounding.
+
+    Raises:
+        Differs: if they are not.
+    """
+    if given.shape != expected.shape:
+        raise Differs(f"{what} have shape {list(given.shape)} for {list(expected.shape)}")
+    if not _same(given, expected):
+        error, largest = (given - expected).abs().max(), expected.abs().max()
+        raise Differs(f"{what} differ by {error:.2g} of {largest:.2g}")
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    if a.shape != b.shape:
+        return False
+    scale = max(1.0, float(b.abs().max()))
+    return float((a - b).abs().max()) <= TOLERANCE * scale  # false for NaN
+
+
+def _half(x: Tensor) -> Tensor:
+    return x / 2
+
+
+def _half_given(module: nn.Module, inputs: Any, out: Any) -> Any:
+    return (out[0] / 2, *out[1:]) if isinstance(out, tuple) else out / 2
+
+
+def _half_of_last_head(x: Tensor) -> Tensor:
+    return torch.cat([x[:, :, :-1], x[:, :, -1:] / 2], dim=2)
+
+
+class _HalfTaken:
+    """A hook that halves some columns of what a module takes."""
+
+    def __init__(self, columns: Tensor) -> None:
+        self.columns = columns
+
+    def __call__(self, module: nn.Module, inputs: Any) -> Any:
+        return (torch.where(self.columns, inputs[0] / 2, inputs[0]), *inputs[1:])
