@@ -349,7 +349,10 @@ def linear_matrix(projection: nn.Module, heads: Tensor) -> Tensor | None:
         out = projection(tried[None])[0]
     except Exception:  # a hook, say, that wants sequences of the usual length
         return None
+    change = out - out[0]
+    size = float(out.double().square().mean().sqrt())
     for matrix in (weight.T, weight):  # of a Linear, of a Conv1D
-        if len(matrix) == tried.shape[-1] and same_up_to_rounding(tried @ matrix, out - out[0]):
-            return matrix
+        fits = len(matrix) == tried.shape[-1]
+        if fits and same_up_to_rounding(tried @ matrix, change, scale=size):
+            return matrix.detach()
     return None

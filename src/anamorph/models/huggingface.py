@@ -25,7 +25,7 @@ from anamorph.models.attention import Attention, linear_matrix
 from anamorph.models.base import Batch, Edits, Key, Recording, State
 from anamorph.models.calls import Call, Given, Stop, current
 from anamorph.models.exchange import exchange
-from anamorph.models.huggingface_blocks import CannotSplit, blocks_of, probe
+from anamorph.models.huggingface_blocks import OUTSIDE, CannotSplit, blocks_of, probe
 from anamorph.models.huggingface_reference import (
     Reference,
     accepts,
@@ -273,14 +273,15 @@ class HuggingFace(Wrapped):
         """
         bare = self.blocks
         difference = self._try(reference)
-        if difference or not any(block.heads for block in self.blocks):
+        outside = all(block.headless == OUTSIDE for block in self.blocks)
+        if difference or outside:
             self.blocks, self._exchanged = bare, False
             if otherwise := self._try(reference):
                 raise AnamorphError(
                     f"{type(self.model).__name__} cannot be audited block by block: {otherwise}. "
                     "am.HookedModel takes any module."
                 )
-        if difference:
+        if difference and not outside:
             why = f"with its attention function exchanged, {difference}"
             self.blocks = [replace(block, headless=why) for block in self.blocks]
         self._pads_left = True
@@ -297,10 +298,10 @@ class HuggingFace(Wrapped):
             the end of a sentence; empty if it gives them.
         """
         inputs = {"input_ids": reference.tokens, **without_cache(self.model)}
-        doing = "it does not run in parts"
+        doing, call, run = "it does not run in parts", Call(), lambda: self.model(**inputs)
         try:
             with self.session():
-                self.blocks = probe(self.blocks, lambda: self.model(**inputs), reference.tokens)
+                self.blocks = probe(self.blocks, call, run, reference.tokens)
             for what, batch, expected in reference.cases():
                 if difference := self._differs(batch, expected):
                     return f"the logits of {what} differ from its own, by up to {difference:.2g}"
@@ -311,6 +312,8 @@ class HuggingFace(Wrapped):
         except CannotSplit as error:
             return str(error)
         except Exception as error:  # whatever somebody's model raises where it is run in parts
+            if not call.seen:
+                self.blocks = [replace(block, headless=OUTSIDE) for block in self.blocks]
             reason = str(error).strip().split("\n")[0]
             return f"{doing} ({type(error).__name__}{f': {reason}' if reason else ''})"
 
@@ -360,7 +363,8 @@ class HuggingFace(Wrapped):
             pair = torch.cat([own, other])
             both = self.layer(layer, _State(pair, batch.mask, None, inputs, given[1])).residual
             expected = torch.cat([states[layer + 1].residual, alone])
-            if not same_up_to_rounding(both, expected):
+            size = float(expected.double().square().mean().sqrt())  # some numbers are huge
+            if not same_up_to_rounding(both, expected, scale=size):
                 return (
                     f"its block {layer} gives other numbers when it runs by itself, or with copies "
                     "beside it, so it depends on more than its own residual stream"

@@ -61,18 +61,19 @@ def _running(modules: set[nn.Module], run: Callable[[], Any]) -> set[nn.Module]:
     return ran
 
 
-def probe(blocks: list[Block], run: Callable[[], Any], tokens: Tensor) -> list[Block]:
+def probe(blocks: list[Block], call: Call, run: Callable[[], Any], tokens: Tensor) -> list[Block]:
     """The same blocks with what is known once a model has run.
 
     Args:
         blocks: of a model that is exchanged.
+        call: a new one, for probing.
         run: runs the model.
         tokens: [batch, position] on which it runs.
 
     Raises:
         CannotSplit: if the blocks do not follow each other, once each.
     """
-    call = Call(probing=[], shape=torch.Size((1, *tokens.shape)))
+    call.probing, call.shape = [], torch.Size((1, *tokens.shape))
     with current(call):
         run()
     assert call.probing is not None

@@ -18,6 +18,8 @@ from anamorph.models.wrapped import same_up_to_rounding
 MLP_NAMES = ("mlp", "feed_forward", "ffn", "fc2", "output.dense")
 """What MLPs, or the last matrices of them, are called in many models."""
 
+NEAR = 0.05  # of a sum, by how much its parts may miss it before a closer look
+
 
 @dataclass
 class _Seen:
@@ -151,10 +153,9 @@ def _added_last(seen: _Seen, total: Tensor, watch: _Watch) -> float | None:
     """
     assert seen.out is not None
     for stream in reversed(watch.streams[: seen.before]):
-        (scale,) = _fit(total - stream, [seen.out])
-        rest = bool(stream.any()) and scale != 0
-        if rest and same_up_to_rounding(stream + scale * seen.out, total):
-            return scale
+        scales = _fit(total, stream, [seen.out]) if bool(stream.any()) else None
+        if scales is not None:
+            return scales[0]
     return None
 
 
@@ -163,23 +164,33 @@ def _added_beside(
 ) -> float | None:
     """The same in a sum of what the block was given and what attention and MLP add side by side."""
     assert seen.out is not None
-    given = watch.streams[0]
     for attention in attentions:
         assert attention.out is not None
-        scale, share = _fit(total - given, [seen.out, attention.out])
-        rest = given + share * attention.out
-        if scale and share and same_up_to_rounding(rest + scale * seen.out, total):
-            return scale
+        scales = _fit(total, watch.streams[0], [seen.out, attention.out])
+        if scales is not None:
+            return scales[0]
     return None
 
 
-def _fit(total: Tensor, parts: list[Tensor]) -> list[float]:
-    """By least squares: with what to multiply the parts; numbers that are whole are whole."""
+def _fit(total: Tensor, stream: Tensor, parts: list[Tensor]) -> list[float] | None:
+    """With what to multiply the parts so that they and the stream give the total; None if not so.
+
+    Found by least squares; none of the numbers is 0, and those that are whole are whole.
+    """
+    missing = (total - stream).double().flatten()
     matrix = torch.stack([part.double().flatten() for part in parts], dim=1)
-    if not bool(matrix.any(dim=0).all()):
-        return [0.0] * len(parts)
-    found = torch.linalg.lstsq(matrix.cpu(), total.double().flatten()[:, None].cpu()).solution
-    return [float(round(x)) if abs(x - round(x)) < 1e-4 else x for x in found.flatten().tolist()]
+    square = (matrix.T @ matrix).cpu()
+    if not bool(square.diagonal().all()):
+        return None
+    found = (torch.linalg.pinv(square) @ (matrix.T @ missing).cpu()).tolist()
+    scales = [float(round(x)) if abs(x - round(x)) < 1e-4 else x for x in found]
+    if not all(scales):
+        return None
+    rest = missing - matrix @ torch.tensor(scales, dtype=matrix.dtype, device=matrix.device)
+    if float(rest.norm()) > NEAR * float(missing.norm()):  # far off, without a closer look
+        return None
+    fitted = stream + sum(scale * part for scale, part in zip(scales, parts, strict=True))
+    return scales if same_up_to_rounding(fitted, total) else None
 
 
 def _attentions(watch: _Watch, attention: nn.Module | None) -> list[_Seen]:

@@ -13,8 +13,6 @@ from anamorph.models.exchange import still
 from anamorph.models.wrapped import same_up_to_rounding
 
 LENGTH, SHORT = 8, 5  # tokens of the sequences that are tried
-ROPES = ("dynamic", "longrope")
-"""Rotary embeddings that depend on the longest sequence of a batch, and keep it for the next."""
 CONTEXTS = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx")
 COPIED = 2**16  # numbers of a tensor that is compared by value
 
@@ -39,9 +37,11 @@ def require_language_model(model: nn.Module) -> None:
             f"{name} is no model of transformers: it has no configuration. am.HookedModel takes "
             "any module."
         )
-    if not accepts(model, "input_ids"):
+    main = getattr(model, "main_input_name", "input_ids")
+    if main != "input_ids" and "input_ids" not in inspect.signature(model.forward).parameters:
         raise AnamorphError(
-            f"{name} takes no token ids; anamorph audits language models that need nothing else."
+            f"{name} takes {main} and no token ids; anamorph audits language models that need "
+            "nothing but those."
         )
     if getattr(config, "is_encoder_decoder", False):
         raise AnamorphError(
@@ -210,20 +210,24 @@ def context_of(model: nn.Module) -> int | None:
     known: Any = model
     config = known.config.get_text_config()
     named = [getattr(config, name, None) for name in CONTEXTS]
-    return min([x for x in (*named, *rotary_limits(model)) if isinstance(x, int)], default=None)
+    limits = [x for x in (*named, *rotary_limits(model)) if isinstance(x, int) and x > 0]
+    return min(limits, default=None)
 
 
 def rotary_limits(model: nn.Module) -> list[int]:
-    """Lengths from which on rotary embeddings depend on the longest sequence of a batch."""
+    """Lengths beyond which rotary embeddings depend on the longest sequence of a batch.
+
+    Such embeddings keep what they made of one batch in a buffer, for the next one.
+    """
     limits = []
     for module in model.modules():
-        kinds: Any = getattr(module, "rope_type", None)
-        if any(kind in ROPES for kind in (kinds.values() if isinstance(kinds, dict) else [kinds])):
+        rope: Any = getattr(module, "rope_type", None)
+        kinds = set(rope.values() if isinstance(rope, dict) else [rope])
+        if "longrope" in kinds:
             config: Any = getattr(module, "config", None)
             limits += _numbers(getattr(config, "rope_parameters", None), _ORIGINAL)
-            limits += _numbers(
-                {_ORIGINAL: getattr(module, "original_max_seq_len", None)}, _ORIGINAL
-            )
+        if "dynamic" in kinds:
+            limits.append(int(getattr(module, "original_max_seq_len", 1)))
     return limits
 
 
