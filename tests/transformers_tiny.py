@@ -115,7 +115,8 @@ SHARING = {
 PER_LAYER = {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": VOCABULARY}
 
 ODD: dict[str, dict[str, Any]] = {
-    "axk2": EVERY_HEAD,
+    **dict.fromkeys(("axk1", "axk2", "deepseek_v2", "deepseek_v3"), EVERY_HEAD),
+    **dict.fromkeys(("glm4_moe_lite", "minicpm3"), EVERY_HEAD),
     "bailing_hybrid": {**HYBRID, "head_dim": 8, "num_key_value_heads": 4},
     "bamba": {**FOUR, "attn_layer_indices": [1, 3]},
     "blt": {
@@ -151,7 +152,7 @@ ODD: dict[str, dict[str, Any]] = {
     "gpt_neo": {"num_layers": 4, "attention_types": [[["global", "local"], 2]]},
     "granitemoehybrid": HYBRID,
     "jamba": {**FOUR, "attn_layer_period": 2, "attn_layer_offset": 1},
-    "kimi_linear": HYBRID,
+    "kimi_linear": {**HYBRID, **EVERY_HEAD},
     "lfm2_moe": {**FOUR, "layer_types": ["conv", "full_attention"] * 2},
     "longcat_flash": {"num_layers": 2, "head_dim": 4, "zero_expert_num": 2, **EVERY_HEAD},
     "luke": {"entity_vocab_size": 50, "entity_emb_size": 32},
