@@ -3,13 +3,14 @@
 # make bench  speed, against the stated baselines
 # make test-browser   the report in Debian's chromium, or CHROMIUM=/path/to/it
 # make test-network   what needs the network, and npm and apt beside pip: packages of about 85 MB
+# make sweep  every class of transformers, compared with itself: docs/transformers.md
 
 PYTHON ?= python3
 BIN := .venv/bin
 RUN ?= runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-browser test-network bench format clean
+.PHONY: help demo test test-browser test-network sweep bench format clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -28,13 +29,16 @@ test: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest -q -m 'not browser and not network'
+	$(BIN)/pytest -q -m 'not browser and not network and not sweep'
 
 test-browser: .venv/installed
 	$(BIN)/pytest -q -m browser tests/report
 
 test-network: .venv/installed
 	$(BIN)/pytest -q -m network tests/corpora
+
+sweep: .venv/installed
+	$(BIN)/python tests/transformers_classes.py --jobs 2
 
 bench: .venv/installed
 	$(BIN)/python benchmarks/sampler.py

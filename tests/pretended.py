@@ -52,6 +52,8 @@ class Pretended(TorchFunctionMode):
             found = function(*plain_args, **plain_kwargs)
         if elsewhere and args and found is plain_args[0]:  # in place
             return args[0]
+        if isinstance(found, torch.Size):  # a tree would make it a tuple
+            return found
         return tree_map(_marked, found) if elsewhere else found
 
 

@@ -82,6 +82,7 @@ def test_a_model_elsewhere_has_its_batches_there(
         model = wrap(on_accelerator(module))
         assert model.device == DEVICE
         away = audit_given(model, short, SPECS[kind], tmp_path / "away", **options)
+        model.parallel = False  # another thread knows nothing of the pretended device
         am.check_model(
             model, torch.from_numpy(short.train.tokens[:12].astype(np.int64)).view(2, 6).to(DEVICE)
         )

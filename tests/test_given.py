@@ -450,3 +450,39 @@ def test_a_model_outside_the_attention_interface_has_no_attention_metrics(tmp_pa
     with pytest.raises(AnamorphError, match="embedding has 61 rows"):
         audit_given(model, task, ["svd(rank=2)@0.mlp"], tmp_path / "run", by="all")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"until": float("nan")},
+        {"until": 1.0},
+        {"until": 0.1, "correlation": float("nan")},
+        {"correlation": 0.0},
+        {"correlation": 1.5},
+        {"batch_tokens": 0},
+        {"sequences": 1},
+        {"fit_sequences": 0},
+        {"resamples": 99},
+        {"resamples": float("nan")},
+        {"seed": -1},
+    ],
+)
+def test_arguments_out_of_their_range_are_named(
+    given: dict[str, Any], model: HuggingFace, task: Task, tmp_path: Path
+) -> None:
+    with pytest.raises(AnamorphError, match=list(given)[-1]):
+        audit_given(model, task, SIMPLIFY, tmp_path / "run", **given)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("quick_report")
+def test_specs_may_come_one_by_one_or_be_one(
+    model: HuggingFace, task: Task, tmp_path: Path
+) -> None:
+    spec = "svd(rank=2)@1.1.query"
+    for i, given in enumerate((spec, iter([spec]), parse(spec)[0])):
+        how = {"sequences": 4, "fit_sequences": 4, "resamples": 100}
+        run = audit_given(model, task, given, tmp_path / str(i), **how)  # type: ignore[arg-type]
+        assert run.spec["simplify"] == [spec]
+        assert set(run.results["simplification"]) == {"identity", spec}

@@ -1,13 +1,15 @@
 """Presets and the changes that `--set` makes to them."""
 
+import codecs
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import anamorph
 from anamorph.errors import AnamorphError
-from anamorph.specification import StudySpec, load_preset, presets
+from anamorph.specification import AuditOptions, StudySpec, load_preset, presets
 
 FOLDER = Path(anamorph.__file__).parent / "presets"
 
@@ -132,3 +134,38 @@ def test_every_problem_is_named_at_once() -> None:
         load_preset("dyck", "smoke", ["threads=0", "audit.resamples=5", "extra=1"])
     assert all(name in str(error.value) for name in ("threads", "audit.resamples", "extra"))
     assert "preset 'smoke' and --set" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda text: text.encode(),
+        lambda text: codecs.BOM_UTF8 + text.encode(),
+        lambda text: text.replace("\n", "\r\n").encode(),
+        lambda text: codecs.BOM_UTF8 + text.replace("\n", "\r\n").encode(),
+    ],
+)
+def test_a_toml_file_of_any_editor(
+    write: Callable[[str], bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    text = (
+        "# naïve\nmodel = '~/model'\nout = 'runs/a b'\nsimplify = 'svd(rank=1)@0.*.key'\n"
+        "[data]\niid = 'a=b.jsonl'\n'ood:far' = '~/x y/c.csv'\n'ood:deep' = '~nobody-here'\n"
+    )
+    (tmp_path / "audit.toml").write_bytes(write(text))
+    options = AuditOptions.read(tmp_path / "audit.toml", {})
+    assert options.model == "/home/me/model"
+    assert options.out == f"{tmp_path}/runs/a b"
+    assert options.simplify == ["svd(rank=1)@0.*.key"]
+    assert options.data == [
+        f"iid={tmp_path}/a=b.jsonl",
+        "ood:far=/home/me/x y/c.csv",
+        f"ood:deep={tmp_path}/~nobody-here",
+    ]
+
+
+def test_a_toml_file_in_another_encoding(tmp_path: Path) -> None:
+    (tmp_path / "audit.toml").write_bytes("model = 'x'\n".encode("utf-16"))
+    with pytest.raises(AnamorphError, match=r"Cannot read .*audit\.toml"):
+        AuditOptions.read(tmp_path / "audit.toml", {})

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from anamorph.audit import check_audit, with_identity
+from anamorph.audit import check_audit, require_sizes, with_identity
 from anamorph.choices import choices_of_given
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness import Thresholds
@@ -85,6 +85,10 @@ def audit_given(
     """
     if until is not None and not 0 < until < 1:
         raise AnamorphError(f"until must be a width between 0 and 1; got {until}.")
+    if not 0 < correlation <= 1:
+        raise AnamorphError(f"correlation must lie above 0 and at most at 1; got {correlation}.")
+    require_sizes(batch_tokens=(batch_tokens, 1))
+    simplify = [simplify] if isinstance(simplify, str | Attachment | Proxy) else list(simplify)
     proxies = with_identity(sweep(simplify, model.sites, by))
     check_readable(proxies)
     check_audit(model, task, proxies)

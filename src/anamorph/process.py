@@ -34,6 +34,18 @@ def as_found() -> Iterator[None]:
             )
 
 
+@contextmanager
+def usual_tensors() -> Iterator[None]:
+    """New tensors are float32 on the CPU, whatever the user's process makes by default."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.device("cpu"):
+            yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 def processors(root: Path = Path("/")) -> int:
     """How many processors this process may use.
 

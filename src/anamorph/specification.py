@@ -4,6 +4,7 @@ import tomllib
 from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 from importlib import resources
+from os.path import expanduser
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -90,6 +91,13 @@ class StudySpec(_Spec):
             raise ValueError("simplify, each_layer or each_head must name a simplification")
         return self
 
+    @field_validator("task")
+    @classmethod
+    def _named(cls, task: dict[str, Any]) -> dict[str, Any]:
+        if not isinstance(task.get("name"), str):
+            raise ValueError("task.name must say which task, such as 'dyck'")
+        return task
+
     @field_validator("seeds")
     @classmethod
     def _different(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
@@ -175,7 +183,7 @@ class AuditOptions(_Spec):
 
 def _read_toml(file: Path, known: Collection[str]) -> dict[str, Any]:
     try:
-        values = tomllib.loads(file.read_text("utf-8"))
+        values = tomllib.loads(file.read_text("utf-8-sig"))  # Windows may write a mark in front
     except (OSError, UnicodeDecodeError) as error:
         raise AnamorphError(f"Cannot read {file}: {error}.") from error
     except tomllib.TOMLDecodeError as error:
@@ -195,9 +203,10 @@ def _read_toml(file: Path, known: Collection[str]) -> dict[str, Any]:
 def _beside(folder: Path, key: str, value: Any, hub: bool) -> Any:
     """A value of a file in that folder, with its paths as seen from here."""
     if key in ("run", "out") and isinstance(value, str):
-        return str(folder / value)
+        return str(folder / expanduser(value))
     if key == "model" and isinstance(value, str):
-        return value if hub and not (folder / value).exists() else str(folder / value)
+        path = folder / expanduser(value)
+        return value if hub and not path.exists() else str(path)
     if key == "simplify" and isinstance(value, str):
         return [value]
     if key == "data":
@@ -206,7 +215,7 @@ def _beside(folder: Path, key: str, value: Any, hub: bool) -> Any:
                 f"data must be a table from ROLE or ROLE:NAME to paths, such as data = {{iid = "
                 f"'a.jsonl', 'ood:python' = 'b.jsonl'}}; given: {value!r}."
             )
-        return [f"{role}={folder / path}" for role, path in value.items()]
+        return [f"{role}={folder / expanduser(path)}" for role, path in value.items()]
     return value
 
 

@@ -58,6 +58,13 @@ def test_a_step_without_a_word_is_seen_too() -> None:
     assert set(lines) == {"fitting: 0 of 1"} and len(lines) >= 3
 
 
+def test_what_lies_between_steps_is_seen_too() -> None:
+    """Such as the start of worker processes."""
+    lines = said([Event("task", 3, 3)], every=0.1, pause=0.35)
+    assert lines[0] == "task: done"
+    assert set(lines[1:]) == {"between two steps"} and len(lines) >= 3
+
+
 def test_steps_side_by_side_and_square_brackets() -> None:
     lines = said(
         [

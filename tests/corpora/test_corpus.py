@@ -73,6 +73,31 @@ def test_folders_are_read_and_repositories_are_their_folders(tmp_path: Path) -> 
     assert lengths.to_list() == table["original_string"].str.len_chars().to_list()
 
 
+@pytest.mark.parametrize(
+    "place",
+    [
+        *("tests/a.py", "one/tests/deep/a.py", "one/test/a.py", "one/spec/a.py"),
+        *("one/__tests__/a.py", "testdata/a.py", "one/fixtures/a.py", "one/testing/a.py"),
+        *("one/test_a.py", "one/a_test.py", "one/conftest.py", "one/my-tests/a.py"),
+        *(".venv/lib/a.py", "one/.tox/a.py", "one/node_modules/b/a.py"),
+        *("venv/lib/python3.11/site-packages/b/a.py", "one/__pycache__/a.py"),
+    ],
+)
+def test_tests_and_installed_packages_in_own_folders_are_left_out(
+    place: str, tmp_path: Path
+) -> None:
+    own = tmp_path / "tests" / ".hidden" / "mine"  # what lies above is not asked
+    for name, path in (("f", "one/src/a.py"), ("g", "one/contest/latest.py"), ("h", place)):
+        (own / path).parent.mkdir(parents=True, exist_ok=True)
+        (own / path).write_text(f"def {name}(a):\n    {name} = a\n    return {name}\n", "utf-8")
+    corpus = from_folders([("python", "train", own)], tmp_path / "cache")
+    assert sorted(corpus.functions["python"]["func_name"]) == ["f", "g"]
+    (own / "one/src/a.py").unlink()
+    (own / "one/contest/latest.py").unlink()
+    with pytest.raises(AnamorphError, match=r"no file of python \(\.py\) but 1 of tests or of"):
+        from_folders([("python", "train", own)], tmp_path / "cache")
+
+
 def test_the_manifest_is_the_same_again_and_another_for_other_contents(tmp_path: Path) -> None:
     given = folders(tmp_path)
     first = from_folders(given, tmp_path / "cache")

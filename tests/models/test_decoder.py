@@ -418,3 +418,21 @@ def test_a_sequence_beyond_the_context_is_an_error() -> None:
 def test_shapes_that_make_no_sense_are_errors(wrong: dict[str, object], message: str) -> None:
     with pytest.raises(AnamorphError, match=message):
         DecoderConfig(**{"vocabulary": 5, "context": 9} | wrong)  # type: ignore[arg-type]
+
+
+def test_a_decoder_is_float32_on_the_cpu_whatever_the_process_makes_by_default() -> None:
+    config = DecoderConfig(vocabulary=7, context=6, positions="rotary")
+    torch.manual_seed(0)
+    usual = Decoder(config).state_dict()
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.float64)
+    torch.set_default_device("meta")
+    try:
+        other = Decoder(config)
+        assert torch.get_default_dtype() == torch.float64
+        assert torch.get_default_device() == torch.device("meta")
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+    assert all(torch.equal(other.state_dict()[name], value) for name, value in usual.items())
+    assert other.turn.dtype == torch.float32 and other.turn.device == torch.device("cpu")

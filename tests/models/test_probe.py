@@ -5,16 +5,39 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+import polars as pl
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.special import log_softmax
 from torch import Tensor, nn
 
 import anamorph as am
+from anamorph.tasks import Split, Task
 from plain_modules import CONTEXT, VOCABULARY, Transformer, large
 
 SITES = {"*.residual": "blocks.*"}
 Rule = Callable[[Any, Tensor, Tensor], Tensor]
+
+
+FULL = torch.ones(1, CONTEXT).bool()
+
+
+def tiny_task(vocabulary: int) -> Task:
+    """Sequences of 4 to 12 random tokens, each but the first to be predicted."""
+    rng = np.random.default_rng(0)
+
+    def split(name: str, role: Any) -> Split:
+        offsets = np.concatenate([[0], np.cumsum(rng.integers(4, 13, 20))])
+        scored = np.ones(offsets[-1], dtype=bool)
+        scored[offsets[:-1]] = False
+        tokens = rng.integers(0, vocabulary, offsets[-1]).astype(np.int32)
+        return Split(name, role, tokens, offsets, scored)
+
+    splits = [split("train", "train"), split("iid", "iid"), split("far", "ood")]
+    names = tuple(map(str, range(vocabulary)))
+    return Task("tiny", {}, names, np.arange(vocabulary), {s.name: s for s in splits})
 
 
 class Odd(Transformer):
@@ -103,6 +126,12 @@ def kept_by_shape(m: Any, tokens: Tensor, x: Tensor) -> Tensor:
     return m.kept[x.shape]
 
 
+def quantizes(m: Any, tokens: Tensor, x: Tensor) -> Tensor:
+    """As dynamic quantization: the largest number of the batch says how fine the grid is."""
+    step = x.abs().max() / 7
+    return (x / step).round() * step - x
+
+
 def grows(m: Any, tokens: Tensor, x: Tensor) -> Tensor:
     m.log.append(len(tokens))
     return x
@@ -124,6 +153,7 @@ UNSTEADY: list[tuple[Rule, str]] = [
     (has_room_for_few, BESIDE),
     (subtracts_the_mean, BESIDE),
     (kept_by_shape, BESIDE),
+    (quantizes, BESIDE),
     (grows, "keeps more in log with every run"),
 ]
 
@@ -256,6 +286,22 @@ def test_half_precision_is_causal_or_not_also_if_its_logits_are_made_float32() -
             assert am.HookedModel(module, SITES, forward, context=CONTEXT).causal is causal
 
 
+@pytest.mark.parametrize("logits", [24, 32, 128])
+def test_a_vocabulary_of_which_only_the_logits_are_padded_is_accepted(logits: int) -> None:
+    """The embedding has 23 rows."""
+    for rule, causal in ((lambda m, t, x: x, True), (whether_one_follows(22), False)):
+        module = Odd(rule)
+        module.head = nn.Linear(16, logits)
+        model = am.HookedModel(large(module), SITES, context=CONTEXT)
+        assert (model.vocabulary, model.causal) == (logits, causal)
+        assert len(am.list_sites(model)) == 2
+
+
+def test_weights_on_the_meta_device_are_told() -> None:
+    with pytest.raises(am.AnamorphError, match="lies on the device 'meta'"):
+        am.HookedModel(Odd(lambda m, t, x: x).to("meta"), SITES)
+
+
 # --- what is no number ----------------------------------------------------------------------------
 
 
@@ -281,6 +327,56 @@ def test_a_context_that_is_said_to_be_longer_than_it_is() -> None:
     for context in (0, -1, True, 2.5, math.nan):
         with pytest.raises(am.AnamorphError, match="context must be a whole number"):
             am.HookedModel(Odd(lambda m, t, x: x), SITES, context=context)  # type: ignore[arg-type]
+
+
+def test_an_audit_of_logits_with_minus_infinity_is_that_of_the_tokens_that_are_left() -> None:
+    """Against a module that has no other tokens, and SciPy's log-softmax."""
+    module = Odd(lambda m, t, x: x)
+    kept = copy.deepcopy(module)
+    kept.head.weight = nn.Parameter(module.head.weight[:15])
+    kept.head.bias = nn.Parameter(module.head.bias[:15])
+
+    def masked(m: Any, tokens: Tensor, mask: Tensor) -> Tensor:
+        return m(tokens).index_fill(-1, torch.arange(15, 23), -math.inf)  # type: ignore[no-any-return]
+
+    task = tiny_task(15)
+    found = []
+    for model in (
+        am.HookedModel(module, SITES, masked, context=CONTEXT),
+        am.HookedModel(kept, SITES, context=CONTEXT),
+    ):
+        results = am.audit(model, task, ["svd(rank=[2,16])@1.residual"], resamples=100).results
+        assert results["value"].is_finite().all()
+        found.append(results)
+    theirs = found[1].select("simplification", "split", "facet", "level", "metric", "value")
+    for mine, right in zip(
+        found[0].select(theirs.columns).iter_rows(), theirs.iter_rows(), strict=True
+    ):
+        assert mine[:-1] == right[:-1]
+        assert mine[-1] == pytest.approx(right[-1], abs=1e-5)
+    bits = []
+    for tokens in task.splits["iid"]:
+        with torch.no_grad():
+            logits = masked(module.eval(), torch.tensor(tokens.tolist())[None], FULL)[0, :-1]
+        p = log_softmax(logits.double().numpy(), axis=-1)
+        bits += (-p[np.arange(len(tokens) - 1), tokens[1:]] / math.log(2)).tolist()
+    whole = found[0].filter(
+        pl.col("facet").is_null(), split="iid", simplification="identity", seed=0
+    )
+    (ours,) = whole.filter(metric="model_cross_entropy")["value"]
+    assert ours == pytest.approx(np.mean(bits), abs=1e-5)
+
+
+def test_a_proxy_that_rules_out_what_the_model_allows_is_told_with_metric_and_sequence() -> None:
+    def masked(m: Any, tokens: Tensor, mask: Tensor) -> Tensor:
+        logits = m(tokens)
+        return logits.masked_fill(logits < logits.amax(-1, keepdim=True) - 3, -math.inf)  # type: ignore[no-any-return]
+
+    model = am.HookedModel(Odd(lambda m, t, x: x), SITES, masked, context=CONTEXT)
+    with pytest.raises(
+        am.AnamorphError, match=r"is inf in sequence \d+.* where -inf rules out a token"
+    ):
+        am.audit(model, tiny_task(15), ["svd(rank=2)@1.residual"], resamples=100)
 
 
 # --- threads --------------------------------------------------------------------------------------
@@ -329,6 +425,65 @@ def test_what_keeps_a_run_on_itself_runs_in_one_thread(kind: type[Transformer]) 
     assert not am.HookedModel(module, sites, context=8).parallel
     with pytest.raises(am.AnamorphError, match="when two threads run it at once"):
         am.HookedModel(module, sites, context=8, threads=True)
+
+
+def test_what_keeps_a_run_on_itself_is_audited_right_on_a_machine_with_threads() -> None:
+    """Against the same module that keeps nothing."""
+    keeps = large(KeepsOnItself())
+    usual = Plain()
+    usual.load_state_dict(keeps.state_dict())
+    before, found = torch.get_num_threads(), []
+    try:
+        torch.set_num_threads(4)
+        for module in (keeps, usual):
+            model = am.HookedModel(module, SITES, context=CONTEXT)
+            spec = ["svd(rank=[1,4])@*.residual"]
+            found.append(am.audit(model, tiny_task(15), spec, resamples=100).results)
+    finally:
+        torch.set_num_threads(before)
+    assert found[0].equals(found[1])
+
+
+class Plain(Transformer):
+    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        x = self.embed(tokens)
+        for block in self.blocks:
+            x = block(x, torch.ones(len(tokens[0]), len(tokens[0])).tril().bool())
+        return self.head(x)
+
+
+class WritesOverItsOutput(Transformer):
+    """As modules that have the memory of their logits before they run, for graphs on a GPU."""
+
+    def __init__(self, *, seeing: bool) -> None:
+        super().__init__()
+        self.seeing = seeing
+        self.out = torch.zeros(64, CONTEXT, VOCABULARY)
+
+    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        tokens += 0  # and in the memory of its input
+        here = self.out[: len(tokens), : tokens.shape[1]]
+        return here.copy_(super().forward(tokens) + (tokens[:, -1:, None] if self.seeing else 0))
+
+
+def test_what_writes_over_its_logits_gives_the_numbers_of_its_runs() -> None:
+    model = am.HookedModel(
+        large(WritesOverItsOutput(seeing=True)), {"0.residual": "blocks.0"}, context=CONTEXT
+    )
+    assert not model.causal
+    module = large(WritesOverItsOutput(seeing=False))
+    model = am.HookedModel(module, SITES, context=CONTEXT)
+    am.check_model(model, torch.randint(0, VOCABULARY, (3, 8)))
+    usual = Transformer()
+    usual.load_state_dict(module.state_dict())
+    plain = am.HookedModel(usual, SITES, context=CONTEXT)
+    mine, right = (
+        am.audit(m, tiny_task(15), ["svd(rank=[1,2])@1.residual"], resamples=100).results
+        for m in (model, plain)
+    )
+    assert mine.equals(right)
+    with pytest.raises(am.AnamorphError, match="when two threads run it at once"):
+        am.HookedModel(module, SITES, context=CONTEXT, threads=True)
 
 
 def test_what_keeps_nothing_may_run_in_two() -> None:

@@ -76,6 +76,7 @@ def test_a_crash_is_one_classs_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.sweep
 def test_every_class_agrees_or_is_refused() -> None:
     names = list(tiny.classes())
     outcomes = list(classes.sweep(names, jobs=2, limit=120))

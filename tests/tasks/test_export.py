@@ -1,15 +1,18 @@
 """What is written to disk, read back by other means: plain JSON and polars."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 
 from anamorph.errors import AnamorphError
 from anamorph.tasks import Task
+from anamorph.tasks.base import Facet, Split
 from anamorph.tasks.dyck import dyck
-from anamorph.tasks.export import export
+from anamorph.tasks.export import export, file_stems
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +60,7 @@ def test_the_description_speaks_of_the_tables(task: Task, folder: Path) -> None:
     for name, about in description["splits"].items():
         table = pl.read_parquet(folder / f"{name}.parquet")
         assert about == {
+            "file": f"{name}.parquet",
             "role": "train" if name == "train" else "iid" if name == "iid" else "ood",
             "sequences": table.height,
             "tokens": int(table["tokens"].list.len().sum()),
@@ -70,3 +74,58 @@ def test_a_folder_that_cannot_be_made_is_an_error(task: Task, tmp_path: Path) ->
     with pytest.raises(AnamorphError, match=r"Cannot write .*train\.parquet"):
         export(task, tmp_path / "file" / "dyck")
     assert (tmp_path / "file").read_text() == "in the way"
+
+
+ODD = [
+    *(
+        "",
+        ".",
+        "..",
+        "../up",
+        "a/b",
+        "a\\b",
+        "a\0b",
+        "Java",
+        "java",
+        "JAVA",
+        "long" * 80,
+        "a b",
+        "é:",
+    ),
+    *("con", "NUL.txt", "ends.", "\ud800", "straße", "STRASSE", "é", "e\u0301", "x" * 100),
+    *("-a", "über", "1.2", "a%2Fb", ".hidden", "tasks\n", "/etc/passwd", "😀"),
+]
+
+
+def test_any_name_of_a_split_is_a_file_within_the_folder(tmp_path: Path) -> None:
+    def split(name: str, place: int) -> Split:
+        tokens = np.array([0, place])
+        scored = np.array([False, True])
+        return Split(name, "ood" if place else "iid", tokens, np.array([0, 2]), scored)
+
+    splits = {name: split(name, place) for place, name in enumerate(ODD)}
+    task = Task("odd", {}, tuple(map(str, range(len(ODD)))), np.arange(2), splits)
+    export(replace(task, splits={k: v for k, v in splits.items() if k != "\ud800"}), tmp_path / "x")
+    assert [p.name for p in tmp_path.iterdir()] == ["x"], "nothing leaves the folder"
+    about = json.loads((tmp_path / "x" / "task.json").read_text("utf-8"))["splits"]
+    files = [about[name]["file"] for name in ODD if name != "\ud800"]
+    assert sorted(files) == sorted(p.name for p in (tmp_path / "x").glob("*.parquet"))
+    assert len({file.casefold() for file in files}) == len(ODD) - 1, "nor is one file two"
+    for place, name in enumerate(ODD):
+        if name in about:
+            table = pl.read_parquet(tmp_path / "x" / about[name]["file"])
+            assert table["tokens"].to_list() == [[0, place]]
+    stems = file_stems(ODD)
+    assert all(
+        len(stem.encode()) <= 100 and set(stem) & set("/\\\0:") == set() for stem in stems.values()
+    )
+    assert [n for n in ODD if stems[n] == n] == ["x" * 100, "über", "1.2"]
+
+
+def test_a_facet_cannot_take_the_place_of_tokens(task: Task, tmp_path: Path) -> None:
+    reference = task.reference
+    facet = Facet(np.zeros(len(reference.tokens), np.int16), ("a",))
+    for name in ("tokens", "scored"):
+        odd = replace(reference, facets={name: facet})
+        with pytest.raises(AnamorphError, match=f"'iid' has a facet named '{name}'"):
+            export(replace(task, splits={"iid": odd}), tmp_path / "x")

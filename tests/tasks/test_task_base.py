@@ -1,5 +1,6 @@
 """Splits and tasks: what is refused, and what taking part of a split keeps together."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -64,7 +65,10 @@ def test_arrays_that_do_not_fit_are_errors(wrong: dict[str, tuple[int, ...]], me
 
 
 def task(*roles: tuple[str, Role]) -> Task:
-    splits = {name: split(name, role) for name, role in roles}
+    splits = {  # each with other tokens at its end
+        name: split(name, role, tokens=(0, 5, 6, 0, 7, 0, 8, place))
+        for place, (name, role) in enumerate(roles)
+    }
     return Task("toy", {}, tuple("abcdefghij"), np.array([5, 6]), splits)
 
 
@@ -182,3 +186,15 @@ def test_the_fingerprints_of_a_task() -> None:
 def test_names_that_would_be_confused(splits: dict[str, Any], message: str) -> None:
     with pytest.raises(AnamorphError, match=message):
         Task("toy", {}, tuple("abcdefghij"), np.array([5, 6]), splits)
+
+
+@pytest.mark.parametrize("role", ["train", "ood"])
+def test_the_same_sequences_under_two_names_are_told(role: Role) -> None:
+    both = {"usual": split("usual", "iid"), "again": split("again", role, scored=(0,) * 8)}
+    with pytest.warns(UserWarning, match="'usual' and 'again' hold the same sequences") as caught:
+        Task("toy", {}, tuple("abcdefghij"), np.array([5, 6]), both)
+    assert [w.filename for w in caught] == [__file__]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        both["again"] = split("again", role, offsets=(0, 3, 6, 8), scored=(0,) * 8)
+        Task("toy", {}, tuple("abcdefghij"), np.array([5, 6]), both)

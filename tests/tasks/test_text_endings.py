@@ -161,9 +161,18 @@ def test_and_the_same_task_to_the_byte(name: str, tmp_path: Path) -> None:
     assert other.spec["read"]["iid"]["chosen"] == "at random"
 
 
+SIGNS = ("PAR1S, the play", "ARROW1 and 2", "BZh, he said", "Rar! Rara!", "FEA1", "%PDFs", "PK")
+
+
 @pytest.mark.parametrize("name", ["a.txt", "a.txt.gz", "a.TXT.zst", "a.md", "README", "a.py.xz"])
 def test_what_is_prose_is_one_document(name: str, tmp_path: Path) -> None:
-    for text in ("A text,\r\nof two lines.\n", "[1] Smith et al.", "{ or so } it is", "[[File:x]]"):
+    for text in (
+        "A text,\r\nof two lines.\n",
+        "[1] Smith et al.",
+        "{ or so } it is",
+        "[[File:x]]",
+        *SIGNS,
+    ):
         content = codecs.BOM_UTF8 + text.encode()
         ends = (end for end in PACKED if end and name.endswith(end))
         (tmp_path / name).write_bytes(PACKED[next(ends, "")](content))
@@ -263,6 +272,20 @@ def test_errors_in_json_name_the_line(tmp_path: Path) -> None:
     lines = ARRAY.split(b"\n")
     lines[41] = b"oops" + lines[41]
     assert f"{tmp_path / 'a.json'}:42 is no JSON" in error(tmp_path / "a.json", b"\n".join(lines))
+
+
+@pytest.mark.parametrize("name", ["a", "a.txt", "a.data", "a.log.gz"])
+def test_long_lines_of_json_are_no_prose(name: str, tmp_path: Path) -> None:
+    long = ["é" * 9000, "y" * 20_000]
+    lines = [json.dumps({"text": text}, ensure_ascii=False) for text in long]
+    for whole in ("\n".join(lines), f"[{','.join(lines)}]"):
+        content = gzip.compress(whole.encode()) if name.endswith(".gz") else whole.encode()
+        (tmp_path / name).write_bytes(content)
+        assert [d.text for d in open_source(tmp_path / name, Fields())] == long
+
+
+def test_json_that_is_nested_too_deeply(tmp_path: Path) -> None:
+    assert "nested too deeply" in error(tmp_path / "a.json", b"[" + b'{"a":' * 100_000)
 
 
 ALL_CSV = [name for name in FILES if name.endswith((".csv", ".CSV", ".tsv", ".tab"))]

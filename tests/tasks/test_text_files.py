@@ -231,6 +231,25 @@ def test_objects_that_are_no_source(source: object) -> None:
     assert ("with the keys train" in message) == isinstance(source, dict)
 
 
+class Labelled(Dataset):
+    """Like a pandas series with an index of its own."""
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        raise KeyError(number)
+
+
+class DataFrame(Dataset):
+    """Called so in pandas and polars."""
+
+
+def test_tables_in_memory_are_given_as_rows() -> None:
+    assert "frame.to_dict('records')" in error(DataFrame())
+    assert "frame.to_dicts()" in error(pl.DataFrame(rows()))
+    assert "row 0 cannot be had of a Labelled: KeyError(0); give a list" in error(Labelled())
+    assert texts(pl.DataFrame(rows()).to_dicts()) == texts(pl.Series(TEXTS)) == TEXTS
+    assert texts(np.array(TEXTS)) == TEXTS
+
+
 def test_rows_of_another_kind() -> None:
     assert "row 1 is a int; expected an object" in error(["x", 3])
     assert "row 0 has no field 'text'; its fields are: code" in error([{"code": "x"}])

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -145,6 +146,10 @@ def test_several_sets_in_a_clone_are_not_mixed(tmp_path: Path) -> None:
 def test_the_same_data_in_two_formats_are_not_read_twice(tmp_path: Path) -> None:
     fill(tmp_path, {"a.jsonl": lines("x"), "a.parquet": table(tmp_path, "write_parquet", "x")})
     assert "a.jsonl and a.parquet, which seem to be the same data" in error(tmp_path)
+    fill(tmp_path / "packed", {"a.jsonl": lines("x"), "a.jsonl.gz": gzip.compress(lines("x"))})
+    assert "a.jsonl and a.jsonl.gz, which seem to be the same data" in error(tmp_path / "packed")
+    fill(tmp_path / "parts", {"a.0.jsonl": lines("x"), "a.1.json": lines("y")})
+    assert texts(tmp_path / "parts") == ["x", "y"]
 
 
 def test_data_beside_other_files_are_not_read_as_text(tmp_path: Path) -> None:
@@ -170,12 +175,32 @@ def test_source_code_with_its_settings_is_text(tmp_path: Path) -> None:
     assert texts(fill(tmp_path, files)) == expected
 
 
-def test_train_and_test_texts_are_not_mixed(tmp_path: Path) -> None:
-    fill(
-        tmp_path, {f"{a}/{b}/0.txt": f"{a} {b}" for a in ("train", "test") for b in ("neg", "pos")}
-    )
-    assert "several splits, which would be mixed: test (test/neg/0.txt)" in error(tmp_path)
-    assert texts(tmp_path / "train") == ["train neg", "train pos"]
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["README", "train/neg/0.txt", "train/pos/0.txt", "test/neg/0.txt", "test/pos/0.txt"],
+        ["train.txt", "valid.txt", "test.txt"],
+        ["wiki.train.tokens", "wiki.test.tokens"],
+        ["en_train.txt.gz", "en_dev.txt.gz"],
+    ],
+)
+def test_train_and_test_texts_are_not_mixed(names: list[str], tmp_path: Path) -> None:
+    fill(tmp_path, {name: name for name in names})
+    assert "several splits, which would be mixed: " in error(tmp_path)
+    assert texts(tmp_path / names[1]) == [names[1]]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["test_drive.txt", "train_journey.txt"],
+        ["test/a.py", "train/b.py", "notes.txt"],
+        ["latest.txt", "constrain.txt"],
+    ],
+)
+def test_texts_whose_names_only_sound_like_splits(names: list[str], tmp_path: Path) -> None:
+    fill(tmp_path, {name: name for name in names})
+    assert texts(tmp_path) == sorted(names, key=lambda name: Path(name).parts)
 
 
 def test_a_pointer_of_git_lfs_and_a_link_to_nothing_are_named(tmp_path: Path) -> None:
@@ -233,6 +258,11 @@ def test_the_users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert "no file or folder" in error("~nobody-of-this-name/a.jsonl")
     assert "no file or folder" in error("a\0b")
     assert "no file or folder" in error("x" * 5000)
+
+
+def test_a_pipe_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.jsonl")
+    assert "is a pipe or a device" in error(tmp_path / "a.jsonl")
 
 
 def test_a_checksum_is_of_what_is_read(tmp_path: Path) -> None:

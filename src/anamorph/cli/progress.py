@@ -81,8 +81,8 @@ def _lines(console: Console, every: float) -> Iterator[Watch]:
     def tick() -> None:
         while not over.wait(every):
             with lock:
-                for step in steps.values():
-                    say(str(step))
+                for line in [str(step) for step in steps.values()] or ["between two steps"]:
+                    say(line)
 
     thread = Thread(target=tick, name="anamorph: progress", daemon=True)
     thread.start()

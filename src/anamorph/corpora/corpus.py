@@ -15,7 +15,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal
 
 import polars as pl
@@ -26,6 +26,7 @@ from anamorph.corpora.functions import (
     SCHEMA,
     Function,
     functions_in,
+    is_test,
     parse_function,
     to_rows,
     wanted_file,
@@ -40,6 +41,7 @@ from anamorph.workers import apart
 
 EXTRACTION = 1  # raised whenever the same source gives other functions than before
 SMALL = 2**20  # bytes of sources for which no process is started
+INSTALLED = ("node_modules", "site-packages", "__pycache__")  # folders of others' code
 PARTITIONS = ("train", "valid", "test")  # CodeSearchNet's
 
 
@@ -166,7 +168,8 @@ def from_folders(
 ) -> Corpus:
     """Source code in folders; each folder right inside a given one is a repository.
 
-    Files right in the given folder make a repository of its own name.
+    Files right in the given folder make a repository of its own name. Tests are left out, and so
+    are hidden folders and those of installed packages.
 
     Args:
         folders: language, partition and path of each.
@@ -181,10 +184,12 @@ def from_folders(
         suffixes = language_of(language).suffixes
         if not path.is_dir():
             raise AnamorphError(f"There is no folder {path} with source code in {language}.")
-        files = sorted(p for s in suffixes for p in path.rglob(f"*{s}") if p.is_file())
+        found = sorted(p for s in suffixes for p in path.rglob(f"*{s}") if p.is_file())
+        files = [file for file in found if _is_own(file.relative_to(path))]
         if not files:
+            but = f" but {len(found)} of tests or of installed packages" if found else ""
             raise AnamorphError(
-                f"The folder {path} has no file of {language} ({', '.join(suffixes)})."
+                f"The folder {path} has no file of {language} ({', '.join(suffixes)}){but}."
                 + (
                     " The language trained on is task.language (--set task.language=NAME), one of: "
                     f"{', '.join(LANGUAGES)}."
@@ -203,6 +208,13 @@ def from_folders(
                 Source("folder", language, name, partition, paths, {"sha256": _checksum(*paths)})
             )
     return extract(sources, cache, watch)
+
+
+def _is_own(file: PurePath) -> bool:
+    """Whether a file, by its path in a folder of source code, is neither a test nor a package's."""
+    folders = file.parts[:-1]
+    installed = any(part.startswith(".") or part in INSTALLED for part in folders)
+    return not installed and not is_test(file.as_posix())
 
 
 def extract(sources: Sequence[Source], cache: Path, watch: Watch = ignore) -> Corpus:

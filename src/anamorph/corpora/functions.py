@@ -76,9 +76,14 @@ class Function(NamedTuple):
     spans: Spans
 
 
+def is_test(path: str) -> bool:
+    """Whether a path, in a package or folder, is that of a test or lies in a folder of tests."""
+    return _TEST.search(path) is not None
+
+
 def wanted_file(path: str, text: str) -> bool:
     """Whether a file is neither a test, nor generated, nor minified."""
-    if _TEST.search(path) or ".min." in PurePosixPath(path).name or _GENERATED.search(text[:_HEAD]):
+    if is_test(path) or ".min." in PurePosixPath(path).name or _GENERATED.search(text[:_HEAD]):
         return False
     return max(map(len, text.split("\n"))) <= LONGEST_LINE
 

@@ -26,7 +26,7 @@ WRAPPERS = {
 }
 """What the weights of a wrapped model are called within, and the wrapper that does so."""
 
-MASKS = re.compile(r"(^|\.)((attn|attention)\.bias|masked_bias|position_ids|inv_freq)$")
+MASKS = re.compile(r"(^|\.)((attn|attention)\.bias|masked_bias|causal_mask|position_ids|inv_freq)$")
 """Constants that older versions of transformers saved beside the weights."""
 
 STATES = ("state_dict", "model_state_dict", "model", "module")

@@ -213,7 +213,7 @@ def _run(
     state = model.start(Batch(tokens, torch.ones_like(tokens).bool() if mask is None else mask))
     for layer in range(model.layers):
         state = model.layer(layer, state, edits, record, at=at)
-    return model.logits(state)
+    return model.logits(state).clone()  # it may write over them in its next run
 
 
 def _keys(model: Model) -> Iterator[Key]:

@@ -25,6 +25,7 @@ from anamorph.models.causal import causal_attention, rotated
 from anamorph.models.fingerprint import fingerprint_of
 from anamorph.models.sites import HEAD_KINDS, LAYER_KINDS, Site
 from anamorph.models.weights import read_weights, write_weights
+from anamorph.process import usual_tensors
 
 Positions = Literal["learned", "sinusoidal", "rotary"]
 
@@ -95,6 +96,10 @@ class Decoder(nn.Module, Model):
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         self.config = config
+        with usual_tensors():
+            self._make(config)
+
+    def _make(self, config: DecoderConfig) -> None:
         self.embedding = nn.Embedding(config.vocabulary, config.width)
         if config.positions == "learned":
             self.position = nn.Embedding(config.context, config.width)

@@ -19,7 +19,7 @@ from anamorph.errors import AnamorphError
 from anamorph.models.base import Batch, Edits, Key, Recording, State
 from anamorph.models.hooked_run import HookedRun, site_name
 from anamorph.models.hooks import Hook, first_tensor, resolve, with_first
-from anamorph.models.probe import AGAIN, Probe
+from anamorph.models.probe import AGAIN, Probe, known_ids
 from anamorph.models.sites import HEAD_KINDS, Site
 from anamorph.models.wrapped import Wrapped, copies_of, rows_at, same_up_to_rounding
 
@@ -78,6 +78,11 @@ class HookedModel(Wrapped):
         super().__init__(module)
         if context is not None and (type(context) is not int or context < 1):
             raise AnamorphError(f"context must be a whole number of tokens above 0; got {context}.")
+        if self.device.type == "meta":
+            raise AnamorphError(
+                f"{type(module).__name__} lies on the device 'meta', so its weights hold no "
+                "numbers; load them first."
+            )
         self.context = context
         self.parallel = threads
         self._moving: list[tuple[nn.Module, str]] = []  # buffers that a run writes to
@@ -206,7 +211,8 @@ class HookedModel(Wrapped):
                     "weights. Nothing was measured; hook a submodule that runs."
                 )
         logits = logits.unflatten(0, (copies, -1))  # type: ignore[no-untyped-call]
-        run.logits = logits if at is None else rows_at(logits, at)
+        # a copy, as a module may write its next logits into the same memory
+        run.logits = logits.clone() if at is None else rows_at(logits, at)
         return run
 
     def _call(self, tokens: Tensor, mask: Tensor) -> Tensor:
@@ -278,9 +284,10 @@ class HookedModel(Wrapped):
         restore = _keep((part, name) for part in parts for name, _ in part.named_buffers("", False))
         try:
             with self.session():
-                logits = self._call(tokens, full)
+                logits = self._call(tokens.clone(), full.clone()).clone()
                 self._vocabulary, self._dtype = logits.shape[-1], logits.dtype
-                probe = Probe(self.module, self._call, self.vocabulary, self.context, self.device)
+                known = known_ids(self._call, logits)
+                probe = Probe(self.module, self._call, known, self.context, self.device)
                 probe.require_steady()
                 self.causal, self._pads = probe.causal(), probe.pads()
                 if self.parallel:

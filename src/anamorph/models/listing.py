@@ -114,8 +114,7 @@ class _Counted:
 def _some_tokens(model: Model) -> Tensor:
     """[2, position] tokens that a model knows."""
     length = min(LENGTH, model.context or LENGTH)
-    tokens = (torch.arange(2 * length).view(2, length) * 7 + 3) % model.vocabulary
-    return tokens
+    return torch.arange(2 * length).view(2, length) % model.vocabulary  # the low ids always exist
 
 
 def _shape(x: Tensor | None, kind: str) -> str | None:

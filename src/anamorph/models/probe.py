@@ -38,7 +38,7 @@ class Probe:
     Attributes:
         module: in inference mode.
         call: from tokens and mask, both [batch, position], to logits [batch, position, vocabulary].
-        vocabulary: how many token ids it knows.
+        vocabulary: how many token ids it knows; see `known_ids`.
         context: the longest sequence, in tokens; None if it is not known.
         device: where its tokens go.
     """
@@ -128,7 +128,7 @@ class Probe:
         mask = columns < torch.tensor(lengths, device=self.device)[:, None]
         alone = [self._run(tokens[row : row + 1, :n]) for row, n in enumerate(lengths)]
         fillers = torch.zeros_like(tokens), self._tokens(ROWS, tokens.shape[1], 5)
-        padded = [self.call(tokens.where(mask, filler), mask) for filler in fillers]
+        padded = [self.call(tokens.where(mask, filler), mask.clone()).clone() for filler in fillers]
         return all(
             self._same(x[row : row + 1, :n], alone[row])
             for x in padded
@@ -176,7 +176,8 @@ class Probe:
         return None
 
     def _run(self, tokens: Tensor) -> Tensor:
-        return self.call(tokens, torch.ones_like(tokens).bool())
+        """Logits of whole sequences; copies, as a module may write over what it took and gave."""
+        return self.call(tokens.clone(), torch.ones_like(tokens).bool()).clone()
 
     def _same(self, a: Tensor, b: Tensor) -> bool:
         halves = {p.dtype for p in self.module.parameters()} & {torch.float16, torch.bfloat16}
@@ -219,7 +220,7 @@ AFTER = (
 BESIDE = (
     "gives other logits for a sequence when others are beside it in the batch: something in it "
     "counts over the batch, such as a batch norm without running statistics, experts of limited "
-    "capacity, a sort, or a cache. Its numbers would depend on the batch size."
+    "capacity, dynamic quantization, a sort, or a cache. Its numbers would depend on the batches."
 )
 THREADS = (
     "gives other logits when two threads run it at once: it keeps something of a run where the "
@@ -235,6 +236,31 @@ def _sizes(module: nn.Module) -> dict[str, int]:
         for name, value in vars(part).items()
         if isinstance(value, Sized) and not isinstance(value, str | Tensor | nn.Module)
     }
+
+
+def known_ids(call: Callable[[Tensor, Tensor], Tensor], logits: Tensor) -> int:
+    """How many token ids a module takes: fewer than it has logits if only these are padded.
+
+    Args:
+        call: as in `Probe`.
+        logits: [batch, position, vocabulary] that it gave.
+    """
+
+    def takes(token: int) -> bool:
+        tokens = torch.full(logits.shape[:2], token, device=logits.device)
+        try:
+            call(tokens, torch.ones_like(tokens).bool())
+        except IndexError:
+            return False
+        return True
+
+    low, high = 1, logits.shape[-1] + 1  # it takes so many, and fewer than so many
+    if logits.device.type != "cpu" or takes(high - 2):  # elsewhere such an id can end the process
+        return high - 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if takes(middle - 1) else (low, middle)
+    return low
 
 
 def alike_at_once(

@@ -103,7 +103,7 @@ def _beyond_rounding(a: Tensor, b: Tensor, scale: float | None) -> Tensor:
     half = torch.float16, torch.bfloat16
     tolerance, own = (2e-2, 2e-2) if a.dtype in half or b.dtype in half else (TOLERANCE, OWN)
     a, b = a.cpu().double(), b.cpu().double()
-    spread, middle = _ordinary(b[b.isfinite()])
+    spread, middle = _ordinary(b)
     size = (b - middle).abs().minimum(b.abs())  # as most may be masked, or all shifted
     allowed = tolerance * (size + (spread if scale is None else scale)) + own * b.abs()
     return ~torch.where(a.isfinite() & b.isfinite(), (a - b).abs() <= allowed, a == b)
@@ -112,19 +112,28 @@ def _beyond_rounding(a: Tensor, b: Tensor, scale: float | None) -> Tensor:
 def _ordinary(x: Tensor) -> tuple[float, float]:
     """How far most of some numbers spread (of a normal distribution, its sigma), and where.
 
-    That is the shortest interval with half of the numbers. A number that often occurs says
-    something of a mask and not of the spread, so it counts once.
+    That is the shortest interval with half of the numbers. A number that occurs often, in a row or
+    in all, says something of a mask and not of the spread, so it counts once.
     """
-    if not len(x):
+    rows = x.reshape(-1, x.shape[-1] if x.dim() else 1)
+    numbers = _once(rows[:, :: rows.numel() // SAMPLE + 1])
+    numbers = _once(numbers[numbers.isfinite()][None])
+    if not len(numbers):
         return 0.0, 0.0
-    some = x[:: len(x) // SAMPLE + 1]
-    numbers, counts = torch.unique(some, return_counts=True)
-    counts = counts.where(counts <= OFTEN * counts.sum(), 1)
-    numbers = numbers.repeat_interleave(counts)
     half = (len(numbers) + 1) // 2
     widths = numbers[half - 1 :] - numbers[: len(numbers) - half + 1]
     at = int(widths.argmin())
     return float(widths[at]) / 1.349, float(numbers[at] + numbers[at + half - 1]) / 2
+
+
+def _once(rows: Tensor) -> Tensor:
+    """The numbers of [row, column], each row in order; once those that a row has often."""
+    rows = rows.sort(-1).values
+    first = torch.ones_like(rows, dtype=torch.bool)
+    first[:, 1:] = rows[:, 1:] != rows[:, :-1]
+    run = first.flatten().cumsum(0) - 1
+    often = run.bincount()[run] > OFTEN * rows.shape[1]
+    return rows.flatten()[first.flatten() | ~often]
 
 
 def rows_at(x: Tensor, at: Tensor) -> Tensor:

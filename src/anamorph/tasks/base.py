@@ -7,9 +7,11 @@ the model, which predicts each at its own position.
 """
 
 import json
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from itertools import combinations
 from typing import Any, Literal
 
 import numpy as np
@@ -153,6 +155,9 @@ class Task:
 
     Raises:
         AnamorphError: if a split stands under another name than its own, or under a reserved one.
+
+    Warns:
+        UserWarning: if two splits hold the same sequences.
     """
 
     name: str
@@ -172,6 +177,15 @@ class Task:
                 raise AnamorphError(
                     f"Task {self.name!r}: a split cannot be named {name!r}, which is what a run "
                     "calls the tokens to choose among; give it another name."
+                )
+        for one, other in combinations(self.splits.values(), 2):
+            if np.array_equal(one.offsets, other.offsets) and np.array_equal(
+                one.tokens, other.tokens
+            ):
+                warnings.warn(
+                    f"The splits {one.name!r} and {other.name!r} hold the same sequences, so that "
+                    "comparing them says nothing. Were the same data given twice?",
+                    stacklevel=3,  # where the task is made
                 )
 
     def fingerprints(self) -> dict[str, str]:

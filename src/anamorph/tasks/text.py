@@ -6,7 +6,7 @@ facets `position`, `frequency`, `repeated` and `induction` are made for any text
 `anamorph.tasks.text_facets`), and one more from labelled spans of characters.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
@@ -52,8 +52,10 @@ def text_task(
 
     Args:
         data: `ROLE=PATH` or `ROLE:NAME=PATH` for each split, or a mapping from `ROLE` or
-            `ROLE:NAME` to a path or to strings, mappings or a `datasets.Dataset`. One split has the
-            role `iid`, at most one `train`, any number `ood`.
+            `ROLE:NAME` to a path or to strings, mappings or a `datasets.Dataset`. A path is a file
+            (JSON, CSV, Parquet, Arrow, plain text; compressed or not), a folder, or a pattern with
+            `*`: see `anamorph.tasks.text_files.open_source`. One split has the role `iid`, at most
+            one `train`, any number `ood`.
         tokenizer: the model's, of Hugging Face's kind, or a folder or name to load it from.
         length: tokens in a sequence: at most, or exactly with `pack`.
         packing: `truncate` each document, cut it in consecutive `window`s, or `pack` documents
@@ -106,11 +108,13 @@ def text_task(
     parts: dict[str, Ragged] = {}
     readings: dict[str, Reading] = {}
     checksums: dict[str, str] = {}
+    paths: dict[str, Sequence[Path]] = {}
     for d in given:
         rng = np.random.default_rng([seed, crc32(d.name.encode())])  # each split has its own
         needed = _needed(d, sequences, fit_sequences, held_out)
         source = open_source(d.source, Fields(text_field, spans_field))
         if isinstance(d.source, (str, Path)):
+            paths[d.name] = source.paths
             checksums[d.name] = checksum(d.source, source.paths)
         part, readings[d.name] = read(source, tokenizer_, cut, needed, rng, labels)
         if d.name == held_out:
@@ -129,7 +133,7 @@ def text_task(
         name: _to_split(name, role, parts[name], counts, length, spans_field, labels, mask, seed)
         for name, role in sorted(roles.items(), key=lambda item: ROLES.index(item[1]))
     }
-    shared = tell(splits, readings, checksums, stacklevel=2)
+    shared = tell(splits, readings, checksums, paths)
     return Task(
         name="text",
         spec={

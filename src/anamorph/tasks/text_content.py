@@ -9,7 +9,7 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
 
 from anamorph.errors import AnamorphError
@@ -28,7 +28,7 @@ _PACKED: dict[bytes, Callable[[Path], Any]] = {
     b"\x1f\x8b": gzip.open,
     b"\x28\xb5\x2f\xfd": zstd.open,
     b"\x50\x2a\x4d\x18": zstd.open,  # a frame to be skipped comes first, as pzstd writes it
-    b"BZh": bz2.open,
+    **{b"BZh%d1AY&SY" % level: bz2.open for level in range(1, 10)},
     b"\xfd7zXZ\x00": lzma.open,
 }
 _PACKED_ENDINGS = (".gz", ".gzip", ".zst", ".zstd", ".bz2", ".xz")
@@ -42,7 +42,7 @@ _ENDINGS: dict[str, Kind] = {
 }
 _MAGIC: dict[bytes, Kind] = {
     b"PAR1": "parquet",
-    b"ARROW1": "arrow",
+    b"ARROW1\0": "arrow",
     b"\xff\xff\xff\xff": "arrow stream",
 }
 _UNPACK = "unpack it, and give the file or folder that comes out"
@@ -51,14 +51,14 @@ _NOT_READ: dict[bytes, str] = {  # what begins so is no text and no table that i
     b"version https://git-lfs": "a pointer of git-lfs, without the data; get them: git lfs pull",
     b"PK\x03\x04": f"a zip archive (as .npz, .xlsx and many .pt files are, too); {_UNPACK}",
     b"7z\xbc\xaf": f"a 7z archive; {_UNPACK}",
-    b"Rar!": f"a rar archive; {_UNPACK}",
+    b"Rar!\x1a\x07": f"a rar archive; {_UNPACK}",
     b"\x04\x22\x4d\x18": f"compressed with lz4; {_UNPACK}",
     **dict.fromkeys(_PACKED, f"compressed twice; {_UNPACK}"),
     b"\xff\xfe": f"UTF-16 or UTF-32; {_ICONV}",
     b"\xfe\xff": f"UTF-16; {_ICONV}",
-    b"FEA1": "Feather of the first version; write it again as Parquet",
+    b"FEA1\0": "Feather of the first version; write it again as Parquet",
     b"\x93NUMPY": "a NumPy array; write its texts as JSONL",
-    b"%PDF": "a PDF; extract its text",
+    b"%PDF-": "a PDF; extract its text",
     **{
         b"\x80" + bytes([protocol]): "a pickle, which could run code; write its texts as JSONL"
         for protocol in range(2, 6)
@@ -93,7 +93,7 @@ def _opener(path: Path) -> Callable[[Path], Any] | None:
     with path.open("rb") as file:
         first = file.read(10)
     for magic, opener in _PACKED.items():
-        if first.startswith(magic) and (magic != b"BZh" or first[4:] == b"1AY&SY"):
+        if first.startswith(magic):
             return opener
     return None
 
@@ -108,13 +108,21 @@ def countable(path: Path) -> bool:
     return path.stat().st_size <= LARGE or not is_packed(path)
 
 
-def ending(path: PurePath) -> str:
+def ending(path: Path) -> str:
     """The ending of a name in small letters, without that of a compression; empty for none."""
-    bare = path.with_suffix("") if path.suffix.lower() in _PACKED_ENDINGS else path
-    return bare.suffix.lower()
+    return _bare(path).suffix.lower()
 
 
-def named_kind(path: PurePath) -> Kind | None:
+def without_ending(path: Path) -> Path:
+    """A path without its ending, and without that of a compression."""
+    return _bare(path).with_suffix("")
+
+
+def _bare(path: Path) -> Path:
+    return path.with_suffix("") if path.suffix.lower() in _PACKED_ENDINGS else path
+
+
+def named_kind(path: Path) -> Kind | None:
     """The kind that the ending speaks of; None if it speaks of none."""
     return _ENDINGS.get(ending(path))
 
@@ -125,15 +133,20 @@ def kind_of(path: Path) -> Kind:
     Raises:
         AnamorphError: if it is neither text nor a table that is read, or not what its ending says.
     """
+    if not path.is_file():
+        raise AnamorphError(
+            f"{path} is a pipe or a device, which can be read only once; write it to a file, and "
+            "give that."
+        )
     with reading(path) as file:
         head = file.read(HEAD)
+    named = named_kind(path)
     for magic, kind in _MAGIC.items():
-        if head.startswith(magic):
+        if head.startswith(magic) and (kind != "parquet" or kind == named or b"\0" in head):
             if is_packed(path):
                 raise AnamorphError(f"{path} is compressed {kind.title()}; {_UNPACK}.")
             return kind
     check_text(path, head)
-    named = named_kind(path)
     if named in ("parquet", "arrow"):
         raise AnamorphError(
             f"Cannot read {path} as {named.title()}, as it does not begin as such a file; give a "
@@ -169,8 +182,14 @@ def _is_json(begins: str, suffix: str) -> bool:
         return False
     if not suffix:
         return True
-    try:  # a text may begin with a bracket: it is JSON if a whole object stands there
+    try:  # a text may begin with a bracket: it is JSON if an object stands there
         value, _ = json.JSONDecoder().raw_decode(begins)
-    except ValueError:
-        return False
+    except json.JSONDecodeError as error:
+        objects = re.match(r"\{|\[\s*\{", begins) is not None
+        return objects and cut_off(error, begins) and len(begins) > HEAD / 8
     return isinstance(value[0] if isinstance(value, list) and value else value, dict)
+
+
+def cut_off(error: json.JSONDecodeError, text: str) -> bool:
+    """Whether JSON is wrong only because it is not all there."""
+    return error.msg.startswith("Unterminated string") or error.pos > len(text) - 16

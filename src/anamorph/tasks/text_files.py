@@ -7,6 +7,7 @@ documents with certain numbers, so that a few are drawn at random without all be
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from functools import cached_property, partial
+from os.path import expanduser
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -62,6 +63,11 @@ def open_source(source: object, fields: Fields) -> Source:
     """
     if isinstance(source, (str, Path)):
         return _open_path(source, fields)
+    if type(source).__name__ in ("DataFrame", "LazyFrame"):
+        raise AnamorphError(
+            "A source of text cannot be a data frame; give its rows: frame.to_dict('records') of "
+            "pandas, frame.to_dicts() of polars."
+        )
     unordered = isinstance(source, (Mapping, Set))
     if unordered or not isinstance(source, Iterable):
         keys = f" with the keys {listed(source)}" if isinstance(source, Mapping) else ""
@@ -97,8 +103,8 @@ def _expanded(source: str | Path) -> Path:
     """The path that is meant; `~` stands for the user's folder unless there is such a file."""
     path = Path(source)
     try:
-        return path if path.exists() else path.expanduser()
-    except (RuntimeError, OSError, ValueError) as error:  # no such user; too long; a NUL
+        return path if path.exists() else Path(expanduser(source))
+    except (OSError, ValueError) as error:  # it is too long, or has a NUL
         raise AnamorphError(
             f"There is no file or folder {str(source)!r}: {error}. Give a path that exists."
         ) from error
@@ -203,7 +209,15 @@ class _Rows:
 
     def pick(self, numbers: Numbers) -> Iterator[Document]:
         for number in numbers.tolist():
-            yield to_document(self.rows[number], self.fields, f"{self._where} {number}")
+            where = f"{self._where} {number}"
+            try:
+                row = self.rows[number]
+            except (LookupError, TypeError) as error:  # such as a pandas series with its own index
+                raise AnamorphError(
+                    f"{where} cannot be had of a {type(self.rows).__name__}: {error!r}; give a "
+                    "list."
+                ) from error
+            yield to_document(row, self.fields, where)
 
 
 class _Stream:

@@ -11,7 +11,7 @@ from glob import glob, has_magic
 from pathlib import Path
 
 from anamorph.errors import AnamorphError
-from anamorph.tasks.text_content import Kind, ending, kind_of, named_kind
+from anamorph.tasks.text_content import Kind, ending, kind_of, without_ending
 from anamorph.tasks.text_json import is_single_object
 
 Typed = list[tuple[Path, Kind]]
@@ -26,6 +26,7 @@ _BESIDE = (  # and endings of what lies beside the data of a hub
     *(".md", ".py", ".ipynb", ".sh", ".toml", ".yaml", ".yml", ".cfg", ".bib", ".cff", ".html"),
     *(".png", ".jpg", ".jpeg", ".gif", ".svg", ".webp", ".pdf"),
 )
+_PLAIN = (".txt", ".text", ".tokens", ".raw")
 _SPLITS = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev", "development"),
@@ -187,8 +188,8 @@ def _check_tables(folder: Path, tables: Sequence[Path]) -> None:
         )
     stems: dict[Path, Path] = {}
     for table in tables:
-        other = stems.setdefault(table.with_name(table.name.split(".")[0]), table)
-        if other != table and named_kind(other) != named_kind(table):
+        other = stems.setdefault(without_ending(table), table)
+        if other != table:
             raise AnamorphError(
                 f"{folder} holds {other.name} and {table.name}, which seem to be the same data "
                 "twice; give one of the two."
@@ -203,18 +204,21 @@ def _check_tables(folder: Path, tables: Sequence[Path]) -> None:
 
 
 def _check_texts(folder: Path, files: Typed) -> None:
-    """Whether a folder of nothing but plain text has both `train` and `test` in it."""
-    if any(ending(file) != ".txt" for file, _ in files):
-        return
-    tops: dict[str, list[Path]] = {}
-    for file, _ in files:
-        parts = file.relative_to(folder).parts
-        if len(parts) > 1 and parts[0].lower() in _SPLIT_OF_WORD:
-            tops.setdefault(parts[0], []).append(file)
-    if len({_SPLIT_OF_WORD[top.lower()] for top in tops}) > 1:
+    """Whether a folder of plain text has both `train` and `test` in it, as folders or files."""
+    plain = [file for file, _ in files if ending(file) in _PLAIN]
+    if len(plain) <= len(files) / 2:
+        return  # of source code, in which test means something else
+    found: dict[str, list[Path]] = {}
+    for file in plain:
+        *folders, _ = file.relative_to(folder).parts
+        last = re.split(r"[._-]", without_ending(file).name)[-1]
+        split = _SPLIT_OF_WORD.get((folders[0] if folders else last).lower())
+        if split is not None:
+            found.setdefault(split, []).append(file)
+    if len(found) > 1:
         raise AnamorphError(
-            f"{folder} holds several splits, which would be mixed: {_examples(folder, tops)}. "
-            "Give one of the folders in it."
+            f"{folder} holds several splits, which would be mixed: {_examples(folder, found)}. "
+            "Give one of the files or folders in it."
         )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from anamorph.errors import AnamorphError
-from anamorph.tasks.text_content import HEAD, countable, is_packed, reading
+from anamorph.tasks.text_content import HEAD, countable, cut_off, is_packed, reading
 from anamorph.tasks.text_places import BLOCK, Numbers, Placed, line_of
 from anamorph.tasks.text_rows import Document, Fields, listed, to_document
 
@@ -121,9 +121,11 @@ class Json(Placed):
                     return
                 try:
                     value, stop = _DECODER.raw_decode(text, at)
-                except (ValueError, RecursionError) as error:
-                    if ended or not _cut_off(error, text):
-                        raise self._broken(getattr(error, "msg", None) or error, place) from error
+                except RecursionError as error:
+                    raise self._broken("it is nested too deeply", place) from error
+                except json.JSONDecodeError as error:
+                    if ended or not cut_off(error, text):
+                        raise self._broken(error.msg, place) from error
                     text, at = text[at:], 0
                     block = file.read(size)
                     size, ended = size * 2, not block
@@ -153,13 +155,6 @@ def is_single_object(path: Path) -> bool:
         return Json(path, Fields()).single_object() is not None
     except AnamorphError:  # comments in it, as in configurations
         return True
-
-
-def _cut_off(error: ValueError | RecursionError, text: str) -> bool:
-    """Whether JSON is wrong only because it is not all there yet."""
-    if not isinstance(error, json.JSONDecodeError):
-        return False
-    return error.msg.startswith("Unterminated string") or error.pos > len(text) - 16
 
 
 def rows_in(value: Mapping[str, Any], field: str, path: Path) -> list[Any]:
