@@ -78,12 +78,19 @@ def keeping() -> nn.Module:
     return model  # type: ignore[no-any-return]
 
 
+def compiled_in_place() -> nn.Module:
+    model = make("llama")
+    model.compile()
+    return model
+
+
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "data parallel": (
         lambda: nn.DataParallel(make("llama")),
         r"DataParallel is a wrapper around a LlamaForCausalLM.*give.*model\.module",
     ),
     "compiled": (lambda: Compiled(make("llama")), r"wrapper.*model\._orig_mod"),
+    "compiled in place": (compiled_in_place, "compiled in place"),
     "any module": (lambda: nn.Linear(3, 3), r"Linear is no model of transformers.*HookedModel"),
     "seq2seq": (
         lambda: hf.BartForConditionalGeneration(hf.BartConfig(**SEQ2SEQ)),

@@ -346,7 +346,7 @@ def linear_matrix(projection: nn.Module, heads: Tensor) -> Tensor | None:
     some = heads.flatten(0, 1)[[0, -1]]
     tried = torch.stack([torch.zeros_like(some[0]), *some, some[0] - 16 * some[1]])
     try:
-        out = projection(tried[None])[0]
+        out = projection(tried[None])[0].detach()
     except Exception:  # a hook, say, that wants sequences of the usual length
         return None
     change = out - out[0]

@@ -13,7 +13,13 @@ from anamorph.models.exchange import still
 from anamorph.models.wrapped import same_up_to_rounding
 
 LENGTH, SHORT = 8, 5  # tokens of the sequences that are tried
-CONTEXTS = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx")
+CONTEXTS = (
+    "max_position_embeddings",
+    "n_positions",
+    "max_seq_len",
+    "n_ctx",
+    "max_target_positions",
+)
 COPIED = 2**16  # numbers of a tensor that is compared by value
 
 
@@ -47,6 +53,11 @@ def require_language_model(model: nn.Module) -> None:
         raise AnamorphError(
             f"{name} has an encoder and a decoder; anamorph audits models with one stack of "
             "blocks, from tokens to logits. am.HookedModel takes any module."
+        )
+    if any(getattr(m, "_compiled_call_impl", None) is not None for m in model.modules()):
+        raise AnamorphError(
+            f"{name} was compiled in place, with its compile(), so its parts cannot be read; load "
+            "it again, and do not compile it."
         )
     places = {str(x.device) for x in model.parameters()}
     if "meta" in places:
