@@ -29,7 +29,7 @@ test: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest -q -m 'not browser and not network and not sweep'
+	$(BIN)/pytest -q -n 2 -m 'not browser and not network and not sweep'
 
 test-browser: .venv/installed
 	$(BIN)/pytest -q -m browser tests/report
