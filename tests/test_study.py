@@ -189,6 +189,7 @@ def test_leftovers_of_a_killed_write_are_no_hindrance(tmp_path: Path) -> None:
     [
         ({"seeds": (0,)}, r"seeds: there \[0, 1\], asked \[0\]"),
         ({"simplify": ["svd(rank=1)@0.*.key"]}, "simplify: there"),
+        ({"threads": 2}, "threads: there 1, asked 2"),
         (
             {"audit": {"sequences": 11, "fit_sequences": 20, "resamples": 100}},
             r"audit\.sequences: there \d+, asked 11",

@@ -29,10 +29,9 @@ from anamorph.tasks import Task
 
 MOST_DIFFERENCES = 6  # between two specifications, that an error names
 LOCK, HOLDER = ".lock", ".holder.json"
-TOLD = ("choices", "environment", "source", "threads")
+FREE = ("choices", "environment", "source")
 """What may differ. Choices follow from the rest, in words that may be mended; versions of other
-packages are told; where a model or data came from is not what they are; the run's own number of
-threads is used."""
+packages are told; where a model or data came from is not what they are."""
 PACKAGES = (
     "torch",
     "lightning-fabric",
@@ -162,8 +161,10 @@ def _holder(path: Path) -> str:
 def _differences(there: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
     """What of two specifications does not agree, in words."""
     found = []
+    # Training is split over threads. An audit is not; where a model is, the run's number is used.
+    free = FREE if asked.get("training") else (*FREE, "threads")
     for key in asked:
-        if key in TOLD or there.get(key) == asked[key]:
+        if key in free or there.get(key) == asked[key]:
             continue
         if key == "anamorph":
             found.append(f"it was made by anamorph {there.get(key)}, and this is {asked[key]}")
