@@ -25,7 +25,7 @@ import polars as pl
 import torch
 from threadpoolctl import threadpool_info
 
-FOLDER = Path(sys.argv[1])
+FOLDER = Path(sys.argv[-1])
 
 
 def settle() -> None:
