@@ -43,12 +43,15 @@ def match_sites(pattern: str, sites: Iterable[Site]) -> list[Site]:
             "'1.0.query' or '*.*.{query,key}', or layer.kind, such as '3.residual'."
         )
     layers, *heads, kinds = (_read_place(place, pattern) for place in places)
+    # Each layer, head and kind is looked at once: models have thousands of sites.
+    of_layers = {x for x in {site.layer for site in sites} if _any_holds(layers, x)}
+    of_kinds = {x for x in {site.kind for site in sites} if _any_holds(kinds, x)}
+    every = {site.head for site in sites}
+    of_heads = {x for x in every if _any_holds(heads[0], x)} if heads else {None}
     found = [
         site
         for site in sites
-        if _any_holds(layers, site.layer)
-        and _any_holds(kinds, site.kind)
-        and (_any_holds(heads[0], site.head) if heads else site.head is None)
+        if site.layer in of_layers and site.kind in of_kinds and site.head in of_heads
     ]
     named = [[end for part in parts for end in part.ends()] for parts in (layers, *heads, kinds)]
     missing = [
