@@ -639,3 +639,17 @@ def test_one_spec_as_a_text_is_one_spec(model: am.Decoder, task: Task) -> None:
         for spec in (SPECS[0], [SPECS[0]])
     )
     assert one.equals(listed)
+
+
+def test_the_callers_autocast_changes_nothing(
+    task: Task, model: am.Decoder, fitted: FittedProxies, split: Split
+) -> None:
+    """It is each thread's own, so that numbers would depend on how many there are."""
+    found = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found.append(audit(model, task, split, fitted))
+    usual = audit(model, task, split, fitted)
+    for proxy, cell in usual.items():
+        assert all(torch.equal(cell.sums, other[proxy].sums) for other in found)

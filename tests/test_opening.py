@@ -10,13 +10,15 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 import torch
-from torch import Tensor
+import transformers
+from torch import Tensor, nn
 
 import anamorph as am
 from anamorph import opening
@@ -26,6 +28,7 @@ from anamorph.study import audit_study
 from anamorph.tasks import Task
 from commands import SOURCE
 from plain import small_model
+from tiny_tokenizers import byte_level
 
 pytestmark = pytest.mark.usefixtures("quick_report")
 
@@ -103,6 +106,48 @@ def test_a_model_of_equal_weights_that_is_another(
         refused("the weights of layer 0, layer 1, the rest differ", run, model.double(), task)
 
 
+def test_a_configuration_that_few_tokens_do_not_show(tmp_path: Path) -> None:
+    """A window of ten tokens, which the shorter sequences of a probe never fill."""
+    config = transformers.MistralConfig(
+        vocab_size=len(byte_level()),
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        sliding_window=None,
+    )
+    torch.manual_seed(0)
+    module = transformers.MistralForCausalLM(config).eval()
+    texts = {
+        role: [f"{i} the cat sat on the mat and {i} dogs ran" for i in range(8 * n, 8 * n + 8)]
+        for n, role in enumerate(("train", "iid", "ood"))
+    }
+    own = am.text_task(texts, byte_level(), length=30)
+    specs = {"simplify": ["svd(rank=2)@1.0.key"]}
+    run = audit(am.HuggingFace(module), own, tmp_path / "run", **specs)
+    windowed = copy.deepcopy(config)
+    windowed.sliding_window = 10
+    other = transformers.MistralForCausalLM(windowed).eval()
+    other.load_state_dict(module.state_dict())
+    refused("its configuration differs", run, am.HuggingFace(other), own, **specs)
+    assert audit(am.HuggingFace(copy.deepcopy(module)), own, run.path, **specs).complete
+
+
+def test_a_run_folder_and_its_model_may_be_moved(
+    run: am.runs.Run, model: am.Decoder, task: Task, tmp_path: Path
+) -> None:
+    places = {"data": ["iid=a"], "tokenizer": "here", "files": {"a": "1f"}}
+    moved = {"data": ["iid=/b/a"], "tokenizer": "there", "files": {"/b/a": "1f"}}
+    here, there = (replace(task, spec={"name": "text", **some}) for some in (places, moved))
+    first = audit(model, here, tmp_path / "one", name="model")
+    shutil.move(first.path, tmp_path / "two")
+    assert audit(model, there, tmp_path / "two", name="moved").complete
+    exchanged = replace(task, spec={"name": "text", **moved, "files": {"/b/a": "2f"}})
+    with pytest.raises(am.AnamorphError, match=r"task\.files"):
+        audit(model, exchanged, tmp_path / "two")
+
+
 def test_a_hooked_module_with_other_tensors_than_parameters(task: Task, tmp_path: Path) -> None:
     class Net(torch.nn.Module):
         def __init__(self) -> None:
@@ -130,16 +175,32 @@ def test_a_model_without_fingerprint(model: am.Decoder, task: Task, tmp_path: Pa
     assert not (tmp_path / "run").exists()
 
 
-def test_weights_that_change_while_they_are_audited(
-    model: am.Decoder, task: Task, tmp_path: Path
+@pytest.mark.parametrize("how", ["weights", "a hook", "weights while fitting"])
+def test_a_model_that_changes_while_it_is_audited(
+    model: am.Decoder, task: Task, tmp_path: Path, how: str
 ) -> None:
-    def meddle(event: am.progress.Event) -> None:
-        if "audit on unseen_depth" in event.step:
-            model.norm.bias.data += 1
+    """Nothing of the changed model is kept: put back, it goes on to the right numbers."""
+    usual = audit(copy.deepcopy(model), task, tmp_path / "usual")
+    changed: list[Any] = []
 
-    with pytest.raises(am.AnamorphError, match="is another than the one that its numbers belong"):
+    def meddle(event: am.progress.Event) -> None:
+        step = "fitting" if "fitting" in how else "audit on unseen_long"
+        if step in event.step and not changed:
+            changed.append(None)
+            if how == "a hook":
+                down = model.blocks[1].down
+                changed.append(down.register_forward_hook(lambda m, i, out: out / 2))
+            else:
+                model.blocks[1].down.weight.data *= 2
+
+    with pytest.raises(am.AnamorphError, match="changed while it was audited"):
         audit(model, task, tmp_path / "run", watch=meddle)
-    assert not (tmp_path / "run" / "results.parquet").exists()
+    if how == "a hook":
+        changed[1].remove()
+    else:
+        model.blocks[1].down.weight.data /= 2
+    again = audit(model, task, tmp_path / "run")
+    assert again.results.equals(usual.results)
 
 
 # The data
@@ -262,6 +323,43 @@ def test_exchanged_code_of_a_simplification(
         refused("what byconstant reads", run, model, task, simplify=spec)
 
 
+class ByAnything(ByConstant):
+    """Holds whatever a hyper-parameter or an attribute of a class may be."""
+
+    name = "byanything"
+    held: Any = None
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (torch.ones(2), torch.zeros(2)),
+        (np.ones(2), np.ones(2, np.float32)),
+        (np.float32(1), np.float32(2)),
+        ({1, 2}, {1, 3}),
+        ({"a": [1, (2,)]}, {"a": [1, (3,)]}),
+        (nn.Linear(2, 2), nn.Linear(2, 2)),
+        (am.SVD(rank=1), am.SVD(rank=2)),
+        (lambda x: x, lambda x: 2 * x),
+        (SimpleNamespace(a=1), SimpleNamespace(a=2)),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_whatever_a_simplification_holds_counts(
+    before: Any, after: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for value in (before, before, after):
+        own = ByAnything()
+        own.mine = value
+        monkeypatch.setattr(ByAnything, "held", None)
+        as_attribute = own.fingerprint()
+        monkeypatch.setattr(ByAnything, "held", value)
+        found.append((as_attribute, ByAnything().fingerprint()))
+    assert found[0] == found[1]
+    assert found[0][0] != found[2][0] and found[0][1] != found[2][1]
+
+
 def test_what_a_fingerprint_of_ours_does_not_depend_on() -> None:
     fresh = am.SVD(rank=2)
     used = am.SVD(rank=2).fit(torch.randn(20, 4))
@@ -288,7 +386,7 @@ def test_a_simplification_that_could_not_be_loaded_again(
 def test_another_version_of_anamorph(
     run: am.runs.Run, model: am.Decoder, task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(opening, "version", lambda package: "9.9")
+    monkeypatch.setattr(opening, "version", lambda: "9.9")
     refused(r"made by anamorph 0\.\S+, and this is 9\.9", run, model, task)
 
 

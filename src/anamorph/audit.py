@@ -120,6 +120,7 @@ def check_audit(model: Model, task: Task, proxies: Sequence[Proxy]) -> None:
     check_direction(task, model.causal)
     if model.context is not None:
         check_context(task, model.context)
+    model.check()
     check_proxies(model, proxies, collate(task.train, np.arange(1)))
 
 
@@ -143,6 +144,7 @@ def noise_floor(
     *,
     sequences: int = 16,
     batch_tokens: int = BATCH_TOKENS,
+    threads: int | None = None,
 ) -> dict[str, Any] | None:
     """What rounding alone does to every metric.
 
@@ -154,7 +156,8 @@ def noise_floor(
         model: the original, in inference mode.
         task: its data; the reference split is measured on.
         sequences: of the reference, and of `train`; the first so many.
-        batch_tokens: tokens a batch; the numbers do not depend on it.
+        batch_tokens: tokens a batch; numbers differ by rounding alone.
+        threads: as for `audit_split`.
 
     Returns:
         the mean of each metric, and `simplification`; None if the model has no queries.
@@ -178,6 +181,7 @@ def noise_floor(
         task.candidates,
         [replace(fitted, by_site=rotated)],
         batch_tokens=batch_tokens,
+        threads=threads,
     )[proxy]
     rows = np.flatnonzero(sums.index.facet == WHOLE)
     means = sums.sums[:, rows].sum(1).cpu() / sums.index.tokens[rows].sum()

@@ -25,7 +25,6 @@ from anamorph.simplifications import Attachment, Proxy, Sweep, check_readable, s
 from anamorph.specification import AuditOptions, AuditSpec
 from anamorph.steps import (
     audit_seed,
-    check_weights,
     fingerprints,
     fit_seed,
     measure_noise,
@@ -35,6 +34,7 @@ from anamorph.steps import (
 )
 from anamorph.tasks import Task, text_task
 
+PROBED = 512  # tokens of a sequence on which a model is told from another, at most
 BATCH_TOKENS = 1_024  # of real language models, whose blocks are wide
 
 
@@ -118,7 +118,7 @@ def audit_given(
         "source": source,
         "fingerprints": {
             "weights": _weights(model),
-            "logits": probe_logits(model),
+            "logits": probe_logits(model, _longest(task)),
             **fingerprints(task, proxies),
         },
     }
@@ -130,11 +130,15 @@ def audit_given(
             audit_seed(run, how, task, model, fitted, 0, watch, **options)
             measure_noise(run, task, model, 0, watch, batch_tokens)
             score_heads(run, task, model, proxies, 0, watch, batch_tokens)
-        check_weights(run, model, 0)  # they may have been changed from another thread meanwhile
         tabulate_run(run, how, task, model, proxies)
         write_json(run.path / "claims.json", [])
         report_run(run, watch)
     return run
+
+
+def _longest(task: Task) -> int:
+    """How long sequences are on which a model is tried: as long as those of the task, or nearly."""
+    return min(PROBED, max(int(split.lengths.max(initial=1)) for split in task.splits.values()))
 
 
 def _weights(model: Model) -> dict[str, str]:

@@ -23,12 +23,15 @@ import torch
 from filelock import FileLock, Timeout
 
 from anamorph.errors import AnamorphError
-from anamorph.models.fingerprint import close_logits
+from anamorph.models.fingerprint import close_logits, differing
 from anamorph.runs import Run, load_run, write_json
 from anamorph.tasks import Task
+from anamorph.version import version
 
+PLACES = {"task": ("data", "tokenizer"), "model": ("name",)}
 MOST_DIFFERENCES = 6  # between two specifications, that an error names
 LOCK, HOLDER = ".lock", ".holder.json"
+OF_SYSTEMS = (".DS_Store", "Thumbs.db", "desktop.ini")  # that file managers put into any folder
 FREE = ("choices", "environment", "source")
 """What may differ. Choices follow from the rest, in words that may be mended; versions of other
 packages are told; where a model or data came from is not what they are."""
@@ -64,7 +67,7 @@ def open_run(path: Path | str, spec: Mapping[str, Any]) -> Iterator[Run]:
         UserWarning: if the run goes on with other versions of packages than it was begun with.
     """
     path = Path(path)
-    spec = json.loads(json.dumps({"anamorph": version("anamorph"), **spec}))
+    spec = _as_json({"anamorph": version(), **spec})
     run = _existing(path, spec)
     if run is not None and run.complete:
         yield run
@@ -80,6 +83,18 @@ def open_run(path: Path | str, spec: Mapping[str, Any]) -> Iterator[Run]:
         for leftover in path.rglob(".*.tmp"):  # of a write that was killed
             leftover.unlink(missing_ok=True)
         yield run
+
+
+def _as_json(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The specification as it will be read again."""
+    try:
+        return json.loads(json.dumps(spec))  # type: ignore[no-any-return]
+    except (TypeError, ValueError) as error:
+        raise AnamorphError(
+            f"What describes the run cannot be written as JSON ({error}). The spec of a task and "
+            "what a model's describe() gives must hold texts, numbers, lists and dictionaries of "
+            "these."
+        ) from error
 
 
 def _existing(path: Path, spec: Mapping[str, Any]) -> Run | None:
@@ -106,7 +121,7 @@ def _existing(path: Path, spec: Mapping[str, Any]) -> Run | None:
 
 def _only_begun(path: Path) -> bool:
     """Whether a folder holds nothing but what a run that was killed at once leaves there."""
-    patterns = (".spec.json.*.tmp", f".{HOLDER}.*.tmp", LOCK, HOLDER)
+    patterns = (".spec.json.*.tmp", f".{HOLDER}.*.tmp", LOCK, HOLDER, *OF_SYSTEMS)
     return all(any(fnmatch(file.name, p) for p in patterns) for file in path.iterdir())
 
 
@@ -116,14 +131,11 @@ def _only_begun(path: Path) -> bool:
 @contextmanager
 def _held(path: Path) -> Iterator[None]:
     """Hold a run folder; the system lets go of it when the process ends, however it ends."""
+    lock = FileLock(path / LOCK, timeout=0)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        with FileLock(path / LOCK, timeout=0):
-            write_json(path / HOLDER, _me())
-            try:
-                yield
-            finally:
-                (path / HOLDER).unlink(missing_ok=True)
+        lock.acquire()
+        write_json(path / HOLDER, _me())
     except Timeout as error:
         raise AnamorphError(
             f"{path} is being worked on by {_holder(path)}. Wait for it, or give another --out."
@@ -133,6 +145,14 @@ def _held(path: Path) -> Iterator[None]:
         raise AnamorphError(
             f"Cannot work in {path}: {reason}. Give a folder that is writable and has room."
         ) from error
+    except AnamorphError:  # the disk is full
+        lock.release()
+        raise
+    try:
+        yield
+    finally:
+        (path / HOLDER).unlink(missing_ok=True)
+        lock.release()
 
 
 def _me() -> dict[str, Any]:
@@ -171,8 +191,21 @@ def _differences(there: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str
         elif key == "fingerprints":
             found += _of_fingerprints(there.get(key) or {}, asked[key])
         else:
-            found += _of_values(key, there.get(key), asked[key])
+            found += _of_values(key, _unnamed(key, there.get(key)), _unnamed(key, asked[key]))
     return found
+
+
+def _unnamed(key: str, value: Any) -> Any:
+    """A part of a specification without names and places of models and files.
+
+    They are not what these are: that, fingerprints tell.
+    """
+    if not isinstance(value, dict):
+        return value
+    value = {k: v for k, v in value.items() if k not in PLACES.get(key, ())}
+    if isinstance(value.get("files"), dict):
+        value["files"] = list(value["files"].values())
+    return value
 
 
 def _of_values(name: str, there: Any, asked: Any) -> list[str]:
@@ -191,11 +224,8 @@ def _of_values(name: str, there: Any, asked: Any) -> list[str]:
 
 def _of_fingerprints(there: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
     found = []
-    weights = _changed(there, asked, "weights")
-    if weights:
-        few = ", ".join(weights[:MOST_DIFFERENCES])
-        more = len(weights) - MOST_DIFFERENCES
-        found.append(f"the weights of {few}{f' and {more} more' if more > 0 else ''} differ")
+    if weights := _changed(there, asked, "weights"):
+        found.append(differing(weights))
     elif "logits" in asked and not close_logits(there.get("logits"), asked["logits"]):
         found.append(
             "the weights are the same, but the model gives other logits than it did: a hook, an "
@@ -213,18 +243,19 @@ def _changed(there: Mapping[str, Any], asked: Mapping[str, Any], kind: str) -> l
     return [name for name in {**now, **before} if before.get(name) != now.get(name)]
 
 
-def check_same(run: Run, weights: Mapping[str, str], task: Task) -> None:
-    """Whether a model and data are still those of a run.
+def check_same(run: Run, weights: Mapping[str, str] | None, task: Task) -> None:
+    """Whether data, and a model if its weights are given, are still those of a run.
 
     Raises:
         AnamorphError: if they are not; names what differs.
     """
-    there = run.spec["fingerprints"]
-    found = _of_fingerprints(there, {**there, "weights": weights, "data": task.fingerprints()})
+    there = run.spec.get("fingerprints") or {}
+    now = {**there, "data": task.fingerprints()}
+    found = _of_fingerprints(there, now if weights is None else {**now, "weights": weights})
     if found:
         raise AnamorphError(
             f"The model and data of {run.path} are not what they were ({'; '.join(found)}). Bring "
-            "the old ones back, or begin a new audit with --model and --data."
+            "the old ones back, or begin a new audit of what there is now."
         )
 
 
@@ -235,7 +266,7 @@ def environment() -> dict[str, Any]:
     """Versions, commit and machine."""
     return {
         "python": platform.python_version(),
-        **{name: version(name) for name in PACKAGES},
+        **{name: _installed(name) for name in PACKAGES},
         "commit": _commit(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "processor": torch.backends.cpu.get_cpu_capability(),
@@ -257,8 +288,7 @@ def _tell_of_versions(run: Run) -> None:
         )
 
 
-def version(package: str) -> str | None:
-    """The version that is installed, if any."""
+def _installed(package: str) -> str | None:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -174,10 +174,7 @@ class AuditOptions(_Spec):
         if self.model is not None and Path(self.model).exists():
             values["model"] = str(Path(self.model).absolute())
         named = [entry.partition("=") for entry in self.data]
-        values["data"] = [
-            f"{role}={Path(path).absolute() if Path(path).exists() else path}"
-            for role, _, path in named
-        ]
+        values["data"] = [f"{role}={Path(path).absolute()}" for role, _, path in named]
         return values
 
 

@@ -4,7 +4,7 @@ Each leaves a file and is passed over if the file is there, so that the same cal
 killed one stopped.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import polars as pl
@@ -16,6 +16,7 @@ from anamorph.errors import AnamorphError
 from anamorph.faithfulness import SumIndex, tabulate
 from anamorph.heads import edited_head, head_scores
 from anamorph.models.base import Model
+from anamorph.models.fingerprint import Identity, differing
 from anamorph.progress import Event, Watch
 from anamorph.runs import Run, read_json, write_json, write_table
 from anamorph.simplifications import FittedProxies, Proxy
@@ -68,8 +69,8 @@ def check_weights(run: Run, model: Model, seed: int) -> str:
     if different:
         raise AnamorphError(
             f"The model in {run.seed(seed)} is another than the one that its numbers belong to "
-            f"(the weights of {', '.join(different)} differ). Put the old one back, or delete this "
-            "folder to have all of it made again."
+            f"({differing(different)}). Put the old one back, or delete this folder to have all of "
+            "it made again."
         )
     return digest(now)
 
@@ -89,6 +90,7 @@ def fit_seed(
         AnamorphError: if what lies there was fitted to another model or other data.
     """
     path = run.seed(seed) / "simplifications.safetensors"
+    identity = Identity.of(model)
     origin = {
         "weights": keep_weights(run, model, seed),
         "data": digest(run.spec["fingerprints"]["data"][task.train.name], audit.fit_sequences),
@@ -104,6 +106,7 @@ def fit_seed(
     step = f"seed {seed}: fitting {sum(bool(p.attachments) for p in proxies)} proxies"
     watch(Event(step, 0, 1))
     found = fit_on_train(model, proxies, task, audit.fit_sequences)
+    identity.require_same(model)
     FittedProxies({p: f.by_site for p, f in found.items()}, found.layers, origin).save(path)
     watch(Event(step, 1, 1))
     return FittedProxies.load(path)  # as whoever goes on with the run will have them
@@ -124,7 +127,9 @@ def audit_seed(
     Raises:
         AnamorphError: if one that lies there comes from something else.
     """
-    works = plan(list(fitted), model)
+    works, identity = plan(list(fitted), model), Identity.of(model)
+    if digest(identity.weights) != fitted.origin["weights"]:
+        raise AnamorphError("The model was changed after simplifications were fitted to it.")
     data = run.spec["fingerprints"]["data"]
     fits = digest_of_file(run.seed(seed) / "simplifications.safetensors")
     for split in task.evaluated:
@@ -141,26 +146,27 @@ def audit_seed(
             if path.exists():
                 check_work(path, origin)
             else:
-
-                def tell(
-                    done: int,
-                    total: int,
-                    cells: tuple[int, int] = (before, len(some)),
-                    step: str = f"seed {seed}: audit on {split.name}",
-                ) -> None:
-                    watch(Event(step, cells[0] + cells[1] * done // total, len(fitted)))
-
                 cells = audit_split(
                     model,
                     part,
                     task.candidates,
                     [fitted[p] for p in some],
                     threads=run.spec["threads"],
-                    watch=tell,
+                    watch=_of_all(
+                        watch, f"seed {seed}: audit on {split.name}", before, len(some), len(fitted)
+                    ),
                     **options,
                 )
+                identity.require_same(model)
                 write_work(path, cells, origin)
             before += len(some)
+
+
+def _of_all(
+    watch: Watch, step: str, before: int, some: int, cells: int
+) -> Callable[[int, int], None]:
+    """Tells of a work as a part of all cells of a step."""
+    return lambda done, total: watch(Event(step, before + some * done // total, cells))
 
 
 def score_heads(
@@ -191,7 +197,8 @@ def measure_noise(
     if not path.exists():
         step = f"seed {seed}: noise floor"
         watch(Event(step, 0, 1))
-        floor = noise_floor(model, task, batch_tokens=batch_tokens)
+        threads = run.spec["threads"]
+        floor = noise_floor(model, task, batch_tokens=batch_tokens, threads=threads)
         write_json(path, {"floor": floor, "rounding": rounding(model, task)})
         watch(Event(step, 1, 1))
 

@@ -24,7 +24,7 @@ from anamorph.errors import AnamorphError
 from anamorph.files import replacing
 from anamorph.given import audit_again
 from anamorph.models.decoder import Decoder
-from anamorph.opening import open_run
+from anamorph.opening import check_same, open_run
 from anamorph.process import processors
 from anamorph.progress import Event, Watch, ignore
 from anamorph.runs import Run, load_run, write_json
@@ -156,6 +156,7 @@ def audit_study(
                 "Give its command again first."
             )
         check_weights(trained, Decoder.load(trained.seed(seed) / MODEL), seed)
+    check_same(trained, None, task)
     with open_run(out, describe(spec, task, proxies, None)) as run:
         for seed in spec.seeds:
             for name in ("history.parquet", FINGERPRINTS, MODEL):
@@ -280,4 +281,5 @@ def _work(spec: StudySpec, run: Run, seed: int, watch: Watch) -> None:
                 f"In a worker process: {error} Workers know what is installed, not what a script "
                 "registers; offer it by an entry point, or give workers=1."
             ) from error
+    torch.set_float32_matmul_precision(run.spec["matmul_precision"])  # the caller's
     run_seed(spec, run, task, seed, watch)

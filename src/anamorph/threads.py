@@ -23,7 +23,8 @@ _turn = threading.RLock()  # torch's number of threads belongs to the whole proc
 def torch_threads(number: int) -> Iterator[int]:
     """Have torch use so many threads in an operation; afterwards as many as before.
 
-    Whoever comes from another thread meanwhile waits for their turn.
+    Autocast, which is each thread's own, is off meanwhile. Whoever comes from another thread waits
+    for their turn.
 
     Yields:
         how many it used before.
@@ -32,7 +33,8 @@ def torch_threads(number: int) -> Iterator[int]:
         before = torch.get_num_threads()
         torch.set_num_threads(number)
         try:
-            yield before
+            with torch.autocast("cpu", enabled=False):
+                yield before
         finally:
             torch.set_num_threads(before)
 

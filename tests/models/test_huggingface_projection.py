@@ -88,6 +88,25 @@ def hook(attention: Any) -> None:
     attention.o_proj.register_forward_hook(lambda module, inputs, out: out.tanh())
 
 
+def hook_at_the_first_positions(attention: Any) -> None:
+    attention.o_proj.register_forward_hook(
+        lambda module, inputs, out: out * (torch.arange(out.shape[1])[:, None] < 4)
+    )
+
+
+def hook_that_silences_one(attention: Any) -> None:
+    def silence(module: nn.Module, inputs: Any, out: Tensor) -> Tensor:
+        out = out.clone()
+        out[:, 0] = 0
+        return out
+
+    attention.o_proj.register_forward_hook(silence)
+
+
+def hook_for_large_values(attention: Any) -> None:
+    attention.o_proj.register_forward_hook(lambda module, inputs, out: out.clamp(-2, 2))
+
+
 def hook_before(attention: Any) -> None:
     attention.o_proj.register_forward_pre_hook(lambda module, inputs: inputs[0].clamp(-0.2, 0.2))
 
@@ -113,6 +132,9 @@ CHANGES: dict[str, Callable[[Any], None]] = {
         rounding,
         scaled,
         hook,
+        hook_at_the_first_positions,
+        hook_that_silences_one,
+        hook_for_large_values,
         hook_before,
         hook_on_attention,
         parametrized,
@@ -194,12 +216,40 @@ def test_a_plain_projection_is_a_matrix() -> None:
     """The shortcut is there where it is right, with a bias and for matrices of either side."""
     heads = torch.randn(2, 5, 12, generator=torch.Generator().manual_seed(0))
     linear = nn.Linear(12, 7)
-    assert linear_matrix(linear, heads) is not None
-    assert torch.equal(linear_matrix(linear, heads), linear.weight.T)  # type: ignore[arg-type]
+    found = linear_matrix(linear, heads, linear(heads))
+    assert found is not None and torch.equal(found, linear.weight.T)
     for name, attention in (("llama", "self_attn.o_proj"), ("gpt2", "attn.c_proj")):
         block = am.HuggingFace(make(name)).blocks[0]
         assert block.projection is block.module.get_submodule(attention)
         width = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(0))
-        assert linear_matrix(block.projection, width) is not None
+        assert linear_matrix(block.projection, width, block.projection(width)) is not None
     linear.register_forward_hook(lambda module, inputs, out: out * 0.5)
-    assert linear_matrix(linear, heads) is None
+    assert linear_matrix(linear, heads, linear(heads)) is None
+
+
+@pytest.mark.parametrize("block", [0, -1])
+def test_a_hook_on_an_outer_block_is_never_a_wrong_number(block: int) -> None:
+    """Steering, put on after the model was wrapped, where it would run twice."""
+    model: Any = make("llama")
+    audited = am.HuggingFace(model)
+    audited.check()
+
+    def steer(module: nn.Module, inputs: Any, out: Any) -> Any:
+        return (out[0] + 1, *out[1:]) if isinstance(out, tuple) else out + 1
+
+    def steer_input(module: nn.Module, inputs: Any) -> Any:
+        return (inputs[0] + torch.linspace(-2, 2, 32), *inputs[1:])
+
+    layer = model.model.layers[block]
+    handle = (
+        layer.register_forward_pre_hook(steer_input)
+        if block == 0
+        else layer.register_forward_hook(steer)
+    )
+    with torch.inference_mode():
+        own = model(input_ids=TOKENS).logits
+    if not torch.allclose(run(audited, {})[0], own, atol=1e-4):
+        with pytest.raises(am.AnamorphError, match="changed since it was wrapped"):
+            audited.check()
+    handle.remove()
+    audited.check()

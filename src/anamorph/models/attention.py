@@ -323,36 +323,39 @@ def _of_some_heads(x: Tensor, heads: Sequence[int]) -> Tensor:
 
 def _rows_of_mask(mask: Tensor, at: Tensor | None) -> Tensor:
     """The rows `at` [batch, query] of a mask [copy, batch or 1, head, query, key], or all."""
-    return mask if at is None else _rows(mask.expand(-1, len(at), -1, -1, -1), at)
+    if at is None or mask.shape[3] == 1:  # one row is the same for all
+        return mask
+    return _rows(mask.expand(-1, len(at), -1, -1, -1), at)
 
 
 def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
 
 
-def linear_matrix(projection: nn.Module, heads: Tensor) -> Tensor | None:
+def linear_matrix(projection: nn.Module, heads: Tensor, given: Tensor) -> Tensor | None:
     """[in, out] the weights of an output projection, if a change goes through them and no more.
 
-    Hooks, adapters and quantization make other functions of it. So it is tried, as it is now, on
-    what heads give, on nothing, and on much more.
+    Hooks, adapters and quantization make other functions of it, perhaps at some positions alone. So
+    it is tried, as it is now, on this very batch: once more, with a change at every position that
+    is as large as what the heads give, or eight times that.
 
     Args:
         projection: takes [batch, position, in].
         heads: [batch, position, in] what the heads give.
+        given: [batch, position, out] what it makes of that.
     """
     weight = getattr(projection, "weight", None)
     if not torch.is_tensor(weight) or weight.dim() != 2 or weight.dtype != heads.dtype:
         return None
-    some = heads.flatten(0, 1)[[0, -1]]
-    tried = torch.stack([torch.zeros_like(some[0]), *some, some[0] - 16 * some[1]])
-    try:
-        out = projection(tried[None])[0].detach()
-    except Exception:  # a hook, say, that wants sequences of the usual length
-        return None
-    change = out - out[0]
-    size = float(out.double().square().mean().sqrt())
+    generator = torch.Generator().manual_seed(0)
+    change = torch.randn(heads.shape, generator=generator).to(heads) * heads.square().mean().sqrt()
+    change[:, 1::2] *= 8
     for matrix in (weight.T, weight):  # of a Linear, of a Conv1D
-        fits = len(matrix) == tried.shape[-1]
-        if fits and same_up_to_rounding(tried @ matrix, change, scale=size):
+        if matrix.shape != (heads.shape[-1], given.shape[-1]):
+            continue
+        expected = change @ matrix.detach()
+        size = float(expected.double().square().mean().sqrt())
+        out = (projection(heads + change) - given).detach()
+        if same_up_to_rounding(out, expected, scale=size):
             return matrix.detach()
     return None

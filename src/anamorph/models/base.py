@@ -126,6 +126,14 @@ class Model(ABC):
         """
         return {}
 
+    def check(self) -> None:
+        """Make sure, before an audit, that it still runs as its owner would run it.
+
+        Raises:
+            AnamorphError: if it does not; says what differs.
+        """
+        return None
+
     @abstractmethod
     def start(self, batch: Batch) -> State:
         """Embed the tokens: the state before layer 0."""

@@ -6,11 +6,9 @@ for is computed: explicit attention patterns where somebody reads or replaces th
 elsewhere; after the last layer's keys and values, only the positions that are scored.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from hashlib import sha256
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal, Self, cast
@@ -22,7 +20,7 @@ from torch import Tensor, nn
 from anamorph.errors import AnamorphError
 from anamorph.models.base import Batch, Edits, Key, Model, Recording, State
 from anamorph.models.causal import causal_attention, rotated
-from anamorph.models.fingerprint import fingerprint_of
+from anamorph.models.fingerprint import CONFIGURATION, digest_of, fingerprint_of
 from anamorph.models.sites import HEAD_KINDS, LAYER_KINDS, Site
 from anamorph.models.weights import read_weights, write_weights
 from anamorph.process import usual_tensors
@@ -140,8 +138,7 @@ class Decoder(nn.Module, Model):
 
     def fingerprint(self) -> dict[str, str]:
         """A digest of its weights, layer by layer, and of its configuration."""
-        configuration = sha256(json.dumps(asdict(self.config), sort_keys=True).encode())
-        return {**fingerprint_of(self), "the configuration": configuration.hexdigest()[:32]}
+        return {**fingerprint_of(self), CONFIGURATION: digest_of(asdict(self.config))}
 
     @property
     def sites(self) -> list[Site]:

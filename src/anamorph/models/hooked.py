@@ -7,7 +7,7 @@ through `anamorph.models.huggingface`, and says the same.
 
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -85,6 +85,8 @@ class HookedModel(Wrapped):
             )
         self.context = context
         self.parallel = threads
+        # One run at a time, whoever asks, where threads may not.
+        self._turn: AbstractContextManager[Any] = nullcontext() if threads else threading.RLock()
         self._moving: list[tuple[nn.Module, str]] = []  # buffers that a run writes to
         self.hooks = resolve(module, sites)
         self._forward = forward or (lambda module, tokens, mask: module(tokens))
@@ -197,12 +199,15 @@ class HookedModel(Wrapped):
     ) -> HookedRun:
         copies = copies_of(edits.values())
         run = HookedRun(edits, wanted, at, (copies, *tokens.shape))
-        with self.session():
+        with self._turn, self.session():
             self._thread.run = run
             try:
                 logits = self._call(tokens.repeat(copies, 1), mask.repeat(copies, 1))
             finally:
                 self._thread.run = None
+            logits = logits.unflatten(0, (copies, -1))  # type: ignore[no-untyped-call]
+            # a copy, as a module may write its next logits into the same memory
+            run.logits = logits.clone() if at is None else rows_at(logits, at)
         for key, hook in self.hooks.items():
             if run.concerns(key) and not run.fired[key]:
                 raise AnamorphError(
@@ -210,9 +215,6 @@ class HookedModel(Wrapped):
                     "did not run in the model's forward, perhaps because another one uses its "
                     "weights. Nothing was measured; hook a submodule that runs."
                 )
-        logits = logits.unflatten(0, (copies, -1))  # type: ignore[no-untyped-call]
-        # a copy, as a module may write its next logits into the same memory
-        run.logits = logits.clone() if at is None else rows_at(logits, at)
         return run
 
     def _call(self, tokens: Tensor, mask: Tensor) -> Tensor:

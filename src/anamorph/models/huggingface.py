@@ -25,6 +25,7 @@ from anamorph.models.attention import Attention, linear_matrix
 from anamorph.models.base import Batch, Edits, Key, Recording, State
 from anamorph.models.calls import Call, Given, Stop, current
 from anamorph.models.exchange import exchange
+from anamorph.models.fingerprint import CONFIGURATION, digest_of
 from anamorph.models.huggingface_blocks import OUTSIDE, CannotSplit, blocks_of, probe
 from anamorph.models.huggingface_reference import (
     Reference,
@@ -142,6 +143,29 @@ class HuggingFace(Wrapped):
         """The number of logits."""
         return self._vocabulary
 
+    def fingerprint(self) -> dict[str, str]:
+        """A digest of the model's weights, layer by layer, and of its configuration."""
+        return {
+            **super().fingerprint(),
+            CONFIGURATION: digest_of(_numeric(self.model.config.to_dict())),
+        }
+
+    @torch.inference_mode()
+    def check(self) -> None:
+        """Make sure that it still gives, block by block, the logits that it gives by itself.
+
+        Raises:
+            AnamorphError: if it does not.
+        """
+        for what, batch, expected in Reference.of(self.model, self.context).cases():
+            if difference := self._differs(batch, expected):
+                raise AnamorphError(
+                    f"Block by block, {type(self.model).__name__} gives other logits of {what} "
+                    f"than by itself, by up to {difference:.2g}: it was changed since it was "
+                    "wrapped, for instance by a hook on its first or last block. Take that off, or "
+                    "audit the model with am.HookedModel."
+                )
+
     def _prepare(self) -> Callable[[], None]:
         return exchange(self.model, self.blocks, self._exchanged)
 
@@ -228,7 +252,9 @@ class HuggingFace(Wrapped):
             attention = call.attention
             assert attention is not None and block.projection is not None
             attention.projection = block.projection
-            attention.matrix = linear_matrix(block.projection, attention.heads()[0])
+            heads = attention.heads()[0]
+            assert attention.given is not None
+            attention.matrix = linear_matrix(block.projection, heads, attention.given)
             kept = self._memory.attention = (state, index, attention)
         found: Attention = kept[2]
         return found
@@ -370,3 +396,14 @@ class HuggingFace(Wrapped):
                     "beside it, so it depends on more than its own residual stream"
                 )
         return ""
+
+
+def _numeric(configuration: Any) -> Any:
+    """A configuration without versions, places and implementations, which decide rounding alone."""
+    if isinstance(configuration, dict):
+        return {
+            str(key): _numeric(value)
+            for key, value in configuration.items()
+            if key != "transformers_version" and not str(key).startswith("_")
+        }
+    return configuration

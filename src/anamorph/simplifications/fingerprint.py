@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from hashlib import blake2b
 from pathlib import Path
-from types import CodeType, FunctionType
+from types import CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import nn
 
 if TYPE_CHECKING:
     from anamorph.simplifications.base import Simplification
@@ -41,6 +42,7 @@ class _Digest:
         self.hash = blake2b(digest_size=16)
         self.seen: set[CodeType] = set()
         self.known: set[type] = set()
+        self.inside: set[int] = set()
 
     def take(self, value: object) -> None:
         from anamorph.simplifications.base import Simplification, is_learnt
@@ -69,8 +71,18 @@ class _Digest:
             self.take_class(value)
         elif isinstance(value, FunctionType):
             self.take_function(value)
-        elif isinstance(value, bool | int | float | complex | bytes | None):
+        elif isinstance(value, bool | int | float | complex | bytes | np.generic | None):
             self.say(repr(value))
+        elif isinstance(value, set | frozenset):
+            self.take(sorted(value, key=repr))
+        elif isinstance(value, nn.Module):
+            self.take(value.state_dict())
+            self.say(str(value))
+            self.take_class(type(value))
+        elif hasattr(value, "__dict__") and id(value) not in self.inside:
+            self.inside.add(id(value))  # it may hold itself
+            self.take(vars(value))
+            self.take_class(type(value))
 
     def say(self, text: str) -> None:
         self.hash.update(f"{len(text)} {text} ".encode("utf-8", "surrogatepass"))
@@ -88,7 +100,7 @@ class _Digest:
             if part in self.known:
                 continue
             self.known.add(part)
-            if part.__module__.partition(".")[0] == HOME or part.__module__ in ("abc", "builtins"):
+            if part.__module__.partition(".")[0] in (HOME, "torch", "abc", "builtins"):
                 continue
             for name in sorted(vars(part)):
                 value = vars(part)[name]
@@ -96,7 +108,7 @@ class _Digest:
                     value = value.__func__
                 if isinstance(value, property):
                     value = value.fget
-                if name not in ("__module__", "__doc__", "__dict__", "__weakref__"):
+                if not name.startswith("__") or isinstance(value, FunctionType):
                     self.say(name)
                     self.take(value)
 
@@ -113,7 +125,12 @@ class _Digest:
             self.take(_content(cell))
         for name in sorted(set(_names(function.__code__)) & set(function.__globals__)):
             value = function.__globals__[name]
-            if getattr(value, "__module__", function.__module__) == function.__module__:
+            if isinstance(value, ModuleType):
+                continue
+            if (
+                not isinstance(value, type | FunctionType)
+                or value.__module__ == function.__module__
+            ):
                 self.say(name)
                 self.take(value)
 
