@@ -33,6 +33,7 @@ from anamorph.tasks.checks import check_context, check_direction, check_vocabula
 from anamorph.threads import torch_threads
 from anamorph.works import plan as plan_works
 
+TRIED = 256  # tokens of a sequence on which a model is compared with itself, at most
 TOGETHER = 4  # sequences of a batch in which rounding is measured
 
 
@@ -120,8 +121,19 @@ def check_audit(model: Model, task: Task, proxies: Sequence[Proxy]) -> None:
     check_direction(task, model.causal)
     if model.context is not None:
         check_context(task, model.context)
-    model.check()
+    model.check(few_sequences(task, model))
     check_proxies(model, proxies, collate(task.train, np.arange(1)))
+
+
+def few_sequences(task: Task, model: Model) -> Batch:
+    """Four sequences of the reference on which a model is tried: the two longest and the first two.
+
+    They are cut to 256 tokens.
+    """
+    part = scored_sequences(task.reference)
+    longest = np.argsort(-part.lengths, kind="stable")[:2]
+    batch = collate(part, np.unique([*longest, *range(min(2, len(part)))]))
+    return Batch(batch.tokens[:, :TRIED], batch.mask[:, :TRIED]).to(model.device)
 
 
 def require_sizes(**sizes: tuple[int, int]) -> None:

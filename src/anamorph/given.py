@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from anamorph.audit import check_audit, require_sizes, with_identity
+from anamorph.audit import check_audit, few_sequences, require_sizes, with_identity
 from anamorph.choices import choices_of_given
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness import Thresholds
@@ -34,7 +34,6 @@ from anamorph.steps import (
 )
 from anamorph.tasks import Task, text_task
 
-PROBED = 512  # tokens of a sequence on which a model is told from another, at most
 BATCH_TOKENS = 1_024  # of real language models, whose blocks are wide
 
 
@@ -118,7 +117,7 @@ def audit_given(
         "source": source,
         "fingerprints": {
             "weights": _weights(model),
-            "logits": probe_logits(model, _longest(task)),
+            "logits": probe_logits(model, few_sequences(task, model)),
             **fingerprints(task, proxies),
         },
     }
@@ -134,11 +133,6 @@ def audit_given(
         write_json(run.path / "claims.json", [])
         report_run(run, watch)
     return run
-
-
-def _longest(task: Task) -> int:
-    """How long sequences are on which a model is tried: as long as those of the task, or nearly."""
-    return min(PROBED, max(int(split.lengths.max(initial=1)) for split in task.splits.values()))
 
 
 def _weights(model: Model) -> dict[str, str]:

@@ -10,7 +10,14 @@ from typing import Any
 import polars as pl
 
 from anamorph import claims, report
-from anamorph.audit import describe_proxies, fit_on_train, noise_floor, rounding, scored_sequences
+from anamorph.audit import (
+    describe_proxies,
+    few_sequences,
+    fit_on_train,
+    noise_floor,
+    rounding,
+    scored_sequences,
+)
 from anamorph.engine import BATCH_TOKENS, audit_split
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness import SumIndex, tabulate
@@ -90,7 +97,8 @@ def fit_seed(
         AnamorphError: if what lies there was fitted to another model or other data.
     """
     path = run.seed(seed) / "simplifications.safetensors"
-    identity = Identity.of(model)
+    batch = few_sequences(task, model)
+    identity = Identity.of(model, batch)
     origin = {
         "weights": keep_weights(run, model, seed),
         "data": digest(run.spec["fingerprints"]["data"][task.train.name], audit.fit_sequences),
@@ -106,7 +114,7 @@ def fit_seed(
     step = f"seed {seed}: fitting {sum(bool(p.attachments) for p in proxies)} proxies"
     watch(Event(step, 0, 1))
     found = fit_on_train(model, proxies, task, audit.fit_sequences)
-    identity.require_same(model)
+    identity.require_same(model, batch)
     FittedProxies({p: f.by_site for p, f in found.items()}, found.layers, origin).save(path)
     watch(Event(step, 1, 1))
     return FittedProxies.load(path)  # as whoever goes on with the run will have them
@@ -127,7 +135,8 @@ def audit_seed(
     Raises:
         AnamorphError: if one that lies there comes from something else.
     """
-    works, identity = plan(list(fitted), model), Identity.of(model)
+    works, batch = plan(list(fitted), model), few_sequences(task, model)
+    identity = Identity.of(model, batch)
     if digest(identity.weights) != fitted.origin["weights"]:
         raise AnamorphError("The model was changed after simplifications were fitted to it.")
     data = run.spec["fingerprints"]["data"]
@@ -157,7 +166,7 @@ def audit_seed(
                     ),
                     **options,
                 )
-                identity.require_same(model)
+                identity.require_same(model, batch)
                 write_work(path, cells, origin)
             before += len(some)
 

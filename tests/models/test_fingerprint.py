@@ -8,7 +8,11 @@ import torch
 from torch import nn
 
 import anamorph as am
+from anamorph.models.base import Batch
 from anamorph.models.fingerprint import close_logits, fingerprint_of, probe_logits
+
+TOKENS = torch.tensor([[1, 5, 2, 8, 3, 3], [4, 2, 7, 0, 0, 0]])
+BATCH = Batch(TOKENS, torch.tensor([[True] * 6, [True] * 3 + [False] * 3]))
 
 
 def module() -> nn.Module:
@@ -97,17 +101,25 @@ def decoder(**shape: Any) -> am.Decoder:
 
 
 def test_logits_tell_what_weights_do_not() -> None:
-    usual = probe_logits(decoder())
-    assert close_logits(usual, probe_logits(decoder()))
+    usual = probe_logits(decoder(), BATCH)
+    assert close_logits(usual, probe_logits(decoder(), BATCH))
     rounded = {**usual, "values": [x * (1 + 1e-6) for x in usual["values"]]}
     assert close_logits(usual, rounded)
     hooked = decoder()
     hooked.blocks[1].mlp_hook = hooked.blocks[1].down.register_forward_hook(
         lambda m, i, out: out * 0.99
     )
-    assert not close_logits(usual, probe_logits(hooked))
-    assert not close_logits(usual, probe_logits(decoder().double()))
+    assert not close_logits(usual, probe_logits(hooked, BATCH))
+    assert not close_logits(usual, probe_logits(decoder().double(), BATCH))
     assert not close_logits(None, usual)
+    for token in (5, 8):  # what is done to one token alone
+        quiet = decoder()
+        with torch.no_grad():
+            quiet.embedding.weight[token] = quiet.embedding.weight[token].flip(0)
+        assert not close_logits(usual, probe_logits(quiet, BATCH))
+    lower = decoder()
+    lower.unembedding.register_forward_hook(lambda m, i, out: out - 0.1 * torch.eye(9)[5])
+    assert not close_logits(usual, probe_logits(lower, BATCH))
 
 
 def test_logits_that_are_not_finite_are_compared_too() -> None:
@@ -120,6 +132,6 @@ def test_logits_that_are_not_finite_are_compared_too() -> None:
     usual = decoder()
     padded = Padded(usual.config).eval()
     padded.load_state_dict(usual.state_dict())
-    assert None in probe_logits(padded)["values"]
-    assert close_logits(probe_logits(padded), probe_logits(padded))
-    assert not close_logits(probe_logits(padded), probe_logits(usual))
+    assert None in probe_logits(padded, BATCH)["values"]
+    assert close_logits(probe_logits(padded, BATCH), probe_logits(padded, BATCH))
+    assert not close_logits(probe_logits(padded, BATCH), probe_logits(usual, BATCH))

@@ -19,6 +19,7 @@ from huggingface_models import VOCABULARY, make
 
 TOKENS = torch.randint(3, VOCABULARY, (2, 9), generator=torch.Generator().manual_seed(1))
 LAYER, HEAD, DIM = 1, 2, 8
+BATCH = Batch(TOKENS, torch.ones_like(TOKENS).bool())
 
 
 class LowRank(nn.Module):
@@ -232,7 +233,7 @@ def test_a_hook_on_an_outer_block_is_never_a_wrong_number(block: int) -> None:
     """Steering, put on after the model was wrapped, where it would run twice."""
     model: Any = make("llama")
     audited = am.HuggingFace(model)
-    audited.check()
+    audited.check(BATCH)
 
     def steer(module: nn.Module, inputs: Any, out: Any) -> Any:
         return (out[0] + 1, *out[1:]) if isinstance(out, tuple) else out + 1
@@ -249,7 +250,37 @@ def test_a_hook_on_an_outer_block_is_never_a_wrong_number(block: int) -> None:
     with torch.inference_mode():
         own = model(input_ids=TOKENS).logits
     if not torch.allclose(run(audited, {})[0], own, atol=1e-4):
-        with pytest.raises(am.AnamorphError, match="changed since it was wrapped"):
-            audited.check()
+        with pytest.raises(am.AnamorphError, match="As it is audited, Llama"):
+            audited.check(BATCH)
     handle.remove()
-    audited.check()
+    audited.check(BATCH)
+
+
+@pytest.mark.parametrize("where", ["model.norm", "lm_head", ""])
+def test_a_hook_on_late_positions_behind_the_last_block_is_refused(where: str) -> None:
+    """Too late for the few tokens of the first trial, which are fewer than the data's."""
+    model: Any = make("llama")
+
+    def late(module: nn.Module, inputs: Any, out: Any) -> Any:
+        x = out if torch.is_tensor(out) else out.logits
+        if x.shape[1] > 12:
+            x[:, 12:] *= 0.5
+        return out
+
+    model.get_submodule(where).register_forward_hook(late)
+    audited = am.HuggingFace(model)
+    tokens = torch.arange(3, 33).view(2, 15)
+    audited.check(Batch(tokens[:, :12], torch.ones(2, 12).bool()))
+    with pytest.raises(am.AnamorphError, match=r"other logits of tokens \[1, 15\]"):
+        audited.check(Batch(tokens, torch.ones(2, 15).bool()))
+
+
+def test_layers_exchanged_after_wrapping_are_refused() -> None:
+    model: Any = make("llama")
+    audited = am.HuggingFace(model)
+    model.model.layers = nn.ModuleList(list(model.model.layers)[::-1])
+    with pytest.raises(am.AnamorphError, match="wrap it again"):
+        audited.check(BATCH)
+    model.model.layers = nn.ModuleList(list(model.model.layers)[:2])
+    with pytest.raises(am.AnamorphError, match="wrap it again"):
+        audited.check(BATCH)

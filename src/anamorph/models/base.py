@@ -126,8 +126,11 @@ class Model(ABC):
         """
         return {}
 
-    def check(self) -> None:
-        """Make sure, before an audit, that it still runs as its owner would run it.
+    def check(self, batch: Batch) -> None:
+        """Make sure, before an audit, that it runs as its owner would run it.
+
+        Args:
+            batch: a few right-padded sequences of the data.
 
         Raises:
             AnamorphError: if it does not; says what differs.

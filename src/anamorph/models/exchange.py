@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from anamorph.models.attention import attention_forward
 from anamorph.models.calls import Block, block_forward, mlp_hook, module_forward
+from anamorph.models.wrapped import still
 
 NAME = "anamorph"  # of the attention implementation
 
@@ -51,19 +52,6 @@ def exchange(model: nn.Module, blocks: Sequence[Block], attention: bool) -> Call
     def back() -> None:
         while undo:
             undo.pop()()
-
-    return back
-
-
-def still(model: nn.Module) -> Callable[[], None]:
-    """Leave training mode; gives what goes back to it."""
-    training = [module for module in model.modules() if module.training]
-    for module in training:
-        module.training = False
-
-    def back() -> None:
-        for module in training:
-            module.training = True
 
     return back
 

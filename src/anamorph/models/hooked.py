@@ -217,6 +217,13 @@ class HookedModel(Wrapped):
                 )
         return run
 
+    def _own(self, tokens: Tensor) -> Tensor:
+        with self._turn:
+            return self._call(tokens.clone(), torch.ones_like(tokens).bool()).clone()
+
+    def _takes_padding(self) -> bool:
+        return self._pads
+
     def _call(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """[batch, position, vocabulary] what the module gives."""
         out = self._forward(self.module, tokens, mask)

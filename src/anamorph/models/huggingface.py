@@ -110,7 +110,9 @@ class HuggingFace(Wrapped):
             for head in range(block.key_heads if kind in ("key", "value") else block.heads)
         ]
         residuals = [Site(layer, None, "residual") for layer in range(self.layers)]
-        mlps = [Site(i, None, "mlp") for i, block in enumerate(self.blocks) if block.mlp]
+        mlps = [
+            Site(i, None, "mlp") for i, block in enumerate(self.blocks) if block.mlp is not None
+        ]
         return heads + residuals + mlps
 
     @property
@@ -150,21 +152,11 @@ class HuggingFace(Wrapped):
             CONFIGURATION: digest_of(_numeric(self.model.config.to_dict())),
         }
 
-    @torch.inference_mode()
-    def check(self) -> None:
-        """Make sure that it still gives, block by block, the logits that it gives by itself.
+    def _own(self, tokens: Tensor) -> Tensor:
+        return own_logits(self.model, tokens)
 
-        Raises:
-            AnamorphError: if it does not.
-        """
-        for what, batch, expected in Reference.of(self.model, self.context).cases():
-            if difference := self._differs(batch, expected):
-                raise AnamorphError(
-                    f"Block by block, {type(self.model).__name__} gives other logits of {what} "
-                    f"than by itself, by up to {difference:.2g}: it was changed since it was "
-                    "wrapped, for instance by a hook on its first or last block. Take that off, or "
-                    "audit the model with am.HookedModel."
-                )
+    def _takes_padding(self) -> bool:
+        return self.causal or self._pads
 
     def _prepare(self) -> Callable[[], None]:
         return exchange(self.model, self.blocks, self._exchanged)

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from anamorph.errors import AnamorphError
 from anamorph.models.base import Batch
-from anamorph.models.exchange import still
-from anamorph.models.wrapped import same_up_to_rounding
+from anamorph.models.wrapped import same_up_to_rounding, still
 
 LENGTH, SHORT = 8, 5  # tokens of the sequences that are tried
 CONTEXTS = (

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from anamorph.errors import AnamorphError
-from anamorph.models.base import Edit, Model
+from anamorph.models.base import Batch, Edit, Model
 from anamorph.models.fingerprint import fingerprint_of
 
 TOLERANCE = 1e-4  # of the spread of numbers: another way to run may round differently, not more
@@ -43,6 +43,72 @@ class Wrapped(Model):
     def fingerprint(self) -> dict[str, str]:
         """A digest of the module's weights, layer by layer."""
         return fingerprint_of(self.module)
+
+    @abstractmethod
+    def _own(self, tokens: Tensor) -> Tensor:
+        """[1, position, vocabulary] what the module says by itself of tokens [1, position]."""
+
+    @torch.inference_mode()
+    def check(self, batch: Batch) -> None:
+        """Make sure that it gives, as it is audited, the logits that it gives by itself.
+
+        It was tried on a few tokens when it was made. Since then something may have been put on it,
+        or longer sequences may show what short ones do not.
+
+        Args:
+            batch: a few right-padded sequences of the data.
+
+        Raises:
+            AnamorphError: if it does not, or sees the future of one of these.
+        """
+        name, expected = type(self.module).__name__, []
+        back = still(self.module)
+        try:
+            for tokens, mask in zip(batch.tokens, batch.mask, strict=True):
+                alone = tokens[None, : int(mask.sum())]
+                own = self._own(alone)[0]
+                half = alone.shape[1] // 2
+                begun = self._own(alone[:, :half])[0] if self.causal and half else own[:half]
+                if self.causal and not same_up_to_rounding(begun, own[:half]):
+                    raise AnamorphError(
+                        f"{name} sees the tokens behind a position in a sequence of "
+                        f"{alone.shape[1]} tokens, though not in shorter ones, so it would be "
+                        "asked for what it is shown."
+                    )
+                self._require_own(Batch(alone, torch.ones_like(alone).bool()), own)
+                expected.append(own)
+            if self._takes_padding():
+                self._require_own(batch, torch.cat(expected))
+        finally:
+            back()
+
+    def _takes_padding(self) -> bool:
+        """Whether padding at the right changes nothing."""
+        return True
+
+    def _require_own(self, batch: Batch, expected: Tensor) -> None:
+        """Compare logits at the real tokens of a batch with [real token, vocabulary]."""
+        name, shape = type(self.module).__name__, list(batch.tokens.shape)
+        try:
+            state = self.start(batch)
+            for layer in range(self.layers):
+                state = self.layer(layer, state)
+            found = self.logits(state)[0][batch.mask]
+        except AnamorphError:
+            raise
+        except Exception as error:  # of every kind that a changed module may raise
+            raise AnamorphError(
+                f"{name} does not run on tokens {shape} as it is audited ({type(error).__name__}: "
+                f"{error}). If it was changed since it was wrapped, wrap it again."
+            ) from error
+        if not same_up_to_rounding(found, expected):
+            raise AnamorphError(
+                f"As it is audited, {name} gives other logits of tokens {shape} of the data than "
+                f"by itself, by up to {largest_difference(found, expected):.2g}. Something in it, "
+                "such as a hook, works on several positions at once behind the last block or twice "
+                "in the first, or it was changed since it was wrapped: wrap it again, or take that "
+                "off."
+            )
 
     @abstractmethod
     def _prepare(self) -> Callable[[], None]:
@@ -145,3 +211,16 @@ def rows_at(x: Tensor, at: Tensor) -> Tensor:
 def copies_of(edits: Iterable[Edit]) -> int:
     """How many copies of the model some edits make, at least one."""
     return max((int(getattr(edit, "copies", 1)) for edit in edits), default=1)
+
+
+def still(model: nn.Module) -> Callable[[], None]:
+    """Leave training mode; gives what goes back to it."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+
+    def back() -> None:
+        for module in training:
+            module.training = True
+
+    return back

@@ -6,8 +6,13 @@ reads, an array that it holds, its code. A digest of all that tells.
 
 from __future__ import annotations
 
+import pickle
+import sysconfig
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from functools import cached_property, partial
 from hashlib import blake2b
+from itertools import islice
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import TYPE_CHECKING
@@ -20,6 +25,7 @@ if TYPE_CHECKING:
     from anamorph.simplifications.base import Simplification
 
 FITTING = ("_statistic", "_stale")  # what a fit leaves on a simplification beside what is learnt
+MOST_FILES = 1_000  # of a folder that a parameter names
 HOME = __name__.partition(".")[0]  # our own code is told by its version
 
 
@@ -79,16 +85,31 @@ class _Digest:
             self.take(value.state_dict())
             self.say(str(value))
             self.take_class(type(value))
-        elif hasattr(value, "__dict__") and id(value) not in self.inside:
+        elif isinstance(value, cached_property | partial):
+            self.take((value.func, *getattr(value, "args", ()), getattr(value, "keywords", {})))
+        elif id(value) not in self.inside:
             self.inside.add(id(value))  # it may hold itself
+            self.take_object(value)
+
+    def take_object(self, value: object) -> None:
+        self.take_class(type(value))
+        if hasattr(value, "__dict__"):
             self.take(vars(value))
-            self.take_class(type(value))
+        else:
+            with suppress(Exception):  # what cannot be pickled holds nothing that can be compared
+                self.hash.update(pickle.dumps(value))
 
     def say(self, text: str) -> None:
         self.hash.update(f"{len(text)} {text} ".encode("utf-8", "surrogatepass"))
 
     def take_file(self, name: str | Path) -> None:
         try:
+            if str(name) not in ("", ".") and Path(name).is_dir():
+                for file_ in sorted(islice(Path(name).rglob("*"), MOST_FILES)):
+                    self.say(str(file_.relative_to(name)))
+                    if file_.is_file():
+                        self.take_file(file_)
+                return
             with Path(name).open("rb") as file:
                 while block := file.read(1 << 22):
                     self.hash.update(block)
@@ -133,6 +154,14 @@ class _Digest:
             ):
                 self.say(name)
                 self.take(value)
+
+    def take_module(self, module: ModuleType | None) -> None:
+        """The source of a module of the user's own; of what is installed, the version tells."""
+        file = getattr(module, "__file__", None)
+        installed = [sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")]
+        ours = module is None or module.__name__.partition(".")[0] == HOME
+        if file is not None and not ours and not file.startswith(tuple(installed)):
+            self.take_file(file)
 
     def take_code(self, code: CodeType) -> None:
         self.hash.update(code.co_code)

@@ -183,10 +183,12 @@ def _is_json(begins: str, suffix: str) -> bool:
     if not suffix:
         return True
     try:  # a text may begin with a bracket: it is JSON if an object stands there
-        value, _ = json.JSONDecoder().raw_decode(begins)
+        value, end = json.JSONDecoder().raw_decode(begins)
     except json.JSONDecodeError as error:
         objects = re.match(r"\{|\[\s*\{", begins) is not None
         return objects and cut_off(error, begins) and len(begins) > HEAD / 8
+    if begins[end:].partition("\n")[0].strip():  # a sentence goes on behind it
+        return False
     return isinstance(value[0] if isinstance(value, list) and value else value, dict)
 
 
