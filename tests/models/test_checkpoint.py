@@ -281,3 +281,18 @@ def test_files_as_they_lie_on_the_hub(
         model = _model(transformers, where, _config(transformers, where, options), options)
     for key, value in own.state_dict().items():
         assert torch.equal(model.state_dict()[key], value), key
+
+
+@pytest.mark.parametrize(
+    "name", ["prompt_encoder.embedding.weight", "logit_scale", "ema.head.weight"]
+)
+def test_a_part_that_is_left_out_is_told(tmp_path: Path, name: str) -> None:
+    path = folder(tmp_path, LLAMA, lambda weights: weights | {name: torch.ones(3)})
+    with pytest.warns(UserWarning, match=f"{name} in the weights is left out"):
+        load_model(path)
+
+
+def test_an_adapter_without_its_configuration(tmp_path: Path) -> None:
+    path = folder(tmp_path, LLAMA)
+    save_file({"x": torch.ones(1)}, path / "adapter_model.safetensors")
+    requires(path, "An adapter (adapter_model.safetensors) lies in", "merge")

@@ -282,3 +282,11 @@ def test_a_checksum_is_of_what_is_read(tmp_path: Path) -> None:
     assert found(one) == found(two)
     (two / "b.jsonl").rename(two / "c.jsonl")
     assert found(one) != found(two)
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_a_folder_that_spark_wrote(tmp_path: Path, rows: int) -> None:
+    """A row a file, as small data come out, is no prose."""
+    parts = {f"part-0000{i}-ab.json": lines(*[f"{i} {j}" for j in range(rows)]) for i in range(2)}
+    fill(tmp_path, {**parts, "_SUCCESS": "", "_committed_17": "{}"})
+    assert texts(tmp_path) == [f"{i} {j}" for i in range(2) for j in range(rows)]

@@ -6,6 +6,7 @@ Transformers fills what is missing with random numbers and leaves what it has no
 import json
 import pickle
 import re
+import warnings
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -29,6 +30,9 @@ WRAPPERS = {
 MASKS = re.compile(r"(^|\.)((attn|attention)\.bias|masked_bias|causal_mask|position_ids|inv_freq)$")
 """Constants that older versions of transformers saved beside the weights."""
 
+POOLERS = re.compile(r"(^|\.)(pooler|seq_relationship)\.")
+"""Parts of BERT and its like that no token's prediction depends on."""
+
 STATES = ("state_dict", "model_state_dict", "model", "module")
 """Where training programs put the weights in a file that holds more."""
 
@@ -47,6 +51,9 @@ def require_whole(model: nn.Module, found: Mapping[str, Any]) -> None:
     Raises:
         AnamorphError: if weights are missing, left, or of other shapes, with their names and the
             likely cause; or if they are no numbers.
+
+    Warns:
+        UserWarning: of parts that are left.
     """
     missing = sorted(found["missing_keys"])
     wrong = sorted(found["mismatched_keys"])
@@ -69,6 +76,16 @@ def require_whole(model: nn.Module, found: Mapping[str, Any]) -> None:
             f"describes, so {_it(left)} would be left out. {_cause(model, [], left)}"
         )
     _require_numbers(model)
+    beside = sorted(
+        key for key in found["unexpected_keys"] if not MASKS.search(key) and not POOLERS.search(key)
+    )
+    if beside:
+        warnings.warn(
+            f"{_some(beside)} in the weights {_is(beside)} left out, as the model that config.json "
+            "describes has no such part. If it should count, as a soft prompt or a norm of your "
+            "own would, the numbers are not those of your model.",
+            stacklevel=2,
+        )
 
 
 def damage(folder: Path) -> str | None:

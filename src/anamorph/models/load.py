@@ -102,10 +102,13 @@ def _refuse_adapter(transformers: Any, where: str | Path, options: dict[str, Any
         AnamorphError: if it does.
     """
     find = transformers.utils.find_adapter_config_file
-    if find(str(where), local_files_only=options["local_files_only"]) is None:
+    files = [file.name for file in sorted(Path(where).glob("adapter_model.*"))]
+    if find(str(where), local_files_only=options["local_files_only"]) is not None:
+        files = ["adapter_config.json"]
+    if not files:
         return
     raise AnamorphError(
-        f"An adapter (adapter_config.json) lies in {where}, and would be ignored or added "
+        f"An adapter ({files[0]}) lies in {where}, and would be ignored or added "
         "unasked. To audit the model with it, merge it into its base model with peft "
         "(model.merge_and_unload(), then save_pretrained) and give that folder; to audit the base "
         "model, give a folder without the adapter."

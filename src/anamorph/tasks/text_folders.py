@@ -18,7 +18,10 @@ Typed = list[tuple[Path, Kind]]
 
 SKIPPED = ("__pycache__", "node_modules")  # folders of what tools put there
 
-_ABOUT_DATA = re.compile(r"(dataset_infos?|dataset_dict|croissant)\.json", re.IGNORECASE)
+_ABOUT_DATA = re.compile(  # the second kind is what Spark writes
+    r"(dataset_infos?|dataset_dict|croissant)\.json|_(success|(common_)?metadata|committed.*|started.*)",
+    re.IGNORECASE,
+)
 _ABOUT = re.compile(  # names of texts that speak of the files beside them
     r"(readme|licen[cs]e|copying|notice|citation|changelog|authors|contributing)\b.*", re.IGNORECASE
 )
