@@ -336,8 +336,8 @@ def linear_matrix(projection: nn.Module, heads: Tensor, given: Tensor) -> Tensor
     """[in, out] the weights of an output projection, if a change goes through them and no more.
 
     Hooks, adapters and quantization make other functions of it, perhaps at some positions alone. So
-    it is tried, as it is now, on this very batch: once more, with a change at every position that
-    is as large as what the heads give, or eight times that.
+    it is tried, as it is now, on two sequences of this very batch: with a change at every position
+    that is as large as what the heads give, or eight times that.
 
     Args:
         projection: takes [batch, position, in].
@@ -347,6 +347,7 @@ def linear_matrix(projection: nn.Module, heads: Tensor, given: Tensor) -> Tensor
     weight = getattr(projection, "weight", None)
     if not torch.is_tensor(weight) or weight.dim() != 2 or weight.dtype != heads.dtype:
         return None
+    heads, given = heads[:2], given[:2]
     generator = torch.Generator().manual_seed(0)
     change = torch.randn(heads.shape, generator=generator).to(heads) * heads.square().mean().sqrt()
     change[:, 1::2] *= 8

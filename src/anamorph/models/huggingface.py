@@ -85,6 +85,7 @@ class HuggingFace(Wrapped):
         require_language_model(model)
         self.context = context_of(model)
         self._exchanged = True  # its attention function, in sessions
+        self._as_one = False  # behind the last block all positions are one sequence
         self._memory = threading.local()
         with torch.inference_mode():
             reference = Reference.of(model, self.context)
@@ -94,6 +95,7 @@ class HuggingFace(Wrapped):
             self._dtype = reference.plain.dtype
             self._explore(reference)
             self.context = self._usable_context(reference.tokens)
+            self._as_one = self._may_be_one(reference)
 
     @property
     def layers(self) -> int:
@@ -207,12 +209,27 @@ class HuggingFace(Wrapped):
         What follows the last block must work position by position, as a norm and a head do.
         """
         residual = state.residual if at is None else rows_at(state.residual, at)
-        single = residual.reshape(-1, 1, residual.shape[-1])  # as sequences of one token
+        width = residual.shape[-1]
+        single = residual.reshape(1, -1, width) if self._as_one else residual.reshape(-1, 1, width)
         with self.session(), current(Call(replaced=single)):
             tokens = torch.zeros(len(single), 1, dtype=torch.long, device=residual.device)
             out = self.model(input_ids=tokens, **without_cache(self.model))
         logits = logits_of(self.model, out, None)
         return logits.view(*residual.shape[:-1], -1)
+
+    def _may_be_one(self, reference: Reference) -> bool:
+        """Whether, behind the last block, one token may stand for a stream of many positions."""
+        state = self.start(Batch(reference.tokens, torch.ones_like(reference.tokens).bool()))
+        for layer in range(self.layers):
+            state = self.layer(layer, state)
+        apart = self.logits(state)
+        self._as_one = True
+        try:
+            return same_up_to_rounding(self.logits(state), apart)
+        except Exception:  # the model looks at how many tokens it was given
+            return False
+        finally:
+            self._as_one = False
 
     def _run(self, index: int, state: _State, call: Call) -> Tensor:
         """[copy, batch, position, width] after a block, before an edit of the residual stream."""
