@@ -42,7 +42,7 @@ from anamorph.tasks.batches import Targets, collate, even_batches, targets
 from anamorph.threads import side_by_side, torch_threads
 
 BATCH_TOKENS = 4_096
-BATCHES = 4  # a split is cut into a multiple of so many: as many for 1, 2 and 4 threads
+BATCHES = 4  # as many for each of 1, 2 and 4 threads
 LOOK = 16  # sequences between two looks at whether a cell may stop
 LOGITS = 128 * 2**20  # bytes for the logits of one proxy at some positions
 MEMORY = 8 * 2**20  # bytes for the widest tensor of a stack: what stays in the cache is faster
@@ -61,6 +61,7 @@ def audit_split(
     memory: int = MEMORY,
     until: float | None = None,
     correlation: float = PRIOR_CORRELATION,
+    batches: int = BATCHES,
     threads: int | None = None,
     watch: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[Proxy, CellSums]:
@@ -80,6 +81,8 @@ def audit_split(
         until: stop each cell as soon as a confidence sequence of its `same_prediction` is so
             narrow (`anamorph.faithfulness.confidence`). The order of the sequences must be random.
         correlation: of positions in a sequence, assumed with `until` before disagreement shows it.
+        batches: without `until` a split is cut into a multiple of so many, all alike: as many for
+            every thread. Numbers differ by rounding alone.
         threads: for a model that one thread at a time may run, how many torch uses in an
             operation, by which numbers may differ by rounding; None for as many as it uses now.
         watch: called with what is done and the total: batches, or with `until` cells.
@@ -119,9 +122,9 @@ def audit_split(
 
     with model.session(), _threads(model, threads) as workers:
         if until is None:
-            batches = even_batches(split, np.arange(len(split)), batch_tokens, BATCHES)
-            for done, _ in enumerate(side_by_side(whole, batches[::-1], workers), start=1):
-                watch(done, len(batches))
+            parts = even_batches(split, np.arange(len(split)), batch_tokens, batches)
+            for done, _ in enumerate(side_by_side(whole, parts[::-1], workers), start=1):
+                watch(done, len(parts))
         else:
             following = _Following(cells, index, until, correlation)
             for start in range(0, len(split), LOOK):

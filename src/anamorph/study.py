@@ -227,7 +227,7 @@ def _run_seed(spec: StudySpec, run: Run, task: Task, seed: int, watch: Watch) ->
     proxies = check(spec, task)
     model = train_seed(spec, run, task, seed, watch)
     fitted = fit_seed(run, spec.audit, task, model, proxies, seed, watch)
-    audit_seed(run, spec.audit, task, model, fitted, seed, watch)
+    audit_seed(run, spec.audit, task, model, fitted, seed, watch, batches=spec.threads)
     measure_noise(run, task, model, seed, watch)
     score_heads(run, task, model, proxies, seed, watch)
 
