@@ -81,8 +81,10 @@ def test_a_token_that_looks_like_a_script_is_text(opened: Opened) -> None:
     # On an axis, where long labels are cut; in a menu's legend; and whole in a tooltip.
     assert NASTY[:8] in page.text_content("#figure-attention svg")
     page.select_option("#figure-key_query select[name=colouring]", label="token")
-    page.wait_for_timeout(200)
-    assert NASTY[:8] in page.text_content("#figure-key_query svg")
+    page.wait_for_function(  # however busy the machine is
+        "text => document.querySelector('#figure-key_query svg')?.textContent.includes(text)",
+        arg=NASTY[:8],
+    )
     points = page.query_selector_all("#figure-key_query svg .mark-symbol.role-mark path")
     nasty = next(p for p in points if NASTY in (p.get_attribute("aria-label") or ""))
     nasty.evaluate("point => point.parentNode.append(point)")  # above its neighbours
