@@ -188,8 +188,9 @@ def _standing(
         found = rows.get(proxy.simplification, ())
         by_verdict = {v: [split for split, w, _ in found if w == v] for _, v, _ in found}
         if splits := by_verdict.get(FAITHFUL):
-            everywhere = len(splits) == len(run.ood)
-            where = _where(run, splits) + ("" if everywhere else " only")
+            where = _where(run, splits)
+            if len(splits) < len(run.ood) and not where.startswith("all but"):
+                where += " only"
             trust.setdefault(where, []).append(proxy)
         for verdict in ILLUSIONS:
             if splits := by_verdict.get(verdict):
@@ -289,8 +290,8 @@ def _range(counts: pl.Series) -> str:
 
 def notices(run: Run) -> list[Notice]:
     """What a reader must know first: that a model has not learnt, or was hardly trained."""
-    found = [notice for notice in (_not_learnt(run), _trained_less(run)) if notice]
-    return found
+    first = _not_learnt(run) or _trained_less(run)
+    return [first] if first else []
 
 
 def _not_learnt(run: Run) -> Notice | None:
@@ -333,7 +334,7 @@ def _trained_less(run: Run) -> Notice | None:
     if paper is None or not isinstance(trained, int) or trained >= paper:
         return None
     preset = run.spec.get("preset")
-    what = f"The preset {preset} trains" if preset else "This run trained"
+    what = f"The preset {preset} trains" if preset not in (None, "paper") else "This run trained"
     return Notice(
         "Trained for less than the paper’s preset",
         f"{what} for {trained:,} steps, the preset paper for {paper:,}. A model that is trained "

@@ -38,16 +38,16 @@ class Sentence(NamedTuple):
 
 
 def sentences(run: Run) -> list[Sentence]:
-    """A few sentences for every family of proxies."""
+    """A few sentences for every family of proxies that was judged."""
     rows: dict[str, list[Row]] = {}
     for row in run.judged.iter_rows(named=True):
         rows.setdefault(row["simplification"], []).append(row)
-    return [
-        _sentence(
-            run, title, {p: rows[p.simplification] for p in proxies if rows.get(p.simplification)}
-        )
-        for title, proxies in run.families.items()
-    ]
+    found = []
+    for title, proxies in run.families.items():
+        judged = {p: rows[p.simplification] for p in proxies if p.simplification in rows}
+        if judged:
+            found.append(_sentence(run, title, judged))
+    return found
 
 
 def _sentence(run: Run, title: str, rows: dict[Proxy, list[Row]]) -> Sentence:

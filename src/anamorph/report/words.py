@@ -179,7 +179,7 @@ def split_label(split: str) -> str:
 def facet_label(facet: str, task: str | None = None) -> str:
     """`token_kind` becomes "token kind"; in Dyck the depth of a closer is that of its opener."""
     if (task, facet) == ("dyck", "depth"):
-        return "key depth (of the opener that closes here)"
+        return "key depth (depth of the opener)"
     return facet.replace("_", " ")
 
 
