@@ -18,6 +18,9 @@ from anamorph.faithfulness.confidence import (
     RatioSums,
     design_effect,
     mixture_interval,
+    replay,
+    sequence_interval,
+    sequence_p_value,
 )
 
 
@@ -109,6 +112,98 @@ def test_interval_holds_exactly_the_values_not_ruled_out():
                 low, high = (end.item() for end in mixture_interval(*tensors, until))
                 inside = (grid >= low) & (grid <= high)
                 np.testing.assert_array_equal(inside, evidence < math.log(20))
+
+
+def evidence(grid, a, c, until, prior_correlation):
+    """Log M on a grid, by SciPy's beta function; a cell's sequences without positions left out."""
+    a, c = a[c > 0], c[c > 0]
+    mean, n = a.sum() / c.sum(), plain_positions(a.tolist(), c.tolist(), prior_correlation)
+    k = (1 + 2 * grid * (1 - grid) / until) / (4 * until)
+    ones, zeros = n * mean, n * (1 - mean)
+    mixed = scipy.special.betaln(k * grid + ones, k * (1 - grid) + zeros)
+    likelihood = scipy.special.xlogy(ones, grid) + scipy.special.xlogy(zeros, 1 - grid)
+    return mixed - scipy.special.betaln(k * grid, k * (1 - grid)) - likelihood
+
+
+def some_unseen(seed, cells, n, p=0.9):
+    """As `sequences`, with counts of each cell's own, a fifth of them 0."""
+    a, c = sequences(seed, cells, n, p=p)
+    counts = c.double() * torch.from_numpy(np.random.default_rng(seed).random((cells, n)) < 0.8)
+    return a * (counts > 0), counts
+
+
+def test_interval_of_one_look_on_a_grid():
+    a, c = some_unseen(7, 4, 60)
+    grid = np.linspace(0.0005, 0.9995, 4001)
+    alpha = torch.tensor([0.05, 0.01, 1e-4, 1e-9], dtype=torch.float64)
+    low, high = sequence_interval(RatioSums.of(a, c), 0.05, alpha, 0.3)
+    for i in range(4):
+        inside = evidence(grid, a[i].numpy(), c[i].numpy(), 0.05, 0.3) < -math.log(alpha[i])
+        expected = grid[inside]
+        assert (low[i].item(), high[i].item()) == pytest.approx(expected[[0, -1]], abs=3e-4)
+    assert (low[1:] < low[:-1]).all()  # surer is wider
+
+
+@pytest.mark.parametrize("margin", [-0.3, 0.0, 0.02, 0.1])
+def test_p_value_is_the_best_of_a_grid_and_agrees_with_the_intervals(margin):
+    (a, c), (b, e) = some_unseen(8, 3, 60, p=0.95), some_unseen(9, 3, 80, p=0.7)
+    first, second = RatioSums.of(a, c), RatioSums.of(b, e)
+    p = sequence_p_value(first, second, margin, 0.05, 0.3)
+    grid = np.linspace(0.0005, 0.9995, 20001)
+    grid = grid[(grid - margin > 0) & (grid - margin < 1)]
+    for i in range(3):
+        means = (a[i].sum() / c[i].sum()).item(), (b[i].sum() / e[i].sum()).item()
+        between = grid[(grid < means[0]) & (grid > means[1] + margin)]
+        ours = evidence(between, a[i].numpy(), c[i].numpy(), 0.05, 0.3)
+        theirs = evidence(between - margin, b[i].numpy(), e[i].numpy(), 0.05, 0.3)
+        assert p[i].item() == pytest.approx(2 * math.exp(-np.minimum(ours, theirs).max()), rel=0.02)
+    for factor, rejected in ((1.001, True), (0.999, False)):
+        low, _ = sequence_interval(first, 0.05, p * factor / 2, 0.3)
+        _, high = sequence_interval(second, 0.05, p * factor / 2, 0.3)
+        assert (low - high > margin).tolist() == [rejected] * 3
+
+
+def test_p_value_without_evidence_is_one():
+    a, c = sequences(10, 3, 40)
+    few = RatioSums.of(a[:, : FEWEST_SEQUENCES - 1], c[: FEWEST_SEQUENCES - 1].double())
+    sums, none = RatioSums.of(a, c.double()), RatioSums.of(torch.zeros_like(a), c.double() * 0)
+    faultless = RatioSums.of(c.expand_as(a).double(), c.double())
+    for first, second in ((sums, sums), (few, faultless), (sums, faultless), (none, sums)):
+        assert sequence_p_value(first, second, 0.0, 0.02).tolist() == [1, 1, 1]
+    assert sequence_interval(none, 0.02)[0].tolist() == [0, 0, 0]
+    halved = RatioSums.of(a / 2, c.double())
+    assert (sequence_p_value(faultless, halved, 0.0, 0.02) < 0.05).all()
+
+
+def test_p_values_are_rarely_small_where_the_means_are_equal():
+    """Both looked at after every 16 sequences: the smallest p of a run is below .1 in a tenth."""
+    (a, c), (b, e) = sequences(11, 300, 160), sequences(12, 300, 160)
+    smallest = torch.ones(300, dtype=torch.float64)
+    for seen in range(16, 161, 16):
+        sums = [RatioSums.of(x[:, :seen], y[:seen].double()) for x, y in ((a, c), (b, e))]
+        smallest = smallest.minimum(sequence_p_value(*sums, 0.0, 0.02))
+        smallest = smallest.minimum(sequence_p_value(*sums[::-1], 0.0, 0.02))
+    assert (smallest <= 0.1).double().mean() <= 0.1
+
+
+def test_replay_gives_the_interval_that_stopped_each_cell():
+    a, c = sequences(13, 6, 400, p=0.97)
+    a = a * torch.tensor([1, 0, 0.9, 0.5, 0.99, 1])[:, None]
+    c[16:32] = 0  # a look without scored positions
+    a, c = (a * (c > 0)).floor(), c.double()
+    follow, seen = RatioSequence(6, 0.08, prior_correlation=0.3), torch.zeros_like(a)
+    active = torch.arange(6)
+    for start in range(0, 400, 16):
+        new = torch.arange(start, min(start + 16, 400))
+        new = new[c[new] > 0]
+        if len(new):
+            follow.update(a[active][:, new], c[new], active)
+            seen[active[:, None], new] = c[new]
+            active = active[(follow.width() > 0.08)[active]]
+    stopped = (seen > 0).sum(dim=1)
+    assert len(set(stopped.tolist())) > 2 and (follow.width() <= 0.08).any()
+    again = replay(a * (seen > 0), seen, 16, 0.08, 0.3)
+    assert torch.equal(torch.stack(again), torch.stack(follow.interval()))
 
 
 def test_updates_intersect_the_looks_that_one_update_gives():

@@ -165,6 +165,17 @@ def test_illusions_and_viewed_proxies_are_told_first(rendered: Path) -> None:
             "svd@1.0.key;pca(rank=20)@1.0.query",
             "rank",
         ),
+        ("svd(rank=4)@0.*.key;svd(rank=4)@1.*.key", 4, "svd@0.*.key;svd@1.*.key", "rank"),
+        ("mine(words=1e6)@3.mlp", 1e6, "mine@3.mlp", "words"),
+        ("mine(words=1000000)@3.mlp", 1e6, "mine@3.mlp", "words"),
+        ("kmeans(seed=16, clusters=16)@3.mlp", 16, "kmeans(seed=16)@3.mlp", "clusters"),
+        (
+            "svd(rank=4)+kmeans(clusters=16)@3.mlp",
+            None,
+            "svd(rank=4)+kmeans(clusters=16)@3.mlp",
+            "",
+        ),
+        ("svd(rank=1)@1.*.key;pca(rank=10)@1.*.key", 1, "svd@1.*.key;pca(rank=10)@1.*.key", "rank"),
     ],
 )
 def test_split_size(spec: str, size: float | None, rest: str, name: str) -> None:

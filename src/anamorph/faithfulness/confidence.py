@@ -51,7 +51,6 @@ What to expect, measured (`docs/confidence.md`; reproduce with `python benchmark
 | 3 % agree at 0, the rest at 1 | 0.922 (not covered) | over 2,048 | 1,107 |
 """
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -69,10 +68,10 @@ BISECTIONS = 32  # ends of intervals are found to within 2^-32, outwards
 
 
 class RatioSums(NamedTuple):
-    """What a ratio estimate is made from: float64 tensors [cells].
+    """What a ratio estimate is made from: float64 tensors, all of one shape, such as [cells].
 
     Attributes:
-        sequences: how many.
+        sequences: how many have positions that count.
         a: Σ a, over sequences, of the sums in the numerator.
         c: Σ c, of the counts in the denominator.
         aa: Σ a².
@@ -89,10 +88,13 @@ class RatioSums(NamedTuple):
 
     @classmethod
     def of(cls, numerators: Tensor, counts: Tensor) -> "RatioSums":
-        """From float64 numerators [cells, sequences] and counts, [sequences] or as numerators."""
+        """From float64 numerators [..., sequences] and counts, [sequences] or as numerators.
+
+        A count of 0 is a sequence without positions that count, or one not seen: it has no say.
+        """
         a, c = numerators, counts.expand_as(numerators)
-        sequences = torch.full_like(a[:, 0], a.shape[1])
-        return cls(sequences, *(x.sum(dim=1) for x in (a, c, a * a, a * c, c * c)))
+        terms = ((c > 0).double(), a, c, a * a, a * c, c * c)
+        return cls(*(x.sum(dim=-1) for x in terms))
 
 
 def design_effect(sums: RatioSums, prior_correlation: float = PRIOR_CORRELATION) -> Tensor:
@@ -114,7 +116,7 @@ def design_effect(sums: RatioSums, prior_correlation: float = PRIOR_CORRELATION)
 
 
 def mixture_interval(
-    mean: Tensor, positions: Tensor, until: float, alpha: float = 0.05
+    mean: Tensor, positions: Tensor, until: float, alpha: float | Tensor = 0.05
 ) -> tuple[Tensor, Tensor]:
     """The beta-binomial mixture confidence sequence at one look: low and high, each as `mean`.
 
@@ -125,15 +127,15 @@ def mixture_interval(
         positions: effective number of independent positions behind `mean`; float64, above 0.
         until: the width at which the sequence is to be tight; any choice is valid if made before
             the data are seen.
-        alpha: chance that some interval of the sequence misses the truth.
+        alpha: chance that some interval of the sequence misses the truth; one, or as `mean`.
     """
-    tiny = 1e-12
+    tiny, most = 1e-12, -torch.as_tensor(alpha, dtype=mean.dtype, device=mean.device).log()
     ends = []
     for end in (tiny, 1 - tiny):
         outer, inner = torch.full_like(mean, end), mean.clamp(tiny, 1 - tiny)
         for _ in range(BISECTIONS):
             middle = (outer + inner) / 2
-            inside = _log_mixture(middle, mean, positions, until) < math.log(1 / alpha)
+            inside = _log_mixture(middle, mean, positions, until) < most
             inner = torch.where(inside, middle, inner)
             outer = torch.where(inside, outer, middle)
         ends.append(outer)
@@ -152,6 +154,108 @@ def _log_mixture(m: Tensor, mean: Tensor, positions: Tensor, until: float) -> Te
 
 def _log_beta(a: Tensor, b: Tensor) -> Tensor:
     return torch.lgamma(a) + torch.lgamma(b) - torch.lgamma(a + b)
+
+
+def sequence_interval(
+    sums: RatioSums,
+    until: float,
+    alpha: float | Tensor = 0.05,
+    prior_correlation: float = PRIOR_CORRELATION,
+) -> tuple[Tensor, Tensor]:
+    """The interval of one look: low and high, float64, each as `sums`.
+
+    Valid whatever made a cell stop, also another metric's interval: with probability 1 − alpha
+    these intervals hold at every look at once. It lacks the running intersection (step 3), and so
+    always holds the mean. [0, 1] below `FEWEST_SEQUENCES`.
+
+    Args:
+        sums: of a metric in [0, 1] over independent sequences in random order.
+        until: the width at which the sequence is tight, set before the data are seen.
+        alpha: chance that some interval misses the truth: one, or as `sums`.
+        prior_correlation: ρ₀ of step 1.
+    """
+    enough = sums.sequences >= FEWEST_SEQUENCES
+    mean, positions = _effective(sums, prior_correlation)
+    low, high = mixture_interval(mean, positions, until, alpha)
+    return low.where(enough, 0.0), high.where(enough, 1.0)
+
+
+def sequence_p_value(
+    first: RatioSums,
+    second: RatioSums,
+    margin: float | Tensor,
+    until: float,
+    prior_correlation: float = PRIOR_CORRELATION,
+) -> Tensor:
+    """Anytime-valid p-values of "the first mean − the second mean ≤ margin": as `first`, in (0, 1].
+
+    The duality of `sequence_interval`: p is the smallest level α at which the intervals of level
+    α/2 lie more than `margin` apart, low₁ − high₂ > margin, and 1 if there is none. That is
+
+        p = 2 / max over m of min(M₁(m), M₂(m − margin)),  mean₂ + margin < m < mean₁.
+
+    If the hypothesis is true, P(p ≤ α at any look of either, whatever stopped them) ≤ α, by the
+    union bound: the two need not be independent. One-sided; but since both intervals are
+    two-sided, all claims about one gap, in both directions and at any margins, are wrong with
+    probability α together. So the smaller p of (first, second) and (second, first) at margin 0 is
+    a p-value of "the gap is 0", undoubled.
+
+    Args:
+        first: sums of a metric in [0, 1].
+        second: the same for other sequences.
+        margin: above −1 and below 1; one, or as `first`.
+        until: of both sequences.
+        prior_correlation: ρ₀ of step 1.
+    """
+    (mean, positions), (other, others) = (_effective(s, prior_correlation) for s in (first, second))
+    margin = torch.as_tensor(margin, dtype=mean.dtype, device=mean.device)
+    tiny = 1e-12
+    near, far = (other + margin).clamp(min=tiny), mean.minimum(1 - tiny + margin)
+    apart = (far > near) & (first.sequences.minimum(second.sequences) >= FEWEST_SEQUENCES)
+    most = torch.zeros_like(mean)
+    for _ in range(BISECTIONS):  # M₁ falls and M₂ rises with m: the best m is where they cross
+        m = (near + far) / 2
+        ours = _log_mixture(m, mean, positions, until)
+        theirs = _log_mixture((m - margin).clamp(tiny, 1 - tiny), other, others, until)
+        most = most.maximum(ours.minimum(theirs))
+        near, far = m.where(ours > theirs, near), far.where(ours > theirs, m)
+    return (2 * (-most).exp()).clamp(max=1).where(apart, 1.0)
+
+
+def replay(
+    numerators: Tensor,
+    counts: Tensor,
+    look: int,
+    until: float,
+    prior_correlation: float = PRIOR_CORRELATION,
+    alpha: float = 0.05,
+) -> tuple[Tensor, Tensor]:
+    """What a `RatioSequence` that looked every `look` sequences ended with: low and high [cells].
+
+    Args:
+        numerators: float64 [cells, sequences], in the order in which they were seen.
+        counts: as numerators or [sequences]; 0 where a cell had stopped, or for a sequence without
+            scored positions.
+        look: sequences between two looks.
+        until: the width that was aimed at.
+        prior_correlation: the one assumed.
+        alpha: chance that an interval misses the truth at any look.
+    """
+    follow = RatioSequence(len(numerators), until, alpha, prior_correlation, numerators.device)
+    counts = counts.expand_as(numerators)
+    every = torch.arange(len(numerators), device=numerators.device)
+    for start in range(0, counts.shape[1], look):
+        new = slice(start, start + look)
+        follow.add(RatioSums.of(numerators[:, new], counts[:, new]), every)
+    return follow.interval()
+
+
+def _effective(sums: RatioSums, prior_correlation: float) -> tuple[Tensor, Tensor]:
+    """Means and effective positions; 0.5 and 1 for a cell with too few sequences to have them."""
+    known = sums.sequences >= 2
+    mean = (sums.a / sums.c).clamp(0, 1)
+    positions = sums.c / design_effect(sums, prior_correlation)
+    return mean.where(known, 0.5), positions.where(known, 1.0)
 
 
 class RatioSequence:
@@ -221,15 +325,14 @@ class RatioSequence:
         every = torch.arange(len(self.sums.a), device=where)
         rows = every if cells is None else every[cells.to(where)]
         self._require(numerators, counts, rows)
-        for total, new in zip(self.sums, RatioSums.of(numerators, counts), strict=True):
-            total[rows] += new
-        self._look(rows[self.sums.sequences[rows] >= FEWEST_SEQUENCES])
+        self.add(RatioSums.of(numerators, counts), rows)
 
-    def _look(self, rows: Tensor) -> None:
+    def add(self, new: RatioSums, rows: Tensor) -> None:
+        """Add the sums of new sequences to the cells `rows`, and look; see `update`."""
+        for total, more in zip(self.sums, new, strict=True):
+            total[rows] += more
         sums = RatioSums(*(total[rows] for total in self.sums))
-        positions = sums.c / design_effect(sums, self.prior_correlation)
-        mean = (sums.a / sums.c).clamp(0, 1)
-        low, high = mixture_interval(mean, positions, self.until, self.alpha)
+        low, high = sequence_interval(sums, self.until, self.alpha, self.prior_correlation)
         kept_low, kept_high = low.maximum(self._low[rows]), high.minimum(self._high[rows])
         # No overlap means that an interval was wrong already: the newest then knows best.
         apart = kept_low > kept_high

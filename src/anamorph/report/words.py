@@ -4,6 +4,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import polars as pl
+
 from anamorph.faithfulness.gaps import (
     DEGRADES,
     FAITHFUL,
@@ -16,6 +18,7 @@ from anamorph.faithfulness.gaps import (
 )
 
 HOLDS, FAILS, UNTESTED = "holds", "does not hold", "not tested here"  # of a claim
+UNTESTABLE = "not testable here"  # of a claim on a model that has not learnt its task
 
 # Of verdicts, so that colour is not needed; what is faithful needs none.
 SIGNS = {
@@ -209,14 +212,33 @@ def split_size(simplification: str, size: float | None) -> tuple[str, str]:
         The text without it, which all sizes of a family share, and what the size is called (such
         as "rank"); the whole text and "" if there is no single size.
     """
-    if size is None:
-        return simplification, ""
-    found = re.search(rf"(\w+)={size:g}(?=[,)]),?\s*", simplification)
-    if not found:
+    number = r"\b(\w+)=(\d+\.?\d*(?:[eE][+-]?\d+)?)(?=[,)]),?\s*"
+    found = re.findall(number, simplification)
+    names = [name for name, given in found if name != "seed" and float(given) == size]
+    if not names:
         return simplification, ""
     # Proxies of several attachments have the size in each.
-    rest = re.sub(rf"\b{found[1]}={size:g}(?=[,)]),?\s*", "", simplification)
-    return re.sub(r",\s*\)", ")", rest).replace("()", ""), found[1]
+    rest = re.sub(
+        number,
+        lambda x: "" if x[1] == names[0] and float(x[2]) == size else x[0],
+        simplification,
+    )
+    return re.sub(r",\s*\)", ")", rest).replace("()", ""), names[0]
+
+
+def families(rows: pl.DataFrame) -> list[pl.DataFrame]:
+    """The rows of every family: alike but for the size, small sizes first.
+
+    Args:
+        rows: with columns simplification and size, a row a proxy.
+    """
+    names = rows.select("simplification", "size").unique()
+    family = {text: split_size(text, size)[0] for text, size in names.iter_rows()}
+    named = rows.sort("size", nulls_last=True, maintain_order=True).group_by(
+        pl.col("simplification").replace_strict(family, return_dtype=pl.String),
+        maintain_order=True,
+    )
+    return [some for _, some in named]
 
 
 def percent(value: float) -> str:
