@@ -17,7 +17,7 @@ from anamorph.faithfulness.gaps import (
     UNFAITHFUL,
 )
 from anamorph.report.data import IDENTITY, Proxy, Run
-from anamorph.report.words import SIGNS, listing, percent, sequences, split_label
+from anamorph.report.words import SIGNS, listing, percent, sequences, split_label, threshold
 from anamorph.specification import load_preset, presets
 
 HOLDS, ILLUSION, WRONG, OPEN = "holds", "illusion", "wrong", "open"  # or NOT_TESTABLE
@@ -290,8 +290,10 @@ def _range(counts: pl.Series) -> str:
 
 def notices(run: Run) -> list[Notice]:
     """What a reader must know first: that a model has not learnt, or was hardly trained."""
-    first = _not_learnt(run) or _trained_less(run)
-    return [first] if first else []
+    found = [_not_learnt(run)]
+    if NOT_TESTABLE not in run.judged["verdict"]:  # or it would be said twice
+        found.append(_trained_less(run))
+    return [notice for notice in found if notice]
 
 
 def _not_learnt(run: Run) -> Notice | None:
@@ -307,6 +309,8 @@ def _not_learnt(run: Run) -> Notice | None:
     reference = split_label(run.reference)
     right = f"right at {listing([percent(x) for x in accuracy])} of the scored positions of "
     right += reference
+    if asked := run.spec.get("audit", {}).get("learnt"):
+        right += f"; a model that has learnt the task is right at {threshold(asked)} or more"
     steps = _paper_steps(run)
     trained = (run.spec.get("training") or {}).get("steps")
     how = f" (this run: {trained:,} steps" if isinstance(trained, int) else ""
