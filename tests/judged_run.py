@@ -63,7 +63,8 @@ def write(
             counts = {"interval": "binomial", "tokens": 10 * count, "sequences": count}
             level = {"seed": seed, "facet": None, "level": None}
             model = {"simplification": "identity", "method": "identity", "size": None, "sites": ""}
-            for metric, value in (("model_accuracy", accuracy), ("same_prediction", 1.0)):
+            shares = {"model_accuracy": accuracy, "same_prediction": 1.0}
+            for metric, value in (shares | {"model_cross_entropy": 0.1}).items():
                 number = {"metric": metric, "value": value, "low": value, "high": value}
                 results.append(level | model | where | counts | number)
             for name, verdicts in cells.items():
