@@ -97,9 +97,11 @@ def _write_json(run: Path, seeds: Sequence[int]) -> None:
     }
     claims = [
         {"id": "C1", "claim": "The model generalizes.", "status": "holds", "finding": "0.998 seen."}
-        | {"numbers": {"seen": 0.998}},
+        | {"numbers": {"seen": 0.998}, "rule": "Its accuracy is at least .98."},
         {"id": "C2", "claim": "Faithfulness grows with size.", "status": "does not hold"}
         | {"finding": "It falls once, from rank 8 to 16.", "numbers": {}},
+        {"id": "C7", "claim": "Errors are shared.", "status": "not testable here"}
+        | {"finding": "The model has not learnt.", "numbers": {}},
         {"id": "C9", "claim": "Code.", "status": "not tested here", "finding": "No code."}
         | {"numbers": {}},
     ]

@@ -279,7 +279,7 @@ def evidence(run: Run) -> Evidence:
         else f"{models} models, trained alike but for their seeds."
     )
     if "sequence" in set(same["interval"].drop_nulls()):
-        text += " Cells stopped as soon as their interval was narrow enough."
+        text += " Some cells stopped early; their intervals hold at whatever time they stop."
     return Evidence(text, splits)
 
 
