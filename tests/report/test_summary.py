@@ -6,7 +6,6 @@ from typing import Any
 
 import polars as pl
 import pytest
-from judged_run import HOPELESS, NARROW, UNCLEAR, write
 
 from anamorph.faithfulness.gaps import (
     DEGRADES,
@@ -25,6 +24,7 @@ from anamorph.report import page as page_module
 from anamorph.report.data import Run, read
 from anamorph.report.summary import Headline, evidence, headline, notices, standings
 from anamorph.report.words import SIGNS, WORDS
+from judged_run import HOPELESS, NARROW, UNCLEAR, write
 
 MIXTURE = {
     "svd(rank=1)@0.*.key": {"near": UNFAITHFUL, "far": DEGRADES},
