@@ -113,10 +113,18 @@ def _of_every_audit(spec: Mapping[str, Any]) -> list[Choice]:
         Choice(
             what="Intervals",
             choice=(
-                f"95 % percentile bootstrap over sequences, {spec['audit']['resamples']} "
-                "resamples, with seeds resampled above them"
+                "95 %, over sequences: binomial on effective positions for shares, Student's t on the "
+                "logarithm for other means; of several models, Student's t over them as well"
             ),
-            why="Tokens of a sequence are not independent. With few seeds the seed part is rough.",
+            why="Tokens of a sequence are not independent. Near agreement 1 a bootstrap is too short.",
+        ),
+        Choice(
+            what="Learnt",
+            choice=(
+                "verdicts and claims are only given of a model whose accuracy on the reference is "
+                f"above {spec['audit']['learnt']:.3g}"
+            ),
+            why="What is left of a view of a model that does nothing is nothing.",
         ),
     ]
 

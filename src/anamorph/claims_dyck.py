@@ -187,7 +187,7 @@ def clusters(t: Tables) -> Finding:
     """C8: at a site, each k-means proxy is compared with the SVD proxy nearest to it on iid.
 
     Both must agree with the model on at least half of iid, within .05 of each other. Where the one
-    reaches that half at no size while the other looks right, they do not behave alike.
+    looks right at no size that was run and the other does, they do not behave alike.
     """
     iid = t.cells("same_prediction", role="iid")
     rows = t.verdicts().filter(pl.col("split") == "unseen_depth").select("simplification", "gap")
@@ -215,30 +215,22 @@ def clusters(t: Tables) -> Finding:
 
 def _alike(t: Tables, kmeans: list[dict[str, Any]], svd: list[dict[str, Any]]) -> dict[str, Any]:
     """Whether two curves at a site are alike (None: cannot be said), in numbers and in words."""
-    best = {
-        name: max(r["value"] for r in rows) for name, rows in (("k-means", kmeans), ("SVD", svd))
-    }
-    poor, good = sorted(best, key=lambda name: best[name])
-    found: dict[str, Any] = {"best_on_iid": best, "pairs": [], "alike": None}
-    if best[poor] < HALF:
-        apart = best[good] >= t.looks_right
-        return found | {
-            "alike": False if apart else None,
-            "said": f"{poor} reaches {best[poor]:.2f} on iid at no more than any size run, {good} "
-            f"{best[good]:.2f}" + (", so they do not behave alike" if apart else ""),
-        }
+    curves = {"k-means": kmeans, "SVD": svd}
+    best = {method: max(row["value"] for row in rows) for method, rows in curves.items()}
+    found: dict[str, Any] = {"best_on_iid": best, "pairs": []}
+    poor, good = sorted(best, key=lambda method: best[method])
+    if best[poor] < t.looks_right <= best[good]:
+        said = f"{poor} looks right on iid at no size ({best[poor]:.2f} at best) and {good} does"
+        return found | {"alike": False, "said": f"{said} ({best[good]:.2f}): not alike"}
     for row in kmeans:
-        near = min(svd, key=lambda s: abs(s["value"] - row["value"]))
-        close = abs(near["value"] - row["value"]) <= COINCIDE
-        if (
-            close
-            and min(row["value"], near["value"]) >= HALF
-            and None not in (row["gap"], near["gap"])
-        ):
+        near = min(svd, key=lambda other: abs(other["value"] - row["value"]))
+        if min(row["value"], near["value"]) < HALF or None in (row["gap"], near["gap"]):
+            continue
+        if abs(near["value"] - row["value"]) <= COINCIDE:
             found["pairs"].append({"kmeans_gap": row["gap"], "svd_gap": near["gap"]})
     alike = sum(abs(p["kmeans_gap"] - p["svd_gap"]) <= COINCIDE for p in found["pairs"])
     if not found["pairs"]:
-        return found | {"said": "no two sizes agree with the model equally on iid"}
+        return found | {"alike": None, "said": "no two sizes agree with the model equally on iid"}
     return found | {
         "alike": alike >= len(found["pairs"]) / 2,
         "said": f"{alike} of {len(found['pairs'])} k-means proxies have the gap on unseen depth "

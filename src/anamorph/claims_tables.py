@@ -83,11 +83,11 @@ def not_learnt(t: Tables) -> str | None:
         pl.col("role") == "iid",
     )
     worst = rows["value"].min()
-    if least is None or worst is None or number(worst) >= least:
+    if least is None or worst is None or number(worst) > least:
         return None
     return (
-        f"The model has not learnt its task: its accuracy on iid is {number(worst):.3f}, and "
-        f"{least:.3g} was asked for. What holds of it says nothing about the claim."
+        f"The model has not learnt its task: its accuracy on iid is {number(worst):.3f}, and must "
+        f"be above {least:.3g}. What holds of it says nothing about the claim."
     )
 
 

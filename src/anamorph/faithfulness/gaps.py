@@ -188,5 +188,5 @@ def needed(
     count = math.ceil(sequences * times)
     if count > MOST_NEEDED:
         return None
-    digits = 10 ** max(0, len(str(count)) - 2)
+    digits: int = 10 ** max(0, len(str(count)) - 2)
     return -(-max(count, sequences + 1) // digits) * digits

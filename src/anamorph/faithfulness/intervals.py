@@ -29,8 +29,9 @@ instead, in four steps:
 
 4. *Differences*: the distances of the ends from the estimates, added in squares, less twice their
    correlation if both are of the same sequences (Zou and Donner 2008, "Construction of confidence
-   limits about effect measures"; Newcombe 1998 for shares). The p-value is the error rate at which the interval's end would lie on the
-   margin, so that p-values and intervals say the same, and a p-value has no smallest value.
+   limits about effect measures"; Newcombe 1998 for shares). The p-value is the error rate at which
+   the interval's end would lie on the margin, so that p-values and intervals say the same, and a
+   p-value has no smallest value.
 
 Over several models, all audited on the same sequences, a mean has two sources of error: the
 sequences (steps 1 to 3 on the means over models of each sequence's sums), and the models, by
@@ -41,7 +42,7 @@ How well they cover, and how wide they are: `docs/intervals.md`, `python benchma
 """
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -134,7 +135,7 @@ class Means:
             models=len(sums),
         )
 
-    def __getitem__(self, key: int) -> Self:
+    def __getitem__(self, key: Any) -> Self:
         arrays = ("value", "error", "positions", "length", "freedom", "share", "spread")
         return replace(self, **{name: getattr(self, name)[key] for name in arrays})
 
@@ -194,6 +195,7 @@ class Differences:
 
     @property
     def value(self) -> Floats:
+        """[...] the differences."""
         return self.first.value - self.second.value
 
     def ends(self, z: Floats | float | None = None) -> Ends:
@@ -267,7 +269,8 @@ def residuals(sums: Floats, counts: Floats) -> Floats:
     total = np.maximum(counts.sum(-1, keepdims=True), 1)
     part = counts / total
     residual = sums / total - sums.sum(-1, keepdims=True) / total * part
-    return np.divide(residual, 1 - part, out=np.zeros_like(residual), where=part < 1)
+    found: Floats = np.divide(residual, 1 - part, out=np.zeros_like(residual), where=part < 1)
+    return found
 
 
 def _worst(sums: Floats, counts: Floats) -> Floats:

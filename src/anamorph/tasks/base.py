@@ -152,7 +152,7 @@ class Task:
         vocabulary: token names, by token id.
         candidates: [candidates] token ids among which a prediction is chosen.
         splits: by name; exactly one has the role `iid`.
-        learnt: accuracy on `iid` from which a model counts as having learnt the task; None where
+        learnt: accuracy on `iid` above which a model counts as having learnt the task; None where
             nobody can say.
 
     Raises:
