@@ -310,7 +310,7 @@ def _not_learnt(run: Run) -> Notice | None:
     right = f"right at {listing([percent(x) for x in accuracy])} of the scored positions of "
     right += reference
     if asked := run.spec.get("audit", {}).get("learnt"):
-        right += f"; a model that has learnt the task is right at {threshold(asked)} or more"
+        right += f"; what counts as having learnt is more than {threshold(asked)}"
     steps = _paper_steps(run)
     trained = (run.spec.get("training") or {}).get("steps")
     how = f" (this run: {trained:,} steps" if isinstance(trained, int) else ""
