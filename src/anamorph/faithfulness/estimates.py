@@ -107,7 +107,7 @@ class Gaps:
         ends: 95 % interval.
         ends_all: interval that holds for all gaps of one model and metric at once.
         zero: two-sided p-value of "the gap is 0".
-        worse: one-sided p-value of "the gap is at most the tolerance", of the metric that is judged.
+        worse: one-sided p-value of "the gap is at most the tolerance", of the judged metric.
     """
 
     value: Floats
