@@ -113,10 +113,10 @@ def _of_every_audit(spec: Mapping[str, Any]) -> list[Choice]:
         Choice(
             what="Intervals",
             choice=(
-                "95 %, over sequences: binomial on effective positions for shares, Student's t on the "
-                "logarithm for other means; of several models, Student's t over them as well"
+                "95 %, over sequences: binomial on effective positions for shares, Student's t on "
+                "the logarithm for other means; of several models, Student's t over them as well"
             ),
-            why="Tokens of a sequence are not independent. Near agreement 1 a bootstrap is too short.",
+            why="Tokens of a sequence are not independent; near 1 a bootstrap is too short.",
         ),
         Choice(
             what="Learnt",

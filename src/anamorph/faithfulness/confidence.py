@@ -29,26 +29,25 @@ The method is a beta-binomial mixture on an effective number of positions:
 
    k = (1 + 2m(1−m)/w) / 4w makes it tight about when its width reaches w, at any m.
 
-3. *Running intersection*: what was ruled out once stays ruled out.
+3. *What has not been drawn yet*. A kind of sequence that makes up a share s was missed by n
+   sequences with probability (1 − s)ⁿ, whatever the others show. So the evidence against an m
+   below p̂ is at most (p̂/m)ⁿ, as if a share 1 − m/p̂ might fail whole, and that against an m above
+   it ((1−p̂)/(1−m))ⁿ, with n = (Σc)²/Σc², the number of sequences as long as that in which a
+   random position lies. Stopping takes at least ln(1/alpha)/w such sequences: 150 for w = 0.02.
 
-For N independent values in [0, 1], step 2 is exact (Ville's inequality). Estimating d makes the
-whole asymptotic, in the sense of Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas (2024),
-"Time-uniform central limit theory and asymptotic confidence sequences": for many sequences M
-approaches their Gaussian mixture. Unlike theirs, the interval keeps a width at perfect
-agreement, and is lopsided like the binomial, which is what makes it hold from 16 sequences on.
-The target is the population of sequences; a finite split gives no shorter interval.
+There is no running intersection: if a kind that was not seen before turns up, the interval widens
+again, and an early mistake is mended. So an interval that made a cell stop holds more often than
+all its looks together, and depends on the sums at the stop alone.
 
-What to expect, measured (`docs/confidence.md`; reproduce with `python benchmarks/coverage.py`):
+For N independent values in [0, 1], step 2 is exact (Ville's inequality); so is step 3 by itself,
+as a first failure ends (1 − s)ⁿ. Estimating d makes the whole asymptotic, in the sense of
+Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas (2024), "Time-uniform central limit theory and
+asymptotic confidence sequences": for many sequences M approaches their Gaussian mixture. Unlike
+theirs, the interval keeps a width at perfect agreement, and is lopsided like the binomial. The
+target is the population of sequences; a finite split gives no shorter interval.
 
-| sequences of 64 positions, width 0.02 | covered at all looks | sequences | fixed n |
-| --- | --- | --- | --- |
-| p = 0.5, correlation 0.05 | 0.985 | 1,360 | 623 |
-| p = 0.9, correlation 0.05 | 0.994 | 560 | 225 |
-| p = 0.98, correlation 0.05 | 1.000 | 226 | 49 |
-| p = 0.995, correlation 0.2 | 0.999 | 169 | 42 |
-| perfect agreement | 1.000 | 112 | 0 |
-| 2 % agree at 0.3, the rest at 0.999 | 0.995 | 708 | 376 |
-| 3 % agree at 0, the rest at 1 | 0.922 (not covered) | over 2,048 | 1,107 |
+What to expect, by search and by example, is in `docs/confidence.md`; reproduce it with
+`python benchmarks/sequences.py`.
 """
 
 from typing import NamedTuple
@@ -116,15 +115,21 @@ def design_effect(sums: RatioSums, prior_correlation: float = PRIOR_CORRELATION)
 
 
 def mixture_interval(
-    mean: Tensor, positions: Tensor, until: float, alpha: float | Tensor = 0.05
+    mean: Tensor,
+    positions: Tensor,
+    sequences: Tensor,
+    until: float,
+    alpha: float | Tensor = 0.05,
 ) -> tuple[Tensor, Tensor]:
-    """The beta-binomial mixture confidence sequence at one look: low and high, each as `mean`.
+    """The confidence sequence at one look: low and high, each as `mean`.
 
-    Step 2 of the module's method: all m with M(m) < 1/alpha. They form an interval around `mean`.
+    Steps 2 and 3 of the module's method: all m against which the evidence is below 1/alpha. They
+    form an interval around `mean`.
 
     Args:
         mean: float64 in [0, 1].
-        positions: effective number of independent positions behind `mean`; float64, above 0.
+        positions: N, the effective number of independent positions; as `mean`, above 0.
+        sequences: n of step 3, the effective number of sequences; as `mean`, above 0.
         until: the width at which the sequence is to be tight; any choice is valid if made before
             the data are seen.
         alpha: chance that some interval of the sequence misses the truth; one, or as `mean`.
@@ -135,7 +140,7 @@ def mixture_interval(
         outer, inner = torch.full_like(mean, end), mean.clamp(tiny, 1 - tiny)
         for _ in range(BISECTIONS):
             middle = (outer + inner) / 2
-            inside = _log_mixture(middle, mean, positions, until) < most
+            inside = _log_evidence(middle, mean, positions, sequences, until) < most
             inner = torch.where(inside, middle, inner)
             outer = torch.where(inside, outer, middle)
         ends.append(outer)
@@ -143,13 +148,17 @@ def mixture_interval(
     return low.where(low > 2 * tiny, 0.0), high.where(high < 1 - 2 * tiny, 1.0)
 
 
-def _log_mixture(m: Tensor, mean: Tensor, positions: Tensor, until: float) -> Tensor:
-    """Log M(m): the evidence against m; at most 0 at m = `mean`."""
+def _log_evidence(
+    m: Tensor, mean: Tensor, positions: Tensor, sequences: Tensor, until: float
+) -> Tensor:
+    """Log evidence against m: of the mixture, or what the sequences not drawn yet leave of it."""
     k = (1 + 2 * m * (1 - m) / until) / (4 * until)
     ones, zeros = positions * mean, positions * (1 - mean)
     prior = _log_beta(k * m, k * (1 - m))
     mixed = _log_beta(k * m + ones, k * (1 - m) + zeros) - prior
-    return mixed - torch.xlogy(ones, m) - torch.xlogy(zeros, 1 - m)
+    mixture = mixed - torch.xlogy(ones, m) - torch.xlogy(zeros, 1 - m)
+    drawn = torch.where(m < mean, mean / m, (1 - mean) / (1 - m)).log()
+    return mixture.minimum(sequences * drawn)
 
 
 def _log_beta(a: Tensor, b: Tensor) -> Tensor:
@@ -164,9 +173,8 @@ def sequence_interval(
 ) -> tuple[Tensor, Tensor]:
     """The interval of one look: low and high, float64, each as `sums`.
 
-    Valid whatever made a cell stop, also another metric's interval: with probability 1 − alpha
-    these intervals hold at every look at once. It lacks the running intersection (step 3), and so
-    always holds the mean. [0, 1] below `FEWEST_SEQUENCES`.
+    It holds at every look at once with probability 1 − alpha, so whatever made a cell stop, also
+    another metric's interval. [0, 1] below `FEWEST_SEQUENCES`.
 
     Args:
         sums: of a metric in [0, 1] over independent sequences in random order.
@@ -174,9 +182,8 @@ def sequence_interval(
         alpha: chance that some interval misses the truth: one, or as `sums`.
         prior_correlation: ρ₀ of step 1.
     """
+    low, high = mixture_interval(*_effective(sums, prior_correlation), until, alpha)
     enough = sums.sequences >= FEWEST_SEQUENCES
-    mean, positions = _effective(sums, prior_correlation)
-    low, high = mixture_interval(mean, positions, until, alpha)
     return low.where(enough, 0.0), high.where(enough, 1.0)
 
 
@@ -207,55 +214,28 @@ def sequence_p_value(
         until: of both sequences.
         prior_correlation: ρ₀ of step 1.
     """
-    (mean, positions), (other, others) = (_effective(s, prior_correlation) for s in (first, second))
-    margin = torch.as_tensor(margin, dtype=mean.dtype, device=mean.device)
+    ours, theirs = (_effective(sums, prior_correlation) for sums in (first, second))
+    margin = torch.as_tensor(margin, dtype=ours[0].dtype, device=ours[0].device)
     tiny = 1e-12
-    near, far = (other + margin).clamp(min=tiny), mean.minimum(1 - tiny + margin)
+    near, far = (theirs[0] + margin).clamp(min=tiny), ours[0].minimum(1 - tiny + margin)
     apart = (far > near) & (first.sequences.minimum(second.sequences) >= FEWEST_SEQUENCES)
-    most = torch.zeros_like(mean)
+    most = torch.zeros_like(near)
     for _ in range(BISECTIONS):  # M₁ falls and M₂ rises with m: the best m is where they cross
         m = (near + far) / 2
-        ours = _log_mixture(m, mean, positions, until)
-        theirs = _log_mixture((m - margin).clamp(tiny, 1 - tiny), other, others, until)
-        most = most.maximum(ours.minimum(theirs))
-        near, far = m.where(ours > theirs, near), far.where(ours > theirs, m)
+        falls = _log_evidence(m, *ours, until)
+        rises = _log_evidence((m - margin).clamp(tiny, 1 - tiny), *theirs, until)
+        most = most.maximum(falls.minimum(rises))
+        near, far = m.where(falls > rises, near), far.where(falls > rises, m)
     return (2 * (-most).exp()).clamp(max=1).where(apart, 1.0)
 
 
-def replay(
-    numerators: Tensor,
-    counts: Tensor,
-    look: int,
-    until: float,
-    prior_correlation: float = PRIOR_CORRELATION,
-    alpha: float = 0.05,
-) -> tuple[Tensor, Tensor]:
-    """What a `RatioSequence` that looked every `look` sequences ended with: low and high [cells].
-
-    Args:
-        numerators: float64 [cells, sequences], in the order in which they were seen.
-        counts: as numerators or [sequences]; 0 where a cell had stopped, or for a sequence without
-            scored positions.
-        look: sequences between two looks.
-        until: the width that was aimed at.
-        prior_correlation: the one assumed.
-        alpha: chance that an interval misses the truth at any look.
-    """
-    follow = RatioSequence(len(numerators), until, alpha, prior_correlation, numerators.device)
-    counts = counts.expand_as(numerators)
-    every = torch.arange(len(numerators), device=numerators.device)
-    for start in range(0, counts.shape[1], look):
-        new = slice(start, start + look)
-        follow.add(RatioSums.of(numerators[:, new], counts[:, new]), every)
-    return follow.interval()
-
-
-def _effective(sums: RatioSums, prior_correlation: float) -> tuple[Tensor, Tensor]:
-    """Means and effective positions; 0.5 and 1 for a cell with too few sequences to have them."""
+def _effective(sums: RatioSums, prior_correlation: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Means, effective positions and effective sequences; 0.5, 1 and 1 if it is too few to tell."""
     known = sums.sequences >= 2
     mean = (sums.a / sums.c).clamp(0, 1)
     positions = sums.c / design_effect(sums, prior_correlation)
-    return mean.where(known, 0.5), positions.where(known, 1.0)
+    sequences = sums.c**2 / sums.cc
+    return mean.where(known, 0.5), positions.where(known, 1.0), sequences.where(known, 1.0)
 
 
 class RatioSequence:
@@ -265,9 +245,8 @@ class RatioSequence:
     its interval. Each cell's sequence holds with probability 1 − alpha by itself, not all at once.
 
     Assumes that sequences come in random order, independent of what is seen; that the metric lies
-    in [0, 1]; and that what is rare among sequences is not also ruinous: agreement that has been
-    perfect so far may hide a kind of sequence not yet drawn (see the module). A larger
-    `prior_correlation` guards against that, up to 1, at the price of more sequences.
+    in [0, 1]; and that what is rare among sequences is not both ruinous and much longer than the
+    others (see docs/confidence.md).
 
     Args:
         cells: how many.
@@ -325,29 +304,18 @@ class RatioSequence:
         every = torch.arange(len(self.sums.a), device=where)
         rows = every if cells is None else every[cells.to(where)]
         self._require(numerators, counts, rows)
-        self.add(RatioSums.of(numerators, counts), rows)
-
-    def add(self, new: RatioSums, rows: Tensor) -> None:
-        """Add the sums of new sequences to the cells `rows`, and look; see `update`."""
-        for total, more in zip(self.sums, new, strict=True):
+        for total, more in zip(self.sums, RatioSums.of(numerators, counts), strict=True):
             total[rows] += more
         sums = RatioSums(*(total[rows] for total in self.sums))
         low, high = sequence_interval(sums, self.until, self.alpha, self.prior_correlation)
-        kept_low, kept_high = low.maximum(self._low[rows]), high.minimum(self._high[rows])
-        # No overlap means that an interval was wrong already: the newest then knows best.
-        apart = kept_low > kept_high
-        self._low[rows] = torch.where(apart, low, kept_low)
-        self._high[rows] = torch.where(apart, high, kept_high)
+        self._low[rows], self._high[rows] = low, high
 
     def mean(self) -> Tensor:
         """The pooled means so far: [cells]; NaN for a cell without sequences."""
         return self.sums.a / self.sums.c
 
     def interval(self) -> tuple[Tensor, Tensor]:
-        """Low and high, each [cells]: [0, 1] until a cell has `FEWEST_SEQUENCES`.
-
-        After an early stop the mean may lie near an end of its interval, or just outside.
-        """
+        """Low and high, each [cells]: [0, 1] until a cell has `FEWEST_SEQUENCES`."""
         return self._low.clone(), self._high.clone()
 
     def width(self) -> Tensor:

@@ -4,7 +4,7 @@ The intervals are those of `intervals`, or, where cells may have stopped early, 
 `confidence`, which hold whatever made a cell stop.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -43,7 +43,7 @@ class Kinds(NamedTuple):
     Attributes:
         share: 0 or 1 at a position.
         bounded: in [0, 1] at a position.
-        followed: it decided when a cell stops.
+        followed: it is judged, and decides when a cell stops.
     """
 
     share: NDArray[np.bool_]
@@ -107,7 +107,7 @@ class Gaps:
         ends: 95 % interval.
         ends_all: interval that holds for all gaps of one model and metric at once.
         zero: two-sided p-value of "the gap is 0".
-        worse: one-sided p-value of "the gap is at most the tolerance".
+        worse: one-sided p-value of "the gap is at most the tolerance", of the judged metric.
     """
 
     value: Floats
@@ -144,8 +144,21 @@ class Gaps:
             _side_by_side(*(d.ends() for d in parts)),
             _side_by_side(*(d.ends(every) for d in parts)),
             _joined(*(np.minimum(1, 2 * np.minimum(p, 1 - p)) for p in below)),
-            _joined(*(d.p_value(tolerance) for d in parts)),
+            _joined(*(_worse(d, first.kinds.followed, tolerance) for d in parts)),
         )
+
+
+def _worse(gaps: Differences, judged: NDArray[np.bool_], tolerance: float) -> Floats:
+    """The p-value of "the gap is at most the tolerance" of the judged metrics; NaN for others."""
+    some = replace(
+        gaps,
+        first=gaps.first[..., judged],
+        second=gaps.second[..., judged],
+        spread=gaps.spread[..., judged],
+    )
+    found = np.full(gaps.value.shape, np.nan)
+    found[..., judged] = some.p_value(tolerance)
+    return found
 
 
 def _stopped_gaps(

@@ -171,7 +171,7 @@ def needed(
         level: from `level_of`.
         of_iid: `same_prediction` on the reference, with the ends of its interval.
         change: from `change_of`.
-        of_gap: the gap, with the ends of its interval.
+        of_gap: the gap, with the ends that must pass the line: the lower one corrected.
         thresholds: where the lines are drawn.
 
     Returns:

@@ -80,7 +80,7 @@ def _judgement(row: dict[str, Any], thresholds: Thresholds, learnt: float | None
         level,
         (row["iid"], row["iid_low"], row["iid_high"]),
         change,
-        (row["gap"], row["low"], row["high"]),
+        (row["gap"], row["low_all"], row["high"]),  # a fall must hold after the correction
         thresholds,
     )
     return level, change, found, count

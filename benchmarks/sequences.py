@@ -1,10 +1,15 @@
 """Does a confidence sequence hold at every look, and what does stopping early cost?
 
-    python benchmarks/coverage.py [--runs N] [--prior-correlation R] [--sequences N] [--short]
+    python benchmarks/sequences.py [--runs N] [--prior-correlation R] [--sequences N]
+    python benchmarks/sequences.py --worst [--until W ...]
+    python benchmarks/sequences.py --priors
 
 Prints the tables of docs/confidence.md. A run draws sequences of one kind, looks after every 16 and
-stops as soon as the interval is narrow enough, or when the sequences are used up; it is *covered*
-if the truth lay inside at every look, the last one included. Compared with
+stops as soon as the interval is narrow enough, or when the sequences are used up. It is *covered*
+if the truth lies in the interval that it ends with, and *covered at all looks* if it lay in every
+interval on the way too. `--worst` searches for the kinds that are covered worst: a screening of
+hundreds, then fresh and longer runs of the worst found. Otherwise a list of usual kinds is compared
+with
 
 - the interval of the central limit theorem for a number of sequences fixed beforehand (how many
   it takes, with the variance known: a lower limit for any method),
@@ -37,15 +42,21 @@ class Case(NamedTuple):
     draw: Drawer  # generator and (runs, sequences) → numerators, counts
 
 
-VARYING = 0  # instead of a length: from 16 to 128
+VARYING, GEOMETRIC, LOG_NORMAL = "16–128", "geometric, mean 14", "log-normal, mean 14"
+Length = int | str
 
 
-def counts_of(rng: np.random.Generator, shape: tuple[int, int], length: int) -> Floats:
-    varying = rng.integers(16, 129, size=shape).astype(float) if length == VARYING else None
-    return np.full(shape, float(length)) if varying is None else varying
+def counts_of(rng: np.random.Generator, shape: tuple[int, ...], length: Length) -> Floats:
+    if length == VARYING:
+        return rng.integers(16, 129, size=shape).astype(float)
+    if length == GEOMETRIC:  # as far closers of Dyck sentences, about
+        return rng.geometric(1 / 14, size=shape).astype(float)
+    if length == LOG_NORMAL:
+        return np.exp(rng.normal(math.log(14) - 0.5, 1, size=shape)).round().clip(1)
+    return np.full(shape, float(length))
 
 
-def beta_binomial(p: float, correlation: float, length: int) -> Case:
+def beta_binomial(p: float, correlation: float, length: Length) -> Case:
     def draw(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[Floats, Floats]:
         c, chance = counts_of(rng, shape, length), np.full(shape, p)
         if correlation:
@@ -53,10 +64,10 @@ def beta_binomial(p: float, correlation: float, length: int) -> Case:
             chance = rng.beta(p * more, (1 - p) * more, size=shape)
         return rng.binomial(c.astype(int), chance).astype(float), c
 
-    return Case(f"p = {p}, ρ = {correlation}, {length or '16–128'}", p, draw)
+    return Case(f"p = {p}, ρ = {correlation}, {length}", p, draw)
 
 
-def mixed(share: float, rare: float, usual: float, length: int) -> Case:
+def mixed(share: float, rare: float, usual: float, length: Length) -> Case:
     """A share of the sequences agrees at `rare`, the others at `usual`."""
 
     def draw(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[Floats, Floats]:
@@ -64,8 +75,21 @@ def mixed(share: float, rare: float, usual: float, length: int) -> Case:
         chance = np.where(rng.random(shape) < share, rare, usual)
         return rng.binomial(c.astype(int), chance).astype(float), c
 
-    name = f"{share:.0%} at {rare}, else {usual}, {length or '16–128'}"
+    name = f"{share:.2%} at {rare}, else {usual}, {length}".replace(".00%", "%")
     return Case(name, share * rare + (1 - share) * usual, draw)
+
+
+def long_ones_fail(share: float, length: Length) -> Case:
+    """The longest sequences agree nowhere, the others everywhere."""
+    c = counts_of(np.random.default_rng(1), (2_000_000,), length)
+    longest = np.quantile(c, 1 - share)
+
+    def draw(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[Floats, Floats]:
+        c = counts_of(rng, shape, length)
+        return np.where(c > longest, 0, c), c
+
+    name = f"the longest {share:.1%} at 0, else 1, {length}"
+    return Case(name, float(c[c <= longest].sum() / c.sum()), draw)
 
 
 def worse_when_long() -> Case:
@@ -111,29 +135,70 @@ CASES = [
 SHORT = [
     *(beta_binomial(p, r, 31) for p in (0.95, 0.985, 0.995) for r in (0, 0.02, 0.05, 0.1)),
     mixed(0.02, 0.3, 0.999, 31),
+    mixed(0.02, 0.0, 0.99, 31),
 ]
 
 
-def sequential(
-    a: Floats, c: Floats, truth: float, until: float, prior: float
-) -> tuple[float, float, float, float]:
-    """Share of runs covered, share that reached `until`, mean sequences and positions at stop."""
+def searched(until: float) -> list[Case]:
+    """What `--worst` screens: kinds of which a rare part, about as large as the width, is worse."""
+    lengths = (8, 64, VARYING, GEOMETRIC, LOG_NORMAL)
+    shares = until * np.array([0.75, 1, 1.1, 1.5, 2.5, 5])
+    return [
+        *(
+            mixed(share, rare, usual, length)
+            for share in shares.round(5).tolist()
+            for rare in (0.0, 0.3)
+            for usual in (1.0, 0.99, 0.9)
+            for length in lengths
+        ),
+        *(
+            beta_binomial(p, correlation, length)
+            for p in (0.9, 0.97, 0.99, 0.995)
+            for correlation in (0.05, 0.3, 0.9)
+            for length in lengths
+        ),
+    ]
+
+
+class Found(NamedTuple):
+    """Means over runs.
+
+    Attributes:
+        covered: whether the last interval held the truth.
+        always: whether all did.
+        reached: whether the width was reached.
+        sequences: at the stop.
+        positions: at the stop.
+    """
+
+    covered: float
+    always: float
+    reached: float
+    sequences: float
+    positions: float
+
+
+def sequential(a: Floats, c: Floats, truth: float, until: float, prior: float) -> Found:
+    """What following many runs at once gives: numerators and counts [runs, sequences]."""
     runs, most = a.shape
     follow = RatioSequence(runs, until, ALPHA, prior)
-    covered, active, stop = np.ones(runs, bool), np.arange(runs), np.full(runs, most)
+    always, active, stop = np.ones(runs, bool), np.arange(runs), np.full(runs, most)
     numerators, counts = torch.from_numpy(a), torch.from_numpy(c)
-    for seen in range(BATCH, most + 1, BATCH):
-        new = slice(seen - BATCH, seen)
+    for start in range(0, most, BATCH):
+        new = slice(start, start + BATCH)
         follow.update(numerators[active, new], counts[active, new], torch.from_numpy(active))
         low, high = (end.numpy()[active] for end in follow.interval())
-        covered[active] &= (low <= truth) & (truth <= high)
+        always[active] &= (low <= truth) & (truth <= high)
         done = high - low <= until
-        stop[active[done]] = seen
+        stop[active[done]] = min(start + BATCH, most)
         active = active[~done]
         if not len(active):
             break
+    low, high = (end.numpy() for end in follow.interval())
+    covered = (low <= truth) & (truth <= high)
     positions = c.cumsum(axis=1)[np.arange(runs), stop - 1]
-    return covered.mean(), 1 - len(active) / runs, stop.mean(), positions.mean()
+    reached = 1 - len(active) / runs
+    return Found(covered.mean(), always.mean(), reached, stop.mean(), positions.mean())
 
 
 def asymptotic(a: Floats, c: Floats, truth: float, until: float) -> float:
@@ -191,15 +256,42 @@ def fixed(case: Case, until: float) -> float:
     return float((2 * 1.96) ** 2 * variance / until**2)
 
 
-def short(runs: int) -> None:
+def priors(runs: int) -> None:
     """Share covered and mean sequences taken, by the prior correlation: sequences of 31."""
-    priors = (0.5, 0.1, 0.02)
-    print(f"| sequences | {' | '.join(map(str, priors))} |\n| --- | --- | --- | --- |")
+    tried = (0.5, 0.2, 0.1, 0.02)
+    print(f"| sequences | {' | '.join(map(str, tried))} |\n| --- |{' --- |' * len(tried)}")
     for case in SHORT:
         a, c = case.draw(np.random.default_rng(0), (runs, 512))
-        found = [sequential(a, c, case.truth, 0.02, prior) for prior in priors]
-        cells = [f"{covered:.3f}, {taken:.0f}" for covered, _, taken, _ in found]
+        found = [sequential(a, c, case.truth, 0.02, prior) for prior in tried]
+        cells = [f"{f.covered:.3f}, {f.sequences:.0f}" for f in found]
         print(f"| {case.name} | {' | '.join(cells)} |", flush=True)
+
+
+def worst(until: float, prior: float, runs: int) -> None:
+    """Screen `searched`, then measure the worst with fresh runs.
+
+    With them the two kinds that were worst in longer searches, and long sequences that fail.
+    """
+    screened = []
+    for case in searched(until):
+        a, c = case.draw(np.random.default_rng(2), (200, math.ceil(15 / until)))
+        screened.append((sequential(a, c, case.truth, until, prior), case))
+    by_end = [case for _, case in sorted(screened, key=lambda x: x[0].covered)[:3]]
+    by_look = [case for _, case in sorted(screened, key=lambda x: x[0].always)[:2]]
+    known = [mixed(until, 0.0, 1.0, VARYING), mixed(1.5 * until, 0.0, 0.99, VARYING)]
+    long = long_ones_fail(until / 5, GEOMETRIC)
+    print(f"\nWidth {until}, prior correlation {prior}, the worst of {len(screened)} kinds:\n")
+    print("| sequences | covered | at all looks |\n| --- | --- | --- |")
+    for case in {c.name: c for c in (*by_end, *by_look, *known, long)}.values():
+        most = math.ceil(25 / until)
+        parts = [
+            sequential(
+                *case.draw(np.random.default_rng(seed), (500, most)), case.truth, until, prior
+            )
+            for seed in range(3, 3 + runs // 500)
+        ]
+        found = Found(*np.mean(parts, axis=0))
+        print(f"| {case.name} | {found.covered:.3f} | {found.always:.3f} |", flush=True)
 
 
 def main() -> None:
@@ -209,33 +301,36 @@ def main() -> None:
     arguments.add_argument("--until", type=float, nargs="+", default=[0.02, 0.005])
     arguments.add_argument("--prior-correlation", type=float, default=PRIOR_CORRELATION)
     arguments.add_argument("--bets", type=int, default=24, help="runs of the slow betting bound")
-    arguments.add_argument("--short", action="store_true", help="the table of short sequences")
+    arguments.add_argument("--priors", action="store_true", help="compare prior correlations")
+    arguments.add_argument("--worst", action="store_true", help="search for the worst kinds")
     options = arguments.parse_args()
     torch.set_num_threads(1)
-    if options.short:
-        short(options.runs)
+    if options.priors:
+        priors(options.runs)
         return
     for until in options.until:
+        if options.worst:
+            worst(until, options.prior_correlation, options.runs)
+            continue
         print(f"\nWidth {until}, prior correlation {options.prior_correlation}:\n")
         print(
-            "| sequences | covered | AsympCS covers | sequences to stop | positions | fixed n "
-            "| betting |"
+            "| sequences | covered | at all looks | AsympCS, all looks | sequences to stop "
+            "| positions | fixed n | betting |"
         )
-        print("| --- | --- | --- | --- | --- | --- | --- |")
+        print(f"| --- |{' --- |' * 7}")
         for case in CASES:
             a, c = case.draw(np.random.default_rng(0), (options.runs, options.sequences))
-            covered, reached, sequences, positions = sequential(
-                a, c, case.truth, until, options.prior_correlation
-            )
+            found = sequential(a, c, case.truth, until, options.prior_correlation)
             plain = asymptotic(a, c, case.truth, until)
             bets = betting(a[: options.bets], c[: options.bets], case.truth, until)
             over = f"> {options.sequences:,}"
             cells = [
                 case.name,
-                f"{covered:.3f}",
+                f"{found.covered:.3f}",
+                f"{found.always:.3f}",
                 f"{plain:.3f}",
-                f"{sequences:,.0f}" if reached == 1 else over,
-                f"{positions:,.0f}" if reached == 1 else "",
+                f"{found.sequences:,.0f}" if found.reached == 1 else over,
+                f"{found.positions:,.0f}" if found.reached == 1 else "",
                 f"{fixed(case, until):,.0f}",
                 f"{bets:,.0f}" if math.isfinite(bets) else over,
             ]
