@@ -17,9 +17,15 @@ from anamorph.faithfulness.confidence import (
     sequence_interval,
     sequence_p_value,
 )
-from anamorph.faithfulness.intervals import Differences, Ends, Floats, Means, quantile, spread
-
-LEVEL = 0.95
+from anamorph.faithfulness.intervals import (
+    LEVEL,
+    Differences,
+    Ends,
+    Floats,
+    Means,
+    quantile,
+    spread,
+)
 
 
 class Stopping(NamedTuple):
@@ -130,12 +136,11 @@ class Gaps:
             ),
         ]
         every = quantile(1 - (1 - LEVEL) / family)  # Bonferroni's
-        below = [d.p_value() for d in parts]
         return cls(
             value,
             _side_by_side(*(d.ends() for d in parts)),
             _side_by_side(*(d.ends(every) for d in parts)),
-            _joined(*(np.minimum(1, 2 * np.minimum(p, 1 - p)) for p in below)),
+            _joined(*(d.p_value_of_none() for d in parts)),
             _joined(*(_worse(d, first.kinds.followed, tolerance) for d in parts)),
         )
 
