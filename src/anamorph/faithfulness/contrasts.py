@@ -25,7 +25,7 @@ class Contrast(NamedTuple):
         level: its name.
         value: mean at the level's positions less the mean at the others'.
         ends: 95 % interval; NaN where there is none.
-        error: standard error of the value, over sequences and models.
+        error: standard error of the value, over sequences and models; NaN as `ends`.
         tokens: [proxy, model + 1] scored positions at the level that were seen.
         sequences: [proxy, model + 1] sequences that have one.
     """
@@ -105,12 +105,13 @@ def _contrast(group: Group, here: _Side, rest: _Side, share: NDArray[np.bool_]) 
         np.concatenate([x, x.max(axis=1, keepdims=True)], axis=1).astype(np.int64)
         for x in (count.sum(-1), np.count_nonzero(count, axis=-1))
     )
+    low, high = (_joined(x, y) for x, y in zip(ends, ends_of_mean, strict=True))
     return Contrast(
         group.facet,
         group.level,
         _joined(each.value, mean.value),
-        Ends(_joined(ends.low, ends_of_mean.low), _joined(ends.high, ends_of_mean.high)),
-        _joined(errors, of_mean),
+        Ends(low, high),
+        np.where(np.isnan(low), np.nan, _joined(errors, of_mean)),
         tokens,
         sequences,
     )

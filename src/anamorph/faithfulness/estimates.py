@@ -14,13 +14,18 @@ from torch import Tensor
 
 from anamorph.faithfulness.confidence import (
     RatioSums,
-    replay,
     sequence_interval,
     sequence_p_value,
 )
-from anamorph.faithfulness.intervals import Differences, Ends, Floats, Means, quantile, spread
-
-LEVEL = 0.95
+from anamorph.faithfulness.intervals import (
+    LEVEL,
+    Differences,
+    Ends,
+    Floats,
+    Means,
+    quantile,
+    spread,
+)
 
 
 class Stopping(NamedTuple):
@@ -29,12 +34,10 @@ class Stopping(NamedTuple):
     Attributes:
         until: the width at which a cell stopped.
         correlation: assumed within sequences.
-        look: sequences between two looks.
     """
 
     until: float
     correlation: float
-    look: int
 
 
 class Kinds(NamedTuple):
@@ -85,11 +88,6 @@ class Estimates:
             return cls(each, over, None, None, kinds, _side_by_side(each.ends(), over.ends()))
         looked = RatioSums.of(*(_flat(x) for x in (sums, counts)))
         ends = _sequence_ends(looked, each.value.shape, kinds, stopping)
-        followed = np.broadcast_to(kinds.followed, each.value.shape)
-        ours, theirs = (torch.from_numpy(x[followed]) for x in (sums, counts))
-        stopped = replay(ours, theirs, stopping.look, stopping.until, stopping.correlation)
-        for end, found in zip(ends, stopped, strict=True):
-            end[followed] = found.numpy()
         return cls(each, over, stopping, looked, kinds, _side_by_side(ends, _only(ends)))
 
     @property
@@ -138,12 +136,11 @@ class Gaps:
             ),
         ]
         every = quantile(1 - (1 - LEVEL) / family)  # Bonferroni's
-        below = [d.p_value() for d in parts]
         return cls(
             value,
             _side_by_side(*(d.ends() for d in parts)),
             _side_by_side(*(d.ends(every) for d in parts)),
-            _joined(*(np.minimum(1, 2 * np.minimum(p, 1 - p)) for p in below)),
+            _joined(*(d.p_value_of_none() for d in parts)),
             _joined(*(_worse(d, first.kinds.followed, tolerance) for d in parts)),
         )
 

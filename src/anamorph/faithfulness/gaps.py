@@ -154,39 +154,52 @@ def verdict(
 
 
 def needed(
-    sequences: int,
+    sequences: tuple[int, int],
     level: str,
     of_iid: tuple[float, float, float],
     change: str,
     of_gap: tuple[float, float, float],
+    low_all: float,
     thresholds: Thresholds,
 ) -> int | None:
     """How many sequences of each split would decide what is undecided, if the values stay.
 
     The width of an interval falls with the square root of the number of sequences; asked is from
-    which number on it no longer holds the line that it must lie on one side of.
+    which number on it no longer holds the line that it must lie on one side of. Near 1 widths fall
+    faster, so that fewer may do.
 
     Args:
-        sequences: of the smaller of the two splits.
+        sequences: of the reference and of the `ood` split.
         level: from `level_of`.
         of_iid: `same_prediction` on the reference, with the ends of its interval.
         change: from `change_of`.
-        of_gap: the gap, with the ends that must pass the line: the lower one corrected.
+        of_gap: the gap, with the ends of its interval.
+        low_all: its lower end corrected for the number of cells, as a fall has to be.
         thresholds: where the lines are drawn.
 
     Returns:
         The number, rounded up to two digits; None if no number up to ten million would.
     """
-    times = 1.0
-    for unclear, line, (value, low, high) in (
-        (level == UNCLEAR, thresholds.faithful, of_iid),
-        (change == UNDECIDED and level != LOOKS_WRONG, thresholds.tolerance, of_gap),
-    ):
-        if unclear:
-            half = value - low if value >= line else high - value
-            times = max(times, (half / max(abs(value - line), 1e-9)) ** 2)
-    count = math.ceil(sequences * times)
-    if count > MOST_NEEDED:
+    most = min(sequences) + 1.0
+    value, low, high = of_iid
+    if level == UNCLEAR:
+        apart = value - thresholds.faithful
+        half = value - low if apart >= 0 else high - value
+        most = max(most, sequences[0] * _times(half, apart))
+    if change == UNDECIDED and level != LOOKS_WRONG:
+        gap, least, largest = of_gap
+        apart = gap - thresholds.tolerance
+        half, ours = (gap - least, value - low) if apart >= 0 else (largest - gap, high - value)
+        part = min(1.0, (ours / half) ** 2) if half > 0 else 1.0  # of the reference in the width
+        at_once = part * sequences[0] + (1 - part) * sequences[1]
+        most = max(most, at_once * _times(gap - low_all if apart >= 0 else half, apart))
+    if most > MOST_NEEDED:
         return None
+    count = math.ceil(most)
     digits: int = 10 ** max(0, len(str(count)) - 2)
-    return -(-max(count, sequences + 1) // digits) * digits
+    return -(-count // digits) * digits
+
+
+def _times(half: float, apart: float) -> float:
+    """How many times as many sequences make a half width as short as a distance."""
+    return (half / max(abs(apart), 1e-9)) ** 2

@@ -53,9 +53,9 @@ Floats = NDArray[np.float64]
 LEVEL = 0.95  # of all intervals that are printed
 PRIOR_CORRELATION = 0.2  # ρ₀: within sequences, before disagreement shows what it is
 PRIOR_WORTH = 3.0  # b: positions' worth of disagreement that this counts for
-FEWEST = 2  # sequences of which an interval can be told
 BISECTIONS = 24  # p-values are found to three digits and more
-MOST_Z = 37.0  # two-sided error rates below 10⁻³⁰⁰ are 0
+MOST_Z = 37.0  # no p-value is below 10⁻²⁹⁹
+MOST_T = 1e100  # of Student, where SciPy cannot tell it
 
 
 class Ends(NamedTuple):
@@ -222,9 +222,20 @@ class Differences:
     def p_value(self, margin: float = 0.0) -> Floats:
         """One-sided p-value of "the difference is at most `margin`"; NaN where there is none.
 
-        The error rate, on its side, of the interval whose lower end lies on the margin. Twice the
-        smaller of this and its counterpart is the two-sided p-value of "it is the margin".
+        The error rate, on its side, of the interval whose lower end lies on the margin.
         """
+        return self._known_p(ndtr(-self._score(margin)))
+
+    def p_value_of_none(self) -> Floats:
+        """Two-sided p-value of "the difference is 0"; NaN where there is none."""
+        return self._known_p(2 * ndtr(-np.abs(self._score(0.0))))
+
+    def _known_p(self, p: Floats) -> Floats:
+        least = np.minimum(self.first.freedom, self.second.freedom)
+        return np.where(np.isfinite(self.value) & (least > 0), p, np.nan)
+
+    def _score(self, margin: float) -> Floats:
+        """The normal quantile of the interval with an end on the margin; below 0 if the upper."""
         apart = self.value - margin
         low, high = np.zeros_like(apart), np.full_like(apart, MOST_Z)
         for _ in range(BISECTIONS):
@@ -232,9 +243,7 @@ class Differences:
             below, above = self._distances(np.maximum(z, 1e-6))
             beyond = np.where(apart >= 0, below, above) < np.abs(apart)
             low, high = np.where(beyond, z, low), np.where(beyond, high, z)
-        p = ndtr(np.where(apart >= 0, -low, low))
-        least = np.minimum(self.first.freedom, self.second.freedom)
-        return np.where(np.isfinite(apart) & (least > 0), p, np.nan)
+        return np.where(apart >= 0, low, -low)
 
 
 def quantile(level: float) -> float:
@@ -245,7 +254,7 @@ def quantile(level: float) -> float:
 def student(z: Floats, freedom: Floats) -> Floats:
     """Student's quantile at the error rate that the normal quantile `z` gives."""
     found: Floats = -stdtrit(np.maximum(freedom, 1e-3), ndtr(-z))
-    return np.maximum(found, z)
+    return np.where(found > 0, np.maximum(found, z), MOST_T)  # far out it gives -inf
 
 
 def correlation(first: Floats, second: Floats) -> Floats:

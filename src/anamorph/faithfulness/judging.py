@@ -24,7 +24,8 @@ FOR_VERDICTS = (
     "model_only_right",
     "proxy_only_right",
     "accuracy",
-    "units",
+    "iid_sequences",
+    "ood_sequences",
 )
 """Columns that `judge` takes and drops."""
 
@@ -35,8 +36,8 @@ def judge(gaps: pl.DataFrame, thresholds: Thresholds, learnt: float | None) -> p
     Args:
         gaps: with the columns `FOR_VERDICTS`: the ends of the reference's interval, the p-value of
             "the gap is at most the tolerance", who alone is right on the split, the model's
-            accuracy on the reference, and the sequences of the smaller
-            split, 0 where more of them need not decide.
+            accuracy on the reference, and the sequences of both splits, 0 where more of them need
+            not decide.
         thresholds: where the lines are drawn.
         learnt: accuracy that a model must be above for verdicts on it to mean anything.
 
@@ -73,14 +74,15 @@ def _judgement(row: dict[str, Any], thresholds: Thresholds, learnt: float | None
         return level, change, NOT_TESTABLE, None
     sides = row["model_only_right"], row["proxy_only_right"]
     found = verdict(level, change, *sides, thresholds)
-    if found != UNDECIDED or not row["units"]:
+    if found != UNDECIDED or not row["iid_sequences"]:
         return level, change, found, None
     count = needed(
-        int(row["units"]),
+        (row["iid_sequences"], row["ood_sequences"]),
         level,
         (row["iid"], row["iid_low"], row["iid_high"]),
         change,
-        (row["gap"], row["low_all"], row["high"]),  # a fall must hold after the correction
+        (row["gap"], row["low"], row["high"]),
+        row["low_all"],
         thresholds,
     )
     return level, change, found, count

@@ -200,7 +200,7 @@ def _contrasts(grid: Grid, place: Place, measured: Measured) -> pl.DataFrame:
             "sequences": counted([x.sequences for x in found]),
         }
     )
-    return frame.with_columns(pl.col("low", "high").fill_nan(None))
+    return frame.with_columns(pl.col("low", "high", "error").fill_nan(None))
 
 
 def _gaps(
@@ -228,11 +228,11 @@ def _gaps(
         name: after[p, s, grid.names.index(name)]
         for name in ("model_only_right", "proxy_only_right")
     }
-    units = np.minimum(iid.sequences, ood.sequences[:, :, :1])[:, :, 0]
-    # more sequences alone may not decide what several models leave open
-    units = np.where(
-        np.arange(units.shape[1]) == len(grid.seeds), (len(grid.seeds) == 1) * units, units
-    )
+    sequences = np.stack([iid.sequences[:, :, 0], ood.sequences[:, :, 0]])
+    if len(grid.seeds) > 1:  # more sequences alone may not decide what several models leave open
+        sequences[:, :, -1] = 0
+    if grid.stopping is not None:  # nor are more of them looked at once a cell has stopped
+        sequences[:] = 0
 
     return pl.DataFrame(
         _keys(grid, place, p, s)
@@ -251,7 +251,8 @@ def _gaps(
             "iid_high": iid.high[:, :, 0][at],
             "worse": np.where(lower, np.nan, made.worse)[at],
             "accuracy": before[p, s, grid.names.index("model_accuracy")],
-            "units": units[p, s],
+            "iid_sequences": sequences[0, p, s],
+            "ood_sequences": sequences[1, p, s],
         }
         | only
     )
