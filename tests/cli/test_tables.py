@@ -90,7 +90,7 @@ def test_the_terminal_of_a_model_that_has_not_learnt(tmp_path: Path) -> None:
     assert "The model has not learnt the task. It is right at 44.0 %" in text
     assert "Nothing can be said of 1 simplified view here" in text
     assert "Which simplified views hold" not in text
-    assert "C2 not testable here: It grows." in text
+    assert "Not testable here: C2. Not learnt. Not tested here: C9." in text
 
 
 @pytest.mark.parametrize("width", [80, 200])

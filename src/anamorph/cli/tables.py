@@ -18,7 +18,7 @@ from anamorph.faithfulness.gaps import (
 from anamorph.report.data import read
 from anamorph.report.heads import Heads, rows, single_heads
 from anamorph.report.summary import Standing, evidence, headline, notices, standings
-from anamorph.report.words import SIGNS, UNTESTED, rounding_sentence
+from anamorph.report.words import SIGNS, UNTESTABLE, UNTESTED, rounding_sentence
 from anamorph.runs import Run
 from anamorph.tasks import Task
 
@@ -71,17 +71,7 @@ def print_run(run: Run, console: Console) -> None:
         table.add_row(escape(name), *cells)
     console.print(table)
     _print_heads(run, splits, console)
-    untested = [claim["id"] for claim in run.claims if claim["status"] == UNTESTED]
-    for claim in run.claims:
-        if claim["status"] == UNTESTED:
-            continue
-        console.print(
-            f"{claim['id']} {claim['status']}: {escape(claim['claim'])}\n"
-            f"   [dim]{escape(claim['finding'])}",
-            highlight=False,
-        )
-    if untested:
-        console.print(f"{UNTESTED[0].upper()}{UNTESTED[1:]}: {', '.join(untested)}.")
+    _print_claims(run, console)
     if floor := run.checks.get("noise_floor"):
         console.print(
             f"Noise floor (rounding alone): same prediction {floor['same_prediction']:.5f}, "
@@ -91,6 +81,24 @@ def print_run(run: Run, console: Console) -> None:
     if said := rounding_sentence(run.checks.get("rounding")):
         console.print(said, highlight=False)
     _print_summary(run, console)
+
+
+def _print_claims(run: Run, console: Console) -> None:
+    """Status and finding of every claim; those that cannot be tested in a line."""
+    folded: dict[tuple[str, str], list[str]] = {}
+    for claim in run.claims:
+        if claim["status"] in (UNTESTED, UNTESTABLE):
+            why = claim["finding"] if claim["status"] == UNTESTABLE else ""
+            folded.setdefault((claim["status"], why), []).append(claim["id"])
+            continue
+        console.print(
+            f"{claim['id']} {claim['status']}: {escape(claim['claim'])}\n"
+            f"   [dim]{escape(claim['finding'])}",
+            highlight=False,
+        )
+    for (status, why), claims in folded.items():
+        said = f"{status[0].upper()}{status[1:]}: {', '.join(claims)}. {why}".strip()
+        console.print(escape(said), highlight=False)
 
 
 def _print_summary(run: Run, console: Console) -> None:

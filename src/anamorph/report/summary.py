@@ -327,7 +327,7 @@ def _not_learnt(run: Run) -> Notice | None:
     return Notice(
         "The model has not learnt the task",
         f"It is {right}. Whether a view of it holds cannot be told from that: every verdict is "
-        f"“{NOT_TESTABLE}”, and no number below says anything for or against a view. What is "
+        f"“{NOT_TESTABLE}”, and no number here says anything for or against a view. What is "
         f"needed is a model that has learnt: train for longer{how}, or audit another.",
     )
 
