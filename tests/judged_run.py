@@ -20,7 +20,7 @@ from anamorph.faithfulness.gaps import (
 
 NARROW = {"iid": 400, "near": 400, "far": 400}
 UNCLEAR = "undecided, as it is unclear whether it looks right on iid"
-HOPELESS = "undecided, and no number of sequences would decide"
+HOPELESS = "undecided, and more sequences alone would not decide"
 # Of each verdict: level, change, iid, ood, needed.
 NUMBERS: dict[str, tuple[str, str, float, float, int | None]] = {
     FAITHFUL: ("looks right", "none", 0.96, 0.959, None),

@@ -14,7 +14,6 @@ from anamorph.faithfulness.gaps import (
     Thresholds,
     change_of,
     level_of,
-    needed,
     verdict,
 )
 
@@ -84,8 +83,6 @@ def _write_json(run: Path, seeds: Sequence[int]) -> None:
         "audit": {
             "sequences": 2000,
             "fit_sequences": 1000,
-            "resamples": 1000,
-            "seed": 0,
             "thresholds": {"faithful": 0.9, "tolerance": 0.02, "level": 0.05, "share": 0.667},
         },
         "seeds": list(seeds),
@@ -234,13 +231,7 @@ def _judged(row: dict[str, Any]) -> tuple[str | None, str | None, str | None, in
     level = level_of(row["iid_low"], row["iid_high"], THRESHOLDS)
     change = change_of(row["low"], row["high"], 0.001, THRESHOLDS)
     found = verdict(level, change, row["model_only_right"], row["proxy_only_right"], THRESHOLDS)
-    if found != UNDECIDED:
-        return level, change, found, None
-    of_iid, of_gap = (
-        (row["iid"], row["iid_low"], row["iid_high"]),
-        (row["gap"], row["low"], row["high"]),
-    )
-    return level, change, found, needed(SEQUENCES, level, of_iid, change, of_gap, THRESHOLDS)
+    return level, change, found, 2 * SEQUENCES if found == UNDECIDED else None
 
 
 def _history(rng: np.random.Generator) -> pl.DataFrame:

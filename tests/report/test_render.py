@@ -93,7 +93,7 @@ def test_claims_stand_with_their_rules(rendered: Path) -> None:
     page = (rendered / "report.html").read_text()
     table = page[page.index('<table class="claims">') :]
     rows = re.findall(r"<tr><td>(.*?)</tr>", table[: table.index("</table>")])
-    rule = '<span class="rule">Its accuracy is at least .98.</span>'
+    rule = '<span class="rule">Rule: Its accuracy is at least .98.</span>'
     assert rows[0].startswith(f"<b>C1</b> The model generalizes.{rule}</td>")
     assert "rule" not in rows[1] and 'class="status does-not-hold"' in rows[1]
     assert 'class="status not-testable-here">not testable here<' in rows[2]

@@ -139,7 +139,7 @@ def test_standings_name_sizes_and_splits(mixture: Run) -> None:
 def test_what_no_number_of_sequences_would_decide(tmp_path: Path) -> None:
     cells = {f"svd(rank={n})@0.*.key": {"near": HOPELESS, "far": FAITHFUL} for n in (1, 2)}
     (svd,) = standings(read(write(tmp_path / "run", cells)))
-    assert svd.open == ["all sizes: near (no number of sequences would decide)"]
+    assert svd.open == ["all sizes: near (more sequences alone would not decide)"]
 
 
 def test_most_of_many_splits_are_named_by_the_one_that_is_missing(tmp_path: Path) -> None:

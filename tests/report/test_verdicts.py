@@ -1,7 +1,6 @@
 from pathlib import Path
 
 import pytest
-from judged_run import HOPELESS, UNCLEAR, write
 
 from anamorph.faithfulness.gaps import (
     DEGRADES,
@@ -25,6 +24,7 @@ from anamorph.report.words import (
     split_size,
     threshold,
 )
+from judged_run import HOPELESS, UNCLEAR, write
 
 
 def said(path: Path, cells: dict[str, dict[str, str]]) -> Sentence:
@@ -97,7 +97,7 @@ def sized(*verdicts: tuple[str, str]) -> dict[str, dict[str, str]]:
             [(HOPELESS, FAITHFUL)],
             "undecided",
             "Looks right on iid at rank 1 (96.0 % same predictions). Whether it holds is undecided "
-            "on near: so close to the line that no number of sequences would decide.",
+            "on near: more sequences alone would not decide.",
         ),
         (
             [(NOT_TESTABLE, NOT_TESTABLE)],

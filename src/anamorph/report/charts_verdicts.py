@@ -103,7 +103,7 @@ def open_question(run: Run, cell: Mapping[str, Any]) -> str:
     if cell["change"] == UNDECIDED:
         said.append("whether it is worse here")
     if cell["needed"] is None:
-        return f"{' and '.join(said)}; no number of sequences would decide"
+        return f"{' and '.join(said)}; more sequences alone would not decide"
     return f"{' and '.join(said)}; about {sequences(cell['needed'])} of each split would decide"
 
 

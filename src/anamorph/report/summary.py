@@ -243,7 +243,7 @@ def _asked(numbers: Sequence[int | None]) -> str:
     """How many sequences would decide, of the most demanding that any number would."""
     known = [number for number in numbers if number is not None]
     if not known:
-        return "no number of sequences would decide"
+        return "more sequences alone would not decide"
     return f"about {sequences(max(known))}"
 
 

@@ -132,8 +132,7 @@ def _asked(rows: Sequence[Row]) -> str:
     """How many sequences would decide all that is open."""
     known = [row["needed"] for row in rows if row["needed"] is not None]
     if len(known) < len(rows):
-        some = "" if not known else " for all of it"
-        return f"so close to the line that no number of sequences would decide{some}"
+        return f"more sequences alone would not decide{' all of it' if known else ''}"
     return f"about {sequences(max(known))} of each split would decide"
 
 
