@@ -14,7 +14,6 @@ from torch import Tensor
 
 from anamorph.faithfulness.confidence import (
     RatioSums,
-    replay,
     sequence_interval,
     sequence_p_value,
 )
@@ -35,12 +34,10 @@ class Stopping(NamedTuple):
     Attributes:
         until: the width at which a cell stopped.
         correlation: assumed within sequences.
-        look: sequences between two looks.
     """
 
     until: float
     correlation: float
-    look: int
 
 
 class Kinds(NamedTuple):
@@ -91,11 +88,6 @@ class Estimates:
             return cls(each, over, None, None, kinds, _side_by_side(each.ends(), over.ends()))
         looked = RatioSums.of(*(_flat(x) for x in (sums, counts)))
         ends = _sequence_ends(looked, each.value.shape, kinds, stopping)
-        followed = np.broadcast_to(kinds.followed, each.value.shape)
-        ours, theirs = (torch.from_numpy(x[followed]) for x in (sums, counts))
-        stopped = replay(ours, theirs, stopping.look, stopping.until, stopping.correlation)
-        for end, found in zip(ends, stopped, strict=True):
-            end[followed] = found.numpy()
         return cls(each, over, stopping, looked, kinds, _side_by_side(ends, _only(ends)))
 
     @property
