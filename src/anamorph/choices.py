@@ -143,7 +143,7 @@ def _code(task: Mapping[str, Any]) -> list[Choice]:
             what="Sequences",
             choice=(
                 f"START and a function's first {task['context'] - 1} {task['unit']}; every split "
-                "has the lengths of iid, as far as there are functions"
+                "has the lengths of iid, function by function, as far as there are some"
             ),
             why="Longer functions are not longer sequences, and lengths do not make the gaps.",
         ),

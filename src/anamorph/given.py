@@ -17,7 +17,6 @@ from anamorph.audit import (
     with_identity,
 )
 from anamorph.choices import choices_of_given
-from anamorph.engine import LOOK
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness import Stopping, Thresholds
 from anamorph.faithfulness.confidence import PRIOR_CORRELATION
@@ -134,7 +133,7 @@ def audit_given(
             audit_seed(run, how, task, model, fitted, 0, watch, **options)
             measure_noise(run, task, model, 0, watch, batch_tokens)
             score_heads(run, task, model, proxies, 0, watch, batch_tokens)
-        stopping = Stopping(until, correlation, LOOK) if until is not None else None
+        stopping = Stopping(until, correlation) if until is not None else None
         tabulate_run(run, how, task, model, proxies, stopping)
         write_json(run.path / "claims.json", [])
         report_run(run, watch)
