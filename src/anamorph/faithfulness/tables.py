@@ -64,7 +64,7 @@ def tabulate(
     Args:
         cells: every seed, proxy and split, all with the same metrics. Each is looked up once (the
             first of each split again), so that a mapping may read files on access.
-        proxies: what stands in the tables; "identity" has results but no gaps.
+        proxies: what stands in the tables; "identity" has results, but no gaps or contrasts.
         splits: the role of each split.
         reference: the split that gaps are measured against.
         thresholds: where the lines between verdicts are drawn.
@@ -177,7 +177,8 @@ def _contrasts(grid: Grid, place: Place, measured: Measured) -> pl.DataFrame:
     found = measured.contrasts
 
     value = np.concatenate([np.empty((0, *shape)), *(c.value[None] for c in found)])
-    c, p, s, m = np.nonzero(~np.isnan(value))
+    compared = np.array([proxy.method != IDENTITY for proxy in grid.proxies])
+    c, p, s, m = np.nonzero(~np.isnan(value) & compared[:, None, None])
 
     def column(numbers: Sequence[NDArray[Any]]) -> NDArray[Any]:
         return np.concatenate([np.empty((0, *shape)), *(x[None] for x in numbers)])[c, p, s, m]
