@@ -213,10 +213,11 @@ class Differences:
     def _distances(self, z: Floats) -> tuple[Floats, Floats]:
         first, second = (_distances(means, z) for means in (self.first, self.second))
         models = _of_models(self.spread, self.first.models, z)
-        below, above = (
-            np.sqrt(np.maximum(a * a + b * b - 2 * self.correlation * a * b, 0) + models**2)
-            for a, b in ((first[0], second[1]), (first[1], second[0]))
-        )
+        with np.errstate(over="ignore", invalid="ignore"):  # of two sequences ends may be infinite
+            below, above = (
+                np.sqrt(np.maximum(a * a + b * b - 2 * self.correlation * a * b, 0) + models**2)
+                for a, b in ((first[0], second[1]), (first[1], second[0]))
+            )
         return below, above
 
     def p_value(self, margin: float = 0.0) -> Floats:
