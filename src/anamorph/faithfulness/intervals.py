@@ -145,12 +145,15 @@ class Means:
         Args:
             z: the normal quantile that an error rate is given by, 1.96 for 5 %; broadcast.
         """
+        z = np.broadcast_to(z, self.value.shape)
         t = student(z, self.freedom)
-        low, high = self._as_share(z, t)
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             factor = np.exp(np.where(self.value > 0, t * self.error / self.value, 0))
-            means = Ends(self.value / factor, self.value * factor)
-        return Ends(np.where(self.share, low, means.low), np.where(self.share, high, means.high))
+            found = Ends(np.array(self.value / factor), np.array(self.value * factor))
+        some = self.share
+        for end, of_shares in zip(found, self[some]._as_share(z[some], t[some]), strict=True):
+            end[some] = of_shares
+        return found
 
     def _as_share(self, z: Floats, t: Floats) -> Ends:
         p = np.clip(self.value, 0, 1)
