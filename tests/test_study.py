@@ -36,7 +36,7 @@ def spec(**changes: Any) -> StudySpec:
         "model": {"width": 8, "mlp": 16},
         "training": {"steps": 6, "batch_tokens": 256, "evaluate_every": 3, "checkpoint_every": 2},
         "simplify": SIMPLIFY,
-        "audit": {"sequences": 10, "fit_sequences": 20, "resamples": 100},
+        "audit": {"sequences": 10, "fit_sequences": 20},
         "seeds": (0, 1),
     }
     return StudySpec.of(values | changes, "a test")
@@ -191,7 +191,7 @@ def test_leftovers_of_a_killed_write_are_no_hindrance(tmp_path: Path) -> None:
         ({"simplify": ["svd(rank=1)@0.*.key"]}, "simplify: there"),
         ({"threads": 2}, "threads: there 1, asked 2"),
         (
-            {"audit": {"sequences": 11, "fit_sequences": 20, "resamples": 100}},
+            {"audit": {"sequences": 11, "fit_sequences": 20}},
             r"audit\.sequences: there \d+, asked 11",
         ),
     ],

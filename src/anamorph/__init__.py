@@ -6,7 +6,7 @@ model as a *proxy*, and the two are compared in distribution and out of it:
     >>> import anamorph as am
     >>> task = am.load_task("dyck", k=4, m=3, train=500, test=40, max_length=62)
     >>> model, curves = am.train(task, config=am.TrainingConfig(steps=20, batch_tokens=512))
-    >>> audit = am.audit(model, task, [am.SVD(rank=4) @ "1.*.{query,key}"], resamples=100)
+    >>> audit = am.audit(model, task, [am.SVD(rank=4) @ "1.*.{query,key}"])
     >>> sorted(audit.gaps["split"].unique())[:2]
     ['seen_structure', 'unseen_depth']
 """

@@ -14,7 +14,6 @@ from torch import Tensor
 from anamorph.engine import BATCH_TOKENS, audit_split
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness import CellKey, CellSums, ProxyInfo, Thresholds, tabulate
-from anamorph.faithfulness.bootstrap import FEWEST
 from anamorph.faithfulness.sums import WHOLE
 from anamorph.models.base import Batch, Key, Model, Recording
 from anamorph.simplifications import (
@@ -44,11 +43,13 @@ class Audit:
     Attributes:
         results: every number with its interval, one a row; see `anamorph.faithfulness.tabulate`.
         gaps: every generalization gap with interval, p-value and verdict.
+        contrasts: how the levels of facets differ within a split.
         proxies: the proxies with their fitted simplifications.
     """
 
     results: pl.DataFrame
     gaps: pl.DataFrame
+    contrasts: pl.DataFrame
     proxies: FittedProxies
 
 
@@ -59,9 +60,9 @@ def audit(
     *,
     sequences: int = 1000,
     fit_sequences: int = 1000,
-    resamples: int = 1000,
-    seed: int = 0,
+    learnt: float | None = None,
     thresholds: Thresholds | None = None,
+    resamples: int | None = None,
 ) -> Audit:
     """Fit simplifications on `train`, put them into the model, and compare on every split.
 
@@ -71,23 +72,20 @@ def audit(
         simplify: spec strings or attachments; a list value stands for one proxy each.
         sequences: scored sequences of each split.
         fit_sequences: sequences of `train` that are fitted on.
-        resamples: of the bootstrap.
-        seed: of the bootstrap.
+        learnt: accuracy on the reference that the model must be above for verdicts on it to mean
+            anything; what the task says by default (`learnt_of`).
         thresholds: where the lines between verdicts are drawn.
+        resamples: has no effect: intervals are no longer made by resampling.
 
     Raises:
         AnamorphError: if an argument lies out of its range, a proxy does not fit the model or the
             data, or a number is not finite.
-
-    Warns:
-        UserWarning: below 100 resamples, with which results have no intervals, p-values, verdicts.
     """
     require_sizes(sequences=(sequences, 2), fit_sequences=(fit_sequences, 1))
-    require_sizes(resamples=(resamples, 1), seed=(seed, 0))
-    if resamples < FEWEST:
+    if resamples is not None:
         warnings.warn(
-            f"Of {resamples} resamples no 95 % interval can be told, so intervals, p-values and "
-            f"verdicts stay empty; give resamples={FEWEST} or more.",
+            "resamples has no effect: intervals are no longer made by resampling; leave it out.",
+            DeprecationWarning,
             stacklevel=2,
         )
     proxies = with_identity(simplify)
@@ -99,16 +97,26 @@ def audit(
         for some in plan_works(proxies, model):
             found = audit_split(model, part, task.candidates, [fitted[p] for p in some])
             cells |= {(0, str(proxy), split.name): sums for proxy, sums in found.items()}
-    results, gaps = tabulate(
+    tables = tabulate(
         cells,
         describe_proxies(proxies),
         {split.name: split.role for split in task.evaluated},
         reference=task.reference.name,
-        resamples=resamples,
-        seed=seed,
+        learnt=learnt_of(task) if learnt is None else learnt,
         thresholds=thresholds,
     )
-    return Audit(results, gaps, fitted)
+    return Audit(*tables, fitted)
+
+
+def learnt_of(task: Task) -> float:
+    """The accuracy on the reference that a model must be above for verdicts on it to mean anything.
+
+    What the task says; or else the share of its most frequent target, which needs no model.
+    """
+    if task.learnt is not None:
+        return task.learnt
+    targets = task.reference.tokens[task.reference.scored]
+    return float(np.unique(targets, return_counts=True)[1].max() / len(targets))
 
 
 def check_audit(model: Model, task: Task, proxies: Sequence[Proxy]) -> None:

@@ -9,10 +9,16 @@ from typing import Any
 
 import torch
 
-from anamorph.audit import check_audit, few_sequences, require_sizes, with_identity
+from anamorph.audit import (
+    check_audit,
+    few_sequences,
+    learnt_of,
+    require_sizes,
+    with_identity,
+)
 from anamorph.choices import choices_of_given
 from anamorph.errors import AnamorphError
-from anamorph.faithfulness import Thresholds
+from anamorph.faithfulness import Stopping, Thresholds
 from anamorph.faithfulness.confidence import PRIOR_CORRELATION
 from anamorph.models.base import Model
 from anamorph.models.fingerprint import probe_logits
@@ -49,8 +55,7 @@ def audit_given(
     fit_sequences: int = 200,
     until: float | None = None,
     correlation: float = PRIOR_CORRELATION,
-    resamples: int = 1000,
-    seed: int = 0,
+    learnt: float | None = None,
     batch_tokens: int = BATCH_TOKENS,
     thresholds: Thresholds | None = None,
     source: Mapping[str, Any] | None = None,
@@ -70,8 +75,8 @@ def audit_given(
         until: stop each cell when a confidence sequence of its `same_prediction` is so narrow.
         correlation: of the positions of a sequence, assumed with `until` before any disagreement
             shows what it is; see `anamorph.faithfulness.confidence`.
-        resamples: of the bootstrap.
-        seed: of the bootstrap.
+        learnt: accuracy on the reference that the model must be above for verdicts on it to mean
+            anything; what the task says by default (`anamorph.audit.learnt_of`).
         batch_tokens: tokens a batch; numbers differ by rounding alone.
         thresholds: where the lines between verdicts are drawn.
         source: options from which the model and the data can be loaded again, for the record.
@@ -95,8 +100,7 @@ def audit_given(
         {
             "sequences": sequences,
             "fit_sequences": fit_sequences,
-            "resamples": resamples,
-            "seed": seed,
+            "learnt": learnt_of(task) if learnt is None else learnt,
             "thresholds": thresholds or Thresholds(),
         },
         "the arguments",
@@ -129,7 +133,8 @@ def audit_given(
             audit_seed(run, how, task, model, fitted, 0, watch, **options)
             measure_noise(run, task, model, 0, watch, batch_tokens)
             score_heads(run, task, model, proxies, 0, watch, batch_tokens)
-        tabulate_run(run, how, task, model, proxies)
+        stopping = Stopping(until, correlation) if until is not None else None
+        tabulate_run(run, how, task, model, proxies, stopping)
         write_json(run.path / "claims.json", [])
         report_run(run, watch)
     return run

@@ -70,6 +70,11 @@ class Run:
         return read_table(self.path / "gaps.parquet")
 
     @property
+    def contrasts(self) -> pl.DataFrame:
+        """How the levels of facets differ within a split."""
+        return read_table(self.path / "contrasts.parquet")
+
+    @property
     def claims(self) -> list[dict[str, Any]]:
         """The paper's claims as measured here."""
         return read_json(self.path / "claims.json")  # type: ignore[no-any-return]

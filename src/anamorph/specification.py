@@ -47,15 +47,14 @@ class AuditSpec(_Spec):
     Attributes:
         sequences: scored sequences a split.
         fit_sequences: sequences of `train` on which simplifications are fitted.
-        resamples: of the bootstrap.
-        seed: of the bootstrap.
+        learnt: accuracy on the reference that a model must be above for verdicts on it to mean
+            anything; None for what the task says (`anamorph.audit.learnt_of`).
         thresholds: see `anamorph.faithfulness.Thresholds`.
     """
 
     sequences: int = Field(default=1000, ge=2)
     fit_sequences: int = Field(default=1000, ge=1)
-    resamples: int = Field(default=1000, ge=100)
-    seed: int = Field(default=0, ge=0)
+    learnt: float | None = Field(default=None, ge=0, le=1)
     thresholds: Thresholds = Thresholds()
 
 

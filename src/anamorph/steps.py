@@ -20,7 +20,7 @@ from anamorph.audit import (
 )
 from anamorph.engine import BATCH_TOKENS, audit_split
 from anamorph.errors import AnamorphError
-from anamorph.faithfulness import SumIndex, tabulate
+from anamorph.faithfulness import HIGHER_IS_BETTER, METRICS, Stopping, SumIndex, tabulate
 from anamorph.heads import edited_head, head_scores
 from anamorph.models.base import Model
 from anamorph.models.fingerprint import Identity, differing
@@ -213,24 +213,41 @@ def measure_noise(
 
 
 def tabulate_run(
-    run: Run, audit: AuditSpec, task: Task, model: Model, proxies: Sequence[Proxy]
+    run: Run,
+    audit: AuditSpec,
+    task: Task,
+    model: Model,
+    proxies: Sequence[Proxy],
+    stopping: Stopping | None = None,
 ) -> None:
-    """Write `results.parquet` and `gaps.parquet` from the works; the model says how it is cut."""
+    """Write the tables of a run from its works; the model says how these are cut."""
     indexes = {
         split.name: SumIndex.of(scored_sequences(split, audit.sequences))
         for split in task.evaluated
     }
-    results, gaps = tabulate(
+    results, gaps, contrasts = tabulate(
         CellFiles(run, plan(proxies, model), indexes),
         describe_proxies(proxies),
         {split.name: split.role for split in task.evaluated},
         reference=task.reference.name,
-        resamples=audit.resamples,
-        seed=audit.seed,
+        learnt=audit.learnt,
         thresholds=audit.thresholds,
+        floor=_floor(run),
+        stopping=stopping,
     )
+    write_table(run.path / "contrasts.parquet", contrasts)
     write_table(run.path / "gaps.parquet", gaps)
     write_table(run.path / "results.parquet", results)
+
+
+def _floor(run: Run) -> dict[str, float]:
+    """What rounding alone does to each metric, in the worst of the seeds; empty if not measured."""
+    found = [read_json(run.seed(seed) / "noise.json")["floor"] for seed in run.spec["seeds"]]
+    floors = [{k: v for k, v in f.items() if k in METRICS} for f in found if f]
+    return {
+        metric: (min if metric in HIGHER_IS_BETTER else max)(f[metric] for f in floors)
+        for metric in (floors[0] if floors else ())
+    }
 
 
 def report_run(run: Run, watch: Watch) -> None:

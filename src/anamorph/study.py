@@ -18,7 +18,7 @@ import polars as pl
 import torch
 
 from anamorph import claims, views
-from anamorph.audit import with_identity
+from anamorph.audit import learnt_of, with_identity
 from anamorph.choices import choices
 from anamorph.errors import AnamorphError
 from anamorph.files import replacing
@@ -27,7 +27,7 @@ from anamorph.models.decoder import Decoder
 from anamorph.opening import check_same, open_run
 from anamorph.process import processors
 from anamorph.progress import Event, Watch, ignore
-from anamorph.runs import Run, load_run, write_json
+from anamorph.runs import Run, load_run, read_table, write_json
 from anamorph.simplifications import Proxy, Sweep, check_proxies, check_readable, sweep
 from anamorph.specification import StudySpec
 from anamorph.steps import (
@@ -101,15 +101,28 @@ def _study(
                 check_weights(run, Decoder.load(run.seed(seed) / MODEL), seed)
         return
     _each_seed(spec, run, task, workers, watch)
-    tabulate_run(run, spec.audit, task, untrained(spec, task), proxies)
+    learnt = run.spec["audit"]["learnt"]
+    tabulate_run(
+        run, spec.audit.model_copy(update={"learnt": learnt}), task, untrained(spec, task), proxies
+    )
     views.write(run, task, spec.audit.fit_sequences)
-    files = [run.seed(seed) / "heads.parquet" for seed in spec.seeds]
-    scores = [pl.read_parquet(file) for file in files if file.exists()]
     measured = claims.measure(
-        run.results, run.gaps, run.spec, pl.concat(scores) if scores else None
+        run.results,
+        run.gaps,
+        run.spec,
+        _of_seeds(run, "heads.parquet"),
+        run.contrasts,
+        _of_seeds(run, "matching.parquet"),
     )
     write_json(run.path / "claims.json", measured)
     report_run(run, watch)
+
+
+def _of_seeds(run: Run, name: str) -> pl.DataFrame | None:
+    """A table of every seed as one, if there is any."""
+    files = [run.seed(seed) / name for seed in run.spec["seeds"]]
+    tables = [read_table(file) for file in files if file.exists()]
+    return pl.concat(tables) if tables else None
 
 
 def train_study(
@@ -201,6 +214,7 @@ def describe(
     """What `spec.json` says, besides the environment: everything resolved."""
     values: dict[str, Any] = spec.model_dump(mode="json")
     values["task"] = dict(task.spec)
+    values["audit"]["learnt"] = learnt_of(task) if spec.audit.learnt is None else spec.audit.learnt
     values["training"] = asdict(resolved(spec.training))
     values["model"] = default_model(task, **spec.model).__dict__
     values["choices"] = choices(values)

@@ -17,6 +17,7 @@ from anamorph.audit import fit_batches, scored_sequences
 from anamorph.engine import BATCH_TOKENS
 from anamorph.models.base import Batch, Key, Recording
 from anamorph.models.decoder import Decoder
+from anamorph.report.words import families
 from anamorph.runs import Run, write_table
 from anamorph.simplifications import SVD, FittedProxies, FittedProxy, Proxy, expand, fit
 from anamorph.stacks import stacked_edits
@@ -26,6 +27,7 @@ from anamorph.views_text import functions, glyphs
 
 ATTENDED = 100  # sequences a split for attended depth
 SCATTERED = 12  # sequences a split whose keys and queries are drawn
+ASKED = 400  # sequences a split for whether a head attends the match
 MAPPED = 2  # sentences a split whose attention is drawn
 LONGEST_MAP = 40  # tokens
 MOST_PROXIES = 6
@@ -45,6 +47,9 @@ def write(run: Run, task: Task, fit_sequences: int) -> None:
         if (folder / "sentences.parquet").exists():  # written last
             continue
         model = Decoder.load(run.seed(seed) / "model.safetensors").eval()  # on the CPU
+        if MATCHED in task.reference.facets:
+            found = matching(model, task).select(pl.lit(seed, pl.Int64).alias("seed"), pl.all())
+            write_table(run.seed(seed) / "matching.parquet", found)
         fitted = FittedProxies.load(run.seed(seed) / "simplifications.safetensors")
         chosen = [fitted[p] for p in fitted if str(p) in telling]
         write_table(folder / "attended.parquet", attended(model, task, chosen))
@@ -67,9 +72,9 @@ def telling_proxies(results: pl.DataFrame, looks_right: float = 0.9) -> list[str
         & (pl.col("metric") == "same_prediction")
         & pl.col("facet").is_null()
         & pl.col("seed").is_null()
-    ).with_columns(family=pl.col("simplification").str.replace(r"=\d+", "="))
+    )
     chosen = []
-    for _, family in rows.sort("size", nulls_last=True).group_by("family", maintain_order=True):
+    for family in families(rows):
         right = family.filter(pl.col("value") >= looks_right)
         row = right.head(1) if len(right) else family.tail(1)
         chosen.append((row["method"][0] != "identity", row["simplification"][0]))
@@ -162,6 +167,47 @@ def _attended_counts(model: Decoder, split: Split, fitted: FittedProxy) -> NDArr
                 at_scored = values.transpose(1, 2)[wanted.valid]  # [scored, head, level]
                 total[number, layer].transpose(0, 1).index_add_(0, true, at_scored)
     return total.numpy()
+
+
+@torch.inference_mode()
+def matching(model: Decoder, task: Task) -> pl.DataFrame:
+    """How often every head of the model looks most at the match of what is to be predicted.
+
+    The match of a scored token is the last one before it on the same level of the matched facet:
+    in Dyck the opener of a closer, as brackets of one depth open and close in turn.
+
+    Returns:
+        layer, head, split, value (share of scored positions whose most attended token is their
+        match) and positions (those scored tokens that have one).
+    """
+    identity = FittedProxy(Proxy(()), {}, model.layers)
+    tables = []
+    for split in task.evaluated:
+        part = scored_sequences(split, ASKED)
+        hits = torch.zeros(model.layers, model.config.heads, dtype=torch.int64)
+        positions = 0
+        order = np.argsort(part.lengths, kind="stable")
+        for some in plan(part.lengths[order], BATCH_TOKENS):
+            batch, wanted = collate(part, order[some]), targets(part, order[some])
+            level = torch.from_numpy(_codes(part, order[some]))  # [batch, position]
+            place = torch.arange(level.shape[1])
+            own = level.gather(1, wanted.at + 1)[..., None]  # [batch, query, 1]
+            alike = (place <= wanted.at[..., None]) & (level[:, None] == own) & (own >= 0)
+            match = torch.where(alike, place, -1).amax(-1)  # [batch, query]
+            known = wanted.valid & (match >= 0)
+            positions += int(known.sum())
+            for layer, pattern in enumerate(proxy_patterns(model, identity, batch, wanted.at)):
+                right = pattern.argmax(-1) == match[:, None]  # [batch, head, query]
+                hits[layer] += (right & known[:, None]).sum((0, 2))
+        layers, heads = np.indices(hits.shape).reshape(2, -1)
+        tables.append(
+            pl.DataFrame({"layer": layers, "head": heads}).with_columns(
+                split=pl.lit(split.name),
+                value=pl.Series(hits.flatten().numpy() / max(positions, 1)),
+                positions=pl.lit(positions, pl.Int64),
+            )
+        )
+    return pl.concat(tables)
 
 
 def _codes(split: Split, sequences: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -3,12 +3,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
+from numpy.typing import NDArray
+from scipy import stats
 
+from anamorph.corpora import Corpus
 from anamorph.errors import AnamorphError
 from anamorph.tasks import Task, load_task
 from anamorph.tasks.base import NOT_APPLICABLE
-from anamorph.tasks.code import FIRST_CHARACTER, START, UNKNOWN
+from anamorph.tasks.code import FIRST_CHARACTER, START, UNKNOWN, draw
+from anamorph.tasks.code_lengths import matching
 from sources import write_sources
 
 
@@ -113,6 +118,94 @@ def test_lengths_are_those_of_iid(tmp_path: Path) -> None:
     for name in ("unseen_repository", "python"):
         assert len(task.splits[name]) > 40
         assert mean[name] == pytest.approx(mean["iid"], rel=0.05)
+
+
+def functions(rng: np.random.Generator, number: int, mean: float, most: int) -> pl.DataFrame:
+    """Functions of about a mean length, repository by repository, each no duplicate of another."""
+    lengths = np.clip(rng.lognormal(np.log(mean), 0.6, number), 30, most).astype(int)
+    ids = [f"{mean} {i}" for i in range(number)]
+    return pl.DataFrame(
+        {
+            "original_string": ["x" * length for length in lengths],
+            "repo": [f"{mean} {i * 8 // number}" for i in range(number)],
+            "partition": ["train"] * number,
+            **{"exact": ids, "abstracted": ids},
+        }
+    )
+
+
+def drawn(test: int, longest: int = 4000) -> dict[str, NDArray[np.int64]]:
+    """The lengths of every split, from languages that are shorter and longer than that of iid."""
+    rng = np.random.default_rng(0)
+    made = {
+        "java": functions(rng, 12_000, 170, 4000),
+        "ruby": functions(rng, 6_000, 110, longest),
+        "python": functions(rng, 6_000, 240, 4000),
+    }
+    chosen, _ = draw(Corpus(made, []), "java", 5000, test, 256, 0)
+    return {
+        name: part["original_string"].str.len_chars().clip(None, 255).to_numpy()
+        for name, part in chosen.items()
+        if name != "train"
+    }
+
+
+@pytest.fixture(scope="module")
+def lengths() -> dict[str, NDArray[np.int64]]:
+    return drawn(test=1000)
+
+
+@pytest.mark.parametrize("name", ["unseen_repository", "ruby", "python"])
+def test_every_beginning_has_the_lengths_of_the_same_beginning_of_iid(
+    lengths: dict[str, NDArray[np.int64]], name: str
+) -> None:
+    iid, split = lengths["iid"], lengths[name]
+    assert len(iid) == len(split) == 1000
+    for first in (50, 100, 400, 1000):
+        assert stats.ks_2samp(iid[:first], split[:first]).pvalue > 0.1
+    for first in range(50, 1001):
+        assert split[:first].mean() == pytest.approx(iid[:first].mean(), rel=0.02)
+    # Each function is within a twentieth of iid of the function that stands there in iid.
+    ranked = np.sort(iid)
+    below, upto = (
+        [np.searchsorted(ranked, x, side) / 1000 for x in (iid, split)]
+        for side in ("left", "right")
+    )
+    apart = np.maximum(below[0] - upto[1], below[1] - upto[0])
+    assert apart.max() <= 1 / 20 + 1 / 1000
+
+
+def test_lengths_have_no_trend_along_any_split(lengths: dict[str, NDArray[np.int64]]) -> None:
+    for name, split in lengths.items():
+        assert stats.spearmanr(np.arange(len(split)), split).pvalue > 0.01, name
+
+
+def test_where_functions_are_too_few_the_order_is_random_and_a_warning_tells() -> None:
+    with pytest.warns(UserWarning, match="functions of ruby are not as long") as told:
+        found = drawn(test=1000, longest=150)
+    assert len(told) == 1
+    iid, ruby = found["iid"], found["ruby"]
+    missing = int((iid > ruby.max()).sum())
+    assert abs(1000 - len(ruby) - missing) <= 50  # of a bin
+    assert (
+        f"mean length {ruby.mean():.0f} characters against {iid.mean():.0f}; "
+        f"{1000 - len(ruby)} of 1,000 functions missing" in str(told[0].message)
+    )
+    assert stats.spearmanr(np.arange(len(ruby)), ruby).pvalue > 0.01
+    for first in (50, 100, 400):
+        assert stats.ks_2samp(ruby[:first], ruby[first:]).pvalue > 0.1
+
+
+def test_places_that_stay_empty_are_drawn() -> None:
+    target, pool = np.array([5, 50] * 4), np.array([50, 5, 5, 50, 5, 5, 5])
+    rng = np.random.default_rng(0)
+    assert matching(np.append(pool, [50, 50]), target, rng).tolist() == [1, 0, 2, 3, 4, 7, 5, 8]
+    orders = {tuple(pool[matching(pool, target, rng)].tolist()) for _ in range(200)}
+    # Four short ones, and two long ones in two of the four gaps that each follow one.
+    gaps = [(a, b) for a in range(4) for b in range(a)]
+    assert orders == {
+        tuple(x for i in range(4) for x in ([5, 50] if i in pair else [5])) for pair in gaps
+    }
 
 
 def test_the_same_again_and_another_with_another_seed(corpus: dict[str, str], cache: str) -> None:

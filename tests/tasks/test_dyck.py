@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from anamorph.errors import AnamorphError
 from anamorph.tasks import Split, Task, load_task
-from anamorph.tasks.dyck import dyck, segments, skeletons
+from anamorph.tasks.dyck import _matching, dyck, segments, skeletons
 from anamorph.tasks.dyck_sampler import Sentences, sample
 
 SPLITS = {
@@ -128,6 +129,63 @@ def test_lengths(task: Task) -> None:
         assert np.mean(plain) > 1.3 * np.mean(long)
 
 
+@pytest.fixture(scope="module")
+def demo() -> Task:
+    return dyck(test=1000)  # as the demo preset
+
+
+@pytest.mark.parametrize("first", [50, 100, 400, 1000])
+def test_every_beginning_of_the_matched_split_has_the_lengths(demo: Task, first: int) -> None:
+    long = demo.splits["unseen_long"].lengths[:first]
+    matched = demo.splits["unseen_depth_matched"].lengths[:first]
+    assert stats.ks_2samp(long, matched).pvalue > 0.1
+    assert matched.mean() == pytest.approx(long.mean(), rel=0.01)
+    assert (matched >= long).all()  # sentence by sentence, the next greater length at most
+    assert (matched == long).mean() > 0.8
+
+
+def test_lengths_have_no_trend_along_any_split(demo: Task) -> None:
+    for split in demo.splits.values():
+        trend = stats.spearmanr(np.arange(len(split)), split.lengths)
+        assert trend.pvalue > 0.01, split.name
+
+
+def test_lengths_that_cannot_be_matched_are_told() -> None:
+    with pytest.warns(UserWarning, match=r"task\.test") as told:
+        task = dyck(test=20_000, train=2_000)
+    matched, long = task.splits["unseen_depth_matched"], task.splits["unseen_long"]
+    means = [round(float(split.lengths.mean()) - 2) for split in (matched, long)]
+    assert f"mean length {means[0]} against {means[1]}; 0 of 20,000" in str(told[0].message)
+    assert means[0] > 1.2 * means[1]
+
+
+def test_where_long_sentences_run_out_the_longest_stay_without_a_partner() -> None:
+    deep = sample(2000, m=12, seed=1)
+    deep = deep.take(np.flatnonzero(deep.lengths == 40)[:1])
+    with pytest.warns(UserWarning, match="2 of 3 sentences missing") as told:
+        found = _matching(iter([deep]), np.array([50, 38, 60]))
+    assert found.lengths.tolist() == [40]
+    assert "mean length 40 against 49" in str(told[0].message)
+
+
+def test_as_published_with_segments_and_all_closers() -> None:
+    # Seen structures are then the in-distribution set of Murty et al. 2023, whose repository has
+    # 20,000 such sentences: mean length 13.27, median 12, 2.2 % longer than 32, and these depths.
+    with pytest.warns(UserWarning, match="mean length"):  # of the deep ones
+        task = dyck(test=5_000, structure="segment", scored="closers")
+    seen = task.splits["seen_structure"]
+    lengths = seen.lengths - 2
+    assert lengths.mean() == pytest.approx(13.27, abs=0.3)
+    assert np.median(lengths) == 12
+    assert (lengths > 32).mean() == pytest.approx(0.022, abs=0.005)
+    codes = seen.facets["depth"].codes
+    deepest = np.bincount(np.maximum.reduceat(codes, seen.offsets[:-1]), minlength=10)[:10]
+    theirs = np.array([1274, 6255, 6032, 3775, 1805, 659, 162, 29, 6, 3])
+    enough = theirs > 20
+    table = np.array([deepest[enough], theirs[enough]])
+    assert stats.chi2_contingency(table).pvalue > 1e-3
+
+
 def test_deep_splits_share_no_sentence(task: Task) -> None:
     if task.spec["k"] == 20:  # a language so large that a repetition is a bug, not chance
         deep = strings(task.splits["unseen_depth"])
@@ -141,6 +199,7 @@ def test_every_label_against_a_stack(task: Task) -> None:
     bins = tuple(name for _, _, name in BINS)
     assert {n: f.names for n, f in task.reference.facets.items()} == {
         "depth": tuple(str(d) for d in range(1, 2 * m + 1)),
+        "trained depth": ("within", "beyond"),
         "distance": bins,
         "position": bins,
         "length": bins,
@@ -172,6 +231,8 @@ def test_every_label_against_a_stack(task: Task) -> None:
                 any_scored |= counts
                 assert scored[place] == counts
                 assert facets["depth"][place] == depth
+                side = depth and ("within" if int(depth) <= m else "beyond")
+                assert facets["trained depth"][place] == side
                 assert facets["distance"][place] == (level(distance) if distance else None)
                 assert facets["position"][place] == (
                     level(place - start) if place > start else None
@@ -205,7 +266,11 @@ def test_the_same_arguments_give_the_same_bytes_everywhere(small: Task) -> None:
     first = digest(small)
     assert first == digest(load_task("dyck", **SMALL)) != digest(dyck(**SMALL | {"seed": 7}))
     # Pinned: another value means that every published number belongs to other data.
-    assert first == "80ec5a935507715064989f955e1d258622303f9f5d8eb49f220940bc668338e2"
+    assert first == "2ad9db0f45387ad03976b21ba6d4ce997af836b700a1d6f268511cbdede5e339"
+
+
+def test_a_model_has_learnt_from_some_accuracy_on(small: Task) -> None:
+    assert small.learnt == load_task("dyck", **SMALL).learnt == 0.9
 
 
 def test_the_specification_holds_every_argument(small: Task) -> None:

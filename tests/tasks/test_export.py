@@ -35,7 +35,8 @@ def test_there_is_a_file_a_split_and_nothing_else(task: Task, folder: Path) -> N
 def test_tables_hold_every_sequence_and_label(task: Task, folder: Path) -> None:
     for name, split in task.splits.items():
         table = pl.read_parquet(folder / f"{name}.parquet")
-        assert table.columns == ["tokens", "scored", "depth", "distance", "position", "length"]
+        facets = ["depth", "trained depth", "distance", "position", "length"]
+        assert table.columns == ["tokens", "scored", *facets]
         assert table["tokens"].to_list() == [s.tolist() for s in split]
         flat = {
             column: [x for row in table[column].to_list() for x in row] for column in table.columns
@@ -55,6 +56,7 @@ def test_the_description_speaks_of_the_tables(task: Task, folder: Path) -> None:
     }
     assert description["vocabulary"] == ["START", "END", "(1", "(2", "(3", "1)", "2)", "3)"]
     assert [description["vocabulary"][c] for c in description["candidates"]] == ["1)", "2)", "3)"]
+    assert description["learnt"] == 0.9
     assert description["facets"]["depth"] == ["1", "2", "3", "4"]
     assert description["facets"]["distance"][:5] == ["1", "2–3", "4–7", "8–9", "10–15"]
     for name, about in description["splits"].items():

@@ -1,5 +1,13 @@
-"""What a generalization gap means: correction for many cells, and a verdict a cell."""
+"""What a generalization gap means: correction for many cells, and a verdict a cell.
 
+A verdict follows from two judgements of `same_prediction`, each made by an interval, so that it
+says what the data can carry and no more:
+
+- the *level* on the reference: the proxy looks right there, does not, or that is unclear;
+- the *change* from the reference to an `ood` split: worse, better, none, no worse, or undecided.
+"""
+
+import math
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -11,7 +19,17 @@ FAITHFUL = "faithful"
 UNDER = "illusion (under-generalizes)"
 OVER = "illusion (over-generalizes)"
 MIXED = "illusion (mixed)"
-UNFAITHFUL = "unfaithful everywhere"
+DEGRADES = "degrades"
+UNFAITHFUL = "unfaithful"
+UNDECIDED = "undecided"
+NOT_TESTABLE = "not testable here"
+VERDICTS = (FAITHFUL, UNDER, OVER, MIXED, DEGRADES, UNFAITHFUL, UNDECIDED, NOT_TESTABLE)
+ILLUSIONS = (UNDER, OVER, MIXED)
+
+LOOKS_RIGHT, LOOKS_WRONG, UNCLEAR = "looks right", "does not look right", "unclear"
+WORSE, BETTER, NONE, NO_WORSE = "worse", "better", "none", "no worse"  # or UNDECIDED
+
+MOST_NEEDED = 10_000_000  # sequences; what would take more is not said to be decidable
 
 
 @dataclass(frozen=True)
@@ -65,41 +83,123 @@ def benjamini_hochberg(p_values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(np.isnan(p_values), np.nan, adjusted)
 
 
+def level_of(low: float, high: float, thresholds: Thresholds) -> str:
+    """Whether a proxy looks right on the reference, by the interval of its `same_prediction`."""
+    if low >= thresholds.faithful:
+        return LOOKS_RIGHT
+    return LOOKS_WRONG if high < thresholds.faithful else UNCLEAR
+
+
+def change_of(low: float, high: float, worse: float, thresholds: Thresholds) -> str:
+    """What the interval of a gap in `same_prediction` says.
+
+    Args:
+        low: its lower end.
+        high: its upper end.
+        worse: the one-sided p-value of "the gap is at most the tolerance", corrected for the number
+            of cells. A fall that is one of many looked at must be the more certain.
+        thresholds: where the lines are drawn.
+
+    Returns:
+        `WORSE`: the gap is above the tolerance, after the correction. `BETTER`: its interval lies
+        below minus the tolerance. `NONE`: all of it lies within the tolerance, on both sides.
+        `NO_WORSE`: its upper end does, its lower end does not. `UNDECIDED`: everything else.
+    """
+    tolerance = thresholds.tolerance
+    if worse < thresholds.level / 2 and low > tolerance:
+        return WORSE
+    if high > tolerance:
+        return UNDECIDED
+    if high < -tolerance:
+        return BETTER
+    return NONE if low >= -tolerance else NO_WORSE
+
+
 def verdict(
-    iid: float,
-    ood: float,
-    gap: float,
-    adjusted_p: float,
+    level: str,
+    change: str,
     model_only_right: float,
     proxy_only_right: float,
     thresholds: Thresholds,
 ) -> str:
     """What a proxy's `same_prediction` says on an `ood` split, beside the reference.
 
-    An *illusion* looks right in distribution and is significantly less faithful out of it. It
-    under-generalizes if it mostly fails where the model is right, over-generalizes if it is mostly
-    right where the model fails.
+    An *illusion* looks right in distribution and is less faithful out of it. It under-generalizes
+    if it mostly fails where the model is right, over-generalizes if it is mostly right where the
+    model fails. What looks right and is no worse is *faithful*. What does not look right in
+    distribution *degrades* if it is worse out of it, and is *unfaithful* otherwise.
 
     Args:
-        iid: `same_prediction` on the reference split.
-        ood: `same_prediction` on the `ood` split.
-        gap: `iid - ood`.
-        adjusted_p: the gap's p-value, corrected for the number of cells.
-        model_only_right: on the `ood` split.
-        proxy_only_right: on the `ood` split.
+        level: from `level_of`.
+        change: from `change_of`.
+        model_only_right: on the `ood` split, share of the scored positions.
+        proxy_only_right: likewise.
         thresholds: where the lines are drawn.
 
     Returns:
-        One of `FAITHFUL`, `UNDER`, `OVER`, `MIXED` and `UNFAITHFUL`.
+        One of `VERDICTS`, but for `NOT_TESTABLE`.
     """
-    looks_right = iid >= thresholds.faithful
-    if looks_right and gap > thresholds.tolerance and adjusted_p < thresholds.level:
-        decided = model_only_right + proxy_only_right
-        if decided == 0:
-            return MIXED
-        if model_only_right / decided >= thresholds.share:
-            return UNDER
-        return OVER if proxy_only_right / decided >= thresholds.share else MIXED
-    if not looks_right and ood < thresholds.faithful:
-        return UNFAITHFUL
-    return FAITHFUL
+    if level == LOOKS_WRONG:
+        return DEGRADES if change == WORSE else UNFAITHFUL
+    if level == UNCLEAR or change == UNDECIDED:
+        return UNDECIDED
+    if change != WORSE:
+        return FAITHFUL
+    decided = model_only_right + proxy_only_right
+    if decided == 0:
+        return MIXED
+    if model_only_right / decided >= thresholds.share:
+        return UNDER
+    return OVER if proxy_only_right / decided >= thresholds.share else MIXED
+
+
+def needed(
+    sequences: tuple[int, int],
+    level: str,
+    of_iid: tuple[float, float, float],
+    change: str,
+    of_gap: tuple[float, float, float],
+    low_all: float,
+    thresholds: Thresholds,
+) -> int | None:
+    """How many sequences of each split would decide what is undecided, if the values stay.
+
+    The width of an interval falls with the square root of the number of sequences; asked is from
+    which number on it no longer holds the line that it must lie on one side of. Near 1 widths fall
+    faster, so that fewer may do.
+
+    Args:
+        sequences: of the reference and of the `ood` split.
+        level: from `level_of`.
+        of_iid: `same_prediction` on the reference, with the ends of its interval.
+        change: from `change_of`.
+        of_gap: the gap, with the ends of its interval.
+        low_all: its lower end corrected for the number of cells, as a fall has to be.
+        thresholds: where the lines are drawn.
+
+    Returns:
+        The number, rounded up to two digits; None if no number up to ten million would.
+    """
+    most = min(sequences) + 1.0
+    value, low, high = of_iid
+    if level == UNCLEAR:
+        apart = value - thresholds.faithful
+        half = value - low if apart >= 0 else high - value
+        most = max(most, sequences[0] * _times(half, apart))
+    if change == UNDECIDED and level != LOOKS_WRONG:
+        gap, least, largest = of_gap
+        apart = gap - thresholds.tolerance
+        half, ours = (gap - least, value - low) if apart >= 0 else (largest - gap, high - value)
+        part = min(1.0, (ours / half) ** 2) if half > 0 else 1.0  # of the reference in the width
+        at_once = part * sequences[0] + (1 - part) * sequences[1]
+        most = max(most, at_once * _times(gap - low_all if apart >= 0 else half, apart))
+    if most > MOST_NEEDED:
+        return None
+    count = math.ceil(round(most, 6))
+    digits: int = 10 ** max(0, len(str(count)) - 2)
+    return -(-count // digits) * digits
+
+
+def _times(half: float, apart: float) -> float:
+    """How many times as many sequences make a half width as short as a distance."""
+    return (half / max(abs(apart), 1e-9)) ** 2

@@ -2,15 +2,13 @@
 
 import polars as pl
 
-Z = 1.96  # standard errors on either side of a 95 % interval
-
 
 def level_gaps(results: pl.DataFrame, seed: int | None = None) -> pl.DataFrame:
     """Agreement on the reference minus that on each `ood` split, by the levels of every facet.
 
-    Of one model, the positions of two splits are independent, so that the interval of a gap follows
-    from the two intervals, as if they were normal. Over several models it is rather too wide: what
-    models differ in counts on both splits.
+    The sequences of two splits are independent, so that the interval of a gap follows from the two
+    intervals: the distances of their ends add in squares (see `anamorph.faithfulness.intervals`).
+    Over several models it is rather too wide: what models differ in counts on both splits.
 
     Args:
         results: as `results.parquet`; used are the rows of `same_prediction`.
@@ -19,8 +17,7 @@ def level_gaps(results: pl.DataFrame, seed: int | None = None) -> pl.DataFrame:
     Returns:
         a row a proxy, `ood` split, facet and level that both splits have: simplification, split,
         facet, level; value and iid, the agreements; gap with low and high (null where either
-        agreement has no interval); error and iid_error, standard errors of the agreements; share
-        and iid_share, of the split's scored positions (0 to 1).
+        agreement has no interval); share and iid_share, of the split's scored positions (0 to 1).
     """
     cell = ["simplification", "split"]
     rows = results.filter(
@@ -33,22 +30,26 @@ def level_gaps(results: pl.DataFrame, seed: int | None = None) -> pl.DataFrame:
         rows.drop_nulls("facet")
         .join(whole, on=cell, maintain_order="left")
         .with_columns(
-            error=(pl.col("high") - pl.col("low")) / (2 * Z),
+            below=pl.col("value") - pl.col("low"),
+            above=pl.col("high") - pl.col("value"),
             share=pl.col("tokens") / pl.col("whole"),
         )
     )
     keys = ["simplification", "facet", "level"]
     iid = rows.filter(pl.col("role") == "iid").select(
-        *keys, iid="value", iid_error="error", iid_share="share"
+        *keys, iid="value", iid_below="below", iid_above="above", iid_share="share"
     )
-    half = Z * (pl.col("error") ** 2 + pl.col("iid_error") ** 2).sqrt()
+    lower, upper = (
+        (pl.col(ours) ** 2 + pl.col(theirs) ** 2).sqrt()
+        for ours, theirs in (("iid_below", "above"), ("iid_above", "below"))
+    )
     return (
         rows.filter(pl.col("role") == "ood")
         .join(iid, on=keys, maintain_order="left")
         .with_columns(gap=pl.col("iid") - pl.col("value"))
-        .with_columns(low=pl.col("gap") - half, high=pl.col("gap") + half)
+        .with_columns(low=pl.col("gap") - lower, high=pl.col("gap") + upper)
         .select(
             *("simplification", "split", "facet", "level", "value", "iid"),
-            *("gap", "low", "high", "error", "iid_error", "share", "iid_share"),
+            *("gap", "low", "high", "share", "iid_share"),
         )
     )

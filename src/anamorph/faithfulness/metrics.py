@@ -33,6 +33,11 @@ ATTENTION_METRICS = frozenset({"attention_jsd", "same_attention"})
 HIGHER_IS_BETTER = frozenset(
     {"same_prediction", "same_attention", "model_accuracy", "proxy_accuracy"}
 )
+SHARES = HIGHER_IS_BETTER | {"proxy_only_right", "model_only_right", "different_errors"}
+"""Metrics that are 0 or 1 at a position (of several heads the mean of that)."""
+
+BOUNDED = SHARES | {"attention_jsd", "output_jsd"}
+"""Metrics that lie in [0, 1] at a position."""
 
 TIE = 1e-4
 """Relative difference up to which two attention probabilities count as equal: above the rounding of

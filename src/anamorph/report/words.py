@@ -4,7 +4,33 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import polars as pl
+
+from anamorph.faithfulness.gaps import (
+    DEGRADES,
+    FAITHFUL,
+    MIXED,
+    NOT_TESTABLE,
+    OVER,
+    UNDECIDED,
+    UNDER,
+    UNFAITHFUL,
+)
+
 HOLDS, FAILS, UNTESTED = "holds", "does not hold", "not tested here"  # of a claim
+UNTESTABLE = "not testable here"  # of a claim on a model that has not learnt its task
+
+# Of verdicts, so that colour is not needed; what is faithful needs none.
+SIGNS = {
+    FAITHFUL: "",
+    UNDER: "▼",
+    OVER: "▲",
+    MIXED: "◆",
+    DEGRADES: "↓",
+    UNFAITHFUL: "×",
+    UNDECIDED: "?",
+    NOT_TESTABLE: "–",
+}
 
 
 class Metric(NamedTuple):
@@ -118,12 +144,31 @@ WORDS = {
     "faithfulness": "Agreement of the proxy with the model, whether or not the model is right.",
     "generalization gap": "How much less faithful a proxy is on a split than on iid; positive is "
     "worse for every metric. Given in points (hundredths) for shares.",
-    "illusion": "A proxy that looks right on iid and is significantly less faithful on a split.",
+    "looks right": "The interval of its same prediction on iid lies at or above the threshold; if "
+    "all of it lies below, the proxy does not look right, and if it lies on both sides, that is "
+    "open.",
+    "faithful": "A proxy that looks right on iid and whose gap lies within the tolerance: all of "
+    "the interval, not the number alone. It may be better on the split than on iid.",
+    "illusion": "A proxy that looks right on iid and is less faithful on a split, by more than "
+    "the tolerance.",
     "under-generalizes": "The proxy mostly fails where the model is right.",
     "over-generalizes": "The proxy is mostly right where the model fails: it makes the model look "
     "better than it is.",
+    "degrades": "A proxy that does not look right even on iid, and is worse on the split.",
+    "unfaithful": "A proxy that does not look right even on iid, and is not shown to be worse on "
+    "the split. Agreement on a split alone does not make up for it.",
+    "undecided": "The intervals leave more than one verdict open. Beside it stands how many "
+    "sequences of each split would decide, if the values stay as they are.",
+    "not testable here": "The model itself has not learnt the task; what its proxies share with "
+    "it says nothing about them.",
     "facet": "A label on scored positions, such as depth, to break numbers down.",
-    "interval": "95 % bootstrap interval; whole sequences are resampled, and seeds above them.",
+    "interval": "95 %, over sequences, as the tokens of one sequence are not independent; over "
+    "several models, over these too. Where a cell stopped early it holds at whatever time it "
+    "stops (“sequence” in results.parquet).",
+    "interval of all gaps at once": "Wider than that of a single gap, so that it holds for the "
+    "one that was picked because it is the largest.",
+    "p-value": "Of no gap, corrected over all proxies and splits of one metric "
+    "(Benjamini–Hochberg).",
 }
 
 _METHODS = {"svd": "SVD", "pca": "PCA", "kmeans": "k-means", "onehot": "one-hot attention"}
@@ -132,6 +177,13 @@ _METHODS = {"svd": "SVD", "pca": "PCA", "kmeans": "k-means", "onehot": "one-hot 
 def split_label(split: str) -> str:
     """`unseen_depth` becomes "unseen depth"."""
     return split.replace("_", " ")
+
+
+def facet_label(facet: str, task: str | None = None) -> str:
+    """`token_kind` becomes "token kind"; in Dyck the depth of a closer is that of its opener."""
+    if (task, facet) == ("dyck", "depth"):
+        return "key depth (depth of the opener)"
+    return facet.replace("_", " ")
 
 
 def method_label(method: str) -> str:
@@ -160,14 +212,33 @@ def split_size(simplification: str, size: float | None) -> tuple[str, str]:
         The text without it, which all sizes of a family share, and what the size is called (such
         as "rank"); the whole text and "" if there is no single size.
     """
-    if size is None:
-        return simplification, ""
-    found = re.search(rf"(\w+)={size:g}(?=[,)]),?\s*", simplification)
-    if not found:
+    number = r"\b(\w+)=(\d+\.?\d*(?:[eE][+-]?\d+)?)(?=[,)]),?\s*"
+    found = re.findall(number, simplification)
+    names = [name for name, given in found if name != "seed" and float(given) == size]
+    if not names:
         return simplification, ""
     # Proxies of several attachments have the size in each.
-    rest = re.sub(rf"\b{found[1]}={size:g}(?=[,)]),?\s*", "", simplification)
-    return re.sub(r",\s*\)", ")", rest).replace("()", ""), found[1]
+    rest = re.sub(
+        number,
+        lambda x: "" if x[1] == names[0] and float(x[2]) == size else x[0],
+        simplification,
+    )
+    return re.sub(r",\s*\)", ")", rest).replace("()", ""), names[0]
+
+
+def families(rows: pl.DataFrame) -> list[pl.DataFrame]:
+    """The rows of every family: alike but for the size, small sizes first.
+
+    Args:
+        rows: with columns simplification and size, a row a proxy.
+    """
+    names = rows.select("simplification", "size").unique()
+    family = {text: split_size(text, size)[0] for text, size in names.iter_rows()}
+    named = rows.sort("size", nulls_last=True, maintain_order=True).group_by(
+        pl.col("simplification").replace_strict(family, return_dtype=pl.String),
+        maintain_order=True,
+    )
+    return [some for _, some in named]
 
 
 def percent(value: float) -> str:
@@ -183,6 +254,11 @@ def percent(value: float) -> str:
 def threshold(value: float) -> str:
     """0.9 becomes "90 %"."""
     return f"{100 * value:.3g}\N{NO-BREAK SPACE}%"
+
+
+def sequences(count: int) -> str:
+    """1200 becomes "1,200 sequences"."""
+    return f"{count:,} sequence{'s' if count != 1 else ''}"
 
 
 def points(value: float) -> str:

@@ -152,6 +152,8 @@ class Task:
         vocabulary: token names, by token id.
         candidates: [candidates] token ids among which a prediction is chosen.
         splits: by name; exactly one has the role `iid`.
+        learnt: accuracy on `iid` above which a model counts as having learnt the task; None where
+            nobody can say.
 
     Raises:
         AnamorphError: if a split stands under another name than its own, or under a reserved one.
@@ -165,6 +167,7 @@ class Task:
     vocabulary: tuple[str, ...]
     candidates: NDArray[np.int64]
     splits: Mapping[str, Split]
+    learnt: float | None = None
 
     def __post_init__(self) -> None:
         for name, split in self.splits.items():

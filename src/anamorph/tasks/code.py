@@ -9,8 +9,10 @@ unseen_repository     ood     of the training language, from other repositories
 LANGUAGE              ood     of another language, one split each
 ====================  ======  ==================================================================
 
-Every split but `train` has the lengths of `iid`, as far as there are functions. No function of a
-test split occurs in `train`, neither as it is, but for white space, nor with its names and literals
+The order of every split is random, so that its beginning is a sample of it. Every split but `train`
+has the lengths of `iid`, and every beginning of it those of the same beginning of `iid`; where
+there are too few functions of a length some places stay empty, at random. No function of a test
+split occurs in `train`, neither as it is, but for white space, nor with its names and literals
 abstracted; the task's specification counts what was left out. A sequence is START and the
 function's characters, cut at the context. Every character is scored.
 
@@ -40,10 +42,10 @@ from anamorph.errors import AnamorphError
 from anamorph.progress import Watch, ignore
 from anamorph.tasks.base import NOT_APPLICABLE, Facet, Role, Split, Task
 from anamorph.tasks.code_facets import LEVELS, POSITION_BINS, Labels, binned, label
+from anamorph.tasks.code_lengths import matching, tell_lengths
 
 START, UNKNOWN, FIRST_CHARACTER = 0, 1, 2
 RARE = 20  # a character that train has less often is unknown
-LENGTH_BINS = 20  # in which the lengths of splits are matched
 UNSEEN_SHARE = 0.2  # of the repositories, where nothing says which are not to be trained on
 
 Unit = Literal["characters", "bytes"]
@@ -203,7 +205,9 @@ def draw(
             target = lengths[:test]
             part = fresh.head(test)
         else:
-            part = fresh[_matching(lengths, target)]
+            found = matching(lengths, target, rng)
+            tell_lengths(name, lengths[found], target)
+            part = fresh[found]
         if len(part):
             chosen[name] = part
             left_out = {
@@ -244,15 +248,6 @@ def _count(table: pl.DataFrame) -> dict[str, int]:
         "repositories": table["repo"].n_unique(),
         "characters": int(table["original_string"].str.len_chars().sum()),
     }
-
-
-def _matching(lengths: NDArray[np.int64], target: NDArray[np.int64]) -> NDArray[np.int64]:
-    """As many sequences of each length, in bins, as the target has; fewer if need be."""
-    edges = np.unique(np.quantile(target, np.linspace(0, 1, LENGTH_BINS + 1)[1:-1]))
-    of_target, of_pool = (np.searchsorted(edges, x, side="right") for x in (target, lengths))
-    wanted = np.bincount(of_target, minlength=len(edges) + 1)
-    parts = [np.flatnonzero(of_pool == number)[:count] for number, count in enumerate(wanted)]
-    return np.sort(np.concatenate(parts))
 
 
 def _characters(table: pl.DataFrame, context: int) -> list[str]:

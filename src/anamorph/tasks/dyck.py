@@ -13,14 +13,20 @@ seen_structure         ood     the part of a fresh sample whose skeletons occur 
 unseen_short           ood     ... whose skeletons do not, at most 32 brackets
 unseen_long            ood     ... whose skeletons do not, more than 32 brackets
 unseen_depth           ood     depth m+1 to 2m, from a sampler with twice the depth
-unseen_depth_matched   ood     the same, with the lengths of unseen_long
+unseen_depth_matched   ood     the same, sentence by sentence as long as those of unseen_long
 =====================  ======  ===================================================================
 
 No test sentence occurs in train, with the same types, in any split; test sentences without a scored
-position, which say nothing, are left out. Each sequence is `START`, the brackets, `END`. Scored are
-closing brackets, by default those at least 10 tokens from their opener.
+position, which say nothing, are left out: they are shorter, so that the sentences of a test split
+are longer than those of train (mean 88 brackets against 49 at the defaults). The order of every
+split is random, so that its beginning is a sample of it. Each sequence is `START`, the brackets,
+`END`. Scored are closing brackets, by default those at least 10 tokens from their opener.
+
+With `structure="segment", scored="closers"`, `seen_structure` is the in-distribution set of Murty
+et al.
 """
 
+import warnings
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -35,6 +41,10 @@ START, END, FIRST_BRACKET = 0, 1, 2
 SHORT = 32  # brackets; the paper's border between short and long
 FAR = 10  # tokens between a closer and its opener, from which a prediction counts as far
 BINS = (1, 2, 4, 8, FAR, 16, 32, 64, 128, 256, 512, 1024)  # lower ends, for distance and position
+TRAINED_DEPTH, WITHIN = "trained depth", "within"  # a facet, and its level up to depth m
+
+LEARNT = 0.9  # accuracy: every scored position has one right answer, which the brackets tell
+MATCHED_WITHIN = 0.02  # of the mean length; a split that misses its lengths by more is told
 
 MOST_BLOCKS = 40  # of the sampler, spent on filling a split before it is left as small as it is
 
@@ -69,6 +79,9 @@ def dyck(
 
     Raises:
         AnamorphError: if an argument is out of range.
+
+    Warns:
+        UserWarning: if there are too few deep sentences that are as long as those of unseen_long.
     """
     spec = dict(locals())
     _check(spec)
@@ -93,18 +106,16 @@ def dyck(
         for part in _bounded(stream(k, 2 * m, seeds[2]), max_length, least)
     )
     sentences["unseen_depth"] = _first(deep, test)
-    target = sentences["unseen_long"].lengths
-    sentences["unseen_depth_matched"] = _matching(deep, target)
+    sentences["unseen_depth_matched"] = _matching(deep, sentences["unseen_long"].lengths)
     return Task(
         name="dyck",
         spec={"name": "dyck", **spec},
         vocabulary=vocabulary(k),
         candidates=np.arange(FIRST_BRACKET + k, FIRST_BRACKET + 2 * k),
         splits={
-            name: to_split(name, part, 2 * m, scored)
-            for name, part in sentences.items()
-            if len(part)
+            name: to_split(name, part, m, scored) for name, part in sentences.items() if len(part)
         },
+        learnt=LEARNT,
     )
 
 
@@ -114,8 +125,8 @@ def vocabulary(k: int) -> tuple[str, ...]:
     return ("START", "END", *(f"({i}" for i in numbers), *(f"{i})" for i in numbers))
 
 
-def to_split(name: str, sentences: Sentences, max_depth: int, scored: Scored) -> Split:
-    """Put START and END around the sentences, and label every token."""
+def to_split(name: str, sentences: Sentences, m: int, scored: Scored) -> Split:
+    """Put START and END around the sentences, and label every token; m is the trained depth."""
     lengths = sentences.lengths
     offsets = sentences.offsets + 2 * np.arange(len(sentences) + 1)
     total = int(offsets[-1])
@@ -131,6 +142,8 @@ def to_split(name: str, sentences: Sentences, max_depth: int, scored: Scored) ->
     tokens = spread(sentences.brackets + FIRST_BRACKET, START)
     tokens[offsets[1:] - 1] = END
     counted = sentences.distance >= LEAST_DISTANCE[scored]
+    depth = spread(sentences.depth - 1, NOT_APPLICABLE)
+    beyond = np.where(depth == NOT_APPLICABLE, depth, depth >= m).astype(np.int16)
     position = np.arange(total) - np.repeat(offsets[:-1], lengths + 2)
     return Split(
         name=name,
@@ -139,10 +152,8 @@ def to_split(name: str, sentences: Sentences, max_depth: int, scored: Scored) ->
         offsets=offsets,
         scored=spread(counted, 0).astype(np.bool_),
         facets={
-            "depth": Facet(
-                spread(sentences.depth - 1, NOT_APPLICABLE),
-                tuple(str(d) for d in range(1, max_depth + 1)),
-            ),
+            "depth": Facet(depth, tuple(str(d) for d in range(1, 2 * m + 1))),
+            TRAINED_DEPTH: Facet(beyond, (WITHIN, "beyond")),
             "distance": Facet(spread(_binned(sentences.distance), NOT_APPLICABLE), _bin_names()),
             "position": Facet(_binned(position), _bin_names()),
             "length": Facet(np.repeat(_binned(lengths), lengths + 2), _bin_names()),
@@ -237,19 +248,34 @@ def _sort(fresh: Iterator[Sentences], count: int, seen: _Seen) -> dict[str, Sent
 
 
 def _matching(deep: Iterator[Sentences], lengths: NDArray[np.int64]) -> Sentences:
-    """Deep sentences with the given lengths, or the next greater one where there are too few."""
-    wanted = np.sort(lengths)
+    """For each of the lengths a deep sentence of this length, in the order of the lengths.
+
+    Where there are too few the next greater length is taken; the greatest may be left out.
+    """
     pool = concatenate([part for _, part in zip(range(MOST_BLOCKS), deep, strict=False)])
     order = np.argsort(pool.lengths, kind="stable")
     available = pool.lengths[order]
-    chosen, cursor = [], 0
-    for length in wanted:
-        cursor = max(cursor, int(np.searchsorted(available, length)))
+    chosen = np.full(len(lengths), -1)
+    cursor = 0
+    for place in np.argsort(lengths, kind="stable"):
+        cursor = max(cursor, int(np.searchsorted(available, lengths[place])))
         if cursor == len(order):
             break
-        chosen.append(order[cursor])
+        chosen[place] = order[cursor]
         cursor += 1
-    return pool.take(np.sort(np.array(chosen, dtype=np.int64)))
+    found = pool.take(chosen[chosen >= 0])
+    missing = len(lengths) - len(found)
+    if missing or found.lengths.sum() > (1 + MATCHED_WITHIN) * lengths.sum():
+        mean = f"{found.lengths.mean():.0f}" if len(found) else "none"
+        warnings.warn(
+            "dyck: unseen_depth_matched is not as long as unseen_long: there are too few deep "
+            "sentences of these lengths, so that longer ones stand in for them (mean length "
+            f"{mean} against {lengths.mean():.0f}; {missing:,} of {len(lengths):,} sentences "
+            "missing). Ask for fewer test sentences (task.test), or do not read depth off this "
+            "split alone.",
+            stacklevel=3,  # where the task is made
+        )
+    return found
 
 
 def _role(name: str) -> Role:

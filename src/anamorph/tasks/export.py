@@ -25,8 +25,9 @@ def export(task: Task, folder: Path | str) -> None:
 
     A row is a sequence; `tokens`, `scored` and one column for each facet are lists with an entry
     for each token. Facets are codes; `task.json` has their names, the vocabulary, the candidates,
-    the roles and every argument of the task. Where the name of a split cannot be that of a file
-    everywhere, the file has another, which `task.json` tells.
+    the accuracy of a model that has learnt the task, the roles and every argument of the task.
+    Where the name of a split cannot be that of a file everywhere, the file has another, which
+    `task.json` tells.
 
     Raises:
         AnamorphError: if the folder cannot be written to, or a facet is named as another column.
@@ -40,6 +41,7 @@ def export(task: Task, folder: Path | str) -> None:
         "task": dict(task.spec),
         "vocabulary": task.vocabulary,
         "candidates": task.candidates.tolist(),
+        "learnt": task.learnt,
         "splits": {
             split.name: {
                 "file": f"{stems[split.name]}.parquet",

@@ -1,0 +1,121 @@
+"""How a level of a facet differs from the facet's other levels, on the same sequences."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anamorph.faithfulness.intervals import (
+    Differences,
+    Ends,
+    Floats,
+    Means,
+    correlation,
+    residuals,
+    spread,
+)
+from anamorph.faithfulness.sums import Group, SumIndex
+
+
+class Contrast(NamedTuple):
+    """A level less the other levels of its facet: arrays [proxy, model + 1, metric].
+
+    Attributes:
+        facet: its name.
+        level: its name.
+        value: mean at the level's positions less the mean at the others'.
+        ends: 95 % interval; NaN where there is none.
+        error: standard error of the value, over sequences and models; NaN as `ends`.
+        tokens: [proxy, model + 1] scored positions at the level that were seen.
+        sequences: [proxy, model + 1] sequences that have one.
+    """
+
+    facet: str
+    level: str
+    value: Floats
+    ends: Ends
+    error: Floats
+    tokens: NDArray[np.int64]
+    sequences: NDArray[np.int64]
+
+
+class _Side(NamedTuple):
+    """Positions of one kind: [proxy, model, metric, sequence] sums and scored positions."""
+
+    sums: Floats
+    counts: Floats
+
+    def without(self, other: "_Side") -> "_Side":
+        return _Side(self.sums - other.sums, self.counts - other.counts)
+
+    def by_model(self) -> "_Side":
+        return _Side(np.moveaxis(self.sums, 1, 0), np.moveaxis(self.counts, 1, 0))
+
+
+def contrasts(
+    index: SumIndex, sums: Floats, tokens: Floats, share: NDArray[np.bool_]
+) -> list[Contrast]:
+    """All levels of all facets that have two levels or more on a split.
+
+    Sequences are the same on both sides, so that what they have in common cancels: the correlation
+    of the two errors is taken into account.
+
+    Args:
+        index: the rows of the split.
+        sums: [proxy, model, metric, row].
+        tokens: [proxy, model, 1, row] scored positions that were seen, or broadcast against `sums`.
+        share: [metric] whether a metric is 0 or 1 at a position.
+    """
+    tokens = np.broadcast_to(tokens, sums.shape)
+    by_facet: dict[str, list[Group]] = {}
+    for group in index.groups():
+        if group.facet is not None:
+            by_facet.setdefault(group.facet, []).append(group)
+    found = []
+    for groups in by_facet.values():
+        if len(groups) > 1:
+            sides = [_Side(*(_spread_out(index, x, g) for x in (sums, tokens))) for g in groups]
+            every = _Side(*(np.sum(x, axis=0) for x in zip(*sides, strict=True)))
+            pairs = zip(groups, sides, strict=True)
+            found += [_contrast(group, side, every.without(side), share) for group, side in pairs]
+    return found
+
+
+def _spread_out(index: SumIndex, values: Floats, group: Group) -> Floats:
+    """[..., sequence] of the rows of a group, 0 where a sequence has none."""
+    out = np.zeros((*values.shape[:-1], index.sequences))
+    out[..., index.sequence[group.rows]] = values[..., group.rows]
+    return out
+
+
+def _contrast(group: Group, here: _Side, rest: _Side, share: NDArray[np.bool_]) -> Contrast:
+    assert group.facet is not None and group.level is not None
+    a, b = (Means.of(*side, share) for side in (here, rest))
+    ours, theirs = residuals(*here), residuals(*rest)  # [proxy, model, metric, sequence]
+    of_models = spread(np.moveaxis(a.value - b.value, 1, 0))
+    over = [Means.over_models(*side.by_model(), share) for side in (here, rest)]
+    our_mean, their_mean = ours.mean(1), theirs.mean(1)
+    each = Differences(a, b, np.zeros_like(a.value), correlation(ours, theirs))
+    mean = Differences(over[0], over[1], of_models, correlation(our_mean, their_mean))
+    ends, ends_of_mean = each.ends(), mean.ends()
+    errors = np.sqrt(((ours - theirs) ** 2).sum(-1))
+    of_mean = np.sqrt(((our_mean - their_mean) ** 2).sum(-1) + of_models**2)
+    count = here.counts[:, :, 0]  # [proxy, model, sequence]
+    tokens, sequences = (
+        np.concatenate([x, x.max(axis=1, keepdims=True)], axis=1).astype(np.int64)
+        for x in (count.sum(-1), np.count_nonzero(count, axis=-1))
+    )
+    low, high = (_joined(x, y) for x, y in zip(ends, ends_of_mean, strict=True))
+    return Contrast(
+        group.facet,
+        group.level,
+        _joined(each.value, mean.value),
+        Ends(low, high),
+        np.where(np.isnan(low), np.nan, _joined(errors, of_mean)),
+        tokens,
+        sequences,
+    )
+
+
+def _joined(each: Floats, over: Floats) -> Floats:
+    return np.concatenate([each, over[:, None]], axis=1)

@@ -1,0 +1,308 @@
+"""Intervals of ratios and of their differences, for data in which only sequences are independent.
+
+A pooled mean is p̂ = Σa / Σc: sequence i adds aᵢ (the sum of a metric) over cᵢ scored positions.
+Sequences are independent draws; the positions of one are not. Resampling sequences fails where it
+matters most here: near agreement 1 most resamples hold no disagreement at all. What is used
+instead, in four steps:
+
+1. *The standard error* of p̂ by linearisation, each sequence's part enlarged by its leverage
+   hᵢ = cᵢ/Σc, as in the jackknife:  e² = Σ (aᵢ − p̂cᵢ)² / (1 − hᵢ)² / (Σc)².
+   It has n* − 1 degrees of freedom, n* = (Σc)²/Σc² being the number of sequences of equal length
+   that weigh as much (Kish 1965, "Survey Sampling").
+
+2. *Shares*, the metrics that are 0 or 1 at a position: the binomial interval of Clopper and Pearson
+   (1934) on an effective number of positions (Korn and Graubard 1998, "Confidence intervals for
+   proportions with small expected number of positive counts estimated from survey data"),
+
+       N = Σc / d · (z/t)²,   d = (e²(Σc)² + b·d₀) / (p̂(1−p̂)·Σc + b),   d₀ = 1 + ρ₀(c* − 1).
+
+   d is the design effect, by which dependence within sequences inflates the variance over
+   Bernoulli's. At perfect agreement it is 0/0, so it is shrunk towards d₀, as if the correlation
+   within sequences were known to be ρ₀ from b positions' worth of disagreement; c* = Σc²/Σc is the
+   length of the sequence that a random position lies in. z/t, the quantile of the normal over
+   Student's distribution, allows for d being estimated. So an interval keeps a width at perfect
+   agreement, and is lopsided like the binomial.
+
+3. *Other means*, of divergences and cross entropies, which are not negative: p̂·exp(±t·e/p̂),
+   Student's interval on the scale of the logarithm, with one more sequence in e² that deviates as
+   much as the worst that was seen. It knows nothing of kinds of sequences that were not.
+
+4. *Differences*: the distances of the ends from the estimates, added in squares, less twice their
+   correlation if both are of the same sequences (Zou and Donner 2008, "Construction of confidence
+   limits about effect measures"; Newcombe 1998 for shares). The p-value is the error rate at which
+   the interval's end would lie on the margin, so that p-values and intervals say the same, and a
+   p-value has no smallest value.
+
+Over several models, all audited on the same sequences, a mean has two sources of error: the
+sequences (steps 1 to 3 on the means over models of each sequence's sums), and the models, by
+Student's t over their values. Both distances are added in squares; so what models differ in through
+their own sampling error counts twice, and the interval is on the safe side.
+
+How well they cover, and how wide they are: `docs/intervals.md`, `python benchmarks/coverage.py`.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import betaincinv, ndtr, ndtri, stdtrit
+
+Floats = NDArray[np.float64]
+
+LEVEL = 0.95  # of all intervals that are printed
+PRIOR_CORRELATION = 0.2  # ρ₀: within sequences, before disagreement shows what it is
+PRIOR_WORTH = 3.0  # b: positions' worth of disagreement that this counts for
+BISECTIONS = 24  # p-values are found to three digits and more
+MOST_Z = 37.0  # no p-value is below 10⁻²⁹⁹
+MOST_T = 1e100  # of Student, where SciPy cannot tell it
+
+
+class Ends(NamedTuple):
+    """Lower and upper ends, each [...]."""
+
+    low: Floats
+    high: Floats
+
+
+@dataclass(frozen=True)
+class Means:
+    """Ratios Σa / Σc, and what their intervals are made from: arrays of one shape [...].
+
+    Attributes:
+        value: the ratio; NaN where there is no position.
+        error: its standard error over sequences.
+        positions: Σc.
+        length: c*, scored positions of the sequence that a random position lies in.
+        freedom: n* − 1.
+        share: whether it is a share.
+        spread: standard error over models; 0 of one model.
+        models: how many.
+    """
+
+    value: Floats
+    error: Floats
+    positions: Floats
+    length: Floats
+    freedom: Floats
+    share: NDArray[np.bool_]
+    spread: Floats
+    models: int = 1
+
+    @classmethod
+    def of(cls, sums: Floats, counts: Floats, share: NDArray[np.bool_]) -> Self:
+        """Of one model.
+
+        Args:
+            sums: [..., sequences] of a metric.
+            counts: [..., sequences] scored positions, broadcast against `sums`; 0 where a sequence
+                was not seen.
+            share: [...] or broadcast against it, whether the metric is 0 or 1 at a position.
+        """
+        counts = np.broadcast_to(counts, np.broadcast_shapes(sums.shape, counts.shape))
+        total = counts.sum(-1)
+        some = np.maximum(total, 1)
+        value = np.where(total > 0, sums.sum(-1) / some, np.nan)
+        squares = (counts * counts).sum(-1)
+        length = squares / some
+        error = np.sqrt((residuals(sums, counts) ** 2).sum(-1))
+        worst = _worst(sums, counts) * length / some
+        return cls(
+            value=value,
+            error=np.where(share, error, np.hypot(error, worst)),
+            positions=total.astype(np.float64),
+            length=length,
+            freedom=total**2 / np.maximum(squares, 1) - 1,
+            share=np.broadcast_to(share, value.shape),
+            spread=np.zeros_like(value),
+        )
+
+    @classmethod
+    def over_models(cls, sums: Floats, counts: Floats, share: NDArray[np.bool_]) -> Self:
+        """Of the mean over models, on the first axis, which were audited on the same sequences."""
+        each = cls.of(sums, counts, share)
+        counts = np.broadcast_to(counts, sums.shape)
+        error = np.sqrt((residuals(sums, counts).mean(0) ** 2).sum(-1))
+        worst = (_worst(sums, counts) * each.length / np.maximum(each.positions, 1)).mean(0)
+        return replace(
+            each[0],
+            value=each.value.mean(0),
+            error=np.where(each[0].share, error, np.hypot(error, worst)),
+            positions=each.positions.mean(0),
+            length=each.length.mean(0),
+            freedom=each.freedom.mean(0),
+            spread=spread(each.value),
+            models=len(sums),
+        )
+
+    def __getitem__(self, key: Any) -> Self:
+        arrays = ("value", "error", "positions", "length", "freedom", "share", "spread")
+        return replace(self, **{name: getattr(self, name)[key] for name in arrays})
+
+    def of_sequences(self, z: Floats) -> Ends:
+        """The ends of an interval that knows of the error over sequences alone.
+
+        Args:
+            z: the normal quantile that an error rate is given by, 1.96 for 5 %; broadcast.
+        """
+        t = student(z, self.freedom)
+        low, high = self._as_share(z, t)
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            factor = np.exp(np.where(self.value > 0, t * self.error / self.value, 0))
+            means = Ends(self.value / factor, self.value * factor)
+        return Ends(np.where(self.share, low, means.low), np.where(self.share, high, means.high))
+
+    def _as_share(self, z: Floats, t: Floats) -> Ends:
+        p = np.clip(self.value, 0, 1)
+        prior = PRIOR_WORTH * (1 + PRIOR_CORRELATION * (self.length - 1))
+        inflated = (self.error * self.positions) ** 2 + prior
+        effect = inflated / (p * (1 - p) * self.positions + PRIOR_WORTH)
+        number = np.maximum(self.positions / effect * (z / t) ** 2, 1e-9)
+        tail = ndtr(-z)
+        right, wrong = p * number, (1 - p) * number
+        with np.errstate(invalid="ignore"):
+            low = np.where(right > 0, betaincinv(np.maximum(right, 1e-12), wrong + 1, tail), 0.0)
+            high = np.where(
+                wrong > 0, 1 - betaincinv(np.maximum(wrong, 1e-12), right + 1, tail), 1.0
+            )
+        return Ends(low, high)
+
+    def ends(self, level: float = LEVEL) -> Ends:
+        """The interval; NaN where there is none: of fewer than two sequences."""
+        z = np.full_like(self.value, quantile(level))
+        below, above = _distances(self, z)
+        models = _of_models(self.spread, self.models, z)
+        low = np.maximum(self.value - np.hypot(below, models), 0)
+        high = np.minimum(self.value + np.hypot(above, models), np.where(self.share, 1, np.inf))
+        return _known(low, high, self.freedom)
+
+
+@dataclass(frozen=True)
+class Differences:
+    """Means minus other means, see step 4 of the module.
+
+    Attributes:
+        first: the means.
+        second: what is taken from them.
+        spread: standard error of the difference over models; 0 of one model.
+        correlation: of the errors of the two over sequences; 0 of independent splits.
+    """
+
+    first: Means
+    second: Means
+    spread: Floats
+    correlation: Floats | float = 0.0
+
+    @property
+    def value(self) -> Floats:
+        """[...] the differences."""
+        return self.first.value - self.second.value
+
+    def ends(self, z: Floats | float | None = None) -> Ends:
+        """The interval; NaN where there is none.
+
+        Args:
+            z: the normal quantile that the error rate is given by, broadcast; of a 95 % interval by
+                default.
+        """
+        z = np.broadcast_to(quantile(LEVEL) if z is None else z, self.value.shape)
+        below, above = self._distances(z)
+        least = np.minimum(self.first.freedom, self.second.freedom)
+        return _known(self.value - below, self.value + above, least)
+
+    def _distances(self, z: Floats) -> tuple[Floats, Floats]:
+        first, second = (_distances(means, z) for means in (self.first, self.second))
+        models = _of_models(self.spread, self.first.models, z)
+        with np.errstate(over="ignore", invalid="ignore"):  # of two sequences ends may be infinite
+            below, above = (
+                np.sqrt(np.maximum(a * a + b * b - 2 * self.correlation * a * b, 0) + models**2)
+                for a, b in ((first[0], second[1]), (first[1], second[0]))
+            )
+        return below, above
+
+    def p_value(self, margin: float = 0.0) -> Floats:
+        """One-sided p-value of "the difference is at most `margin`"; NaN where there is none.
+
+        The error rate, on its side, of the interval whose lower end lies on the margin.
+        """
+        return self._known_p(ndtr(-self._score(margin)))
+
+    def p_value_of_none(self) -> Floats:
+        """Two-sided p-value of "the difference is 0"; NaN where there is none."""
+        return self._known_p(2 * ndtr(-np.abs(self._score(0.0))))
+
+    def _known_p(self, p: Floats) -> Floats:
+        least = np.minimum(self.first.freedom, self.second.freedom)
+        return np.where(np.isfinite(self.value) & (least > 0), p, np.nan)
+
+    def _score(self, margin: float) -> Floats:
+        """The normal quantile of the interval with an end on the margin; below 0 if the upper."""
+        apart = self.value - margin
+        low, high = np.zeros_like(apart), np.full_like(apart, MOST_Z)
+        for _ in range(BISECTIONS):
+            z = (low + high) / 2
+            below, above = self._distances(np.maximum(z, 1e-6))
+            beyond = np.where(apart >= 0, below, above) < np.abs(apart)
+            low, high = np.where(beyond, z, low), np.where(beyond, high, z)
+        return np.where(apart >= 0, low, -low)
+
+
+def quantile(level: float) -> float:
+    """The normal quantile of a two-sided interval: 1.96 for 0.95."""
+    return float(ndtri((1 + level) / 2))
+
+
+def student(z: Floats, freedom: Floats) -> Floats:
+    """Student's quantile at the error rate that the normal quantile `z` gives."""
+    found: Floats = -stdtrit(np.maximum(freedom, 1e-3), ndtr(-z))
+    return np.where(found > 0, np.maximum(found, z), MOST_T)  # far out it gives -inf
+
+
+def correlation(first: Floats, second: Floats) -> Floats:
+    """[...] correlation of two means' errors, from the residuals [..., sequences] of both."""
+    both = (first * second).sum(-1)
+    size = np.sqrt((first**2).sum(-1) * (second**2).sum(-1))
+    found: Floats = np.divide(both, size, out=np.zeros_like(both), where=size > 0)
+    return found
+
+
+def spread(values: Floats) -> Floats:
+    """Standard error over models of the mean of [models, ...]; 0 of one model."""
+    if len(values) == 1:
+        return np.zeros_like(values[0])
+    found: Floats = values.std(axis=0, ddof=1) / np.sqrt(len(values))
+    return found
+
+
+def residuals(sums: Floats, counts: Floats) -> Floats:
+    """[..., sequences] what each adds to the error of Σ sums / Σ counts, see step 1."""
+    total = np.maximum(counts.sum(-1, keepdims=True), 1)
+    part = counts / total
+    residual = sums / total - sums.sum(-1, keepdims=True) / total * part
+    found: Floats = np.divide(residual, 1 - part, out=np.zeros_like(residual), where=part < 1)
+    return found
+
+
+def _worst(sums: Floats, counts: Floats) -> Floats:
+    """[...] how far the mean of a single sequence lies from Σ sums / Σ counts at most."""
+    value = sums.sum(-1, keepdims=True) / np.maximum(counts.sum(-1, keepdims=True), 1)
+    rates = np.divide(sums, counts, out=np.zeros_like(sums), where=counts > 0)
+    found: Floats = np.where(counts > 0, np.abs(rates - value), 0).max(-1)
+    return found
+
+
+def _distances(means: Means, z: Floats) -> tuple[Floats, Floats]:
+    """How far the ends lie below and above the value, for the error over sequences alone."""
+    low, high = means.of_sequences(z)
+    return np.maximum(means.value - low, 0), np.maximum(high - means.value, 0)
+
+
+def _of_models(spread: Floats, models: int, z: Floats) -> Floats:
+    if models == 1:
+        return np.zeros_like(z)
+    return spread * student(z, np.full_like(z, models - 1))
+
+
+def _known(low: Floats, high: Floats, freedom: Floats) -> Ends:
+    known = np.isfinite(low) & np.isfinite(high) & (freedom > 0)
+    return Ends(np.where(known, low, np.nan), np.where(known, high, np.nan))

@@ -1,0 +1,187 @@
+"""All cells of a split, measured: means and intervals of every proxy, seed, level and metric."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anamorph.errors import AnamorphError
+from anamorph.faithfulness.contrasts import Contrast, contrasts
+from anamorph.faithfulness.estimates import Estimates, Kinds, Stopping
+from anamorph.faithfulness.intervals import Floats
+from anamorph.faithfulness.metrics import ATTENTION_METRICS, BOUNDED, SHARES
+from anamorph.faithfulness.sums import CellSums, SumIndex
+from anamorph.tasks.base import Role
+
+SUFFIX = "_per_sequence"
+PER_SEQUENCE = ("same_prediction", "model_accuracy", "proxy_accuracy")
+"""Metrics given for the whole split as a mean over sequences too, named `..._per_sequence`."""
+
+IDENTITY = "identity"  # the method of the model itself
+OF_ITSELF = frozenset(
+    {"same_prediction", "output_jsd", "output_kl", "proxy_only_right", "model_only_right"}
+    | {"different_errors", "same_prediction_per_sequence"}
+    | ATTENTION_METRICS
+)
+"""Metrics that compare a proxy with the model: of the model itself they are known without error."""
+
+FOLLOWED = "same_prediction"  # what cells are stopped by
+CONTRASTED = ("same_prediction", "same_attention")
+
+BLOCK_BYTES = 2**28  # of sums held at once
+COPIES = 8  # of a block's sums at once
+
+CellKey = tuple[int, str, str]
+"""Model seed, simplification (spec string), split name."""
+
+
+class ProxyInfo(NamedTuple):
+    """How the tables describe a proxy.
+
+    Attributes:
+        simplification: its spec string.
+        method: such as "svd" or "svd+kmeans"; "identity" for the model itself.
+        size: rank, clusters, ..., or None.
+        sites: where it stands.
+    """
+
+    simplification: str
+    method: str
+    size: float | None
+    sites: str
+
+
+class Grid(NamedTuple):
+    """What the tables range over."""
+
+    cells: Mapping[CellKey, CellSums]
+    proxies: Sequence[ProxyInfo]
+    seeds: Sequence[int]
+    metrics: tuple[str, ...]
+    stopping: Stopping | None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The metrics as the tables name them, per-sequence means last."""
+        return (*self.metrics, *(name + SUFFIX for name in PER_SEQUENCE))
+
+    @property
+    def contrasted(self) -> tuple[str, ...]:
+        """The metrics of which levels are contrasted."""
+        return tuple(name for name in CONTRASTED if name in self.metrics)
+
+    def kinds(self, names: Sequence[str]) -> Kinds:
+        """What is known of some of the metrics."""
+        plain = [name.removesuffix(SUFFIX) for name in names]
+        return Kinds(
+            np.array([name in SHARES for name in plain]),
+            np.array([name in BOUNDED for name in plain]),
+            np.array([name == FOLLOWED for name in names]),
+        )
+
+    def blocks(self, rows: int) -> Iterator["Grid"]:
+        """The same with some of the proxies; cells have at most so many rows."""
+        of_one = 8 * COPIES * (len(self.seeds) + 1) * len(self.names) * rows
+        step = max(1, BLOCK_BYTES // of_one)
+        for start in range(0, len(self.proxies), step):
+            yield self._replace(proxies=self.proxies[start : start + step])
+
+
+@dataclass(frozen=True)
+class Place:
+    """A split and its rows."""
+
+    name: str
+    role: Role
+    index: SumIndex
+
+    @classmethod
+    def of(cls, grid: Grid, name: str, role: Role) -> "Place":
+        """Of a split's name."""
+        index = grid.cells[grid.seeds[0], grid.proxies[0].simplification, name].index
+        return cls(name, role, index)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One split. The seed axis holds every seed, then all together; metrics are `Grid.names`."""
+
+    index: SumIndex
+    value: Floats  # [proxy, seed, group, metric]; NaN where a metric is not given for a group
+    low: Floats
+    high: Floats
+    whole: Estimates  # of the whole split, [proxy, seed, metric]
+    tokens: NDArray[np.int64]  # [proxy, seed, group] scored positions that were seen
+    sequences: NDArray[np.int64]  # [proxy, seed, group] sequences that were seen
+    contrasts: list[Contrast]
+
+
+def measure(grid: Grid, place: Place) -> Measured:
+    """Means and intervals of all cells of a split."""
+    index = place.index
+    groups = list(index.groups())
+    shape = (len(grid.proxies), len(grid.seeds) + 1, len(groups), len(grid.names))
+    value, low, high = (np.full(shape, np.nan) for _ in range(3))
+    seen_tokens, seen_sequences = (np.empty(shape[:3], np.int64) for _ in range(2))
+    # [proxy, seed, metric, row] and [proxy, seed, 1, row]; a cell may have stopped early
+    sums, seen = _load(grid, place)
+    whole: Estimates | None = None
+    for g, group in enumerate(groups):
+        here, tokens = sums[..., group.rows], seen[..., group.rows]
+        ones = np.sign(tokens)
+        for table, counts in ((seen_tokens, tokens), (seen_sequences, ones)):
+            table[:, :-1, g] = counts.sum(axis=-1)[..., 0]
+            table[:, -1, g] = table[:, :-1, g].max(axis=1)
+        names = grid.metrics
+        if group.facet is None:
+            names = grid.names
+            each = here[:, :, [grid.metrics.index(name) for name in PER_SEQUENCE]]
+            here = np.concatenate([here, each / np.maximum(tokens, 1)], axis=2)
+            counted = (np.broadcast_to(x, each.shape[:2] + x.shape[2:]) for x in (tokens, ones))
+            tokens = np.concatenate(
+                [
+                    np.repeat(x, n, axis=2)
+                    for x, n in zip(counted, (len(grid.metrics), len(PER_SEQUENCE)), strict=True)
+                ],
+                axis=2,
+            )
+        found = Estimates.of(here, tokens, grid.kinds(names), grid.stopping)
+        given = np.s_[:, :, g, : len(names)]
+        value[given], low[given], high[given] = found.value, *found.ends
+        whole = found if group.facet is None else whole
+    assert whole is not None  # the first group
+    itself = np.array([proxy.method == IDENTITY for proxy in grid.proxies])
+    exact = itself[:, None] & np.array([name in OF_ITSELF for name in grid.names])
+    for end in (low, high):
+        end[:] = np.where(exact[:, None, None], value, end)
+    some = grid.contrasted
+    places = [grid.metrics.index(name) for name in some]
+    found_contrasts = (
+        contrasts(index, sums[:, :, places], seen, grid.kinds(some).share)
+        if grid.stopping is None
+        else []
+    )
+    return Measured(index, value, low, high, whole, seen_tokens, seen_sequences, found_contrasts)
+
+
+def _load(grid: Grid, place: Place) -> tuple[Floats, Floats]:
+    """[proxy, seed, metric, row] sums; [proxy or 1, seed or 1, 1, row] scored positions seen."""
+    proxies, index = grid.proxies, place.index
+    sums = np.empty((len(proxies), len(grid.seeds), len(grid.metrics), len(index)))
+    tokens = np.empty((len(proxies), len(grid.seeds), 1, len(index)))
+    for p, proxy in enumerate(proxies):
+        for s, seed in enumerate(grid.seeds):
+            cell = grid.cells[seed, proxy.simplification, place.name]
+            label = f"Seed {seed}, {proxy.simplification}, split {place.name}"
+            if cell.metrics != grid.metrics or len(cell.index) != len(index):
+                raise AnamorphError(
+                    f"{label}: {len(cell.index)} rows of {', '.join(cell.metrics)}; expected "
+                    f"{len(index)} rows of {', '.join(grid.metrics)}, as in the other cells. "
+                    "All seeds and proxies must be audited on the same data."
+                )
+            cell.require_finite(label)
+            sums[p, s], tokens[p, s] = cell.sums.cpu().numpy(), cell.tokens
+    every_row_seen = (tokens == index.tokens).all()
+    return sums, tokens[:1, :1] if every_row_seen else tokens
