@@ -48,6 +48,7 @@ from populations import (
 SIZES = (20, 50, 100, 400)
 PAIRS = ((20, 20), (50, 50), (100, 100), (400, 400), (40, 400), (400, 40), (100, 1000))
 RESAMPLES = 200  # of the percentile bootstrap that is compared with
+BOOTSTRAPPED = 500  # runs of it
 LOOK = 16
 SHARE = np.array(True)
 KINDS = Kinds(np.array([True]), np.array([True]), np.array([True]))
@@ -97,7 +98,7 @@ def plain_means(populations: Sequence[Population], runs: int) -> None:
             row(population.name, f"{population.truth:.4g}", *cells)
 
 
-def bootstrap(first: tuple[Floats, Floats], second: tuple[Floats, Floats]) -> Ends:
+def bootstrap(first: tuple[Floats, ...], second: tuple[Floats, ...]) -> Ends:
     """The percentile bootstrap of a gap."""
     rng, drawn = np.random.default_rng(0), []
     for _ in range(RESAMPLES):
@@ -126,8 +127,9 @@ def gaps(populations: Sequence[Population], runs: int) -> None:
             fall = Differences(a, Means.of(worse.astype(float), second[1], SHARE), np.zeros(runs))
             known = [jeffreys(x, population.effect) for x in (a, b)]
             best = np.hypot(*(k.high - k.low for k in known)).mean()
-            plain = bootstrap(first, second)
-            plain_fall = bootstrap(first, (worse.astype(float), second[1]))
+            some = [tuple(x[:BOOTSTRAPPED] for x in side) for side in (first, second)]
+            plain = bootstrap(some[0], some[1])
+            plain_fall = bootstrap(some[0], (worse[:BOOTSTRAPPED].astype(float), some[1][1]))
             row(
                 f"{n}, {m}",
                 population.name,

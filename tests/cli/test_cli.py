@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("quick_report", "task_once")
 
 TINY = [
     *("--preset", "smoke", "--set", "training.steps=4", "--set", "training.checkpoint_every=1"),
-    *("--set", "task.test=10", "--set", "audit.sequences=5", "--set", "audit.resamples=100"),
+    *("--set", "task.test=10", "--set", "audit.sequences=5"),
     *("--set", "simplify=['svd(rank=[1,2])@1.*.key','onehot@1.*.pattern']"),
 ]
 
@@ -218,7 +218,7 @@ def test_show_leaves_many_single_heads_to_their_own_tables(
 
 def test_show_for_programs(anamorph: Any, tiny: Path) -> None:
     shown = json.loads(anamorph("show", tiny, "--json").out)
-    assert set(shown) == {"claims", "checks", "results", "gaps"}
+    assert set(shown) == {"claims", "checks", "results", "gaps", "contrasts"}
     assert shown["checks"]["identity"]["same_prediction"] == 1
     assert len(shown["results"]) == len(am.load_run(tiny).results)
 

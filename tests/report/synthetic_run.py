@@ -9,6 +9,16 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from anamorph.faithfulness.gaps import (
+    UNDECIDED,
+    Thresholds,
+    change_of,
+    level_of,
+    verdict,
+)
+
+THRESHOLDS = Thresholds()
+SEQUENCES = 2000  # audited of a split
 NASTY = '<script>alert("x")</script>'
 SPLITS = {
     "iid": "iid",
@@ -73,8 +83,6 @@ def _write_json(run: Path, seeds: Sequence[int]) -> None:
         "audit": {
             "sequences": 2000,
             "fit_sequences": 1000,
-            "resamples": 1000,
-            "seed": 0,
             "thresholds": {"faithful": 0.9, "tolerance": 0.02, "level": 0.05, "share": 0.667},
         },
         "seeds": list(seeds),
@@ -86,9 +94,11 @@ def _write_json(run: Path, seeds: Sequence[int]) -> None:
     }
     claims = [
         {"id": "C1", "claim": "The model generalizes.", "status": "holds", "finding": "0.998 seen."}
-        | {"numbers": {"seen": 0.998}},
+        | {"numbers": {"seen": 0.998}, "rule": "Its accuracy is at least .98."},
         {"id": "C2", "claim": "Faithfulness grows with size.", "status": "does not hold"}
         | {"finding": "It falls once, from rank 8 to 16.", "numbers": {}},
+        {"id": "C7", "claim": "Errors are shared.", "status": "not testable here"}
+        | {"finding": "The model has not learnt.", "numbers": {}},
         {"id": "C9", "claim": "Code.", "status": "not tested here", "finding": "No code."}
         | {"numbers": {}},
     ]
@@ -114,6 +124,7 @@ def _results(rng: np.random.Generator, seed: int | None) -> pl.DataFrame:
             hard = HARDNESS[split]
             if facet == "depth" and level is not None:
                 hard *= int(level) / 10
+            tokens = round(9000 * (1 + hard)) if facet is None else 500
             values = _numbers(rng, spec, method, size, hard, facet is None)
             keys = {"seed": seed, "simplification": spec, "method": method, "size": size}
             keys |= {"sites": sites, "split": split, "role": role, "facet": facet, "level": level}
@@ -122,7 +133,12 @@ def _results(rng: np.random.Generator, seed: int | None) -> pl.DataFrame:
                 rows.append(
                     keys
                     | {"metric": metric, "value": value, "low": max(0.0, value - width)}
-                    | {"high": value + width, "tokens": 9000, "sequences": 2000}
+                    | {
+                        "high": value + width,
+                        "interval": "binomial",
+                        "tokens": tokens,
+                        "sequences": SEQUENCES,
+                    }
                 )
     schema = {"seed": pl.Int64, "size": pl.Float64, "facet": pl.String, "level": pl.String}
     return pl.DataFrame(rows, schema_overrides=schema)
@@ -146,7 +162,7 @@ def _numbers(
         lost = float(np.exp(-(size or 1) / scale / (1 + 2 * hard))) * (0.5 + hard)
     same = float(np.clip(1 - lost + (rng.normal(0, 0.003) if lost else 0), 0, 1))
     apart = 1 - same
-    over = 0.8 if method == "onehot" else 0.15
+    over = {"onehot": 0.8, "kmeans": 0.5}.get(method, 0.15)
     proxy_only = min(1 - model, apart * over)
     model_only = min(model, apart * (1 - over) * 0.8)
     values = {
@@ -172,32 +188,50 @@ def _numbers(
 def _gaps(results: pl.DataFrame) -> pl.DataFrame:
     whole = results.filter(pl.col("facet").is_null(), pl.col("method") != "identity")
     keys = ["seed", "simplification", "metric"]
-    iid = whole.filter(pl.col("split") == "iid").select(*keys, iid="value")
+    ends = {"iid": "value", "iid_low": "low", "iid_high": "high"}
+    iid = whole.filter(pl.col("split") == "iid").select(*keys, **ends)
+    sides = whole.pivot(
+        on="metric", index=["seed", "simplification", "split"], values="value"
+    ).select("seed", "simplification", "split", "model_only_right", "proxy_only_right")
     good = pl.col("metric").str.contains("same|accuracy")
-    gap = (pl.col("iid") - pl.col("value")) * pl.when(good).then(1).otherwise(-1)
-    illusion = (pl.col("iid") >= 0.9) & (pl.col("gap") > 0.02)
-    direction = (
-        pl.when(pl.col("method") == "onehot").then(pl.lit("over")).otherwise(pl.lit("under"))
-    )
-    verdict = (
-        pl.when(pl.col("metric") != "same_prediction")
-        .then(None)
-        .when(illusion)
-        .then(pl.format("illusion ({}-generalizes)", direction))
-        .when((pl.col("iid") < 0.9) & (pl.col("value") < 0.9))
-        .then(pl.lit("unfaithful everywhere"))
-        .otherwise(pl.lit("faithful"))
-    )
-    return (
+    gaps = (
         whole.filter(pl.col("split") != "iid")
+        .rename({"value": "ood"})
+        .drop("low", "high")
         .join(iid, on=keys, nulls_equal=True, maintain_order="left")
-        .with_columns(gap=gap, reference=pl.lit("iid"), p_value=pl.lit(0.003))
-        .with_columns(low=pl.col("gap") - 0.02, high=pl.col("gap") + 0.02, verdict=verdict)
-        .select(
-            *("seed", "simplification", "method", "size", "sites", "split", "role", "metric"),
-            *("reference", "gap", "low", "high", "p_value", "verdict"),
+        .join(sides, on=["seed", "simplification", "split"], nulls_equal=True)
+        .with_columns(
+            gap=(pl.col("iid") - pl.col("ood")) * pl.when(good).then(1).otherwise(-1),
+            half=pl.col("split").replace_strict({s: 0.004 + 0.02 * h for s, h in HARDNESS.items()}),
+        )
+        .with_columns(
+            low=pl.col("gap") - pl.col("half"),
+            high=pl.col("gap") + pl.col("half"),
+            low_all=pl.col("gap") - 1.5 * pl.col("half"),
+            high_all=pl.col("gap") + 1.5 * pl.col("half"),
+            reference=pl.lit("iid"),
+            p_value=pl.lit(0.003),
         )
     )
+    judged = [_judged(row) for row in gaps.iter_rows(named=True)]
+    schema = {"level": pl.String, "change": pl.String, "verdict": pl.String, "needed": pl.Int64}
+    return pl.concat(
+        [gaps.drop("level"), pl.DataFrame(judged, schema=schema, orient="row")], how="horizontal"
+    ).select(
+        *("seed", "simplification", "method", "size", "sites", "split", "role", "metric"),
+        *("reference", "iid", "ood", "gap", "low", "high", "low_all", "high_all", "p_value"),
+        *("level", "change", "verdict", "needed"),
+    )
+
+
+def _judged(row: dict[str, Any]) -> tuple[str | None, str | None, str | None, int | None]:
+    """Level, change, verdict and the number of sequences that would decide."""
+    if row["metric"] != "same_prediction":
+        return None, None, None, None
+    level = level_of(row["iid_low"], row["iid_high"], THRESHOLDS)
+    change = change_of(row["low"], row["high"], 0.001, THRESHOLDS)
+    found = verdict(level, change, row["model_only_right"], row["proxy_only_right"], THRESHOLDS)
+    return level, change, found, 2 * SEQUENCES if found == UNDECIDED else None
 
 
 def _history(rng: np.random.Generator) -> pl.DataFrame:

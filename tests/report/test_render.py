@@ -89,6 +89,28 @@ def test_text_from_data_cannot_become_markup(copied: Path, no_stills: None) -> N
     assert NASTY in tokens
 
 
+def test_claims_stand_with_their_rules(rendered: Path) -> None:
+    page = (rendered / "report.html").read_text()
+    table = page[page.index('<table class="claims">') :]
+    rows = re.findall(r"<tr><td>(.*?)</tr>", table[: table.index("</table>")])
+    rule = '<span class="rule">Rule: Its accuracy is at least .98.</span>'
+    assert rows[0].startswith(f"<b>C1</b> The model generalizes.{rule}</td>")
+    assert "rule" not in rows[1] and 'class="status does-not-hold"' in rows[1]
+    assert 'class="status not-testable-here">not testable here<' in rows[2]
+    assert "Claims that this study does not test: C9" in page
+
+
+def test_attention_by_key_depth_can_be_chosen(rendered: Path) -> None:
+    figure = page_module._figures(read(rendered))["facets"]
+    menus = {choice.name: dict(choice.options) for choice in figure.choices}
+    depth = next(value for value, text in menus["facet"].items() if "key depth" in text)
+    assert menus["lines"]["attention"] == "same attention target"
+    drawn = figure.still(facet=depth, lines="attention")["datasets"]["table"]
+    assert {row["line"] for row in drawn} == {"same attention target"}
+    first = figure.still()["datasets"]["table"]
+    assert {row["line"] for row in first} == {"same prediction", "model accuracy", "proxy accuracy"}
+
+
 def test_data_survive_packing(rendered: Path) -> None:
     columns = specs(rendered)["gaps"]["columns"]
     unpacked = pl.DataFrame(
@@ -165,7 +187,7 @@ def test_a_view_may_be_empty(copied: Path, no_stills: None) -> None:
 def test_one_seed_has_no_thin_lines(tmp_path: Path, no_stills: None) -> None:
     run = make_run(tmp_path / "run", seeds=(3,), nasty=False)
     page = render(run).read_text()
-    assert "Thin lines are single seeds" not in page and "1 seed" in page
+    assert "Thin lines are single seeds" not in page and "1 model" in page
     assert specs(run)["faithfulness"]["columns"]["seed"]["levels"] == ["all"]
 
 
@@ -222,7 +244,7 @@ def test_without_another_split_nothing_is_judged(copied: Path) -> None:
         shutil.rmtree(folder)
     page = render(copied).read_text()
     assert "no split beside iid" in page and "spec-verdicts" not in page
-    assert "proxies look right" not in page and "spec-accuracy" in page
+    assert 'class="standings"' not in page and "spec-accuracy" in page
 
 
 def test_intervals_of_rare_kinds_are_cut_where_the_others_end() -> None:

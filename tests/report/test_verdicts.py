@@ -1,12 +1,20 @@
 from pathlib import Path
-from typing import Any
 
-import polars as pl
 import pytest
 
+from anamorph.faithfulness.gaps import (
+    DEGRADES,
+    FAITHFUL,
+    MIXED,
+    NOT_TESTABLE,
+    OVER,
+    UNDECIDED,
+    UNDER,
+    UNFAITHFUL,
+)
 from anamorph.report.data import read
 from anamorph.report.figure import natural, slug
-from anamorph.report.verdicts import Headline, headline, sentences
+from anamorph.report.verdicts import Sentence, sentences
 from anamorph.report.words import (
     listing,
     method_label,
@@ -16,77 +24,119 @@ from anamorph.report.words import (
     split_size,
     threshold,
 )
+from judged_run import HOPELESS, UNCLEAR, write
 
 
-def test_headline_counts_against_a_plain_loop(rendered: Path) -> None:
-    results = pl.read_parquet(rendered / "results.parquet").filter(
-        pl.col("seed").is_null(), pl.col("facet").is_null(), pl.col("metric") == "same_prediction"
-    )
-    gaps = pl.read_parquet(rendered / "gaps.parquet").filter(
-        pl.col("seed").is_null(), pl.col("metric") == "same_prediction"
-    )
-    looking = {
-        row["simplification"]
-        for row in results.iter_rows(named=True)
-        if row["split"] == "iid" and row["value"] >= 0.9 and row["method"] != "identity"
+def said(path: Path, cells: dict[str, dict[str, str]]) -> Sentence:
+    """The sentence on the one family that the cells are of."""
+    (sentence,) = sentences(read(write(path / "run", cells)))
+    return sentence
+
+
+def sized(*verdicts: tuple[str, str]) -> dict[str, dict[str, str]]:
+    """Ranks 1, 2, 4, ... with their verdicts on two splits."""
+    return {
+        f"svd(rank={2**i})@0.*.key": {"near": near, "far": far}
+        for i, (near, far) in enumerate(verdicts)
     }
-    found: dict[str, set[str]] = {}
-    for row in gaps.iter_rows(named=True):
-        if row["simplification"] in looking:
-            found.setdefault(row["simplification"], set()).add(row["verdict"])
-    count = headline(read(rendered))
-    assert count.proxies == 14
-    assert count.looking == len(looking) == 7
-    assert count.under == sum("illusion (under-generalizes)" in v for v in found.values()) == 4
-    assert count.over == sum("illusion (over-generalizes)" in v for v in found.values()) == 1
-    assert count.mixed == 0
-    assert count.sentence == "7 of 14 proxies look right in distribution; 5 of these are illusions."
-    assert count.illusions == 5 and count.everywhere == 2
-    assert count.hit == ["unseen depth 5", "unseen depth matched 5"]
-    assert count.spared == ["seen structure", "unseen short", "unseen long"]
-
-
-def test_illusions_that_err_both_ways_are_counted(copied: Path) -> None:
-    gaps = pl.read_parquet(copied / "gaps.parquet")
-    before = headline(read(copied))
-    both = pl.col("verdict").str.replace("over-generalizes", "mixed")
-    gaps.with_columns(both).write_parquet(copied / "gaps.parquet")
-    after = headline(read(copied))
-    assert (after.over, after.mixed) == (before.mixed, before.over) == (0, 1)
-    assert after.illusions == before.illusions
 
 
 @pytest.mark.parametrize(
-    ("counts", "sentence"),
+    ("verdicts", "tone", "text"),
     [
-        ({"hit": [], "spared": []}, "Nothing can be judged: the data have no split beside iid."),
-        ({"looking": 0}, "None of the 9 proxies looks right even in distribution."),
-        ({"illusions": 0}, "3 of 9 proxies look right in distribution, and no illusion was found."),
-        ({"looking": 1}, "1 of 9 proxies looks right in distribution; 1 of these is an illusion."),
-        ({}, "3 of 9 proxies look right in distribution; 1 of these is an illusion."),
+        (
+            [(FAITHFUL, FAITHFUL)] * 2,
+            "faithful",
+            "Looks right on iid at every rank (at least 96.0 % same predictions), and is faithful "
+            "on every split.",
+        ),
+        (
+            [(UNFAITHFUL, DEGRADES), (UNFAITHFUL, UNFAITHFUL)],
+            "unfaithful",
+            "Does not look right even on iid: 79.6 % same predictions at best (rank 1), below the "
+            "90 % asked for. Worse still at rank 1 on far.",
+        ),
+        (
+            [(UNFAITHFUL, UNFAITHFUL)],
+            "unfaithful",
+            "Does not look right even on iid: 79.6 % same predictions (rank 1), below the 90 % "
+            "asked for.",
+        ),
+        (
+            [(UNFAITHFUL, DEGRADES), (FAITHFUL, UNDER), (FAITHFUL, FAITHFUL)],
+            "illusion",
+            "Looks right on iid from rank 2 on (at least 96.0 % same predictions), but is an "
+            "illusion at rank 2 on far. The largest gap of 4 is 16.0 points [13.0, 19.0], at rank "
+            "2 on far (96.0 % → 80.0 %): it under-generalizes: it fails where the model is right. "
+            "Faithful on every split at rank 4.",
+        ),
+        (
+            [(FAITHFUL, UNDECIDED), (FAITHFUL, FAITHFUL)],
+            "undecided",
+            "Looks right on iid at every rank (at least 96.0 % same predictions). Whether it holds "
+            "is undecided at rank 1 on far: about 1,200 sequences of each split would decide. "
+            "Faithful on every split at rank 2.",
+        ),
+        (
+            [(UNCLEAR, UNCLEAR)],
+            "undecided",
+            "Whether it looks right on iid at rank 1 is open: 91.0 % same predictions are too "
+            "close to the 90 % asked for. About 900 sequences of each split would decide.",
+        ),
+        (
+            [(UNCLEAR, UNCLEAR), (UNDECIDED, MIXED)],
+            "illusion",
+            "Looks right on iid at rank 2 (96.0 % same predictions), but is an illusion on far. "
+            "The largest gap of 2 is 12.0 points [9.0, 15.0], at rank 2 on far (96.0 % → 84.0 %): "
+            "it errs in both directions. Undecided at rank 2 on near: about 1,200 sequences of "
+            "each split would decide. Whether it looks right on iid at rank 1 is open: 91.0 % same "
+            "predictions are too close to the 90 % asked for. About 900 sequences of each split "
+            "would decide.",
+        ),
+        (
+            [(HOPELESS, FAITHFUL)],
+            "undecided",
+            "Looks right on iid at rank 1 (96.0 % same predictions). Whether it holds is undecided "
+            "on near: more sequences alone would not decide.",
+        ),
+        (
+            [(NOT_TESTABLE, NOT_TESTABLE)],
+            "untestable",
+            "Not testable here: the model has not learnt the task.",
+        ),
     ],
 )
-def test_the_headline_in_a_sentence(counts: dict[str, Any], sentence: str) -> None:
-    count = Headline(9, 3, 1, 1, 0, 0, 2, hit=["ood 1"], spared=[], reference="iid")
-    assert count._replace(**counts).sentence == sentence
+def test_a_family_in_sentences(
+    tmp_path: Path, verdicts: list[tuple[str, str]], tone: str, text: str
+) -> None:
+    sentence = said(tmp_path, sized(*verdicts))
+    assert sentence.text.replace("\N{NO-BREAK SPACE}", " ") == text
+    assert sentence.tone == tone
+
+
+def test_what_has_no_size_is_said_without(tmp_path: Path) -> None:
+    sentence = said(tmp_path, {"onehot@1.*.pattern": {"near": FAITHFUL, "far": OVER}})
+    assert sentence.title == "one-hot attention · layer 1 pattern"
+    assert sentence.text.replace("\N{NO-BREAK SPACE}", " ") == (
+        "Looks right on iid (96.0 % same predictions), but is an illusion on far. The largest gap "
+        "of 2 is 14.0 points [11.0, 17.0], on far (96.0 % → 82.0 %): it over-generalizes: it is "
+        "right where the model fails."
+    )
+
+
+@pytest.mark.parametrize("verdict", [UNDECIDED, UNCLEAR, HOPELESS, UNFAITHFUL, NOT_TESTABLE])
+def test_only_what_is_shown_is_called_faithful(tmp_path: Path, verdict: str) -> None:
+    sentence = said(tmp_path, sized((verdict, verdict)))
+    assert "aithful on" not in sentence.text and sentence.tone not in ("faithful", "illusion")
 
 
 def test_a_sentence_a_family(rendered: Path) -> None:
-    said = {s.title: s for s in sentences(read(rendered))}
-    assert list(said) == [
+    assert [sentence.title for sentence in sentences(read(rendered))] == [
         "SVD · layer 0 query, key · joint",
         "SVD · layer 1 query, key · joint",
         "k-means · layer 1 query, key",
         "one-hot attention · layer 1 pattern",
     ]
-    svd = said["SVD · layer 1 query, key · joint"]
-    assert svd.tone == "illusion"
-    assert svd.text.startswith("Looks right on iid from rank 8 on (at least 93.")
-    assert "illusion up to rank 16 on unseen depth and unseen depth matched" in svd.text
-    assert "at rank 8 on unseen depth" in svd.text
-    assert svd.text.endswith("Faithful on every split at rank 32.")
-    onehot = said["one-hot attention · layer 1 pattern"].text
-    assert onehot.startswith("Looks right on iid (") and "over-generalizes" in onehot
 
 
 def test_illusions_and_viewed_proxies_are_told_first(rendered: Path) -> None:

@@ -5,9 +5,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import polars as pl
 
-from anamorph.cli.tables import LEGEND, MARK
+from anamorph.cli.tables import LEGEND
+from anamorph.report.data import read
 from anamorph.report.heads import single_heads
-from anamorph.report.words import UNTESTED
+from anamorph.report.summary import evidence, headline, notices, standings
+from anamorph.report.words import SIGNS, UNTESTED
 from anamorph.runs import Run
 
 
@@ -50,9 +52,10 @@ def markdown(run: Run) -> str:
         if name in single:
             continue
         values = dict(zip(rows["split"], rows["value"], strict=True))
-        marks = [MARK.get(verdicts.get((str(name), s)) or "", "") for s in splits]
+        marks = [SIGNS.get(verdicts.get((str(name), s)) or "", "") for s in splits]
         cells = [f"{values[s]:.3f} {m}".strip() for s, m in zip(splits, marks, strict=True)]
         proxies.append([f"`{name}`", *cells])
+    parts += _summary(run)
     parts += [
         "Share of predictions that proxy and model have in common, over all seeds "
         f"({LEGEND}; no mark: faithful):",
@@ -67,11 +70,28 @@ def markdown(run: Run) -> str:
         ]
     tested = [claim for claim in run.claims if claim["status"] != UNTESTED]
     if tested:
-        claims = [[c["id"], c["claim"], f"**{c['status']}**", c["finding"]] for c in tested]
-        parts.append(_table(["", "claim", "here", "finding"], claims))
+        claims = [
+            [c["id"], c["claim"], c.get("rule") or "–", f"**{c['status']}**", c["finding"]]
+            for c in tested
+        ]
+        parts.append(_table(["", "claim", "judged by", "here", "finding"], claims))
     if others := [claim["id"] for claim in run.claims if claim["status"] == UNTESTED]:
         parts.append(f"Not tested here: {', '.join(others)}.")
     return "\n\n".join(parts)
+
+
+def _summary(run: Run) -> list[str]:
+    """Which views hold, on what evidence, and what must be known before."""
+    content = read(run.path)
+    counted = headline(content)
+    parts = [f"**{notice.title}.** {notice.text}" for notice in notices(content)]
+    parts += [f"**{counted.sentence}** {evidence(content).sentence}"]
+    if content.ood and counted.untestable < counted.proxies:
+        heads = ["view", "trust", "do not trust", "needs more data (of each split)"]
+        found = [s for s in standings(content) if s.title in content.telling_families]
+        rows = [[s.title, *("<br>".join(texts) or "–" for texts in s[1:])] for s in found]
+        parts.append(_table(heads, rows))
+    return parts
 
 
 def _models(rows: pl.DataFrame, splits: Sequence[str], digits: int) -> list[list[str]]:

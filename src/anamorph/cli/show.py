@@ -22,8 +22,9 @@ def show(
     """Show a run's accuracies, verdicts and claims."""
     found = load_run(run)
     if as_json:
-        tables = {"results": found.results.to_dicts(), "gaps": found.gaps.to_dicts()}
-        print(json.dumps({"claims": found.claims, "checks": found.checks, **tables}))
+        tables = {"results": found.results, "gaps": found.gaps, "contrasts": found.contrasts}
+        rows = {name: table.to_dicts() for name, table in tables.items()}
+        print(json.dumps({"claims": found.claims, "checks": found.checks, **rows}))
     elif as_markdown:
         print(markdown(found))
     else:

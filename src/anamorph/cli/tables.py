@@ -5,28 +5,35 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from anamorph.faithfulness.gaps import (
+    DEGRADES,
+    FAITHFUL,
+    MIXED,
+    NOT_TESTABLE,
+    OVER,
+    UNDECIDED,
+    UNDER,
+    UNFAITHFUL,
+)
 from anamorph.report.data import read
 from anamorph.report.heads import Heads, rows, single_heads
-from anamorph.report.verdicts import headline
-from anamorph.report.words import UNTESTED, rounding_sentence
+from anamorph.report.summary import Standing, evidence, headline, notices, standings
+from anamorph.report.words import SIGNS, UNTESTABLE, UNTESTED, rounding_sentence
 from anamorph.runs import Run
 from anamorph.tasks import Task
 
 STYLE = {
-    "faithful": "green",
-    "illusion (under-generalizes)": "red",
-    "illusion (over-generalizes)": "magenta",
-    "illusion (mixed)": "yellow",
-    "unfaithful everywhere": "dim",
-}
-MARK = {
-    "illusion (under-generalizes)": "▼",
-    "illusion (over-generalizes)": "▲",
-    "illusion (mixed)": "◆",
-    "unfaithful everywhere": "–",
+    FAITHFUL: "green",
+    UNDER: "red",
+    OVER: "magenta",
+    MIXED: "red",
+    DEGRADES: "dim",
+    UNFAITHFUL: "dim",
+    UNDECIDED: "yellow",
+    NOT_TESTABLE: "dim",
 }
 MOST_HEADS = 20  # rows
-LEGEND = ", ".join(f"{mark} {verdict}" for verdict, mark in MARK.items())
+LEGEND = ", ".join(f"{sign} {verdict}" for verdict, sign in SIGNS.items() if sign)
 
 
 def print_run(run: Run, console: Console) -> None:
@@ -64,17 +71,7 @@ def print_run(run: Run, console: Console) -> None:
         table.add_row(escape(name), *cells)
     console.print(table)
     _print_heads(run, splits, console)
-    untested = [claim["id"] for claim in run.claims if claim["status"] == UNTESTED]
-    for claim in run.claims:
-        if claim["status"] == UNTESTED:
-            continue
-        console.print(
-            f"{claim['id']} {claim['status']}: {escape(claim['claim'])}\n"
-            f"   [dim]{escape(claim['finding'])}",
-            highlight=False,
-        )
-    if untested:
-        console.print(f"{UNTESTED[0].upper()}{UNTESTED[1:]}: {', '.join(untested)}.")
+    _print_claims(run, console)
     if floor := run.checks.get("noise_floor"):
         console.print(
             f"Noise floor (rounding alone): same prediction {floor['same_prediction']:.5f}, "
@@ -83,10 +80,49 @@ def print_run(run: Run, console: Console) -> None:
         )
     if said := rounding_sentence(run.checks.get("rounding")):
         console.print(said, highlight=False)
-    counts = pl.Series([v for v in verdicts.values() if v], dtype=pl.String).value_counts(sort=True)
-    said = ", ".join(f"{row['count']} {row['']}" for row in counts.to_dicts())
-    console.print(f"Verdict on {len(verdicts)} cells: {said or 'none'}.", highlight=False)
-    console.print(f"[bold]{headline(read(run.path)).sentence}")
+    _print_summary(run, console)
+
+
+def _print_claims(run: Run, console: Console) -> None:
+    """Status and finding of every claim; those that cannot be tested in a line."""
+    folded: dict[tuple[str, str], list[str]] = {}
+    for claim in run.claims:
+        if claim["status"] in (UNTESTED, UNTESTABLE):
+            why = claim["finding"] if claim["status"] == UNTESTABLE else ""
+            folded.setdefault((claim["status"], why), []).append(claim["id"])
+            continue
+        console.print(
+            f"{claim['id']} {claim['status']}: {escape(claim['claim'])}\n"
+            f"   [dim]{escape(claim['finding'])}",
+            highlight=False,
+        )
+    for (status, why), claims in folded.items():
+        said = f"{status[0].upper()}{status[1:]}: {', '.join(claims)}. {why}".strip()
+        console.print(escape(said), highlight=False)
+
+
+def _print_summary(run: Run, console: Console) -> None:
+    """Which views hold, on what evidence, and what must be known before."""
+    content = read(run.path)
+    counted = headline(content)
+    if content.ood and counted.untestable < counted.proxies:
+        found = [s for s in standings(content) if s.title in content.telling_families]
+        console.print(_standings(found, len(content.families)))
+    for notice in notices(content):
+        console.print(f"[yellow]{escape(notice.title)}.[/] {escape(notice.text)}", highlight=False)
+    console.print(evidence(content).sentence, highlight=False)
+    console.print(f"[bold]{escape(counted.sentence)}", highlight=False)
+
+
+def _standings(found: list[Standing], families: int) -> Table:
+    caption = f"{len(found)} of {families} families of proxies" if len(found) < families else None
+    table = Table(title="Which simplified views hold", caption=caption, show_lines=True)
+    for column in ("view", "trust", "do not trust", "needs more data (of each split)"):
+        table.add_column(column)
+    for standing in found:
+        texts = ("\n".join(texts) for texts in standing[1:])
+        table.add_row(escape(standing.title), *(escape(text) or "–" for text in texts))
+    return table
 
 
 def _print_heads(run: Run, splits: list[str], console: Console) -> None:
@@ -96,10 +132,11 @@ def _print_heads(run: Run, splits: list[str], console: Console) -> None:
         assert heads is not None
         found = rows(heads, method, splits)
         table = Table(
-            title=f"{escape(method)}: the smallest size with {heads.least:.0%} of predictions in "
-            "common, and the largest gap of each head",
+            title=f"{escape(method)}: the smallest size that is shown to have {heads.least:.0%} of "
+            "predictions in common, and the largest gap of each head",
             caption=f"{min(MOST_HEADS, len(found))} of {len(found)} heads, the largest gaps first; "
-            f"? the interval reaches below {heads.least:.0%}",
+            "none: shown to have less even at the largest size; ? the data cannot say; intervals "
+            "hold for all gaps at once",
         )
         for column in ("head", *splits, "gap, points", "interval", "at"):
             words = column in ("head", "at")
@@ -169,4 +206,4 @@ def _by_split(results: pl.DataFrame, metric: str, name: str) -> dict[str, float]
 def _cell(value: float, verdict: str | None) -> str:
     if verdict is None:
         return f"{value:.3f}  "
-    return f"[{STYLE[verdict]}]{value:.3f} {MARK.get(verdict, ' ')}[/]"
+    return f"[{STYLE[verdict]}]{value:.3f} {SIGNS[verdict] or ' '}[/]"

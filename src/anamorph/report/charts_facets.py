@@ -17,18 +17,23 @@ from anamorph.report.figure import (
     slug,
 )
 from anamorph.report.theme import split_scale
-from anamorph.report.words import METRICS, split_label
+from anamorph.report.words import METRICS, facet_label, split_label
 
 PANEL = 285  # pixels
 LINES = {
     "same_prediction": ("var(--split-0)", [1, 0]),
     "model_accuracy": ("var(--split-1)", [6, 3]),
     "proxy_accuracy": ("var(--split-4)", [2, 2]),
+    "same_attention": ("var(--split-2)", [1, 0]),
+}
+SHOWN = {
+    "predictions": ("same prediction, and both accuracies", list(LINES)[:3]),
+    "attention": ("same attention target", ["same_attention"]),
 }
 
 
 def by_facet(run: Run) -> Figure | None:
-    """Same prediction and both accuracies by the level of a facet, a panel a split."""
+    """Same prediction and both accuracies, or same attention, by a facet, a panel a split."""
     proxies = run.telling(DETAILED)
     frame = run.results.filter(
         pl.col("seed").is_null(),
@@ -58,13 +63,24 @@ def by_facet(run: Run) -> Figure | None:
         proxy=pl.col("simplification").replace_strict(numbers),
         split=pl.col("split").str.replace_all("_", " "),
         line=pl.col("metric").replace_strict({name: METRICS[name].label for name in LINES}),
+        lines=pl.col("metric").replace_strict(
+            {name: lines for lines, (_, names) in SHOWN.items() for name in names}
+        ),
     )
-    labels = [METRICS[name].label for name in LINES]
+    labels = [METRICS[name].label for name in LINES if METRICS[name].label in set(frame["line"])]
+    styles = {METRICS[name].label: style for name, style in LINES.items()}
+    by_lines = {
+        lines: [METRICS[name].label for name in names] for lines, (_, names) in SHOWN.items()
+    }
     color = alt.Color(
         "line:N",
-        scale=alt.Scale(domain=labels, range=[colour for colour, _ in LINES.values()]),
+        scale=alt.Scale(domain=labels, range=[styles[label][0] for label in labels]),
         title=None,
-        legend=alt.Legend(symbolType="stroke", symbolSize=300),
+        legend=alt.Legend(
+            symbolType="stroke",
+            symbolSize=300,
+            values=alt.ExprRef(f"({json.dumps(by_lines)})[lines]"),
+        ),
     )
     x = alt.X(
         "level:N",
@@ -85,7 +101,7 @@ def by_facet(run: Run) -> Figure | None:
         y=alt.Y("value:Q", title=None, scale=alt.Scale(zero=False)),
         strokeDash=alt.StrokeDash(
             "line:N",
-            scale=alt.Scale(domain=labels, range=[dash for _, dash in LINES.values()]),
+            scale=alt.Scale(domain=labels, range=[styles[label][1] for label in labels]),
             title=None,
         ),
         tooltip=[
@@ -116,24 +132,30 @@ def by_facet(run: Run) -> Figure | None:
             columns=3,
             spacing=24,
         )
-        .transform_filter("datum.facet == facet && datum.proxy == proxy")
+        .transform_filter("datum.facet == facet && datum.proxy == proxy && datum.lines == lines")
         .resolve_scale(x="independent")
         .properties(title=alt.TitleParams(alt.ExprRef("heading")))
     )
-    named = {f"f{i}": name.replace("_", " ") for i, name in enumerate(facets)}
+    task = run.spec.get("task", {}).get("name")
+    named = {f"f{i}": facet_label(name, task) for i, name in enumerate(facets)}
+    shown = [(lines, text) for lines, (text, _) in SHOWN.items() if lines in set(frame["lines"])]
     options = [(numbers[p.simplification], run.label(p.simplification)) for p in proxies]
+    chosen = by_facet_and_proxy(named, options)
     return Figure(
         name="facets",
         title="Where on a split it fails",
         caption="Agreement with the model, and the accuracy of both, by a label of the scored "
-        "positions. Where the solid line falls while the model's accuracy holds, the proxy loses "
-        "what the model knows; where the proxy's accuracy lies above the model's, it hides a "
-        f"failure.{note}",
+        "positions, with a 95 % interval a level. Where the solid line falls while the model's "
+        "accuracy holds, the proxy loses what the model knows; where the proxy's accuracy lies "
+        f"above the model's, it hides a failure.{note}",
         chart=chart,
         data=frame,
-        **by_facet_and_proxy(named, options),
+        choices=[*chosen["choices"], Choice("lines", "Shown", shown)],
+        values=chosen["values"],
         panel=PANEL + 30,
-        stills={"": {}} | {f"_{slug(text)}": {"proxy": value} for value, text in options[1:3]},
+        stills={"": {}}
+        | {f"_{slug(text)}": {"proxy": value} for value, text in options[1:3]}
+        | {f"_{lines}": {"lines": lines} for lines, _ in shown[1:]},
     )
 
 

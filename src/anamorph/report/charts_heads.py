@@ -8,7 +8,7 @@ import polars as pl
 from anamorph.heads import SCORES
 from anamorph.report.data import Run
 from anamorph.report.figure import TABLE, Choice, Figure, lookup
-from anamorph.report.heads import HEAD, LEASTS, Heads
+from anamorph.report.heads import HEAD, LEASTS, NONE, OPEN, Heads
 from anamorph.report.words import points, split_label, threshold
 
 PANEL = 285  # pixels
@@ -34,16 +34,19 @@ def smallest(run: Run) -> Figure | None:
         return None
     tried = sorted({size for _, size in heads.sizes if size is not None})
     levels = [f"{size:g}" for size in tried]
-    levels += [x for x in ("yes", "none") if x in set(heads.smallest["level"])]
+    levels += [x for x in ("yes", OPEN, NONE) if x in set(heads.smallest["text"])]
     number = {level: i for i, level in enumerate(levels)}
-    sizes = max(1, len(levels) - ("none" in levels))
+    shown = {OPEN: "undecided", NONE: "under"}  # beside the shades of sizes
+    sizes = max(1, len(set(levels) - set(shown)))
     shades = [0.12 + 0.88 * i / max(1, sizes - 1) for i in range(sizes)]
     frame = heads.smallest.select(
         *_keys(heads),
-        *("layer", "head", "level", "text", "value", "low", "high"),
+        *("layer", "head", "text", "value", "low", "high"),
         least=pl.format("l{}", (100 * pl.col("least")).round().cast(pl.Int64)),
         split=pl.col("split").str.replace_all("_", " "),
-        dark=pl.col("level").replace_strict(number, return_dtype=pl.Int64) >= (sizes + 1) / 2,
+        dark=pl.col("text")
+        .replace_strict(number, return_dtype=pl.Int64)
+        .is_between((sizes + 1) / 2, sizes - 1),
     )
     legend = alt.Legend(symbolType="square", symbolStrokeWidth=0, titleLimit=400)
     title = "smallest size"
@@ -51,8 +54,8 @@ def smallest(run: Run) -> Figure | None:
         (f"l{100 * x:.0f}", f"{threshold(x)} same predictions")
         for x in sorted(LEASTS, key=lambda x: (x != heads.least, -x))
     ]
-    fills = [f"var(--{'under' if level == 'none' else 'heat'})" for level in levels]
-    opacity = [1.0 if level == "none" else shades[i] for i, level in enumerate(levels)]
+    fills = [f"var(--{shown.get(level, 'heat')})" for level in levels]
+    opacity = [1.0 if level in shown else shades[i] for i, level in enumerate(levels)]
     tooltip = [
         alt.Tooltip("layer:O"),
         alt.Tooltip("head:O"),
@@ -65,10 +68,10 @@ def smallest(run: Run) -> Figure | None:
     grid = _Grid(frame, run.splits)
     cells = grid.base.mark_rect(opacity=1, stroke="var(--page)", strokeWidth=1).encode(
         fill=alt.Fill(
-            "level:O", scale=alt.Scale(domain=levels, range=fills), title=title, legend=legend
+            "text:O", scale=alt.Scale(domain=levels, range=fills), title=title, legend=legend
         ),
         opacity=alt.Opacity(
-            "level:O",
+            "text:O",
             scale=alt.Scale(type="ordinal", domain=levels, range=opacity),
             title=title,
             legend=legend,
@@ -77,18 +80,20 @@ def smallest(run: Run) -> Figure | None:
     )
     layers = [cells]
     if grid.legible:
-        texts = grid.base.transform_filter("datum.level != 'none'").mark_text(fontSize=10)
+        texts = grid.base.transform_filter(f"datum.text != '{NONE}'").mark_text(fontSize=10)
         ink = alt.condition("datum.dark", alt.value("var(--page)"), alt.value("var(--ink)"))
         layers.append(texts.encode(text="text:N", color=ink, tooltip=tooltip))
     sizeless = " “yes” stands for a simplification that has no size." if "yes" in levels else ""
-    shown = "number" if grid.legible else "colour (point at it for the number)"
+    by = "number" if grid.legible else "colour (point at it for the number)"
     return Figure(
         name="heads_size",
         title="How much of a head is needed",
-        caption=f"Each cell is a proxy that simplifies this head alone. Its {shown} is the "
-        f"smallest size with which at least {threshold(heads.least)} (or what is chosen) of the "
-        "model’s predictions stay as they were; “?” where the lower end of the 95 % interval is "
-        "below that; red where no size that was tried is enough. Look for heads that need more on "
+        caption=f"Each cell is a head that is simplified alone. Its {by} is the smallest size that "
+        f"is shown to leave at least {threshold(heads.least)} (or what is chosen) of the model’s "
+        "predictions as they were: sizes are tried from the largest down, as long as the lower end "
+        "of the 95 % interval is at least that, so that the size named is too small with "
+        "probability at most 2.5 %. “?” where the data cannot say, red where even the largest size "
+        "is shown not to be enough. Look for heads that need more on "
         "another split than on iid (first). A head that needs little need not be simple: it may "
         f"just not matter for what is predicted here.{sizeless}",
         chart=grid.chart(layers).transform_filter("datum.least == least"),
@@ -111,7 +116,7 @@ def gaps(run: Run) -> Figure | None:
         height=pl.col("gap").abs(),
         way=pl.when(pl.col("gap") >= 0).then(pl.lit(LESS)).otherwise(pl.lit(MORE)),
         text=pl.col("gap").map_elements(_short, return_dtype=pl.String),
-        sure=(pl.col("p_value") < run.thresholds["level"]).fill_null(False),
+        sure=_sure(run),
     )
     tooltip = [
         alt.Tooltip("layer:O"),
@@ -164,8 +169,8 @@ def gaps(run: Run) -> Figure | None:
         title="Where simplifying a head costs more",
         caption="How many points fewer predictions stay as they were than on iid, when this head "
         "alone is simplified. Framed cells differ significantly from zero (adjusted p < "
-        f"{run.thresholds['level']:g}). The largest of several sizes is picked by looking, so that "
-        "its interval is too narrow.",
+        f"{run.thresholds['level']:g}); the largest of several sizes does if the interval that "
+        "holds for all gaps at once lies to one side of zero.",
         chart=chart,
         data=frame,
         choices=[*_menus(heads), _size_menu(heads)],
@@ -196,7 +201,7 @@ def against_scores(run: Run) -> Figure | None:
             name=pl.format("{}.{}", "layer", "head"),
             score=pl.col("score").replace_strict(SCORE_LABELS),
             split=pl.col("split").str.replace_all("_", " "),
-            sure=(pl.col("p_value") < run.thresholds["level"]).fill_null(False),
+            sure=_sure(run),
         )
     )
     if frame.is_empty():
@@ -240,7 +245,8 @@ def against_scores(run: Run) -> Figure | None:
         name="heads_scores",
         title="The gap against what a head looks like",
         caption="A point a head, at its largest gap over the splits; filled where that differs "
-        "significantly from zero. The dashed line is the score of attention that is spread evenly. "
+        "from zero, by the interval that holds for all gaps at once. The dashed line is the score "
+        "of attention that is spread evenly. "
         "Scores describe the model’s own attention on iid; that two things go together does not "
         "make one the reason of the other.",
         chart=chart,
@@ -273,12 +279,25 @@ def _size_menu(heads: Heads) -> Choice:
 
 
 def _by_size(heads: Heads, keys: Sequence[str]) -> pl.DataFrame:
-    """The largest gap by `keys` at every size, and of all: `at` is the size, or `LARGEST`."""
+    """The largest gap by `keys` at every size, and of all: `at` is the size, or `LARGEST`.
+
+    Where it is `picked` among several, `low` and `high` are those that hold for all gaps at once.
+    """
     texts = [heads.sizes[key] for key in heads.gaps.select("method", "size").iter_rows()]
     frame = heads.gaps.with_columns(size_text=pl.Series(texts, dtype=pl.String))
     frame = pl.concat([frame.with_columns(at=at) for at in (pl.lit(LARGEST), pl.col("size_text"))])
+    frame = frame.with_columns(picked=pl.len().over(*keys, "at") > 1).with_columns(
+        pl.when("picked").then(f"{end}_all").otherwise(end).alias(end) for end in ("low", "high")
+    )
     frame = frame.sort("gap", descending=True, maintain_order=True)
     return frame.group_by(*keys, "at", maintain_order=True).first().sort("layer", "head")
+
+
+def _sure(run: Run) -> pl.Expr:
+    """Whether a gap differs from zero: by its p-value, or by its interval if it was picked."""
+    away = (pl.col("low") > 0) | (pl.col("high") < 0)
+    certain = pl.col("p_value") < run.thresholds["level"]
+    return pl.when("picked").then(away).otherwise(certain).fill_null(False)
 
 
 def _short(gap: float) -> str:

@@ -7,7 +7,7 @@ from anamorph.faithfulness import level_gaps
 from anamorph.report.data import Run
 from anamorph.report.figure import DETAILED, TABLE, Figure, by_facet_and_proxy, natural, slug
 from anamorph.report.theme import split_scale
-from anamorph.report.words import split_label, threshold
+from anamorph.report.words import facet_label, split_label, threshold
 
 PANEL, ROOM = 160, 32  # pixels; of the second the shares at the right of a panel
 COMMON = 0.01  # share of the positions from which on a kind's interval is drawn whole
@@ -68,20 +68,22 @@ def gap_by_kind(run: Run) -> Figure | None:
         .transform_filter("datum.facet == facet && datum.proxy == proxy")
         .properties(title=alt.TitleParams(alt.ExprRef("heading")))
     )
-    named = {code: name.replace("_", " ") for name, code in codes.items()}
+    task = run.spec.get("task", {}).get("name")
+    named = {code: facet_label(name, task) for name, code in codes.items()}
     options = [(numbers[p.simplification], run.label(p.simplification)) for p in proxies]
     return Figure(
         name="gap_by_kind",
         title="What kind of prediction breaks",
         caption="How many points less proxy and model agree than on iid, by a label of the scored "
-        "positions, with 95 % intervals. Points are as large as the kind is common; its share of "
-        "the split's positions stands at the right, as a large gap in a rare kind counts for "
-        f"little. Intervals of kinds below {threshold(COMMON)} are cut where the others end.",
+        "positions, with a 95 % interval a level (of twenty levels, one may lie outside its own). "
+        "Points are as large as the kind is common; its share of the split's positions stands at "
+        "the right, as a large gap in a rare kind counts for little. Intervals "
+        f"of kinds below {threshold(COMMON)} are cut where the others end.",
         chart=chart,
         data=shown,
         **by_facet_and_proxy(named, options),
         panel=PANEL + 75,
-        stills={"": {}} | {f"_{slug(name)}": {"facet": code} for code, name in named.items()},
+        stills={"": {}} | {f"_{slug(name)}": {"facet": code} for name, code in codes.items()},
     )
 
 

@@ -1,23 +1,42 @@
 """Figures of the verdicts: the matrix of proxies and splits, and the gaps with their intervals."""
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
 import altair as alt
 import polars as pl
 
+from anamorph.faithfulness.gaps import (
+    DEGRADES,
+    FAITHFUL,
+    LOOKS_RIGHT,
+    LOOKS_WRONG,
+    MIXED,
+    NOT_TESTABLE,
+    OVER,
+    UNCLEAR,
+    UNDECIDED,
+    UNDER,
+    UNFAITHFUL,
+)
 from anamorph.report.data import Run
 from anamorph.report.figure import TABLE, Choice, Figure, lookup
 from anamorph.report.theme import split_scale, split_shapes
-from anamorph.report.words import METRICS, some_of, split_label, threshold
+from anamorph.report.words import METRICS, SIGNS, sequences, some_of, split_label, threshold
 
-# Verdict: fill, text on it, sign in the cell (so that colour is not needed), short form.
+# Verdict: fill, text on it, short form. What decides nothing is neither green nor red.
 VERDICTS = {
-    "faithful": ("faithful", "on-faithful", "", "faithful"),
-    "illusion (under-generalizes)": ("under", "on-illusion", "▼ ", "▼ under-generalizes"),
-    "illusion (over-generalizes)": ("over", "on-illusion", "▲ ", "▲ over-generalizes"),
-    "illusion (mixed)": ("mixed", "on-illusion", "▲▼ ", "▲▼ mixed"),
-    "unfaithful everywhere": ("unfaithful", "on-unfaithful", "", "unfaithful everywhere"),
+    FAITHFUL: ("faithful", "on-faithful", "faithful"),
+    UNDER: ("under", "on-illusion", "under-generalizes"),
+    OVER: ("over", "on-illusion", "over-generalizes"),
+    MIXED: ("mixed", "on-illusion", "illusion, mixed"),
+    DEGRADES: ("degrades", "on-degrades", "degrades"),
+    UNFAITHFUL: ("unfaithful", "on-unfaithful", "unfaithful"),
+    UNDECIDED: ("undecided", "on-undecided", "undecided"),
+    NOT_TESTABLE: ("untestable", "on-untestable", "not testable here"),
 }
+REFERENCE = {LOOKS_RIGHT: "", LOOKS_WRONG: "× ", UNCLEAR: "? "}  # signs in the first column
 WIDEST = 124  # pixels of a column
 MOST_GAPS = 40  # proxies in the figure of gaps; the table on the page has them all
 
@@ -33,21 +52,24 @@ def matrix(run: Run) -> Figure | None:
                 cell = cells.get((proxy.simplification, split))
                 if cell is None:
                     continue
+                where = {"family": number, "place": place, "row": proxy.row}
+                where |= {"proxy": proxy.simplification}
                 if split == run.ood[0]:
-                    iid = {"split": split_label(run.reference), "verdict": "reference"}
+                    sign = REFERENCE.get(cell["level"], "")
                     rows.append(
-                        {"family": number, "place": place, "row": proxy.row, **iid}
-                        | {"text": f"{100 * cell['iid']:.1f}", "value": cell["iid"]}
-                        | {"proxy": proxy.simplification, "gap": None, "low": None, "high": None}
-                        | {"p_value": None}
+                        where
+                        | {"split": split_label(run.reference), "verdict": "reference"}
+                        | {"text": f"{sign}{100 * cell['iid']:.1f}", "value": cell["iid"]}
+                        | {"level": cell["level"], "why": ""}
+                        | dict.fromkeys(("gap", "low", "high", "p_value"))
                     )
                 verdict = cell["verdict"] or "not judged"
-                sign = VERDICTS.get(verdict, ("", "", "", ""))[2]
+                sign = SIGNS.get(verdict, "")
                 rows.append(
-                    {"family": number, "place": place, "row": proxy.row}
+                    where
                     | {"split": split_label(split), "verdict": verdict}
-                    | {"text": f"{sign}{100 * cell['ood']:.1f}", "value": cell["ood"]}
-                    | {"proxy": proxy.simplification}
+                    | {"text": f"{sign} {100 * cell['ood']:.1f}".strip(), "value": cell["ood"]}
+                    | {"level": cell["level"], "why": open_question(run, cell)}
                     | {k: cell[k] for k in ("gap", "low", "high", "p_value")}
                 )
     if not rows:
@@ -59,14 +81,34 @@ def matrix(run: Run) -> Figure | None:
     return Figure(
         name="verdicts",
         title="Verdicts, proxy by proxy and split by split",
-        caption="Numbers are same predictions in per cent, colours are verdicts against iid (first "
-        f"column). Look along a row: where iid is at {level} or more and a later cell is "
-        f"coloured ▼ or ▲, the simplified view held only where it was fitted.{rest}",
+        caption="Numbers are same predictions in per cent; colours and signs are verdicts, beside "
+        f"iid (first column; × below {level} there, ? perhaps). Look along a row: a cell with ▼, ▲ "
+        "or ◆ is a view that held only where it was fitted; × and ↓ are views that do not look "
+        "right even on iid, whatever the number says; ? needs more data (point at it for how "
+        f"many).{rest}",
         chart=alt.vconcat(*parts, spacing=32, data=TABLE, bounds="flush").resolve_scale(
             fill="shared", color="shared"
         ),
         data=frame,
     )
+
+
+def open_question(run: Run, cell: Mapping[str, Any]) -> str:
+    """Which of the two judgements is open in a cell, and what would decide; "" if none is."""
+    if cell["verdict"] != UNDECIDED:
+        return ""
+    said = []
+    if cell["level"] == UNCLEAR:
+        said.append(f"whether it looks right on {split_label(run.reference)}")
+    if cell["change"] == UNDECIDED:
+        said.append("whether it is worse here")
+    if cell["needed"] is None:
+        return f"{' and '.join(said)}; more sequences alone would not decide"
+    return f"{' and '.join(said)}; about {sequences(cell['needed'])} of each split would decide"
+
+
+def _label(verdict: str) -> str:
+    return f"{SIGNS[verdict]} {VERDICTS[verdict][2]}".strip()
 
 
 def _family(run: Run, number: int, title: str, first: bool) -> alt.LayerChart | alt.FacetChart:
@@ -101,7 +143,7 @@ def _family(run: Run, number: int, title: str, first: bool) -> alt.LayerChart | 
             title=None,
             symbolType="square",
             symbolStrokeWidth=0,
-            labelExpr=f"({json.dumps({v: VERDICTS[v][3] for v in shown})})[datum.label]",
+            labelExpr=f"({json.dumps({v: _label(v) for v in shown})})[datum.label]",
         ),
     )
     ink = alt.Color(
@@ -116,11 +158,13 @@ def _family(run: Run, number: int, title: str, first: bool) -> alt.LayerChart | 
         alt.Tooltip("proxy:N"),
         alt.Tooltip("split:N"),
         alt.Tooltip("value:Q", title="same prediction", format=".2%"),
+        alt.Tooltip("level:N", title="on iid"),
         alt.Tooltip("verdict:N"),
+        alt.Tooltip("why:N", title="what is open"),
         alt.Tooltip("gap:Q", format=".4f"),
         alt.Tooltip("low:Q", title="gap, low", format=".4f"),
         alt.Tooltip("high:Q", title="gap, high", format=".4f"),
-        alt.Tooltip("p_value:Q", title="p (adjusted)", format=".3g"),
+        alt.Tooltip("p_value:Q", title="p of no gap (adjusted)", format=".3g"),
     ]
     base = alt.Chart().transform_filter(f"datum.family == {number}").encode(x=x, y=y)
     cells = base.transform_filter("datum.verdict != 'reference'").mark_rect(
@@ -140,9 +184,8 @@ def gaps(run: Run) -> Figure | None:
     frame = run.gaps.filter(pl.col("seed").is_null(), pl.col("metric").is_in(metrics))
     if frame.is_empty():
         return None
-    right = run.judged["iid"] >= run.thresholds["faithful"]
     worst = (
-        run.judged.with_columns(right=right)
+        run.judged.with_columns(right=pl.col("level") == LOOKS_RIGHT)
         .group_by("simplification")
         .agg(pl.col("gap").max(), pl.col("right").first())
         .sort("right", "gap", descending=True)["simplification"]
@@ -155,7 +198,7 @@ def gaps(run: Run) -> Figure | None:
     labels = {name: run.label(name) for name in shown}
     frame = frame.filter(pl.col("simplification").is_in(shown)).select(
         "metric",
-        *("gap", "low", "high", "p_value"),
+        *("gap", "low", "high", "low_all", "high_all", "p_value"),
         proxy=pl.col("simplification").replace_strict(labels),
         split=pl.col("split").str.replace_all("_", " "),
     )
@@ -174,7 +217,9 @@ def gaps(run: Run) -> Figure | None:
         alt.Tooltip("gap:Q", format=".4f"),
         alt.Tooltip("low:Q", format=".4f"),
         alt.Tooltip("high:Q", format=".4f"),
-        alt.Tooltip("p_value:Q", title="p (adjusted)", format=".3g"),
+        alt.Tooltip("low_all:Q", title="low, of all at once", format=".4f"),
+        alt.Tooltip("high_all:Q", title="high, of all at once", format=".4f"),
+        alt.Tooltip("p_value:Q", title="p of no gap (adjusted)", format=".3g"),
     ]
     base = alt.Chart().encode(y=y)
     zero = (
@@ -185,6 +230,11 @@ def gaps(run: Run) -> Figure | None:
     )
     bars = base.mark_rule(strokeWidth=2, strokeOpacity=0.6).encode(
         x=alt.X("low:Q", title=None), x2="high:Q", color=color, tooltip=tooltip
+    )
+    wide = (
+        base.transform_filter("isValid(datum.low_all)")
+        .mark_rule(strokeWidth=0.8, strokeOpacity=0.6)
+        .encode(x=alt.X("low_all:Q", title=None), x2="high_all:Q", color=color, tooltip=tooltip)
     )
     dots = base.mark_point(size=42, strokeWidth=1.6, opacity=1).encode(
         x=x,
@@ -198,7 +248,7 @@ def gaps(run: Run) -> Figure | None:
     )
     ood = [split_label(name) for name in run.ood]
     chart = (
-        alt.layer(zero, bars, dots, data=TABLE)
+        alt.layer(zero, wide, bars, dots, data=TABLE)
         .properties(width=max(96, 700 // max(1, len(ood))), height=alt.Step(18))
         .facet(column=alt.Column("split:N", sort=ood, title=None), spacing=14)
         .transform_filter("datum.metric == metric")
@@ -208,9 +258,11 @@ def gaps(run: Run) -> Figure | None:
     return Figure(
         name="gaps",
         title="The generalization gap",
-        caption="How much less faithful each proxy is on a split than on iid, with 95 % intervals; "
-        "to the right of zero is worse. Filled points differ significantly from zero "
-        f"(adjusted p < {level:g}). Rows are sorted by the largest gap in same predictions.{rest}",
+        caption="How much less faithful each proxy is on a split than on iid; to the right of zero "
+        "is worse. Thick lines are 95 % intervals of single gaps; thin lines hold for all gaps of "
+        "the metric at once: read those where you pick a gap because it is large. Filled points "
+        f"differ from zero (p of no gap, corrected over proxies and splits, below {level:g}). Rows "
+        f"are sorted by the largest gap in same predictions.{rest}",
         chart=chart,
         data=frame,
         choices=[Choice("metric", "Metric", [(m, METRICS[m].label) for m in metrics])],

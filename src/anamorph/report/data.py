@@ -11,6 +11,7 @@ import polars as pl
 from polars.exceptions import PolarsError
 
 from anamorph.errors import AnamorphError
+from anamorph.faithfulness.gaps import LOOKS_RIGHT
 from anamorph.heads import SCORES
 from anamorph.report.heads import Heads
 from anamorph.report.words import METRICS, method_label, sites_label, split_size
@@ -33,6 +34,7 @@ RESULTS = frozenset(
         "value",
         "low",
         "high",
+        "interval",
         "tokens",
         "sequences",
     ]
@@ -48,11 +50,18 @@ GAPS = frozenset(
         "role",
         "metric",
         "reference",
+        "iid",
+        "ood",
         "gap",
         "low",
         "high",
+        "low_all",
+        "high_all",
         "p_value",
+        "level",
+        "change",
         "verdict",
+        "needed",
     ]
 )
 VIEWS = {
@@ -191,18 +200,8 @@ class Run:
 
     @cached_property
     def judged(self) -> pl.DataFrame:
-        """One row a proxy and ood split: verdict, gap, iid and ood same_prediction; all seeds."""
-        same = self.whole.filter(
-            pl.col("seed").is_null(), pl.col("metric") == "same_prediction"
-        ).select("simplification", "split", "value")
-        iid = same.filter(pl.col("split") == self.reference).select("simplification", iid="value")
-        gaps = self.gaps.filter(pl.col("seed").is_null(), pl.col("metric") == "same_prediction")
-        return gaps.join(iid, on="simplification", how="left", maintain_order="left").join(
-            same.rename({"value": "ood"}),
-            on=["simplification", "split"],
-            how="left",
-            maintain_order="left",
-        )
+        """One row a proxy and ood split: of `gaps.parquet` same_prediction over all seeds."""
+        return self.gaps.filter(pl.col("seed").is_null(), pl.col("metric") == "same_prediction")
 
     @cached_property
     def heads(self) -> Heads | None:
@@ -230,7 +229,7 @@ class Run:
         views = [self.views[name] for name in ("attended", "functions") if name in self.views]
         viewed = {name for view in views for name in view["simplification"]}
         judged = self.judged
-        looking = set(judged.filter(pl.col("iid") >= self.thresholds["faithful"])["simplification"])
+        looking = set(judged.filter(level=LOOKS_RIGHT)["simplification"])
         illusions = judged.filter(pl.col("verdict").str.starts_with("illusion"))
         worst = dict(illusions.group_by("simplification").agg(pl.col("gap").max()).iter_rows())
 

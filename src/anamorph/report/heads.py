@@ -2,6 +2,12 @@
 
 Of proxies that edit a single head; seeds are kept apart, as the heads of two models have nothing
 to do with each other.
+
+The smallest faithful size is found by tests in a fixed order: from a head's largest size down, a
+size passes while the lower end of its interval is at least what is asked; the first that does not
+pass ends it. A size whose true value is below what is asked is named only if the largest such size
+passes, which is one test at one end of a 95 % interval: with probability at most 2.5 %, however
+many sizes were tried (Maurer, Hothorn and Lehmacher 1995; Westfall and Krishen 2001).
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,6 +30,7 @@ LEASTS = (0.99, 0.95, 0.9, 0.8)
 Up to more than is asked of others: most heads alone change few predictions, whatever is done.
 """
 
+NONE, OPEN = "none", "?"  # in place of a smallest size
 HEAD = ["seed", "method", "layer", "head"]
 
 
@@ -36,11 +43,12 @@ class Heads:
             simplify keys or values that several query heads share say so.
         sizes: the size as text, such as "rank 8", of every method and size.
         smallest: a row a seed, method, head, split and `least`, one of `LEASTS`: the smallest
-            `size` whose same_prediction is at least so much, with its `value`, `low` and `high`.
-            `text` is that size, with a "?" if `low` is below `least`, and "none" if no size reaches
-            it; then the numbers are those of the best size.
+            `size` that is shown to have a same_prediction of so much, with its `value`, `low` and
+            `high`. `text` is that size, "yes" where there are no sizes; "none" if even the largest
+            is shown to have less, "?" if the data cannot say: then the numbers are those of the
+            largest size.
         gaps: a row a seed, method, head, size and ood split: the gap in same_prediction, its
-            interval, adjusted p-value and verdict.
+            interval, that which holds for all gaps at once, adjusted p-value and verdict.
         scores: a row a seed, method and head: its scores; the mean over those that share it if it
             is a key head. None if they were not measured.
         even: a row a seed: the scores of attention that is spread evenly; None likewise.
@@ -57,14 +65,19 @@ class Heads:
 
     @cached_property
     def largest(self) -> pl.DataFrame:
-        """The row of `gaps` with the largest gap of every seed, method and head."""
+        """The row of `gaps` with the largest gap of every seed, method and head.
+
+        As it was picked, `low` and `high` are those that hold for all gaps at once.
+        """
         rows = self.gaps.sort("gap", descending=True, maintain_order=True)
+        rows = rows.with_columns(low="low_all", high="high_all")
         return rows.group_by(HEAD, maintain_order=True).first()
 
     @cached_property
     def least(self) -> float:
         """The largest of `LEASTS` that at least half of the proxied heads reach on some split."""
-        reached = self.smallest.group_by("least", *HEAD).agg((pl.col("text") != "none").any())
+        named = ~pl.col("text").is_in([NONE, OPEN])
+        reached = self.smallest.group_by("least", *HEAD).agg(named.any())
         shares = dict(reached.group_by("least").agg(pl.col("text").mean()).iter_rows())
         return next((least for least in LEASTS if shares[least] >= 0.5), LEASTS[-1])
 
@@ -89,7 +102,7 @@ class Heads:
             return None
         proxies, sizes = found
         same = pl.col("seed").is_not_null() & (pl.col("metric") == "same_prediction")
-        numbers = ("split", "gap", "low", "high", "p_value", "verdict")
+        numbers = ("split", "gap", "low", "high", "low_all", "high_all", "p_value", "verdict")
         of_heads = _joined(gaps.filter(same), proxies).select(*HEAD, "shared", "size", *numbers)
         cells = _joined(results.filter(same, pl.col("facet").is_null()), proxies)
         by_head = even = None
@@ -166,25 +179,27 @@ def _joined(frame: pl.DataFrame, proxies: pl.DataFrame) -> pl.DataFrame:
 
 
 def _smallest(cells: pl.DataFrame, least: float) -> pl.DataFrame:
-    reached = pl.col("value") >= least
     by_split = [*HEAD, "shared", "split"]
-    cells = cells.select(*by_split, "role", "size", "value", "low", "high")
-    cells = cells.with_columns(least=pl.lit(least))
-    first = cells.filter(reached).sort("size", nulls_last=True, maintain_order=True)
-    first = first.group_by(by_split, maintain_order=True).first()
-    best = cells.sort("value", descending=True, maintain_order=True)
-    best = best.group_by(by_split, maintain_order=True).first()
-    missing = best.join(first, on=by_split, how="anti", maintain_order="left")
+    cells = cells.select(*by_split, "role", "size", "value", "low", "high").sort(
+        "size", descending=True, maintain_order=True
+    )
+    passes = (pl.col("low") >= least).fill_null(False).cast(pl.Int8).cum_min().over(by_split)
+    named = cells.filter(passes == 1).group_by(by_split, maintain_order=True).last()
+    largest = cells.group_by(by_split, maintain_order=True).first()
+    others = largest.join(named, on=by_split, how="anti", maintain_order="left")
     size = pl.col("size").map_elements(lambda x: f"{x:g}", return_dtype=pl.String)
-    doubt = pl.when(pl.col("low") >= least).then(pl.lit("")).otherwise(pl.lit("?"))
-    return pl.concat(
-        [
-            first.with_columns(text=size.fill_null("yes") + doubt, level=size.fill_null("yes")),
-            missing.with_columns(
-                text=pl.lit("none"), level=pl.lit("none"), size=pl.lit(None, pl.Float64)
-            ),
-        ]
-    ).sort("layer", "head", maintain_order=True)
+    fails = (pl.col("high") < least).fill_null(False)
+    text = pl.when(fails).then(pl.lit(NONE)).otherwise(pl.lit(OPEN))
+    return (
+        pl.concat(
+            [
+                named.with_columns(text=size.fill_null("yes")),
+                others.with_columns(text=text, size=pl.lit(None, pl.Float64)),
+            ]
+        )
+        .with_columns(least=pl.lit(least))
+        .sort("layer", "head", maintain_order=True)
+    )
 
 
 def _of_edited(scores: pl.DataFrame, proxies: pl.DataFrame, group: int) -> pl.DataFrame:
@@ -203,9 +218,9 @@ def rows(heads: Heads, method: str, splits: Sequence[str]) -> list[dict[str, Any
     """A table's rows, the largest gap first: what was found of every head with a method.
 
     Returns:
-        of each `seed`, `name` ("4.3"), `smallest` (a text a split), `gap`, `low`, `high`, `at`
-        (size and split of the largest gap), `verdict`, and the scores by name (None where there
-        are none).
+        of each `seed`, `name` ("4.3"), `smallest` (a text a split), the largest `gap` with `low`
+        and `high` (see `Heads.largest`), its `split`, `size_text` and `verdict`, and the scores by
+        name (None where there are none).
     """
     keys = ["seed", "layer", "head"]
     smallest = heads.smallest.filter(method=method, least=heads.least).pivot(

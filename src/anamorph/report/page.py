@@ -27,10 +27,12 @@ from anamorph.report.code_view import code_view
 from anamorph.report.data import IDENTITY, MOST_FAMILIES, Run, read
 from anamorph.report.figure import VEGA_LITE, Figure
 from anamorph.report.heads import correlations, rows
+from anamorph.report.summary import evidence, headline, notices, standings
 from anamorph.report.theme import CONFIG, DARK, FONT, LIGHT, MONO, css, in_light
-from anamorph.report.verdicts import headline, sentences
+from anamorph.report.verdicts import sentences
 from anamorph.report.words import (
     METRICS,
+    SIGNS,
     UNTESTED,
     WORDS,
     listing,
@@ -143,10 +145,13 @@ def _page(run: Run, figures: dict[str, Figure]) -> str:
         style=Markup(style),
         hashes=" ".join(f"'sha256-{_hash(text)}'" for text in (bundle, script, code_script)),
         headline=headline(run),
+        notices=notices(run),
+        standings=sorted(standings(run), key=lambda s: s.title not in run.telling_families),
+        evidence=evidence(run),
         sentences=sorted(sentences(run), key=lambda s: s.title not in run.telling_families),
         most_families=MOST_FAMILIES,
         cells=_cells(run),
-        signs={verdict: sign for verdict, (_, _, sign, _) in charts_verdicts.VERDICTS.items()},
+        signs=SIGNS,
         heads=_heads(run),
         correlations=[] if run.heads is None else correlations(run.heads),
         head_faithful=run.heads.least if run.heads else None,

@@ -1,157 +1,162 @@
-"""The verdicts in sentences."""
+"""The verdicts in sentences, family by family."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-import polars as pl
-
+from anamorph.faithfulness.gaps import (
+    DEGRADES,
+    FAITHFUL,
+    ILLUSIONS,
+    LOOKS_RIGHT,
+    LOOKS_WRONG,
+    MIXED,
+    NOT_TESTABLE,
+    OVER,
+    UNDER,
+)
 from anamorph.report.data import Proxy, Run
-from anamorph.report.words import listing, percent, points, split_label, threshold
+from anamorph.report.words import listing, percent, points, sequences, split_label, threshold
 
 DIRECTIONS = {
-    "illusion (under-generalizes)": "under-generalizes: it fails where the model is right",
-    "illusion (over-generalizes)": "over-generalizes: it is right where the model fails",
-    "illusion (mixed)": "errs in both directions",
+    UNDER: "under-generalizes: it fails where the model is right",
+    OVER: "over-generalizes: it is right where the model fails",
+    MIXED: "errs in both directions",
 }
 
-
-class Headline(NamedTuple):
-    """The counts that the page starts with, each a number of proxies.
-
-    Attributes:
-        proxies: all.
-        looking: same prediction on the reference at or above the threshold.
-        illusions: of those, an illusion on one ood split or more.
-        under: of the illusions, under-generalizing on one split or more.
-        over: over-generalizing on one split or more.
-        mixed: erring in both directions on one split or more.
-        everywhere: of those that look right, faithful on every split.
-        hit: "unseen depth 5", ...: ood splits with their number of illusions, the most first.
-        spared: ood splits without any.
-        reference: the split that gaps are measured against.
-    """
-
-    proxies: int
-    looking: int
-    illusions: int
-    under: int
-    over: int
-    mixed: int
-    everywhere: int
-    hit: list[str]
-    spared: list[str]
-    reference: str
-
-    @property
-    def sentence(self) -> str:
-        """What was found, in one sentence."""
-        if not self.hit and not self.spared:
-            return f"Nothing can be judged: the data have no split beside {self.reference}."
-        if not self.looking:
-            return f"None of the {self.proxies} proxies looks right even in distribution."
-        verb = "looks" if self.looking == 1 else "look"
-        start = f"{self.looking} of {self.proxies} proxies {verb} right in distribution"
-        if not self.illusions:
-            return f"{start}, and no illusion was found."
-        kind = "is an illusion" if self.illusions == 1 else "are illusions"
-        return f"{start}; {self.illusions} of these {kind}."
+Row = dict[str, Any]  # of `Run.judged`
 
 
 class Sentence(NamedTuple):
-    """A family of proxies and what was found of it; `tone` is faithful, illusion or unfaithful."""
+    """A family of proxies and what was found of it.
+
+    `tone` is faithful, illusion, unfaithful, undecided or untestable.
+    """
 
     title: str
     text: str
     tone: str
 
 
-def headline(run: Run) -> Headline:
-    """Count the verdicts."""
-    judged = run.judged.filter(pl.col("iid") >= run.thresholds["faithful"])
-    illusions = judged.filter(pl.col("verdict").str.starts_with("illusion"))
-
-    def proxies(frame: pl.DataFrame) -> int:
-        return frame["simplification"].n_unique()
-
-    by_split = [(name, illusions.filter(pl.col("split") == name).height) for name in run.ood]
-    by_split.sort(key=lambda pair: -pair[1])
-    return Headline(
-        proxies=len(run.proxies),
-        looking=proxies(judged),
-        illusions=proxies(illusions),
-        under=proxies(illusions.filter(pl.col("verdict").str.contains("under"))),
-        over=proxies(illusions.filter(pl.col("verdict").str.contains("over-"))),
-        mixed=proxies(illusions.filter(pl.col("verdict").str.contains("mixed"))),
-        everywhere=proxies(judged) - proxies(illusions),
-        hit=[f"{split_label(name)} {n}" for name, n in by_split if n],
-        spared=[split_label(name) for name, n in by_split if not n],
-        reference=split_label(run.reference),
-    )
-
-
 def sentences(run: Run) -> list[Sentence]:
-    """One sentence or two for every family of proxies."""
-    return [_sentence(run, title, proxies) for title, proxies in run.families.items()]
+    """A few sentences for every family of proxies that was judged."""
+    rows: dict[str, list[Row]] = {}
+    for row in run.judged.iter_rows(named=True):
+        rows.setdefault(row["simplification"], []).append(row)
+    found = []
+    for title, proxies in run.families.items():
+        judged = {p: rows[p.simplification] for p in proxies if p.simplification in rows}
+        if judged:
+            found.append(_sentence(run, title, judged))
+    return found
 
 
-def _sentence(run: Run, title: str, proxies: list[Proxy]) -> Sentence:
-    names = [proxy.simplification for proxy in proxies]
-    judged = run.judged.filter(pl.col("simplification").is_in(names))
-    iid = dict(judged.select("simplification", "iid").unique().iter_rows())
-    looking = [p for p in proxies if iid.get(p.simplification, 0) >= run.thresholds["faithful"]]
-    if not looking:
-        best = max(proxies, key=lambda p: iid.get(p.simplification, 0))
-        at = f" ({best.row})" if best.size_name else ""
-        found = percent(iid.get(best.simplification, 0))
-        text = f"Does not look right even on iid: {found} same predictions at best{at}"
+def _sentence(run: Run, title: str, rows: dict[Proxy, list[Row]]) -> Sentence:
+    if any(row["verdict"] == NOT_TESTABLE for of_one in rows.values() for row in of_one):
         return Sentence(
-            title,
-            f"{text}, below the {threshold(run.thresholds['faithful'])} asked for.",
-            "unfaithful",
+            title, "Not testable here: the model has not learnt the task.", "untestable"
         )
-
-    text = f"Looks right on iid{_which(looking, proxies)}"
-    least = min(iid[p.simplification] for p in looking)
-    text += f" ({'at least ' if len(looking) > 1 else ''}{percent(least)} same predictions)"
-    illusions = judged.filter(
-        pl.col("verdict").str.starts_with("illusion"),
-        pl.col("simplification").is_in([p.simplification for p in looking]),
-    ).sort("gap", descending=True)
-    if illusions.is_empty():
-        text += ", and is faithful on every split"
-        worst = judged.filter(
-            pl.col("simplification").is_in([p.simplification for p in looking])
-        ).sort("ood")
-        if worst["ood"][0] < run.thresholds["faithful"]:
-            # A verdict of faithful needs only that no significant gap was found.
-            text += f", as no significant gap was found; still, only {percent(worst['ood'][0])} "
-            text += f"on {split_label(worst['split'][0])}"
-        return Sentence(title, f"{text}.", "faithful")
-    fooled = [p for p in looking if p.simplification in set(illusions["simplification"])]
-    where = [s for s in run.ood if s in set(illusions["split"])]
-    when = _which(fooled, looking) if len(fooled) < len(looking) else ""
-    text += f", but is an illusion{when} on {listing([split_label(s) for s in where])}. "
-    text += _worst(illusions.row(0, named=True), {p.simplification: p for p in proxies})
-    if len(fooled) < len(looking):
-        rest = [p for p in looking if p not in fooled]
-        text += f" Faithful on every split{_which(rest, proxies)}."
-    return Sentence(title, text, "illusion")
+    levels = {proxy: of_one[0]["level"] for proxy, of_one in rows.items()}
+    right = [proxy for proxy, level in levels.items() if level == LOOKS_RIGHT]
+    unclear = [proxy for proxy, level in levels.items() if level not in (LOOKS_RIGHT, LOOKS_WRONG)]
+    if not right and not unclear:
+        return Sentence(title, _wrong(run, rows), "unfaithful")
+    parts = []
+    tone = "undecided"
+    if right:
+        text, tone = _right(run, right, rows)
+        parts.append(text)
+    if unclear:
+        parts.append(_unclear(run, unclear, rows))
+    return Sentence(title, " ".join(parts), tone)
 
 
-def _worst(row: dict[str, object], proxies: dict[str, Proxy]) -> str:
-    gap, low, high = row["gap"], row["low"], row["high"]
-    iid, ood, verdict = row["iid"], row["ood"], str(row["verdict"])
-    assert isinstance(gap, float) and isinstance(iid, float) and isinstance(ood, float)
-    proxy = proxies[str(row["simplification"])]
+def _wrong(run: Run, rows: dict[Proxy, list[Row]]) -> str:
+    """Of a family of which nothing looks right."""
+    best = max(rows, key=lambda proxy: rows[proxy][0]["iid"])
+    at = f" ({best.row})" if best.size_name else ""
+    asked = threshold(run.thresholds["faithful"])
+    reference = split_label(run.reference)
+    text = f"Does not look right even on {reference}: {percent(rows[best][0]['iid'])} same "
+    text += f"predictions{' at best' if len(rows) > 1 else ''}{at}, below the {asked} asked for."
+    worse = {p: [r for r in of_one if r["verdict"] == DEGRADES] for p, of_one in rows.items()}
+    degrading = [proxy for proxy, found in worse.items() if found]
+    if degrading:
+        which = "" if len(degrading) == len(rows) else which_of(degrading, list(rows))
+        on = _splits(run, [row for found in worse.values() for row in found])
+        text += f" Worse still{which} on {on}."
+    return text
+
+
+def _right(run: Run, right: list[Proxy], rows: dict[Proxy, list[Row]]) -> tuple[str, str]:
+    """Of the proxies that look right, and the tone of that."""
+    proxies = list(rows)
+    least = min(rows[proxy][0]["iid"] for proxy in right)
+    text = f"Looks right on {split_label(run.reference)}{which_of(right, proxies)} "
+    text += f"({'at least ' if len(right) > 1 else ''}{percent(least)} same predictions)"
+    of_right = [row for proxy in right for row in rows[proxy]]
+    illusions = [row for row in of_right if row["verdict"] in ILLUSIONS]
+    holding = [p for p in right if {row["verdict"] for row in rows[p]} == {FAITHFUL}]
+    every = "every split" if len(run.ood) > 1 else split_label(run.ood[0])
+    if not illusions and len(holding) == len(right):
+        return f"{text}, and is faithful on {every}.", "faithful"
+    parts = []
+    if illusions:
+        fooled = [p for p in right if any(row["verdict"] in ILLUSIONS for row in rows[p])]
+        when = which_of(fooled, right) if len(fooled) < len(right) else ""
+        parts.append(f"{text}, but is an illusion{when} on {_splits(run, illusions)}.")
+        parts.append(_largest(illusions, proxies, len(of_right)))
+    undecided = [row for row in of_right if row["verdict"] not in (*ILLUSIONS, FAITHFUL)]
+    if undecided:
+        open_ = [p for p in right if any(row in undecided for row in rows[p])]
+        when = which_of(open_, right) if len(open_) < len(right) or illusions else ""
+        said = f"undecided{when} on {_splits(run, undecided)}: {_asked(undecided)}."
+        parts.append(f"U{said[1:]}" if illusions else f"{text}. Whether it holds is {said}")
+    if holding:
+        parts.append(f"Faithful on {every}{which_of(holding, proxies)}.")
+    return " ".join(parts), "illusion" if illusions else "undecided"
+
+
+def _unclear(run: Run, unclear: list[Proxy], rows: dict[Proxy, list[Row]]) -> str:
+    """Of the proxies of which it is open whether they look right."""
+    values = [rows[proxy][0]["iid"] for proxy in unclear]
+    found = percent(min(values))
+    if len(values) > 1:
+        found += f" to {percent(max(values))}"
+    asked = threshold(run.thresholds["faithful"])
+    text = f"Whether it looks right on {split_label(run.reference)}{which_of(unclear, list(rows))} "
+    text += f"is open: {found} same predictions are too close to the {asked} asked for. "
+    return text + _asked([row for proxy in unclear for row in rows[proxy]]).capitalize() + "."
+
+
+def _asked(rows: Sequence[Row]) -> str:
+    """How many sequences would decide all that is open."""
+    known = [row["needed"] for row in rows if row["needed"] is not None]
+    if len(known) < len(rows):
+        return f"more sequences alone would not decide{' all of it' if known else ''}"
+    return f"about {sequences(max(known))} of each split would decide"
+
+
+def _largest(illusions: Sequence[Row], proxies: Sequence[Proxy], looked_at: int) -> str:
+    """The largest gap, with the interval that holds although it was picked as the largest."""
+    row = max(illusions, key=lambda row: row["gap"])
+    proxy = next(p for p in proxies if p.simplification == row["simplification"])
     at = f"at {proxy.row} " if proxy.size_name and len(proxies) > 1 else ""
-    text = f"The largest gap is {points(gap)} points"
-    if isinstance(low, float) and isinstance(high, float):
-        text += f" [{points(low)}, {points(high)}]"
-    text += f", {at}on {split_label(str(row['split']))} ({percent(iid)} → {percent(ood)}): it "
-    return f"{text}{DIRECTIONS.get(verdict, 'is an illusion')}."
+    of = f" of {looked_at}" if looked_at > 1 else ""
+    text = f"The largest gap{of} is {points(row['gap'])} points"
+    if row["low_all"] is not None:
+        text += f" [{points(row['low_all'])}, {points(row['high_all'])}]"
+    text += f", {at}on {split_label(row['split'])} ({percent(row['iid'])} → {percent(row['ood'])})"
+    return f"{text}: it {DIRECTIONS[row['verdict']]}."
 
 
-def _which(some: list[Proxy], proxies: list[Proxy]) -> str:
+def _splits(run: Run, rows: Sequence[Row]) -> str:
+    found = {row["split"] for row in rows}
+    return listing([split_label(split) for split in run.ood if split in found])
+
+
+def which_of(some: Sequence[Proxy], proxies: Sequence[Proxy]) -> str:
     """Which sizes, with a space in front: " from rank 8 on"; "" where there is no size."""
+    some, proxies = list(some), list(proxies)
     name = some[0].size_name
     if not name:
         return ""

@@ -6,8 +6,31 @@ from typing import NamedTuple
 
 import polars as pl
 
+from anamorph.faithfulness.gaps import (
+    DEGRADES,
+    FAITHFUL,
+    MIXED,
+    NOT_TESTABLE,
+    OVER,
+    UNDECIDED,
+    UNDER,
+    UNFAITHFUL,
+)
+
 HOLDS, FAILS, UNTESTED = "holds", "does not hold", "not tested here"  # of a claim
 UNTESTABLE = "not testable here"  # of a claim on a model that has not learnt its task
+
+# Of verdicts, so that colour is not needed; what is faithful needs none.
+SIGNS = {
+    FAITHFUL: "",
+    UNDER: "▼",
+    OVER: "▲",
+    MIXED: "◆",
+    DEGRADES: "↓",
+    UNFAITHFUL: "×",
+    UNDECIDED: "?",
+    NOT_TESTABLE: "–",
+}
 
 
 class Metric(NamedTuple):
@@ -121,12 +144,31 @@ WORDS = {
     "faithfulness": "Agreement of the proxy with the model, whether or not the model is right.",
     "generalization gap": "How much less faithful a proxy is on a split than on iid; positive is "
     "worse for every metric. Given in points (hundredths) for shares.",
-    "illusion": "A proxy that looks right on iid and is significantly less faithful on a split.",
+    "looks right": "The interval of its same prediction on iid lies at or above the threshold; if "
+    "all of it lies below, the proxy does not look right, and if it lies on both sides, that is "
+    "open.",
+    "faithful": "A proxy that looks right on iid and whose gap lies within the tolerance: all of "
+    "the interval, not the number alone. It may be better on the split than on iid.",
+    "illusion": "A proxy that looks right on iid and is less faithful on a split, by more than "
+    "the tolerance.",
     "under-generalizes": "The proxy mostly fails where the model is right.",
     "over-generalizes": "The proxy is mostly right where the model fails: it makes the model look "
     "better than it is.",
+    "degrades": "A proxy that does not look right even on iid, and is worse on the split.",
+    "unfaithful": "A proxy that does not look right even on iid, and is not shown to be worse on "
+    "the split. Agreement on a split alone does not make up for it.",
+    "undecided": "The intervals leave more than one verdict open. Beside it stands how many "
+    "sequences of each split would decide, if the values stay as they are.",
+    "not testable here": "The model itself has not learnt the task; what its proxies share with "
+    "it says nothing about them.",
     "facet": "A label on scored positions, such as depth, to break numbers down.",
-    "interval": "95 % bootstrap interval; whole sequences are resampled, and seeds above them.",
+    "interval": "95 %, over sequences, as the tokens of one sequence are not independent; over "
+    "several models, over these too. Where a cell stopped early it holds at whatever time it "
+    "stops (“sequence” in results.parquet).",
+    "interval of all gaps at once": "Wider than that of a single gap, so that it holds for the "
+    "one that was picked because it is the largest.",
+    "p-value": "Of no gap, corrected over all proxies and splits of one metric "
+    "(Benjamini–Hochberg).",
 }
 
 _METHODS = {"svd": "SVD", "pca": "PCA", "kmeans": "k-means", "onehot": "one-hot attention"}
@@ -135,6 +177,13 @@ _METHODS = {"svd": "SVD", "pca": "PCA", "kmeans": "k-means", "onehot": "one-hot 
 def split_label(split: str) -> str:
     """`unseen_depth` becomes "unseen depth"."""
     return split.replace("_", " ")
+
+
+def facet_label(facet: str, task: str | None = None) -> str:
+    """`token_kind` becomes "token kind"; in Dyck the depth of a closer is that of its opener."""
+    if (task, facet) == ("dyck", "depth"):
+        return "key depth (depth of the opener)"
+    return facet.replace("_", " ")
 
 
 def method_label(method: str) -> str:
@@ -205,6 +254,11 @@ def percent(value: float) -> str:
 def threshold(value: float) -> str:
     """0.9 becomes "90 %"."""
     return f"{100 * value:.3g}\N{NO-BREAK SPACE}%"
+
+
+def sequences(count: int) -> str:
+    """1200 becomes "1,200 sequences"."""
+    return f"{count:,} sequence{'s' if count != 1 else ''}"
 
 
 def points(value: float) -> str:

@@ -48,7 +48,7 @@ def text_task(
 
     Sequences of a split stand in random order, so that its first ones are a sample of it. Windows
     of one document, and sequences of one pack, are not independent of each other: intervals, which
-    resample sequences, are then too narrow.
+    take sequences as independent, are then too narrow.
 
     Args:
         data: `ROLE=PATH` or `ROLE:NAME=PATH` for each split, or a mapping from `ROLE` or
