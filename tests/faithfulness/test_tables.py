@@ -541,9 +541,9 @@ def peak(number):
 def test_memory_is_flat_in_proxies(monkeypatch):
     """Law 9: the sums of 15 metrics over 120 rows, and what is made of them, are 115 kB a proxy."""
     monkeypatch.setattr(measuring, "BLOCK_BYTES", 2**23)
-    few, lots = peak(100), peak(1000)
+    few, lots = peak(50), peak(350)
     # What grows are the tables: 306, 60 and 18 rows a proxy, of ten numbers.
-    assert (lots - few) / 900 < (306 + 60 + 18) * 10 * 8 * 1.5
+    assert (lots - few) / 300 < (306 + 60 + 18) * 10 * 8 * 1.5
 
 
 def test_blocks_of_proxies_change_nothing(monkeypatch):
