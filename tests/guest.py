@@ -134,7 +134,7 @@ def functions() -> dict[str, Callable[[], object]]:
             "model": {"width": 8, "mlp": 16},
             "training": training,
             "simplify": proxies,
-            "audit": {"sequences": 10, "fit_sequences": 20, "resamples": 100},
+            "audit": {"sequences": 10, "fit_sequences": 20},
             "seeds": (0, 1),
             "threads": 1,
         },
@@ -155,9 +155,9 @@ def functions() -> dict[str, Callable[[], object]]:
         "load_task": lambda: am.load_task("dyck", k=2, m=2, train=200, test=20, max_length=40),
         "train": lambda: am.train(task, config=am.TrainingConfig(**training), seed=1, out="t"),
         "Decoder.load": lambda: am.Decoder.load("decoder.safetensors"),
-        "audit": lambda: am.audit(decoder, task, proxies, resamples=100, sequences=8),
+        "audit": lambda: am.audit(decoder, task, proxies, sequences=8),
         "audit_given": lambda: am.audit_given(
-            hooked, task, ["svd(rank=2)@1.*.query"], "given", sequences=8, resamples=100
+            hooked, task, ["svd(rank=2)@1.*.query"], "given", sequences=8
         ),
         "load_pretrained": lambda: am.load_pretrained("gpt2"),
         "text_task": lambda: am.text_task(

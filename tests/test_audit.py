@@ -211,7 +211,7 @@ def test_every_sum_is_that_of_a_plain_loop(
 
 
 def test_means_and_gaps_are_those_of_the_sums(task: Task, model: am.Decoder) -> None:
-    found = am.audit(model, task, [SPECS[0]], sequences=12, fit_sequences=100, resamples=100)
+    found = am.audit(model, task, [SPECS[0]], sequences=12, fit_sequences=100)
     fitted = fit_on_train(model, with_identity([SPECS[0]]), task, 100)
     mean = {}
     for split in (task.reference, task.splits["unseen_depth"]):
@@ -245,7 +245,7 @@ def test_means_and_gaps_are_those_of_the_sums(task: Task, model: am.Decoder) -> 
 
 
 def test_law_1_the_identity_is_the_model(task: Task, model: am.Decoder) -> None:
-    rows = am.audit(model, task, ["svd(rank=1)@0.0.key"], fit_sequences=20, resamples=100).results
+    rows = am.audit(model, task, ["svd(rank=1)@0.0.key"], fit_sequences=20).results
     identity = rows.filter(pl.col("simplification") == "identity")
     assert identity["split"].n_unique() == 6
     values = {m: set(identity.filter(metric=m)["value"]) for m in identity["metric"].unique()}
@@ -470,7 +470,7 @@ def test_law_7_fitted_on_train_only(task: Task, model: am.Decoder) -> None:
         name: s if s.role == "train" else s.take(np.arange(2)) for name, s in task.splits.items()
     }
     other = Task(task.name, task.spec, task.vocabulary, task.candidates, spoilt)
-    a, b = (am.audit(model, t, [SPECS[0]], resamples=100).proxies for t in (task, other))
+    a, b = (am.audit(model, t, [SPECS[0]]).proxies for t in (task, other))
     for proxy, fitted in a.items():
         for site, simplification in fitted.by_site.items():
             assert torch.equal(simplification.components_, b[proxy].by_site[site].components_)
@@ -604,11 +604,6 @@ def test_law_10_a_pickle_is_refused(tmp_path: Path) -> None:
         ("fit_sequences", 0),
         ("fit_sequences", -3),
         ("fit_sequences", math.inf),
-        ("resamples", 0),
-        ("resamples", 200.0),
-        ("resamples", math.nan),
-        ("seed", -1),
-        ("seed", 0.5),
     ],
 )
 def test_arguments_out_of_their_range_are_named(
@@ -618,24 +613,16 @@ def test_arguments_out_of_their_range_are_named(
         am.audit(model, task, SPECS[:1], **{name: value})
 
 
-@pytest.mark.parametrize("resamples", [1, 50, 99, 100])
-def test_too_few_resamples_are_said(resamples: int, model: am.Decoder, task: Task) -> None:
-    def found() -> am.Audit:
-        return am.audit(model, task, SPECS[:1], sequences=20, resamples=resamples)
-
-    if resamples < 100:
-        with pytest.warns(UserWarning, match=f"Of {resamples} resamples .* resamples=100 or more"):
-            audit = found()
-    else:
-        audit = found()
-    empty = audit.gaps["verdict"].is_null().all()
-    assert empty == (resamples < 100)
-    assert audit.results["low"].is_null().all() == empty
+def test_resamples_have_no_effect_and_that_is_said(model: am.Decoder, task: Task) -> None:
+    plain = am.audit(model, task, SPECS[:1], sequences=20)
+    with pytest.warns(DeprecationWarning, match="resamples has no effect.*leave it out"):
+        told = am.audit(model, task, SPECS[:1], sequences=20, resamples=100)
+    assert told.results.equals(plain.results) and told.gaps.equals(plain.gaps)
 
 
 def test_one_spec_as_a_text_is_one_spec(model: am.Decoder, task: Task) -> None:
     one, listed = (
-        am.audit(model, task, spec, sequences=5, resamples=100).results  # type: ignore[arg-type]
+        am.audit(model, task, spec, sequences=5).results  # type: ignore[arg-type]
         for spec in (SPECS[0], [SPECS[0]])
     )
     assert one.equals(listed)

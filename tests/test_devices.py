@@ -73,7 +73,7 @@ def test_a_model_elsewhere_has_its_batches_there(
 ) -> None:
     """And its numbers are those of the CPU, as they are computed there in truth."""
     module, wrap = kind(short)
-    options: dict[str, Any] = {"by": "all", "sequences": 20, "fit_sequences": 20, "resamples": 100}
+    options: dict[str, Any] = {"by": "all", "sequences": 20, "fit_sequences": 20}
     options["until"] = until
     usual = audit_given(
         wrap(copy.deepcopy(module)), short, SPECS[kind], tmp_path / "cpu", **options
@@ -94,7 +94,7 @@ def test_a_model_elsewhere_has_its_batches_there(
 
 
 def test_a_run_of_one_device_is_not_gone_on_with_on_another(task: Task, tmp_path: Path) -> None:
-    options: dict[str, Any] = {"by": "all", "sequences": 10, "fit_sequences": 20, "resamples": 100}
+    options: dict[str, Any] = {"by": "all", "sequences": 10, "fit_sequences": 20}
     audit_given(small_model(task), task, SPECS[decoder], tmp_path / "run", **options)
     with Pretended(), pytest.raises(am.AnamorphError, match="device: there cpu, asked cuda:0"):
         model: Any = on_accelerator(small_model(task))
@@ -102,7 +102,7 @@ def test_a_run_of_one_device_is_not_gone_on_with_on_another(task: Task, tmp_path
 
 
 def test_another_precision_of_products_is_refused(task: Task, tmp_path: Path) -> None:
-    options: dict[str, Any] = {"by": "all", "sequences": 10, "fit_sequences": 20, "resamples": 100}
+    options: dict[str, Any] = {"by": "all", "sequences": 10, "fit_sequences": 20}
     audit_given(small_model(task), task, SPECS[decoder], tmp_path / "run", **options)
     torch.set_float32_matmul_precision("medium")
     try:

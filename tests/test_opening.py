@@ -36,7 +36,7 @@ SPECS = ["svd(rank=[1,3])@1.*.{query,key}", "onehot@1.*.pattern"]
 
 
 def audit(model: am.models.base.Model, task: Task, out: Path, **changes: Any) -> am.runs.Run:
-    options = {"by": "all", "sequences": 10, "fit_sequences": 20, "resamples": 100} | changes
+    options = {"by": "all", "sequences": 10, "fit_sequences": 20} | changes
     return audit_given(model, task, options.pop("simplify", SPECS), out, **options)
 
 

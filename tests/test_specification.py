@@ -108,9 +108,9 @@ def test_an_unknown_preset_is_an_error_that_lists_them() -> None:
         ("training.optimizer=sgd", r"training\.optimizer: .*'muon' or 'adamw'"),
         ("training.precision=8-bit", r"training\.precision"),
         ("audit.sequences=1", r"audit\.sequences: .*given: 1"),
-        ("audit.resamples=99", r"audit\.resamples"),
+        ("audit.learnt=2", r"audit\.learnt"),
         ("audit.fit_sequences=0", r"audit\.fit_sequences"),
-        ("audit.seed=-1", r"audit\.seed"),
+        ("audit.resamples=1000", r"audit\.resamples"),
         ("audit.other=1", r"audit\.other"),
         ("audit.thresholds.faithfull=1", "faithfull"),
         ("threads=0", "threads"),
@@ -131,8 +131,8 @@ def test_settings_that_do_not_fit_are_errors_that_name_them(setting: str, named:
 
 def test_every_problem_is_named_at_once() -> None:
     with pytest.raises(AnamorphError) as error:
-        load_preset("dyck", "smoke", ["threads=0", "audit.resamples=5", "extra=1"])
-    assert all(name in str(error.value) for name in ("threads", "audit.resamples", "extra"))
+        load_preset("dyck", "smoke", ["threads=0", "audit.learnt=-1", "extra=1"])
+    assert all(name in str(error.value) for name in ("threads", "audit.learnt", "extra"))
     assert "preset 'smoke' and --set" in str(error.value)
 
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,7 +28,7 @@ from commands import environment
 pytestmark = pytest.mark.usefixtures("quick_report", "task_once")
 
 SIMPLIFY = ("svd(rank=[1,4], joint=true)@1.*.{query,key}", "onehot@1.*.pattern")
-TABLES = ("results.parquet", "gaps.parquet", "claims.json", "checks.json")
+TABLES = ("results.parquet", "gaps.parquet", "contrasts.parquet", "claims.json", "checks.json")
 
 
 def spec(**changes: Any) -> StudySpec:
@@ -36,7 +37,7 @@ def spec(**changes: Any) -> StudySpec:
         "model": {"width": 8, "mlp": 16},
         "training": {"steps": 6, "batch_tokens": 256, "evaluate_every": 3, "checkpoint_every": 2},
         "simplify": SIMPLIFY,
-        "audit": {"sequences": 10, "fit_sequences": 20, "resamples": 100},
+        "audit": {"sequences": 10, "fit_sequences": 20},
         "seeds": (0, 1),
     }
     return StudySpec.of(values | changes, "a test")
@@ -191,7 +192,7 @@ def test_leftovers_of_a_killed_write_are_no_hindrance(tmp_path: Path) -> None:
         ({"simplify": ["svd(rank=1)@0.*.key"]}, "simplify: there"),
         ({"threads": 2}, "threads: there 1, asked 2"),
         (
-            {"audit": {"sequences": 11, "fit_sequences": 20, "resamples": 100}},
+            {"audit": {"sequences": 11, "fit_sequences": 20}},
             r"audit\.sequences: there \d+, asked 11",
         ),
     ],
@@ -230,9 +231,20 @@ def test_audit_of_a_run_with_the_same_proxies_gives_the_same_numbers(
     one = ["svd(rank=1, joint=true)@1.*.{query,key}"]
     other = audit_study(whole, one, tmp_path / "other", workers=1)
     kept = other.results["simplification"].unique()
-    # Up to rounding, and the intervals too: every proxy is resampled alike, whatever its company.
+    # Up to rounding, and the intervals too, whatever a proxy's company.
     same = am.load_run(whole).results.filter(pl.col("simplification").is_in(kept.implode()))
     assert_frame_equal(other.results, same, abs_tol=1e-5)
+
+
+def test_audit_of_a_run_that_was_resampled(whole: Path, tmp_path: Path) -> None:
+    """As runs were before intervals had no need of it: nothing else asks for their training."""
+    old = shutil.copytree(whole, tmp_path / "old")
+    known = json.loads((old / "spec.json").read_text())
+    known["audit"] |= {"resamples": 1000, "seed": 0}
+    del known["audit"]["learnt"]
+    (old / "spec.json").write_text(json.dumps(known))
+    run = audit_study(old, SIMPLIFY, tmp_path / "run", workers=1)
+    assert digests(run) == digests(whole)
 
 
 def test_audit_of_an_unfinished_training(tmp_path: Path) -> None:

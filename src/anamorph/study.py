@@ -29,7 +29,7 @@ from anamorph.process import processors
 from anamorph.progress import Event, Watch, ignore
 from anamorph.runs import Run, load_run, read_table, write_json
 from anamorph.simplifications import Proxy, Sweep, check_proxies, check_readable, sweep
-from anamorph.specification import StudySpec
+from anamorph.specification import AuditSpec, StudySpec
 from anamorph.steps import (
     FINGERPRINTS,
     audit_seed,
@@ -159,6 +159,8 @@ def audit_study(
         return audit_again(trained, simplify, out, watch)
     replaced = {"simplify": list(simplify), "each_layer": [], "each_head": []}
     known = {key: trained.spec[key] for key in StudySpec.model_fields if key not in replaced}
+    # A run of an earlier version also says how its intervals were resampled.
+    known["audit"] = {k: v for k, v in known["audit"].items() if k in AuditSpec.model_fields}
     spec = StudySpec.of(known | replaced, f"{source} and --simplify")
     task = load_task(watch=watch, **spec.task)
     proxies = check(spec, task)

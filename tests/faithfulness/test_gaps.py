@@ -1,4 +1,4 @@
-"""Correction against SciPy; verdicts against cases thought out by hand."""
+"""Correction against SciPy; judgements and verdicts against cases thought out by hand."""
 
 import numpy as np
 import pytest
@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness import Thresholds, benjamini_hochberg, verdict
+from anamorph.faithfulness.gaps import change_of, level_of, needed
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=30))
@@ -33,33 +34,108 @@ def test_benjamini_hochberg_of_nothing():
     assert benjamini_hochberg(np.empty(0)).shape == (0,)
 
 
+LINES = Thresholds()  # 0.9, 0.02, 0.05, 2/3
+
+
 @pytest.mark.parametrize(
-    ("iid", "ood", "p", "model_only", "proxy_only", "expected"),
+    ("low", "high", "expected"),
     [
-        (0.99, 0.98, 0.001, 0.1, 0.0, "faithful"),  # the gap is within the tolerance
-        (0.99, 0.80, 0.200, 0.1, 0.0, "faithful"),  # the gap may be chance
-        (0.99, 0.80, 0.050, 0.1, 0.0, "faithful"),  # the level itself is not below the level
-        (0.99, 0.80, 0.001, 0.1, 0.02, "illusion (under-generalizes)"),
-        (0.99, 0.80, 0.001, 0.02, 0.1, "illusion (over-generalizes)"),
-        (0.99, 0.80, 0.001, 0.06, 0.05, "illusion (mixed)"),
-        (0.99, 0.80, 0.001, 0.0, 0.0, "illusion (mixed)"),  # only errors differ
-        (0.90, 0.80, 0.001, 0.2, 0.1, "illusion (under-generalizes)"),  # 0.9 still looks right
-        (0.90, 0.80, 0.001, 0.1, 0.2, "illusion (over-generalizes)"),
-        (0.50, 0.40, 0.001, 0.1, 0.0, "unfaithful everywhere"),
-        (0.50, 0.60, 1.000, 0.1, 0.0, "unfaithful everywhere"),
-        (0.50, 0.95, 0.001, 0.1, 0.0, "faithful"),  # faithful on that split
-        (0.92, 0.99, 0.001, 0.1, 0.0, "faithful"),  # better out of distribution
+        (0.95, 0.99, "looks right"),
+        (0.9, 0.9, "looks right"),  # the line itself still looks right
+        (0.89, 0.95, "unclear"),
+        (0.85, 0.9, "unclear"),
+        (0.5, 0.899, "does not look right"),
+        (0.0, 1.0, "unclear"),
     ],
 )
-def test_verdicts(iid, ood, p, model_only, proxy_only, expected):
-    assert verdict(iid, ood, iid - ood, p, model_only, proxy_only, Thresholds()) == expected
+def test_levels(low, high, expected):
+    assert level_of(low, high, LINES) == expected
 
 
-def test_verdicts_follow_the_thresholds():
+@pytest.mark.parametrize(
+    ("low", "high", "p", "expected"),
+    [
+        (0.021, 0.1, 0.001, "worse"),
+        (0.021, 0.1, 0.025, "undecided"),  # a half of the level on this side; itself not below it
+        (0.021, 0.1, 0.2, "undecided"),  # one of many
+        (0.02, 0.1, 0.001, "undecided"),  # the tolerance itself is no gap
+        (0.01, 0.1, 0.001, "undecided"),
+        (-0.1, 0.03, 1.0, "undecided"),
+        (-0.1, 0.02, 1.0, "no worse"),
+        (-0.02, 0.02, 1.0, "none"),
+        (0.001, 0.015, 0.9, "none"),  # a gap, but none that matters
+        (-0.03, -0.01, 1.0, "no worse"),
+        (-0.03, -0.02, 1.0, "no worse"),
+        (-0.09, -0.021, 1.0, "better"),
+    ],
+)
+def test_changes(low, high, p, expected):
+    assert change_of(low, high, p, LINES) == expected
+
+
+@pytest.mark.parametrize(
+    ("level", "change", "model_only", "proxy_only", "expected"),
+    [
+        ("looks right", "none", 0.1, 0.0, "faithful"),
+        ("looks right", "better", 0.1, 0.0, "faithful"),
+        ("looks right", "no worse", 0.1, 0.0, "faithful"),
+        ("looks right", "undecided", 0.1, 0.0, "undecided"),
+        ("looks right", "worse", 0.1, 0.02, "illusion (under-generalizes)"),
+        ("looks right", "worse", 0.2, 0.1, "illusion (under-generalizes)"),  # two thirds
+        ("looks right", "worse", 0.02, 0.1, "illusion (over-generalizes)"),
+        ("looks right", "worse", 0.1, 0.2, "illusion (over-generalizes)"),
+        ("looks right", "worse", 0.06, 0.05, "illusion (mixed)"),
+        ("looks right", "worse", 0.0, 0.0, "illusion (mixed)"),  # only errors differ
+        ("does not look right", "worse", 0.1, 0.0, "degrades"),
+        ("does not look right", "none", 0.1, 0.0, "unfaithful"),
+        ("does not look right", "better", 0.1, 0.0, "unfaithful"),
+        ("does not look right", "no worse", 0.1, 0.0, "unfaithful"),
+        ("does not look right", "undecided", 0.1, 0.0, "unfaithful"),
+        ("unclear", "worse", 0.1, 0.0, "undecided"),
+        ("unclear", "none", 0.1, 0.0, "undecided"),
+        ("unclear", "better", 0.1, 0.0, "undecided"),
+        ("unclear", "no worse", 0.1, 0.0, "undecided"),
+        ("unclear", "undecided", 0.1, 0.0, "undecided"),
+    ],
+)
+def test_verdicts(level, change, model_only, proxy_only, expected):
+    assert verdict(level, change, model_only, proxy_only, LINES) == expected
+
+
+def test_all_follows_the_thresholds():
     strict = Thresholds(faithful=0.999, tolerance=0, level=0.01, share=0.9)
-    assert verdict(0.99, 0.8, 0.19, 0.001, 0.1, 0, strict) == "unfaithful everywhere"
-    assert verdict(1.0, 0.999, 0.001, 0.001, 0.8, 0.2, strict) == "illusion (mixed)"
-    assert verdict(1.0, 0.999, 0.001, 0.02, 0.8, 0.2, strict) == "faithful"
+    assert level_of(0.99, 0.998, strict) == "does not look right"
+    assert change_of(0.001, 0.1, 0.004, strict) == "worse"
+    assert change_of(0.001, 0.1, 0.006, strict) == "undecided"
+    assert change_of(-0.01, 0.0, 1.0, strict) == "no worse"
+    assert verdict("looks right", "worse", 0.8, 0.2, strict) == "illusion (mixed)"
+
+
+@pytest.mark.parametrize(
+    ("sequences", "level", "iid", "change", "gap", "low_all", "expected"),
+    [
+        # 100 sequences, half width .02, distance .01 from .9: four times as many
+        ((100, 100), "unclear", (0.91, 0.89, 0.92), "none", (0.0, -0.01, 0.01), -0.01, 400),
+        ((100, 100), "unclear", (0.89, 0.8, 0.91), "none", (0.0, -0.01, 0.01), -0.01, 400),
+        # the gap .01 has .02 to go below the tolerance of .02: (.03/.01)² = 9 times
+        ((50, 50), "looks right", (0.97, 0.95, 0.98), "undecided", (0.01, -0.02, 0.04), -0.05, 450),
+        # above it the corrected end counts: (.06/.03)²
+        ((50, 50), "looks right", (0.97, 0.95, 0.98), "undecided", (0.05, 0.01, 0.09), -0.01, 200),
+        # both: the larger
+        ((50, 50), "unclear", (0.91, 0.89, 0.95), "undecided", (0.05, 0.01, 0.09), -0.01, 200),
+        # all of the width comes from the reference of 50, or nearly none of it does
+        ((50, 800), "looks right", (0.97, 0.93, 0.98), "undecided", (0.05, 0.01, 0.1), -0.01, 200),
+        ((50, 800), "looks right", (1.0, 1.0, 1.0), "undecided", (0.05, 0.01, 0.1), -0.01, 3200),
+        # rounded up to two digits
+        ((123, 123), "unclear", (0.91, 0.899, 0.92), "none", (0.0, -0.01, 0.01), -0.01, 150),
+        # an end that just touches the line: one more than there are
+        ((40, 50), "unclear", (0.92, 0.9, 0.94), "none", (0.0, -0.01, 0.01), -0.01, 41),
+        # on the line itself nothing would decide
+        ((50, 50), "unclear", (0.9, 0.8, 0.95), "none", (0.0, -0.01, 0.01), -0.01, None),
+    ],
+)
+def test_how_many_would_decide(sequences, level, iid, change, gap, low_all, expected):
+    assert needed(sequences, level, iid, change, gap, low_all, LINES) == expected
 
 
 @pytest.mark.parametrize("bad", [{"faithful": 1.1}, {"share": 0.4}, {"level": -0.1}])

@@ -168,7 +168,7 @@ def test_proxies_of_gpt2_are_those_of_its_own_blocks() -> None:
 def test_audits_of_gpt2_are_those_of_its_own_blocks() -> None:
     task = random_task(VOCABULARY)
     mine, theirs = (
-        am.audit(model, task, SIMPLIFY, resamples=100).results
+        am.audit(model, task, SIMPLIFY).results
         for model in (am.HookedModel(make("gpt2"), GPT2), am.HuggingFace(make("gpt2")))
     )
     names = [m for m in METRICS if m not in ATTENTION_METRICS]
@@ -182,7 +182,7 @@ def test_audits_of_gpt2_are_those_of_its_own_blocks() -> None:
 @pytest.mark.parametrize(("module", "site"), [(Recurrent, "cells.*"), (Mixer, "after.*")])
 def test_audits_of_what_is_no_transformer(module: Any, site: str) -> None:
     model = am.HookedModel(large(module()), {"*.residual": site}, context=CONTEXT)
-    audit = am.audit(model, random_task(23), ["svd(rank=[1,16])@*.residual"], resamples=100)
+    audit = am.audit(model, random_task(23), ["svd(rank=[1,16])@*.residual"])
     same = whole(audit.results, "same_prediction")
     assert same["svd(rank=1)@*.residual", "far"] < 0.9
     assert same["svd(rank=16)@*.residual", "far"] == same["identity", "far"] == 1
@@ -287,14 +287,14 @@ def test_numbers_do_not_depend_on_threads_and_batches() -> None:
 def test_into_a_run_folder(tmp_path: Path) -> None:
     task, simplify = random_task(23), ["svd(rank=[1,4])@1.*.{query,key}"]
     model = am.HookedModel(transformer(), SITES, context=CONTEXT)
-    done = am.audit_given(model, task, simplify, tmp_path / "run", resamples=100)
+    done = am.audit_given(model, task, simplify, tmp_path / "run")
     names = done.results["simplification"].unique().to_list()
     assert "svd(rank=1)@1.3.query;svd(rank=1)@1.1.key" in names  # it reads the second key head
     assert done.spec["model"]["hooks"]["1.residual"] == "Hook('blocks.1')"
     assert (done.spec["model"]["heads"], done.spec["model"]["key_heads"]) == (4, 2)
     other = am.HookedModel(transformer(), {**SITES, "*.mlp": "blocks.*.mlp.2"}, context=CONTEXT)
     with pytest.raises(am.AnamorphError, match="another specification"):
-        am.audit_given(other, task, simplify, tmp_path / "run", resamples=100)
+        am.audit_given(other, task, simplify, tmp_path / "run")
     with pytest.raises(am.AnamorphError, match=r"sequence of 12 tokens.*context is 8"):
         am.audit_given(am.HookedModel(transformer(), SITES, context=8), task, simplify, "nowhere")
 

@@ -345,7 +345,7 @@ def test_an_audit_of_logits_with_minus_infinity_is_that_of_the_tokens_that_are_l
         am.HookedModel(module, SITES, masked, context=CONTEXT),
         am.HookedModel(kept, SITES, context=CONTEXT),
     ):
-        results = am.audit(model, task, ["svd(rank=[2,16])@1.residual"], resamples=100).results
+        results = am.audit(model, task, ["svd(rank=[2,16])@1.residual"]).results
         assert results["value"].is_finite().all()
         found.append(results)
     theirs = found[1].select("simplification", "split", "facet", "level", "metric", "value")
@@ -376,7 +376,7 @@ def test_a_proxy_that_rules_out_what_the_model_allows_is_told_with_metric_and_se
     with pytest.raises(
         am.AnamorphError, match=r"is inf in sequence \d+.* where -inf rules out a token"
     ):
-        am.audit(model, tiny_task(15), ["svd(rank=2)@1.residual"], resamples=100)
+        am.audit(model, tiny_task(15), ["svd(rank=2)@1.residual"])
 
 
 # --- threads --------------------------------------------------------------------------------------
@@ -438,7 +438,7 @@ def test_what_keeps_a_run_on_itself_is_audited_right_on_a_machine_with_threads()
         for module in (keeps, usual):
             model = am.HookedModel(module, SITES, context=CONTEXT)
             spec = ["svd(rank=[1,4])@*.residual"]
-            found.append(am.audit(model, tiny_task(15), spec, resamples=100).results)
+            found.append(am.audit(model, tiny_task(15), spec).results)
     finally:
         torch.set_num_threads(before)
     assert found[0].equals(found[1])
@@ -478,8 +478,7 @@ def test_what_writes_over_its_logits_gives_the_numbers_of_its_runs() -> None:
     usual.load_state_dict(module.state_dict())
     plain = am.HookedModel(usual, SITES, context=CONTEXT)
     mine, right = (
-        am.audit(m, tiny_task(15), ["svd(rank=[1,2])@1.residual"], resamples=100).results
-        for m in (model, plain)
+        am.audit(m, tiny_task(15), ["svd(rank=[1,2])@1.residual"]).results for m in (model, plain)
     )
     assert mine.equals(right)
     with pytest.raises(am.AnamorphError, match="when two threads run it at once"):

@@ -4,6 +4,7 @@ The intervals are those of `intervals`, or, where cells may have stopped early, 
 `confidence`, which hold whatever made a cell stop.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -136,12 +137,19 @@ class Gaps:
             ),
         ]
         every = quantile(1 - (1 - LEVEL) / family)  # Bonferroni's
+        if first.each.value.shape[1] == 1:  # all models together are the only one
+            parts = parts[:1]
+
+        def joined(numbers: Sequence[Floats]) -> Floats:
+            return _joined(numbers[0], numbers[1] if len(numbers) > 1 else numbers[0][:, 0])
+
+        ends, ends_all = [d.ends() for d in parts], [d.ends(every) for d in parts]
         return cls(
             value,
-            _side_by_side(*(d.ends() for d in parts)),
-            _side_by_side(*(d.ends(every) for d in parts)),
-            _joined(*(d.p_value_of_none() for d in parts)),
-            _joined(*(_worse(d, first.kinds.followed, tolerance) for d in parts)),
+            Ends(joined([e.low for e in ends]), joined([e.high for e in ends])),
+            Ends(joined([e.low for e in ends_all]), joined([e.high for e in ends_all])),
+            joined([d.p_value_of_none() for d in parts]),
+            joined([_worse(d, first.kinds.followed, tolerance) for d in parts]),
         )
 
 

@@ -195,7 +195,7 @@ def needed(
         most = max(most, at_once * _times(gap - low_all if apart >= 0 else half, apart))
     if most > MOST_NEEDED:
         return None
-    count = math.ceil(most)
+    count = math.ceil(round(most, 6))
     digits: int = 10 ** max(0, len(str(count)) - 2)
     return -(-count // digits) * digits
 

@@ -145,12 +145,15 @@ class Means:
         Args:
             z: the normal quantile that an error rate is given by, 1.96 for 5 %; broadcast.
         """
+        z = np.broadcast_to(z, self.value.shape)
         t = student(z, self.freedom)
-        low, high = self._as_share(z, t)
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             factor = np.exp(np.where(self.value > 0, t * self.error / self.value, 0))
-            means = Ends(self.value / factor, self.value * factor)
-        return Ends(np.where(self.share, low, means.low), np.where(self.share, high, means.high))
+            found = Ends(np.array(self.value / factor), np.array(self.value * factor))
+        some = self.share
+        for end, of_shares in zip(found, self[some]._as_share(z[some], t[some]), strict=True):
+            end[some] = of_shares
+        return found
 
     def _as_share(self, z: Floats, t: Floats) -> Ends:
         p = np.clip(self.value, 0, 1)
@@ -213,10 +216,11 @@ class Differences:
     def _distances(self, z: Floats) -> tuple[Floats, Floats]:
         first, second = (_distances(means, z) for means in (self.first, self.second))
         models = _of_models(self.spread, self.first.models, z)
-        below, above = (
-            np.sqrt(np.maximum(a * a + b * b - 2 * self.correlation * a * b, 0) + models**2)
-            for a, b in ((first[0], second[1]), (first[1], second[0]))
-        )
+        with np.errstate(over="ignore", invalid="ignore"):  # of two sequences ends may be infinite
+            below, above = (
+                np.sqrt(np.maximum(a * a + b * b - 2 * self.correlation * a * b, 0) + models**2)
+                for a, b in ((first[0], second[1]), (first[1], second[0]))
+            )
         return below, above
 
     def p_value(self, margin: float = 0.0) -> Floats:

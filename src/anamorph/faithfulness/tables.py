@@ -107,7 +107,7 @@ def tabulate(
             measured = measure(block, place) if number else baseline
             results[number].append(_results(block, place, measured))
             others[number].append(_contrasts(block, place, measured))
-            if place.role == "ood" or not number:
+            if (place.role == "ood" and number) or not (family or number):
                 made = Gaps.of(baseline.whole, measured.whole, max(family, 1), thresholds.tolerance)
                 table = _gaps(block, reference, place, baseline, measured, made, floor or {})
                 gaps[number].append(table if number else table[:0])  # the columns
@@ -173,32 +173,28 @@ def _results(grid: Grid, place: Place, measured: Measured) -> pl.DataFrame:
 
 def _contrasts(grid: Grid, place: Place, measured: Measured) -> pl.DataFrame:
     """A row a level, proxy, seed and metric; levels stand in their order."""
-    shape = (len(grid.proxies), len(grid.seeds) + 1, len(grid.contrasted))
     found = measured.contrasts
-
-    value = np.concatenate([np.empty((0, *shape)), *(c.value[None] for c in found)])
-    compared = np.array([proxy.method != IDENTITY for proxy in grid.proxies])
-    c, p, s, m = np.nonzero(~np.isnan(value) & compared[:, None, None])
+    shape = (len(grid.proxies), len(grid.seeds) + 1, len(found), len(grid.contrasted))
 
     def column(numbers: Sequence[NDArray[Any]]) -> NDArray[Any]:
-        return np.concatenate([np.empty((0, *shape)), *(x[None] for x in numbers)])[c, p, s, m]
+        """[proxy, seed, contrast, ...]."""
+        return np.stack(numbers, axis=2) if numbers else np.empty(shape)
 
-    def counted(numbers: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
-        none = np.empty((0, *shape[:2]), np.int64)
-        return np.concatenate([none, *(x[None] for x in numbers)])[c, p, s]
-
+    value = column([x.value for x in found])
+    compared = np.array([proxy.method != IDENTITY for proxy in grid.proxies])
+    p, s, c, m = at = np.nonzero(~np.isnan(value) & compared[:, None, None, None])
     frame = pl.DataFrame(
         _keys(grid, place, p, s)
         | {
             "facet": _pick([x.facet for x in found], c, pl.String),
             "level": _pick([x.level for x in found], c, pl.String),
             "metric": _pick(grid.contrasted, m, pl.String),
-            "value": value[c, p, s, m],
-            "low": column([x.ends.low for x in found]),
-            "high": column([x.ends.high for x in found]),
-            "error": column([x.error for x in found]),
-            "tokens": counted([x.tokens for x in found]),
-            "sequences": counted([x.sequences for x in found]),
+            "value": value[at],
+            "low": column([x.ends.low for x in found])[at],
+            "high": column([x.ends.high for x in found])[at],
+            "error": column([x.error for x in found])[at],
+            "tokens": column([x.tokens for x in found])[p, s, c].astype(np.int64),
+            "sequences": column([x.sequences for x in found])[p, s, c].astype(np.int64),
         }
     )
     return frame.with_columns(pl.col("low", "high", "error").fill_nan(None))
