@@ -95,10 +95,10 @@ def sized(*verdicts: tuple[str, str]) -> dict[str, dict[str, str]]:
         ),
         (
             [(UNCLEAR, WORSE_BUT_UNCLEAR)],
-            "undecided",
+            "illusion",
             "Whether it looks right on iid at rank 1 is open: 91.0 % same predictions are too "
-            "close to the 90 % asked for. About 53,000 sequences of each split would decide. It is "
-            "worse on far, whichever it is.",
+            "close to the 90 % asked for. About 900 sequences of each split would decide. It is "
+            "worse on far, and so not to be trusted there.",
         ),
         (
             [(UNDER, UNDER), (UNDECIDED, UNDER), (FAITHFUL, UNDER), (FAITHFUL, UNDECIDED)],

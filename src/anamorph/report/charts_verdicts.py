@@ -19,7 +19,6 @@ from anamorph.faithfulness.gaps import (
     UNDECIDED,
     UNDER,
     UNFAITHFUL,
-    WORSE,
 )
 from anamorph.report.data import Run
 from anamorph.report.figure import TABLE, Choice, Figure, lookup
@@ -100,8 +99,7 @@ def open_question(run: Run, cell: Mapping[str, Any]) -> str:
         return ""
     said = []
     if cell["level"] == UNCLEAR:
-        certain = " (it is worse here)" if cell["change"] == WORSE else ""
-        said.append(f"whether it looks right on {split_label(run.reference)}{certain}")
+        said.append(f"whether it looks right on {split_label(run.reference)}")
     if cell["change"] == UNDECIDED:
         said.append("whether it is worse here")
     if cell["needed"] is None:

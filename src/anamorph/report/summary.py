@@ -16,7 +16,6 @@ from anamorph.faithfulness.gaps import (
     UNDER,
     UNFAITHFUL,
     VERDICTS,
-    WORSE,
 )
 from anamorph.report.data import IDENTITY, Proxy, Run
 from anamorph.report.words import SIGNS, listing, percent, sequences, split_label, threshold
@@ -163,7 +162,7 @@ def _kind(verdicts: Collection[str | None]) -> str:
         return NOT_TESTABLE
     if any(verdict in ILLUSIONS for verdict in verdicts):
         return ILLUSION
-    if any(verdict in (DEGRADES, UNFAITHFUL) for verdict in verdicts):
+    if set(verdicts) <= {DEGRADES, UNFAITHFUL}:
         return WRONG
     return HOLDS if set(verdicts) == {FAITHFUL} else OPEN
 
@@ -173,7 +172,6 @@ class Cell(NamedTuple):
 
     split: str
     verdict: str | None
-    change: str | None
     needed: int | None
 
 
@@ -204,18 +202,17 @@ def _standing(
         for verdict in ILLUSIONS:
             if splits := by_verdict[verdict]:
                 distrust.setdefault((verdict, _where(run, splits)), []).append(proxy)
-        # Where it is worse, it is not to be trusted, whether or not it looks right on iid.
         undecided = [cell for cell in cells if cell.verdict in (UNDECIDED, None)]
-        if worse := [cell.split for cell in undecided if cell.change == WORSE]:
-            where = f"{_where(run, worse)} (worse there)"
-            distrust.setdefault((UNDECIDED, where), []).append(proxy)
-        if by_verdict[UNFAITHFUL] or by_verdict[DEGRADES]:
+        if undecided and (splits := by_verdict[DEGRADES]):  # it may look right on iid, or not
+            where = f"{_where(run, splits)} (worse there)"
+            distrust.setdefault((DEGRADES, where), []).append(proxy)
+        elif by_verdict[UNFAITHFUL] or by_verdict[DEGRADES]:
             where = f"anywhere (not right even on {split_label(run.reference)})"
             distrust.setdefault((UNFAITHFUL, where), []).append(proxy)
-        if others := [cell for cell in undecided if cell.change != WORSE]:
-            where = _where(run, [cell.split for cell in others])
+        if undecided:
+            where = _where(run, [cell.split for cell in undecided])
             open_.setdefault(where, []).append(proxy)
-            asked.setdefault(where, []).extend(cell.needed for cell in others)
+            asked.setdefault(where, []).extend(cell.needed for cell in undecided)
 
     def named(some: Sequence[Proxy], where: str) -> str:
         return f"{sizes}: {where}" if (sizes := rows_of(some, proxies)) else where

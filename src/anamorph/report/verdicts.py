@@ -12,6 +12,7 @@ from anamorph.faithfulness.gaps import (
     MIXED,
     NOT_TESTABLE,
     OVER,
+    UNDECIDED,
     UNDER,
     WORSE,
 )
@@ -68,6 +69,8 @@ def _sentence(run: Run, title: str, rows: dict[Proxy, list[Row]]) -> Sentence:
         parts.append(text)
     if unclear:
         parts.append(_unclear(run, unclear, rows))
+        if any(row["verdict"] in ILLUSIONS for proxy in unclear for row in rows[proxy]):
+            tone = "illusion"
     return Sentence(title, " ".join(parts), tone)
 
 
@@ -118,12 +121,13 @@ def _unclear(run: Run, unclear: list[Proxy], rows: dict[Proxy, list[Row]]) -> st
         found += f" to {percent(max(values))}"
     asked = threshold(run.thresholds["faithful"])
     text = f"Whether it looks right on {split_label(run.reference)}{which_of(unclear, list(rows))} "
-    text += f"is open: {found} same predictions are too close to the {asked} asked for. "
+    text += f"is open: {found} same predictions are too close to the {asked} asked for."
     of_unclear = [row for proxy in unclear for row in rows[proxy]]
-    text += _asked(of_unclear).capitalize() + "."
+    if undecided := [row for row in of_unclear if row["verdict"] == UNDECIDED]:
+        text += f" {_asked(undecided).capitalize()}."
     worse = [row for row in of_unclear if row["change"] == WORSE]
     if worse:
-        text += f" It is worse {_places(run, worse, unclear)}, whichever it is."
+        text += f" It is worse {_places(run, worse, unclear)}, and so not to be trusted there."
     return text
 
 
