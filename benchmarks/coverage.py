@@ -286,11 +286,13 @@ def judged(
     worse, low, high = (side_by_side(x, runs) for x in numbers)
     adjusted = benjamini_hochberg(worse.reshape(runs, -1).T).T.reshape(worse.shape)
     found = np.empty(worse.shape, "<U40")
+    value = iid.value[:, 0, 0].reshape(runs, -1)
     of_iid = [end[:, 0, 0].reshape(runs, -1) for end in iid.ends]
     for place in np.ndindex(worse.shape):
-        ends = (end[place[:2]] for end in of_iid)
+        low_iid, high_iid = (end[place[:2]] for end in of_iid)
+        level = level_of(low_iid, high_iid, thresholds)
         change = change_of(low[place], high[place], adjusted[place], thresholds)
-        found[place] = verdict(level_of(*ends, thresholds), change, 1.0, 0.0, thresholds)
+        found[place] = verdict(value[place[:2]], level, change, 1.0, 0.0, thresholds)
     return found
 
 
@@ -306,7 +308,7 @@ def diluted() -> None:
         low, high = gap.ends()
         change = change_of(float(low[0]), float(high[0]), p[0], thresholds)
         level = level_of(*(float(x[0]) for x in gap.first.ends()), thresholds)
-        row(beside, verdict(level, change, 1.0, 0.0, thresholds))
+        row(beside, verdict(float(gap.first.value[0]), level, change, 1.0, 0.0, thresholds))
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ from anamorph.faithfulness.gaps import (
 
 NARROW = {"iid": 400, "near": 400, "far": 400}
 UNCLEAR = "undecided, as it is unclear whether it looks right on iid"
+WORSE_BUT_UNCLEAR = "undecided, as it is unclear whether it looks right on iid, but worse"
 HOPELESS = "undecided, and more sequences alone would not decide"
 # Of each verdict: level, change, iid, ood, needed.
 NUMBERS: dict[str, tuple[str, str, float, float, int | None]] = {
@@ -31,6 +32,7 @@ NUMBERS: dict[str, tuple[str, str, float, float, int | None]] = {
     UNFAITHFUL: ("does not look right", "better", 0.796, 0.998, None),
     UNDECIDED: ("looks right", "undecided", 0.96, 0.938, 1200),
     UNCLEAR: ("unclear", "none", 0.91, 0.911, 900),
+    WORSE_BUT_UNCLEAR: ("unclear", "worse", 0.91, 0.70, 53_000),
     HOPELESS: ("looks right", "undecided", 0.96, 0.94, None),
     NOT_TESTABLE: ("looks right", "none", 0.99, 0.99, None),
 }
@@ -80,7 +82,7 @@ def write(
                 results.append(level | proxy | where | counts | same | number)
                 if split == "iid":
                     continue
-                verdict = UNDECIDED if wanted in (UNCLEAR, HOPELESS) else wanted
+                verdict = UNDECIDED if wanted in (UNCLEAR, WORSE_BUT_UNCLEAR, HOPELESS) else wanted
                 gap = {"reference": "iid", "iid": iid, "ood": ood, "gap": iid - ood}
                 gap |= {"low": iid - ood - 0.01, "high": iid - ood + 0.01}
                 gap |= {"low_all": iid - ood - 0.03, "high_all": iid - ood + 0.03}

@@ -91,7 +91,6 @@ def test_changes(low, high, p, expected):
         ("does not look right", "better", 0.1, 0.0, "unfaithful"),
         ("does not look right", "no worse", 0.1, 0.0, "unfaithful"),
         ("does not look right", "undecided", 0.1, 0.0, "unfaithful"),
-        ("unclear", "worse", 0.1, 0.0, "undecided"),
         ("unclear", "none", 0.1, 0.0, "undecided"),
         ("unclear", "better", 0.1, 0.0, "undecided"),
         ("unclear", "no worse", 0.1, 0.0, "undecided"),
@@ -99,7 +98,13 @@ def test_changes(low, high, p, expected):
     ],
 )
 def test_verdicts(level, change, model_only, proxy_only, expected):
-    assert verdict(level, change, model_only, proxy_only, LINES) == expected
+    assert verdict(0.9, level, change, model_only, proxy_only, LINES) == expected
+
+
+def test_what_is_worse_is_never_undecided():
+    """Where it is open whether it looks right, the number on iid says how it looks."""
+    assert verdict(0.9, "unclear", "worse", 0.1, 0.0, LINES) == "illusion (under-generalizes)"
+    assert verdict(0.899, "unclear", "worse", 0.1, 0.0, LINES) == "degrades"
 
 
 def test_all_follows_the_thresholds():
@@ -108,7 +113,7 @@ def test_all_follows_the_thresholds():
     assert change_of(0.001, 0.1, 0.004, strict) == "worse"
     assert change_of(0.001, 0.1, 0.006, strict) == "undecided"
     assert change_of(-0.01, 0.0, 1.0, strict) == "no worse"
-    assert verdict("looks right", "worse", 0.8, 0.2, strict) == "illusion (mixed)"
+    assert verdict(1.0, "looks right", "worse", 0.8, 0.2, strict) == "illusion (mixed)"
 
 
 @pytest.mark.parametrize(

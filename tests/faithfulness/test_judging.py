@@ -43,7 +43,7 @@ def judged(*rows, learnt=None):
         (0.97, -0.02, 0.005, ("looks right", "no worse", "faithful")),
         (0.97, 0.1, 0.005, ("looks right", "worse", "illusion (under-generalizes)")),
         (0.97, 0.025, 0.005, ("looks right", "undecided", "undecided")),
-        (0.89, 0.1, 0.02, ("unclear", "worse", "undecided")),
+        (0.89, 0.1, 0.02, ("unclear", "worse", "degrades")),
         (0.8, 0.1, 0.005, ("does not look right", "worse", "degrades")),
         (0.8, 0.0, 0.005, ("does not look right", "none", "unfaithful")),
         (0.8, 0.02, 0.005, ("does not look right", "undecided", "unfaithful")),

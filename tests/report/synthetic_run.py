@@ -230,7 +230,9 @@ def _judged(row: dict[str, Any]) -> tuple[str | None, str | None, str | None, in
         return None, None, None, None
     level = level_of(row["iid_low"], row["iid_high"], THRESHOLDS)
     change = change_of(row["low"], row["high"], 0.001, THRESHOLDS)
-    found = verdict(level, change, row["model_only_right"], row["proxy_only_right"], THRESHOLDS)
+    found = verdict(
+        row["iid"], level, change, row["model_only_right"], row["proxy_only_right"], THRESHOLDS
+    )
     return level, change, found, 2 * SEQUENCES if found == UNDECIDED else None
 
 

@@ -24,7 +24,7 @@ from anamorph.report import page as page_module
 from anamorph.report.data import Run, read
 from anamorph.report.summary import Headline, evidence, headline, notices, standings
 from anamorph.report.words import SIGNS, WORDS
-from judged_run import HOPELESS, NARROW, UNCLEAR, write
+from judged_run import HOPELESS, NARROW, UNCLEAR, WORSE_BUT_UNCLEAR, write
 
 MIXTURE = {
     "svd(rank=1)@0.*.key": {"near": UNFAITHFUL, "far": DEGRADES},
@@ -140,6 +140,14 @@ def test_what_no_number_of_sequences_would_decide(tmp_path: Path) -> None:
     cells = {f"svd(rank={n})@0.*.key": {"near": HOPELESS, "far": FAITHFUL} for n in (1, 2)}
     (svd,) = standings(read(write(tmp_path / "run", cells)))
     assert svd.open == ["all sizes: near (more sequences alone would not decide)"]
+
+
+def test_what_is_worse_is_not_to_be_trusted_even_if_its_name_is_open(tmp_path: Path) -> None:
+    """Rank 8 of .916 on iid and .706 on unseen depth: an illusion, or degrading."""
+    cells = {"svd(rank=8)@0.*.key": {"near": UNCLEAR, "far": WORSE_BUT_UNCLEAR}}
+    (svd,) = standings(read(write(tmp_path / "run", cells)))
+    assert (svd.trust, svd.distrust) == ([], ["? rank 8: far (worse there)"])
+    assert svd.open == ["rank 8: near (about 900 sequences)"]
 
 
 def test_most_of_many_splits_are_named_by_the_one_that_is_missing(tmp_path: Path) -> None:

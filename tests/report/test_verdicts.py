@@ -24,7 +24,7 @@ from anamorph.report.words import (
     split_size,
     threshold,
 )
-from judged_run import HOPELESS, UNCLEAR, write
+from judged_run import HOPELESS, UNCLEAR, WORSE_BUT_UNCLEAR, write
 
 
 def said(path: Path, cells: dict[str, dict[str, str]]) -> Sentence:
@@ -88,10 +88,26 @@ def sized(*verdicts: tuple[str, str]) -> dict[str, dict[str, str]]:
             "illusion",
             "Looks right on iid at rank 2 (96.0 % same predictions), but is an illusion on far. "
             "The largest gap of 2 is 12.0 points [9.0, 15.0], at rank 2 on far (96.0 % → 84.0 %): "
-            "it errs in both directions. Undecided at rank 2 on near: about 1,200 sequences of "
-            "each split would decide. Whether it looks right on iid at rank 1 is open: 91.0 % same "
+            "it errs in both directions. Undecided on near: about 1,200 sequences of each split "
+            "would decide. Whether it looks right on iid at rank 1 is open: 91.0 % same "
             "predictions are too close to the 90 % asked for. About 900 sequences of each split "
             "would decide.",
+        ),
+        (
+            [(UNCLEAR, WORSE_BUT_UNCLEAR)],
+            "undecided",
+            "Whether it looks right on iid at rank 1 is open: 91.0 % same predictions are too "
+            "close to the 90 % asked for. About 53,000 sequences of each split would decide. It is "
+            "worse on far, whichever it is.",
+        ),
+        (
+            [(UNDER, UNDER), (UNDECIDED, UNDER), (FAITHFUL, UNDER), (FAITHFUL, UNDECIDED)],
+            "illusion",
+            "Looks right on iid at every rank (at least 96.0 % same predictions), but is an "
+            "illusion at rank 1 on near and up to rank 4 on far. The largest gap of 8 is 16.0 "
+            "points [13.0, 19.0], at rank 1 on near (96.0 % → 80.0 %): it under-generalizes: it "
+            "fails where the model is right. Undecided at rank 2 on near and at rank 8 on far: "
+            "about 1,200 sequences of each split would decide.",
         ),
         (
             [(HOPELESS, FAITHFUL)],

@@ -116,6 +116,7 @@ def change_of(low: float, high: float, worse: float, thresholds: Thresholds) -> 
 
 
 def verdict(
+    iid: float,
     level: str,
     change: str,
     model_only_right: float,
@@ -129,7 +130,11 @@ def verdict(
     model fails. What looks right and is no worse is *faithful*. What does not look right in
     distribution *degrades* if it is worse out of it, and is *unfaithful* otherwise.
 
+    What is worse is never undecided: where the data leave open whether it looks right, the number
+    itself says so, as it does to whoever looks at it.
+
     Args:
+        iid: `same_prediction` on the reference.
         level: from `level_of`.
         change: from `change_of`.
         model_only_right: on the `ood` split, share of the scored positions.
@@ -139,6 +144,8 @@ def verdict(
     Returns:
         One of `VERDICTS`, but for `NOT_TESTABLE`.
     """
+    if level == UNCLEAR and change == WORSE:
+        level = LOOKS_RIGHT if iid >= thresholds.faithful else LOOKS_WRONG
     if level == LOOKS_WRONG:
         return DEGRADES if change == WORSE else UNFAITHFUL
     if level == UNCLEAR or change == UNDECIDED:

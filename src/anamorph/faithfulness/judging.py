@@ -73,7 +73,7 @@ def _judgement(row: dict[str, Any], thresholds: Thresholds, learnt: float | None
     if learnt is not None and row["accuracy"] <= learnt:
         return level, change, NOT_TESTABLE, None
     sides = row["model_only_right"], row["proxy_only_right"]
-    found = verdict(level, change, *sides, thresholds)
+    found = verdict(row["iid"], level, change, *sides, thresholds)
     if found != UNDECIDED or not row["iid_sequences"]:
         return level, change, found, None
     count = needed(

@@ -19,6 +19,7 @@ from anamorph.faithfulness.gaps import (
     UNDECIDED,
     UNDER,
     UNFAITHFUL,
+    WORSE,
 )
 from anamorph.report.data import Run
 from anamorph.report.figure import TABLE, Choice, Figure, lookup
@@ -99,7 +100,8 @@ def open_question(run: Run, cell: Mapping[str, Any]) -> str:
         return ""
     said = []
     if cell["level"] == UNCLEAR:
-        said.append(f"whether it looks right on {split_label(run.reference)}")
+        certain = " (it is worse here)" if cell["change"] == WORSE else ""
+        said.append(f"whether it looks right on {split_label(run.reference)}{certain}")
     if cell["change"] == UNDECIDED:
         said.append("whether it is worse here")
     if cell["needed"] is None:

@@ -15,6 +15,8 @@ from anamorph.faithfulness.gaps import (
     UNDECIDED,
     UNDER,
     UNFAITHFUL,
+    VERDICTS,
+    WORSE,
 )
 from anamorph.report.data import IDENTITY, Proxy, Run
 from anamorph.report.words import SIGNS, listing, percent, sequences, split_label, threshold
@@ -166,42 +168,54 @@ def _kind(verdicts: Collection[str | None]) -> str:
     return HOLDS if set(verdicts) == {FAITHFUL} else OPEN
 
 
+class Cell(NamedTuple):
+    """What was found of a proxy on a split."""
+
+    split: str
+    verdict: str | None
+    change: str | None
+    needed: int | None
+
+
 def standings(run: Run) -> list[Standing]:
     """Of every family of proxies, by size and split, what its verdicts come to."""
-    rows: dict[str, list[tuple[str, str | None, int | None]]] = {}
-    for name, *row in run.judged.select("simplification", "split", "verdict", "needed").iter_rows():
-        rows.setdefault(name, []).append(tuple(row))
+    columns = ("simplification", *Cell._fields)
+    rows: dict[str, list[Cell]] = {}
+    for name, *row in run.judged.select(columns).iter_rows():
+        rows.setdefault(name, []).append(Cell(*row))
     return [_standing(run, title, proxies, rows) for title, proxies in run.families.items()]
 
 
 def _standing(
-    run: Run,
-    title: str,
-    proxies: Sequence[Proxy],
-    rows: Mapping[str, Sequence[tuple[str, str | None, int | None]]],
+    run: Run, title: str, proxies: Sequence[Proxy], rows: Mapping[str, Sequence[Cell]]
 ) -> Standing:
     trust: dict[str, list[Proxy]] = {}
     distrust: dict[tuple[str, str], list[Proxy]] = {}
     open_: dict[str, list[Proxy]] = {}
     asked: dict[str, list[int | None]] = {}
     for proxy in proxies:
-        found = rows.get(proxy.simplification, ())
-        by_verdict = {v: [split for split, w, _ in found if w == v] for _, v, _ in found}
-        if splits := by_verdict.get(FAITHFUL):
+        cells = rows.get(proxy.simplification, ())
+        by_verdict = {v: [c.split for c in cells if c.verdict == v] for v in {*VERDICTS, None}}
+        if splits := by_verdict[FAITHFUL]:
             where = _where(run, splits)
             if len(splits) < len(run.ood) and not where.startswith("all but"):
                 where += " only"
             trust.setdefault(where, []).append(proxy)
         for verdict in ILLUSIONS:
-            if splits := by_verdict.get(verdict):
+            if splits := by_verdict[verdict]:
                 distrust.setdefault((verdict, _where(run, splits)), []).append(proxy)
-        if UNFAITHFUL in by_verdict or DEGRADES in by_verdict:
+        # Where it is worse, it is not to be trusted, whether or not it looks right on iid.
+        undecided = [cell for cell in cells if cell.verdict in (UNDECIDED, None)]
+        if worse := [cell.split for cell in undecided if cell.change == WORSE]:
+            where = f"{_where(run, worse)} (worse there)"
+            distrust.setdefault((UNDECIDED, where), []).append(proxy)
+        if by_verdict[UNFAITHFUL] or by_verdict[DEGRADES]:
             where = f"anywhere (not right even on {split_label(run.reference)})"
             distrust.setdefault((UNFAITHFUL, where), []).append(proxy)
-        if splits := [split for v in (UNDECIDED, None) for split in by_verdict.get(v, ())]:
-            where = _where(run, splits)
+        if others := [cell for cell in undecided if cell.change != WORSE]:
+            where = _where(run, [cell.split for cell in others])
             open_.setdefault(where, []).append(proxy)
-            asked.setdefault(where, []).extend(n for split, _, n in found if split in splits)
+            asked.setdefault(where, []).extend(cell.needed for cell in others)
 
     def named(some: Sequence[Proxy], where: str) -> str:
         return f"{sizes}: {where}" if (sizes := rows_of(some, proxies)) else where

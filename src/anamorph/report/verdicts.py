@@ -13,6 +13,7 @@ from anamorph.faithfulness.gaps import (
     NOT_TESTABLE,
     OVER,
     UNDER,
+    WORSE,
 )
 from anamorph.report.data import Proxy, Run
 from anamorph.report.words import listing, percent, points, sequences, split_label, threshold
@@ -78,12 +79,9 @@ def _wrong(run: Run, rows: dict[Proxy, list[Row]]) -> str:
     reference = split_label(run.reference)
     text = f"Does not look right even on {reference}: {percent(rows[best][0]['iid'])} same "
     text += f"predictions{' at best' if len(rows) > 1 else ''}{at}, below the {asked} asked for."
-    worse = {p: [r for r in of_one if r["verdict"] == DEGRADES] for p, of_one in rows.items()}
-    degrading = [proxy for proxy, found in worse.items() if found]
+    degrading = [row for of_one in rows.values() for row in of_one if row["verdict"] == DEGRADES]
     if degrading:
-        which = "" if len(degrading) == len(rows) else which_of(degrading, list(rows))
-        on = _splits(run, [row for found in worse.values() for row in found])
-        text += f" Worse still{which} on {on}."
+        text += f" Worse still {_places(run, degrading, list(rows))}."
     return text
 
 
@@ -101,15 +99,11 @@ def _right(run: Run, right: list[Proxy], rows: dict[Proxy, list[Row]]) -> tuple[
         return f"{text}, and is faithful on {every}.", "faithful"
     parts = []
     if illusions:
-        fooled = [p for p in right if any(row["verdict"] in ILLUSIONS for row in rows[p])]
-        when = which_of(fooled, right) if len(fooled) < len(right) else ""
-        parts.append(f"{text}, but is an illusion{when} on {_splits(run, illusions)}.")
+        parts.append(f"{text}, but is an illusion {_places(run, illusions, right)}.")
         parts.append(_largest(illusions, proxies, len(of_right)))
     undecided = [row for row in of_right if row["verdict"] not in (*ILLUSIONS, FAITHFUL)]
     if undecided:
-        open_ = [p for p in right if any(row in undecided for row in rows[p])]
-        when = which_of(open_, right) if len(open_) < len(right) or illusions else ""
-        said = f"undecided{when} on {_splits(run, undecided)}: {_asked(undecided)}."
+        said = f"undecided {_places(run, undecided, right)}: {_asked(undecided)}."
         parts.append(f"U{said[1:]}" if illusions else f"{text}. Whether it holds is {said}")
     if holding:
         parts.append(f"Faithful on {every}{which_of(holding, proxies)}.")
@@ -125,7 +119,12 @@ def _unclear(run: Run, unclear: list[Proxy], rows: dict[Proxy, list[Row]]) -> st
     asked = threshold(run.thresholds["faithful"])
     text = f"Whether it looks right on {split_label(run.reference)}{which_of(unclear, list(rows))} "
     text += f"is open: {found} same predictions are too close to the {asked} asked for. "
-    return text + _asked([row for proxy in unclear for row in rows[proxy]]).capitalize() + "."
+    of_unclear = [row for proxy in unclear for row in rows[proxy]]
+    text += _asked(of_unclear).capitalize() + "."
+    worse = [row for row in of_unclear if row["change"] == WORSE]
+    if worse:
+        text += f" It is worse {_places(run, worse, unclear)}, whichever it is."
+    return text
 
 
 def _asked(rows: Sequence[Row]) -> str:
@@ -149,9 +148,21 @@ def _largest(illusions: Sequence[Row], proxies: Sequence[Proxy], looked_at: int)
     return f"{text}: it {DIRECTIONS[row['verdict']]}."
 
 
-def _splits(run: Run, rows: Sequence[Row]) -> str:
-    found = {row["split"] for row in rows}
-    return listing([split_label(split) for split in run.ood if split in found])
+def _places(run: Run, rows: Sequence[Row], proxies: Sequence[Proxy]) -> str:
+    """On which splits the rows are, with their sizes where these are not all of the proxies'.
+
+    Such as "on near", or "up to rank 8 on near and at rank 2 on far".
+    """
+    splits: dict[tuple[Proxy, ...], list[str]] = {}
+    for split in run.ood:
+        names = {row["simplification"] for row in rows if row["split"] == split}
+        if some := tuple(proxy for proxy in proxies if proxy.simplification in names):
+            splits.setdefault(some, []).append(split_label(split))
+    texts = []
+    for some, on in splits.items():
+        which = "" if len(some) == len(proxies) else which_of(some, proxies)
+        texts.append(f"{which} on {listing(on)}".strip())
+    return listing(texts)
 
 
 def which_of(some: Sequence[Proxy], proxies: Sequence[Proxy]) -> str:
