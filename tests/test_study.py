@@ -99,6 +99,7 @@ def test_what_a_run_holds(whole: Path) -> None:
             "fingerprints.json",
             "works",
             "noise.json",
+            "matching.parquet",
             "views",
         }
         assert len(list(folder.glob("works/*.parquet"))) == len(splits)

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from anamorph.claims_tables import (
     Estimate,
@@ -281,7 +280,8 @@ def _within_layers(points: Sequence[tuple[int, int, float, float]]) -> tuple[flo
     real, drawn = 0.0, np.zeros(SHUFFLES)
     squares = np.zeros(2)
     for some in groups.values():
-        ranks: NDArray[np.float64] = rankdata(some, axis=0) - (len(some) + 1) / 2
+        found = pl.DataFrame(some, schema=["x", "y"], orient="row").select(pl.all().rank())
+        ranks: NDArray[np.float64] = found.to_numpy() - (len(some) + 1) / 2
         x, y = ranks.T
         squares += (ranks**2).sum(0)
         real += float(x @ y)

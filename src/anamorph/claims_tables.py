@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from statistics import stdev
 from typing import Any, NamedTuple
 
+import numpy as np
 import polars as pl
-from scipy import stats
 
+from anamorph.faithfulness.intervals import LEVEL, quantile, student
 from anamorph.report.words import FAILS, HOLDS, UNTESTED
 
 Finding = tuple[str, str, dict[str, Any]]  # status, sentence, numbers
@@ -149,7 +150,8 @@ def over_models(found: Sequence[Estimate]) -> Estimate:
     if len(found) == 1:
         return within
     spread = stdev(x.value for x in found) / math.sqrt(len(found))
-    half = float(stats.t.ppf(0.975, len(found) - 1)) * spread
+    t = student(np.array(quantile(LEVEL)), np.array(len(found) - 1.0))
+    half = float(t) * spread
     return Estimate(
         within.value, min(within.low, within.value - half), max(within.high, within.value + half)
     )
@@ -157,7 +159,7 @@ def over_models(found: Sequence[Estimate]) -> Estimate:
 
 def at_once(count: int) -> float:
     """By what to widen 95 % intervals that are to hold for so many numbers at once (Bonferroni)."""
-    return float(stats.norm.ppf(1 - 0.025 / count) / stats.norm.ppf(0.975))
+    return quantile(1 - (1 - LEVEL) / count) / quantile(LEVEL)
 
 
 def number(value: Any) -> float:

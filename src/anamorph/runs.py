@@ -9,6 +9,7 @@ seed-N/works/SPLIT-*.parquet        per-sequence sums of some proxies on a split
 seed-N/heads.parquet                scores of attention heads, if proxies edit single heads
 seed-N/views/*.parquet              what the report draws beside the numbers
 results.parquet, gaps.parquet       every number, every gap and verdict
+contrasts.parquet                   how levels of facets differ
 claims.json, checks.json            the paper's claims as measured; the self-checks
 report.html, figures/               the report
 ==================================  ===================================================
@@ -26,7 +27,7 @@ import polars as pl
 from anamorph.errors import AnamorphError
 from anamorph.files import file_name, replacing
 
-TABLES = ("results.parquet", "gaps.parquet", "claims.json", "checks.json")
+TABLES = ("results.parquet", "gaps.parquet", "contrasts.parquet", "claims.json", "checks.json")
 REQUIRED = ("study", "task", "model", "training", "simplify", "audit", "seeds", "threads")
 
 

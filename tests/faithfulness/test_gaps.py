@@ -126,7 +126,11 @@ def test_all_follows_the_thresholds():
         ((50, 50), "looks right", (0.97, 0.95, 0.98), "undecided", (0.01, -0.02, 0.04), -0.05, 450),
         # above it the corrected end counts: (.06/.03)²
         ((50, 50), "looks right", (0.97, 0.95, 0.98), "undecided", (0.05, 0.01, 0.09), -0.01, 200),
-        # both: the larger
+        # a fall decides by itself, and so does a level that is below the line
+        ((50, 50), "unclear", (0.901, 0.89, 0.95), "undecided", (0.05, 0.01, 0.09), -0.01, 200),
+        ((100, 100), "unclear", (0.89, 0.8, 0.91), "undecided", (0.019, -0.02, 0.04), -0.05, 400),
+        # or else both: the larger
+        ((50, 50), "unclear", (0.92, 0.88, 0.95), "undecided", (0.01, -0.02, 0.04), -0.05, 450),
         ((50, 50), "unclear", (0.91, 0.89, 0.95), "undecided", (0.05, 0.01, 0.09), -0.01, 200),
         # all of the width comes from the reference of 50, or nearly none of it does
         ((50, 800), "looks right", (0.97, 0.93, 0.98), "undecided", (0.05, 0.01, 0.1), -0.01, 200),

@@ -411,7 +411,7 @@ def test_cells_that_stopped_early(cells):
     unbounded = whole.filter(pl.col("metric").is_in(["output_kl", "model_cross_entropy"]))
     unbounded = unbounded.filter(pl.col("method") != "identity")
     assert unbounded.select("low", "high", "interval").null_count().row(0) == (len(unbounded),) * 3
-    assert len(found.contrasts) == 0 and found.contrasts.columns == run(cells).contrasts.columns
+    assert len(found.contrasts) == 0 and found.contrasts.schema == run(cells).contrasts.schema
     for row in found.gaps.filter(metric="same_prediction", seed=0).iter_rows(named=True):
         how = {"simplification": row["simplification"], "metric": "same_prediction"}
         iid, ood = (only(whole, split=name, **how) for name in ("iid", row["split"]))

@@ -188,13 +188,13 @@ def needed(
         The number, rounded up to two digits; None if no number up to ten million would.
     """
     most = min(sequences) + 1.0
-    value, low, high = of_iid
-    if level == UNCLEAR:
+    (value, low, high), (gap, least, largest) = of_iid, of_gap
+    falls = change == UNDECIDED and gap > thresholds.tolerance  # to be worse decides by itself
+    if level == UNCLEAR and not falls:
         apart = value - thresholds.faithful
         half = value - low if apart >= 0 else high - value
         most = max(most, sequences[0] * _times(half, apart))
-    if change == UNDECIDED and level != LOOKS_WRONG:
-        gap, least, largest = of_gap
+    if falls or (change == UNDECIDED and value >= thresholds.faithful):
         apart = gap - thresholds.tolerance
         half, ours = (gap - least, value - low) if apart >= 0 else (largest - gap, high - value)
         part = min(1.0, (ours / half) ** 2) if half > 0 else 1.0  # of the reference in the width

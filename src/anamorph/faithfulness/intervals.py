@@ -46,7 +46,11 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import betaincinv, ndtr, ndtri, stdtrit
+
+from anamorph.process import as_found
+
+with as_found():  # it adds a filter of warnings
+    from scipy.special import betaincinv, ndtr, ndtri, stdtrit
 
 Floats = NDArray[np.float64]
 

@@ -174,15 +174,16 @@ def _results(grid: Grid, place: Place, measured: Measured) -> pl.DataFrame:
 def _contrasts(grid: Grid, place: Place, measured: Measured) -> pl.DataFrame:
     """A row a level, proxy, seed and metric; levels stand in their order."""
     found = measured.contrasts
-    shape = (len(grid.proxies), len(grid.seeds) + 1, len(found), len(grid.contrasted))
+    shape = len(grid.proxies), len(grid.seeds) + 1, len(grid.contrasted)
 
     def column(numbers: Sequence[NDArray[Any]]) -> NDArray[Any]:
-        """[proxy, seed, contrast, ...]."""
-        return np.stack(numbers, axis=2) if numbers else np.empty(shape)
+        """[proxy, seed, contrast, metric]; tokens and sequences have no axis of metrics."""
+        wide = [np.broadcast_to(x.reshape(*shape[:2], -1), shape) for x in numbers]
+        return np.stack(wide, axis=2) if wide else np.empty((*shape[:2], 0, shape[2]))
 
     value = column([x.value for x in found])
     compared = np.array([proxy.method != IDENTITY for proxy in grid.proxies])
-    p, s, c, m = at = np.nonzero(~np.isnan(value) & compared[:, None, None, None])
+    at = p, s, c, m = np.nonzero(~np.isnan(value) & compared[:, None, None, None])
     frame = pl.DataFrame(
         _keys(grid, place, p, s)
         | {
@@ -193,8 +194,8 @@ def _contrasts(grid: Grid, place: Place, measured: Measured) -> pl.DataFrame:
             "low": column([x.ends.low for x in found])[at],
             "high": column([x.ends.high for x in found])[at],
             "error": column([x.error for x in found])[at],
-            "tokens": column([x.tokens for x in found])[p, s, c].astype(np.int64),
-            "sequences": column([x.sequences for x in found])[p, s, c].astype(np.int64),
+            "tokens": column([x.tokens for x in found])[at].astype(np.int64),
+            "sequences": column([x.sequences for x in found])[at].astype(np.int64),
         }
     )
     return frame.with_columns(pl.col("low", "high", "error").fill_nan(None))
