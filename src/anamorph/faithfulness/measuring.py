@@ -149,7 +149,9 @@ def measure(grid: Grid, place: Place) -> Measured:
             )
         found = Estimates.of(here, tokens, grid.kinds(names), grid.stopping)
         given = np.s_[:, :, g, : len(names)]
-        value[given], low[given], high[given] = found.value, *found.ends
+        most = np.where(grid.kinds(names).bounded, 1.0, np.inf)
+        value[given], low[given] = found.value, found.ends.low
+        high[given] = np.minimum(found.ends.high, most)
         whole = found if group.facet is None else whole
     assert whole is not None  # the first group
     itself = np.array([proxy.method == IDENTITY for proxy in grid.proxies])

@@ -218,7 +218,9 @@ def _gaps(
         for e in (made.ends, made.ends_all)
     ]
     rounding = np.array([_rounding(name, floor) for name in grid.names])
-    zero = np.where(np.abs(made.value) <= rounding, np.nan, made.zero)
+    tested = np.abs(made.value) > rounding
+    accuracy = before[..., grid.names.index("model_accuracy")].copy()  # [proxy, seed]
+    accuracy[:, -1] = accuracy[:, :-1].min(axis=1)  # all models must have learnt
     keep = np.array([proxy.method != IDENTITY for proxy in grid.proxies])
     p, s, m = (axis.ravel() for axis in np.indices(before.shape)[:, keep])
     at = p, s, m
@@ -244,11 +246,11 @@ def _gaps(
             "high": ends[0].high[at],
             "low_all": ends[1].low[at],
             "high_all": ends[1].high[at],
-            "p_value": zero[at],
+            "p_value": np.where(tested, made.zero, np.nan)[at],
             "iid_low": iid.low[:, :, 0][at],
             "iid_high": iid.high[:, :, 0][at],
-            "worse": np.where(lower, np.nan, made.worse)[at],
-            "accuracy": before[p, s, grid.names.index("model_accuracy")],
+            "worse": np.where(tested & ~lower, made.worse, np.nan)[at],
+            "accuracy": accuracy[p, s],
             "iid_sequences": sequences[0, p, s],
             "ood_sequences": sequences[1, p, s],
         }
