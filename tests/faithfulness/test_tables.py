@@ -337,6 +337,23 @@ def test_a_model_that_has_not_learnt_is_not_testable(cells):
     assert "not testable here" not in run(cells, learnt=0.4).gaps["verdict"]
 
 
+def test_one_model_that_has_not_learnt_is_enough_for_no_verdict_over_all(cells, study):
+    accuracy = study.results.filter(
+        pl.col("facet").is_null(), method="svd", metric="model_accuracy", split="iid"
+    )
+    of = dict(accuracy.select("seed", "value").iter_rows())
+    worse, better = sorted(SEEDS, key=lambda seed: of[seed])
+    assert of[worse] < of[None] < of[better]
+    gaps = (
+        run(cells, learnt=(of[worse] + of[None]) / 2)
+        .gaps.filter(method="svd")
+        .drop_nulls("verdict")
+    )
+    found = {seed: set(rows["verdict"]) for (seed,), rows in gaps.group_by("seed")}
+    assert found[worse] == found[None] == {"not testable here"}
+    assert "not testable here" not in found[better]
+
+
 def test_rounding_is_not_tested_and_does_not_count(cells, study):
     """A third proxy that differs from the model by rounding alone, and one that not even does."""
     split = "long"
