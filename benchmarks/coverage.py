@@ -321,7 +321,8 @@ def main() -> None:
     arguments.add_argument("--only", nargs="+", choices=parts, default=parts)
     options = arguments.parse_args()
     torch.set_num_threads(1)
-    shares, others = of_dyck(options.run, 6000) if options.run else ([], [])
+    real = options.run and {"means", "gaps", "stopped"} & set(options.only)
+    shares, others = of_dyck(options.run, 6000) if real else ([], [])
     if "means" in options.only:
         plain_means([*BETA_BINOMIAL, *shares, *DIVERGENCES, *others, *RARE_BAD], options.runs)
     if "gaps" in options.only:
