@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness import Thresholds, benjamini_hochberg, verdict
-from anamorph.faithfulness.gaps import change_of, level_of, needed
+from anamorph.faithfulness.gaps import agreed, change_of, level_of, needed
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=30))
@@ -99,6 +99,23 @@ def test_changes(low, high, p, expected):
 )
 def test_verdicts(level, change, model_only, proxy_only, expected):
     assert verdict(0.9, level, change, model_only, proxy_only, LINES) == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (["worse", "worse", "worse"], "worse"),
+        (["worse", "worse", "undecided"], "undecided"),
+        (["worse", "none", "none"], "undecided"),
+        (["none", "better", "none"], "no worse"),
+        (["better", "better"], "better"),
+        (["no worse", "undecided"], "undecided"),
+    ],
+)
+def test_models_agree_or_leave_it_open(changes, expected):
+    same = [("looks right", change) for change in changes]
+    assert agreed(same) == ("looks right", expected)
+    assert agreed([*same, ("does not look right", changes[0])])[0] == "unclear"
 
 
 def test_what_is_worse_is_never_undecided():

@@ -19,7 +19,8 @@ def cell(iid=0.97, gap=0.0, error=0.005, **changes):
     """A row with normal intervals; who is named in `changes` is as given there."""
     half = 1.96 * error
     row = {
-        **{"seed": None, "metric": "same_prediction", "iid": iid, "ood": iid - gap, "gap": gap},
+        **{"seed": 0, "simplification": "svd", "split": "far", "metric": "same_prediction"},
+        **{"iid": iid, "ood": iid - gap, "gap": gap},
         **{"low": gap - half, "high": gap + half},
         **{"low_all": gap - 2 * half, "high_all": gap + 2 * half},
         "p_value": 2 * scipy.stats.norm.sf(abs(gap) / error),

@@ -8,6 +8,7 @@ says what the data can carry and no more:
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -113,6 +114,23 @@ def change_of(low: float, high: float, worse: float, thresholds: Thresholds) -> 
     if high < -tolerance:
         return BETTER
     return NONE if low >= -tolerance else NO_WORSE
+
+
+def agreed(judgements: Sequence[tuple[str, str]]) -> tuple[str, str]:
+    """The level and the change that all of several models agree on.
+
+    Args:
+        judgements: level and change of each.
+
+    Returns:
+        What is the same for all. Else the level is `UNCLEAR`, and the change `NO_WORSE` if it is
+        worse for none, `UNDECIDED` if not.
+    """
+    levels, changes = ({each[i] for each in judgements} for i in (0, 1))
+    level = levels.pop() if len(levels) == 1 else UNCLEAR
+    if len(changes) == 1:
+        return level, changes.pop()
+    return level, NO_WORSE if changes <= {NONE, BETTER, NO_WORSE} else UNDECIDED
 
 
 def verdict(

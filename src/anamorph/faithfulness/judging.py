@@ -1,6 +1,6 @@
 """From gaps to verdicts: p-values corrected for many cells, and the two judgements a row."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -9,6 +9,7 @@ from anamorph.faithfulness.gaps import (
     NOT_TESTABLE,
     UNDECIDED,
     Thresholds,
+    agreed,
     benjamini_hochberg,
     change_of,
     level_of,
@@ -33,6 +34,9 @@ FOR_VERDICTS = (
 def judge(gaps: pl.DataFrame, thresholds: Thresholds, learnt: float | None) -> pl.DataFrame:
     """Correct the p-values over the rows of one seed and metric, and give the verdicts.
 
+    Every model is judged by itself. Over several, the verdict is what all of them agree on: the
+    interval of their mean says what to expect of another model, which few models hardly can.
+
     Args:
         gaps: with the columns `FOR_VERDICTS`: the ends of the reference's interval, the p-value of
             "the gap is at most the tolerance", who alone is right on the split, the model's
@@ -49,33 +53,56 @@ def judge(gaps: pl.DataFrame, thresholds: Thresholds, learnt: float | None) -> p
         for rows in gaps.with_row_index().group_by("seed", "metric").agg("index")["index"]:
             adjusted[rows] = benjamini_hochberg(gaps[column].gather(rows).to_numpy())
         gaps = gaps.with_columns(pl.Series(column, adjusted, dtype=pl.Float64))
-    made = [_judgement(row, thresholds, learnt) for row in gaps.iter_rows(named=True)]
-    levels, changes, verdicts, counts = zip(*made, strict=True) if made else ((), (), (), ())
-    return gaps.with_columns(
-        pl.Series("level", levels, dtype=pl.String),
-        pl.Series("change", changes, dtype=pl.String),
-        pl.Series("verdict", verdicts, dtype=pl.String),
-        pl.Series("needed", counts, dtype=pl.Int64),
-        pl.col("low", "high", "low_all", "high_all", "p_value").fill_nan(None),
-    ).drop(FOR_VERDICTS)
+    judged = gaps.with_row_index("row").filter(metric=JUDGED)
+    made = _judgements(judged.to_dicts(), thresholds, learnt)
+    columns = {"level": pl.String, "change": pl.String, "verdict": pl.String, "needed": pl.Int64}
+    found = pl.DataFrame(made, columns, orient="row").with_columns(row=judged["row"])
+    return (
+        gaps.with_row_index("row")
+        .join(found, on="row", how="left", maintain_order="left")
+        .with_columns(pl.col("low", "high", "low_all", "high_all", "p_value").fill_nan(None))
+        .drop("row", *FOR_VERDICTS)
+    )
 
 
-Judgement = tuple[str | None, str | None, str | None, int | None]
+class Judgement(NamedTuple):
+    """The last columns of a row; all None where nothing is judged."""
+
+    level: str | None = None
+    change: str | None = None
+    verdict: str | None = None
+    needed: int | None = None
 
 
-def _judgement(row: dict[str, Any], thresholds: Thresholds, learnt: float | None) -> Judgement:
-    ends = row["iid_low"], row["iid_high"], row["low"], row["high"]
-    if row["metric"] != JUDGED or np.isnan(ends).any():
-        return None, None, None, None
+Row = dict[str, Any]
+
+
+def _judgements(rows: list[Row], thresholds: Thresholds, learnt: float | None) -> list[Judgement]:
+    """Of every row of `JUDGED`. Over models, it is what all of them agree on."""
+    found: dict[int, Judgement] = {}
+    of_models: dict[tuple[str, str], list[Judgement]] = {}
+    for number, row in enumerate(rows):
+        if row["seed"] is not None:
+            found[number] = _of_model(row, thresholds, learnt)
+            of_models.setdefault((row["simplification"], row["split"]), []).append(found[number])
+    for number, row in enumerate(rows):
+        if row["seed"] is None:
+            each = of_models[row["simplification"], row["split"]]
+            found[number] = each[0] if len(each) == 1 else _over_models(row, each, thresholds)
+    return [found[number] for number in range(len(rows))]
+
+
+def _of_model(row: Row, thresholds: Thresholds, learnt: float | None) -> Judgement:
+    if np.isnan([row["iid_low"], row["iid_high"], row["low"], row["high"]]).any():
+        return Judgement()
     level = level_of(row["iid_low"], row["iid_high"], thresholds)
     worse = 1.0 if np.isnan(row["worse"]) else row["worse"]
     change = change_of(row["low"], row["high"], worse, thresholds)
     if learnt is not None and row["accuracy"] <= learnt:
-        return level, change, NOT_TESTABLE, None
-    sides = row["model_only_right"], row["proxy_only_right"]
-    found = verdict(row["iid"], level, change, *sides, thresholds)
+        return Judgement(level, change, NOT_TESTABLE)
+    found = _verdict(row, level, change, thresholds)
     if found != UNDECIDED or not row["iid_sequences"]:
-        return level, change, found, None
+        return Judgement(level, change, found)
     count = needed(
         (row["iid_sequences"], row["ood_sequences"]),
         level,
@@ -85,4 +112,26 @@ def _judgement(row: dict[str, Any], thresholds: Thresholds, learnt: float | None
         row["low_all"],
         thresholds,
     )
-    return level, change, found, count
+    return Judgement(level, change, found, count)
+
+
+def _over_models(row: Row, each: list[Judgement], thresholds: Thresholds) -> Judgement:
+    judged = [(j.level, j.change) for j in each if j.level is not None and j.change is not None]
+    if len(judged) < len(each):
+        return Judgement()
+    level, change = agreed(judged)
+    if NOT_TESTABLE in (j.verdict for j in each):
+        return Judgement(level, change, NOT_TESTABLE)
+    found = _verdict(row, level, change, thresholds)
+    counts = [j.needed for j in each if j.verdict == UNDECIDED]
+    # Where models that are decided contradict each other, more sequences do not help.
+    decided = {j.verdict for j in each} - {UNDECIDED}
+    known = [count for count in counts if count is not None]
+    if found == UNDECIDED and counts and len(known) == len(counts) and len(decided) <= 1:
+        return Judgement(level, change, found, max(known))
+    return Judgement(level, change, found)
+
+
+def _verdict(row: Row, level: str, change: str, thresholds: Thresholds) -> str:
+    sides = row["model_only_right"], row["proxy_only_right"]
+    return verdict(row["iid"], level, change, *sides, thresholds)
