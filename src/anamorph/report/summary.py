@@ -287,7 +287,7 @@ def evidence(run: Run) -> Evidence:
     text += (
         "one model, so that it speaks of that model alone."
         if models == 1
-        else f"{models} models, trained alike but for their seeds."
+        else f"{models} models, trained alike but for their seeds: a verdict is what all agree on."
     )
     if "sequence" in set(same["interval"].drop_nulls()):
         text += " Some cells stopped early; their intervals hold at whatever time they stop."
