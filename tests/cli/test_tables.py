@@ -75,7 +75,7 @@ def test_the_terminal(tmp_path: Path) -> None:
     for words in (
         "▼ rank 8: far",
         "× rank 1: anywhere (not right even on iid)",
-        "rank 8: near (about 1,200 sequences)",
+        "rank 8: near (about 1,200 sequences in all)",
         "rank 32: every split",
         "Trained for less than the paper’s preset. The preset demo trains for 3,500 steps",
         "Behind every verdict stand 400 sequences of each split, with 4,000 scored positions",
@@ -109,7 +109,7 @@ def test_documents(tmp_path: Path) -> None:
     assert svd.split(" | ")[1:] == [
         "rank 32: every split",
         "▼ rank 8: far<br>× rank 1: anywhere (not right even on iid)",
-        "rank 8: near (about 1,200 sequences) |",
+        "rank 8: near (about 1,200 sequences in all) |",
     ]
     assert "| C1 | It generalizes. | It is right at .98. | **holds** | It is. |" in rows
     assert "| C2 | It grows. | – | **not testable here** | Not learnt. |" in rows

@@ -66,9 +66,9 @@ def sized(*verdicts: tuple[str, str]) -> dict[str, dict[str, str]]:
             [(UNFAITHFUL, DEGRADES), (FAITHFUL, UNDER), (FAITHFUL, FAITHFUL)],
             "illusion",
             "Looks right on iid from rank 2 on (at least 96.0 % same predictions), but is an "
-            "illusion at rank 2 on far. The largest gap of 4 is 16.0 points [13.0, 19.0], at rank "
-            "2 on far (96.0 % → 80.0 %): it under-generalizes: it fails where the model is right. "
-            "Faithful on every split at rank 4.",
+            "illusion at rank 2 on far. The largest gap of 4 cells is 16.0 points [13.0, 19.0], at "
+            "rank 2 on far (96.0 % → 80.0 %): it under-generalizes: it fails where the model is "
+            "right. Faithful on every split at rank 4.",
         ),
         (
             [(FAITHFUL, UNDECIDED), (FAITHFUL, FAITHFUL)],
@@ -80,33 +80,33 @@ def sized(*verdicts: tuple[str, str]) -> dict[str, dict[str, str]]:
         (
             [(UNCLEAR, UNCLEAR)],
             "undecided",
-            "Whether it looks right on iid at rank 1 is open: 91.0 % same predictions are too "
-            "close to the 90 % asked for. About 900 sequences of each split would decide.",
+            "Whether it looks right on iid at rank 1 is open: the interval of 91.0 % same "
+            "predictions holds the 90 % asked for. About 900 sequences of each split would decide.",
         ),
         (
             [(UNCLEAR, UNCLEAR), (UNDECIDED, MIXED)],
             "illusion",
             "Looks right on iid at rank 2 (96.0 % same predictions), but is an illusion on far. "
-            "The largest gap of 2 is 12.0 points [9.0, 15.0], at rank 2 on far (96.0 % → 84.0 %): "
-            "it errs in both directions. Undecided on near: about 1,200 sequences of each split "
-            "would decide. Whether it looks right on iid at rank 1 is open: 91.0 % same "
-            "predictions are too close to the 90 % asked for. About 900 sequences of each split "
+            "The largest gap of 2 cells is 12.0 points [9.0, 15.0], at rank 2 on far (96.0 % → "
+            "84.0 %): it errs in both directions. Undecided on near: about 1,200 sequences of each "
+            "split would decide. Whether it looks right on iid at rank 1 is open: the interval of "
+            "91.0 % same predictions holds the 90 % asked for. About 900 sequences of each split "
             "would decide.",
         ),
         (
             [(UNCLEAR, WORSE_BUT_UNCLEAR)],
             "illusion",
-            "Whether it looks right on iid at rank 1 is open: 91.0 % same predictions are too "
-            "close to the 90 % asked for. About 900 sequences of each split would decide. It is "
-            "worse on far, and so not to be trusted there.",
+            "Whether it looks right on iid at rank 1 is open: the interval of 91.0 % same "
+            "predictions holds the 90 % asked for. About 900 sequences of each split would decide. "
+            "It is worse on far, and so not to be trusted there.",
         ),
         (
             [(UNDER, UNDER), (UNDECIDED, UNDER), (FAITHFUL, UNDER), (FAITHFUL, UNDECIDED)],
             "illusion",
             "Looks right on iid at every rank (at least 96.0 % same predictions), but is an "
-            "illusion at rank 1 on near and up to rank 4 on far. The largest gap of 8 is 16.0 "
-            "points [13.0, 19.0], at rank 1 on near (96.0 % → 80.0 %): it under-generalizes: it "
-            "fails where the model is right. Undecided at rank 2 on near and at rank 8 on far: "
+            "illusion at rank 1 on near and up to rank 4 on far. The largest gap of 8 cells is "
+            "16.0 points [13.0, 19.0], at rank 1 on near (96.0 % → 80.0 %): it under-generalizes: "
+            "it fails where the model is right. Undecided at rank 2 on near and at rank 8 on far: "
             "about 1,200 sequences of each split would decide.",
         ),
         (
@@ -135,8 +135,8 @@ def test_what_has_no_size_is_said_without(tmp_path: Path) -> None:
     assert sentence.title == "one-hot attention · layer 1 pattern"
     assert sentence.text.replace("\N{NO-BREAK SPACE}", " ") == (
         "Looks right on iid (96.0 % same predictions), but is an illusion on far. The largest gap "
-        "of 2 is 14.0 points [11.0, 17.0], on far (96.0 % → 82.0 %): it over-generalizes: it is "
-        "right where the model fails."
+        "of 2 cells is 14.0 points [11.0, 17.0], on far (96.0 % → 82.0 %): it over-generalizes: it "
+        "is right where the model fails."
     )
 
 

@@ -217,6 +217,8 @@ def _gaps(
         Ends(np.where(lower, -e.high, e.low), np.where(lower, -e.low, e.high))
         for e in (made.ends, made.ends_all)
     ]
+    bounded = grid.kinds(grid.names).bounded
+    ends = [Ends(*(np.where(bounded, np.clip(x, -1, 1), x) for x in e)) for e in ends]
     rounding = np.array([_rounding(name, floor) for name in grid.names])
     tested = np.abs(made.value) > rounding
     accuracy = before[..., grid.names.index("model_accuracy")].copy()  # [proxy, seed]

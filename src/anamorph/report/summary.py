@@ -255,7 +255,7 @@ def _asked(numbers: Sequence[int | None]) -> str:
     known = [number for number in numbers if number is not None]
     if not known:
         return "more sequences alone would not decide"
-    return f"about {sequences(max(known))}"
+    return f"about {sequences(max(known))} in all"
 
 
 def evidence(run: Run) -> Evidence:
@@ -287,8 +287,13 @@ def evidence(run: Run) -> Evidence:
     text += (
         "one model, so that it speaks of that model alone."
         if models == 1
-        else f"{models} models, trained alike but for their seeds: a verdict is what all agree on."
+        else f"{models} models, trained alike but for their seeds: a verdict is what all agree "
+        "on, and undecided where they do not."
     )
+    if run.reference in right:
+        whose = "The model is" if models == 1 else "The models are"
+        text += f" {whose} right at {percent(right[run.reference])} of the positions of "
+        text += f"{split_label(run.reference)}."
     if "sequence" in set(same["interval"].drop_nulls()):
         text += " Some cells stopped early; their intervals hold at whatever time they stop."
     return Evidence(text, splits)

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import polars as pl
+
 from anamorph.faithfulness.gaps import (
     DEGRADES,
     FAITHFUL,
@@ -103,7 +105,7 @@ def _right(run: Run, right: list[Proxy], rows: dict[Proxy, list[Row]]) -> tuple[
     parts = []
     if illusions:
         parts.append(f"{text}, but is an illusion {_places(run, illusions, right)}.")
-        parts.append(_largest(illusions, proxies, len(of_right)))
+        parts.append(_largest(run, illusions, proxies, len(of_right)))
     undecided = [row for row in of_right if row["verdict"] not in (*ILLUSIONS, FAITHFUL)]
     if undecided:
         said = f"undecided {_places(run, undecided, right)}: {_asked(undecided)}."
@@ -121,7 +123,7 @@ def _unclear(run: Run, unclear: list[Proxy], rows: dict[Proxy, list[Row]]) -> st
         found += f" to {percent(max(values))}"
     asked = threshold(run.thresholds["faithful"])
     text = f"Whether it looks right on {split_label(run.reference)}{which_of(unclear, list(rows))} "
-    text += f"is open: {found} same predictions are too close to the {asked} asked for."
+    text += f"is open: the interval of {found} same predictions holds the {asked} asked for."
     of_unclear = [row for proxy in unclear for row in rows[proxy]]
     if undecided := [row for row in of_unclear if row["verdict"] == UNDECIDED]:
         text += f" {_asked(undecided).capitalize()}."
@@ -139,14 +141,24 @@ def _asked(rows: Sequence[Row]) -> str:
     return f"about {sequences(max(known))} of each split would decide"
 
 
-def _largest(illusions: Sequence[Row], proxies: Sequence[Proxy], looked_at: int) -> str:
-    """The largest gap, with the interval that holds although it was picked as the largest."""
+def _largest(run: Run, illusions: Sequence[Row], proxies: Sequence[Proxy], looked_at: int) -> str:
+    """The largest gap, with the interval that holds although it was picked as the largest.
+
+    Of several models, with what it is in each: a verdict is what they agree on.
+    """
     row = max(illusions, key=lambda row: row["gap"])
     proxy = next(p for p in proxies if p.simplification == row["simplification"])
     at = f"at {proxy.row} " if proxy.size_name and len(proxies) > 1 else ""
     of = f" of {looked_at}" if looked_at > 1 else ""
-    text = f"The largest gap{of} is {points(row['gap'])} points"
-    if row["low_all"] is not None:
+    text = f"The largest gap{of} cells is" if of else "The gap is"
+    text += f" {points(row['gap'])} points"
+    if len(run.seeds) > 1:
+        each = run.gaps.filter(
+            pl.col("seed").is_not_null(),
+            **{key: row[key] for key in ("metric", "simplification", "split")},
+        )["gap"].to_list()
+        text += f", from {points(min(each))} to {points(max(each))} in the {len(each)} models"
+    elif row["low_all"] is not None:
         text += f" [{points(row['low_all'])}, {points(row['high_all'])}]"
     text += f", {at}on {split_label(row['split'])} ({percent(row['iid'])} → {percent(row['ood'])})"
     return f"{text}: it {DIRECTIONS[row['verdict']]}."
