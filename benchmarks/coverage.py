@@ -50,6 +50,7 @@ PAIRS = ((20, 20), (50, 50), (100, 100), (400, 400), (40, 400), (400, 40), (100,
 RESAMPLES = 200  # of the percentile bootstrap that is compared with
 BOOTSTRAPPED = 500  # runs of it
 LOOK = 16
+RANKS = 20_000  # of how hard a sequence is
 SHARE = np.array(True)
 KINDS = Kinds(np.array([True]), np.array([True]), np.array([True]))
 
@@ -220,9 +221,10 @@ def several(
 ) -> tuple[Floats, Floats]:
     """[runs · proxies, 1, 1, sequences] sums of proxies that find the same sequences hard."""
     c = positions(rng, shape)
-    hard = rng.random(shape)  # the rank of a sequence among all, the same for all proxies
+    hard = rng.integers(RANKS, size=shape)  # of a sequence among all, the same for all proxies
     more = 1 / correlation - 1
-    chances = [betaincinv(p * more, (1 - p) * more, hard) for p in truths]
+    ranks = (np.arange(RANKS) + 0.5) / RANKS
+    chances = (betaincinv(p * more, (1 - p) * more, ranks)[hard] for p in truths)
     sums = [rng.binomial(c.astype(np.int64), chance) for chance in chances]
     flat = (-1, 1, 1, shape[1])
     return np.stack(sums, axis=1).astype(float).reshape(flat), np.repeat(c, len(truths), 0).reshape(
