@@ -41,15 +41,14 @@ their own sampling error counts twice, and the interval is on the safe side.
 How well they cover, and how wide they are: `docs/intervals.md`, `python benchmarks/coverage.py`.
 """
 
+import warnings
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from anamorph.process import as_found
-
-with as_found():  # it adds a filter of warnings
+with warnings.catch_warnings():  # it adds a filter
     from scipy.special import betaincinv, ndtr, ndtri, stdtrit
 
 Floats = NDArray[np.float64]
