@@ -139,3 +139,22 @@ def test_a_clear_illusion_stays_one_beside_many(harmless):
     found = judged(cell(0.941, 0.24, 0.0115), *[cell(0.999, 0.0, 0.001)] * harmless)
     assert found["verdict"][0] == "illusion (under-generalizes)"
     assert set(found["verdict"][1:]) <= {"faithful"}
+
+
+def test_over_models_more_sequences_are_asked_for_unless_models_contradict_each_other():
+    """Two illusions of different directions and one open: deciding the third decides it all."""
+    under = cell(0.97, 0.1)
+    mixed = cell(0.97, 0.1, seed=1, proxy_only_right=0.09)
+    open_, holds = cell(0.97, 0.025, seed=2), cell(0.97, 0.0, seed=3)
+    over = cell(0.97, 0.08, seed=None, iid_sequences=0)
+
+    def last(*rows):
+        return (
+            judged(*rows, over).filter(pl.col("seed").is_null()).select("verdict", "needed").row(0)
+        )
+
+    verdict, needed = last(under, mixed, open_)
+    assert verdict == "undecided" and needed > 100
+    assert last(under, holds) == ("undecided", None)
+    assert last(under, holds, open_) == ("undecided", None)
+    assert last(under, mixed)[0].startswith("illusion")

@@ -11,6 +11,7 @@ from anamorph.faithfulness.intervals import (
     Floats,
     Means,
     correlation,
+    joined,
     residuals,
     spread,
 )
@@ -105,17 +106,13 @@ def _contrast(group: Group, here: _Side, rest: _Side, share: NDArray[np.bool_]) 
         np.concatenate([x, x.max(axis=1, keepdims=True)], axis=1).astype(np.int64)
         for x in (count.sum(-1), np.count_nonzero(count, axis=-1))
     )
-    low, high = (_joined(x, y) for x, y in zip(ends, ends_of_mean, strict=True))
+    low, high = (joined(x, y) for x, y in zip(ends, ends_of_mean, strict=True))
     return Contrast(
         group.facet,
         group.level,
-        _joined(each.value, mean.value),
+        joined(each.value, mean.value),
         Ends(low, high),
-        np.where(np.isnan(low), np.nan, _joined(errors, of_mean)),
+        np.where(np.isnan(low), np.nan, joined(errors, of_mean)),
         tokens,
         sequences,
     )
-
-
-def _joined(each: Floats, over: Floats) -> Floats:
-    return np.concatenate([each, over[:, None]], axis=1)

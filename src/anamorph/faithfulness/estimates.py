@@ -24,6 +24,7 @@ from anamorph.faithfulness.intervals import (
     Ends,
     Floats,
     Means,
+    joined,
     quantile,
     spread,
 )
@@ -94,7 +95,7 @@ class Estimates:
     @property
     def value(self) -> Floats:
         """[proxy, model + 1, metric]."""
-        return _joined(self.each.value, self.over.value)
+        return joined(self.each.value, self.over.value)
 
 
 @dataclass(frozen=True)
@@ -140,16 +141,16 @@ class Gaps:
         if first.each.value.shape[1] == 1:  # all models together are the only one
             parts = parts[:1]
 
-        def joined(numbers: Sequence[Floats]) -> Floats:
-            return _joined(numbers[0], numbers[1] if len(numbers) > 1 else numbers[0][:, 0])
+        def of_parts(numbers: Sequence[Floats]) -> Floats:
+            return joined(numbers[0], numbers[1] if len(numbers) > 1 else numbers[0][:, 0])
 
         ends, ends_all = [d.ends() for d in parts], [d.ends(every) for d in parts]
         return cls(
             value,
-            Ends(joined([e.low for e in ends]), joined([e.high for e in ends])),
-            Ends(joined([e.low for e in ends_all]), joined([e.high for e in ends_all])),
-            joined([d.p_value_of_none() for d in parts]),
-            joined([_worse(d, first.kinds.followed, tolerance) for d in parts]),
+            Ends(of_parts([e.low for e in ends]), of_parts([e.high for e in ends])),
+            Ends(of_parts([e.low for e in ends_all]), of_parts([e.high for e in ends_all])),
+            of_parts([d.p_value_of_none() for d in parts]),
+            of_parts([_worse(d, first.kinds.followed, tolerance) for d in parts]),
         )
 
 
@@ -182,7 +183,7 @@ def _stopped_gaps(
     def p_value(one: RatioSums, other: RatioSums, margin: float) -> Floats:
         found = sequence_p_value(one, other, margin, stopping.until, stopping.correlation)
         p = np.where(kinds.bounded, found.numpy().reshape(shape), np.nan)
-        return _joined(p, p[:, 0] if shape[1] == 1 else np.full_like(p[:, 0], np.nan))
+        return joined(p, p[:, 0] if shape[1] == 1 else np.full_like(p[:, 0], np.nan))
 
     zero = np.minimum(p_value(a, b, 0.0), p_value(b, a, 0.0))
     return apart(1 - LEVEL), apart((1 - LEVEL) / family), zero, p_value(a, b, tolerance)
@@ -210,9 +211,5 @@ def _flat(values: Floats) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(values).reshape(-1, values.shape[-1]))
 
 
-def _joined(each: Floats, over: Floats) -> Floats:
-    return np.concatenate([each, over[:, None]], axis=1)
-
-
 def _side_by_side(each: Ends, over: Ends) -> Ends:
-    return Ends(_joined(each.low, over.low), _joined(each.high, over.high))
+    return Ends(joined(each.low, over.low), joined(each.high, over.high))

@@ -272,6 +272,11 @@ def correlation(first: Floats, second: Floats) -> Floats:
     return found
 
 
+def joined(each: Floats, over: Floats) -> Floats:
+    """[proxy, model, ...] of every model, and behind them [proxy, ...] over all: one axis."""
+    return np.concatenate([each, over[:, None]], axis=1)
+
+
 def spread(values: Floats) -> Floats:
     """Standard error over models of the mean of [models, ...]; 0 of one model."""
     if len(values) == 1:

@@ -6,8 +6,10 @@ import numpy as np
 import polars as pl
 
 from anamorph.faithfulness.gaps import (
+    ILLUSIONS,
     NOT_TESTABLE,
     UNDECIDED,
+    UNDER,
     Thresholds,
     agreed,
     benjamini_hochberg,
@@ -125,7 +127,7 @@ def _over_models(row: Row, each: list[Judgement], thresholds: Thresholds) -> Jud
     found = _verdict(row, level, change, thresholds)
     counts = [j.needed for j in each if j.verdict == UNDECIDED]
     # Where models that are decided contradict each other, more sequences do not help.
-    decided = {j.verdict for j in each} - {UNDECIDED}
+    decided = {UNDER if j.verdict in ILLUSIONS else j.verdict for j in each} - {UNDECIDED}
     known = [count for count in counts if count is not None]
     if found == UNDECIDED and counts and len(known) == len(counts) and len(decided) <= 1:
         return Judgement(level, change, found, max(known))
