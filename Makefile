@@ -38,7 +38,7 @@ test-network: .venv/installed
 	$(BIN)/pytest -q -m network tests/corpora
 
 sweep: .venv/installed
-	$(BIN)/python tests/transformers_classes.py --jobs 2
+	$(BIN)/python tests/helpers/transformers_classes.py --jobs 2
 
 bench: .venv/installed
 	$(BIN)/python benchmarks/sampler.py

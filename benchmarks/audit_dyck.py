@@ -21,16 +21,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from anamorph.audit import fit_batches, scored_sequences, with_identity
-from anamorph.engine import BATCH_TOKENS, audit_split
+from anamorph.auditing.audit import fit_batches, scored_sequences, with_identity
+from anamorph.auditing.engine import BATCH_TOKENS, audit_split
 from anamorph.faithfulness import METRICS, CellSums
 from anamorph.models.decoder import Decoder
 from anamorph.models.sites import Site
 from anamorph.simplifications import FittedProxies, Proxy, fit
-from anamorph.specification import load_preset
+from anamorph.studies.specification import load_preset
 from anamorph.tasks import Split, load_task
 from anamorph.tasks.batches import collate, plan
-from anamorph.training import default_model
+from anamorph.training.train import default_model
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from collections import defaultdict
 import numpy as np
 import polars as pl
 
-from anamorph.runs import load_run
+from anamorph.runs.folder import load_run
 from anamorph.tasks import Split, load_task
 
 ORDER = 6

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from anamorph.engine import audit_split
+from anamorph.auditing.engine import audit_split
 from anamorph.faithfulness import CellKey, CellSums, ProxyInfo, SumIndex, tabulate
-from anamorph.models.huggingface import HuggingFace
+from anamorph.models.huggingface.model import HuggingFace
 from anamorph.simplifications import expand, fit
 from anamorph.tasks import Split
 from anamorph.tasks.batches import collate

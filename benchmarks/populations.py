@@ -120,11 +120,11 @@ def of_dyck(run: Path, sequences: int) -> tuple[list[Population], list[Populatio
         sequences: how many sentences stand for the population.
     """
     import anamorph as am
-    from anamorph.audit import fit_on_train, scored_sequences, with_identity
-    from anamorph.engine import audit_split
+    from anamorph.auditing.audit import fit_on_train, scored_sequences, with_identity
+    from anamorph.auditing.engine import audit_split
     from anamorph.faithfulness.sums import WHOLE
     from anamorph.models.decoder import Decoder
-    from anamorph.runs import load_run
+    from anamorph.runs.folder import load_run
 
     spec = load_run(run).spec
     task = am.load_task(**{**spec["task"], "test": sequences})

@@ -19,8 +19,8 @@ from collections.abc import Callable
 import numpy as np
 
 from anamorph.tasks.base import Facet, Split
-from anamorph.tasks.dyck import BINS, END, FAR, FIRST_BRACKET, START, to_split
-from anamorph.tasks.dyck_sampler import sample
+from anamorph.tasks.dyck.sampler import sample
+from anamorph.tasks.dyck.task import BINS, END, FAR, FIRST_BRACKET, START, to_split
 
 K, M, LEAST = 20, 10, 4
 BAR = 100_000

@@ -31,7 +31,7 @@ from anamorph import load_preset
 from anamorph.models.decoder import DecoderConfig
 from anamorph.tasks import Split, Task
 from anamorph.tasks.batches import shuffled
-from anamorph.training import TrainingConfig, train
+from anamorph.training.train import TrainingConfig, train
 
 VOCABULARY, CONTEXT = 100, 256
 STEPS = 20

@@ -31,7 +31,7 @@ import anamorph_
 import hooks
 import work
 
-from anamorph.engine import audit_split
+from anamorph.auditing.engine import audit_split
 from anamorph.faithfulness import METRICS
 from anamorph.faithfulness.confidence import PRIOR_CORRELATION
 from anamorph.faithfulness.sums import WHOLE

@@ -12,8 +12,9 @@ import torch
 
 import anamorph as am
 import anamorph.cli
-from anamorph import report, study
+from anamorph import report
 from anamorph.cli import main
+from anamorph.studies import study
 from anamorph.tasks import Task
 from commands import SMOKE, Done, environment
 

@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 import anamorph as am
-from anamorph.audit import noise_floor
-from anamorph.given import audit_given
-from anamorph.heads import head_scores
+from anamorph.analysis.head_scores import head_scores
+from anamorph.auditing.audit import noise_floor
 from anamorph.models.base import Model
 from anamorph.simplifications import KMeans
+from anamorph.studies.given import audit_given
 from anamorph.tasks import Split, Task
 from huggingface_models import make
 from plain import small_model

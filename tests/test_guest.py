@@ -10,7 +10,7 @@ import pytest
 
 from commands import environment
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parent / "helpers"
 FUNCTIONS = (
     *("load_task", "train", "Decoder.load", "audit", "audit_given", "load_pretrained", "text_task"),
     *("list_sites", "check_model", "check_simplification", "train_study", "run_study"),

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from work import RANKS, cells, load_model
 
-from anamorph.engine import audit_split
+from anamorph.auditing.engine import audit_split
 from anamorph.faithfulness import METRICS
-from anamorph.models.huggingface import HuggingFace
+from anamorph.models.huggingface.model import HuggingFace
 from anamorph.models.sites import Site
 from anamorph.simplifications import SVD, FittedProxies, FittedProxy, parse
 from anamorph.tasks import Split

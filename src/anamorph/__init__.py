@@ -11,18 +11,17 @@ model as a *proxy*, and the two are compared in distribution and out of it:
     ['seen_structure', 'unseen_depth']
 """
 
-from anamorph.audit import Audit, audit
+from anamorph.auditing.audit import Audit, audit
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness import Thresholds
-from anamorph.given import audit_given
 from anamorph.models.checks import check_model
 from anamorph.models.decoder import Decoder, DecoderConfig
-from anamorph.models.hooked import HookedModel
-from anamorph.models.hooks import Hook
-from anamorph.models.huggingface import HuggingFace
+from anamorph.models.hooked.hooks import Hook
+from anamorph.models.hooked.model import HookedModel
+from anamorph.models.huggingface.load import load_pretrained
+from anamorph.models.huggingface.model import HuggingFace
 from anamorph.models.listing import list_sites
-from anamorph.models.load import load_pretrained
-from anamorph.runs import load_run
+from anamorph.runs.folder import load_run
 from anamorph.simplifications import (
     PCA,
     SVD,
@@ -32,10 +31,11 @@ from anamorph.simplifications import (
     check_simplification,
     sweep,
 )
-from anamorph.specification import load_preset
-from anamorph.study import run_study
+from anamorph.studies.given import audit_given
+from anamorph.studies.specification import load_preset
+from anamorph.studies.study import run_study
 from anamorph.tasks import load_task, text_task
-from anamorph.training import TrainingConfig, train
+from anamorph.training.train import TrainingConfig, train
 from anamorph.version import version as _version
 
 __version__ = _version()

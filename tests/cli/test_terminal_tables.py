@@ -21,7 +21,7 @@ from anamorph.faithfulness.gaps import (
     UNFAITHFUL,
     VERDICTS,
 )
-from anamorph.runs import Run, load_run
+from anamorph.runs.folder import Run, load_run
 from judged_run import write
 
 SPEC: dict[str, Any] = {

@@ -3,7 +3,6 @@ import re
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from snippets import FUNCTIONS, KEYWORDS, NUMBERS, STRINGS
 
 from anamorph.corpora.functions import parse_function
 from anamorph.corpora.languages import LANGUAGES
@@ -16,6 +15,7 @@ from anamorph.corpora.token_kinds import (
     WHITESPACE,
     Spans,
 )
+from snippets import FUNCTIONS, KEYWORDS, NUMBERS, STRINGS
 
 
 def spans(language: str, text: str) -> Spans:

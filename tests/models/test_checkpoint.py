@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import transformers_tiny as tiny
-from anamorph.models.load import _config, _loading, _model, load_model
+from anamorph.models.huggingface.load import _config, _loading, _model, load_model
 from checkpoints import (
     BERT,
     FILE,

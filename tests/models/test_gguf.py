@@ -9,7 +9,7 @@ import torch
 
 import anamorph as am
 from anamorph.models.base import Batch
-from anamorph.models.load import load_model
+from anamorph.models.huggingface.load import load_model
 from huggingface_models import GROUPED, make
 
 gguf = pytest.importorskip("gguf")

@@ -13,12 +13,12 @@ import transformers
 from torch import Tensor, nn
 
 import anamorph as am
-from anamorph.audit import fit_on_train, with_identity
-from anamorph.engine import audit_split
+from anamorph.auditing.audit import fit_on_train, with_identity
+from anamorph.auditing.engine import audit_split
+from anamorph.auditing.stacks import stacked_edits
 from anamorph.faithfulness import METRICS
 from anamorph.faithfulness.metrics import ATTENTION_METRICS
 from anamorph.models.base import Batch, Key
-from anamorph.stacks import stacked_edits
 from anamorph.tasks import Split, Task
 from huggingface_models import VOCABULARY, make
 from plain_modules import CONTEXT, Mixer, Recurrent, Transformer, large

@@ -5,13 +5,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from anamorph.auditing.stacks import StackedEdit
 from anamorph.errors import AnamorphError
 from anamorph.models.base import Batch, Key, Recording
 from anamorph.models.checks import check_model
-from anamorph.models.huggingface import HuggingFace
+from anamorph.models.huggingface.model import HuggingFace
 from anamorph.models.sites import Site
 from anamorph.simplifications import OneHot, parse
-from anamorph.stacks import StackedEdit
 from huggingface_models import MODELS, MORE, VOCABULARY, make
 
 TOKENS = torch.randint(3, VOCABULARY, (3, 11), generator=torch.Generator().manual_seed(1))

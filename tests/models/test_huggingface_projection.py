@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 import anamorph as am
-from anamorph.models.attention import linear_matrix
 from anamorph.models.base import Batch, Key
+from anamorph.models.huggingface.attention import linear_matrix
 from huggingface_models import VOCABULARY, make
 
 TOKENS = torch.randint(3, VOCABULARY, (2, 9), generator=torch.Generator().manual_seed(1))

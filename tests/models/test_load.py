@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 import anamorph as am
 import transformers_tiny as tiny
-from anamorph.models.load import _config, _loading, _model, load_model
+from anamorph.models.huggingface.load import _config, _loading, _model, load_model
 from checkpoints import (
     BERT,
     FILE,

@@ -45,7 +45,7 @@ def test_a_class_that_takes_something_else_is_refused() -> None:
 
 def test_a_difference_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each kind of fault that the sweep is for, put into a model that has none."""
-    from anamorph.models.attention import Attention
+    from anamorph.models.huggingface.attention import Attention
 
     pattern = Attention.pattern
     monkeypatch.setattr(Attention, "pattern", lambda self, q, k, *a: pattern(self, q, k * 1.01, *a))

@@ -2,9 +2,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from synthetic_run import make_run
 
 from anamorph.report import render
+from synthetic_run import make_run
 
 
 @pytest.fixture(scope="session")

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from heads_run import write
-from synthetic_run import NASTY, make_functions, make_run
 
 from anamorph.report import render
+from heads_run import write
+from synthetic_run import NASTY, make_functions, make_run
 
 playwright = pytest.importorskip("playwright.sync_api")
 

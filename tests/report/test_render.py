@@ -5,14 +5,14 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from synthetic_run import NASTY, SPLITS, make_run
 
+from anamorph.analysis.data import read
 from anamorph.errors import AnamorphError
 from anamorph.report import page as page_module
 from anamorph.report import render
-from anamorph.report.charts_facets import _ordered
-from anamorph.report.charts_kinds import _cut
-from anamorph.report.data import read
+from anamorph.report.charts.facets import _ordered
+from anamorph.report.charts.kinds import _cut
+from synthetic_run import NASTY, SPLITS, make_run
 
 FIGURES = {
     "verdicts",

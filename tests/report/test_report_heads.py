@@ -10,13 +10,15 @@ import numpy as np
 import polars as pl
 import pytest
 import scipy.stats
-from heads_run import SPLITS, write
 from numpy.typing import NDArray
 
-from anamorph.report import charts_heads, data, render
+from anamorph.analysis import data
+from anamorph.analysis.data import read
+from anamorph.analysis.heads import Heads, _smallest, rows
 from anamorph.report import page as page_module
-from anamorph.report.data import read
-from anamorph.report.heads import Heads, _smallest, rows
+from anamorph.report import render
+from anamorph.report.charts import heads as charts_heads
+from heads_run import SPLITS, write
 
 QK, KEY, ONE_HOT = (
     "SVD · query, key",

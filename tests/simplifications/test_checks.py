@@ -15,7 +15,7 @@ from anamorph.simplifications import (
     Simplification,
     check_simplification,
 )
-from anamorph.simplifications.moments import Moments
+from anamorph.simplifications.statistics.moments import Moments
 
 
 @pytest.mark.parametrize(

@@ -13,16 +13,8 @@ from torch import Tensor
 from anamorph.errors import AnamorphError
 from anamorph.models.base import Batch, Edits, Key, Model, Recording, State
 from anamorph.models.sites import Site
-from anamorph.simplifications import (
-    SVD,
-    FittedProxies,
-    Proxy,
-    check_proxies,
-    expand,
-    fit,
-    moments,
-    sites_of,
-)
+from anamorph.simplifications import SVD, FittedProxies, Proxy, check_proxies, expand, fit, sites_of
+from anamorph.simplifications.statistics import moments
 
 HEADS, DIM, WIDTH = 2, 4, 6
 

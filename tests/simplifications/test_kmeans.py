@@ -10,7 +10,7 @@ from threadpoolctl import threadpool_limits
 
 from anamorph.errors import AnamorphError
 from anamorph.simplifications import KMeans
-from anamorph.simplifications.reservoir import Reservoir, splitmix64
+from anamorph.simplifications.statistics.reservoir import Reservoir, splitmix64
 
 
 def normal(points: int, dim: int, seed: int = 0) -> torch.Tensor:

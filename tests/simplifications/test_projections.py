@@ -9,7 +9,7 @@ from sklearn.decomposition import PCA as ScikitPCA
 
 from anamorph.errors import AnamorphError
 from anamorph.simplifications import PCA, SVD
-from anamorph.simplifications.moments import BLOCK, Moments
+from anamorph.simplifications.statistics.moments import BLOCK, Moments
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from anamorph.corpora import Corpus
 from anamorph.errors import AnamorphError
 from anamorph.tasks import Task, load_task
 from anamorph.tasks.base import NOT_APPLICABLE
-from anamorph.tasks.code import FIRST_CHARACTER, START, UNKNOWN, draw
-from anamorph.tasks.code_lengths import matching
+from anamorph.tasks.code.lengths import matching
+from anamorph.tasks.code.task import FIRST_CHARACTER, START, UNKNOWN, draw
 from sources import write_sources
 
 

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from anamorph.corpora.functions import parse_function
 from anamorph.corpora.languages import LANGUAGES
 from anamorph.corpora.token_kinds import Spans
-from anamorph.tasks.code_facets import Labels, label
+from anamorph.tasks.code.facets import Labels, label
 
 TEXT = """int total(int[] total) {
   int x1 = total(0); // total (

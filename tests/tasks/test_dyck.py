@@ -11,8 +11,8 @@ from scipy import stats
 
 from anamorph.errors import AnamorphError
 from anamorph.tasks import Split, Task, load_task
-from anamorph.tasks.dyck import _matching, dyck, segments, skeletons
-from anamorph.tasks.dyck_sampler import Sentences, sample
+from anamorph.tasks.dyck.sampler import Sentences, sample
+from anamorph.tasks.dyck.task import _matching, dyck, segments, skeletons
 
 SPLITS = {
     "train": "train",

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from anamorph.errors import AnamorphError
-from anamorph.tasks.dyck_sampler import BLOCK, Sentences, concatenate, sample, stream
+from anamorph.tasks.dyck.sampler import BLOCK, Sentences, concatenate, sample, stream
 
 COUNT = 200_000
 SIGMAS = 4.5  # a right sampler fails one of these assertions in a hundred thousand

@@ -11,7 +11,7 @@ import pytest
 from anamorph.errors import AnamorphError
 from anamorph.tasks import Task
 from anamorph.tasks.base import Facet, Split
-from anamorph.tasks.dyck import dyck
+from anamorph.tasks.dyck.task import dyck
 from anamorph.tasks.export import export, file_stems
 
 

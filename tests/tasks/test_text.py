@@ -21,7 +21,7 @@ from anamorph.tasks import (
 )
 from anamorph.tasks.batches import collate
 from anamorph.tasks.export import export
-from anamorph.tasks.text_data import TextData
+from anamorph.tasks.text.data import TextData
 from tiny_tokenizers import byte_level, letters
 
 LETTERS = "?.abcdefghijklmnopqrstuvwxyz"

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anamorph.tasks.text_facets import text_facets
+from anamorph.tasks.text.facets import text_facets
 
 SEQUENCES = st.lists(st.lists(st.integers(0, 4), min_size=1, max_size=40), min_size=1, max_size=6)
 

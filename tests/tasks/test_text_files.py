@@ -11,9 +11,9 @@ import polars as pl
 import pytest
 
 from anamorph.errors import AnamorphError
-from anamorph.tasks import text_content
-from anamorph.tasks.text_files import open_source
-from anamorph.tasks.text_rows import Fields, to_document
+from anamorph.tasks.text import content as text_content
+from anamorph.tasks.text.files import open_source
+from anamorph.tasks.text.rows import Fields, to_document
 
 TEXTS = ["one", "two\nlines", "drei €", "vier 😀", "fünf"]
 

@@ -10,8 +10,8 @@ import polars as pl
 import pytest
 
 from anamorph.errors import AnamorphError
-from anamorph.tasks.text_files import checksum, open_source
-from anamorph.tasks.text_rows import Fields
+from anamorph.tasks.text.files import checksum, open_source
+from anamorph.tasks.text.rows import Fields
 
 CARD = "---\nlicense: mit\ntask_categories:\n- text-generation\n---\n# A data set\nOf texts.\n"
 ATTRIBUTES = "*.parquet filter=lfs diff=lfs merge=lfs -text\n"

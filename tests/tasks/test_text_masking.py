@@ -12,9 +12,9 @@ import pytest
 import torch
 
 import anamorph as am
-from anamorph.audit import scored_sequences
+from anamorph.auditing.audit import scored_sequences
 from anamorph.cli import main
-from anamorph.models.load import load_model
+from anamorph.models.huggingface.load import load_model
 from anamorph.tasks import Split, Task, export
 from anamorph.tasks.batches import collate, targets
 from anamorph.tasks.checks import check_vocabulary

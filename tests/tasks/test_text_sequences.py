@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anamorph.errors import AnamorphError
-from anamorph.tasks.text_files import open_source
-from anamorph.tasks.text_rows import Document, Fields
-from anamorph.tasks.text_sequences import BATCH, Cut, Packing, Ragged, Reading, read, token_labels
-from anamorph.tasks.text_tokenizer import separator, special_tokens, to_tokenizer, token_names
+from anamorph.tasks.text.files import open_source
+from anamorph.tasks.text.rows import Document, Fields
+from anamorph.tasks.text.sequences import BATCH, Cut, Packing, Ragged, Reading, read, token_labels
+from anamorph.tasks.text.tokenizer import separator, special_tokens, to_tokenizer, token_names
 from tiny_tokenizers import byte_level, letters, tokenizers, transformers
 
 LETTERS = "?.abcdefghijklmnopqrstuvwxyz"  # the names of the ids of `letters`

@@ -21,7 +21,7 @@ from anamorph.cli.show import show
 from anamorph.cli.sites import sites
 from anamorph.cli.train import train
 from anamorph.errors import AnamorphError
-from anamorph.process import as_found
+from anamorph.machine.process import as_found
 from anamorph.version import version
 
 HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"

@@ -9,7 +9,7 @@ from rich.markup import escape
 from anamorph.cli.console import stdout
 from anamorph.cli.outcome import complete, print_outcome
 from anamorph.cli.progress import shown
-from anamorph.specification import AuditOptions
+from anamorph.studies.specification import AuditOptions
 
 
 def _given(name: str, help: str, *flags: str) -> Any:
@@ -85,14 +85,14 @@ def audit(
     console = stdout()
     before = complete(options.out)
     if options.run is not None:
-        from anamorph.study import audit_study
+        from anamorph.studies.study import audit_study
 
         with shown(console) as watch:
             result = audit_study(
                 options.run, options.simplify, options.out, workers=None, watch=watch
             )
     else:
-        from anamorph.given import audit_loaded, load_given
+        from anamorph.studies.given import audit_loaded, load_given
 
         loaded, task = load_given(options)
         with shown(console) as watch:

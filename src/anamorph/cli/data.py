@@ -17,7 +17,7 @@ from anamorph.cli.options import (
 )
 from anamorph.cli.progress import shown
 from anamorph.cli.tables import print_splits
-from anamorph.specification import load_preset
+from anamorph.studies.specification import load_preset
 from anamorph.tasks import load_task
 from anamorph.tasks.export import export
 

@@ -8,7 +8,7 @@ from anamorph.cli.console import stdout
 from anamorph.errors import AnamorphError
 from anamorph.models.sites import HEAD_KINDS, LAYER_KINDS
 from anamorph.simplifications import Simplification, find_simplification, simplification_names
-from anamorph.specification import presets
+from anamorph.studies.specification import presets
 from anamorph.tasks import task_names
 
 

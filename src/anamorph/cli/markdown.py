@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import polars as pl
 
+from anamorph.analysis.data import read
+from anamorph.analysis.heads import single_heads
+from anamorph.analysis.summary import evidence, headline, notices, standings
+from anamorph.analysis.words import SIGNS, UNTESTED
 from anamorph.cli.tables import LEGEND
-from anamorph.report.data import read
-from anamorph.report.heads import single_heads
-from anamorph.report.summary import evidence, headline, notices, standings
-from anamorph.report.words import SIGNS, UNTESTED
-from anamorph.runs import Run
+from anamorph.runs.folder import Run
 
 
 def markdown(run: Run) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 from rich.console import Console
 
 from anamorph.cli.tables import print_run
-from anamorph.runs import Run, load_run
+from anamorph.runs.folder import Run, load_run
 
 
 def complete(folder: Path | str) -> bool:

@@ -3,7 +3,7 @@
 from anamorph.cli.console import stdout
 from anamorph.cli.options import RunFolder
 from anamorph.report import render
-from anamorph.runs import load_run
+from anamorph.runs.folder import load_run
 
 
 def report(run: RunFolder) -> None:

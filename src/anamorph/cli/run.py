@@ -16,8 +16,8 @@ from anamorph.cli.options import (
 )
 from anamorph.cli.outcome import complete, print_outcome
 from anamorph.cli.progress import shown
-from anamorph.specification import load_preset
-from anamorph.study import run_study
+from anamorph.studies.specification import load_preset
+from anamorph.studies.study import run_study
 
 
 def run(

@@ -9,7 +9,7 @@ from anamorph.cli.console import stdout
 from anamorph.cli.markdown import markdown
 from anamorph.cli.options import RunFolder
 from anamorph.cli.tables import print_run
-from anamorph.runs import load_run
+from anamorph.runs.folder import load_run
 
 
 def show(

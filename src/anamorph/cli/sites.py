@@ -10,9 +10,9 @@ from rich.table import Table
 from anamorph.cli.console import stdout
 from anamorph.errors import AnamorphError
 from anamorph.models.base import Model
+from anamorph.models.huggingface.load import load_model
 from anamorph.models.listing import group_sites, list_sites, missing_sites
-from anamorph.models.load import load_model
-from anamorph.runs import load_run
+from anamorph.runs.folder import load_run
 
 
 def sites(

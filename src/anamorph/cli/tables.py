@@ -5,6 +5,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from anamorph.analysis.data import read
+from anamorph.analysis.heads import Heads, rows, single_heads
+from anamorph.analysis.summary import Standing, evidence, headline, notices, standings
+from anamorph.analysis.words import SIGNS, UNTESTABLE, UNTESTED, rounding_sentence
 from anamorph.faithfulness.gaps import (
     DEGRADES,
     FAITHFUL,
@@ -15,11 +19,7 @@ from anamorph.faithfulness.gaps import (
     UNDER,
     UNFAITHFUL,
 )
-from anamorph.report.data import read
-from anamorph.report.heads import Heads, rows, single_heads
-from anamorph.report.summary import Standing, evidence, headline, notices, standings
-from anamorph.report.words import SIGNS, UNTESTABLE, UNTESTED, rounding_sentence
-from anamorph.runs import Run
+from anamorph.runs.folder import Run
 from anamorph.tasks import Task
 
 STYLE = {

@@ -4,9 +4,9 @@ from anamorph.cli.console import stdout
 from anamorph.cli.options import Out, Preset, Seeds, Settings, TaskName, default_out
 from anamorph.cli.progress import shown
 from anamorph.cli.tables import print_curves
-from anamorph.runs import Run
-from anamorph.specification import load_preset
-from anamorph.study import train_study
+from anamorph.runs.folder import Run
+from anamorph.studies.specification import load_preset
+from anamorph.studies.study import train_study
 
 
 def train(

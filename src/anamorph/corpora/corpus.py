@@ -35,9 +35,9 @@ from anamorph.corpora.languages import LANGUAGES, language_of, parser
 from anamorph.corpora.recipe import read_recipe
 from anamorph.errors import AnamorphError
 from anamorph.files import replacing
-from anamorph.process import processors
+from anamorph.machine.process import processors
+from anamorph.machine.workers import apart
 from anamorph.progress import Event, Watch, ignore
-from anamorph.workers import apart
 
 EXTRACTION = 1  # raised whenever the same source gives other functions than before
 SMALL = 2**20  # bytes of sources for which no process is started

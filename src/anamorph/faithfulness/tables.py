@@ -69,8 +69,8 @@ def tabulate(
         reference: the split that gaps are measured against.
         thresholds: where the lines between verdicts are drawn.
         learnt: accuracy on the reference that a model must be above for verdicts to mean anything.
-        floor: what rounding alone does to each metric (`anamorph.audit.noise_floor`); gaps of no
-            more than that are not tested.
+        floor: what rounding alone does to each metric (`anamorph.auditing.audit.noise_floor`);
+            gaps of no more than that are not tested.
         stopping: how cells were stopped early, if they were.
 
     Returns:

@@ -29,7 +29,7 @@ Edit = Callable[[Tensor], Tensor]
 """Takes an activation `[1 or copy, batch, ...]`, gives `[copy, batch, ...]`, otherwise alike.
 
 An edit that makes several copies of one says how many in an attribute `copies`; one that leaves
-most heads alone may offer `heads` and `of_heads`, as `anamorph.stacks.StackedEdit` does.
+most heads alone may offer `heads` and `of_heads`, as `anamorph.auditing.stacks.StackedEdit` does.
 """
 
 Edits = Mapping[Key, Edit]

@@ -18,12 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anamorph.errors import AnamorphError
+from anamorph.machine.process import usual_tensors
 from anamorph.models.base import Batch, Edits, Key, Model, Recording, State
 from anamorph.models.causal import causal_attention, rotated
 from anamorph.models.fingerprint import CONFIGURATION, digest_of, fingerprint_of
 from anamorph.models.sites import HEAD_KINDS, LAYER_KINDS, Site
 from anamorph.models.weights import read_weights, write_weights
-from anamorph.process import usual_tensors
 
 Positions = Literal["learned", "sinusoidal", "rotary"]
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from anamorph.models.base import Batch, Key, Model, Recording
-from anamorph.models.huggingface import HuggingFace
+from anamorph.models.huggingface.model import HuggingFace
 from anamorph.models.sites import HEAD_KINDS
 
 LENGTH = 8  # tokens of the two sequences that are tried

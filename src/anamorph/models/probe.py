@@ -7,10 +7,11 @@ must be the same in all of them.
 
 import sys
 from collections.abc import Callable, Iterator, Sequence, Sized
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from math import ceil
 from pathlib import Path
 from random import Random
 from threading import Barrier
@@ -269,34 +270,92 @@ def alike_at_once(
     same: Callable[[Tensor, Tensor], bool],
     seconds: float = SECONDS,
 ) -> bool:
-    """Whether batches, each in a thread of its own, give for some time what they give alone."""
+    """Whether two batches, each in a thread of its own, give what they give alone.
+
+    First in turns that are always the same: between two lines of one run the other runs whole. That
+    finds what one run leaves where the other reads it. Then for some time in turns by chance.
+    """
     expected = [run(tokens) for tokens in batches]
-    start = Barrier(len(batches))
+    pair = list(zip(batches, expected, strict=True))
+    return all(
+        _alike_between_lines(run, one, other, same, seconds) for one, other in (pair, pair[::-1])
+    ) and _alike_by_chance(run, pair, same, seconds)
+
+
+def _alike_between_lines(
+    run: Callable[[Tensor], Tensor],
+    one: tuple[Tensor, Tensor],
+    other: tuple[Tensor, Tensor],
+    same: Callable[[Tensor, Tensor], bool],
+    seconds: float,
+) -> bool:
+    """Whether a batch, and another that runs whole between its lines, give what they give alone.
+
+    Between every two lines, or if that takes too long, between as many as there is time for.
+    """
+    begun: list[Future[Tensor]] = []
+    lines = 0
+
+    def count() -> None:
+        nonlocal lines
+        lines += 1
+
+    def interrupt() -> None:
+        nonlocal lines
+        lines += 1
+        if lines % step == 0 and (not begun or begun[-1].done()):
+            begun.append(pool.submit(torch.inference_mode()(run), other[0]))
+            wait(begun[-1:], timeout=10 * alone + 0.1)  # it may wait for a lock that we hold
+
+    try:
+        with _between_lines(count):
+            start = monotonic()
+            run(one[0])
+            alone = monotonic() - start
+        step, lines = max(1, ceil(lines * alone / seconds)), 0
+        with ThreadPoolExecutor(1) as pool, _between_lines(interrupt):
+            found = run(one[0])
+        return same(found, one[1]) and all(same(x.result(), other[1]) for x in begun)
+    except Exception:  # of every kind that a module may raise where alone it raises nothing
+        return False
+
+
+def _alike_by_chance(
+    run: Callable[[Tensor], Tensor],
+    pair: Sequence[tuple[Tensor, Tensor]],
+    same: Callable[[Tensor, Tensor], bool],
+    seconds: float,
+) -> bool:
+    """Whether batches that pause between lines by chance give what they give alone."""
+    start, draw = Barrier(len(pair)), Random(0)
+
+    def pause() -> None:
+        sleep(draw.random() / 2000 if draw.random() < 0.3 else 0)
 
     @torch.inference_mode()
-    def steady(tokens: Tensor, alone: Tensor) -> bool:
+    def steady(batch: tuple[Tensor, Tensor]) -> bool:
         start.wait(timeout=60)
         end = monotonic() + seconds
         while monotonic() < end:
-            with _pauses():
-                beside = run(tokens)
-            if not same(beside, alone):
+            with _between_lines(pause):
+                beside = run(batch[0])
+            if not same(beside, batch[1]):
                 return False
         return True
 
-    with ThreadPoolExecutor(len(batches)) as pool:
-        return all(pool.map(steady, batches, expected))
+    with ThreadPoolExecutor(len(pair)) as pool:
+        return all(pool.map(steady, pair))
 
 
 @contextmanager
-def _pauses() -> Iterator[None]:
-    """Let other threads have a turn between any two lines of this one, but for those of torch."""
-    draw, of_torch = Random(0), str(Path(torch.__file__).parent)
+def _between_lines(do: Callable[[], None]) -> Iterator[None]:
+    """Call something between any two lines of this thread, but for those of torch."""
+    of_torch = str(Path(torch.__file__).parent)
 
     def trace(frame: FrameType, event: str, argument: Any) -> Any:
         if frame.f_code.co_filename.startswith(of_torch):
             return None
-        sleep(draw.random() / 2000 if draw.random() < 0.3 else 0)
+        do()
         return trace
 
     usual = sys.gettrace()

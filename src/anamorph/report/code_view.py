@@ -4,9 +4,9 @@ from typing import Any
 
 import polars as pl
 
-from anamorph.report.data import Run
-from anamorph.report.words import split_label
-from anamorph.views_text import TOP
+from anamorph.analysis.data import Run
+from anamorph.analysis.views_text import TOP
+from anamorph.analysis.words import split_label
 
 SHADES = 9  # besides none
 LEAST = 0.005  # bits of divergence that are shaded at all

@@ -13,24 +13,11 @@ import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from anamorph.errors import AnamorphError
-from anamorph.files import replacing
-from anamorph.report import (
-    charts_facets,
-    charts_heads,
-    charts_kinds,
-    charts_results,
-    charts_verdicts,
-    charts_views,
-)
-from anamorph.report.code_view import code_view
-from anamorph.report.data import IDENTITY, MOST_FAMILIES, Run, read
-from anamorph.report.figure import VEGA_LITE, Figure
-from anamorph.report.heads import correlations, rows
-from anamorph.report.summary import evidence, headline, notices, standings
-from anamorph.report.theme import CONFIG, DARK, FONT, LIGHT, MONO, css, in_light
-from anamorph.report.verdicts import sentences
-from anamorph.report.words import (
+from anamorph.analysis.data import IDENTITY, MOST_FAMILIES, Run, read
+from anamorph.analysis.heads import correlations, rows
+from anamorph.analysis.summary import evidence, headline, notices, standings
+from anamorph.analysis.verdicts import sentences
+from anamorph.analysis.words import (
     METRICS,
     SIGNS,
     UNTESTED,
@@ -43,6 +30,17 @@ from anamorph.report.words import (
     split_label,
     threshold,
 )
+from anamorph.errors import AnamorphError
+from anamorph.files import replacing
+from anamorph.report.charts import facets as charts_facets
+from anamorph.report.charts import heads as charts_heads
+from anamorph.report.charts import kinds as charts_kinds
+from anamorph.report.charts import results as charts_results
+from anamorph.report.charts import verdicts as charts_verdicts
+from anamorph.report.charts import views as charts_views
+from anamorph.report.code_view import code_view
+from anamorph.report.figure import VEGA_LITE, Figure
+from anamorph.report.theme import CONFIG, DARK, FONT, LIGHT, MONO, css, in_light
 
 SCALE = 2  # PNG pixels per point
 MOST_HEADS = 40  # rows of a table of heads that are not folded away

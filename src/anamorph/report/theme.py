@@ -10,7 +10,7 @@ from typing import Any
 
 import altair as alt
 
-from anamorph.report.words import split_label
+from anamorph.analysis.words import split_label
 
 # Splits: Okabe and Ito's palette, safe for colour-blind readers; the reference in ink.
 LIGHT = {

@@ -11,17 +11,17 @@ from anamorph.simplifications.chain import Chain
 from anamorph.simplifications.checks import LAWS, check_simplification
 from anamorph.simplifications.fitted import FittedProxies, FittedProxy
 from anamorph.simplifications.fitting import check_proxies, fit, sites_of
-from anamorph.simplifications.kmeans import KMeans
-from anamorph.simplifications.onehot import OneHot
-from anamorph.simplifications.pca import PCA
-from anamorph.simplifications.projection import Projection
+from anamorph.simplifications.methods.kmeans import KMeans
+from anamorph.simplifications.methods.onehot import OneHot
+from anamorph.simplifications.methods.pca import PCA
+from anamorph.simplifications.methods.projection import Projection
+from anamorph.simplifications.methods.svd import SVD
 from anamorph.simplifications.registry import (
     SIMPLIFICATIONS,
     find_simplification,
     simplification_names,
 )
 from anamorph.simplifications.spec import check_readable, expand, parse
-from anamorph.simplifications.svd import SVD
 from anamorph.simplifications.sweep import Sweep, sweep
 
 __all__ = [

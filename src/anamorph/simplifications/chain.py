@@ -9,7 +9,7 @@ from torch import Tensor
 
 from anamorph.errors import AnamorphError
 from anamorph.simplifications.base import NotFittedError, Simplification, Statistic
-from anamorph.simplifications.reservoir import Reservoir
+from anamorph.simplifications.statistics.reservoir import Reservoir
 
 RESERVOIR = 32768  # points that later stages are fitted to, unless one of them asks for its own
 

@@ -16,12 +16,12 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from anamorph.errors import AnamorphError
+from anamorph.machine.threads import side_by_side, torch_threads
 from anamorph.models.base import Batch, Key, Model, Recording
 from anamorph.models.sites import Site, match_sites
 from anamorph.simplifications.attach import Attachment, Proxy
 from anamorph.simplifications.base import Simplification, Statistic
 from anamorph.simplifications.fitted import FittedProxies
-from anamorph.threads import side_by_side, torch_threads
 
 Placement = list[tuple[Attachment, list[Site]]]
 Group = tuple[Site, ...]

@@ -4,10 +4,10 @@ from importlib.metadata import entry_points
 
 from anamorph.errors import AnamorphError
 from anamorph.simplifications.base import Simplification
-from anamorph.simplifications.kmeans import KMeans
-from anamorph.simplifications.onehot import OneHot
-from anamorph.simplifications.pca import PCA
-from anamorph.simplifications.svd import SVD
+from anamorph.simplifications.methods.kmeans import KMeans
+from anamorph.simplifications.methods.onehot import OneHot
+from anamorph.simplifications.methods.pca import PCA
+from anamorph.simplifications.methods.svd import SVD
 
 SIMPLIFICATIONS: dict[str, type[Simplification]] = {
     "kmeans": KMeans,

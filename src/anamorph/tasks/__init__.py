@@ -13,10 +13,10 @@ from anamorph.errors import AnamorphError
 from anamorph.progress import Watch, ignore
 from anamorph.tasks.base import NOT_APPLICABLE, Facet, Role, Split, Task
 from anamorph.tasks.checks import check_context, check_vocabulary
-from anamorph.tasks.code import code
-from anamorph.tasks.dyck import dyck
-from anamorph.tasks.text import text_task
-from anamorph.tasks.text_data import parse_data
+from anamorph.tasks.code.task import code
+from anamorph.tasks.dyck.task import dyck
+from anamorph.tasks.text.data import parse_data
+from anamorph.tasks.text.task import text_task
 
 TASKS: dict[str, Callable[..., Task]] = {"code": code, "dyck": dyck, "text": text_task}
 FINDINGS = ("files", "fit", "made", "read", "splits")  # in a task's spec: found, and not given

@@ -1,0 +1,1 @@
+"""A run, read as tables: words, verdicts, heads, and what the report draws."""

@@ -1,0 +1,196 @@
+"""The verdicts in sentences, family by family."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from anamorph.analysis.data import Proxy, Run
+from anamorph.analysis.words import listing, percent, points, sequences, split_label, threshold
+from anamorph.faithfulness.gaps import (
+    DEGRADES,
+    FAITHFUL,
+    ILLUSIONS,
+    LOOKS_RIGHT,
+    LOOKS_WRONG,
+    MIXED,
+    NOT_TESTABLE,
+    OVER,
+    UNDECIDED,
+    UNDER,
+    WORSE,
+)
+
+DIRECTIONS = {
+    UNDER: "under-generalizes: it fails where the model is right",
+    OVER: "over-generalizes: it is right where the model fails",
+    MIXED: "errs in both directions",
+}
+
+Row = dict[str, Any]  # of `Run.judged`
+
+
+class Sentence(NamedTuple):
+    """A family of proxies and what was found of it.
+
+    `tone` is faithful, illusion, unfaithful, undecided or untestable.
+    """
+
+    title: str
+    text: str
+    tone: str
+
+
+def sentences(run: Run) -> list[Sentence]:
+    """A few sentences for every family of proxies that was judged."""
+    rows: dict[str, list[Row]] = {}
+    for row in run.judged.iter_rows(named=True):
+        rows.setdefault(row["simplification"], []).append(row)
+    found = []
+    for title, proxies in run.families.items():
+        judged = {p: rows[p.simplification] for p in proxies if p.simplification in rows}
+        if judged:
+            found.append(_sentence(run, title, judged))
+    return found
+
+
+def _sentence(run: Run, title: str, rows: dict[Proxy, list[Row]]) -> Sentence:
+    if any(row["verdict"] == NOT_TESTABLE for of_one in rows.values() for row in of_one):
+        return Sentence(
+            title, "Not testable here: the model has not learnt the task.", "untestable"
+        )
+    levels = {proxy: of_one[0]["level"] for proxy, of_one in rows.items()}
+    right = [proxy for proxy, level in levels.items() if level == LOOKS_RIGHT]
+    unclear = [proxy for proxy, level in levels.items() if level not in (LOOKS_RIGHT, LOOKS_WRONG)]
+    if not right and not unclear:
+        return Sentence(title, _wrong(run, rows), "unfaithful")
+    parts = []
+    tone = "undecided"
+    if right:
+        text, tone = _right(run, right, rows)
+        parts.append(text)
+    if unclear:
+        parts.append(_unclear(run, unclear, rows))
+        if any(row["verdict"] in ILLUSIONS for proxy in unclear for row in rows[proxy]):
+            tone = "illusion"
+    return Sentence(title, " ".join(parts), tone)
+
+
+def _wrong(run: Run, rows: dict[Proxy, list[Row]]) -> str:
+    """Of a family of which nothing looks right."""
+    best = max(rows, key=lambda proxy: rows[proxy][0]["iid"])
+    at = f" ({best.row})" if best.size_name else ""
+    asked = threshold(run.thresholds["faithful"])
+    reference = split_label(run.reference)
+    text = f"Does not look right even on {reference}: {percent(rows[best][0]['iid'])} same "
+    text += f"predictions{' at best' if len(rows) > 1 else ''}{at}, below the {asked} asked for."
+    degrading = [row for of_one in rows.values() for row in of_one if row["verdict"] == DEGRADES]
+    if degrading:
+        text += f" Worse still {_places(run, degrading, list(rows))}."
+    return text
+
+
+def _right(run: Run, right: list[Proxy], rows: dict[Proxy, list[Row]]) -> tuple[str, str]:
+    """Of the proxies that look right, and the tone of that."""
+    proxies = list(rows)
+    least = min(rows[proxy][0]["iid"] for proxy in right)
+    text = f"Looks right on {split_label(run.reference)}{which_of(right, proxies)} "
+    text += f"({'at least ' if len(right) > 1 else ''}{percent(least)} same predictions)"
+    of_right = [row for proxy in right for row in rows[proxy]]
+    illusions = [row for row in of_right if row["verdict"] in ILLUSIONS]
+    holding = [p for p in right if {row["verdict"] for row in rows[p]} == {FAITHFUL}]
+    every = "every split" if len(run.ood) > 1 else split_label(run.ood[0])
+    if not illusions and len(holding) == len(right):
+        return f"{text}, and is faithful on {every}.", "faithful"
+    parts = []
+    if illusions:
+        parts.append(f"{text}, but is an illusion {_places(run, illusions, right)}.")
+        parts.append(_largest(run, illusions, proxies, len(of_right)))
+    undecided = [row for row in of_right if row["verdict"] not in (*ILLUSIONS, FAITHFUL)]
+    if undecided:
+        said = f"undecided {_places(run, undecided, right)}: {_asked(undecided)}."
+        parts.append(f"U{said[1:]}" if illusions else f"{text}. Whether it holds is {said}")
+    if holding:
+        parts.append(f"Faithful on {every}{which_of(holding, proxies)}.")
+    return " ".join(parts), "illusion" if illusions else "undecided"
+
+
+def _unclear(run: Run, unclear: list[Proxy], rows: dict[Proxy, list[Row]]) -> str:
+    """Of the proxies of which it is open whether they look right."""
+    values = [rows[proxy][0]["iid"] for proxy in unclear]
+    found = percent(min(values))
+    if len(values) > 1:
+        found += f" to {percent(max(values))}"
+    asked = threshold(run.thresholds["faithful"])
+    text = f"Whether it looks right on {split_label(run.reference)}{which_of(unclear, list(rows))} "
+    text += f"is open: the interval of {found} same predictions holds the {asked} asked for."
+    of_unclear = [row for proxy in unclear for row in rows[proxy]]
+    if undecided := [row for row in of_unclear if row["verdict"] == UNDECIDED]:
+        text += f" {_asked(undecided).capitalize()}."
+    worse = [row for row in of_unclear if row["change"] == WORSE]
+    if worse:
+        text += f" It is worse {_places(run, worse, unclear)}, and so not to be trusted there."
+    return text
+
+
+def _asked(rows: Sequence[Row]) -> str:
+    """How many sequences would decide all that is open."""
+    known = [row["needed"] for row in rows if row["needed"] is not None]
+    if len(known) < len(rows):
+        return f"more sequences alone would not decide{' all of it' if known else ''}"
+    return f"about {sequences(max(known))} of each split would decide"
+
+
+def _largest(run: Run, illusions: Sequence[Row], proxies: Sequence[Proxy], looked_at: int) -> str:
+    """The largest gap, with the interval that holds although it was picked as the largest.
+
+    Of several models, with what it is in each: a verdict is what they agree on.
+    """
+    row = max(illusions, key=lambda row: row["gap"])
+    proxy = next(p for p in proxies if p.simplification == row["simplification"])
+    at = f"at {proxy.row} " if proxy.size_name and len(proxies) > 1 else ""
+    of = f" of {looked_at}" if looked_at > 1 else ""
+    text = f"The largest gap{of} cells is" if of else "The gap is"
+    text += f" {points(row['gap'])} points"
+    if len(run.seeds) > 1:
+        each = run.gaps.filter(
+            pl.col("seed").is_not_null(),
+            **{key: row[key] for key in ("metric", "simplification", "split")},
+        )["gap"].to_list()
+        text += f", from {points(min(each))} to {points(max(each))} in the {len(each)} models"
+    elif row["low_all"] is not None:
+        text += f" [{points(row['low_all'])}, {points(row['high_all'])}]"
+    text += f", {at}on {split_label(row['split'])} ({percent(row['iid'])} → {percent(row['ood'])})"
+    return f"{text}: it {DIRECTIONS[row['verdict']]}."
+
+
+def _places(run: Run, rows: Sequence[Row], proxies: Sequence[Proxy]) -> str:
+    """On which splits the rows are, with their sizes where these are not all of the proxies'.
+
+    Such as "on near", or "up to rank 8 on near and at rank 2 on far".
+    """
+    splits: dict[tuple[Proxy, ...], list[str]] = {}
+    for split in run.ood:
+        names = {row["simplification"] for row in rows if row["split"] == split}
+        if some := tuple(proxy for proxy in proxies if proxy.simplification in names):
+            splits.setdefault(some, []).append(split_label(split))
+    texts = []
+    for some, on in splits.items():
+        which = "" if len(some) == len(proxies) else which_of(some, proxies)
+        texts.append(f"{which} on {listing(on)}".strip())
+    return listing(texts)
+
+
+def which_of(some: Sequence[Proxy], proxies: Sequence[Proxy]) -> str:
+    """Which sizes, with a space in front: " from rank 8 on"; "" where there is no size."""
+    some, proxies = list(some), list(proxies)
+    name = some[0].size_name
+    if not name:
+        return ""
+    if len(some) == len(proxies) > 1:
+        return f" at every {f'number of {name}' if name.endswith('s') else name}"
+    if len(some) > 1 and some == proxies[-len(some) :]:
+        return f" from {some[0].row} on"
+    if len(some) > 1 and some == proxies[: len(some)]:
+        return f" up to {some[-1].row}"
+    return f" at {listing([proxy.row for proxy in some])}"

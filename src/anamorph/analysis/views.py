@@ -1,0 +1,330 @@
+"""What the report draws beside the numbers: attended depth, keys and queries, attention maps.
+
+These look at a few sequences of each split, and at the proxies that a researcher would pick: of
+each family the smallest that looks faithful on the reference.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from anamorph.analysis.views_text import functions, glyphs
+from anamorph.analysis.words import families
+from anamorph.auditing.audit import fit_batches, scored_sequences
+from anamorph.auditing.engine import BATCH_TOKENS
+from anamorph.auditing.stacks import stacked_edits
+from anamorph.models.base import Batch, Key, Recording
+from anamorph.models.decoder import Decoder
+from anamorph.runs.folder import Run, write_table
+from anamorph.simplifications import SVD, FittedProxies, FittedProxy, Proxy, expand, fit
+from anamorph.tasks import NOT_APPLICABLE, Split, Task
+from anamorph.tasks.batches import collate, plan, targets
+
+ATTENDED = 100  # sequences a split for attended depth
+SCATTERED = 12  # sequences a split whose keys and queries are drawn
+ASKED = 400  # sequences a split for whether a head attends the match
+MAPPED = 2  # sentences a split whose attention is drawn
+LONGEST_MAP = 40  # tokens
+MOST_PROXIES = 6
+MATCHED = "depth"  # the facet whose levels an attention head is asked to match
+NONE = "–"  # the level of a token that a facet says nothing about
+
+
+def write(run: Run, task: Task, fit_sequences: int) -> None:
+    """Write the views of every seed of a run."""
+    results = run.results
+    if whole := [str(proxy) for proxy in expand(run.spec["simplify"])]:  # not single heads, then
+        results = results.filter(pl.col("simplification").is_in([*whole, "identity"]))
+    telling = telling_proxies(results, run.spec["audit"]["thresholds"]["faithful"])
+    read = illusory_proxies(run.gaps)
+    for seed in run.spec["seeds"]:
+        folder = run.seed(seed) / "views"
+        if (folder / "sentences.parquet").exists():  # written last
+            continue
+        model = Decoder.load(run.seed(seed) / "model.safetensors").eval()  # on the CPU
+        if MATCHED in task.reference.facets:
+            found = matching(model, task).select(pl.lit(seed, pl.Int64).alias("seed"), pl.all())
+            write_table(run.seed(seed) / "matching.parquet", found)
+        fitted = FittedProxies.load(run.seed(seed) / "simplifications.safetensors")
+        chosen = [fitted[p] for p in fitted if str(p) in telling]
+        write_table(folder / "attended.parquet", attended(model, task, chosen))
+        write_table(folder / "scatter.parquet", scatter(model, task, fit_sequences))
+        write_table(folder / "patterns.parquet", patterns(model, task, chosen))
+        if read and glyphs(task.vocabulary):
+            by_name = {str(proxy): fitted[proxy] for proxy in fitted}
+            shown = [by_name[name] for name in read]
+            write_table(folder / "functions.parquet", functions(model, task, shown))
+        write_table(folder / "sentences.parquet", sentences(task))
+
+
+def telling_proxies(results: pl.DataFrame, looks_right: float = 0.9) -> list[str]:
+    """The identity, and of each family (method and sites) its smallest member that looks faithful.
+
+    A family without such a member is shown by its largest.
+    """
+    rows = results.filter(
+        (pl.col("role") == "iid")
+        & (pl.col("metric") == "same_prediction")
+        & pl.col("facet").is_null()
+        & pl.col("seed").is_null()
+    )
+    chosen = []
+    for family in families(rows):
+        right = family.filter(pl.col("value") >= looks_right)
+        row = right.head(1) if len(right) else family.tail(1)
+        chosen.append((row["method"][0] != "identity", row["simplification"][0]))
+    return [name for _, name in sorted(chosen, key=lambda c: c[0])][: MOST_PROXIES + 1]
+
+
+def illusory_proxies(gaps: pl.DataFrame) -> list[str]:
+    """Of each method the proxy with the largest gap among illusions; if it has none, among all.
+
+    Args:
+        gaps: as `gaps.parquet`; of its rows those of `same_prediction` over all seeds are used.
+    """
+    rows = gaps.filter(pl.col("seed").is_null(), pl.col("metric") == "same_prediction")
+    worst = (
+        rows.with_columns(illusion=pl.col("verdict").str.starts_with("illusion"))
+        .sort("illusion", "gap", descending=True, nulls_last=True, maintain_order=True)
+        .group_by("method", maintain_order=True)
+        .first()
+    )
+    return worst["simplification"].to_list()
+
+
+@torch.inference_mode()
+def proxy_patterns(
+    model: Decoder, fitted: FittedProxy, batch: Batch, at: Tensor | None = None
+) -> list[Tensor]:
+    """[batch, head, query, key] attention of each layer, at positions `at` or all."""
+    recording: Recording = {Key(layer, "pattern"): None for layer in range(model.layers)}
+    edits = stacked_edits([fitted])
+    state = model.start(batch)
+    for layer in range(model.layers):
+        state = model.layer(layer, state, edits, recording, at=at)
+    return [pattern[0] for pattern in recording.values() if pattern is not None]
+
+
+def attended(model: Decoder, task: Task, proxies: Sequence[FittedProxy]) -> pl.DataFrame:
+    """The matched facet of scored tokens against that of the tokens attended for them.
+
+    Returns:
+        simplification, split, layer, head, facet, true_level, attended_level, mass (attention,
+        summed over scored positions) and argmax (scored positions at which this level has the most
+        attended token); empty if the task has no such facet.
+    """
+    rows: list[dict[str, Any]] = []
+    for split in task.evaluated:
+        if MATCHED not in split.facets:
+            continue
+        part = scored_sequences(split, ATTENDED)
+        for fitted in proxies:
+            counts = _attended_counts(model, part, fitted)  # [2, layer, head, true, attended]
+            names = (NONE, *split.facets[MATCHED].names)
+            for layer, head, true, level in np.argwhere(counts[0] > 0):
+                mass, top = counts[:, layer, head, true, level].tolist()
+                rows.append(
+                    {
+                        "simplification": str(fitted.proxy),
+                        "split": split.name,
+                        "layer": layer,
+                        "head": head,
+                        "facet": MATCHED,
+                        "true_level": names[true],
+                        "attended_level": names[level],
+                        "mass": mass,
+                        "argmax": int(top),
+                    }
+                )
+    return pl.DataFrame(rows)
+
+
+def _attended_counts(model: Decoder, split: Split, fitted: FittedProxy) -> NDArray[np.float64]:
+    """[mass or arg-max, layer, head, true level, attended level]; level 0 is none."""
+    facet = split.facets[MATCHED]
+    levels = len(facet.names) + 1
+    total = torch.zeros(2, model.layers, model.config.heads, levels, levels, dtype=torch.float64)
+    order = np.argsort(split.lengths, kind="stable")
+    for part in plan(split.lengths[order], BATCH_TOKENS):
+        batch, wanted = collate(split, order[part]), targets(split, order[part])
+        at_token = torch.from_numpy(_codes(split, order[part])) + 1  # [batch, position]
+        of_key = torch.nn.functional.one_hot(at_token, levels).double()
+        true = at_token.gather(1, wanted.at + 1)[wanted.valid]  # [scored]
+        for layer, pattern in enumerate(proxy_patterns(model, fitted, batch, wanted.at)):
+            mass = pattern.double() @ of_key[:, None]  # [batch, head, query, level]
+            top = (
+                at_token[:, None, None]
+                .expand(*pattern.shape)
+                .gather(-1, pattern.argmax(-1, keepdim=True))
+            )
+            argmax = torch.nn.functional.one_hot(top[..., 0], levels).double()
+            for number, values in enumerate((mass, argmax)):
+                at_scored = values.transpose(1, 2)[wanted.valid]  # [scored, head, level]
+                total[number, layer].transpose(0, 1).index_add_(0, true, at_scored)
+    return total.numpy()
+
+
+@torch.inference_mode()
+def matching(model: Decoder, task: Task) -> pl.DataFrame:
+    """How often every head of the model looks most at the match of what is to be predicted.
+
+    The match of a scored token is the last one before it on the same level of the matched facet:
+    in Dyck the opener of a closer, as brackets of one depth open and close in turn.
+
+    Returns:
+        layer, head, split, value (share of scored positions whose most attended token is their
+        match) and positions (those scored tokens that have one).
+    """
+    identity = FittedProxy(Proxy(()), {}, model.layers)
+    tables = []
+    for split in task.evaluated:
+        part = scored_sequences(split, ASKED)
+        hits = torch.zeros(model.layers, model.config.heads, dtype=torch.int64)
+        positions = 0
+        order = np.argsort(part.lengths, kind="stable")
+        for some in plan(part.lengths[order], BATCH_TOKENS):
+            batch, wanted = collate(part, order[some]), targets(part, order[some])
+            level = torch.from_numpy(_codes(part, order[some]))  # [batch, position]
+            place = torch.arange(level.shape[1])
+            own = level.gather(1, wanted.at + 1)[..., None]  # [batch, query, 1]
+            alike = (place <= wanted.at[..., None]) & (level[:, None] == own) & (own >= 0)
+            match = torch.where(alike, place, -1).amax(-1)  # [batch, query]
+            known = wanted.valid & (match >= 0)
+            positions += int(known.sum())
+            for layer, pattern in enumerate(proxy_patterns(model, identity, batch, wanted.at)):
+                right = pattern.argmax(-1) == match[:, None]  # [batch, head, query]
+                hits[layer] += (right & known[:, None]).sum((0, 2))
+        layers, heads = np.indices(hits.shape).reshape(2, -1)
+        tables.append(
+            pl.DataFrame({"layer": layers, "head": heads}).with_columns(
+                split=pl.lit(split.name),
+                value=pl.Series(hits.flatten().numpy() / max(positions, 1)),
+                positions=pl.lit(positions, pl.Int64),
+            )
+        )
+    return pl.concat(tables)
+
+
+def _codes(split: Split, sequences: NDArray[np.int64]) -> NDArray[np.int64]:
+    """[batch, position] the codes of the matched facet, padded with -1."""
+    lengths = split.lengths[sequences]
+    columns = np.arange(lengths.max())
+    mask = columns < lengths[:, None]
+    index = np.where(mask, split.offsets[sequences][:, None] + columns, 0)
+    return np.where(mask, split.facets[MATCHED].codes[index], NOT_APPLICABLE).astype(np.int64)
+
+
+@torch.inference_mode()
+def scatter(model: Decoder, task: Task, fit_sequences: int) -> pl.DataFrame:
+    """Keys and queries of a few sequences on the first two singular directions of their site.
+
+    Returns:
+        layer, head, kind, split, sequence, position, token, a column for each facet, component_1
+        and component_2.
+    """
+    proxy = Proxy((SVD(rank=min(2, model.dim("key") or 2)) @ "*.*.{query,key}",))
+    directions = fit(model, [proxy], fit_batches(task, fit_sequences))[proxy].by_site
+    tables = []
+    for split in task.evaluated:
+        part = scored_sequences(split, SCATTERED)
+        recording: Recording = {Key(site.layer, site.kind): None for site in directions}
+        state = model.start(collate(part, np.arange(len(part))))
+        for layer in range(model.layers):
+            state = model.layer(layer, state, record=recording)
+        labels = _labels(part, task)
+        for site, simplification in directions.items():
+            recorded = recording[Key(site.layer, site.kind)]
+            assert recorded is not None and site.head is not None
+            points = recorded[0, :, site.head][state.mask].double()  # [tokens, dim]
+            place = points @ simplification.components_.T
+            tables.append(
+                labels.select(
+                    pl.lit(site.layer).alias("layer"),
+                    pl.lit(site.head).alias("head"),
+                    pl.lit(site.kind).alias("kind"),
+                    pl.all(),
+                    pl.Series("component_1", place[:, 0].numpy()),
+                    pl.Series("component_2", place[:, -1].numpy()),
+                )
+            )
+    return pl.concat(tables)
+
+
+def _labels(split: Split, task: Task) -> pl.DataFrame:
+    """split, sequence, position, token and every facet of all tokens of a split.
+
+    The exact position stands in for a facet of that name.
+    """
+    lengths = split.lengths
+    columns = {
+        "split": [split.name] * len(split.tokens),
+        "sequence": np.repeat(np.arange(len(split)), lengths),
+        "position": np.arange(len(split.tokens)) - np.repeat(split.offsets[:-1], lengths),
+        "token": [task.vocabulary[t] for t in split.tokens.tolist()],
+    }
+    facets = {
+        name: [None if c == NOT_APPLICABLE else facet.names[c] for c in facet.codes.tolist()]
+        for name, facet in split.facets.items()
+        if name not in columns
+    }
+    texts = [
+        pl.Series(name, values, dtype=pl.String)
+        for name, values in facets.items()
+        if name not in columns  # the position itself says more than its bin
+    ]
+    return pl.DataFrame(columns).with_columns(texts)
+
+
+def mapped_sentences(split: Split) -> NDArray[np.int64]:
+    """The short sequences with the most scored positions; the shortest of all if none is short."""
+    scored = np.add.reduceat(split.scored.astype(np.int64), split.offsets[:-1])
+    short = np.flatnonzero(split.lengths <= LONGEST_MAP)
+    if len(short) < MAPPED:
+        return np.argsort(split.lengths, kind="stable")[:1]
+    return short[np.argsort(-scored[short], kind="stable")[:MAPPED]]
+
+
+def patterns(model: Decoder, task: Task, proxies: Sequence[FittedProxy]) -> pl.DataFrame:
+    """Attention maps: simplification, split, sequence, layer, head, query, key, weight."""
+    tables = []
+    for split in task.evaluated:
+        for number, sequence in enumerate(mapped_sentences(split)):
+            batch = collate(split, np.array([sequence]))
+            for fitted in proxies:
+                for layer, pattern in enumerate(proxy_patterns(model, fitted, batch)):
+                    head, query, key = np.nonzero(np.tril(np.ones(tuple(pattern.shape[1:]))))
+                    tables.append(
+                        pl.DataFrame(
+                            {
+                                "head": head,
+                                "query": query,
+                                "key": key,
+                                "weight": pattern[0].numpy()[head, query, key],
+                            }
+                        ).select(
+                            pl.lit(str(fitted.proxy)).alias("simplification"),
+                            pl.lit(split.name).alias("split"),
+                            pl.lit(number).alias("sequence"),
+                            pl.lit(layer).alias("layer"),
+                            pl.all(),
+                        )
+                    )
+    return pl.concat(tables)
+
+
+def sentences(task: Task) -> pl.DataFrame:
+    """The sentences of `patterns`: split, sequence, position, token, scored."""
+    tables = []
+    for split in task.evaluated:
+        part = split.take(mapped_sentences(split))
+        tables.append(
+            _labels(part, task)
+            .select("split", "sequence", "position", "token")
+            .with_columns(scored=part.scored)
+        )
+    return pl.concat(tables)

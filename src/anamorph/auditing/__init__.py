@@ -1,0 +1,1 @@
+"""The audit: model and proxies over the same data, summed per sequence."""

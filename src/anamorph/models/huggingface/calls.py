@@ -1,0 +1,256 @@
+"""What is to happen while a Hugging Face model runs, and the wrapped parts of it that look it up.
+
+A `Call` is one thread's, so that batches can run side by side in one model. Where there is none,
+the wrapped parts do what they always do.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Optional
+
+from torch import Tensor, nn
+
+from anamorph.models.base import Edit, Key, Recording
+from anamorph.models.sites import Site
+
+if TYPE_CHECKING:
+    from anamorph.models.huggingface.attention import Attention
+
+_thread = threading.local()
+
+
+@dataclass(frozen=True)
+class Form:
+    """In what a module gives its tensor: by itself (items is 0), or in front of a tuple or list."""
+
+    kind: type = Tensor
+    items: int = 0
+
+    @classmethod
+    def of(cls, out: Any) -> "Form":
+        """The form of something that a module gave.
+
+        Raises:
+            TypeError: if it is neither a tensor nor a tuple or list with one in front.
+        """
+        if isinstance(out, Tensor):
+            return cls()
+        if type(out) not in (tuple, list) or not out or not isinstance(out[0], Tensor):
+            raise TypeError(f"a module gives a {type(out).__name__} without a tensor in front")
+        return cls(type(out), len(out))
+
+    def first(self, out: Any) -> Tensor:
+        """The tensor."""
+        x: Tensor = out[0] if self.items else out
+        return x
+
+    def made_of(self, x: Tensor) -> Any:
+        """The same form with another tensor, and None in the other places."""
+        return self.kind([x, *[None] * (self.items - 1)]) if self.items else x
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block and where its parts are.
+
+    Attributes:
+        module: the block.
+        form: in what it gives the residual stream.
+        attention: the module that calls the attention function; None if there is none that goes
+            through the interface.
+        attends: in what the attention module gives its tensor.
+        projection: the output projection, if the attention module ends with it.
+        heads: query heads.
+        key_heads: key and value heads.
+        dims: of query, key, value and output.
+        headless: why there are no sites of heads, as the end of a sentence; empty if there are.
+        mlp: the module whose output is the site `mlp`.
+        mlp_scale: what the block multiplies this output with before it adds it to the residual
+            stream; the site holds the product.
+    """
+
+    module: nn.Module
+    form: Form = Form()
+    attention: nn.Module | None = None
+    attends: Form = Form()
+    projection: nn.Module | None = None
+    heads: int = 0
+    key_heads: int = 0
+    dims: Mapping[str, int] = field(default_factory=dict)
+    headless: str = ""
+    mlp: nn.Module | None = None
+    mlp_scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a block was given.
+
+    Attributes:
+        stream: [copy · batch, position, width] the residual stream.
+        name: of the argument in which it came; None for the first.
+        arguments: what came behind it.
+        keywords: what came by name.
+    """
+
+    stream: Tensor
+    name: str | None
+    arguments: tuple[Any, ...]
+    keywords: dict[str, Any]
+
+    @classmethod
+    def of(cls, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> "Given":
+        """Arguments as a block gets them.
+
+        Raises:
+            TypeError: if no residual stream is among them.
+        """
+        if arguments and isinstance(arguments[0], Tensor):
+            return cls(arguments[0], None, arguments[1:], keywords)
+        for name, x in keywords.items() if not arguments else ():
+            if isinstance(x, Tensor) and x.dim() == 3 and x.is_floating_point():
+                others = {key: value for key, value in keywords.items() if key != name}
+                return cls(x, name, (), others)
+        raise TypeError("a block is given no residual stream [batch, position, width]")
+
+    def call(self, function: Callable[..., Any], stream: Tensor) -> Any:
+        """Call a block with the same, but for another residual stream."""
+        if self.name is None:
+            return function(stream, *self.arguments, **self.keywords)
+        return function(**{self.name: stream}, **self.keywords)
+
+
+@dataclass
+class Call:
+    """What is to happen while a model, or one block of it, runs.
+
+    Attributes:
+        edits: by kind, the replacements in this block.
+        wanted: what of this block is recorded.
+        record: where it is recorded.
+        at: [batch, query] the rows of recorded patterns; None for all.
+        shape: (copy, batch, position) of the residual stream, whose first two are one axis inside.
+        attended: [copy, batch, position, width] stands in for what the attention module gives.
+        replaced: stands in for what every block gives.
+        mlp_scale: of the block, see `Block`.
+        listing: what every block is given is put here instead of running it.
+        probing: every block, what it was given, its output and attentions are put here.
+        stop: stop behind the attention module, which is put into `attention`.
+    """
+
+    edits: Mapping[str, Edit] = field(default_factory=dict)
+    wanted: Sequence[Key | Site] = ()
+    record: Recording = field(default_factory=dict)
+    at: Tensor | None = None
+    shape: tuple[int, ...] = ()
+    attended: Tensor | None = None
+    replaced: Tensor | None = None
+    mlp_scale: float = 1.0
+    listing: list[Given] | None = None
+    probing: list[tuple[nn.Module, Given, Any, list["Attention"]]] | None = None
+    seen: list["Attention"] = field(default_factory=list)
+    stop: bool = False
+    attention: Optional["Attention"] = None
+
+    @staticmethod
+    def now() -> Optional["Call"]:
+        """This thread's."""
+        return getattr(_thread, "call", None)
+
+    def concerns(self, kind: str) -> bool:
+        """Whether a kind is edited or recorded."""
+        return kind in self.edits or any(key.kind == kind for key in self.wanted)
+
+    def tap(self, kind: str, x: Tensor) -> Tensor:
+        """Edit and record `x` [copy, batch, (head,) position, dim], all heads of it."""
+        if kind in self.edits:
+            x = self.edits[kind](x)
+        self.keep(kind, x)
+        return x
+
+    def keep(self, kind: str, x: Tensor) -> None:
+        """Record `x`, all heads of it."""
+        for key in self.wanted:
+            if key.kind == kind:
+                head = key.head if isinstance(key, Site) else None
+                self.record[key] = x if head is None else x[:, :, head]
+
+
+@contextmanager
+def current(call: Call) -> Iterator[None]:
+    """Make a call this thread's."""
+    before = Call.now()
+    _thread.call = call
+    try:
+        yield
+    finally:
+        _thread.call = before
+
+
+class Stop(Exception):
+    """What was asked for is known; the rest of the model need not run."""
+
+
+def block_forward(block: Block, last: bool) -> Callable[..., Any]:
+    """A block's `forward`, in whose place another may be taken, its arguments listed, or neither.
+
+    Args:
+        block: whose forward it is.
+        last: whether no block follows.
+    """
+    original = block.module.forward
+
+    def forward(*arguments: Any, **keywords: Any) -> Any:
+        call = Call.now()
+        if call is None:
+            return original(*arguments, **keywords)
+        if call.replaced is not None:
+            return block.form.made_of(call.replaced)
+        if call.listing is not None:
+            given = Given.of(arguments, keywords)
+            call.listing.append(given)
+            if last:
+                raise Stop
+            return block.form.made_of(given.stream)
+        if call.probing is not None:
+            before = len(call.seen)
+            given = Given.of(arguments, keywords)
+            given = replace(given, stream=given.stream.clone())
+            out = original(*arguments, **keywords)
+            call.probing.append((block.module, given, out, call.seen[before:]))
+            return out
+        return original(*arguments, **keywords)
+
+    return forward
+
+
+def module_forward(module: nn.Module, form: Form) -> Callable[..., Any]:
+    """An attention module's `forward`, for which an output of our own may stand in."""
+    original = module.forward
+
+    def forward(*arguments: Any, **keywords: Any) -> Any:
+        call = Call.now()
+        if call is not None and call.attended is not None:
+            return form.made_of(call.attended.flatten(0, 1))
+        out = original(*arguments, **keywords)
+        if call is not None and call.stop and call.attention is not None:
+            call.attention.given = form.first(out)
+            raise Stop
+        return out
+
+    return forward
+
+
+def mlp_hook(module: nn.Module, inputs: Any, out: Any) -> Any:
+    """A forward hook that edits and records the output of an MLP."""
+    call = Call.now()
+    if call is None or not call.concerns("mlp"):
+        return None
+    x = out[0] if isinstance(out, (tuple, list)) else out
+    site = x.reshape(*call.shape, -1)
+    site = call.tap("mlp", site if call.mlp_scale == 1 else site * call.mlp_scale)
+    # A copy, as some blocks add to it in place, and what is recorded must stay as it is.
+    edited = (site / call.mlp_scale).view(x.shape)
+    return type(out)([edited, *out[1:]]) if isinstance(out, (tuple, list)) else edited

@@ -1,0 +1,418 @@
+"""Hugging Face models, block by block, exactly as they are.
+
+Nothing is re-implemented: the model's own modules run, one block at a time. Attention goes through
+transformers' `AttentionInterface`, where queries and keys (after rotation), values and patterns can
+be read and replaced; fused attention stays where no pattern is asked for. While a model is audited
+its attention function is exchanged and some `forward`s are wrapped; afterwards it is as before.
+
+What makes it fast: a proxy starts at its first edited block. There, queries, keys and values are
+the model's own and computed once for all proxies; only the edited heads attend again, and their
+difference goes through the output projection.
+"""
+
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from itertools import product
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from anamorph.errors import AnamorphError
+from anamorph.models.base import Batch, Edits, Key, Recording, State
+from anamorph.models.fingerprint import CONFIGURATION, digest_of
+from anamorph.models.huggingface.attention import Attention, linear_matrix
+from anamorph.models.huggingface.blocks import OUTSIDE, CannotSplit, blocks_of, probe
+from anamorph.models.huggingface.calls import Call, Given, Stop, current
+from anamorph.models.huggingface.exchange import exchange
+from anamorph.models.huggingface.reference import (
+    Reference,
+    accepts,
+    context_of,
+    logits_of,
+    own_logits,
+    require_language_model,
+    without_cache,
+)
+from anamorph.models.sites import HEAD_KINDS, Site
+from anamorph.models.wrapped import Wrapped, copies_of, rows_at, same_up_to_rounding
+
+LONGEST = 2_048  # a context up to which it is tried whether it is true
+
+
+@dataclass(frozen=True)
+class _State(State):
+    """As every state, with what the model was given and what it hands to its blocks.
+
+    Attributes:
+        inputs: the model's keyword arguments.
+        given: by number of copies, what each block is given besides the residual stream.
+    """
+
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    given: dict[int, list[Given]] = field(default_factory=dict)
+
+
+class HuggingFace(Wrapped):
+    """A causal or masked language model of transformers, to be audited.
+
+    Sites are `layer.head.kind` for query, key (both as they enter the scores), value, pattern and
+    output (of a head, before the output projection), and `layer.kind` for residual and mlp. Where
+    several query heads share a key and value head, keys and values are counted by the latter.
+
+    A model whose attention does not come through transformers' interface runs with its own, and
+    has the sites residual and mlp alone; so has one whose attention does not give the model's own
+    logits there. What `mlp` is, is found by value: what a block's MLP adds to the residual stream.
+
+    Args:
+        model: from transformers, with a language-model head. It is left as it was found.
+
+    Attributes:
+        causal: whether no position sees those behind it, as found out on a few tokens.
+        context: the longest sequence, in tokens, if the configuration names one.
+        parallel: whether two threads may run it; not if it keeps something of its last run.
+
+    Raises:
+        AnamorphError: if it is no language model with one stack of blocks, or gives other logits
+            block by block than by itself, padded or not.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        self.model = cast(Any, model)
+        require_language_model(model)
+        self.context = context_of(model)
+        self._exchanged = True  # its attention function, in sessions
+        self._as_one = False  # behind the last block all positions are one sequence
+        self._memory = threading.local()
+        with torch.inference_mode():
+            reference = Reference.of(model, self.context)
+            self.blocks = blocks_of(model, lambda: own_logits(model, reference.tokens))
+            self.causal, self.parallel = reference.causal, reference.parallel
+            self._vocabulary, self._pads = reference.plain.shape[-1], reference.pads
+            self._dtype = reference.plain.dtype
+            self._explore(reference)
+            self.context = self._usable_context(reference.tokens)
+            self._as_one = self._may_be_one(reference)
+
+    @property
+    def layers(self) -> int:
+        """The number of blocks."""
+        return len(self.blocks)
+
+    @property
+    def sites(self) -> list[Site]:
+        """Every tensor that can be read and replaced."""
+        heads = [
+            Site(layer, head, kind)
+            for kind, (layer, block) in product(HEAD_KINDS, enumerate(self.blocks))
+            if block.attention is not None
+            for head in range(block.key_heads if kind in ("key", "value") else block.heads)
+        ]
+        residuals = [Site(layer, None, "residual") for layer in range(self.layers)]
+        mlps = [
+            Site(i, None, "mlp") for i, block in enumerate(self.blocks) if block.mlp is not None
+        ]
+        return heads + residuals + mlps
+
+    @property
+    def heads(self) -> int:
+        """Query heads of a layer, the first that has any."""
+        return next((block.heads for block in self.blocks if block.heads), 0)
+
+    @property
+    def key_heads(self) -> int:
+        """Key and value heads of a layer, the first that has any."""
+        return next((block.key_heads for block in self.blocks if block.key_heads), 0)
+
+    def describe(self) -> dict[str, Any]:
+        """Class, shape and number format, for a report."""
+        parameters = list(self.module.parameters())
+        dtype = next((x.dtype for x in parameters if x.is_floating_point()), self._dtype)
+        return {
+            "class": type(self.model).__name__,
+            "layers": self.layers,
+            "heads": self.heads,
+            "key_heads": self.key_heads,
+            "head_width": next((b.dims["query"] for b in self.blocks if b.heads), None),
+            "width": self._width,
+            "parameters": sum(x.numel() for x in parameters),
+            "dtype": str(dtype).removeprefix("torch."),
+        }
+
+    @property
+    def vocabulary(self) -> int:
+        """The number of logits."""
+        return self._vocabulary
+
+    def fingerprint(self) -> dict[str, str]:
+        """A digest of the model's weights, layer by layer, and of its configuration."""
+        return {
+            **super().fingerprint(),
+            CONFIGURATION: digest_of(_numeric(self.model.config.to_dict())),
+        }
+
+    def _own(self, tokens: Tensor) -> Tensor:
+        return own_logits(self.model, tokens)
+
+    def _takes_padding(self) -> bool:
+        return self.causal or self._pads
+
+    def _prepare(self) -> Callable[[], None]:
+        return exchange(self.model, self.blocks, self._exchanged)
+
+    def start(self, batch: Batch) -> State:
+        """Embed the tokens: the state before block 0.
+
+        Padding may stand at either side; positions are counted from the mask.
+
+        Raises:
+            AnamorphError: if the batch is longer than the context, or has padding that the model
+                would see.
+        """
+        self._check_length(batch.tokens)
+        state = _State(batch.tokens[None, :, :0], batch.mask, inputs=self._inputs(batch))
+        with self.session():
+            hidden = self._given(state, 1)[0].stream
+        return _State(hidden[None], batch.mask, None, state.inputs, state.given)
+
+    def layer(
+        self,
+        index: int,
+        state: State,
+        edits: Edits | None = None,
+        record: Recording | None = None,
+        at: Tensor | None = None,
+    ) -> State:
+        """Run one block; see `anamorph.models.base.Model.layer`."""
+        assert isinstance(state, _State)
+        here = {key.kind: edit for key, edit in (edits or {}).items() if key.layer == index}
+        wanted = [key for key in (record or {}) if key.layer == index]
+        call = Call(here, wanted, record if record is not None else {}, at)
+        with self.session():
+            residual = self._run(index, state, call)
+        if "residual" in here:
+            residual = here["residual"](residual)
+        for key in wanted:
+            if key.kind == "residual":
+                call.record[key] = residual
+        rows = at if index == self.layers - 1 else None
+        if rows is not None:
+            residual = rows_at(residual, rows)
+        return _State(residual, state.mask, rows, state.inputs, state.given)
+
+    def logits(self, state: State, at: Tensor | None = None) -> Tensor:
+        """[copy, batch, query, vocabulary] at the positions `at` [batch, query], or all.
+
+        What follows the last block must work position by position, as a norm and a head do.
+        """
+        residual = state.residual if at is None else rows_at(state.residual, at)
+        width = residual.shape[-1]
+        single = residual.reshape(1, -1, width) if self._as_one else residual.reshape(-1, 1, width)
+        with self.session(), current(Call(replaced=single)):
+            tokens = torch.zeros(len(single), 1, dtype=torch.long, device=residual.device)
+            out = self.model(input_ids=tokens, **without_cache(self.model))
+        logits = logits_of(self.model, out, None)
+        return logits.view(*residual.shape[:-1], -1)
+
+    def _may_be_one(self, reference: Reference) -> bool:
+        """Whether, behind the last block, one token may stand for a stream of many positions."""
+        state = self.start(Batch(reference.tokens, torch.ones_like(reference.tokens).bool()))
+        for layer in range(self.layers):
+            state = self.layer(layer, state)
+        apart = self.logits(state)
+        self._as_one = True
+        try:
+            return same_up_to_rounding(self.logits(state), apart)
+        except Exception:  # the model looks at how many tokens it was given
+            return False
+        finally:
+            self._as_one = False
+
+    def _run(self, index: int, state: _State, call: Call) -> Tensor:
+        """[copy, batch, position, width] after a block, before an edit of the residual stream."""
+        residual, block = state.residual, self.blocks[index]
+        copies = max(len(residual), copies_of(call.edits.values()))
+        heads_edited = any(kind in HEAD_KINDS for kind in call.edits)
+        more = any(
+            key.kind in HEAD_KINDS and (isinstance(key, Key) or key.kind != "pattern")
+            for key in call.wanted
+        )
+        if len(residual) == 1 and heads_edited and not more and block.projection is not None:
+            call.attended = self._attention(index, state).again(call)
+        if len(residual) < copies:
+            residual = residual.expand(copies, *residual.shape[1:])
+        call.shape, call.mlp_scale = residual.shape[:3], block.mlp_scale
+        given = self._given(state, copies)[index]
+        with current(call):
+            out = given.call(block.module, residual.flatten(0, 1))
+        return block.form.first(out).view(residual.shape)
+
+    def _attention(self, index: int, state: _State) -> Attention:
+        """The attention of a block as the model itself computes it, remembered for one state."""
+        kept = getattr(self._memory, "attention", None)
+        if kept is None or kept[0] is not state or kept[1] != index:
+            block = self.blocks[index]
+            call = Call(stop=True, shape=state.residual.shape[:3])
+            with current(call), suppress(Stop):
+                self._given(state, 1)[index].call(block.module, state.residual[0])
+            attention = call.attention
+            assert attention is not None and block.projection is not None
+            attention.projection = block.projection
+            heads = attention.heads()[0]
+            assert attention.given is not None
+            attention.matrix = linear_matrix(block.projection, heads, attention.given)
+            kept = self._memory.attention = (state, index, attention)
+        found: Attention = kept[2]
+        return found
+
+    def _given(self, state: _State, copies: int) -> list[Given]:
+        """What the model hands to its blocks, for so many copies of a batch."""
+        if copies not in state.given:
+            call = Call(listing=[])
+            inputs = {
+                name: value.repeat(copies, *[1] * (value.dim() - 1))
+                if torch.is_tensor(value)
+                else value
+                for name, value in state.inputs.items()
+            }
+            with current(call), suppress(Stop):
+                self.model(**inputs)
+            assert call.listing is not None
+            state.given[copies] = call.listing
+        return state.given[copies]
+
+    def _inputs(self, batch: Batch) -> dict[str, Any]:
+        inputs: dict[str, Any] = {"input_ids": batch.tokens, **without_cache(self.model)}
+        right = bool((batch.mask[:, 1:] <= batch.mask[:, :-1]).all())
+        if bool(batch.mask.all()) or (right and self.causal):
+            return inputs  # no real position sees the padding behind it
+        if not (self._pads if right else self._pads_left):
+            raise AnamorphError(
+                f"Padding at the {'right' if right else 'left'} changes what "
+                f"{type(self.model).__name__} itself says of real tokens, although it is told of "
+                "it; give sequences of one length."
+            )
+        inputs["attention_mask"] = batch.mask.long()
+        if not right and accepts(self.model, "position_ids"):
+            inputs["position_ids"] = (batch.mask.long().cumsum(1) - 1).clamp(min=0)
+        return inputs
+
+    def _explore(self, reference: Reference) -> None:
+        """Find the parts of the blocks, and make sure that the model is what it is by itself.
+
+        Raises:
+            AnamorphError: if it is not; says in what.
+        """
+        bare = self.blocks
+        difference = self._try(reference)
+        outside = all(block.headless == OUTSIDE for block in self.blocks)
+        if difference or outside:
+            self.blocks, self._exchanged = bare, False
+            if otherwise := self._try(reference):
+                raise AnamorphError(
+                    f"{type(self.model).__name__} cannot be audited block by block: {otherwise}. "
+                    "am.HookedModel takes any module."
+                )
+        if difference and not outside:
+            why = f"with its attention function exchanged, {difference}"
+            self.blocks = [replace(block, headless=why) for block in self.blocks]
+        self._pads_left = True
+        batch, expected = reference.left_padded()
+        try:
+            self._pads_left = not self._differs(batch, expected)
+        except Exception:  # it takes masks of another form
+            self._pads_left = False
+
+    def _try(self, reference: Reference) -> str:
+        """Why the model does not give its own logits, its attention function exchanged or not.
+
+        Returns:
+            the end of a sentence; empty if it gives them.
+        """
+        inputs = {"input_ids": reference.tokens, **without_cache(self.model)}
+        doing, call, run = "it does not run in parts", Call(), lambda: self.model(**inputs)
+        try:
+            with self.session():
+                self.blocks = probe(self.blocks, call, run, reference.tokens)
+            for what, batch, expected in reference.cases():
+                if difference := self._differs(batch, expected):
+                    return f"the logits of {what} differ from its own, by up to {difference:.2g}"
+            doing = "its blocks need more than the residual stream, such as what earlier ones keep"
+            return self._depends(Batch(reference.tokens, torch.ones_like(reference.tokens).bool()))
+        except AnamorphError:
+            raise
+        except CannotSplit as error:
+            return str(error)
+        except Exception as error:  # whatever somebody's model raises where it is run in parts
+            if not call.seen:
+                self.blocks = [replace(block, headless=OUTSIDE) for block in self.blocks]
+            reason = str(error).strip().split("\n")[0]
+            return f"{doing} ({type(error).__name__}{f': {reason}' if reason else ''})"
+
+    def _usable_context(self, tokens: Tensor) -> int | None:
+        """The context, without the few positions that some models keep for padding."""
+        if self.context is None or self.context > LONGEST:
+            return self.context
+        for context in range(self.context, max(0, self.context - 4), -1):
+            some = tokens.flatten().repeat(context)[None, :context]
+            inputs = {"input_ids": some, **without_cache(self.model)}
+            mask = torch.ones_like(some).bool()
+            try:
+                with self.session():
+                    self._given(_State(some[None, :, :0], mask, inputs=inputs), 1)
+            except (IndexError, RuntimeError):
+                continue
+            return context
+        return self.context
+
+    def _differs(self, batch: Batch, expected: Tensor) -> float:
+        """By how much logits of a batch differ from those expected at real tokens; 0 if not."""
+        state = self.start(batch)
+        for layer in range(self.layers):
+            state = self.layer(layer, state)
+        found = self.logits(state)[0][batch.mask]
+        self._width = state.residual.shape[-1]
+        if same_up_to_rounding(found, expected):
+            return 0.0
+        return float((found - expected).abs().nan_to_num(torch.inf).max())
+
+    def _depends(self, batch: Batch) -> str:
+        """On what a block depends besides its input: the end of a sentence; empty if on nothing.
+
+        A proxy starts at any block, with others beside it. So every block runs alone, the last one
+        first, on two copies that differ, and must give what it gives on each.
+        """
+        states = [self.start(batch)]
+        for layer in range(self.layers):
+            states.append(self.layer(layer, states[-1]))
+        inputs = self._inputs(batch)
+        fresh = [_State(state.residual, batch.mask, inputs=inputs) for state in states]
+        given: list[dict[int, list[Given]]] = [{}, {}]
+        for layer in reversed(range(self.layers)):
+            own = fresh[layer].residual
+            other = own.flip(-1) / 2
+            alone = self.layer(layer, _State(other, batch.mask, None, inputs, given[0])).residual
+            pair = torch.cat([own, other])
+            both = self.layer(layer, _State(pair, batch.mask, None, inputs, given[1])).residual
+            expected = torch.cat([states[layer + 1].residual, alone])
+            size = float(expected.double().square().mean().sqrt())  # some numbers are huge
+            if not same_up_to_rounding(both, expected, scale=size):
+                return (
+                    f"its block {layer} gives other numbers when it runs by itself, or with copies "
+                    "beside it, so it depends on more than its own residual stream"
+                )
+        return ""
+
+
+def _numeric(configuration: Any) -> Any:
+    """A configuration without versions, places and implementations, which decide rounding alone."""
+    if isinstance(configuration, dict):
+        return {
+            str(key): _numeric(value)
+            for key, value in configuration.items()
+            if key != "transformers_version" and not str(key).startswith("_")
+        }
+    return configuration

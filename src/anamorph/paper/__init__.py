@@ -1,0 +1,1 @@
+"""The paper's claims and choices, as far as they can be measured here."""

@@ -1,0 +1,158 @@
+"""The paper's claims on proxies of any task, C2 to C4, as a study measures them.
+
+Source of the claims: Friedman et al. 2023, arXiv 2312.03656.
+"""
+
+from itertools import pairwise
+from typing import Any
+
+import polars as pl
+
+from anamorph.analysis.words import FAILS, HOLDS, UNTESTED, families
+from anamorph.paper.code import languages
+from anamorph.paper.tables import Finding, Tables, at_once
+
+FULL = 1 - 1e-9  # agreement that an interval reaches
+ROUNDING = 1e-6  # bits of divergence up to which all is rounding
+NOT_FALLING = 0.9  # of the steps to the next size
+HALF = 0.5  # same_prediction below which a proxy destroys the model
+
+
+def grows(t: Tables) -> Finding:
+    """C2: a step counts where it is longer than half an interval, and not between two full sizes.
+
+    Full are sizes whose interval of same_prediction reaches 1, or whose attention_jsd is rounding.
+    """
+    numbers: dict[str, Any] = {}
+    for metric, sign in (("same_prediction", 1), ("attention_jsd", -1)):
+        count = {"steps": 0, "rises": 0, "falls": 0, "saturated": 0}
+        for split in t.splits:
+            for family in families(t.cells(metric, split=split).drop_nulls("size")):
+                for a, b in pairwise(family.to_dicts()):
+                    if all(_full(metric, row) for row in (a, b)):
+                        count["saturated"] += 1
+                        continue
+                    slack = max(r["high"] - r["low"] for r in (a, b)) / 2
+                    step = sign * (b["value"] - a["value"])
+                    count["steps"] += 1
+                    count["rises"] += step > slack
+                    count["falls"] += step < -slack
+        numbers[metric] = count
+    if not all(n["steps"] for n in numbers.values()):
+        return UNTESTED, "No simplification was run at two sizes that differ in anything.", numbers
+    holds = all(
+        n["falls"] <= (1 - NOT_FALLING) * n["steps"] and n["rises"] > n["falls"]
+        for n in numbers.values()
+    )
+    text = "; ".join(
+        f"{metric}: of {n['steps']} steps to the next size {n['rises']} make the proxy more "
+        f"faithful, {n['falls']} less"
+        for metric, n in numbers.items()
+    )
+    left = max(n["saturated"] for n in numbers.values())
+    return (
+        HOLDS if holds else FAILS,
+        f"{text}. Not counted: up to {left} steps between sizes that agree fully.",
+        numbers,
+    )
+
+
+def _full(metric: str, row: dict[str, Any]) -> bool:
+    return bool(row["high"] >= FULL if metric == "same_prediction" else row["value"] <= ROUNDING)
+
+
+def less_faithful(t: Tables) -> Finding:
+    """C3: counted are the proxies whose change is "worse" and "better" (after correction)."""
+    numbers: dict[str, Any] = {}
+    rows = t.verdicts()
+    for split in t.ood:
+        here = rows.filter(pl.col("split") == split)
+        numbers[split] = {
+            "cells": len(here),
+            "less_faithful": len(here.filter(pl.col("change") == "worse")),
+            "more_faithful": len(here.filter(pl.col("change") == "better")),
+            "median_gap": here["gap"].median(),
+        }
+    far = [s for s in ("unseen_depth", "unseen_depth_matched", *languages(t)) if s in numbers]
+    if not any(numbers[s]["cells"] for s in far):
+        return (
+            UNTESTED,
+            "The study has no verdicts on unseen depth or on unseen languages.",
+            numbers,
+        )
+    holds = all(numbers[s]["less_faithful"] > numbers[s]["more_faithful"] for s in far)
+    text = "; ".join(
+        f"{s}: {n['less_faithful']} of {n['cells']} proxies less faithful, "
+        f"{n['more_faithful']} more, median gap {n['median_gap']:+.3f}"
+        for s, n in numbers.items()
+        if n["cells"]
+    )
+    nearer = (
+        " Seen and short structures are not judged: they are easier than iid, which is mostly long "
+        "sentences."
+        if t.spec["task"]["name"] == "dyck"
+        else ""
+    )
+    return HOLDS if holds else FAILS, f"{text}.{nearer}", numbers
+
+
+def both_ways(t: Tables) -> Finding:
+    """C4: counted are cells of proxies that agree on at least half of the positions.
+
+    One that destroys the model says nothing. In every model the two intervals have to be disjoint
+    when they are widened to hold for all these cells at once.
+    """
+    alone = {
+        name: t.seeds.filter(pl.col("facet").is_null(), metric=f"{name}_only_right")
+        for name in ("model", "proxy")
+    }
+    same = t.seeds.filter(pl.col("facet").is_null(), metric="same_prediction")
+    keys = ["seed", "simplification", "split"]
+    model, proxy = (
+        rows.select(
+            *keys, **{f"{name}_only": "value", f"{name}_low": "low", f"{name}_high": "high"}
+        )
+        for name, rows in alone.items()
+    )
+    rows = (
+        same.filter((pl.col("role") == "ood") & (pl.col("method") != "identity"))
+        .select(*keys, same="value")
+        .join(model, on=keys)
+        .join(proxy, on=keys)
+    )
+    apart = pl.col("model_only") - pl.col("proxy_only")
+    below = (pl.col("model_only") - pl.col("model_low")) + (
+        pl.col("proxy_high") - pl.col("proxy_only")
+    )
+    above = (pl.col("model_high") - pl.col("model_only")) + (
+        pl.col("proxy_only") - pl.col("proxy_low")
+    )
+    whole = pl.col("same").mean().over("simplification", "split") >= HALF
+    rows = rows.filter(whole)
+    if not len(rows):
+        return UNTESTED, "No proxy agrees with the model on half the positions.", {}
+    wide = at_once(rows.select("simplification", "split").n_unique())  # in each model
+    rows = (
+        rows.with_columns(under=apart > wide * below, over=-apart > wide * above)
+        .group_by("simplification", "split", maintain_order=True)
+        .agg(pl.col("under", "over").all(), pl.col("model_only", "proxy_only").mean())
+    )
+    under, over = rows.filter("under"), rows.filter("over")
+    words = []
+    for side, column, table in (
+        ("model alone is right", "model_only", under),
+        ("proxy alone is right", "proxy_only", over),
+    ):
+        if len(table):
+            top = table.sort(column, descending=True).row(0, named=True)
+            words.append(
+                f"most often the {side}: {top['simplification']} on {top['split']} "
+                f"({top['model_only']:.3f} model alone, {top['proxy_only']:.3f} proxy alone)"
+            )
+    numbers = {"under": len(under), "over": len(over), "cells": len(rows)}
+    return (
+        HOLDS if len(under) and len(over) else FAILS,
+        f"Of {len(rows)} cells, in {len(under)} the model alone is right more often than the proxy "
+        f"alone, in {len(over)} less often" + (f"; {'; '.join(words)}." if words else "."),
+        numbers,
+    )

@@ -1,0 +1,238 @@
+"""The paper's claims on Dyck languages, C1 and C5 to C8, as a study measures them.
+
+Source of the claims: Friedman et al. 2023, arXiv 2312.03656.
+"""
+
+from itertools import product
+from typing import Any
+
+import polars as pl
+
+from anamorph.analysis.words import FAILS, HOLDS, UNTESTED, families, split_size
+from anamorph.models.sites import HEAD_KINDS, LAYER_KINDS, Site, match_sites
+from anamorph.paper.both import HALF
+from anamorph.paper.tables import Estimate, Finding, Tables, most, number, of_interval
+from anamorph.tasks.dyck.task import TRAINED_DEPTH, WITHIN
+
+STRUCTURE = ("seen_structure", "unseen_short", "unseen_long")
+NEAR_PERFECT = 0.98  # accuracy
+COINCIDE = 0.05  # of same_prediction, between two curves
+MATCHES = 0.9  # of the scored positions, at which a head attends most to the opener
+AGREEMENTS = ("same_attention", "same_prediction")
+
+
+def generalizes(t: Tables) -> Finding:
+    """C1: "no more than so much" and "at least" are judged by the ends of the intervals."""
+    rows = {r["split"]: r for r in t.cells("model_accuracy", method="identity").to_dicts()}
+    structure = [s for s in STRUCTURE if s in rows]
+    if not structure or "unseen_depth" not in rows:
+        return UNTESTED, "The study has no structure and depth splits.", {}
+    found = {s: Estimate.of(row) for s, row in rows.items()}
+    short = any(found[s].high < NEAR_PERFECT for s in structure)
+    lower = found["unseen_depth"].high < min(found[s].low for s in structure)
+    sure = all(found[s].low >= NEAR_PERFECT for s in structure)
+    text = ", ".join(f"{s} {of_interval(row)}" for s, row in rows.items())
+    text = f"Accuracy of the model: {text}. The paper reports about .75 to .80 on unseen depth."
+    if lower and not short and not sure:
+        text += f" Too few sequences to tell whether all structures are above {NEAR_PERFECT}."
+    status = FAILS if short or not lower else HOLDS if sure else UNTESTED
+    return status, text, {s: x._asdict() for s, x in found.items()}
+
+
+def one_hot(t: Tables) -> Finding:
+    """C5: of the one-hot proxies that look right, one has to be worse on unseen depth."""
+    rows = t.verdicts().filter(
+        pl.col("method") == "onehot",
+        pl.col("split") == "unseen_depth",
+        pl.col("level") == "looks right",
+    )
+    if not len(rows):
+        return UNTESTED, "No one-hot attention that looks right on iid was run on unseen depth.", {}
+    changes = rows["change"].to_list()
+    text = "; ".join(
+        f"{r['simplification']}: gap {of_interval(r, 'gap')}, {r['verdict']}"
+        for r in rows.to_dicts()
+    )
+    numbers = {
+        r["simplification"]: {k: r[k] for k in ("gap", "low", "high", "p_value", "change")}
+        for r in rows.to_dicts()
+    }
+    status = HOLDS if "worse" in changes else UNTESTED if "undecided" in changes else FAILS
+    unsure = " Too few sequences to tell." if status == UNTESTED else ""
+    return status, f"On unseen depth: {text}.{unsure}", numbers
+
+
+def coincide(t: Tables) -> Finding:
+    """C6: of the proxies, 90 % have to have a gap of at most .05, either way."""
+    rows = t.verdicts().filter(pl.col("split") == "unseen_long")
+    if not len(rows):
+        return UNTESTED, "The study has no split of long unseen structures.", {}
+    off = rows["gap"].abs()
+    median, largest, share = map(number, (off.median(), off.max(), (off <= COINCIDE).mean()))
+    return (
+        HOLDS if share >= 0.9 else FAILS,
+        f"The two differ by {median:.3f} in the median proxy and {largest:.3f} at most; "
+        f"{share:.0%} of proxies within {COINCIDE}. Pooled over tokens they must: nearly all far "
+        "closers of an iid sample stand in unseen skeletons longer than 32.",
+        {"median": median, "max": largest, "share_within": share},
+    )
+
+
+def departs(t: Tables) -> Finding:
+    """C7: looked at is, of every SVD and PCA family in a matching layer, the smallest that passes.
+
+    A layer matches if in every model one of its heads attends most to the opener in at least .9 of
+    the scored positions of iid. The fall is the paired contrast of the facet "trained depth".
+    """
+    if t.contrasts.is_empty() or t.matching.is_empty():
+        lacking = "contrasts" if t.contrasts.is_empty() else "how often heads attend the opener"
+        return UNTESTED, f"The study has no {lacking} to judge this by.", {}
+    matches = _matching_heads(t)
+    right = t.cells("same_prediction", role="iid").filter(pl.col("method").is_in(["svd", "pca"]))
+    picked = [
+        family.filter(pl.col("value") >= t.looks_right).head(1)
+        for family in families(t.low_dimensional(right))
+        if _layer(t, family["sites"][0], matches) is not None
+    ]
+    rows = t.contrasts.filter(
+        pl.col("seed").is_null(),
+        pl.col("split") == "unseen_depth_matched",
+        pl.col("facet") == TRAINED_DEPTH,
+        pl.col("level") == WITHIN,
+    )
+    numbers: dict[str, Any] = {}
+    falls: list[bool | None] = []
+    for name in pl.concat(picked)["simplification"].to_list() if picked else []:
+        of = {r["metric"]: r for r in rows.filter(simplification=name).to_dicts()}
+        if all(metric in of for metric in AGREEMENTS):
+            numbers[name] = {
+                metric: _by_depth(t, name, metric, of[metric]) for metric in AGREEMENTS
+            }
+            both = [Estimate.of(of[metric]) for metric in AGREEMENTS]
+            yes = all(x.low > t.tolerance for x in both)
+            falls.append(
+                True if yes else None if all(x.high > t.tolerance for x in both) else False
+            )
+    if not falls:
+        return (
+            UNTESTED,
+            "No layer matches brackets, no low-dimensional view of one looks right on iid, or "
+            "there are no sentences of unseen depth with the lengths of unseen_long.",
+            {"matching": matches},
+        )
+    depth = t.spec["task"]["m"]
+    text = "; ".join(
+        f"{name}: "
+        + ", ".join(
+            f"{label} {of['iid']:.2f} on iid, {of['within']:.2f} up to depth {depth} and "
+            f"{of['beyond']:.2f} beyond (fall {of_interval(of['fall'])})"
+            for label, of in (("same key", n[AGREEMENTS[0]]), ("same prediction", n[AGREEMENTS[1]]))
+        )
+        for name, n in numbers.items()
+    )
+    where = ", ".join(f"{head} ({share:.0%} of the openers)" for head, share in matches.items())
+    return (
+        most(falls),
+        f"Heads that match: {where}. On sentences of unseen depth, as long as others: {text}.",
+        {"matching": matches, "proxies": numbers},
+    )
+
+
+def _matching_heads(t: Tables) -> dict[str, float]:
+    """Heads ("1.0") that attend most to the opener on iid, in every model: the least share."""
+    iid = t.cells("same_prediction", role="iid")["split"].to_list()
+    rows = (
+        t.matching.filter(pl.col("split").is_in(iid[:1]))
+        .group_by("layer", "head", maintain_order=True)
+        .agg(pl.col("value").min())
+        .filter(pl.col("value") >= MATCHES)
+    )
+    return {f"{layer}.{head}": value for layer, head, value in rows.iter_rows()}
+
+
+def _layer(t: Tables, sites: str, heads: dict[str, float]) -> int | None:
+    """The layer of a proxy that edits keys or queries there alone, and of one of the heads."""
+    model = t.spec["model"]
+    of_model = [
+        Site(layer, head, kind)
+        for layer, head, kind in product(range(model["layers"]), range(model["heads"]), HEAD_KINDS)
+    ]
+    of_model += [
+        Site(layer, None, kind) for layer in range(model["layers"]) for kind in LAYER_KINDS
+    ]
+    edited = [site for part in sites.split(";") for site in match_sites(part, of_model)]
+    if len({site.layer for site in edited}) != 1 or {s.kind for s in edited} - {"query", "key"}:
+        return None
+    return edited[0].layer if any(f"{s.layer}.{s.head}" in heads for s in edited) else None
+
+
+def _by_depth(t: Tables, name: str, metric: str, fall: dict[str, Any]) -> dict[str, Any]:
+    """Agreement on iid, on either side of the trained depth, and at each depth; and the fall."""
+    (iid,) = t.cells(metric, role="iid", simplification=name)["value"].to_list()
+    here = t.facets.filter(
+        pl.col("simplification") == name,
+        pl.col("split") == "unseen_depth_matched",
+        pl.col("metric") == metric,
+    )
+    sides = dict(here.filter(facet=TRAINED_DEPTH).select("level", "value").iter_rows())
+    return {
+        "iid": iid,
+        **sides,
+        "fall": {key: fall[key] for key in ("value", "low", "high")},
+        "by_depth": dict(here.filter(facet="depth").select("level", "value").iter_rows()),
+    }
+
+
+def clusters(t: Tables) -> Finding:
+    """C8: at a site, each k-means proxy is compared with the SVD proxy nearest to it on iid.
+
+    Both must agree with the model on at least half of iid, within .05 of each other. Where the one
+    looks right at no size that was run and the other does, they do not behave alike.
+    """
+    iid = t.cells("same_prediction", role="iid")
+    rows = t.verdicts().filter(pl.col("split") == "unseen_depth").select("simplification", "gap")
+    iid = iid.join(rows, on="simplification", maintain_order="left")
+    places: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for row in iid.filter(pl.col("method").is_in(["kmeans", "svd"])).to_dicts():
+        family, _ = split_size(row["simplification"], row["size"])
+        place = family.removeprefix(row["method"])  # the site, and what else they have in common
+        places.setdefault(place, {"kmeans": [], "svd": []})[row["method"]].append(row)
+    numbers: dict[str, Any] = {}
+    for place, of in places.items():
+        if of["kmeans"] and of["svd"]:
+            numbers[place.removeprefix("@")] = _alike(t, of["kmeans"], of["svd"])
+    judged = {place: n["alike"] for place, n in numbers.items() if n["alike"] is not None}
+    if not judged:
+        return (
+            UNTESTED,
+            "k-means and SVD were not run at one site, with the same options and on unseen depth, "
+            "at sizes that agree with the model equally on iid.",
+            numbers,
+        )
+    text = "; ".join(f"{place}: {n['said']}" for place, n in numbers.items())
+    return HOLDS if all(judged.values()) else FAILS, f"{text}.", numbers
+
+
+def _alike(t: Tables, kmeans: list[dict[str, Any]], svd: list[dict[str, Any]]) -> dict[str, Any]:
+    """Whether two curves at a site are alike (None: cannot be said), in numbers and in words."""
+    curves = {"k-means": kmeans, "SVD": svd}
+    best = {method: max(row["value"] for row in rows) for method, rows in curves.items()}
+    found: dict[str, Any] = {"best_on_iid": best, "pairs": []}
+    poor, good = sorted(best, key=lambda method: best[method])
+    if best[poor] < t.looks_right <= best[good]:
+        said = f"{poor} looks right on iid at no size ({best[poor]:.2f} at best) and {good} does"
+        return found | {"alike": False, "said": f"{said} ({best[good]:.2f}): not alike"}
+    for row in kmeans:
+        near = min(svd, key=lambda other: abs(other["value"] - row["value"]))
+        if min(row["value"], near["value"]) < HALF or None in (row["gap"], near["gap"]):
+            continue
+        if abs(near["value"] - row["value"]) <= COINCIDE:
+            found["pairs"].append({"kmeans_gap": row["gap"], "svd_gap": near["gap"]})
+    alike = sum(abs(p["kmeans_gap"] - p["svd_gap"]) <= COINCIDE for p in found["pairs"])
+    if not found["pairs"]:
+        return found | {"alike": None, "said": "no two sizes agree with the model equally on iid"}
+    return found | {
+        "alike": alike >= len(found["pairs"]) / 2,
+        "said": f"{alike} of {len(found['pairs'])} k-means proxies have the gap on unseen depth "
+        f"(within {COINCIDE}) of the SVD proxy that agrees as well on iid",
+    }

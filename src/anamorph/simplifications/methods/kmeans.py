@@ -1,0 +1,102 @@
+"""K-means: every point is replaced by the centre of its cluster."""
+
+from typing import ClassVar, Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from anamorph.errors import AnamorphError
+from anamorph.machine.process import as_found
+from anamorph.simplifications.base import Simplification, require_whole
+from anamorph.simplifications.statistics.reservoir import Reservoir
+
+MAX_ITERATIONS = 100  # of Lloyd's algorithm; it stops before when the centres rest (tol=1e-4)
+
+
+class KMeans(Simplification):
+    """The nearest of `clusters` centres, found by scikit-learn: k-means++, one start, Lloyd.
+
+    Args:
+        clusters: how many centres; at most the number of distinct points seen. Exactly that many
+            reproduce the points.
+        seed: of the start, and of the sample if there are more points than `reservoir`.
+        reservoir: at most so many points, drawn uniformly from the stream, are fitted to.
+
+    Attributes:
+        centers_: [clusters, dim].
+    """
+
+    name: ClassVar[str] = "kmeans"
+    size_name: ClassVar[str | None] = "clusters"
+
+    centers_: Tensor
+
+    def __init__(self, *, clusters: int, seed: int = 0, reservoir: int = 32768) -> None:
+        self.clusters = clusters
+        self.seed = seed
+        self.reservoir = reservoir
+
+    def validate(self, dim: int | None = None) -> None:
+        """See `Simplification.validate`."""
+        require_whole(self, "clusters", least=1)
+        require_whole(self, "seed", least=0)
+        require_whole(self, "reservoir", least=1)
+        if self.seed >= 2**32:
+            raise AnamorphError(f"{self}: seed must be below 2**32; got {self.seed}.")
+        if self.clusters > self.reservoir:
+            raise AnamorphError(
+                f"{self}: clusters above points. Only {self.reservoir} points are kept to fit to; "
+                "choose fewer clusters or a larger reservoir."
+            )
+
+    def exact_size(self, dim: int, points: int) -> int | None:
+        """A cluster a point changes nothing, as long as every point is kept."""
+        return points if points <= self.reservoir else None
+
+    def statistic(self, dim: int) -> Reservoir:
+        """A sample of the points, shared by all numbers of clusters."""
+        self.validate(dim)
+        return Reservoir(capacity=int(self.reservoir), seed=int(self.seed))
+
+    def learn(self, statistic: Reservoir) -> Self:
+        """Find the centres.
+
+        Raises:
+            AnamorphError: if there are fewer distinct points than clusters.
+        """
+        self.validate()
+        points = statistic.points().numpy()
+        few = len(np.unique(points[:, :1])) <= self.clusters  # by one coordinate: it is far faster
+        distinct = np.unique(points, axis=0) if few else points
+        if self.clusters > len(distinct):
+            raise AnamorphError(
+                f"{self}: clusters above points. Of {statistic.seen} points seen, {len(distinct)} "
+                "distinct ones were kept; choose fewer clusters or fit to more data."
+            )
+        if few and self.clusters == len(distinct):
+            centers = distinct  # the optimum, which the algorithm could miss by a duplicate
+        else:
+            with as_found():  # here: it takes two seconds to import
+                from sklearn.cluster import KMeans as ScikitKMeans
+                from threadpoolctl import threadpool_limits
+
+            # One thread: scikit-learn adds up the threads' partial sums as they come in.
+            with as_found(), threadpool_limits(limits=1):
+                search = ScikitKMeans(
+                    int(self.clusters), n_init=1, max_iter=MAX_ITERATIONS, random_state=self.seed
+                )
+                centers = search.fit(points).cluster_centers_
+        self.centers_ = torch.from_numpy(centers.astype(np.float64))
+        return self
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Replace every point of `x` [..., dim] by its nearest centre."""
+        centers = self.centers_.to(x)
+        # |x - c|² without |x|², which is the same for all centres. Measured from the centres' mean,
+        # so that a common offset does not swallow the differences.
+        middle = self.centers_.mean(dim=0)
+        shifted = (self.centers_ - middle).to(x)
+        distance = shifted.square().sum(dim=1) - 2 * (x - middle.to(x)) @ shifted.T
+        return F.embedding(distance.argmin(dim=-1), centers)

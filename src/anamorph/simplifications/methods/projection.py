@@ -1,0 +1,67 @@
+"""What SVD and PCA have in common: points are projected on a few axes learnt from the moments."""
+
+from abc import abstractmethod
+from typing import ClassVar, Self
+
+from torch import Tensor
+
+from anamorph.errors import AnamorphError
+from anamorph.simplifications.base import Simplification, require_whole
+from anamorph.simplifications.statistics.moments import Moments
+
+
+class Projection(Simplification):
+    """An orthogonal projection on `rank` axes; a subclass says which, and through which point.
+
+    Attributes:
+        components_: [rank, dim] orthonormal rows, the most important first.
+    """
+
+    size_name: ClassVar[str | None] = "rank"
+
+    components_: Tensor
+
+    def __init__(self, *, rank: int) -> None:
+        self.rank = rank
+
+    @abstractmethod
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """The projection as (matrix [dim, dim], bias [dim]), float64: `x @ matrix + bias`."""
+
+    def validate(self, dim: int | None = None) -> None:
+        """See `Simplification.validate`."""
+        require_whole(self, "rank", least=1)
+        if dim is not None and self.rank > dim:
+            raise AnamorphError(
+                f"{self}: rank above dimension. The activations have {dim} dimensions; "
+                f"choose a rank from 1 to {dim}."
+            )
+
+    def exact_size(self, dim: int, points: int) -> int | None:
+        """At full rank nothing is cut away."""
+        return dim
+
+    def statistic(self, dim: int) -> Moments:
+        """The moments, shared by all ranks of SVD and PCA."""
+        self.validate(dim)
+        return Moments(dim)
+
+    def learn(self, statistic: Moments) -> Self:
+        """Take the first axes.
+
+        Raises:
+            AnamorphError: if no point was seen, or the rank is above the dimension.
+        """
+        self.validate(statistic.dim)
+        if statistic.count == 0:
+            raise AnamorphError(f"{self}: there are no points to fit to; give at least one.")
+        self._learn(statistic)
+        return self
+
+    @abstractmethod
+    def _learn(self, moments: Moments) -> None: ...
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Project `x` [..., dim]."""
+        matrix, bias = self.affine()
+        return x @ matrix.to(x) + bias.to(x)

@@ -1,0 +1,1 @@
+"""What a fit keeps of a stream of points."""

@@ -1,0 +1,304 @@
+"""What is to be done, as data: a study from a preset, an audit from options or a TOML file."""
+
+import tomllib
+from collections.abc import Collection, Mapping, Sequence
+from difflib import get_close_matches
+from importlib import resources
+from os.path import expanduser
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from anamorph.errors import AnamorphError
+from anamorph.faithfulness import Thresholds
+from anamorph.faithfulness.confidence import PRIOR_CORRELATION
+from anamorph.simplifications import Sweep
+from anamorph.tasks import task_names
+from anamorph.tasks.text.sequences import Packing
+from anamorph.training.train import TrainingConfig
+
+
+class _Spec(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any], source: str) -> Self:
+        """Read a specification from plain values; `source` is named in errors.
+
+        Raises:
+            AnamorphError: if a key is unknown or a value does not fit.
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            problems = "; ".join(
+                f"{'.'.join(map(str, e['loc']))}: {e['msg']} (given: {e['input']!r})"
+                for e in error.errors()
+            )
+            raise AnamorphError(f"The specification in {source} does not fit: {problems}.") from (
+                error
+            )
+
+
+class AuditSpec(_Spec):
+    """How much is audited, and how it is judged.
+
+    Attributes:
+        sequences: scored sequences a split.
+        fit_sequences: sequences of `train` on which simplifications are fitted.
+        learnt: accuracy on the reference that a model must be above for verdicts on it to mean
+            anything; None for what the task says (`anamorph.auditing.audit.learnt_of`).
+        thresholds: see `anamorph.faithfulness.Thresholds`.
+    """
+
+    sequences: int = Field(default=1000, ge=2)
+    fit_sequences: int = Field(default=1000, ge=1)
+    learnt: float | None = Field(default=None, ge=0, le=1)
+    thresholds: Thresholds = Thresholds()
+
+
+class StudySpec(_Spec):
+    """Everything that a study's numbers depend on.
+
+    Attributes:
+        task: the task's name and arguments.
+        model: the decoder's shape (`anamorph.models.decoder.DecoderConfig`), without what the task
+            decides.
+        training: see `anamorph.training.train.TrainingConfig`.
+        simplify: spec strings; a list value stands for one proxy each.
+        each_layer: likewise, split into one proxy a layer; see `anamorph.simplifications.sweep`.
+        each_head: likewise, into one a head.
+        audit: see `AuditSpec`.
+        seeds: of the models.
+        threads: processor threads a model uses. Sums are rounded in an order that depends on it.
+    """
+
+    task: dict[str, Any]
+    model: dict[str, Any] = {}
+    training: TrainingConfig = TrainingConfig()
+    simplify: tuple[str, ...] = ()
+    each_layer: tuple[str, ...] = ()
+    each_head: tuple[str, ...] = ()
+    audit: AuditSpec = AuditSpec()
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field(default=(0,), min_length=1)
+    threads: int = Field(default=1, ge=1)
+
+    @model_validator(mode="after")
+    def _simplifies(self) -> Self:
+        if not (self.simplify or self.each_layer or self.each_head):
+            raise ValueError("simplify, each_layer or each_head must name a simplification")
+        return self
+
+    @field_validator("task")
+    @classmethod
+    def _named(cls, task: dict[str, Any]) -> dict[str, Any]:
+        if not isinstance(task.get("name"), str):
+            raise ValueError("task.name must say which task, such as 'dyck'")
+        return task
+
+    @field_validator("seeds")
+    @classmethod
+    def _different(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError("the seeds must differ from each other")
+        return seeds
+
+
+class AuditOptions(_Spec):
+    """The options of `anamorph audit`, as its TOML files name them too.
+
+    Attributes:
+        simplify: spec strings; a list value stands for one proxy each.
+        out: the run folder for the results.
+        run: a run folder, whose models and data are used; or else:
+        model: a model folder, a GGUF file, or with `hub` a name.
+        data: `ROLE=PATH` or `ROLE:NAME=PATH` each; in TOML a table from roles to paths.
+        fit_on: the split that is fitted on.
+        by: one proxy a `head`, one a `layer`, or `all` sites of a spec at once.
+        until: stop a cell when its interval is so narrow.
+        correlation: within a sequence, assumed with `until` before data show it.
+        sequences: of each split, at most.
+        fit_sequences: to fit on.
+        length: tokens a sequence.
+        packing: how documents become sequences.
+        text_field: the field with the text.
+        spans_field: a field with [start, end, label] spans.
+        masked: for masked models, the share of tokens to hide and predict.
+        hub: whether the model may be fetched from the hub.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    simplify: list[str]
+    out: str
+    run: str | None = None
+    model: str | None = None
+    data: list[str] = []
+    fit_on: str = "train"
+    by: Sweep = "head"
+    until: float | None = None
+    correlation: float = PRIOR_CORRELATION
+    sequences: int = 1000
+    fit_sequences: int = 200
+    length: int = 128
+    packing: Packing = "truncate"
+    text_field: str = "text"
+    spans_field: str | None = None
+    masked: float | None = None
+    hub: bool = False
+
+    @classmethod
+    def read(cls, file: Path | None, options: Mapping[str, Any]) -> Self:
+        """Options over those of a TOML file; paths in the file are relative to its folder.
+
+        Args:
+            file: the TOML file, if there is one. `fit-on` is as good as `fit_on`.
+            options: what is given beside it, and counts first.
+
+        Raises:
+            AnamorphError: if the file cannot be read, or a key or value does not fit.
+        """
+        values = {} if file is None else _read_toml(file, cls.model_fields)
+        if file is not None:
+            hub = bool(options.get("hub", values.get("hub", False)))
+            values = {key: _beside(file.parent, key, value, hub) for key, value in values.items()}
+        values |= options
+        _check_options(values)
+        return cls.of(values, "the options" if file is None else f"{file} and the options")
+
+    def source(self) -> dict[str, Any]:
+        """What says where model and data come from, and how they are read, from any folder."""
+        values = self.model_dump(mode="json", exclude={"simplify", "out", "run"})
+        if self.model is not None and Path(self.model).exists():
+            values["model"] = str(Path(self.model).absolute())
+        named = [entry.partition("=") for entry in self.data]
+        values["data"] = [f"{role}={Path(path).absolute()}" for role, _, path in named]
+        return values
+
+
+def _read_toml(file: Path, known: Collection[str]) -> dict[str, Any]:
+    try:
+        values = tomllib.loads(file.read_text("utf-8-sig"))  # Windows may write a mark in front
+    except (OSError, UnicodeDecodeError) as error:
+        raise AnamorphError(f"Cannot read {file}: {error}.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise AnamorphError(f"{file} is not TOML: {error}.") from error
+    values = {key.replace("-", "_"): value for key, value in values.items()}
+    for key in values:
+        if key not in known:
+            near = get_close_matches(key, known, n=1)
+            raise AnamorphError(
+                f"{file} has the key {key!r}, which is no option of an audit"
+                + (f"; did you mean {near[0]!r}?" if near else ".")
+                + f" The options are: {', '.join(known)}."
+            )
+    return values
+
+
+def _beside(folder: Path, key: str, value: Any, hub: bool) -> Any:
+    """A value of a file in that folder, with its paths as seen from here."""
+    if key in ("run", "out") and isinstance(value, str):
+        return str(folder / expanduser(value))
+    if key == "model" and isinstance(value, str):
+        path = folder / expanduser(value)
+        return value if hub and not path.exists() else str(path)
+    if key == "simplify" and isinstance(value, str):
+        return [value]
+    if key == "data":
+        if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
+            raise AnamorphError(
+                f"data must be a table from ROLE or ROLE:NAME to paths, such as data = {{iid = "
+                f"'a.jsonl', 'ood:python' = 'b.jsonl'}}; given: {value!r}."
+            )
+        return [f"{role}={folder / expanduser(path)}" for role, path in value.items()]
+    return value
+
+
+def _check_options(values: Mapping[str, Any]) -> None:
+    """Whether together they say what to audit, and how."""
+    if (values.get("run") is None) == (values.get("model") is None):
+        raise AnamorphError(
+            "Give either a run folder, whose models are audited, or --model with --data."
+        )
+    for key, example in (
+        ("simplify", "'svd(rank=[1,2,4])@*.*.{query,key}'"),
+        ("out", "runs/mine"),
+        *([("data", "iid=a.jsonl --data ood:python=b.jsonl")] if values.get("model") else []),
+    ):
+        if not values.get(key):
+            raise AnamorphError(f"An audit needs --{key}, such as --{key} {example}.")
+    if values.get("run") is not None:
+        other = sorted(set(values) - {"run", "simplify", "out"})
+        if other:
+            raise AnamorphError(
+                f"The models and data of a run are audited as they are there: {', '.join(other)} "
+                "cannot be given with it."
+            )
+
+
+def presets(task: str) -> list[str]:
+    """The names of a task's presets."""
+    names = (file.name for file in resources.files("anamorph.studies.presets").iterdir())
+    return sorted(
+        name.removeprefix(f"{task}-").removesuffix(".toml")
+        for name in names
+        if name.startswith(f"{task}-")
+    )
+
+
+def load_preset(
+    task: str, preset: str, settings: Sequence[str] = (), seeds: int | None = None
+) -> StudySpec:
+    """A preset with changes.
+
+    Args:
+        task: such as `dyck`.
+        preset: such as `demo`.
+        settings: `section.key=value` each, the value in TOML; a bare word is a string.
+        seeds: train this many models, with the seeds 0, 1, ...
+
+    Raises:
+        AnamorphError: if there is no such preset, or a change does not fit.
+    """
+    if preset not in presets(task):
+        if not presets(task):
+            with_presets = ", ".join(name for name in task_names() if presets(name))
+            hint = "; audit --data takes texts of your own" if task == "text" else ""
+            raise AnamorphError(
+                f"There are no presets for {task!r}; tasks with presets are: {with_presets}{hint}."
+            )
+        known = ", ".join(presets(task))
+        raise AnamorphError(
+            f"There is no preset {preset!r} for the task {task!r}; its presets are: {known}."
+        )
+    text = (resources.files("anamorph.studies.presets") / f"{task}-{preset}.toml").read_text(
+        "utf-8"
+    )
+    values = tomllib.loads(text)
+    for setting in settings:
+        _set(values, setting)
+    if seeds is not None:
+        if seeds < 1:
+            raise AnamorphError(f"A study needs at least 1 seed; got {seeds}.")
+        values["seeds"] = list(range(seeds))
+    return StudySpec.of(values, f"preset {preset!r}" + (" and --set" if settings else ""))
+
+
+def _set(values: dict[str, Any], setting: str) -> None:
+    path, equals, text = setting.partition("=")
+    *sections, key = path.strip().split(".")
+    if not equals or not key:
+        raise AnamorphError(
+            f"Cannot read the setting {setting!r}; expected section.key=value, such as "
+            "training.steps=1000."
+        )
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise AnamorphError(f"The setting {setting!r} does not fit: {section} has no keys.")
+    values[key] = value

@@ -1,0 +1,364 @@
+"""Code completion: the next character of functions, in repositories and languages not trained on.
+
+====================  ======  ==================================================================
+split                 role    functions
+====================  ======  ==================================================================
+train                 train   of the training language, from the repositories that are trained on
+iid                   iid     other functions of the same repositories, held out of each
+unseen_repository     ood     of the training language, from other repositories
+LANGUAGE              ood     of another language, one split each
+====================  ======  ==================================================================
+
+The order of every split is random, so that its beginning is a sample of it. Every split but `train`
+has the lengths of `iid`, and every beginning of it those of the same beginning of `iid`; where
+there are too few functions of a length some places stay empty, at random. No function of a test
+split occurs in `train`, neither as it is, but for white space, nor with its names and literals
+abstracted; the task's specification counts what was left out. A sequence is START and the
+function's characters, cut at the context. Every character is scored.
+
+The task is that of the paper (arXiv 2312.03656) and of Husain et al. 2019 (arXiv 1909.09436).
+"""
+
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from anamorph.corpora import (
+    Corpus,
+    cache_folder,
+    from_codesearchnet,
+    from_folders,
+    from_recipe,
+)
+from anamorph.corpora.from_datasets import write_files
+from anamorph.corpora.token_kinds import Spans
+from anamorph.errors import AnamorphError
+from anamorph.progress import Watch, ignore
+from anamorph.tasks.base import NOT_APPLICABLE, Facet, Role, Split, Task
+from anamorph.tasks.code.facets import LEVELS, POSITION_BINS, Labels, binned, label
+from anamorph.tasks.code.lengths import matching, tell_lengths
+
+START, UNKNOWN, FIRST_CHARACTER = 0, 1, 2
+RARE = 20  # a character that train has less often is unknown
+UNSEEN_SHARE = 0.2  # of the repositories, where nothing says which are not to be trained on
+
+Unit = Literal["characters", "bytes"]
+
+
+def code(
+    *,
+    corpus: str | Mapping[str, str] = "demo",
+    language: str = "java",
+    languages: Sequence[str] | None = None,
+    train: int = 20_000,
+    test: int = 1_000,
+    context: int = 256,
+    unit: Unit = "characters",
+    copied: int = 4,
+    seed: int = 0,
+    cache: str | Path | None = None,
+    watch: Watch = ignore,
+) -> Task:
+    """Make the code completion task with all its splits.
+
+    Args:
+        corpus: a recipe's name or TOML file, a folder with CodeSearchNet's files, `datasets:NAME`
+            for what the package `datasets` has under that name, or folders of source code: `train`,
+            if there is one `unseen` (repositories that are not trained on), and one for every other
+            language by its name.
+        language: that is trained on.
+        languages: the others; None for all that the corpus has.
+        train: functions, at most.
+        test: functions in each other split, at most.
+        context: tokens of a sequence, START included; longer functions are cut.
+        unit: what is a token, `characters` or UTF-8 `bytes`.
+        copied: characters that must have occurred before for the facet `copying`.
+        seed: of what is held out and drawn.
+        cache: a folder for downloads and functions; None for the user's cache folder.
+        watch: told of progress.
+
+    Raises:
+        AnamorphError: if an argument does not fit, or the corpus cannot be read or lacks something.
+    """
+    spec = {
+        "corpus": dict(corpus) if isinstance(corpus, Mapping) else corpus,
+        "language": language,
+        "languages": list(languages) if isinstance(languages, tuple) else languages,
+        **{"train": train, "test": test, "context": context, "unit": unit},
+        **{"copied": copied, "seed": seed},
+    }
+    _check(spec)
+    if not isinstance(cache, str | Path | None):
+        raise AnamorphError(f"code: cache must be a folder; got {cache!r}.")
+    asked = None if languages is None else [language, *(x for x in languages if x != language)]
+    read = read_corpus(corpus, language, asked, Path(cache) if cache else cache_folder(), watch)
+    chosen, counts = draw(read, language, train, test, context, seed)
+    characters = _characters(chosen["train"], context)
+    encode = _Bytes() if unit == "bytes" else _Characters(characters)
+    splits = {
+        name: _to_split(name, table, encode, set(characters), context, copied)
+        for name, table in chosen.items()
+    }
+    found = {"made": read.checksum, "splits": counts}
+    return Task(
+        name="code",
+        spec={"name": "code", **spec, **found},
+        vocabulary=encode.vocabulary,
+        candidates=np.arange(UNKNOWN, len(encode.vocabulary)),
+        splits=splits,
+    )
+
+
+def read_corpus(
+    corpus: str | Mapping[str, str],
+    language: str,
+    languages: Sequence[str] | None,
+    cache: Path,
+    watch: Watch,
+) -> Corpus:
+    """The functions of the training language and of the others.
+
+    Raises:
+        AnamorphError: if the corpus cannot be read.
+    """
+    if not isinstance(corpus, str):
+        if "train" not in corpus:
+            raise AnamorphError(
+                "code: folders must have one to train on, named train; got "
+                f"{', '.join(corpus) or 'none'}."
+            )
+        _check_apart(corpus)
+        known = {"train": (language, "train"), "unseen": (language, "test")}
+        folders = [
+            (*known.get(name, (name, "test")), Path(path).expanduser())
+            for name, path in corpus.items()
+        ]
+        return from_folders(folders, cache, watch)
+    if corpus.startswith("datasets:"):
+        folder = write_files(corpus.removeprefix("datasets:"), languages, cache)
+        return from_codesearchnet(folder, languages, cache, watch)
+    if Path(corpus).expanduser().is_dir():
+        return from_codesearchnet(Path(corpus).expanduser(), languages, cache, watch)
+    return from_recipe(corpus, languages, cache, watch)
+
+
+def draw(
+    corpus: Corpus, language: str, train: int, test: int, context: int, seed: int
+) -> tuple[dict[str, pl.DataFrame], dict[str, dict[str, int]]]:
+    """The functions of every split, and the counts that the specification tells.
+
+    Raises:
+        AnamorphError: if the corpus has too little of the training language.
+    """
+    rng = np.random.default_rng(seed)
+    whole = corpus.functions.get(language)
+    if whole is None or not len(whole):
+        raise AnamorphError(
+            f"code: the corpus has no functions in {language}; it has: "
+            f"{', '.join(f'{k} ({len(v):,})' for k, v in corpus.functions.items())}. Functions of "
+            "fewer than three lines, constructors, tests and generated files do not count; "
+            "task.language names the language to train on."
+        )
+    seen = whole.filter(pl.col("partition") == "train")
+    unseen = whole.filter(pl.col("partition") == "test")
+    if not len(unseen):
+        repos = rng.permutation(seen["repo"].unique(maintain_order=True).to_list())
+        held = repos[: int(UNSEEN_SHARE * len(repos))].tolist()
+        seen, unseen = (
+            seen.filter(~pl.col("repo").is_in(held)),
+            seen.filter(pl.col("repo").is_in(held)),
+        )
+    # repository by repository, functions in random order: the first of each are held out
+    shuffled = seen[rng.permutation(len(seen))]
+    wanted = min(2 * test / max(1, len(seen)), 0.2)  # twice: duplicates of train go
+    rank = pl.int_range(pl.len()).over("repo")
+    held_out = rank < (wanted * pl.len().over("repo")).ceil()
+    learnt = shuffled.filter(~held_out).head(train)
+    pools = {
+        "iid": shuffled.filter(held_out),
+        "unseen_repository": unseen,
+        **{name: table for name, table in corpus.functions.items() if name != language},
+    }
+    chosen = {"train": learnt}
+    counts = {"train": _count(learnt)}
+    target: NDArray[np.int64] | None = None
+    for name, pool in pools.items():
+        exact = pool["exact"].is_in(learnt["exact"].implode())
+        similar = pool["abstracted"].is_in(learnt["abstracted"].implode()) & ~exact
+        fresh = pool.filter(~exact & ~similar)
+        fresh = fresh[rng.permutation(len(fresh))]
+        lengths = np.minimum(fresh["original_string"].str.len_chars().to_numpy(), context - 1)
+        if target is None:
+            if not len(fresh) or len(learnt) < 2:
+                raise AnamorphError(
+                    f"code: {len(seen):,} functions of {seen['repo'].n_unique()} repositories in "
+                    f"{language} are too few to train on and to hold some out that are no "
+                    f"duplicates ({len(pool):,} held out, {len(fresh):,} left); give more source "
+                    "code."
+                )
+            target = lengths[:test]
+            part = fresh.head(test)
+        else:
+            found = matching(lengths, target, rng)
+            tell_lengths(name, lengths[found], target)
+            part = fresh[found]
+        if len(part):
+            chosen[name] = part
+            left_out = {
+                "exact_duplicates_left_out": int(exact.sum()),
+                "renamed_duplicates_left_out": int(similar.sum()),
+            }
+            counts[name] = {**_count(part), **left_out}
+        elif name != "unseen_repository":
+            warnings.warn(
+                f"code: there is no split {name}: of {len(pool):,} functions {len(fresh):,} are no "
+                "duplicates of train, and none of these has a length that iid has.",
+                stacklevel=3,
+            )
+    if set(chosen) <= {"train", "iid"}:
+        raise AnamorphError(
+            "code: there are no functions of other repositories or languages, so nothing to "
+            "compare with. Give a folder with unseen repositories (--unseen) or another language "
+            "(--ood python=FOLDER), or a corpus that has some."
+        )
+    return chosen, counts
+
+
+def _check_apart(folders: Mapping[str, str]) -> None:
+    """That no repository is both trained on and unseen."""
+    if "unseen" in folders:
+        train, unseen = (Path(folders[k]).expanduser().resolve() for k in ("train", "unseen"))
+        if train.is_relative_to(unseen) or unseen.is_relative_to(train):
+            raise AnamorphError(
+                f"code: the folders to train on and of unseen repositories overlap ({train}, "
+                f"{unseen}); give one beside the other, or leave unseen out: then a fifth of the "
+                "repositories is held out."
+            )
+
+
+def _count(table: pl.DataFrame) -> dict[str, int]:
+    return {
+        "functions": len(table),
+        "repositories": table["repo"].n_unique(),
+        "characters": int(table["original_string"].str.len_chars().sum()),
+    }
+
+
+def _characters(table: pl.DataFrame, context: int) -> list[str]:
+    """The characters of train that are not rare, in their order."""
+    counts: Counter[str] = Counter()
+    for text in table["original_string"].str.slice(0, context - 1):
+        counts.update(text)
+    return sorted(character for character, count in counts.items() if count >= RARE)
+
+
+class _Characters:
+    """Tokens are characters; those that train hardly has are one token."""
+
+    def __init__(self, characters: Sequence[str]) -> None:
+        self.vocabulary = ("START", "UNKNOWN", *characters)
+        self._ids = {c: number for number, c in enumerate(characters, start=FIRST_CHARACTER)}
+
+    def __call__(self, text: str) -> tuple[list[int], list[int]]:
+        """The tokens of a text, and the character that each belongs to."""
+        return [self._ids.get(c, UNKNOWN) for c in text], list(range(len(text)))
+
+
+class _Bytes:
+    """Tokens are the bytes of UTF-8."""
+
+    vocabulary = ("START", *(f"{byte:02x}" for byte in range(256)))
+
+    def __call__(self, text: str) -> tuple[list[int], list[int]]:
+        """The tokens of a text, and the character that each belongs to."""
+        encoded = [c.encode() for c in text]
+        owner = [i for i, content in enumerate(encoded) for _ in content]
+        return [1 + byte for byte in b"".join(encoded)], owner
+
+
+def _to_split(
+    name: str,
+    table: pl.DataFrame,
+    encode: _Characters | _Bytes,
+    known: set[str],
+    context: int,
+    copied: int,
+) -> Split:
+    tokens: list[NDArray[np.int16]] = []
+    labels: dict[str, list[NDArray[np.int16]]] = {facet: [] for facet in LEVELS}
+    columns = ("original_string", "span_lengths", "span_kinds", "span_depths")
+    for whole, *spans in table.select(columns).iter_rows():
+        text = whole[: context - 1]
+        ids, owner = encode(text)
+        ids, owner = ids[: context - 1], owner[: context - 1]
+        tokens.append(np.array([START, *ids], np.int16))
+        if name == "train":  # is not audited
+            continue
+        made = _labels(text, label(whole, Spans(*spans), copied, len(text)), known)
+        for facet, codes in made.items():
+            labels[facet].append(np.concatenate([[NOT_APPLICABLE], codes[owner]]))
+    lengths = np.array([len(x) for x in tokens])
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    scored = np.ones(offsets[-1], dtype=np.bool_)
+    scored[offsets[:-1]] = False
+    return Split(
+        name=name,
+        role=_role(name),
+        tokens=np.concatenate(tokens),
+        offsets=offsets,
+        scored=scored,
+        facets={
+            facet: Facet(np.concatenate(codes).astype(np.int16), LEVELS[facet])
+            for facet, codes in labels.items()
+            if codes
+        },
+    )
+
+
+def _labels(text: str, labels: Labels, known: set[str]) -> dict[str, NDArray[np.int16]]:
+    """All facets of a function's characters."""
+    position = np.arange(1, len(text) + 1, dtype=np.int16)
+    unknown = np.array([c not in known for c in text], np.int16)
+    return {
+        **{name.replace("_", " "): codes for name, codes in labels._asdict().items()},
+        "character": unknown,
+        "position": binned(position, POSITION_BINS),
+    }
+
+
+def _role(name: str) -> Role:
+    return "train" if name == "train" else "iid" if name == "iid" else "ood"
+
+
+def _check(spec: dict[str, Any]) -> None:
+    least = {"train": 2, "test": 2, "context": 8, "copied": 1, "seed": 0}
+    for name, low in least.items():
+        if not isinstance(spec[name], int) or spec[name] < low:
+            raise AnamorphError(
+                f"code: {name} must be a whole number from {low}; got {spec[name]!r}."
+            )
+    languages = spec["languages"]
+    if languages is not None and not _are_names(languages):
+        raise AnamorphError(
+            f'code: languages must be a list of names, as ["python", "go"]; got {languages!r}.'
+        )
+    corpus = spec["corpus"]
+    if not (isinstance(corpus, str) and corpus) and not (
+        isinstance(corpus, dict) and _are_names([*corpus, *corpus.values()])
+    ):
+        raise AnamorphError(
+            "code: corpus must be a recipe's name or file, a folder, datasets:NAME, or a table of "
+            f"folders by language; got {corpus!r}."
+        )
+    if spec["unit"] not in ("characters", "bytes"):
+        raise AnamorphError(f"code: unit must be characters or bytes; got {spec['unit']!r}.")
+
+
+def _are_names(given: Any) -> bool:
+    return isinstance(given, list) and all(isinstance(name, str) and name for name in given)

@@ -1,0 +1,1 @@
+"""The text task: texts that somebody has."""

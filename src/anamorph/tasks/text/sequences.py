@@ -1,0 +1,336 @@
+"""Documents to sequences of tokens, in one of three ways.
+
+`truncate` keeps the beginning of each document, `window` all of it in consecutive windows, and
+`pack` joins the documents and cuts the whole. A tokenizer that puts tokens in front of a text, such
+as BOS, does so in front of every sequence, as the model saw it in training.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anamorph.errors import AnamorphError
+from anamorph.tasks.base import NOT_APPLICABLE
+from anamorph.tasks.text.files import Source
+from anamorph.tasks.text.rows import Document
+from anamorph.tasks.text.tokenizer import Special, Tokenizer, separator, special_tokens
+
+Packing = Literal["truncate", "window", "pack"]
+
+BATCH = 256  # documents that are in memory as text at a time
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Token sequences, one after the other.
+
+    Attributes:
+        tokens: [tokens] token ids.
+        offsets: [sequences + 1] where each begins, and the end.
+        labels: [tokens] a code for the label of the span that each stands in; -1 for none.
+    """
+
+    tokens: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+    labels: NDArray[np.int16]
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def take(self, sequences: NDArray[np.int64]) -> "Ragged":
+        """Only the given sequences, in the given order."""
+        return self.slices(self.offsets[sequences], np.diff(self.offsets)[sequences])
+
+    def slices(
+        self, starts: NDArray[np.int64], lengths: NDArray[np.int64], prefix: Sequence[int] = ()
+    ) -> "Ragged":
+        """New sequences: the prefix, then `lengths` tokens from `starts` on."""
+        lengths = lengths + len(prefix)
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        place = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths) - len(prefix)
+        body = place >= 0
+        index = (place + np.repeat(starts, lengths))[body]
+        tokens = np.empty(offsets[-1], dtype=np.int32)
+        tokens[body] = self.tokens[index]
+        tokens[~body] = np.tile(np.array(prefix, dtype=np.int32), len(starts))
+        labels = np.full(offsets[-1], NOT_APPLICABLE, dtype=np.int16)
+        labels[body] = self.labels[index]
+        return Ragged(tokens, offsets, labels)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How documents become sequences.
+
+    Attributes:
+        packing: see the top of this file.
+        length: tokens in a sequence: at most, or exactly with `pack`.
+        front: token ids in front of every sequence (none with `truncate`: the tokenizer adds them).
+        behind: token ids behind every document (none with `truncate`).
+    """
+
+    packing: Packing
+    length: int
+    front: tuple[int, ...] = ()
+    behind: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer, packing: Packing, length: int) -> "Cut":
+        """The way of cutting that suits a tokenizer.
+
+        Raises:
+            AnamorphError: if it has no token to join documents with, or no room for any of theirs.
+        """
+        if packing == "truncate":
+            return cls(packing, length)
+        front, behind = special_tokens(tokenizer)
+        if len(front) >= length:
+            raise AnamorphError(
+                f"The tokenizer puts {len(front)} token(s) in front of every sequence, which "
+                f"leaves no room in length={length}; give a greater length."
+            )
+        return cls(packing, length, front, (separator(tokenizer),) if packing == "pack" else behind)
+
+    @property
+    def step(self) -> int:
+        """The most tokens of a document's own that a sequence holds."""
+        return self.length - len(self.front)
+
+    @property
+    def least(self) -> int:
+        """Fewer tokens than this make no sequence, as nothing in it could be scored."""
+        return max(1, 2 - len(self.front))
+
+    def windows(self, offsets: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Where sequences start in the documents' tokens, and how many tokens each takes.
+
+        Args:
+            offsets: [documents + 1] where each document begins, and the end.
+        """
+        if self.packing == "pack":
+            starts = np.arange(offsets[-1] // self.step) * self.step
+            return starts, np.full(len(starts), self.step)
+        number = -(-np.diff(offsets) // self.step)
+        if self.packing == "truncate":
+            number = np.minimum(number, 1)
+        document = np.repeat(np.arange(len(number)), number)
+        within = np.arange(len(document)) - np.repeat(np.cumsum(number) - number, number)
+        starts = offsets[document] + within * self.step
+        lengths = np.minimum(offsets[document + 1] - starts, self.step)
+        enough = lengths >= self.least
+        return starts[enough], lengths[enough]
+
+    def sentence(self, tokenizer: Tokenizer) -> str:
+        """What is done, for the record."""
+        front, behind = (
+            " ".join(map(str, tokenizer.convert_ids_to_tokens(list(ids))))
+            for ids in (self.front, self.behind)
+        )
+        if self.packing == "truncate":
+            return (
+                f"Each document is a sequence, cut to at most {self.length} tokens; special tokens "
+                "are those that the tokenizer adds."
+            )
+        with_front = f", {front} in front of each" if front else ""
+        if self.packing == "pack":
+            return (
+                f"Documents are joined with {behind} and cut into sequences of exactly "
+                f"{self.length} tokens{with_front}; a sequence may hold several documents."
+            )
+        with_behind = f" {behind} stands behind each document." if behind else ""
+        return (
+            f"Each document is cut into consecutive windows of at most {self.length} tokens"
+            f"{with_front}.{with_behind}"
+        )
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What was read of a source.
+
+    Attributes:
+        documents: read, all in all.
+        chosen: which those are: `all`, `at random` or `the first`.
+        dropped: of them, blank or too short for anything to be scored.
+        cut_tokens: tokens of the documents read that stand in no sequence.
+        blank: of the documents, those without anything but white space.
+        doubled: of the documents, those that begin or end with what the tokenizer adds there.
+        special: how often special tokens stand in the text itself, by name.
+    """
+
+    documents: int
+    chosen: Literal["all", "at random", "the first"]
+    dropped: int
+    cut_tokens: int
+    blank: int = 0
+    doubled: int = 0
+    special: dict[str, int] = field(default_factory=dict)
+
+
+def read(
+    source: Source,
+    tokenizer: Tokenizer,
+    cut: Cut,
+    needed: int | None,
+    rng: np.random.Generator,
+    labels: dict[str, int] | None,
+) -> tuple[Ragged, Reading]:
+    """Read as many documents as are needed, and cut them into sequences.
+
+    The documents come in random order, unless only some are needed and the source cannot be
+    counted cheaply: then they are the first ones, in their order.
+
+    Args:
+        source: of documents.
+        tokenizer: for them.
+        cut: how they become sequences.
+        needed: sequences; None for all that there are.
+        rng: draws the order of the documents.
+        labels: codes of the spans' labels, to which new ones are added; None if no spans are asked
+            for.
+    """
+    parts = [_encode([], tokenizer, cut, labels)]
+    documents = dropped = tokens = made = blank = doubled = 0
+    special, found = Special.of(tokenizer), Counter[int]()
+    chosen: Literal["all", "at random", "the first"] = "all"
+    count = None if needed is None else source.count()
+    for batch in _batches(source, count, min(needed or BATCH, BATCH), rng):
+        part = _encode([d for d in batch if d.text.strip()], tokenizer, cut, labels)
+        parts.append(part)
+        documents += len(batch)
+        blank += len(batch) - len(part)
+        twice, inside = _special(part, special, cut)
+        doubled += twice
+        found.update(inside)
+        short = np.diff(part.offsets) < cut.least if cut.packing != "pack" else np.zeros(0)
+        dropped += len(batch) - len(part) + int(short.sum())
+        tokens += len(part.tokens)
+        made = (
+            tokens // cut.step
+            if cut.packing == "pack"
+            else made + len(cut.windows(part.offsets)[0])
+        )
+        if needed is not None and made >= needed and documents != count:
+            chosen = "the first" if count is None else "at random"
+            break
+    whole = _concatenate(parts)
+    if needed is None:
+        whole = whole.take(rng.permutation(len(whole)))
+    starts, lengths = (x[:needed] for x in cut.windows(whole.offsets))
+    names = dict(zip(found, tokenizer.convert_ids_to_tokens(list(found)), strict=True))
+    reading = Reading(
+        documents,
+        chosen,
+        dropped,
+        len(whole.tokens) - int(lengths.sum()),
+        blank,
+        doubled,
+        {str(names[token]): found[token] for token in sorted(found)},
+    )
+    return whole.slices(starts, lengths, cut.front), reading
+
+
+def _batches(
+    source: Source, count: int | None, size: int, rng: np.random.Generator
+) -> Iterator[list[Document]]:
+    """All documents, in random order if they were counted."""
+    if count is None:
+        documents = iter(source)
+        while batch := list(islice(documents, size)):
+            yield batch
+    else:
+        order = rng.permutation(count)
+        for start in range(0, count, size):
+            batch = list(source.pick(np.sort(order[start : start + size])))
+            yield [batch[i] for i in rng.permutation(len(batch))]
+
+
+def _encode(
+    batch: Sequence[Document], tokenizer: Tokenizer, cut: Cut, labels: dict[str, int] | None
+) -> Ragged:
+    """The documents' tokens, with what stands behind each."""
+    if not batch:
+        return Ragged(np.zeros(0, np.int32), np.zeros(1, np.int64), np.zeros(0, np.int16))
+    options = {} if labels is None else {"return_offsets_mapping": True}
+    encoded = tokenizer(
+        [document.text for document in batch],
+        add_special_tokens=cut.packing == "truncate",
+        verbose=False,  # or it warns of texts that are longer than the model's context
+        **options,
+    )
+    ids = [[*document, *cut.behind] for document in encoded["input_ids"]]
+    offsets = np.concatenate([[0], np.cumsum([len(document) for document in ids])])
+    tokens = np.fromiter(chain.from_iterable(ids), dtype=np.int32, count=offsets[-1])
+    codes = np.full(len(tokens), NOT_APPLICABLE, dtype=np.int16)
+    if labels is not None:
+        for document, where, start in zip(batch, encoded["offset_mapping"], offsets, strict=False):
+            codes[start : start + len(where)] = token_labels(document, where, labels)
+    return Ragged(tokens, offsets.astype(np.int64), codes)
+
+
+def _special(part: Ragged, special: Special, cut: Cut) -> tuple[int, list[int]]:
+    """How many documents have their first or last special token twice, and those in their text.
+
+    Args:
+        part: a document a sequence, with the tokens that the tokenizer or `cut` added to it.
+        special: the tokenizer's special tokens.
+        cut: how the documents become sequences.
+    """
+    whole = cut.packing == "truncate"
+    front, behind = (len(special.front), special.behind) if whole else (0, cut.behind)
+    lengths = np.diff(part.offsets)
+    place = np.arange(len(part.tokens)) - np.repeat(part.offsets[:-1], lengths)
+    inside = (place >= front) & (place < np.repeat(lengths - len(behind), lengths))
+    if whole:
+        inside &= place < cut.length
+    hits = part.tokens[inside & np.isin(part.tokens, special.ids)]
+    some = lengths > front + len(behind)
+    first = part.tokens[(part.offsets[:-1] + front)[some]]
+    last = part.tokens[(part.offsets[1:] - len(behind) - 1)[some]]
+    twice = np.isin(first, special.front[-1:]) | np.isin(last, behind[:1])
+    return int(twice.sum()), hits.tolist()
+
+
+def token_labels(
+    document: Document, where: Sequence[tuple[int, int]], labels: dict[str, int]
+) -> NDArray[np.int16]:
+    """The label of each token: that of the span around its first character that is no white space.
+
+    Args:
+        document: the text and its spans.
+        where: [tokens] the characters that each token stands for; the end is exclusive.
+        labels: their codes, to which new ones are added.
+
+    Returns:
+        [tokens] codes; -1 outside all spans, and where there is nothing but white space.
+    """
+    length = len(document.text)
+    covered = np.full(length + 1, NOT_APPLICABLE, dtype=np.int16)
+    for start, end, label in document.spans:
+        code = labels.setdefault(label, len(labels))
+        if code > np.iinfo(np.int16).max:
+            raise AnamorphError(
+                f"{document.where}: the spans have more than {code} different labels; a facet "
+                "needs few. Give kinds of spans, not their contents."
+            )
+        covered[start:end] = code
+    characters = np.frombuffer(document.text.encode("utf-32-le"), dtype="<U1")
+    seen = np.where(np.strings.isspace(characters), length, np.arange(length))
+    next_seen = np.minimum.accumulate(np.append(seen, length)[::-1])[::-1]
+    starts, ends = np.array(where, dtype=np.int64).reshape(-1, 2).T
+    place = next_seen[starts]
+    return np.where(place < ends, covered[place], np.int16(NOT_APPLICABLE))
+
+
+def _concatenate(parts: Sequence[Ragged]) -> Ragged:
+    lengths = np.concatenate([np.diff(part.offsets) for part in parts])
+    return Ragged(
+        np.concatenate([part.tokens for part in parts]),
+        np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        np.concatenate([part.labels for part in parts]),
+    )

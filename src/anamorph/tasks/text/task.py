@@ -1,0 +1,271 @@
+"""Text of one's own as a task: any files, any Hugging Face tokenizer.
+
+Every token but the first of a sequence is scored, and predicted among the whole vocabulary; for
+masked models, some tokens are hidden, and these are scored. The
+facets `position`, `frequency`, `repeated` and `induction` are made for any text (see
+`anamorph.tasks.text.facets`), and one more from labelled spans of characters.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, get_args
+from zlib import crc32
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anamorph.errors import AnamorphError
+from anamorph.tasks.base import Facet, Role, Split, Task
+from anamorph.tasks.text.data import ROLES, Data, TextData, all_data, held_out_split
+from anamorph.tasks.text.facets import text_facets
+from anamorph.tasks.text.files import checksum, open_source
+from anamorph.tasks.text.masking import Mask
+from anamorph.tasks.text.rows import Fields
+from anamorph.tasks.text.sequences import Cut, Packing, Ragged, Reading, read
+from anamorph.tasks.text.tokenizer import Tokenizer, to_tokenizer, token_names
+from anamorph.tasks.text.told import tell
+
+FACETS = ("position", "frequency", "repeated", "induction")
+
+
+def text_task(
+    data: Data,
+    tokenizer: Tokenizer | str | Path,
+    *,
+    length: int = 128,
+    packing: Packing = "truncate",
+    sequences: int | None = None,
+    fit_on: str = "train",
+    fit_sequences: int = 200,
+    text_field: str = "text",
+    spans_field: str | None = None,
+    masked: float | None = None,
+    vocabulary: int | None = None,
+    seed: int = 0,
+) -> Task:
+    """Make a task from text.
+
+    Sequences of a split stand in random order, so that its first ones are a sample of it. Windows
+    of one document, and sequences of one pack, are not independent of each other: intervals, which
+    take sequences as independent, are then too narrow.
+
+    Args:
+        data: `ROLE=PATH` or `ROLE:NAME=PATH` for each split, or a mapping from `ROLE` or
+            `ROLE:NAME` to a path or to strings, mappings or a `datasets.Dataset`. A path is a file
+            (JSON, CSV, Parquet, Arrow, plain text; compressed or not), a folder, or a pattern with
+            `*`: see `anamorph.tasks.text.files.open_source`. One split has the role `iid`, at most
+            one `train`, any number `ood`.
+        tokenizer: the model's, of Hugging Face's kind, or a folder or name to load it from.
+        length: tokens in a sequence: at most, or exactly with `pack`.
+        packing: `truncate` each document, cut it in consecutive `window`s, or `pack` documents
+            together.
+        sequences: in each evaluated split, at most; only as many documents are read, at random
+            where the source can be counted cheaply (`spec["read"]` says so). `train` then has at
+            most `fit_sequences`. None reads everything.
+        fit_on: `train`, or without a split of that role the evaluated split whose first sequences
+            are taken out of it to be the split `train`.
+        fit_sequences: how many those are.
+        text_field: the field or column with the text.
+        spans_field: the field or column with `[start, end, label]` in characters, for a facet of
+            that name; None for none.
+        masked: for masked models, the share of each sequence's tokens (at least one; none that is
+            special or the first) that is hidden behind the tokenizer's mask token, to be predicted
+            from both sides. The facets are then `position` and `frequency` alone. None for
+            predicting every token from those before it.
+        vocabulary: number of token ids among which a prediction is chosen; None for the
+            tokenizer's own.
+        seed: of every random choice.
+
+    Returns:
+        the task; its `spec` holds these arguments, and in sentences and numbers how simplifications
+        are fitted (`fit`), how sequences are made (`made`), checksums of the files that were read
+        (`files`), what was read of each source (`read`) and what the splits hold (`splits`).
+
+    Raises:
+        AnamorphError: if an argument is out of range, data cannot be read, or a split has fewer
+            than two sequences.
+
+    Warns:
+        UserWarning: if an evaluated split shares sequences with `train`, or many with another; if
+            many documents are blank, or the same; and if special tokens stand in the text, above
+            all where the tokenizer adds them a second time.
+    """
+    spec = {key: value for key, value in locals().items() if key not in ("data", "tokenizer")}
+    _check(spec)
+    given = all_data(data)
+    held_out = held_out_split(given, fit_on)
+    tokenizer_ = to_tokenizer(tokenizer)
+    if spans_field is not None and not tokenizer_.is_fast:
+        raise AnamorphError(
+            f"spans_field={spans_field!r} needs a fast tokenizer, which tells the characters of "
+            f"each token; {_name(tokenizer_)} is a slow one. Load it with use_fast=True, or leave "
+            "spans_field out."
+        )
+    mask = None if masked is None else Mask.of(tokenizer_, masked)
+    cut = Cut.of(tokenizer_, packing, length)
+    labels: dict[str, int] | None = None if spans_field is None else {}
+    parts: dict[str, Ragged] = {}
+    readings: dict[str, Reading] = {}
+    checksums: dict[str, str] = {}
+    paths: dict[str, Sequence[Path]] = {}
+    for d in given:
+        rng = np.random.default_rng([seed, crc32(d.name.encode())])  # each split has its own
+        needed = _needed(d, sequences, fit_sequences, held_out)
+        source = open_source(d.source, Fields(text_field, spans_field))
+        if isinstance(d.source, (str, Path)):
+            paths[d.name] = source.paths
+            checksums[d.name] = checksum(d.source, source.paths)
+        part, readings[d.name] = read(source, tokenizer_, cut, needed, rng, labels)
+        if d.name == held_out:
+            first, rest = np.split(np.arange(len(part)), [fit_sequences])
+            parts["train"] = _shuffled(part.take(first), rng)
+            part = part.take(rest)
+        _check_size(d, part, readings[d.name], held_out, fit_sequences)
+        parts[d.name] = _shuffled(part, rng)
+    roles: dict[str, Role] = {"train": "train"} if held_out else {}
+    roles |= {d.name: d.role for d in given}
+    train = next(name for name, role in roles.items() if role == "train")
+    size = len(tokenizer_) if vocabulary is None else vocabulary
+    _check_ids(parts, size)
+    counts = np.bincount(parts[train].tokens, minlength=size)
+    splits = {
+        name: _to_split(name, role, parts[name], counts, length, spans_field, labels, mask, seed)
+        for name, role in sorted(roles.items(), key=lambda item: ROLES.index(item[1]))
+    }
+    shared = tell(splits, readings, checksums, paths)
+    return Task(
+        name="text",
+        spec={
+            "name": "text",
+            "data": [str(d) for d in given],
+            "tokenizer": str(tokenizer) if isinstance(tokenizer, (str, Path)) else _name(tokenizer),
+            **spec,
+            "vocabulary": size,
+            "fit": _fit_sentence(train, held_out, len(parts[train]), packing),
+            "made": cut.sentence(tokenizer_) + ("" if mask is None else mask.sentence()),
+            "files": {str(d.source): checksums[d.name] for d in given if d.name in checksums},
+            "read": {name: asdict(reading) for name, reading in readings.items()},
+            "splits": {name: _numbers(split, shared) for name, split in splits.items()},
+        },
+        vocabulary=token_names(tokenizer_, size),
+        candidates=np.arange(size),
+        splits=splits,
+    )
+
+
+def _needed(
+    d: TextData, sequences: int | None, fit_sequences: int, held_out: str | None
+) -> int | None:
+    if sequences is None:
+        return None
+    if d.role == "train":
+        return fit_sequences
+    return sequences + (fit_sequences if d.name == held_out else 0)
+
+
+def _shuffled(part: Ragged, rng: np.random.Generator) -> Ragged:
+    return part.take(rng.permutation(len(part)))
+
+
+def _to_split(
+    name: str,
+    role: Role,
+    part: Ragged,
+    counts: NDArray[np.int64],
+    length: int,
+    spans_field: str | None,
+    labels: Mapping[str, int] | None,
+    mask: Mask | None,
+    seed: int,
+) -> Split:
+    scored = np.ones(len(part.tokens), dtype=np.bool_)
+    scored[part.offsets[:-1]] = False
+    facets = text_facets(part.tokens, part.offsets, counts, length)
+    masked = None
+    if mask is not None:
+        rng = np.random.default_rng([seed, crc32(name.encode()), 1])
+        scored = mask.choose(part.tokens, part.offsets, scored, rng)
+        masked = np.where(scored, np.int32(mask.token), part.tokens)
+        facets = {key: facets[key] for key in FACETS[:2]}  # the others speak of what stands before
+    if spans_field is not None and labels is not None:
+        names = tuple(sorted(labels))  # not in the order in which chance brought them up
+        rank = np.array([*(names.index(label) for label in labels), -1], dtype=np.int16)
+        facets[spans_field] = Facet(np.where(scored, rank[part.labels], np.int16(-1)), names)
+    return Split(name, role, part.tokens, part.offsets, scored, facets, masked)
+
+
+def _numbers(split: Split, shared: Mapping[str, int]) -> dict[str, Any]:
+    numbers = {"role": split.role, "sequences": len(split), "tokens": len(split.tokens)}
+    if split.name in shared:
+        numbers["shared_with_fit"] = shared[split.name]
+    return numbers
+
+
+def _fit_sentence(train: str, held_out: str | None, number: int, packing: Packing) -> str:
+    if held_out is None:
+        return f"Simplifications are fitted on sequences of {train!r}, which is not evaluated."
+    both = "" if packing == "truncate" else " At most one document reaches into both."
+    return (
+        f"Simplifications are fitted on {number} sequences held out of {held_out!r}, as there are "
+        f"no data for the fit alone; what is left of {held_out!r} is evaluated.{both}"
+    )
+
+
+def _name(tokenizer: object) -> str:
+    return str(getattr(tokenizer, "name_or_path", "")) or type(tokenizer).__name__
+
+
+def _check(spec: Mapping[str, Any]) -> None:
+    least = {"length": 2, "fit_sequences": 2, "seed": 0, "sequences": 2, "vocabulary": 1}
+    for name, minimum in least.items():
+        value = spec[name]
+        if value is None and name in ("sequences", "vocabulary"):
+            continue
+        if type(value) is not int or value < minimum:
+            raise AnamorphError(
+                f"text: {name} must be a whole number from {minimum}; got {value!r}."
+            )
+    if spec["packing"] not in get_args(Packing):
+        raise AnamorphError(
+            f"text: packing must be one of {', '.join(get_args(Packing))}; got {spec['packing']!r}."
+        )
+    if spec["spans_field"] in (*FACETS, spec["text_field"]):
+        raise AnamorphError(
+            f"text: spans_field={spec['spans_field']!r} is taken; facets of any text are "
+            f"{', '.join(FACETS)}, and {spec['text_field']!r} is the text. Rename the field."
+        )
+
+
+def _check_size(
+    d: TextData, part: Ragged, reading: Reading, held_out: str | None, fit_sequences: int
+) -> None:
+    if len(part) >= 2:
+        return
+    if reading.documents and reading.blank == reading.documents:
+        raise AnamorphError(
+            f"Split {d.name!r} ({d}): all of its {reading.documents} document(s) are empty or "
+            "nothing but white space. Name the right field with text_field, or give other text."
+        )
+    if d.name == held_out:
+        raise AnamorphError(
+            f"Split {d.name!r} ({d}): {len(part)} sequence(s) are left to evaluate when "
+            f"fit_sequences={fit_sequences} are held out; give fewer, or more text, or data to fit "
+            "on as train=PATH."
+        )
+    what = "a single sequence" if len(part) else "no sequence of two tokens or more"
+    raise AnamorphError(
+        f"Split {d.name!r} ({d}) has {what}; expected at least 2. Give more text (a plain text "
+        "file is one document), or packing='window' with a smaller length."
+    )
+
+
+def _check_ids(parts: Mapping[str, Ragged], size: int) -> None:
+    for name, part in parts.items():
+        most = int(part.tokens.max(initial=0))
+        if most >= size:
+            raise AnamorphError(
+                f"The tokenizer gives the token id {most} (in split {name!r}), but the vocabulary "
+                f"has {size} ids, 0 to {size - 1}; give vocabulary={most + 1} or more, the size of "
+                "the model's embedding."
+            )
