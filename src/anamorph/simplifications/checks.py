@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from anamorph.errors import AnamorphError
-from anamorph.simplifications.base import Simplification, is_learnt
+from anamorph.simplifications.base import Simplification
+from anamorph.simplifications.estimator import is_learnt
 from anamorph.simplifications.registry import simplification_names
 from anamorph.simplifications.spec import parse
 
