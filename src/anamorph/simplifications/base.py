@@ -1,15 +1,9 @@
-"""What a simplification is, how several are chained, and how one is attached to sites.
-
-A simplification never sees its data whole. It names a small *statistic* of the stream, a statistic
-is updated with a few points at a time, and `learn` turns it into the learnt attributes. Statistics
-with equal keys are the same, so that every rank of SVD and of PCA can be learnt from one pass.
-"""
+"""What a simplification is, how several are chained, and how one is attached to sites."""
 
 from __future__ import annotations
 
 import inspect
 import re
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,95 +16,29 @@ from anamorph.models.sites import HEAD_KINDS, LAYER_KINDS
 from anamorph.models.weights import read_weights, write_weights
 from anamorph.simplifications.estimator import Estimator
 from anamorph.simplifications.grammar import WORD, read_stages
-from anamorph.simplifications.registry import find_named
-from anamorph.simplifications.statistics.base import Several, Statistic, as_points
+from anamorph.simplifications.registry import find_class
+from anamorph.simplifications.statistics.base import Several
 from anamorph.simplifications.statistics.reservoir import USUAL, Reservoir
 
 VECTOR_KINDS = frozenset({*HEAD_KINDS, *LAYER_KINDS} - {"pattern"})
 """The kinds of site whose last axis has a fixed width, so that something can be fitted there."""
 
 
-class Simplification(Estimator, ABC):
+class Simplification(Estimator):
     """A map from activations `[..., dim]` to simpler ones of the same shape, dtype and device.
 
     A subclass has a keyword-only `__init__` that stores its hyper-parameters and does nothing else,
     and defines `name`, `statistic`, `learn` and `__call__`. `check_simplification` tests it.
 
     Attributes:
-        name: what it is called in specs.
-        size_name: the hyper-parameter that says how simple the result is; None if there is none.
         kinds: the kinds of site to which it can be attached.
     """
 
-    size_name: ClassVar[str | None] = None
     kinds: ClassVar[frozenset[str]] = VECTOR_KINDS
-
-    @abstractmethod
-    def statistic(self, dim: int) -> Statistic | None:
-        """An empty statistic for points of width `dim`, or None if there is nothing to fit.
-
-        Raises:
-            AnamorphError: if a hyper-parameter makes no sense for this width.
-        """
-
-    @abstractmethod
-    def learn(self, statistic: Any) -> Self:
-        """Set the learnt attributes, tensors, from a statistic that has seen the data."""
-
-    @abstractmethod
-    def __call__(self, x: Tensor) -> Tensor:
-        """Map `x` [..., dim], every point by itself, in the dtype of `x`."""
-
-    def apply(self, x: Tensor, context: Any) -> Tensor:
-        """Map `x` where it is in the model; override it to use what is known of the points.
-
-        Args:
-            x: [batch, position, dim], or of a pattern [batch, query, key].
-            context: the tokens, the mask and the positions of `x` (`anamorph.models.base.Context`).
-
-        Returns:
-            a tensor of the shape, dtype and device of `x`; what `__call__` gives by default.
-        """
-        return self(x)
-
-    def validate(self, dim: int | None = None) -> None:
-        """Check the hyper-parameters, as far as can be done before any data is seen.
-
-        Raises:
-            AnamorphError: if one makes no sense, on its own or for points of width `dim`.
-        """
-        return None
-
-    def exact_size(self, dim: int, points: int) -> int | None:
-        """The size at which `points` distinct points of width `dim` are left as they are."""
-        return None
-
-    def affine(self) -> tuple[Tensor, Tensor] | None:
-        """(matrix [dim, dim], bias [dim]) in float64 if the map is `x @ matrix + bias`."""
-        return None
 
     def parts(self) -> tuple[Simplification, ...]:
         """The stages of a chain; of any other simplification, itself."""
         return (self,)
-
-    def fit(self, x: Tensor) -> Self:
-        """Learn from `x` [..., dim], and from nothing seen before.
-
-        Raises:
-            AnamorphError: if `x` holds a NaN or infinity, or does not suit the hyper-parameters.
-        """
-        points = as_points(x)
-        statistic = self.statistic(points.shape[1])
-        self.load_state({})
-        if statistic is not None:
-            statistic.update(points)
-            self.learn(statistic)
-        return self
-
-    @property
-    def size(self) -> float | None:
-        """The hyper-parameter that says how simple the result is: a rank, a number of clusters."""
-        return None if self.size_name is None else float(getattr(self, self.size_name))
 
     def __add__(self, other: Simplification) -> Chain:
         """`SVD(rank=8) + KMeans(clusters=64)`: one after the other at the same site."""
@@ -190,10 +118,11 @@ class Chain(Simplification):
         """The stages."""
         return self.stages
 
-    def text(self, **extra: object) -> str:
+    def text(self, *, without: str | None = None, **extra: object) -> str:
         """The stages' texts with `+` between; `extra` is written with the first."""
         first, *others = self.stages
-        return "+".join([first.text(**extra), *map(str, others)])
+        texts = [stage.text(without=without) for stage in others]
+        return "+".join([first.text(without=without, **extra), *texts])
 
     def fingerprint(self) -> str:
         """See `Estimator.fingerprint`; of all stages."""
@@ -312,9 +241,13 @@ class Attachment:
         self.simplification.validate()
 
     def __str__(self) -> str:
+        return self.text()
+
+    def text(self, *, without: str | None = None) -> str:
+        """The spec text, with or without a hyper-parameter of that name."""
         said = {"joint": self.joint, "on": self.on}
         extra = {key: value for key, value in said.items() if value}
-        return f"{self.simplification.text(**extra)}@{self.sites}"
+        return f"{self.simplification.text(without=without, **extra)}@{self.sites}"
 
     def __repr__(self) -> str:
         return f"Attachment({str(self)!r})"
@@ -355,11 +288,27 @@ class Proxy:
         return "; ".join(dict.fromkeys(names)) or "identity"
 
     @property
+    def family(self) -> str:
+        """The spec text without the size: proxies that differ only in their size share it."""
+        if self.size_name is None:
+            return str(self)
+        return ";".join(a.text(without=self.size_name) for a in self.attachments)
+
+    @property
+    def size_name(self) -> str | None:
+        """What the size is called, such as `rank`; None where there is no size."""
+        return self._sized[0] if self._sized else None
+
+    @property
     def size(self) -> float | None:
         """The size of the stages that have one; None if none has, or they differ."""
+        return self._sized[1] if self._sized else None
+
+    @property
+    def _sized(self) -> tuple[str, float] | None:
         parts = [part for a in self.attachments for part in a.simplification.parts()]
-        sizes = [part.size for part in parts if part.size is not None]
-        return sizes[0] if len(set(sizes)) == 1 else None
+        found = {(p.size_name, p.size) for p in parts if p.size_name and p.size is not None}
+        return found.pop() if len(found) == 1 else None
 
     @property
     def sites(self) -> str:
@@ -373,15 +322,7 @@ def find_simplification(name: str) -> type[Simplification]:
     Raises:
         AnamorphError: if there is none, or if what a package offers is not a simplification.
     """
-    found = find_named(name)
-    if not (isinstance(found, type) and issubclass(found, Simplification)):
-        raise AnamorphError(
-            f"{name!r} stands for {found!r}, which is not a subclass of Simplification; mend or "
-            "uninstall the package that offers it."
-        )
-    if found.name != name:
-        raise AnamorphError(f"{name!r} stands for {found!r}, which calls itself {found.name!r}.")
-    return found
+    return find_class(name, Simplification)  # type: ignore[type-abstract]
 
 
 def parse_simplification(

@@ -4,12 +4,16 @@ It says where a class lies and does not import it, so that nothing here depends 
 """
 
 from importlib.metadata import EntryPoint, entry_points
+from typing import TypeVar, cast
 
 from anamorph.errors import AnamorphError
+from anamorph.simplifications.estimator import Estimator
+
+T = TypeVar("T", bound=Estimator)
 
 METHODS = "anamorph.simplifications.methods"
 
-SIMPLIFICATIONS: dict[str, type | str] = {
+SIMPLIFICATIONS: dict[str, type[Estimator] | str] = {
     "kmeans": f"{METHODS}.kmeans:KMeans",
     "onehot": f"{METHODS}.onehot:OneHot",
     "pca": f"{METHODS}.pca:PCA",
@@ -21,19 +25,36 @@ ENTRY_POINTS = "anamorph.simplifications"
 """The entry-point group in which a package names its own: `svq = "package.module:SVQ"`."""
 
 
-def find_named(name: str) -> object:
-    """What a name stands for; another package is imported only for a name that is not ours.
+def find_class(name: str, of: type[T]) -> type[T]:
+    """The class of a name; another package is imported only for a name that is not ours.
+
+    Args:
+        name: in a spec.
+        of: what the class must be a subclass of.
 
     Raises:
-        AnamorphError: if nothing has this name.
+        AnamorphError: if nothing has this name, or what has it is not such a class.
     """
     ours = SIMPLIFICATIONS.get(name)
-    if isinstance(ours, type):
-        return ours
-    if ours is not None:
-        return EntryPoint(name, ours, ENTRY_POINTS).load()
-    for entry in entry_points(group=ENTRY_POINTS, name=name):
-        return entry.load()
+    if ours is None:
+        entries = list(entry_points(group=ENTRY_POINTS, name=name))
+    elif isinstance(ours, str):
+        entries = [EntryPoint(name, ours, ENTRY_POINTS)]
+    else:
+        return cast(type[T], ours)
+    for entry in entries:
+        found = entry.load()
+        if not (isinstance(found, type) and issubclass(found, of)):
+            raise AnamorphError(
+                f"The entry point {name!r} ({entry.value}) is not a subclass of {of.__name__}; "
+                "mend or uninstall the package that offers it."
+            )
+        if found.name != name:
+            raise AnamorphError(
+                f"The entry point {name!r} ({entry.value}) calls itself {found.name!r}; "
+                "the two names must be the same."
+            )
+        return found
     raise AnamorphError(
         f"There is no simplification {name!r}; there are: {', '.join(simplification_names())}."
     )

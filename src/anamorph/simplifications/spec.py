@@ -3,7 +3,7 @@
 `joint=true` and `on=SPLIT` among the parameters of a stage belong to the attachment.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from itertools import product
 from typing import Any
 
