@@ -212,7 +212,10 @@ def test_figures(run: Path) -> None:
     assert lows["rank 1"] == pytest.approx(0.14) and lows["largest"] == pytest.approx(0.12)
     levels = [x["text"] for x in size.still(method="m0")["datasets"]["table"]]
     assert sorted(levels) == ["1", "4", "4", "?"]
-    levels = [x["text"] for x in size.still(method="m1", least=size.choices[2].codes[0.8])["datasets"]["table"]]
+    levels = [
+        x["text"]
+        for x in size.still(method="m1", least=size.choices[2].codes[0.8])["datasets"]["table"]
+    ]
     assert levels == ["2", "2"]  # not none
     shown = score.data.filter(method="m2", at="largest")
     assert shown["score"].to_list() == [

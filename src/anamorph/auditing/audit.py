@@ -17,7 +17,7 @@ from anamorph.errors import AnamorphError
 from anamorph.faithfulness import CellKey, CellSums, ProxyInfo, Thresholds, tabulate
 from anamorph.faithfulness.sums import WHOLE
 from anamorph.machine.threads import torch_threads
-from anamorph.models.base import Batch, Key, Model, Recording
+from anamorph.models.base import Batch, LayerKind, Model, Recording
 from anamorph.simplifications import (
     SVD,
     Attachment,
@@ -182,7 +182,7 @@ def noise_floor(
     Returns:
         the mean of each metric, and `simplification`; None if the model has no queries.
     """
-    first = Key(0, "query")
+    first = LayerKind(0, "query")
     if not any((site.layer, site.kind) == first for site in model.sites):
         return None
     record: Recording = {first: None}
@@ -276,7 +276,9 @@ def with_identity(simplify: Sequence[str | Attachment | Proxy]) -> list[Proxy]:
 
 def describe_proxies(proxies: Sequence[Proxy]) -> list[ProxyInfo]:
     """How results name the proxies."""
-    return [ProxyInfo(str(p), p.method, p.size, p.sites) for p in proxies]
+    return [
+        ProxyInfo(str(p), p.method, p.family, p.size_name, p.size, None, p.sites) for p in proxies
+    ]
 
 
 def fit_batches(task: Task, sequences: int) -> Iterator[Batch]:

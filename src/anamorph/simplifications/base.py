@@ -89,6 +89,18 @@ class Simplification(ABC):
     def __call__(self, x: Tensor) -> Tensor:
         """Map `x` [..., dim], every point by itself, in the dtype of `x`."""
 
+    def apply(self, x: Tensor, context: Any) -> Tensor:
+        """Map `x` where it is in the model; override it to use what is known of the points.
+
+        Args:
+            x: [batch, position, dim], or of a pattern [batch, query, key].
+            context: the tokens, the mask and the positions of `x` (`anamorph.models.base.Context`).
+
+        Returns:
+            a tensor of the shape, dtype and device of `x`; what `__call__` gives by default.
+        """
+        return self(x)
+
     def validate(self, dim: int | None = None) -> None:
         """Check the hyper-parameters, as far as can be done before any data is seen.
 
@@ -176,10 +188,16 @@ class Simplification(ABC):
         """The hyper-parameter that says how simple the result is: a rank, a number of clusters."""
         return None if self.size_name is None else float(getattr(self, self.size_name))
 
-    def text(self, **extra: object) -> str:
-        """The spec text: the name, and the parameters that differ from their defaults."""
+    def text(self, *, without: str | None = None, **extra: object) -> str:
+        """The spec text: the name, and the parameters that differ from their defaults.
+
+        Args:
+            without: a parameter that is left out.
+            extra: what stands beside the parameters.
+        """
         defaults = self.defaults()
-        given = {k: v for k, v in self.get_params().items() if v != defaults[k]} | extra
+        given = {k: v for k, v in self.get_params().items() if v != defaults[k] and k != without}
+        given |= extra
         inside = ", ".join(f"{key}={_value_text(value)}" for key, value in given.items())
         return f"{self.name}({inside})" if inside else self.name
 

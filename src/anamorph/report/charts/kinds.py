@@ -1,5 +1,7 @@
 """The gap by kind of prediction, beside how common each kind is."""
 
+from collections.abc import Sequence
+
 import altair as alt
 import polars as pl
 
@@ -37,9 +39,35 @@ def gap_by_kind(run: Run) -> Figure | None:
             split=SPLIT,
         )
     )
-    order = natural(frame["level"].to_list())
+    return Figure(
+        name="gap_by_kind",
+        title="What kind of prediction breaks",
+        caption="How many points less proxy and model agree than on iid, by a label of the scored "
+        "positions, with a 95 % interval a level (of twenty levels, one may lie outside its own). "
+        "Points are as large as the kind is common; its share of the split's positions stands at "
+        "the right, as a large gap in a rare kind counts for little. Intervals "
+        f"of kinds below {threshold(COMMON)} are cut where the others end.",
+        chart=panels(
+            *_layers(run, natural(frame["level"].to_list())),
+            by="split",
+            order=[split_label(name) for name in run.ood],
+            width=PANEL,
+            height=alt.Step(19),
+            columns=4,
+            spacing={"row": 16, "column": ROOM + 14},
+        ),
+        data=shown,
+        choices=[facet, proxy],
+        heading=f"{facet.shown} + ' — ' + {proxy.shown}",
+        panel=PANEL + 75,
+        stills={"": {}} | {f"_{slug(name)}": {"facet": c} for name, c in facet.codes.items()},
+    )
+
+
+def _layers(run: Run, order: Sequence[str]) -> list[alt.Chart]:
+    """Intervals, points and shares, a row a level."""
     base = alt.Chart().encode(
-        y=alt.Y("level:N", sort=order, title=None, axis=alt.Axis(**QUIET)),
+        y=alt.Y("level:N", sort=list(order), title=None, axis=alt.Axis(**QUIET)),
         tooltip=tips(
             "level:N",
             "split:N",
@@ -59,29 +87,7 @@ def gap_by_kind(run: Run) -> Figure | None:
     shares = base.mark_text(align="right", color="var(--soft)", fontSize=10).encode(
         x=alt.value(PANEL + ROOM), text="text:N"
     )
-    return Figure(
-        name="gap_by_kind",
-        title="What kind of prediction breaks",
-        caption="How many points less proxy and model agree than on iid, by a label of the scored "
-        "positions, with a 95 % interval a level (of twenty levels, one may lie outside its own). "
-        "Points are as large as the kind is common; its share of the split's positions stands at "
-        "the right, as a large gap in a rare kind counts for little. Intervals "
-        f"of kinds below {threshold(COMMON)} are cut where the others end.",
-        chart=panels(
-            *(bars, dots, shares),
-            by="split",
-            order=[split_label(name) for name in run.ood],
-            width=PANEL,
-            height=alt.Step(19),
-            columns=4,
-            spacing={"row": 16, "column": ROOM + 14},
-        ),
-        data=shown,
-        choices=[facet, proxy],
-        heading=f"{facet.shown} + ' — ' + {proxy.shown}",
-        panel=PANEL + 75,
-        stills={"": {}} | {f"_{slug(name)}": {"facet": c} for name, c in facet.codes.items()},
-    )
+    return [bars, dots, shares]
 
 
 def _cut(frame: pl.DataFrame) -> pl.DataFrame:

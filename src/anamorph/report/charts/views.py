@@ -91,18 +91,19 @@ def _level_cells(facet: str, levels: Sequence[str], rows: Sequence[str]) -> alt.
     every = max(1, len(levels) // 8)
     axis: dict[str, Any] = {**QUIET, "labelLimit": 60}
     axis["labelExpr"] = f"indexof(levels, datum.value) % {every} == 0 ? datum.value : ''"
-    x, y = (
-        channel(
-            f"{whose}_level:N",
-            sort=list(of),
-            scale=alt.Scale(domain=list(of)),
-            title=f"{whose} {facet}",
-            axis=alt.Axis(**axis, labelAngle=angle),
-        )
-        for channel, whose, of, angle in (
-            (alt.X, "attended", levels, -90 if max(map(len, levels)) > 3 else 0),
-            (alt.Y, "true", rows, 0),
-        )
+    x = alt.X(
+        "attended_level:N",
+        sort=list(levels),
+        scale=alt.Scale(domain=list(levels)),
+        title=f"attended {facet}",
+        axis=alt.Axis(**axis, labelAngle=-90 if max(map(len, levels)) > 3 else 0),
+    )
+    y = alt.Y(
+        "true_level:N",
+        sort=list(rows),
+        scale=alt.Scale(domain=list(rows)),
+        title=f"true {facet}",
+        axis=alt.Axis(**axis, labelAngle=0),
     )
     shown = tips(
         ("true_level:N", f"true {facet}"),
@@ -117,15 +118,12 @@ def _level_cells(facet: str, levels: Sequence[str], rows: Sequence[str]) -> alt.
 def _border_lines(border: str, levels: Sequence[str], rows: Sequence[str]) -> list[alt.Chart]:
     """Dashed lines behind a level, on both axes."""
     once = alt.Chart().transform_aggregate(n="count()", groupby=["split", "who"])
-    places = {
-        "x": alt.X("attended_level:N", sort=list(levels), bandPosition=1),
-        "y": alt.Y("true_level:N", sort=list(rows), bandPosition=1),
-    }
+    rule: dict[str, Any] = {"color": "var(--split-4)", "strokeDash": [4, 3], "strokeWidth": 1.2}
+    x = alt.X("attended_level:N", sort=list(levels), bandPosition=1)
+    y = alt.Y("true_level:N", sort=list(rows), bandPosition=1)
     return [
-        once.transform_calculate(**{f"{whose}_level": f"'{border}'"})
-        .mark_rule(color="var(--split-4)", strokeDash=[4, 3], strokeWidth=1.2)
-        .encode(**{axis: places[axis]})
-        for axis, whose in (("x", "attended"), ("y", "true"))
+        once.transform_calculate(attended_level=f"'{border}'").mark_rule(**rule).encode(x=x),
+        once.transform_calculate(true_level=f"'{border}'").mark_rule(**rule).encode(y=y),
     ]
 
 
