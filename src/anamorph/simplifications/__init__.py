@@ -8,8 +8,8 @@ entry-point group `anamorph.simplifications` of a package of your own), and run
 from anamorph.simplifications.base import (
     Attachment,
     Chain,
-    Proxy,
     Simplification,
+    Simplified,
     find_simplification,
 )
 from anamorph.simplifications.checks import LAWS, check_simplification
@@ -39,8 +39,8 @@ __all__ = [
     "NotFittedError",
     "OneHot",
     "Projection",
-    "Proxy",
     "Simplification",
+    "Simplified",
     "Statistic",
     "Sweep",
     "check_proxies",

@@ -11,8 +11,8 @@ from anamorph.errors import AnamorphError
 from anamorph.simplifications.base import (
     Attachment,
     Chain,
-    Proxy,
     Simplification,
+    Simplified,
     find_simplification,
 )
 from anamorph.simplifications.grammar import Stage, read_proxy
@@ -23,7 +23,7 @@ OF_ATTACHMENT = {"joint": bool, "on": str}
 Options = dict[str, Any]
 
 
-def parse(text: str) -> list[Proxy]:
+def parse(text: str) -> list[Simplified]:
     """The proxies that a spec string names: one, or one for each combination of its lists.
 
     Raises:
@@ -36,24 +36,26 @@ def parse(text: str) -> list[Proxy]:
         svd(rank=2)@1.*.{query,key};onehot@1.*.pattern
     """
     attachments = [_attachments(text, stages, sites) for stages, sites in read_proxy(text)]
-    return [Proxy(choice) for choice in product(*attachments)]
+    return [Simplified(choice) for choice in product(*attachments)]
 
 
-def expand(specs: str | Proxy | Attachment | Iterable[str | Proxy | Attachment]) -> list[Proxy]:
+def expand(
+    specs: str | Simplified | Attachment | Iterable[str | Simplified | Attachment],
+) -> list[Simplified]:
     """All proxies that the specs name, in order, each once.
 
     Raises:
         AnamorphError: as `parse`, and for things that name no proxy.
     """
-    if isinstance(specs, str | Proxy | Attachment) or not isinstance(specs, Iterable):
+    if isinstance(specs, str | Simplified | Attachment) or not isinstance(specs, Iterable):
         specs = [specs]
-    found: dict[Proxy, None] = {}
+    found: dict[Simplified, None] = {}
     for spec in specs:
         if isinstance(spec, str):
             found |= dict.fromkeys(parse(spec))
         elif isinstance(spec, Attachment):
-            found[Proxy((spec,))] = None
-        elif isinstance(spec, Proxy):
+            found[Simplified((spec,))] = None
+        elif isinstance(spec, Simplified):
             found[spec] = None
         else:
             raise AnamorphError(
@@ -63,7 +65,7 @@ def expand(specs: str | Proxy | Attachment | Iterable[str | Proxy | Attachment])
     return list(found)
 
 
-def check_readable(proxies: Iterable[Proxy]) -> None:
+def check_readable(proxies: Iterable[Simplified]) -> None:
     """Whether each proxy can be read again from its text, as a run that is resumed must do.
 
     Raises:
@@ -86,7 +88,7 @@ def check_readable(proxies: Iterable[Proxy]) -> None:
             )
 
 
-def _parameters(proxy: Proxy) -> list[dict[str, object]]:
+def _parameters(proxy: Simplified) -> list[dict[str, object]]:
     """What text does not tell apart: 12 and '12'."""
     return [part.get_params() for a in proxy.attachments for part in a.simplification.parts()]
 
