@@ -44,6 +44,7 @@ from anamorph.report.theme import CONFIG, DARK, FONT, LIGHT, MONO, css, in_light
 
 SCALE = 2  # PNG pixels per point
 MOST_HEADS = 40  # rows of a table of heads that are not folded away
+BESIDE = ("about", "choices", "environment", "source")  # in spec.json, and shown elsewhere
 CHOICES = ("What the paper leaves open, as chosen here", "What this audit assumes")
 MOST_MEANS = 3  # proxies whose pooled and per-sequence means stand side by side
 
@@ -164,7 +165,7 @@ def _page(run: Run, figures: dict[str, Figure]) -> str:
         untested=[claim for claim in run.claims if claim["status"] == UNTESTED],
         choices_title=CHOICES[run.spec.get("training") is None],
         specification=json.dumps(
-            {k: v for k, v in run.spec.items() if k not in ("choices", "environment", "source")},
+            {k: v for k, v in run.spec.items() if k not in BESIDE},
             indent=2,
             ensure_ascii=False,
         ),
