@@ -12,7 +12,8 @@ from typing import Any, ClassVar, Self
 from torch import Tensor
 
 from anamorph.errors import AnamorphError
-from anamorph.models.sites import HEAD_KINDS, LAYER_KINDS
+from anamorph.models.base import Context
+from anamorph.models.sites import HEAD_KINDS, LAYER_KINDS, Site
 from anamorph.models.weights import read_weights, write_weights
 from anamorph.simplifications.estimator import Estimator
 from anamorph.simplifications.grammar import WORD, read_stages
@@ -32,9 +33,15 @@ class Simplification(Estimator):
 
     Attributes:
         kinds: the kinds of site to which it can be attached.
+        chains: whether it can be a stage of a chain.
     """
 
     kinds: ClassVar[frozenset[str]] = VECTOR_KINDS
+    chains: ClassVar[bool] = True
+
+    def reads(self, site: Site) -> tuple[Site, ...]:
+        """The sites from which a replacement makes what it writes at `site`; of a map, none."""
+        return ()
 
     def parts(self) -> tuple[Simplification, ...]:
         """The stages of a chain; of any other simplification, itself."""
@@ -134,6 +141,11 @@ class Chain(Simplification):
             raise AnamorphError(f"A chain needs two stages or more; got {self.stages!r}.")
         for stage in self.stages:
             stage.validate(dim)
+            if not stage.chains:
+                raise AnamorphError(
+                    f"{self}: {stage.name} cannot be a stage of a chain, as it replaces what is at a "
+                    "site; attach each at its own sites, joined by ';'."
+                )
         if not self.kinds:
             each = "; ".join(f"{s.name}: {', '.join(sorted(s.kinds))}" for s in self.stages)
             raise AnamorphError(
@@ -181,10 +193,10 @@ class Chain(Simplification):
             x = stage(x)
         return x
 
-    def apply(self, x: Tensor, context: Any) -> Tensor:
+    def apply(self, x: Tensor, context: Context) -> Tensor:
         """Apply the stages where `x` is in the model."""
         for stage in self.stages_:
-            x = stage.apply(x, context)
+            x = stage.apply(x, context=context)
         return x
 
     def state_dict(self) -> dict[str, Tensor]:
