@@ -14,7 +14,7 @@ from torch import Tensor
 from anamorph.auditing.audit import scored_sequences
 from anamorph.auditing.engine import BATCH_TOKENS
 from anamorph.errors import AnamorphError
-from anamorph.faithfulness.metrics import jensen_shannon
+from anamorph.faithfulness.divergences import jensen_shannon
 from anamorph.machine.threads import side_by_side, torch_threads
 from anamorph.models.base import Batch, LayerKind, Model, Recording
 from anamorph.models.sites import HEAD_KINDS, Site, match_sites

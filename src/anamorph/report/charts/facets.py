@@ -7,7 +7,8 @@ import altair as alt
 import polars as pl
 
 from anamorph.analysis.data import Run
-from anamorph.analysis.words import METRICS, facet_label, split_label
+from anamorph.analysis.words import facet_label, split_label
+from anamorph.faithfulness.metrics import find_metric
 from anamorph.report.figure import (
     DETAILED,
     TABLE,
@@ -62,15 +63,17 @@ def by_facet(run: Run) -> Figure | None:
         facet=pl.col("facet").replace_strict({name: f"f{i}" for i, name in enumerate(facets)}),
         proxy=pl.col("simplification").replace_strict(numbers),
         split=pl.col("split").str.replace_all("_", " "),
-        line=pl.col("metric").replace_strict({name: METRICS[name].label for name in LINES}),
+        line=pl.col("metric").replace_strict({name: find_metric(name).label for name in LINES}),
         lines=pl.col("metric").replace_strict(
             {name: lines for lines, (_, names) in SHOWN.items() for name in names}
         ),
     )
-    labels = [METRICS[name].label for name in LINES if METRICS[name].label in set(frame["line"])]
-    styles = {METRICS[name].label: style for name, style in LINES.items()}
+    labels = [
+        find_metric(name).label for name in LINES if find_metric(name).label in set(frame["line"])
+    ]
+    styles = {find_metric(name).label: style for name, style in LINES.items()}
     by_lines = {
-        lines: [METRICS[name].label for name in names] for lines, (_, names) in SHOWN.items()
+        lines: [find_metric(name).label for name in names] for lines, (_, names) in SHOWN.items()
     }
     color = alt.Color(
         "line:N",

@@ -5,7 +5,7 @@ import polars as pl
 
 from anamorph.analysis.data import Run
 from anamorph.analysis.words import facet_label, split_label, threshold
-from anamorph.faithfulness import level_gaps
+from anamorph.faithfulness.levels import level_gaps
 from anamorph.report.figure import DETAILED, TABLE, Figure, by_facet_and_proxy, natural, slug
 from anamorph.report.theme import split_scale
 

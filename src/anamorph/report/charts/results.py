@@ -6,7 +6,8 @@ import altair as alt
 import polars as pl
 
 from anamorph.analysis.data import Run
-from anamorph.analysis.words import METRICS, method_label, some_of, split_label, threshold
+from anamorph.analysis.words import method_label, some_of, split_label, threshold
+from anamorph.faithfulness.metrics import find_metric
 from anamorph.report.figure import TABLE, Choice, Figure, lookup
 from anamorph.report.theme import split_scale, split_shapes
 
@@ -26,7 +27,7 @@ def against_size(run: Run) -> Figure | None:
     sized = {p.simplification: p for some in families.values() for p in some if p.size_name}
     if not sized:
         return None
-    metrics = [m for m in run.metrics if not m.startswith("model_") or m == "model_only_right"]
+    metrics = [m for m in run.metrics if find_metric(m).about != "model"]
     frame = run.whole.filter(
         pl.col("simplification").is_in(list(sized)), pl.col("metric").is_in(metrics)
     )
@@ -114,12 +115,13 @@ def against_size(run: Run) -> Figure | None:
         f"in the legend to single it out.{rest}",
         chart=chart,
         data=frame,
-        choices=[Choice("metric", "Metric", [(m, METRICS[m].label) for m in metrics])],
+        choices=[Choice("metric", "Metric", [(m, find_metric(m).label) for m in metrics])],
         values={
             "heading": lookup(
-                {m: f"{METRICS[m].label} ({METRICS[m].direction})" for m in metrics}, "metric"
+                {m: f"{find_metric(m).label} ({find_metric(m).direction})" for m in metrics},
+                "metric",
             ),
-            "unit_shown": lookup({m: METRICS[m].unit for m in metrics}, "metric"),
+            "unit_shown": lookup({m: find_metric(m).unit for m in metrics}, "metric"),
         },
         panel=PANEL + 30,
         stills={"": {}}

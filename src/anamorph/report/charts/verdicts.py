@@ -8,7 +8,7 @@ import altair as alt
 import polars as pl
 
 from anamorph.analysis.data import Run
-from anamorph.analysis.words import METRICS, SIGNS, sequences, some_of, split_label, threshold
+from anamorph.analysis.words import SIGNS, sequences, some_of, split_label, threshold
 from anamorph.faithfulness.gaps import (
     DEGRADES,
     FAITHFUL,
@@ -22,6 +22,7 @@ from anamorph.faithfulness.gaps import (
     UNDER,
     UNFAITHFUL,
 )
+from anamorph.faithfulness.metrics import find_metric
 from anamorph.report.figure import TABLE, Choice, Figure, lookup
 from anamorph.report.theme import split_scale, split_shapes
 
@@ -180,7 +181,7 @@ def _family(run: Run, number: int, title: str, first: bool) -> alt.LayerChart | 
 
 def gaps(run: Run) -> Figure | None:
     """The generalization gap of every proxy on every ood split, the largest at the top."""
-    metrics = [m for m in run.metrics if not m.startswith("model_") or m == "model_only_right"]
+    metrics = [m for m in run.metrics if find_metric(m).about != "model"]
     frame = run.gaps.filter(pl.col("seed").is_null(), pl.col("metric").is_in(metrics))
     if frame.is_empty():
         return None
@@ -265,18 +266,18 @@ def gaps(run: Run) -> Figure | None:
         f"are sorted by the largest gap in same predictions.{rest}",
         chart=chart,
         data=frame,
-        choices=[Choice("metric", "Metric", [(m, METRICS[m].label) for m in metrics])],
+        choices=[Choice("metric", "Metric", [(m, find_metric(m).label) for m in metrics])],
         values={
             "heading": lookup({m: f"Gap in {_with_unit(m)}" for m in metrics}, "metric"),
-            "unit_shown": lookup({m: METRICS[m].unit for m in metrics}, "metric"),
+            "unit_shown": lookup({m: find_metric(m).unit for m in metrics}, "metric"),
         },
         stills={"": {}} | {f"_{m}": {"metric": m} for m in metrics if m == "attention_jsd"},
     )
 
 
 def _with_unit(metric: str) -> str:
-    unit = "points" if METRICS[metric].unit == "share" else "bits"
-    return f"{METRICS[metric].label}, {unit}"
+    unit = "points" if find_metric(metric).unit == "share" else "bits"
+    return f"{find_metric(metric).label}, {unit}"
 
 
 def _number(value: str) -> str:
