@@ -81,6 +81,7 @@ def test_and_joins_attachments_and_proxies() -> None:
         ("identity", "identity", None, ""),
         ("svd(rank=4)@1.*.key", "svd", 4.0, "1.*.key"),
         ("svd(rank=4)+kmeans(clusters=8)@1.*.key", "svd+kmeans", None, "1.*.key"),
+        ("svd(rank=4)+kmeans(clusters=4)@1.*.key", "svd+kmeans", None, "1.*.key"),
         (
             "kmeans(clusters=8)@1.*.key;onehot@1.*.pattern",
             "kmeans; onehot",
@@ -94,6 +95,30 @@ def test_and_joins_attachments_and_proxies() -> None:
 def test_the_columns_of_a_proxy(text: str, method: str, size: float | None, sites: str) -> None:
     (proxy,) = parse(text)
     assert (proxy.method, proxy.size, proxy.sites) == (method, size, sites)
+
+
+@pytest.mark.parametrize(
+    ("text", "family", "size_name"),
+    [
+        ("identity", "identity", None),
+        ("onehot@1.*.pattern", "onehot@1.*.pattern", None),
+        ("svd(rank=4)@1.*.key", "svd@1.*.key", "rank"),
+        ("svd(rank=4, joint=true)@1.*.{query,key}", "svd(joint=true)@1.*.{query,key}", "rank"),
+        ("kmeans(clusters=7, seed=7)@0.mlp", "kmeans(seed=7)@0.mlp", "clusters"),
+        ("svd(rank=2)@0.*.key;svd(rank=2)@1.*.key", "svd@0.*.key;svd@1.*.key", "rank"),
+        (
+            "svd(rank=4)@0.*.key;kmeans(clusters=4)@1.*.key",
+            "svd(rank=4)@0.*.key;kmeans(clusters=4)@1.*.key",
+            None,
+        ),
+        ("svd(rank=4)+pca(rank=4)@0.*.value", "svd+pca@0.*.value", "rank"),
+    ],
+)
+def test_a_family_is_the_text_without_the_size(
+    text: str, family: str, size_name: str | None
+) -> None:
+    (proxy,) = parse(text)
+    assert (proxy.family, proxy.size_name) == (family, size_name)
 
 
 @pytest.mark.parametrize(

@@ -278,7 +278,9 @@ def with_identity(simplify: Sequence[str | Attachment | Proxy]) -> list[Proxy]:
 
 def describe_proxies(proxies: Sequence[Proxy]) -> list[ProxyInfo]:
     """How results name the proxies."""
-    return [ProxyInfo(str(p), p.method, p.size, p.sites) for p in proxies]
+    return [
+        ProxyInfo(str(p), p.method, p.family, p.size_name, p.size, None, p.sites) for p in proxies
+    ]
 
 
 def fit_batches(task: Task, sequences: int) -> Iterator[Batch]:
