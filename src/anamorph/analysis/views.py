@@ -46,7 +46,7 @@ def write(run: Run, task: Task, fit_sequences: int) -> None:
         folder = run.seed(seed) / "views"
         if (folder / "sentences.parquet").exists():  # written last
             continue
-        model = Decoder.load(run.seed(seed) / "model.safetensors").eval()  # on the CPU
+        model = Decoder.load(run.model(seed)).eval()  # on the CPU
         if MATCHED in task.reference.facets:
             found = matching(model, task).select(pl.lit(seed, pl.Int64).alias("seed"), pl.all())
             write_table(run.seed(seed) / "matching.parquet", found)

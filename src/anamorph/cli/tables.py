@@ -158,6 +158,8 @@ def _print_heads(run: Run, splits: list[str], console: Console) -> None:
 def print_curves(run: Run, console: Console) -> None:
     """The last point of the training curves."""
     history = run.history
+    if history is None:
+        return
     last = history.filter(pl.col("step") == history["step"].max())
     table = Table(title="Accuracy of the models at scored positions")
     splits = last["split"].unique(maintain_order=True).to_list()

@@ -75,7 +75,7 @@ def check_weights(run: Run, model: Model, seed: int) -> str:
         AnamorphError: if they are not those that the numbers in the run belong to.
     """
     path, now = run.seed(seed) / FINGERPRINTS, model.fingerprint()
-    before = read_json(path) if path.exists() else now
+    before = read_json(path, dict) if path.exists() else now
     different = [part for part in {**before, **now} if before.get(part) != now.get(part)]
     if different:
         raise AnamorphError(
@@ -248,7 +248,7 @@ def tabulate_run(
 
 def _floor(run: Run) -> dict[str, float]:
     """What rounding alone does to each metric, in the worst of the seeds; empty if not measured."""
-    found = [read_json(run.seed(seed) / "noise.json")["floor"] for seed in run.spec["seeds"]]
+    found = [read_json(run.seed(seed) / "noise.json", dict)["floor"] for seed in run.spec["seeds"]]
     floors = [{k: v for k, v in f.items() if k in all_metrics()} for f in found if f]
     return {
         metric: find_metric(metric).worst([f[metric] for f in floors])
@@ -258,7 +258,7 @@ def _floor(run: Run) -> dict[str, float]:
 
 def report_run(run: Run, watch: Watch) -> None:
     """Write `checks.json`, and the report."""
-    noise = [read_json(run.seed(seed) / "noise.json") for seed in run.spec["seeds"]]
+    noise = [read_json(run.seed(seed) / "noise.json", dict) for seed in run.spec["seeds"]]
     write_json(run.path / "checks.json", claims.self_checks(run.results, noise))
     watch(Event("report", 0, 1))
     report.render(run.path)
