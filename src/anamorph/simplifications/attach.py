@@ -47,9 +47,9 @@ class Attachment:
     def __repr__(self) -> str:
         return f"Attachment({str(self)!r})"
 
-    def __and__(self, other: Attachment | Proxy) -> Proxy:
+    def __and__(self, other: Attachment | Simplified) -> Simplified:
         """Both at once in one proxy."""
-        return Proxy((self,)) & other
+        return Simplified((self,)) & other
 
     def __radd__(self, before: Simplification) -> Attachment:
         """`svd + kmeans @ sites` means what its text says, though `@` binds tighter in Python."""
@@ -57,7 +57,7 @@ class Attachment:
 
 
 @dataclass(frozen=True)
-class Proxy:
+class Simplified:
     """The model with simplifications standing at some of its sites; without any, the identity.
 
     `str(proxy)` is its spec text, which `parse` reads.
@@ -69,12 +69,12 @@ class Proxy:
         return ";".join(map(str, self.attachments)) or "identity"
 
     def __repr__(self) -> str:
-        return f"Proxy({str(self)!r})"
+        return f"Simplified({str(self)!r})"
 
-    def __and__(self, other: Attachment | Proxy) -> Proxy:
+    def __and__(self, other: Attachment | Simplified) -> Simplified:
         """The attachments of both."""
-        more = other.attachments if isinstance(other, Proxy) else (other,)
-        return Proxy((*self.attachments, *more))
+        more = other.attachments if isinstance(other, Simplified) else (other,)
+        return Simplified((*self.attachments, *more))
 
     @property
     def method(self) -> str:

@@ -39,7 +39,7 @@ from anamorph.models.fingerprint import Identity, differing
 from anamorph.paper import claims
 from anamorph.progress import Event, Watch
 from anamorph.runs.folder import Run, read_json, write_json, write_table
-from anamorph.simplifications import FittedProxies, Proxy
+from anamorph.simplifications import FittedProxies, Simplified
 from anamorph.studies.specification import AuditSpec
 from anamorph.tasks import Task
 from anamorph.tasks.base import CANDIDATES
@@ -47,7 +47,7 @@ from anamorph.tasks.base import CANDIDATES
 FINGERPRINTS = "fingerprints.json"  # of a seed's weights
 
 
-def fingerprints(task: Task, proxies: Sequence[Proxy]) -> dict[str, Any]:
+def fingerprints(task: Task, proxies: Sequence[Simplified]) -> dict[str, Any]:
     """Digests of the data, and of what simplifications are made of, for `spec.json`."""
     made = {a.simplification for proxy in proxies for a in proxy.attachments}
     return {
@@ -91,7 +91,7 @@ def fit_seed(
     audit: AuditSpec,
     task: Task,
     model: Model,
-    proxies: Sequence[Proxy],
+    proxies: Sequence[Simplified],
     seed: int,
     watch: Watch,
 ) -> FittedProxies:
@@ -188,7 +188,7 @@ def score_heads(
     run: Run,
     task: Task,
     model: Model,
-    proxies: Sequence[Proxy],
+    proxies: Sequence[Simplified],
     seed: int,
     watch: Watch,
     batch_tokens: int = BATCH_TOKENS,
@@ -223,7 +223,7 @@ def tabulate_run(
     audit: AuditSpec,
     task: Task,
     model: Model,
-    proxies: Sequence[Proxy],
+    proxies: Sequence[Simplified],
     stopping: Stopping | None = None,
 ) -> None:
     """Write the tables of a run from its works; the model says how these are cut."""

@@ -29,7 +29,7 @@ from anamorph.paper.choices import choices
 from anamorph.progress import Event, Watch, ignore
 from anamorph.runs.folder import Run, load_run, write_json
 from anamorph.runs.opening import check_same, open_run
-from anamorph.simplifications import Proxy, Sweep, check_proxies, check_readable, sweep
+from anamorph.simplifications import Simplified, Sweep, check_proxies, check_readable, sweep
 from anamorph.studies.given import audit_again
 from anamorph.studies.specification import AuditSpec, StudySpec
 from anamorph.studies.steps import (
@@ -88,7 +88,7 @@ def _study(
     spec: StudySpec,
     run: Run,
     task: Task,
-    proxies: Sequence[Proxy],
+    proxies: Sequence[Simplified],
     workers: int | None,
     watch: Watch,
 ) -> None:
@@ -174,14 +174,14 @@ def audit_study(
     return run
 
 
-def check(spec: StudySpec, task: Task) -> list[Proxy]:
+def check(spec: StudySpec, task: Task) -> list[Simplified]:
     """The proxies of a study, the identity first, tried on an untrained model.
 
     Raises:
         AnamorphError: if one does not fit, before any time is spent on training.
     """
     model = untrained(spec, task)
-    swept: list[Proxy] = []
+    swept: list[Simplified] = []
     for specs, by in ((spec.each_layer, "layer"), (spec.each_head, "head")):
         swept += sweep(specs, model.sites, cast(Sweep, by))
     proxies = list(dict.fromkeys(with_identity([*spec.simplify, *swept])))
@@ -202,7 +202,7 @@ def untrained(spec: StudySpec, task: Task) -> Decoder:
 
 
 def describe(
-    spec: StudySpec, task: Task, proxies: Sequence[Proxy], preset: str | None
+    spec: StudySpec, task: Task, proxies: Sequence[Simplified], preset: str | None
 ) -> dict[str, Any]:
     """What `spec.json` says, besides the environment: everything resolved."""
     values: dict[str, Any] = spec.model_dump(mode="json")
