@@ -10,7 +10,8 @@ from typing import Any
 import polars as pl
 
 from anamorph import report
-from anamorph.analysis.head_scores import edited_head, head_scores
+from anamorph.analysis.edited_heads import edited_head
+from anamorph.analysis.head_scores import head_scores
 from anamorph.auditing.audit import (
     describe_proxies,
     few_sequences,
