@@ -85,17 +85,6 @@ EXPECTED: dict[str, frozenset[str]] = {
         {
             "anamorph.models.huggingface.attention",
             "anamorph.models.huggingface.calls",
-            "anamorph.simplifications.attach",
-            "anamorph.simplifications.base",
-            "anamorph.simplifications.chain",
-            "anamorph.simplifications.fingerprint",
-            "anamorph.simplifications.methods.kmeans",
-            "anamorph.simplifications.methods.onehot",
-            "anamorph.simplifications.methods.pca",
-            "anamorph.simplifications.methods.projection",
-            "anamorph.simplifications.methods.svd",
-            "anamorph.simplifications.registry",
-            "anamorph.simplifications.spec",
         }
     ),
     "long files": frozenset(
@@ -141,7 +130,6 @@ EXPECTED: dict[str, frozenset[str]] = {
             "anamorph.cli.show",
             "anamorph.cli.sites",
             "anamorph.cli.train",
-            "anamorph.simplifications.sweep",
             "anamorph.tasks.code",
             "anamorph.tasks.dyck",
         }
