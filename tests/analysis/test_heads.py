@@ -20,7 +20,7 @@ from anamorph.analysis.head_scores import (
 )
 from anamorph.auditing.audit import scored_sequences
 from anamorph.errors import AnamorphError
-from anamorph.models.base import Batch, Key, Model, Recording, State
+from anamorph.models.base import Batch, LayerKind, Model, Recording, State
 from anamorph.models.huggingface.model import HuggingFace
 from anamorph.models.sites import HEAD_KINDS, Site
 from anamorph.progress import ignore
@@ -121,7 +121,7 @@ def test_padding_may_stand_on_either_side(name: str, side: str) -> None:
 
 
 def patterns_of(model: HuggingFace, batch: Batch) -> list[torch.Tensor]:
-    record: Recording = {Key(layer, "pattern"): None for layer in range(model.layers)}
+    record: Recording = {LayerKind(layer, "pattern"): None for layer in range(model.layers)}
     with torch.inference_mode():
         state = model.start(batch)
         for layer in range(model.layers):
@@ -152,7 +152,7 @@ class Scripted(Model):
                 ((h, r), t) for h, r in enumerate(self.rules) for t in range(length)
             ):
                 pattern[0, row, head, t, rule(tokens, t)] = 1
-        record[Key(0, "pattern")] = pattern
+        record[LayerKind(0, "pattern")] = pattern
         return state
 
     def logits(self, state: State, at: Any = None) -> torch.Tensor:
@@ -216,7 +216,7 @@ def test_a_broken_pattern_is_an_error() -> None:
     class Broken(Scripted):
         def layer(self, index: int, state: State, record: Any = None, **_: Any) -> State:
             super().layer(index, state, record)
-            record[Key(0, "pattern")][0, 1, 1, 2, 0] = torch.nan
+            record[LayerKind(0, "pattern")][0, 1, 1, 2, 0] = torch.nan
             return state
 
     model = Broken(lambda _, t: 0, lambda _, t: 0)

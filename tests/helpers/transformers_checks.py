@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 import anamorph as am
 import transformers_tiny as tiny
-from anamorph.models.base import Batch, Edits, Key, Recording
+from anamorph.models.base import Batch, Edits, LayerKind, Recording
 
 TOLERANCE = 2e-4  # relative to the largest logit
 
@@ -161,7 +161,7 @@ def residuals(model: am.HuggingFace, plain: Plain) -> list[str]:
     for layer, block in enumerate(model.blocks):
         with hooked(block.module.register_forward_hook(_half_given)):
             expected = plain.logits(plain.tokens)
-        edited = run(model, plain.tokens, None, {Key(layer, "residual"): _half})
+        edited = run(model, plain.tokens, None, {LayerKind(layer, "residual"): _half})
         require(edited, expected, f"logits with half of {layer}.residual")
     return ["residual"]
 
@@ -170,7 +170,7 @@ def mlps(model: am.HuggingFace, plain: Plain) -> list[str]:
     """Half of what a site `mlp` holds, by a plain hook on the module that gives it."""
     checked = []
     for layer, block in enumerate(model.blocks):
-        key, stream = Key(layer, "mlp"), Key(layer, "residual")
+        key, stream = LayerKind(layer, "mlp"), LayerKind(layer, "residual")
         if key not in keys(model):
             continue
         record: Recording = {key: None, stream: None}
@@ -197,10 +197,10 @@ def heads(model: am.HuggingFace, plain: Plain) -> list[str]:
     checked = []
     for layer in sorted({key.layer for key in keys(model) if key.kind == "output"}):
         record: Recording = dict.fromkeys(
-            Key(layer, kind) for kind in ("query", "key", "value", "pattern", "output")
+            LayerKind(layer, kind) for kind in ("query", "key", "value", "pattern", "output")
         )
         run(model, plain.tokens, None, None, record)
-        output, value = record[Key(layer, "output")], record[Key(layer, "value")]
+        output, value = record[LayerKind(layer, "output")], record[LayerKind(layer, "value")]
         assert output is not None and value is not None
         together = output[0].transpose(1, 2).flatten(2)
         total, dim, group = output.shape[2], output.shape[-1], output.shape[2] // value.shape[2]
@@ -211,7 +211,9 @@ def heads(model: am.HuggingFace, plain: Plain) -> list[str]:
                 columns = torch.arange(total * dim) >= first * dim
                 with hooked(module.register_forward_pre_hook(_HalfTaken(columns))):
                     expected = plain.logits(plain.tokens)
-                edited = run(model, plain.tokens, None, {Key(layer, kind): _half_of_last_head})
+                edited = run(
+                    model, plain.tokens, None, {LayerKind(layer, kind): _half_of_last_head}
+                )
                 require(edited, expected, f"logits with half of the last {kind} of layer {layer}")
                 checked.append(kind)
         attention: Any = model.blocks[layer].attention
@@ -221,7 +223,7 @@ def heads(model: am.HuggingFace, plain: Plain) -> list[str]:
                 attention.scaling = scaling / 2
                 expected = plain.logits(plain.tokens)
                 attention.scaling = scaling
-                edited = run(model, plain.tokens, None, {Key(layer, kind): _half})
+                edited = run(model, plain.tokens, None, {LayerKind(layer, kind): _half})
                 require(edited, expected, f"logits with half of every {kind} of layer {layer}")
                 checked.append(kind)
     return checked
@@ -237,9 +239,9 @@ CHECKS: tuple[Callable[[am.HuggingFace, Plain], list[str]], ...] = (
 )
 
 
-def keys(model: am.HuggingFace) -> list[Key]:
+def keys(model: am.HuggingFace) -> list[LayerKind]:
     """Every layer and kind that has a site."""
-    return sorted({Key(site.layer, site.kind) for site in model.sites})
+    return sorted({LayerKind(site.layer, site.kind) for site in model.sites})
 
 
 def require(given: Tensor, expected: Tensor, what: str) -> None:

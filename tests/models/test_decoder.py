@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from anamorph.errors import AnamorphError
-from anamorph.models.base import Batch, Edits, Key, Recording
+from anamorph.models.base import Batch, Edits, LayerKind, Recording
 from anamorph.models.decoder import Decoder, DecoderConfig, Positions
 from anamorph.models.weights import write_weights
 from anamorph.simplifications import PCA, SVD, KMeans, OneHot, Simplification
@@ -137,7 +137,7 @@ def test_logits_and_patterns_are_the_plain_ones(
     model = make(positions, layers, heads)
     atol = 1e-9 if positions == "learned" else 1e-4  # angles are tabulated in float32
     given = tokens(2, 9)
-    record: Recording = {Key(layer, "pattern"): None for layer in range(layers)}
+    record: Recording = {LayerKind(layer, "pattern"): None for layer in range(layers)}
     explicit = run(model, whole(given), record=record)
     with torch.inference_mode():
         fused = model(given)
@@ -147,7 +147,7 @@ def test_logits_and_patterns_are_the_plain_ones(
         np.testing.assert_allclose(fused[row].numpy(), logits, atol=atol)
         np.testing.assert_allclose(explicit[0, row].numpy(), logits, atol=atol)
         for layer in range(layers):
-            recorded = record[Key(layer, "pattern")]
+            recorded = record[LayerKind(layer, "pattern")]
             assert recorded is not None and recorded.shape == (1, 2, heads, 9, 9)
             np.testing.assert_allclose(recorded[0, row].numpy(), patterns[layer], atol=atol)
 
@@ -185,7 +185,7 @@ SIMPLIFICATIONS: dict[str, tuple[tuple[str, ...], Callable[[], Simplification]]]
 
 def edits_of(model: Decoder, name: str) -> Edits:
     kinds, simplification = SIMPLIFICATIONS[name]
-    record: Recording = {Key(i, kind): None for i in range(LAYERS) for kind in kinds}
+    record: Recording = {LayerKind(i, kind): None for i in range(LAYERS) for kind in kinds}
     run(model, whole(tokens(30, 10, seed=8)), record=record)
     edits: Edits = {
         key: simplification().fit(x.reshape(-1, x.shape[-1]) if key.kind != "pattern" else x)
@@ -221,7 +221,7 @@ def test_asking_for_positions_gives_their_rows(name: str, positions: Positions) 
     given = tokens(3, 11)
     at = torch.tensor([[10, 0, 3, 3], [5, 6, 7, 0], [0, 0, 0, 0]])  # any order, repeated
     kinds = ("query", "key", "value", "pattern", "output", "mlp", "residual")
-    full: Recording = {Key(i, kind): None for i in range(LAYERS) for kind in kinds}
+    full: Recording = {LayerKind(i, kind): None for i in range(LAYERS) for kind in kinds}
     some: Recording = dict.fromkeys(full)
     everywhere = run(model, whole(given), edits, full)
     rows = run(model, whole(given), edits, some, at=at)
@@ -274,10 +274,10 @@ def test_copies_in_one_run_are_separate_runs(
     model, batch = make(positions), whole(tokens(2, 7))
     at = torch.tensor([[6, 2], [3, 0]]) if asked else None
     factors = (1.0, 0.5, -2.0)
-    together = run(model, batch, {Key(layer, kind): scaled(factors)}, at=at)
+    together = run(model, batch, {LayerKind(layer, kind): scaled(factors)}, at=at)
     assert together.shape[0] == 3
     for copy, factor in enumerate(factors):
-        alone = run(model, batch, {Key(layer, kind): scaled((factor,))}, at=at)
+        alone = run(model, batch, {LayerKind(layer, kind): scaled((factor,))}, at=at)
         torch.testing.assert_close(together[copy], alone[0], atol=1e-9, rtol=1e-9)
     torch.testing.assert_close(together[0], run(model, batch, at=at)[0], atol=1e-9, rtol=1e-9)
     if kind != "residual" or layer == 0:  # the last norm takes the scale of the residual away
@@ -288,13 +288,13 @@ def test_copies_in_one_run_are_separate_runs(
 def test_copies_at_several_sites_go_together() -> None:
     model, batch = make(), whole(tokens(2, 7))
     edits = {
-        Key(0, "key"): scaled((1, 2)),
-        Key(0, "query"): scaled((3, 1)),
-        Key(1, "mlp"): scaled((1,)),
+        LayerKind(0, "key"): scaled((1, 2)),
+        LayerKind(0, "query"): scaled((3, 1)),
+        LayerKind(1, "mlp"): scaled((1,)),
     }
     together = run(model, batch, edits)
-    first = run(model, batch, {Key(0, "query"): scaled((3,))})
-    second = run(model, batch, {Key(0, "key"): scaled((2,))})
+    first = run(model, batch, {LayerKind(0, "query"): scaled((3,))})
+    second = run(model, batch, {LayerKind(0, "key"): scaled((2,))})
     torch.testing.assert_close(together, torch.cat([first, second]), atol=1e-9, rtol=1e-9)
 
 
@@ -310,7 +310,7 @@ def test_an_edit_fires_once_a_run_and_only_in_its_layer() -> None:
         return edit
 
     kinds = ("query", "key", "value", "pattern", "output", "mlp", "residual")
-    edits = {Key(1, kind): watch(kind) for kind in kinds}
+    edits = {LayerKind(1, kind): watch(kind) for kind in kinds}
     for at, rows in ((None, 7), (torch.tensor([[3], [4]]), 1)):
         fired.clear()
         run(model, batch, edits, at=at)
@@ -327,9 +327,9 @@ def test_an_edit_fires_once_a_run_and_only_in_its_layer() -> None:
 
 def test_what_is_recorded_is_what_came_out_of_the_edit() -> None:
     model, batch = make(), whole(tokens(2, 7))
-    record: Recording = {Key(0, "value"): None, Key(1, "value"): None}
-    run(model, batch, {Key(0, "value"): lambda x: torch.zeros_like(x)}, record)
-    first, second = record[Key(0, "value")], record[Key(1, "value")]
+    record: Recording = {LayerKind(0, "value"): None, LayerKind(1, "value"): None}
+    run(model, batch, {LayerKind(0, "value"): lambda x: torch.zeros_like(x)}, record)
+    first, second = record[LayerKind(0, "value")], record[LayerKind(1, "value")]
     assert first is not None and second is not None
     assert not first.any() and second.any()
 
@@ -337,7 +337,7 @@ def test_what_is_recorded_is_what_came_out_of_the_edit() -> None:
 def test_an_untouched_edit_changes_no_bit() -> None:
     model, batch = make(), whole(tokens(2, 7))
     kinds = ("query", "key", "value", "output", "mlp", "residual")
-    edits: Edits = {Key(i, kind): lambda x: x for i in range(LAYERS) for kind in kinds}
+    edits: Edits = {LayerKind(i, kind): lambda x: x for i in range(LAYERS) for kind in kinds}
     assert torch.equal(run(model, batch, edits), run(model, batch))
 
 

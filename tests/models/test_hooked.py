@@ -18,7 +18,7 @@ from anamorph.auditing.engine import audit_split
 from anamorph.auditing.stacks import stacked_edits
 from anamorph.faithfulness import METRICS
 from anamorph.faithfulness.metrics import ATTENTION_METRICS
-from anamorph.models.base import Batch, Key
+from anamorph.models.base import Batch, LayerKind
 from anamorph.tasks import Split, Task
 from huggingface_models import VOCABULARY, make
 from plain_modules import CONTEXT, Mixer, Recurrent, Transformer, large
@@ -129,11 +129,11 @@ def test_gpt2_and_neox_keep_every_law() -> None:
     }
     model = am.HookedModel(make("neox"), sites)
     am.check_model(model, TOKENS)
-    record: Any = {Key(1, "value"): None}
+    record: Any = {LayerKind(1, "value"): None}
     run(model, record=record)
-    theirs: Any = {Key(1, "value"): None}
+    theirs: Any = {LayerKind(1, "value"): None}
     run(am.HuggingFace(make("neox")), record=theirs)
-    torch.testing.assert_close(record[Key(1, "value")], theirs[Key(1, "value")])
+    torch.testing.assert_close(record[LayerKind(1, "value")], theirs[LayerKind(1, "value")])
 
 
 # --- the same numbers in another way --------------------------------------------------------------
@@ -189,7 +189,9 @@ def test_audits_of_what_is_no_transformer(module: Any, site: str) -> None:
 
 
 def test_recorded_activations_of_gpt2_are_those_of_its_own_blocks() -> None:
-    keys = [Key(layer, kind) for layer in range(3) for kind in ("query", "key", "residual", "mlp")]
+    keys = [
+        LayerKind(layer, kind) for layer in range(3) for kind in ("query", "key", "residual", "mlp")
+    ]
     mine: Any = dict.fromkeys(keys)
     theirs: Any = dict.fromkeys(keys)
     run(am.HookedModel(make("gpt2"), GPT2), record=mine)
@@ -214,7 +216,7 @@ def test_a_projected_key_head_is_one_folded_into_the_weights() -> None:
         x[:, :, 1] = x[:, :, 1] @ axes @ axes.T
         return x
 
-    logits = run(am.HookedModel(module, SITES), {Key(1, "key"): project})
+    logits = run(am.HookedModel(module, SITES), {LayerKind(1, "key"): project})
     torch.testing.assert_close(logits[0], expected, atol=1e-5, rtol=1e-5)
     with torch.inference_mode():
         assert (module(TOKENS) - expected).abs().max() > 0.01
@@ -237,10 +239,10 @@ def test_heads_may_stand_on_an_axis_of_their_own() -> None:
         torch.manual_seed(0)
         model = am.HookedModel(Normed(axis), {"0.*.query": am.Hook("norm", head_axis=axis)})  # type: ignore[arg-type]
         am.check_model(model, TOKENS)
-        record: Any = {Key(0, "query"): None}
+        record: Any = {LayerKind(0, "query"): None}
         run(model, record=record)
-        assert record[Key(0, "query")].shape == (1, 3, 4, 11, 4)
-        recorded.append(record[Key(0, "query")])
+        assert record[LayerKind(0, "query")].shape == (1, 3, 4, 11, 4)
+        recorded.append(record[LayerKind(0, "query")])
     torch.testing.assert_close(*recorded)
 
 
@@ -323,11 +325,11 @@ def test_leaves_the_module_as_it_was() -> None:
 
     before, weights = look(), copy.deepcopy(module.state_dict())
     model = am.HookedModel(module, SITES)
-    run(model, {Key(0, "query"): torch.tanh, Key(1, "residual"): torch.tanh})
+    run(model, {LayerKind(0, "query"): torch.tanh, LayerKind(1, "residual"): torch.tanh})
     with pytest.raises(ZeroDivisionError):
-        run(model, {Key(1, "mlp"): lambda x: 1 / 0})
+        run(model, {LayerKind(1, "mlp"): lambda x: 1 / 0})
     with pytest.raises(am.AnamorphError, match=r"edit of 0\.mlp gives \[1\]"):
-        run(model, {Key(0, "mlp"): lambda x: x.new_zeros(1)})
+        run(model, {LayerKind(0, "mlp"): lambda x: x.new_zeros(1)})
     with pytest.raises(am.AnamorphError, match="never fired"):
         am.HookedModel(module, {"0.mlp": "drop", "1.mlp": "blocks"})
     assert look() == before
@@ -422,7 +424,7 @@ def test_a_block_that_sometimes_does_not_run_is_found_when_it_does_not() -> None
     model = am.HookedModel(module, {"0.residual": "drop"})
     module.skip = True
     with pytest.raises(am.AnamorphError, match=r"0\.residual never fired.*'drop'"):
-        run(model, {Key(0, "residual"): torch.tanh})
+        run(model, {LayerKind(0, "residual"): torch.tanh})
     assert torch.isfinite(run(model)).all()  # nothing is asked of it
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from anamorph.auditing.stacks import StackedEdit
 from anamorph.errors import AnamorphError
-from anamorph.models.base import Batch, Key, Recording
+from anamorph.models.base import Batch, LayerKind, Recording
 from anamorph.models.checks import check_model
 from anamorph.models.huggingface.model import HuggingFace
 from anamorph.models.sites import Site
@@ -79,9 +79,9 @@ def test_leaves_the_model_as_it_was(name: str) -> None:
     audited = HuggingFace(model)
     edit = StackedEdit([{0: parse("svd(rank=2)@0.0.query")[0].attachments[0].simplification}])
     edit.placed = [{0: _Half()}]  # type: ignore[dict-item]
-    run(audited, padded("right"), {Key(0, "query"): edit})
+    run(audited, padded("right"), {LayerKind(0, "query"): edit})
     with pytest.raises(ZeroDivisionError):
-        run(audited, padded("right"), {Key(1, "mlp"): lambda x: 1 / 0})
+        run(audited, padded("right"), {LayerKind(1, "mlp"): lambda x: 1 / 0})
     assert look() == before
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
 
@@ -154,7 +154,7 @@ def test_a_rank_r_proxy_of_one_head_is_the_brute_force_one(name: str) -> None:
         for s in (0, 1)
     )
     edits = {
-        Key(layer, kind): StackedEdit([{at: _Projection(x)}, {at: _Projection(torch.eye(8))}])
+        LayerKind(layer, kind): StackedEdit([{at: _Projection(x)}, {at: _Projection(torch.eye(8))}])
         for kind, x, at in (
             ("query", axes, head),
             ("key", key_axes, head * model.key_heads // model.heads),
@@ -172,7 +172,7 @@ def test_a_rank_r_proxy_of_one_head_is_the_brute_force_one(name: str) -> None:
 def test_a_one_hot_proxy_of_one_head_is_the_brute_force_one(name: str) -> None:
     model = HuggingFace(make(name))
     pattern: Recording = {Site(1, 2, "pattern"): None, Site(1, 0, "pattern"): None}
-    edits = {Key(1, "pattern"): StackedEdit([{2: OneHot()}])}
+    edits = {LayerKind(1, "pattern"): StackedEdit([{2: OneHot()}])}
     logits = run(model, Batch(TOKENS, torch.ones_like(TOKENS).bool()), edits, pattern)
     torch.testing.assert_close(logits[0], by_hand(name, 1, 2, None), atol=2e-5, rtol=1e-4)
     edited, other = pattern.values()

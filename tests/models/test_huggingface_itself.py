@@ -9,7 +9,7 @@ import transformers as hf
 from torch import Tensor, nn
 
 import anamorph as am
-from anamorph.models.base import Batch, Edits, Key, Recording, State
+from anamorph.models.base import Batch, Edits, LayerKind, Recording, State
 from anamorph.models.checks import check_model
 from anamorph.models.listing import missing_sites
 from huggingface_models import GROUPED, MODELS, MORE, SIZES, VOCABULARY, make
@@ -181,7 +181,7 @@ def test_outside_the_interface_a_block_has_what_hooks_reach(name: str) -> None:
 def test_half_of_a_block_outside_the_interface(name: str) -> None:
     model = build(name)
     audited = am.HuggingFace(model)
-    edited = run(audited, TOKENS, None, {Key(1, "residual"): lambda x: x / 2})
+    edited = run(audited, TOKENS, None, {LayerKind(1, "residual"): lambda x: x / 2})
     hook = audited.blocks[1].module.register_forward_hook(half)
     expected = own(model, TOKENS)
     hook.remove()
@@ -217,7 +217,7 @@ class _Three:
 def test_a_proxy_is_the_same_with_others_beside_it(name: str) -> None:
     model = am.HuggingFace(build(name))
     mask = torch.arange(12) < torch.tensor(LENGTHS)[:, None]
-    for key in sorted({Key(s.layer, s.kind) for s in model.sites if s.layer == 1}):
+    for key in sorted({LayerKind(s.layer, s.kind) for s in model.sites if s.layer == 1}):
         both = run(model, TOKENS, mask, {key: _Three()})
         for copy, edit in enumerate((lambda x: x / 2, torch.tanh, lambda x: x * 3)):
             close(both[copy][mask], run(model, TOKENS, mask, {key: edit})[0][mask])
@@ -248,14 +248,14 @@ def test_mlp_is_what_a_block_adds(name: str) -> None:
     audited = am.HuggingFace(model)
     layer = 2
     module = audited.blocks[layer].module.get_submodule(ADDED_BY[name])
-    record: Recording = {Key(layer, "mlp"): None}
-    edited = run(audited, TOKENS, None, {Key(layer, "mlp"): lambda x: x / 2})
+    record: Recording = {LayerKind(layer, "mlp"): None}
+    edited = run(audited, TOKENS, None, {LayerKind(layer, "mlp"): lambda x: x / 2})
     run(audited, TOKENS, None, None, record)
     seen: list[Tensor] = []
     hook = module.register_forward_hook(lambda m, i, out: seen.append(_first(out).clone()))
     own(model, TOKENS)
     hook.remove()
-    recorded = record[Key(layer, "mlp")]
+    recorded = record[LayerKind(layer, "mlp")]
     assert recorded is not None
     close(recorded[0], seen[0].view(recorded[0].shape))
     hook = module.register_forward_hook(half)
@@ -272,7 +272,7 @@ def _first(out: Any) -> Tensor:
 def test_mlp_is_what_a_block_adds_where_it_is_scaled() -> None:
     model = am.HuggingFace(build("granite"))
     state, batch = _before(model, 1), torch.inference_mode()
-    key, stream = Key(1, "mlp"), Key(1, "residual")
+    key, stream = LayerKind(1, "mlp"), LayerKind(1, "residual")
     record: Recording = {key: None, stream: None}
     with batch:
         model.layer(1, state, {}, record)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 import anamorph as am
-from anamorph.models.base import Batch, Key
+from anamorph.models.base import Batch, LayerKind
 from anamorph.models.huggingface.attention import linear_matrix
 from huggingface_models import VOCABULARY, make
 
@@ -205,7 +205,7 @@ def test_half_of_a_head_through_what_the_projection_really_is(change: str, late:
         pytest.skip("what is known is another module")
     by_hand = expected(model)
     for edit in (halved, Half(1), Half(3)):
-        logits = run(audited, {Key(LAYER, "output"): edit})
+        logits = run(audited, {LayerKind(LAYER, "output"): edit})
         torch.testing.assert_close(logits[0], by_hand, atol=2e-5, rtol=1e-4)
     with torch.inference_mode():
         own = model(input_ids=TOKENS).logits

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import anamorph as am
-from anamorph.models.base import Batch, Edits, Key, Recording, State
+from anamorph.models.base import Batch, Edits, LayerKind, Recording, State
 from anamorph.models.checks import LAWS
 from anamorph.models.decoder import Positions
 
@@ -30,8 +30,8 @@ class NoValues(am.Decoder):
     def layer(self, *args: Any, **kwargs: Any) -> State:
         record = args[3] if len(args) > 3 else kwargs.get("record")
         state = super().layer(*args, **kwargs)
-        if record and Key(1, "value") in record:
-            record[Key(1, "value")] = None
+        if record and LayerKind(1, "value") in record:
+            record[LayerKind(1, "value")] = None
         return state
 
 
@@ -135,7 +135,7 @@ class LooksAheadWhenEdited(am.Decoder):
         at: Tensor | None = None,
     ) -> State:
         state = super().layer(index, state, edits, record, at)
-        if not edits or Key(0, "pattern") not in edits:
+        if not edits or LayerKind(0, "pattern") not in edits:
             return state
         return State(state.residual + state.residual.mean(-2, keepdim=True), state.mask, state.at)
 
@@ -154,7 +154,7 @@ class FiresTwice(am.Decoder):
 
 class FiresForNothing(am.Decoder):
     def layer(self, index: int, state: State, edits: Edits | None = None, *rest: Any, **kw: Any):
-        if edits and Key(index, "mlp") in edits:
+        if edits and LayerKind(index, "mlp") in edits:
             super().layer(index, state, edits, *rest, **kw)
             edits = {}
             rest = (None, *rest[1:])
@@ -164,7 +164,7 @@ class FiresForNothing(am.Decoder):
 class FiresForNothingAndRounds(am.Decoder):
     def layer(self, index: int, state: State, edits: Edits | None = None, *rest: Any, **kw: Any):
         after = super().layer(index, state, edits, *rest, **kw)
-        if edits and Key(index, "mlp") in edits:
+        if edits and LayerKind(index, "mlp") in edits:
             after = super().layer(index, state, {}, None, *rest[1:], **kw)
         return State(after.residual * (1 + 1e-6), after.mask, after.at)
 

@@ -11,7 +11,7 @@ from sklearn.decomposition import PCA as ScikitPCA
 from torch import Tensor
 
 from anamorph.errors import AnamorphError
-from anamorph.models.base import Batch, Edits, Key, Model, Recording, State
+from anamorph.models.base import Batch, Edits, LayerKind, Model, Recording, State
 from anamorph.models.sites import Site
 from anamorph.simplifications import SVD, FittedProxies, Proxy, check_proxies, expand, fit, sites_of
 from anamorph.simplifications.statistics import moments
@@ -55,7 +55,9 @@ class TableModel(Model):
         record = {} if record is None else record
         for key in [key for key in record if key.layer == index]:
             assert key.kind != "pattern"
-            tables = [t for site, t in self.tables.items() if Key(site.layer, site.kind) == key]
+            tables = [
+                t for site, t in self.tables.items() if LayerKind(site.layer, site.kind) == key
+            ]
             looked_up = torch.stack([table[tokens] for table in tables], dim=1)
             record[key] = (looked_up[:, 0] if key.kind == "mlp" else looked_up)[None]
         return state

@@ -16,7 +16,7 @@ from anamorph.auditing.engine import BATCH_TOKENS
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness.metrics import jensen_shannon
 from anamorph.machine.threads import side_by_side, torch_threads
-from anamorph.models.base import Batch, Key, Model, Recording
+from anamorph.models.base import Batch, LayerKind, Model, Recording
 from anamorph.models.sites import HEAD_KINDS, Site, match_sites
 from anamorph.tasks import Split
 from anamorph.tasks.batches import collate, plan
@@ -154,7 +154,7 @@ def head_scores(
         found = []
         state = model.start(batch)
         for layer in range(max(layers, default=-1) + 1):
-            record: Recording = {Key(layer, "pattern"): None} if layer in layers else {}
+            record: Recording = {LayerKind(layer, "pattern"): None} if layer in layers else {}
             state = model.layer(layer, state, record=record)
             for pattern in record.values():
                 assert pattern is not None

@@ -18,7 +18,7 @@ from anamorph.analysis.words import families
 from anamorph.auditing.audit import fit_batches, scored_sequences
 from anamorph.auditing.engine import BATCH_TOKENS
 from anamorph.auditing.stacks import stacked_edits
-from anamorph.models.base import Batch, Key, Recording
+from anamorph.models.base import Batch, LayerKind, Recording
 from anamorph.models.decoder import Decoder
 from anamorph.runs.folder import Run, write_table
 from anamorph.simplifications import SVD, FittedProxies, FittedProxy, Proxy, expand, fit
@@ -102,7 +102,7 @@ def proxy_patterns(
     model: Decoder, fitted: FittedProxy, batch: Batch, at: Tensor | None = None
 ) -> list[Tensor]:
     """[batch, head, query, key] attention of each layer, at positions `at` or all."""
-    recording: Recording = {Key(layer, "pattern"): None for layer in range(model.layers)}
+    recording: Recording = {LayerKind(layer, "pattern"): None for layer in range(model.layers)}
     edits = stacked_edits([fitted])
     state = model.start(batch)
     for layer in range(model.layers):
@@ -232,13 +232,13 @@ def scatter(model: Decoder, task: Task, fit_sequences: int) -> pl.DataFrame:
     tables = []
     for split in task.evaluated:
         part = scored_sequences(split, SCATTERED)
-        recording: Recording = {Key(site.layer, site.kind): None for site in directions}
+        recording: Recording = {LayerKind(site.layer, site.kind): None for site in directions}
         state = model.start(collate(part, np.arange(len(part))))
         for layer in range(model.layers):
             state = model.layer(layer, state, record=recording)
         labels = _labels(part, task)
         for site, simplification in directions.items():
-            recorded = recording[Key(site.layer, site.kind)]
+            recorded = recording[LayerKind(site.layer, site.kind)]
             assert recorded is not None and site.head is not None
             points = recorded[0, :, site.head][state.mask].double()  # [tokens, dim]
             place = points @ simplification.components_.T

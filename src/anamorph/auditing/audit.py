@@ -17,7 +17,7 @@ from anamorph.errors import AnamorphError
 from anamorph.faithfulness import CellKey, CellSums, ProxyInfo, Thresholds, tabulate
 from anamorph.faithfulness.sums import WHOLE
 from anamorph.machine.threads import torch_threads
-from anamorph.models.base import Batch, Key, Model, Recording
+from anamorph.models.base import Batch, LayerKind, Model, Recording
 from anamorph.simplifications import (
     SVD,
     Attachment,
@@ -182,7 +182,7 @@ def noise_floor(
     Returns:
         the mean of each metric, and `simplification`; None if the model has no queries.
     """
-    first = Key(0, "query")
+    first = LayerKind(0, "query")
     if not any((site.layer, site.kind) == first for site in model.sites):
         return None
     record: Recording = {first: None}

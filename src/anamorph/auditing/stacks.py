@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from anamorph.models.base import Key
+from anamorph.models.base import LayerKind
 from anamorph.simplifications import FittedProxy, Simplification
 
 
@@ -68,9 +68,9 @@ def _affine(x: Tensor, matrix: Tensor, bias: Tensor) -> Tensor:
     return torch.baddbmm(bias[:, None], flat, matrix).view(copies, *x.shape[1:])
 
 
-def stacked_edits(stack: Sequence[FittedProxy]) -> dict[Key, StackedEdit]:
+def stacked_edits(stack: Sequence[FittedProxy]) -> dict[LayerKind, StackedEdit]:
     """The edits that make the copies of a stack into the given proxies."""
-    keys = {Key(site.layer, site.kind) for fitted in stack for site in fitted.by_site}
+    keys = {LayerKind(site.layer, site.kind) for fitted in stack for site in fitted.by_site}
     return {
         key: StackedEdit(
             [

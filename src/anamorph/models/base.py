@@ -18,7 +18,7 @@ from torch import Tensor
 from anamorph.models.sites import Site
 
 
-class Key(NamedTuple):
+class LayerKind(NamedTuple):
     """A layer and a kind: the whole tensor, all heads of it, that an edit or a recording is for."""
 
     layer: int
@@ -32,12 +32,13 @@ An edit that makes several copies of one says how many in an attribute `copies`;
 most heads alone may offer `heads` and `of_heads`, as `anamorph.auditing.stacks.StackedEdit` does.
 """
 
-Edits = Mapping[Key, Edit]
+Edits = Mapping[LayerKind, Edit]
 
-Recording = dict[Key | Site, Tensor | None]
+Recording = dict[LayerKind | Site, Tensor | None]
 """The caller puts in what it wants, with None; a layer fills in the tensors, after edits.
 
-A `Key` stands for all heads, `[copy, batch, head, ...]`; a `Site` for one, `[copy, batch, ...]`.
+A `LayerKind` stands for all heads, `[copy, batch, head, ...]`; a `Site` for one,
+`[copy, batch, ...]`.
 """
 
 

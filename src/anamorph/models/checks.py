@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from anamorph.errors import AnamorphError
-from anamorph.models.base import Batch, Edit, Edits, Key, Model, Recording
+from anamorph.models.base import Batch, Edit, Edits, LayerKind, Model, Recording
 from anamorph.models.probe import alike_at_once
 from anamorph.models.sites import HEAD_KINDS
 from anamorph.models.wrapped import largest_difference, same_up_to_rounding
@@ -216,8 +216,8 @@ def _run(
     return model.logits(state).clone()  # it may write over them in its next run
 
 
-def _keys(model: Model) -> Iterator[Key]:
-    yield from sorted({Key(site.layer, site.kind) for site in model.sites})
+def _keys(model: Model) -> Iterator[LayerKind]:
+    yield from sorted({LayerKind(site.layer, site.kind) for site in model.sites})
 
 
 def _some_rows(tokens: Tensor) -> Tensor:

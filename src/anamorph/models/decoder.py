@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from anamorph.errors import AnamorphError
 from anamorph.machine.process import usual_tensors
-from anamorph.models.base import Batch, Edits, Key, Model, Recording, State
+from anamorph.models.base import Batch, Edits, LayerKind, Model, Recording, State
 from anamorph.models.causal import causal_attention, rotated
 from anamorph.models.fingerprint import CONFIGURATION, digest_of, fingerprint_of
 from anamorph.models.sites import HEAD_KINDS, LAYER_KINDS, Site
@@ -309,7 +309,7 @@ class _Tap:
         self.layer, self.edits, self.record = layer, edits, record
 
     def replaces(self, kind: str) -> bool:
-        return Key(self.layer, kind) in self.edits
+        return LayerKind(self.layer, kind) in self.edits
 
     def keeps(self, kind: str) -> bool:
         return any((key.layer, key.kind) == (self.layer, kind) for key in self.record)
@@ -322,7 +322,7 @@ class _Tap:
 
     def __call__(self, kind: str, x: Tensor) -> Tensor:
         if self.replaces(kind):
-            x = self.edits[Key(self.layer, kind)](x)
+            x = self.edits[LayerKind(self.layer, kind)](x)
         if self.keeps(kind):
             self.keep(kind, x)
         return x

@@ -7,7 +7,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from anamorph.models.base import Batch, Key, Model, Recording
+from anamorph.models.base import Batch, LayerKind, Model, Recording
 from anamorph.models.huggingface.model import HuggingFace
 from anamorph.models.sites import HEAD_KINDS
 
@@ -40,7 +40,7 @@ def list_sites(model: Model, tokens: Tensor | None = None) -> pl.DataFrame:
         AnamorphError: if the model cannot run on them.
     """
     tokens = (_some_tokens(model) if tokens is None else tokens).to(model.device)
-    keys = list(dict.fromkeys(Key(site.layer, site.kind) for site in model.sites))
+    keys = list(dict.fromkeys(LayerKind(site.layer, site.kind) for site in model.sites))
     edits = {key: _Counted() for key in keys}
     recording: Recording = dict.fromkeys(keys)
     state = model.start(Batch(tokens, torch.ones_like(tokens).bool()))
@@ -49,7 +49,7 @@ def list_sites(model: Model, tokens: Tensor | None = None) -> pl.DataFrame:
     rows = [
         (str(site), *site, _shape(recording[key], site.kind), edits[key].fired)
         for site in model.sites
-        for key in [Key(site.layer, site.kind)]
+        for key in [LayerKind(site.layer, site.kind)]
     ]
     return pl.DataFrame(rows, SCHEMA, orient="row")
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from anamorph.errors import AnamorphError
 from anamorph.machine.threads import side_by_side, torch_threads
-from anamorph.models.base import Batch, Key, Model, Recording
+from anamorph.models.base import Batch, LayerKind, Model, Recording
 from anamorph.models.sites import Site, match_sites
 from anamorph.simplifications.attach import Attachment, Proxy
 from anamorph.simplifications.base import Simplification, Statistic
@@ -112,7 +112,7 @@ class _Pass:
             if site.kind != "pattern"
             and any(site in sites for p in self.placements.values() for _, sites in p)
         ]
-        self.keys = list(dict.fromkeys(Key(site.layer, site.kind) for site in self.sites))
+        self.keys = list(dict.fromkeys(LayerKind(site.layer, site.kind) for site in self.sites))
         self.dims: dict[Site, int] = {}
         self.statistics: dict[Group, dict[Hashable, Statistic]] = {}
 
@@ -228,7 +228,7 @@ def _require_finite(site: Site, points: Tensor, sequence: Tensor) -> None:
 
 
 @torch.inference_mode()
-def _record(model: Model, batch: Batch, keys: Sequence[Key]) -> Recording:
+def _record(model: Model, batch: Batch, keys: Sequence[LayerKind]) -> Recording:
     recording: Recording = dict.fromkeys(keys)
     state = model.start(batch)
     for layer in range(max(key.layer for key in keys) + 1):

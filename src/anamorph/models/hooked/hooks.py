@@ -9,7 +9,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from anamorph.errors import AnamorphError
-from anamorph.models.base import Key
+from anamorph.models.base import LayerKind
 from anamorph.models.sites import HEAD_KINDS, LAYER_KINDS
 
 
@@ -143,7 +143,7 @@ class Hook:
         return x
 
 
-def resolve(module: nn.Module, sites: Mapping[str, str | Hook]) -> dict[Key, Hook]:
+def resolve(module: nn.Module, sites: Mapping[str, str | Hook]) -> dict[LayerKind, Hook]:
     """The hook of every layer and kind.
 
     Args:
@@ -154,12 +154,12 @@ def resolve(module: nn.Module, sites: Mapping[str, str | Hook]) -> dict[Key, Hoo
         AnamorphError: if a name or a path leads nowhere, or two say the same.
     """
     known = [name for name, _ in module.named_modules(remove_duplicate=False) if name]
-    found: dict[Key, Hook] = {}
+    found: dict[LayerKind, Hook] = {}
     for name, given in sites.items():
         hook = Hook(given) if isinstance(given, str) else given
         layer, kind = _read(name)
         for number in _layers(name, hook, known) if layer == "*" else [int(layer)]:
-            key = Key(number, kind)
+            key = LayerKind(number, kind)
             here = replace(hook, path=hook.path.replace("*", str(number)))
             if here.path not in known:
                 near = get_close_matches(here.path, known, n=3) or known[:3]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from anamorph.errors import AnamorphError
-from anamorph.models.base import Batch, Edits, Key, Recording, State
+from anamorph.models.base import Batch, Edits, LayerKind, Recording, State
 from anamorph.models.hooked.hooks import Hook, first_tensor, resolve, with_first
 from anamorph.models.hooked.run import HookedRun, site_name
 from anamorph.models.probe import AGAIN, Probe, known_ids
@@ -194,7 +194,7 @@ class HookedModel(Wrapped):
         tokens: Tensor,
         mask: Tensor,
         edits: Edits,
-        wanted: Collection[Key | Site],
+        wanted: Collection[LayerKind | Site],
         at: Tensor | None,
     ) -> HookedRun:
         copies = copies_of(edits.values())
@@ -243,7 +243,7 @@ class HookedModel(Wrapped):
             if module.training:
                 module.training = False
                 undo.callback(setattr, module, "training", True)
-        places: dict[tuple[str, str], list[Key]] = {}
+        places: dict[tuple[str, str], list[LayerKind]] = {}
         for key, hook in self.hooks.items():
             places.setdefault((hook.path, hook.side), []).append(key)
         for (path, side), keys in places.items():
@@ -258,11 +258,15 @@ class HookedModel(Wrapped):
             undo.callback(handle.remove)
         return undo.close
 
-    def _on_output(self, keys: list[Key], module: nn.Module, given: Any, out: Any) -> Any:
+    def _on_output(self, keys: list[LayerKind], module: nn.Module, given: Any, out: Any) -> Any:
         return self._tap(keys, out)
 
     def _on_input(
-        self, keys: list[Key], module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]
+        self,
+        keys: list[LayerKind],
+        module: nn.Module,
+        given: tuple[Any, ...],
+        named: dict[str, Any],
     ) -> Any:
         if given or not named:
             changed = self._tap(keys, given)
@@ -271,7 +275,7 @@ class HookedModel(Wrapped):
         changed = self._tap(keys, named[name])
         return None if changed is None else (given, {**named, name: changed})
 
-    def _tap(self, keys: list[Key], value: Any) -> Any:
+    def _tap(self, keys: list[LayerKind], value: Any) -> Any:
         """What a submodule takes or gives, edited; None where nothing is to be changed."""
         run: HookedRun | None = getattr(self._thread, "run", None)
         keys = [key for key in keys if run is not None and run.concerns(key)]

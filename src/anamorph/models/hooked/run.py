@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from anamorph.errors import AnamorphError
-from anamorph.models.base import Edits, Key, Recording
+from anamorph.models.base import Edits, LayerKind, Recording
 from anamorph.models.hooked.hooks import Hook
 from anamorph.models.sites import HEAD_KINDS, Site
 from anamorph.models.wrapped import rows_at
@@ -29,25 +29,25 @@ class HookedRun:
     """
 
     edits: Edits
-    wanted: Collection[Key | Site]
+    wanted: Collection[LayerKind | Site]
     at: Tensor | None
     shape: tuple[int, int, int]
     recorded: Recording = field(default_factory=dict)
-    fired: Counter[Key] = field(default_factory=Counter)
+    fired: Counter[LayerKind] = field(default_factory=Counter)
     logits: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        self.keys = {*self.edits, *(Key(key.layer, key.kind) for key in self.wanted)}
+        self.keys = {*self.edits, *(LayerKind(key.layer, key.kind) for key in self.wanted)}
 
-    def concerns(self, key: Key) -> bool:
+    def concerns(self, key: LayerKind) -> bool:
         """Whether a site is edited or recorded."""
         return key in self.keys
 
-    def has(self, wanted: Collection[Key | Site]) -> bool:
+    def has(self, wanted: Collection[LayerKind | Site]) -> bool:
         """Whether all this was recorded, as far as it exists."""
         return set(wanted) <= set(self.wanted)
 
-    def tap(self, key: Key, hook: Hook, whole: Tensor) -> Tensor | None:
+    def tap(self, key: LayerKind, hook: Hook, whole: Tensor) -> Tensor | None:
         """Edit and record what passes; gives the submodule's tensor, None if it stays the same."""
         self.fired[key] += 1
         if self.fired[key] > 1:
@@ -73,13 +73,13 @@ class HookedRun:
             x = new
         for wanted in self.wanted:
             if (wanted.layer, wanted.kind) == key:
-                kept = x if isinstance(wanted, Key) else x[:, :, wanted.head]
+                kept = x if isinstance(wanted, LayerKind) else x[:, :, wanted.head]
                 if key.kind == "pattern" and self.at is not None:
                     kept = rows_at(kept, self.at)
                 self.recorded[wanted] = kept.clone()  # the module may go on in place
         return edited
 
 
-def site_name(key: Key) -> str:
+def site_name(key: LayerKind) -> str:
     """As patterns of sites name it, all heads of it."""
     return f"{key.layer}.*.{key.kind}" if key.kind in HEAD_KINDS else f"{key.layer}.{key.kind}"

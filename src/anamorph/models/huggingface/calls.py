@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Optional
 
 from torch import Tensor, nn
 
-from anamorph.models.base import Edit, Key, Recording
+from anamorph.models.base import Edit, LayerKind, Recording
 from anamorph.models.sites import Site
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ class Call:
     """
 
     edits: Mapping[str, Edit] = field(default_factory=dict)
-    wanted: Sequence[Key | Site] = ()
+    wanted: Sequence[LayerKind | Site] = ()
     record: Recording = field(default_factory=dict)
     at: Tensor | None = None
     shape: tuple[int, ...] = ()

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from anamorph.errors import AnamorphError
-from anamorph.models.base import Batch, Edits, Key, Recording, State
+from anamorph.models.base import Batch, Edits, LayerKind, Recording, State
 from anamorph.models.fingerprint import CONFIGURATION, digest_of
 from anamorph.models.huggingface.attention import Attention, linear_matrix
 from anamorph.models.huggingface.blocks import OUTSIDE, CannotSplit, blocks_of, probe
@@ -124,7 +124,7 @@ class HuggingFace(Wrapped):
 
     @property
     def key_heads(self) -> int:
-        """Key and value heads of a layer, the first that has any."""
+        """LayerKind and value heads of a layer, the first that has any."""
         return next((block.key_heads for block in self.blocks if block.key_heads), 0)
 
     def describe(self) -> dict[str, Any]:
@@ -237,7 +237,7 @@ class HuggingFace(Wrapped):
         copies = max(len(residual), copies_of(call.edits.values()))
         heads_edited = any(kind in HEAD_KINDS for kind in call.edits)
         more = any(
-            key.kind in HEAD_KINDS and (isinstance(key, Key) or key.kind != "pattern")
+            key.kind in HEAD_KINDS and (isinstance(key, LayerKind) or key.kind != "pattern")
             for key in call.wanted
         )
         if len(residual) == 1 and heads_edited and not more and block.projection is not None:
