@@ -44,7 +44,7 @@ def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A made-up run folder with its report; tests must not change it."""
+    """A run folder with its report; tests must not change it."""
     run = make_run(tmp_path_factory.mktemp("runs") / "rendered")
     report.render(run)
     return run
