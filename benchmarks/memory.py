@@ -72,7 +72,7 @@ def main() -> None:
                 places[(done // 2 + i) % len(places)] for i in range(STEP // 2)
             )
         ]
-        fitted = fit(model, expand(specs), [collate(train, np.arange(SEQUENCES))])
+        fitted = fit(model, expand(specs), {"train": [collate(train, np.arange(SEQUENCES))]})
         for split in splits:
             found = audit_split(model, split, np.arange(2000), list(fitted.values()))
             done += len(found)

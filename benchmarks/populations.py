@@ -120,7 +120,7 @@ def of_dyck(run: Path, sequences: int) -> tuple[list[Population], list[Populatio
         sequences: how many sentences stand for the population.
     """
     import anamorph as am
-    from anamorph.auditing.audit import fit_on_train, scored_sequences, with_identity
+    from anamorph.auditing.audit import fit_on_task, scored_sequences, with_identity
     from anamorph.auditing.engine import audit_split
     from anamorph.faithfulness.sums import WHOLE
     from anamorph.models.decoder import Decoder
@@ -130,7 +130,7 @@ def of_dyck(run: Path, sequences: int) -> tuple[list[Population], list[Populatio
     task = am.load_task(**{**spec["task"], "test": sequences})
     model = Decoder.load(run / f"seed-{spec['seeds'][0]}" / "model.safetensors").eval()
     proxies = with_identity(PROXIES)[1:]
-    fitted = fit_on_train(model, proxies, task, 1000)
+    fitted = fit_on_task(model, proxies, task, 1000)
     part = scored_sequences(task.reference, sequences)
     cells = audit_split(model, part, task.candidates, [fitted[p] for p in proxies])
     shares, others = [], []

@@ -9,7 +9,7 @@ import pytest
 
 import anamorph as am
 from anamorph.analysis import views
-from anamorph.auditing.audit import fit_on_train, with_identity
+from anamorph.auditing.audit import fit_on_task, with_identity
 from anamorph.models.sites import Site
 from anamorph.tasks import Facet, Split, Task
 from plain import forward, small_model
@@ -82,7 +82,7 @@ def test_telling_proxies() -> None:
 
 
 def test_attended_depth(few: Task, model: am.Decoder) -> None:
-    fitted = fit_on_train(model, with_identity([SPEC]), few, 5)
+    fitted = fit_on_task(model, with_identity([SPEC]), few, 5)
     table = views.attended(model, few, list(fitted.values()))
     mass: dict[tuple[object, ...], float] = defaultdict(float)
     argmax: dict[tuple[object, ...], int] = defaultdict(int)
@@ -175,7 +175,7 @@ def test_scatter(few: Task, model: am.Decoder) -> None:
 
 
 def test_attention_maps(few: Task, model: am.Decoder) -> None:
-    fitted = fit_on_train(model, with_identity([SPEC]), few, 5)
+    fitted = fit_on_task(model, with_identity([SPEC]), few, 5)
     table = views.patterns(model, few, list(fitted.values()))
     sentences = views.sentences(few)
     for split in few.evaluated:

@@ -92,7 +92,7 @@ def audit(
         )
     proxies = with_identity(simplify)
     check_audit(model, task, proxies)
-    fitted = fit_on_train(model, proxies, task, fit_sequences)
+    fitted = fit_on_task(model, proxies, task, fit_sequences)
     cells: dict[CellKey, CellSums] = {}
     for split in task.evaluated:
         part = scored_sequences(split, sequences)
@@ -132,7 +132,7 @@ def check_audit(model: Model, task: Task, proxies: Sequence[Simplified]) -> None
     if model.context is not None:
         check_context(task, model.context)
     model.check(few_sequences(task, model))
-    check_proxies(model, proxies, collate(task.train, np.arange(1)))
+    check_proxies(model, proxies, fit_data(task, 1), task.train.name)
 
 
 def few_sequences(task: Task, model: Model) -> Batch:
@@ -191,7 +191,7 @@ def noise_floor(
     with torch.inference_mode(), model.session():
         query = model.run(batch, record=[first], stop=1).recorded[first]
     (proxy,) = expand([f"svd(rank={query.shape[-1]})@0.*.{{query,key}}"])
-    (fitted,) = fit_on_train(model, [proxy], task, sequences).values()
+    (fitted,) = fit_on_task(model, [proxy], task, sequences).values()
     rotated = {site: _ThereAndBack.of(whole) for site, whole in fitted.by_site.items()}
     part = scored_sequences(task.reference, sequences)
     sums = audit_split(
@@ -278,27 +278,26 @@ def describe_proxies(proxies: Sequence[Simplified]) -> list[ProxyInfo]:
     ]
 
 
-def fit_batches(task: Task, sequences: int) -> Iterator[Batch]:
-    """The first sequences of `train`, in their order, in batches."""
-    sample = task.train.take(np.arange(min(sequences, len(task.train))))
-    return (collate(sample, part) for part in plan(sample.lengths, BATCH_TOKENS))
+def fit_data(task: Task, sequences: int) -> dict[str, Iterator[Batch]]:
+    """By the name of a split its first sequences, in their order, in batches."""
+
+    def batches(split: Split) -> Iterator[Batch]:
+        sample = split.take(np.arange(min(sequences, len(split))))
+        for part in plan(sample.lengths, BATCH_TOKENS):
+            yield collate(sample, part)
+
+    return {name: batches(split) for name, split in task.splits.items()}
 
 
-def fit_on_train(
-    model: Model,
-    proxies: Sequence[Simplified],
-    task: Task,
-    sequences: int,
+def fit_on_task(
+    model: Model, proxies: Sequence[Simplified], task: Task, sequences: int
 ) -> FittedProxies:
-    """Fit proxies to the first sequences of `train`.
+    """Fit proxies to the first sequences of `train`, or of the split that they name (`on=`).
 
     Raises:
-        AnamorphError: as `anamorph.simplifications.fit`; names the split.
+        AnamorphError: as `anamorph.simplifications.fit`.
     """
-    try:
-        return fit(model, proxies, fit_batches(task, sequences))
-    except AnamorphError as error:
-        raise AnamorphError(f"Split {task.train.name!r}: {error}") from error
+    return fit(model, proxies, fit_data(task, sequences), task.train.name)
 
 
 def scored_sequences(split: Split, most: int | None = None) -> Split:

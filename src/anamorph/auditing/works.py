@@ -21,7 +21,7 @@ from anamorph.faithfulness.sums import CellSums, SumIndex
 from anamorph.files import replacing
 from anamorph.models.base import Model
 from anamorph.runs.folder import Run
-from anamorph.simplifications import Simplified, sites_of
+from anamorph.simplifications import Simplified, first_layer, sites_of
 
 PROXIES = 64  # in a work, at most: the model itself runs once for all of them
 
@@ -34,14 +34,14 @@ def plan(proxies: Sequence[Simplified], model: Model) -> list[tuple[Simplified, 
         model: whose sites they stand at.
 
     Returns:
-        every proxy once: by their first edited layer and the heads they are compared on, so that
-        those that can run in one stack stand together, then in the order in which they were given.
+        every proxy once: by the first layer that it reads or edits and the heads it is compared on,
+        so that those that can run in one stack are together; then in the order as given.
     """
     sites = model.sites
 
     def place(proxy: Simplified) -> tuple[Any, ...]:
-        edited = [site for _, some in sites_of(proxy, sites) for site in some]
-        first = min((site.layer for site in edited), default=model.layers)
+        edited = {s: a.simplification for a, some in sites_of(proxy, sites) for s in some}
+        first = first_layer(edited, model.layers)
         return first, attention_heads(edited, first, sites)
 
     ordered = sorted(proxies, key=place)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 from torch import Tensor
 
@@ -143,8 +143,8 @@ class Chain(Simplification):
             stage.validate(dim)
             if not stage.chains:
                 raise AnamorphError(
-                    f"{self}: {stage.name} cannot be a stage of a chain, as it replaces what is at a "
-                    "site; attach each at its own sites, joined by ';'."
+                    f"{self}: {stage.name} makes what is at a site from other sites and cannot be "
+                    "a stage of a chain; attach each at its own sites, joined by ';'."
                 )
         if not self.kinds:
             each = "; ".join(f"{s.name}: {', '.join(sorted(s.kinds))}" for s in self.stages)
@@ -193,7 +193,7 @@ class Chain(Simplification):
             x = stage(x)
         return x
 
-    def apply(self, x: Tensor, context: Context) -> Tensor:
+    def apply(self, x: Tensor, *, context: Context) -> Tensor:
         """Apply the stages where `x` is in the model."""
         for stage in self.stages_:
             x = stage.apply(x, context=context)

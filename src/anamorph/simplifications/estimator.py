@@ -55,7 +55,7 @@ class Estimator(ABC):
     def __call__(self, x: Tensor) -> Tensor:
         """Map `x` [..., dim], every point by itself, in the dtype of `x`."""
 
-    def apply(self, x: Tensor, context: Context) -> Tensor:
+    def apply(self, x: Tensor, *, context: Context) -> Tensor:
         """Map `x` where it is in the model; override it to use what is known of the points.
 
         Args:

@@ -26,7 +26,8 @@ from anamorph.simplifications.placing import sites_of
 from anamorph.simplifications.statistics.base import Statistic
 
 Place = tuple[Site, ...]
-"""Where a point is taken: at a site, or at what a replacement reads and, last, the site it writes."""
+"""Where a point is taken: at a site; or at those that a replacement reads and, last, the one that
+it writes."""
 
 Stream = tuple[Place, ...]
 """The places whose points one fit sees, in the model's order: several if a fit is joint."""

@@ -54,7 +54,9 @@ def sites_of(proxy: Simplified, model_sites: Iterable[Site]) -> Placement:
 
 def first_layer(placed: Mapping[Site, Simplification], layers: int) -> int:
     """The first layer that a proxy reads or edits; the number of layers for the identity."""
-    seen = (s for site, simplification in placed.items() for s in (site, *simplification.reads(site)))
+    seen = (
+        s for site, simplification in placed.items() for s in (site, *simplification.reads(site))
+    )
     return min((site.layer for site in seen), default=layers)
 
 
@@ -62,15 +64,21 @@ def _check_reads(attachment: Attachment, site: Site, model_sites: Collection[Sit
     for read in attachment.simplification.reads(site):
         if read not in model_sites:
             raise AnamorphError(
-                f"{attachment}: at {site}, {attachment.simplification} reads {read}, which the model "
-                f"does not have. Its sites are: {describe_sites(model_sites)}."
+                f"{attachment}: at {site}, {attachment.simplification} reads {read}, which the "
+                f"model does not have. Its sites are: {describe_sites(model_sites)}."
             )
-        same = read.layer == site.layer
-        if read.layer > site.layer or (same and not computed_before(read.kind, site.kind)):
+        if not is_earlier(read, site):
             raise AnamorphError(
                 f"{attachment}: at {site}, {attachment.simplification} reads {read}, which is not "
                 "computed before it; let it read what comes earlier in the model."
             )
+
+
+def is_earlier(read: Site, site: Site) -> bool:
+    """Whether one site is computed before another."""
+    if read.layer == site.layer:
+        return computed_before(read.kind, site.kind)
+    return read.layer < site.layer
 
 
 def computed_before(kind: str, other: str) -> bool:

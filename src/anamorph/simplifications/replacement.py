@@ -41,7 +41,7 @@ class Replacement(Simplification):
     def __call__(self, *read: Any, **_: Any) -> Tensor:
         """Make [..., dim] from what is read, in the order of `reads`, every point by itself."""
 
-    def apply(self, *read: Tensor, context: Context) -> Tensor:  # type: ignore[override]
+    def apply(self, *read: Tensor, context: Context) -> Tensor:
         """Make what is written from what is read, each [batch, position, dim].
 
         Args:

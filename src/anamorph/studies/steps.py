@@ -15,7 +15,7 @@ from anamorph.analysis.head_scores import head_scores
 from anamorph.auditing.audit import (
     describe_proxies,
     few_sequences,
-    fit_on_train,
+    fit_on_task,
     noise_floor,
     rounding,
     scored_sequences,
@@ -104,9 +104,11 @@ def fit_seed(
     path = run.seed(seed) / "simplifications.safetensors"
     batch = few_sequences(task, model)
     identity = Identity.of(model, batch)
+    data, train = run.spec["fingerprints"]["data"], task.train.name
+    on = {train, *(a.on for proxy in proxies for a in proxy.attachments if a.on)}
     origin = {
         "weights": keep_weights(run, model, seed),
-        "data": digest(run.spec["fingerprints"]["data"][task.train.name], audit.fit_sequences),
+        "data": digest(*(data[name] for name in sorted(on)), audit.fit_sequences),
     }
     if path.exists():
         fitted = FittedProxies.load(path)
@@ -118,9 +120,9 @@ def fit_seed(
         return fitted
     step = f"seed {seed}: fitting {sum(bool(p.attachments) for p in proxies)} proxies"
     watch(Event(step, 0, 1))
-    found = fit_on_train(model, proxies, task, audit.fit_sequences)
+    found = fit_on_task(model, proxies, task, audit.fit_sequences)
     identity.require_same(model, batch)
-    FittedProxies({p: f.by_site for p, f in found.items()}, found.layers, origin).save(path)
+    found.from_origin(origin).save(path)
     watch(Event(step, 1, 1))
     return FittedProxies.load(path)  # as whoever goes on with the run will have them
 

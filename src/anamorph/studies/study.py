@@ -13,11 +13,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 
 from anamorph.analysis import views
-from anamorph.auditing.audit import learnt_of, with_identity
+from anamorph.auditing.audit import fit_data, learnt_of, with_identity
 from anamorph.errors import AnamorphError
 from anamorph.files import replacing
 from anamorph.machine.process import processors
@@ -45,7 +44,6 @@ from anamorph.studies.steps import (
     tabulate_run,
 )
 from anamorph.tasks import Task, load_task
-from anamorph.tasks.batches import collate
 from anamorph.training.train import default_model, resolved, train
 
 
@@ -191,7 +189,7 @@ def check(spec: StudySpec, task: Task) -> list[Simplified]:
             "model; give at least one, such as 'svd(rank=[1,2,4])@1.*.{query,key}'."
         )
     check_readable(proxies)
-    check_proxies(model, proxies, collate(task.train, np.arange(1)))
+    check_proxies(model, proxies, fit_data(task, 1), task.train.name)
     return proxies
 
 

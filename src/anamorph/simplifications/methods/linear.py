@@ -1,4 +1,4 @@
-"""Least squares: what a part of the model computes is replaced by an affine map of what it reads."""
+"""Least squares: a part of the model is replaced by an affine map of what it reads."""
 
 from typing import ClassVar, Self
 
@@ -54,8 +54,8 @@ class Linear(Replacement):
         if statistic.count == 0:
             raise AnamorphError(f"{self}: there are no points to fit to; give at least one.")
         read = statistic.dims[0]
-        among, across = statistic.scatter[:read].split([read, statistic.dim - read], dim=1)
-        self.weight_ = torch.linalg.pinv(among, hermitian=True) @ across
+        scatter = statistic.scatter[:read]
+        self.weight_ = torch.linalg.pinv(scatter[:, :read], hermitian=True) @ scatter[:, read:]
         self.bias_ = statistic.mean[read:] - statistic.mean[:read] @ self.weight_
         return self
 

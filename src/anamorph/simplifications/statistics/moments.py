@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -59,12 +60,11 @@ class Moments:
                 block = torch.cat([*self._rest, piece]) if self._rest else piece
                 self._blocks = _merge(self._blocks, _sums(block))
                 self._rest, self._waiting = [], 0
-        for name in ("_total", "axes", "centred_axes"):
-            self.__dict__.pop(name, None)
+        self._forget()
 
-    def part(self, start: int) -> Moments:
+    def part(self, start: int) -> Self:
         """Empty moments of points of the same width, wherever in the stream they are."""
-        return Moments(*self.dims)
+        return type(self)(*self.dims)
 
     def merge(self, later: Moments) -> None:
         """Take in what other moments have seen, of any part of the stream."""
@@ -73,6 +73,11 @@ class Moments:
             self.count += later._blocks.count
         for points in later._rest:
             self.update(points)
+        self._forget()
+
+    def _forget(self) -> None:
+        for name in ("_total", "axes", "centred_axes"):
+            self.__dict__.pop(name, None)
 
     @property
     def mean(self) -> Tensor:
