@@ -28,7 +28,8 @@ from anamorph.models.sites import Site
 from anamorph.simplifications import parse, sweep
 from anamorph.studies.given import audit_given
 from anamorph.studies.specification import AuditOptions
-from anamorph.tasks import Task, text_task
+from anamorph.tasks import Task
+from anamorph.tasks.text.task import text_task
 from huggingface_models import make
 from tiny_tokenizers import byte_level
 

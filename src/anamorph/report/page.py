@@ -143,7 +143,7 @@ def _parts(run: Run, figures: dict[str, Figure]) -> dict[str, Any]:
 
 def _content(run: Run) -> dict[str, Any]:
     """What the page says and lists."""
-    hidden = ("choices", "environment", "source")
+    hidden = ("about", "choices", "environment", "source")
     spec = {key: value for key, value in run.spec.items() if key not in hidden}
 
     def telling_first(found: Sequence[Standing] | Sequence[Sentence]) -> list[Any]:

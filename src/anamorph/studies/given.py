@@ -38,7 +38,8 @@ from anamorph.studies.steps import (
     score_heads,
     tabulate_run,
 )
-from anamorph.tasks import Task, text_task
+from anamorph.tasks import Task
+from anamorph.tasks.text.task import text_task
 
 BATCH_TOKENS = 1_024  # of real language models, whose blocks are wide
 
@@ -125,7 +126,9 @@ def audit_given(
             **fingerprints(task, proxies),
         },
     }
-    with open_run(out, {**spec, "choices": choices_of_given(spec)}) as run:
+    spec["choices"] = [*choices_of_given(spec), *task.about.choices]
+    spec["about"] = task.about.describe()
+    with open_run(out, spec) as run:
         if run.complete:
             return run
         with model.session():
