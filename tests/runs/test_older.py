@@ -14,7 +14,7 @@ from anamorph.simplifications import parse
         ("svd(rank=4, joint=true)@0.*.key", 4.0, "svd(joint=true)@0.*.key", "rank"),
         ("kmeans(clusters=16, seed=1)@3.mlp", 16.0, "kmeans(seed=1)@3.mlp", "clusters"),
         ("kmeans(seed=1, clusters=16)@3.mlp", 16.0, "kmeans(seed=1)@3.mlp", "clusters"),
-        ("onehot@1.*.pattern", None, "onehot@1.*.pattern", ""),
+        ("onehot@1.*.pattern", None, "onehot@1.*.pattern", None),
         ("svd(rank=4)@1.*.key;onehot@1.*.pattern", 4.0, "svd@1.*.key;onehot@1.*.pattern", "rank"),
         ("svd(rank=2)@1.1.query;svd(rank=2)@1.0.key", 2, "svd@1.1.query;svd@1.0.key", "rank"),
         (
