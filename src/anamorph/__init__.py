@@ -13,7 +13,7 @@ model as a *proxy*, and the two are compared in distribution and out of it:
 
 from anamorph.auditing.audit import Audit, audit
 from anamorph.errors import AnamorphError
-from anamorph.faithfulness import Thresholds
+from anamorph.faithfulness.gaps import Thresholds
 from anamorph.models.checks import check_model
 from anamorph.models.decoder import Decoder, DecoderConfig
 from anamorph.models.hooked.hooks import Hook

@@ -24,16 +24,10 @@ from torch import Tensor
 
 from anamorph.auditing.stacks import stacked_edits
 from anamorph.errors import AnamorphError
-from anamorph.faithfulness import (
-    CellSums,
-    ModelOutput,
-    RatioSequence,
-    SumIndex,
-    metric_names,
-    position_metrics,
-)
-from anamorph.faithfulness.confidence import PRIOR_CORRELATION
-from anamorph.faithfulness.sums import WHOLE
+from anamorph.faithfulness.comparison import ModelOutput, position_metrics
+from anamorph.faithfulness.confidence import PRIOR_CORRELATION, RatioSequence
+from anamorph.faithfulness.metrics import metric_names
+from anamorph.faithfulness.sums import WHOLE, CellSums, SumIndex
 from anamorph.machine.threads import side_by_side, torch_threads
 from anamorph.models.base import Batch, Model, Recorded, State
 from anamorph.models.sites import Site

@@ -20,7 +20,6 @@ from anamorph.analysis.heads import correlations, rows
 from anamorph.analysis.summary import Standing, evidence, headline, notices, standings
 from anamorph.analysis.verdicts import Sentence, sentences
 from anamorph.analysis.words import (
-    METRICS,
     SIGNS,
     UNTESTED,
     WORDS,
@@ -33,6 +32,7 @@ from anamorph.analysis.words import (
     threshold,
 )
 from anamorph.errors import AnamorphError
+from anamorph.faithfulness.metrics import all_metrics, find_metric
 from anamorph.files import replacing
 from anamorph.report.charts import facets as charts_facets
 from anamorph.report.charts import heads as charts_heads
@@ -166,7 +166,7 @@ def _content(run: Run) -> dict[str, Any]:
         "checks": _checks(run),
         "rounding": rounding_sentence(run.checks.get("rounding")),
         "facts": _facts(run),
-        "metrics": {name: METRICS[name] for name in run.metrics},
+        "metrics": {name: find_metric(name) for name in run.metrics},
         "words": WORDS,
         "tested": [claim for claim in run.claims if claim["status"] != UNTESTED],
         "untested": [claim for claim in run.claims if claim["status"] == UNTESTED],
@@ -238,8 +238,8 @@ def _checks(run: Run) -> list[tuple[str, Any, Any]]:
     """Metric, worst value of the identity, worst value at full size (None where not measured)."""
     identity = run.checks.get("identity") or {}
     floor = run.checks.get("noise_floor") or {}
-    names = [name for name in METRICS if name in identity or name in floor]
-    return [(METRICS[name].label, identity.get(name), floor.get(name)) for name in names]
+    names = [name for name in all_metrics() if name in identity or name in floor]
+    return [(find_metric(name).label, identity.get(name), floor.get(name)) for name in names]
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:

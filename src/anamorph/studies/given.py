@@ -17,8 +17,9 @@ from anamorph.auditing.audit import (
     with_identity,
 )
 from anamorph.errors import AnamorphError
-from anamorph.faithfulness import Stopping, Thresholds
 from anamorph.faithfulness.confidence import PRIOR_CORRELATION
+from anamorph.faithfulness.estimates import Stopping
+from anamorph.faithfulness.gaps import Thresholds
 from anamorph.models.base import Model
 from anamorph.models.fingerprint import probe_logits
 from anamorph.models.huggingface.load import load_pretrained

@@ -7,7 +7,8 @@ import altair as alt
 import polars as pl
 
 from anamorph.analysis.data import Run
-from anamorph.analysis.words import METRICS, facet_label, split_label
+from anamorph.analysis.words import facet_label, split_label
+from anamorph.faithfulness.metrics import find_metric
 from anamorph.report.charts.parts import SPACED, SPLIT, interval, panels, proxy_menu, tips
 from anamorph.report.figure import DETAILED, TABLE, Choice, Figure, natural, slug
 from anamorph.report.theme import split_scale
@@ -52,7 +53,7 @@ def by_facet(run: Run) -> Figure | None:
         facet=facet.code("facet"),
         proxy=proxy.code("simplification"),
         split=SPLIT,
-        line=pl.col("metric").replace_strict({name: METRICS[name].label for name in LINES}),
+        line=pl.col("metric").replace_strict({name: find_metric(name).label for name in LINES}),
         lines=pl.col("metric").replace_strict(
             {name: lines for lines, (_, names) in SHOWN.items() for name in names}
         ),
@@ -111,10 +112,10 @@ def _level_axis() -> alt.X:
 
 def _lines(present: set[str], ordered: Sequence[str]) -> list[alt.Chart]:
     """Bands and lines of the metrics that are `present`, faint if a facet is not `ordered`."""
-    labels = [METRICS[name].label for name in LINES if METRICS[name].label in present]
-    styles = {METRICS[name].label: style for name, style in LINES.items()}
+    labels = [find_metric(name).label for name in LINES if find_metric(name).label in present]
+    styles = {find_metric(name).label: style for name, style in LINES.items()}
     by_lines = {
-        lines: [METRICS[name].label for name in names] for lines, (_, names) in SHOWN.items()
+        lines: [find_metric(name).label for name in names] for lines, (_, names) in SHOWN.items()
     }
     color = alt.Color(
         "line:N",
