@@ -83,11 +83,9 @@ def split_label(split: str) -> str:
     return split.replace("_", " ")
 
 
-def facet_label(facet: str, task: str | None = None) -> str:
-    """`token_kind` becomes "token kind"; in Dyck the depth of a closer is that of its opener."""
-    if (task, facet) == ("dyck", "depth"):
-        return "key depth (depth of the opener)"
-    return facet.replace("_", " ")
+def facet_label(facet: str, labels: Mapping[str, str]) -> str:
+    """What the task calls a facet, if it says so; or `token_kind` becomes "token kind"."""
+    return labels.get(facet, facet.replace("_", " "))
 
 
 def method_label(method: str) -> str:

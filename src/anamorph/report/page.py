@@ -43,6 +43,7 @@ from anamorph.report.charts import views as charts_views
 from anamorph.report.code_view import code_view
 from anamorph.report.figure import VEGA_LITE, Figure
 from anamorph.report.theme import CONFIG, DARK, FONT, LIGHT, MONO, css, in_light
+from anamorph.tasks.about import About
 
 SCALE = 2  # PNG pixels per point
 MOST_HEADS = 40  # rows of a table of heads that are not folded away
@@ -246,7 +247,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     """What was run, in a line each."""
     spec, seeds = run.spec, run.seeds
     task, audit = spec.get("task", {}), spec.get("audit", {})
-    arguments = [f"{k} = {task[k]}" for k in ("k", "m") if k in task]
+    arguments = list(About.of(spec).facts)
     if isinstance(task.get("train"), int):
         count = task.get("splits", {}).get("train", {}).get("functions", task["train"])
         arguments.append(f"{count:,} training sequences")
