@@ -12,7 +12,7 @@ constants here alone, never from threads or what was done before. So the same ca
 bytes on one kind of processor, and only a stack that does not fit the memory rounds in another way.
 """
 
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -193,19 +193,16 @@ def _groups(proxies: Sequence[FittedProxy], model: Model) -> list[_Group]:
     sites = model.sites
     found: dict[tuple[int, tuple[Head, ...]], list[FittedProxy]] = {}
     for fitted in proxies:
-        heads = attention_heads(fitted.by_site, fitted.first_layer, sites)
+        heads = attention_heads(fitted.by_site, sites)
         found.setdefault((fitted.first_layer, heads), []).append(fitted)
     return [_Group(layer, heads, tuple(found[layer, heads])) for layer, heads in sorted(found)]
 
 
-def attention_heads(
-    edited: Iterable[Site], first_layer: int, sites: Sequence[Site]
-) -> tuple[Head, ...]:
+def attention_heads(edited: Collection[Site], sites: Sequence[Site]) -> tuple[Head, ...]:
     """The heads over which a proxy's attention metrics average; see `audit_split`.
 
     Args:
         edited: the sites that the proxy edits.
-        first_layer: the first layer of these; the number of layers for the identity.
         sites: the model's.
     """
     every = {(s.layer, s.head) for s in sites if s.kind == "pattern" and s.head is not None}
@@ -215,7 +212,8 @@ def attention_heads(
         if site.kind in ATTENTION_KINDS and site.head is not None:
             read = layout[site.layer].reading(site.head, site.kind)
             own |= {(site.layer, head) for head in read} & every
-    return tuple(sorted(own or {h for h in every if h[0] >= first_layer} or every))
+    first = min((site.layer for site in edited), default=0)
+    return tuple(sorted(own or {h for h in every if h[0] >= first} or every))
 
 
 @dataclass(frozen=True)

@@ -41,8 +41,7 @@ def plan(proxies: Sequence[Simplified], model: Model) -> list[tuple[Simplified, 
 
     def place(proxy: Simplified) -> tuple[Any, ...]:
         edited = {s: a.simplification for a, some in sites_of(proxy, sites) for s in some}
-        first = first_layer(edited, model.layers)
-        return first, attention_heads(edited, first, sites)
+        return first_layer(edited, model.layers), attention_heads(edited, sites)
 
     ordered = sorted(proxies, key=place)
     size = ceil(len(ordered) / max(1, ceil(len(ordered) / PROXIES)))
