@@ -122,8 +122,6 @@ EXPECTED: dict[str, frozenset[str]] = {
             "anamorph.cli.show",
             "anamorph.cli.sites",
             "anamorph.cli.train",
-            "anamorph.tasks.code",
-            "anamorph.tasks.dyck",
         }
     ),
 }
