@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from anamorph.simplifications import expand
 from anamorph.tasks.about import Choice
 
 
@@ -36,7 +37,7 @@ def choices(spec: Mapping[str, Any]) -> list[Choice]:
             what="Data for the simplifications",
             choice=(
                 f"the first {spec['audit']['fit_sequences']} training sequences, every position, "
-                "START included"
+                f"START included{_other_splits(spec)}"
             ),
             why="Known of the paper: about 1,000 training sequences.",
         ),
@@ -51,7 +52,8 @@ def choices_of_given(spec: Mapping[str, Any]) -> list[Choice]:
     made = [
         Choice(
             what="Data for the simplifications",
-            choice=str(task.get("fit", f"the first {audit['fit_sequences']} training sequences")),
+            choice=str(task.get("fit", f"the first {audit['fit_sequences']} training sequences"))
+            + _other_splits(spec),
             why="What is fitted on must not be judged on.",
         ),
         Choice(
@@ -118,3 +120,10 @@ def _of_every_audit(spec: Mapping[str, Any]) -> list[Choice]:
             why="What is left of a view of a model that does nothing is nothing.",
         ),
     ]
+
+
+def _other_splits(spec: Mapping[str, Any]) -> str:
+    """Which simplifications are fitted on other splits than the training split."""
+    texts = [text for key in ("simplify", "each_layer", "each_head") for text in spec.get(key, ())]
+    on = sorted({name for proxy in expand(texts) for name in proxy.on})
+    return f"; with on=, as many of the split that is named ({', '.join(on)})" if on else ""

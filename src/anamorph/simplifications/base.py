@@ -323,6 +323,11 @@ class Simplified:
         return found.pop() if len(found) == 1 else None
 
     @property
+    def on(self) -> tuple[str, ...]:
+        """The splits that attachments name to be fitted on (`on=`), sorted."""
+        return tuple(sorted({a.on for a in self.attachments if a.on is not None}))
+
+    @property
     def sites(self) -> str:
         """The site patterns, joined by `;`; empty for the identity."""
         return ";".join(a.sites for a in self.attachments)

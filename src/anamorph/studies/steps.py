@@ -105,7 +105,7 @@ def fit_seed(
     batch = few_sequences(task, model)
     identity = Identity.of(model, batch)
     data, train = run.spec["fingerprints"]["data"], task.train.name
-    on = {train, *(a.on for proxy in proxies for a in proxy.attachments if a.on)}
+    on = {train, *(name for proxy in proxies for name in proxy.on)}
     origin = {
         "weights": keep_weights(run, model, seed),
         "data": digest(*(data[name] for name in sorted(on)), audit.fit_sequences),
