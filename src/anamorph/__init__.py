@@ -25,6 +25,7 @@ from anamorph.runs.folder import load_run
 from anamorph.simplifications import (
     PCA,
     SVD,
+    AnotherModel,
     KMeans,
     OneHot,
     Simplification,
@@ -45,6 +46,7 @@ __all__ = [
     "PCA",
     "SVD",
     "AnamorphError",
+    "AnotherModel",
     "Audit",
     "Decoder",
     "DecoderConfig",
