@@ -30,6 +30,7 @@ from anamorph.models.weights import read_weights
 from anamorph.runs.folder import load_run
 from anamorph.simplifications import AnotherModel, parse, sweep
 from anamorph.studies.given import audit_given
+from anamorph.studies.specification import AuditOptions
 from anamorph.studies.study import audit_study
 from anamorph.tasks import Split, Task
 from anamorph.tasks.text.task import text_task
@@ -613,3 +614,17 @@ def test_a_given_model_that_changes_meanwhile_is_told(text: Task, tmp_path: Path
 
     with pytest.raises(AnamorphError, match=r"model\(b\) was changed while .*the rest"):
         audit_given(model, text, [AnotherModel("b", other)], tmp_path / "run", watch=watch)
+
+
+def test_paths_in_a_file_are_relative_to_it(tmp_path: Path) -> None:
+    (tmp_path / "audit.toml").write_text(
+        "model = 'a'\nout = 'run'\ndata = {iid = 'x.jsonl'}\n"
+        "simplify = ['model(b)', 'model([\"/c d\", e])', 'svd(rank=[1,2])@1.*.key']\n"
+    )
+    options = AuditOptions.read(tmp_path / "audit.toml", {})
+    assert options.simplify == [
+        f"model({tmp_path}/b)",
+        'model("/c d")',
+        f"model({tmp_path}/e)",
+        "svd(rank=[1,2])@1.*.key",
+    ]
