@@ -12,8 +12,10 @@ from torch import Tensor, nn
 import anamorph as am
 from anamorph.auditing.audit import fit_on_task, with_identity
 from anamorph.auditing.engine import audit_split
+from anamorph.auditing.proxies import SimplifiedProxy
 from anamorph.auditing.stacks import stacked_edits
 from anamorph.errors import AnamorphError
+from anamorph.faithfulness.sums import CellSums
 from anamorph.models.base import Batch, Context
 from anamorph.models.sites import Site
 from anamorph.simplifications import (
@@ -123,6 +125,13 @@ def split(task: Task) -> Split:
     return task.splits["unseen_depth"].take(np.arange(8))
 
 
+def audited(
+    model: am.Decoder, task: Task, split: Split, fitted: list[FittedProxy]
+) -> dict[Any, CellSums]:
+    proxies = [SimplifiedProxy(proxy, model) for proxy in fitted]
+    return dict(audit_split(model, split, task.candidates, proxies))
+
+
 STACK = [
     "linear(source=residual)@1.mlp",
     "svd(rank=2)@1.mlp",
@@ -138,12 +147,12 @@ def test_in_one_stack_each_gives_what_it_gives_alone(
     model: am.Decoder, task: Task, split: Split
 ) -> None:
     fitted = fit_on_task(model, with_identity(STACK), task, 40)
-    together = audit_split(model, split, task.candidates, list(fitted.values()))
+    together = audited(model, task, split, list(fitted.values()))
     for proxy, proxy_fitted in fitted.items():
-        alone = audit_split(model, split, task.candidates, [proxy_fitted])[proxy]
+        alone = audited(model, task, split, [proxy_fitted])[proxy]
         torch.testing.assert_close(together[proxy].sums, alone.sums, atol=1e-4, rtol=1e-4)
     plain = [FittedProxy(f.proxy, f.by_site, 0) for f in fitted.values()]
-    from_the_start = audit_split(model, split, task.candidates, plain)
+    from_the_start = audited(model, task, split, plain)
     for proxy, sums in from_the_start.items():
         torch.testing.assert_close(sums.sums[0], together[proxy].sums[0], atol=1e-4, rtol=1e-4)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from anamorph.errors import AnamorphError
 from anamorph.models.sites import HEAD_KINDS, Site
-from anamorph.simplifications.base import Simplification
+from anamorph.simplifications.base import Simplification, Simplified
 from anamorph.simplifications.estimator import is_learnt
 from anamorph.simplifications.placing import is_earlier
 from anamorph.simplifications.registry import simplification_names
@@ -93,8 +93,9 @@ def _text(simplification: Simplification, sample: Sample) -> None:
     if not {part.name for part in simplification.parts()} <= set(simplification_names()):
         return
     (site_kind, *_) = sorted(simplification.kinds)
-    (proxy,) = parse(str(simplification @ f"*.*.{site_kind}"))
-    _require(proxy.attachments[0].simplification == simplification, f"it reads as {proxy}")
+    attached = simplification @ f"*.*.{site_kind}"
+    (proxy,) = parse(str(attached))
+    _require(proxy == Simplified((attached,)), f"it reads as {proxy}")
 
 
 def _reads(simplification: Simplification, sample: Sample) -> None:

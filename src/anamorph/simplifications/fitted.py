@@ -112,10 +112,16 @@ class FittedProxies(Mapping[Simplified, FittedProxy]):
             for text, state in zip(metadata["fits"], states, strict=True)
         ]
         placed = {
-            parse(text)[0]: {_read_site(site): fits[number] for site, number in by_site.items()}
+            _simplified(text): {_read_site(site): fits[number] for site, number in by_site.items()}
             for text, by_site in metadata["placed"].items()
         }
         return cls(placed, metadata["layers"], metadata.get("origin"))
+
+
+def _simplified(text: str) -> Simplified:
+    (proxy,) = parse(text)
+    assert isinstance(proxy, Simplified)  # no other kind is fitted
+    return proxy
 
 
 def _read_site(text: str) -> Site:
