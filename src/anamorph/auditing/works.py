@@ -58,7 +58,8 @@ def plan(proxies: Sequence[ProxySpec], model: Model, splits: Sequence[str]) -> l
     Returns:
         every proxy once on every split. Simplifications that can run in one stack stand together:
         they are ordered by the first layer that they read or edit and the heads they are compared
-        on, then as they were given. Every other model is a work of its own, so that only one is in memory.
+        on, then as they were given. Every other model is a work of its own, so that only one is in
+        memory.
     """
     sites = model.sites
 
