@@ -1,7 +1,7 @@
 """Replacements in a model: against its own parts, against NumPy and against plain hooks."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
@@ -55,17 +55,7 @@ def logits(
         return model.logits(model.run(batch, edits, at=at).state)[0]  # type: ignore[no-any-return]
 
 
-class Nothing(Replacement):
-    """A replacement that is not fitted."""
-
-    def statistic(self, *dims: int) -> None:
-        return None
-
-    def learn(self, statistic: object) -> Self:
-        return self
-
-
-class TrueValue(Nothing):
+class TrueValue(Replacement):
     """What the decoder itself makes of the residual stream before: a head's values."""
 
     name = "truevalue"
@@ -162,7 +152,7 @@ def test_a_proxy_starts_at_the_first_layer_that_it_reads(model: am.Decoder, task
     assert [proxy.first_layer for proxy in fitted.values()] == [0, 1]
 
 
-class Shown(Nothing):
+class Shown(Replacement):
     """Keeps what it is shown, and writes the mean of two values of other heads."""
 
     name = "shown"
@@ -300,7 +290,7 @@ SITES = [(0, "query"), (0, "pattern"), (None, "mlp"), (None, "residual")]
 
 
 def test_what_is_not_computed_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Ahead(Nothing):
+    class Ahead(Replacement):
         name = "ahead"
 
         def reads(self, site: Site) -> tuple[Site, ...]:

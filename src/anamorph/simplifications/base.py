@@ -30,7 +30,8 @@ class Simplification(Estimator):
     """A map from activations `[..., dim]` to simpler ones of the same shape, dtype and device.
 
     A subclass has a keyword-only `__init__` that stores its hyper-parameters and does nothing else,
-    and defines `name`, `statistic`, `learn` and `__call__`. `check_simplification` tests it.
+    and defines `name` and `__call__`; one that is fitted, `statistic` and `learn` too.
+    `check_simplification` tests it.
 
     Attributes:
         kinds: the kinds of site to which it can be attached.

@@ -39,17 +39,17 @@ class Estimator(ABC):
     name: ClassVar[str]
     size_name: ClassVar[str | None] = None
 
-    @abstractmethod
     def statistic(self, dim: int) -> Statistic | None:
-        """An empty statistic for points of width `dim`, or None if there is nothing to fit.
+        """An empty statistic for points of width `dim`; by default None: there is nothing to fit.
 
         Raises:
             AnamorphError: if a hyper-parameter makes no sense for this width.
         """
+        return None
 
-    @abstractmethod
     def learn(self, statistic: Any) -> Self:
         """Set the learnt attributes, tensors of any dtype, from a statistic that saw the data."""
+        return self
 
     @abstractmethod
     def __call__(self, x: Tensor) -> Tensor:

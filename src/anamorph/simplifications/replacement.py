@@ -26,9 +26,8 @@ class Replacement(Simplification):
     def reads(self, site: Site) -> tuple[Site, ...]:
         """The sites that are read to write `site`: of its layer or earlier, computed before it."""
 
-    @abstractmethod
     def statistic(self, *dims: int) -> Statistic | None:
-        """An empty statistic, or None if there is nothing to fit.
+        """An empty statistic; by default None: there is nothing to fit.
 
         Args:
             dims: the widths of what is read, in the order of `reads`, and last of what is written.
@@ -36,6 +35,7 @@ class Replacement(Simplification):
         Raises:
             AnamorphError: if a hyper-parameter makes no sense for these widths.
         """
+        return None
 
     @abstractmethod
     def __call__(self, *read: Any, **_: Any) -> Tensor:
