@@ -80,6 +80,53 @@ def test_the_true_function_equals_the_model(model: am.Decoder, batch: Batch) -> 
     assert not torch.allclose(logits(model, batch, other), logits(model, batch, {}), atol=1e-2)
 
 
+class TrueMLP(Replacement):
+    """What the decoder itself makes of an MLP's input."""
+
+    name = "truemlp"
+
+    def __init__(self, *, model: am.Decoder) -> None:
+        self.model = model
+
+    def reads(self, site: Site) -> tuple[Site, ...]:
+        return (Site(site.layer, None, "mlp_input"),)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        block = self.model.blocks[1]
+        return block.down(nn.functional.gelu(block.up(x)))  # type: ignore[no-any-return]
+
+
+def test_the_true_mlp_equals_the_model_also_behind_another_edit(
+    model: am.Decoder, task: Task, batch: Batch
+) -> None:
+    svd = fit_on_task(model, expand("svd(rank=2)@1.*.value"), task, 9)
+    for beside in ({}, next(iter(svd.values())).by_site):
+        replaced = {**beside, Site(1, None, "mlp"): TrueMLP(model=model)}
+        for at in (None, torch.tensor([[3, 8], [11, 2], [4, 4]])):
+            expected = logits(model, batch, beside, at)
+            torch.testing.assert_close(logits(model, batch, replaced, at), expected)
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_an_mlp_by_least_squares(model: am.Decoder, task: Task, split: Split, layer: int) -> None:
+    (fitted,) = fit_on_task(model, expand(f"linear@{layer}.mlp"), task, 60).values()
+    assert fitted.first_layer == layer
+    read, written = Site(layer, None, "mlp_input"), Site(layer, None, "mlp")
+    clean = [forward(model, tokens, {}) for tokens in list(task.train)[:60]]
+    x, y = (np.concatenate([run[site] for run in clean]) for site in (read, written))
+    solution = np.linalg.lstsq(np.c_[x, np.ones(len(x))], y, rcond=None)[0]
+    made = fitted.by_site[written](torch.from_numpy(x))
+    np.testing.assert_allclose(made, np.c_[x, np.ones(len(x))] @ solution, atol=1e-4)
+    for tokens in list(split)[:4]:
+        given = forward(model, tokens, {})[read]
+        out = np.c_[given, np.ones(len(given))] @ solution
+        expected = forward(model, tokens, {written: lambda x, out=out: out})["logits"]
+        row = torch.from_numpy(np.asarray(tokens))[None].long()
+        batch = Batch(row, torch.ones_like(row, dtype=torch.bool))
+        found = logits(model, batch, fitted.by_site)[0]
+        np.testing.assert_allclose(found, expected, atol=1e-3, rtol=1e-3)
+
+
 @pytest.mark.parametrize("before", ["", "svd(rank=2)@0.residual;", "pca(rank=3)@0.0.key;"])
 def test_least_squares_are_those_of_numpy(
     model: am.Decoder, task: Task, split: Split, before: str

@@ -273,7 +273,7 @@ def test_sites_of_a_proxy(model: TableModel) -> None:
         ("svd(rank=1)@5.*.key", "no site '5.*.key'"),
         (
             "svd(rank=1)@0.*.pattern",
-            r"svd\(rank=1\) cannot be put at 0.0.pattern.*key, mlp, output",
+            r"svd\(rank=1\) cannot be put at 0.0.pattern.*key, middle, mlp",
         ),
         ("onehot@0.0.key", "onehot cannot be put at 0.0.key.*kinds pattern"),
         ("svd(rank=1)@0.*.key;pca(rank=1)@*.1.key", r"two attachments edit 0.1.key.*chain"),

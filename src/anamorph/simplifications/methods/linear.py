@@ -11,6 +11,10 @@ from anamorph.simplifications.placing import computed_before
 from anamorph.simplifications.replacement import Replacement
 from anamorph.simplifications.statistics.moments import Moments
 
+LEAST = 1e-6
+"""Directions in which what is read varies less than this, relative to the most, are left out: behind
+a norm, what varies so little in float32 is rounding."""
+
 
 class Linear(Replacement):
     """The affine map, fitted by ordinary least squares, from one site to another.
@@ -55,7 +59,8 @@ class Linear(Replacement):
             raise AnamorphError(f"{self}: there are no points to fit to; give at least one.")
         read = statistic.dims[0]
         scatter = statistic.scatter[:read]
-        self.weight_ = torch.linalg.pinv(scatter[:, :read], hermitian=True) @ scatter[:, read:]
+        inverse = torch.linalg.pinv(scatter[:, :read], rtol=LEAST**2, hermitian=True)
+        self.weight_ = inverse @ scatter[:, read:]
         self.bias_ = statistic.mean[read:] - statistic.mean[:read] @ self.weight_
         return self
 
