@@ -31,9 +31,8 @@ from anamorph.simplifications import (
     check_simplification,
     sweep,
 )
-from anamorph.studies.given import audit_given
 from anamorph.studies.specification import load_preset
-from anamorph.studies.study import run_study
+from anamorph.studies.study import audit_given, run_study
 from anamorph.tasks import load_task, text_task
 from anamorph.training.train import TrainingConfig, train
 from anamorph.version import version as _version

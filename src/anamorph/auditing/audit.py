@@ -1,7 +1,7 @@
 """The audit: fit simplifications, put them into the model, compare on every split."""
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,27 +12,34 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from anamorph.auditing.engine import BATCH_TOKENS, audit_split
+from anamorph.auditing.options import AuditOptions
 from anamorph.auditing.works import plan as plan_works
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness import CellKey, CellSums, ProxyInfo, Thresholds, tabulate
+from anamorph.faithfulness.confidence import PRIOR_CORRELATION
 from anamorph.faithfulness.sums import WHOLE
 from anamorph.machine.threads import torch_threads
 from anamorph.models.base import Batch, LayerKind, Model, Recording
+from anamorph.progress import Event, Watch, ignore
 from anamorph.simplifications import (
     SVD,
     Attachment,
     FittedProxies,
     Simplification,
     Simplified,
+    Sweep,
     check_proxies,
     expand,
     fit,
+    sweep,
 )
 from anamorph.tasks import Split, Task
 from anamorph.tasks.batches import collate, plan, targets
 from anamorph.tasks.checks import check_context, check_direction, check_vocabulary
 
 TRIED = 256  # tokens of a sequence on which a model is compared with itself, at most
+Simplify = str | Attachment | Simplified | Iterable[str | Attachment | Simplified]
+"""One spec or several."""
 TOGETHER = 4  # sequences of a batch in which rounding is measured
 
 
@@ -56,12 +63,17 @@ class Audit:
 def audit(
     model: Model,
     task: Task,
-    simplify: Sequence[str | Attachment | Simplified],
+    simplify: Simplify,
     *,
+    by: Sweep = "all",
     sequences: int = 1000,
     fit_sequences: int = 1000,
+    until: float | None = None,
+    correlation: float = PRIOR_CORRELATION,
     learnt: float | None = None,
+    batch_tokens: int | None = None,
     thresholds: Thresholds | None = None,
+    watch: Watch = ignore,
     resamples: int | None = None,
 ) -> Audit:
     """Fit simplifications on `train`, put them into the model, and compare on every split.
@@ -70,53 +82,87 @@ def audit(
         model: the original, in inference mode.
         task: its data.
         simplify: spec strings or attachments; a list value stands for one proxy each.
-        sequences: scored sequences of each split.
-        fit_sequences: sequences of `train` that are fitted on.
+        by: one proxy a `head`, one a `layer`, or `all` sites of a spec at once.
+        sequences: scored sequences of each split, at most.
+        fit_sequences: sequences of `train` that are fitted on, at most.
+        until: stop each cell when a confidence sequence of its `same_prediction` is so narrow.
+        correlation: of the positions of a sequence, assumed with `until` before any disagreement
+            shows what it is; see `anamorph.faithfulness.confidence`.
         learnt: accuracy on the reference that the model must be above for verdicts on it to mean
-            anything; what the task says by default (`learnt_of`).
+            anything; what the task says by default (`anamorph.auditing.options.learnt_of`).
+        batch_tokens: tokens a batch; what suits the model by default. Numbers differ by rounding
+            alone.
         thresholds: where the lines between verdicts are drawn.
+        watch: told of progress.
         resamples: has no effect: intervals are no longer made by resampling.
 
     Raises:
         AnamorphError: if an argument lies out of its range, a proxy does not fit the model or the
             data, or a number is not finite.
     """
-    require_sizes(sequences=(sequences, 2), fit_sequences=(fit_sequences, 1))
+    options = AuditOptions(
+        by=by,
+        sequences=sequences,
+        fit_sequences=fit_sequences,
+        until=until,
+        correlation=correlation,
+        learnt=learnt,
+        batch_tokens=batch_tokens,
+        thresholds=thresholds or Thresholds(),
+    ).resolved(task, model)
     if resamples is not None:
         warnings.warn(
             "resamples has no effect: intervals are no longer made by resampling; leave it out.",
             DeprecationWarning,
             stacklevel=2,
         )
-    proxies = with_identity(simplify)
+    proxies = proxies_of(model, simplify, options.by)
     check_audit(model, task, proxies)
-    fitted = fit_on_train(model, proxies, task, fit_sequences)
+    fitted = fit_on_train(model, proxies, task, options.fit_sequences)
+    works = plan_works(proxies, model)
     cells: dict[CellKey, CellSums] = {}
     for split in task.evaluated:
-        part = scored_sequences(split, sequences)
-        for some in plan_works(proxies, model):
-            found = audit_split(model, part, task.candidates, [fitted[p] for p in some])
+        part = scored_sequences(split, options.sequences)
+        step, done = f"audit on {split.name}", 0
+        watch(Event(step, 0, len(proxies)))
+        for some in works:
+            found = audit_split(
+                model,
+                part,
+                task.candidates,
+                [fitted[p] for p in some],
+                batch_tokens=options.batch_tokens or model.batch_tokens,
+                until=options.until,
+                correlation=options.correlation,
+            )
             cells |= {(0, str(proxy), split.name): sums for proxy, sums in found.items()}
+            done += len(some)
+            watch(Event(step, done, len(proxies)))
     tables = tabulate(
         cells,
         describe_proxies(proxies),
         {split.name: split.role for split in task.evaluated},
         reference=task.reference.name,
-        learnt=learnt_of(task) if learnt is None else learnt,
-        thresholds=thresholds,
+        learnt=options.learnt,
+        thresholds=options.thresholds,
+        stopping=options.stopping,
     )
     return Audit(*tables, fitted)
 
 
-def learnt_of(task: Task) -> float:
-    """The accuracy on the reference that a model must be above for verdicts on it to mean anything.
+def proxies_of(model: Model, simplify: Simplify, by: Sweep = "all") -> list[Simplified]:
+    """What specs stand for on a model, behind the identity, each once.
 
-    What the task says; or else the share of its most frequent target, which needs no model.
+    Args:
+        model: whose sites are meant.
+        simplify: one spec or several, as for `audit`.
+        by: as for `audit`.
+
+    Raises:
+        AnamorphError: if a spec cannot be read or split so.
     """
-    if task.learnt is not None:
-        return task.learnt
-    targets = task.reference.tokens[task.reference.scored]
-    return float(np.unique(targets, return_counts=True)[1].max() / len(targets))
+    specs = [simplify] if isinstance(simplify, str | Attachment | Simplified) else simplify
+    return list(dict.fromkeys(with_identity(sweep(specs, model.sites, by))))
 
 
 def check_audit(model: Model, task: Task, proxies: Sequence[Simplified]) -> None:
@@ -142,20 +188,6 @@ def few_sequences(task: Task, model: Model) -> Batch:
     longest = np.argsort(-part.lengths, kind="stable")[:2]
     batch = collate(part, np.unique([*longest, *range(min(2, len(part)))]))
     return Batch(batch.tokens[:, :TRIED], batch.mask[:, :TRIED]).to(model.device)
-
-
-def require_sizes(**sizes: tuple[int, int]) -> None:
-    """Check arguments, each given with the least that it may be.
-
-    Raises:
-        AnamorphError: names an argument that is no whole number, or is below that.
-    """
-    for name, (value, least) in sizes.items():
-        whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-        if not whole or value < least:
-            raise AnamorphError(
-                f"{name} is {value!r}; expected a whole number, and at least {least}."
-            )
 
 
 def noise_floor(

@@ -1,10 +1,12 @@
-"""The steps that every audit into a run folder takes, whoever trained the model.
+"""The steps of every study, whoever trained its models.
 
 Each leaves a file and is passed over if the file is there, so that the same call goes on where a
 killed one stopped.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -19,7 +21,7 @@ from anamorph.auditing.audit import (
     rounding,
     scored_sequences,
 )
-from anamorph.auditing.engine import BATCH_TOKENS, audit_split
+from anamorph.auditing.engine import audit_split
 from anamorph.auditing.works import (
     CellFiles,
     Origin,
@@ -30,220 +32,181 @@ from anamorph.auditing.works import (
     write_work,
 )
 from anamorph.errors import AnamorphError
-from anamorph.faithfulness import HIGHER_IS_BETTER, METRICS, Stopping, SumIndex, tabulate
+from anamorph.faithfulness import HIGHER_IS_BETTER, METRICS, SumIndex, tabulate
 from anamorph.models.base import Model
-from anamorph.models.fingerprint import Identity, differing
+from anamorph.models.fingerprint import Identity
 from anamorph.paper import claims
 from anamorph.progress import Event, Watch
 from anamorph.runs.folder import Run, read_json, write_json, write_table
-from anamorph.simplifications import FittedProxies, Simplified
-from anamorph.studies.specification import AuditSpec
-from anamorph.tasks import Task
+from anamorph.simplifications import FittedProxies
+from anamorph.studies.sources import Study, keep_weights
 from anamorph.tasks.base import CANDIDATES
 
-FINGERPRINTS = "fingerprints.json"  # of a seed's weights
+@dataclass(frozen=True)
+class SeedAudit:
+    """The work on one model of a run: fits, sums of all cells, noise floor, scores of heads.
 
-
-def fingerprints(task: Task, proxies: Sequence[Simplified]) -> dict[str, Any]:
-    """Digests of the data, and of what simplifications are made of, for `spec.json`."""
-    made = {a.simplification for proxy in proxies for a in proxy.attachments}
-    return {
-        "data": task.fingerprints(),
-        "simplifications": {str(s): s.fingerprint() for s in sorted(made, key=str)},
-    }
-
-
-def keep_weights(run: Run, model: Model, seed: int) -> str:
-    """A digest of a seed's weights, which are written down, or compared with what was.
-
-    Raises:
-        AnamorphError: as `check_weights`.
+    Attributes:
+        run: where everything is kept.
+        study: what is to be done.
+        model: in inference mode.
+        seed: of the model; 0 if it was given.
+        watch: told of progress.
     """
-    path = run.seed(seed) / FINGERPRINTS
-    if not path.exists():
-        write_json(path, model.fingerprint())
-    return check_weights(run, model, seed)
 
+    run: Run
+    study: Study
+    model: Model
+    seed: int
+    watch: Watch
 
-def check_weights(run: Run, model: Model, seed: int) -> str:
-    """A digest of a seed's weights.
+    def do(self) -> None:
+        """Whatever is left to do.
 
-    Raises:
-        AnamorphError: if they are not those that the numbers in the run belong to.
-    """
-    path, now = run.seed(seed) / FINGERPRINTS, model.fingerprint()
-    before = read_json(path, dict) if path.exists() else now
-    different = [part for part in {**before, **now} if before.get(part) != now.get(part)]
-    if different:
-        raise AnamorphError(
-            f"The model in {run.seed(seed)} is another than the one that its numbers belong to "
-            f"({differing(different)}). Put the old one back, or delete this folder to have all of "
-            "it made again."
-        )
-    return digest(now)
+        Raises:
+            AnamorphError: if what is there comes from another model or other data, a number is not
+                finite, or the model changes meanwhile.
+        """
+        with self.model.session():
+            self.audit(self.fit())
+            self.measure_noise()
+            self.score_heads()
 
-
-def fit_seed(
-    run: Run,
-    audit: AuditSpec,
-    task: Task,
-    model: Model,
-    proxies: Sequence[Simplified],
-    seed: int,
-    watch: Watch,
-) -> FittedProxies:
-    """The fitted proxies of a seed; fits them unless they lie there already.
-
-    Raises:
-        AnamorphError: if what lies there was fitted to another model or other data.
-    """
-    path = run.seed(seed) / "simplifications.safetensors"
-    batch = few_sequences(task, model)
-    identity = Identity.of(model, batch)
-    origin = {
-        "weights": keep_weights(run, model, seed),
-        "data": digest(run.spec["fingerprints"]["data"][task.train.name], audit.fit_sequences),
-    }
-    if path.exists():
-        fitted = FittedProxies.load(path)
+    def fit(self) -> FittedProxies:
+        """The fitted proxies; fits them unless they are there already."""
+        path, proxies = self._fits, self.study.proxies
+        batch = few_sequences(self.study.task, self.model)
+        identity = Identity.of(self.model, batch)
+        task, sequences = self.study.task, self.study.options.fit_sequences
+        data = self.run.spec["fingerprints"]["data"][task.train.name]
+        weights = keep_weights(self.run, self.model, self.seed)
+        origin = {"weights": weights, "data": digest(data, sequences)}
+        if not path.exists():
+            step = f"fitting {sum(bool(proxy.attachments) for proxy in proxies)} proxies"
+            self._tell(step, 0, 1)
+            found = fit_on_train(self.model, proxies, task, sequences)
+            identity.require_same(self.model, batch)
+            FittedProxies({p: f.by_site for p, f in found.items()}, found.layers, origin).save(path)
+            self._tell(step, 1, 1)
+        fitted = FittedProxies.load(path)  # as whoever goes on with the run will have them
         if fitted.origin != origin:
             raise AnamorphError(
                 f"{path} was fitted to another model or other data than there are now; delete it, "
                 "and the same command fits again."
             )
         return fitted
-    step = f"seed {seed}: fitting {sum(bool(p.attachments) for p in proxies)} proxies"
-    watch(Event(step, 0, 1))
-    found = fit_on_train(model, proxies, task, audit.fit_sequences)
-    identity.require_same(model, batch)
-    FittedProxies({p: f.by_site for p, f in found.items()}, found.layers, origin).save(path)
-    watch(Event(step, 1, 1))
-    return FittedProxies.load(path)  # as whoever goes on with the run will have them
 
+    def audit(self, fitted: FittedProxies) -> None:
+        """Write the works that are not there yet."""
+        study, model, options = self.study, self.model, self.study.options
+        works, batch = plan(list(fitted), model), few_sequences(study.task, model)
+        identity = Identity.of(model, batch)
+        if digest(identity.weights) != fitted.origin["weights"]:
+            raise AnamorphError("The model was changed after simplifications were fitted to it.")
+        data = self.run.spec["fingerprints"]["data"]
+        settings: dict[str, Any] = {
+            "until": options.until,
+            "correlation": options.correlation,
+            "batch_tokens": options.batch_tokens,
+            "batches": study.batches,
+        }
+        computed = digest(self.run.spec["anamorph"], options.sequences, sorted(settings.items()))
+        fits = digest_of_file(self._fits)
+        for split in study.task.evaluated:
+            origin = Origin(
+                weights=fitted.origin["weights"],
+                simplifications=fits,
+                data=digest(data[split.name], data[CANDIDATES]),
+                options=computed,
+            )
+            part = scored_sequences(split, options.sequences)
+            before = 0  # cells that are done
+            for number, some in enumerate(works):
+                path = self.run.work(self.seed, split.name, number)
+                if path.exists():
+                    check_work(path, origin)
+                else:
+                    cells = audit_split(
+                        model,
+                        part,
+                        study.task.candidates,
+                        [fitted[p] for p in some],
+                        threads=self.run.spec["threads"],
+                        watch=self._part(f"audit on {split.name}", before, len(some)),
+                        **settings,
+                    )
+                    identity.require_same(model, batch)
+                    write_work(path, cells, origin)
+                before += len(some)
 
-def audit_seed(
-    run: Run,
-    audit: AuditSpec,
-    task: Task,
-    model: Model,
-    fitted: FittedProxies,
-    seed: int,
-    watch: Watch,
-    **options: Any,
-) -> None:
-    """Write the works of a seed that do not lie there yet; options are `audit_split`'s.
-
-    Raises:
-        AnamorphError: if one that lies there comes from something else.
-    """
-    works, batch = plan(list(fitted), model), few_sequences(task, model)
-    identity = Identity.of(model, batch)
-    if digest(identity.weights) != fitted.origin["weights"]:
-        raise AnamorphError("The model was changed after simplifications were fitted to it.")
-    data = run.spec["fingerprints"]["data"]
-    fits = digest_of_file(run.seed(seed) / "simplifications.safetensors")
-    for split in task.evaluated:
-        origin = Origin(
-            weights=fitted.origin["weights"],
-            simplifications=fits,
-            data=digest(data[split.name], data[CANDIDATES]),
-            options=digest(run.spec["anamorph"], audit.sequences, sorted(options.items())),
+    def measure_noise(self) -> None:
+        """Write `noise.json`: the noise floor, and what batching alone does."""
+        path, task = self.run.seed(self.seed) / "noise.json", self.study.task
+        if path.exists():
+            return
+        self._tell("noise floor", 0, 1)
+        floor = noise_floor(
+            self.model,
+            task,
+            batch_tokens=self.study.options.batch_tokens,
+            threads=self.run.spec["threads"],
         )
-        part = scored_sequences(split, audit.sequences)
-        before = 0  # cells that are done
-        for number, some in enumerate(works):
-            path = run.work(seed, split.name, number)
-            if path.exists():
-                check_work(path, origin)
-            else:
-                cells = audit_split(
-                    model,
-                    part,
-                    task.candidates,
-                    [fitted[p] for p in some],
-                    threads=run.spec["threads"],
-                    watch=_of_all(
-                        watch, f"seed {seed}: audit on {split.name}", before, len(some), len(fitted)
-                    ),
-                    **options,
-                )
-                identity.require_same(model, batch)
-                write_work(path, cells, origin)
-            before += len(some)
+        write_json(path, {"floor": floor, "rounding": rounding(self.model, task)})
+        self._tell("noise floor", 1, 1)
+
+    def score_heads(self) -> None:
+        """Write `heads.parquet`, if some proxy edits a single head."""
+        path, sites = self.run.seed(self.seed) / "heads.parquet", self.model.sites
+        if path.exists() or not any(edited_head(p.sites, sites) for p in self.study.proxies):
+            return
+        self._tell("head scores", 0, 1)
+        reference = self.study.task.reference
+        scores = head_scores(self.model, reference, batch_tokens=self.study.options.batch_tokens)
+        write_table(path, scores.select(pl.lit(self.seed, pl.Int64).alias("seed"), pl.all()))
+        self._tell("head scores", 1, 1)
+
+    @property
+    def _fits(self) -> Path:
+        return self.run.seed(self.seed) / "simplifications.safetensors"
+
+    def _tell(self, step: str, done: int, total: int) -> None:
+        self.watch(Event(f"seed {self.seed}: {step}", done, total))
+
+    def _part(self, step: str, before: int, some: int) -> Callable[[int, int], None]:
+        """Tells of a work as a part of all cells of a step."""
+        cells = len(self.study.proxies)
+        return lambda done, total: self._tell(step, before + some * done // total, cells)
 
 
-def _of_all(
-    watch: Watch, step: str, before: int, some: int, cells: int
-) -> Callable[[int, int], None]:
-    """Tells of a work as a part of all cells of a step."""
-    return lambda done, total: watch(Event(step, before + some * done // total, cells))
-
-
-def score_heads(
-    run: Run,
-    task: Task,
-    model: Model,
-    proxies: Sequence[Simplified],
-    seed: int,
-    watch: Watch,
-    batch_tokens: int = BATCH_TOKENS,
-) -> None:
-    """Write `heads.parquet` of a seed, if some proxy edits a single head."""
-    path = run.seed(seed) / "heads.parquet"
-    if path.exists() or not any(edited_head(p.sites, model.sites) for p in proxies):
-        return
-    step = f"seed {seed}: head scores"
-    watch(Event(step, 0, 1))
-    scores = head_scores(model, task.reference, batch_tokens=batch_tokens)
-    write_table(path, scores.select(pl.lit(seed, pl.Int64).alias("seed"), pl.all()))
-    watch(Event(step, 1, 1))
-
-
-def measure_noise(
-    run: Run, task: Task, model: Model, seed: int, watch: Watch, batch_tokens: int = BATCH_TOKENS
-) -> None:
-    """Write `noise.json` of a seed: the noise floor, and what batching alone does."""
-    path = run.seed(seed) / "noise.json"
-    if not path.exists():
-        step = f"seed {seed}: noise floor"
-        watch(Event(step, 0, 1))
-        threads = run.spec["threads"]
-        floor = noise_floor(model, task, batch_tokens=batch_tokens, threads=threads)
-        write_json(path, {"floor": floor, "rounding": rounding(model, task)})
-        watch(Event(step, 1, 1))
-
-
-def tabulate_run(
-    run: Run,
-    audit: AuditSpec,
-    task: Task,
-    model: Model,
-    proxies: Sequence[Simplified],
-    stopping: Stopping | None = None,
-) -> None:
-    """Write the tables of a run from its works; the model says how these are cut."""
+def tabulate_run(run: Run, study: Study) -> None:
+    """Write the tables of a run from its works."""
+    task, options = study.task, study.options
     indexes = {
-        split.name: SumIndex.of(scored_sequences(split, audit.sequences))
+        split.name: SumIndex.of(scored_sequences(split, options.sequences))
         for split in task.evaluated
     }
     results, gaps, contrasts = tabulate(
-        CellFiles(run, plan(proxies, model), indexes),
-        describe_proxies(proxies),
+        CellFiles(run, plan(study.proxies, study.shape), indexes),
+        describe_proxies(study.proxies),
         {split.name: split.role for split in task.evaluated},
         reference=task.reference.name,
-        learnt=audit.learnt,
-        thresholds=audit.thresholds,
+        learnt=options.learnt,
+        thresholds=options.thresholds,
         floor=_floor(run),
-        stopping=stopping,
+        stopping=options.stopping,
     )
     write_table(run.path / "contrasts.parquet", contrasts)
     write_table(run.path / "gaps.parquet", gaps)
     write_table(run.path / "results.parquet", results)
 
 
+def _noise(run: Run) -> list[dict[str, Any]]:
+    return [read_json(run.seed(seed) / "noise.json", dict) for seed in run.seeds]
+
+
 def _floor(run: Run) -> dict[str, float]:
     """What rounding alone does to each metric, in the worst of the seeds; empty if not measured."""
-    found = [read_json(run.seed(seed) / "noise.json", dict)["floor"] for seed in run.spec["seeds"]]
+    found = [noise["floor"] for noise in _noise(run)]
     floors = [{k: v for k, v in f.items() if k in METRICS} for f in found if f]
     return {
         metric: (min if metric in HIGHER_IS_BETTER else max)(f[metric] for f in floors)
@@ -253,8 +216,7 @@ def _floor(run: Run) -> dict[str, float]:
 
 def report_run(run: Run, watch: Watch) -> None:
     """Write `checks.json`, and the report."""
-    noise = [read_json(run.seed(seed) / "noise.json", dict) for seed in run.spec["seeds"]]
-    write_json(run.path / "checks.json", claims.self_checks(run.results, noise))
+    write_json(run.path / "checks.json", claims.self_checks(run.results, _noise(run)))
     watch(Event("report", 0, 1))
     report.render(run.path)
     watch(Event("report", 1, 1))
