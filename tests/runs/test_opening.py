@@ -24,8 +24,7 @@ import anamorph as am
 from anamorph.runs import opening
 from anamorph.runs.folder import Run
 from anamorph.simplifications import SIMPLIFICATIONS, Simplification
-from anamorph.studies.given import audit_given
-from anamorph.studies.study import audit_study
+from anamorph.studies.study import audit_given, audit_study
 from anamorph.tasks import Task
 from commands import SOURCE
 from plain import small_model
@@ -376,7 +375,7 @@ def test_a_simplification_that_could_not_be_loaded_again(
         (FromFile(path="a b.npy"), "Cannot read the spec"),
         (FromFile(path="12"), "reads as"),
     ):
-        with pytest.raises(am.AnamorphError, match=f"could not be gone on with.*{message}"):
+        with pytest.raises(am.AnamorphError, match=f"could not be resumed.*{message}"):
             audit(model, task, tmp_path / "run", simplify=[simplification @ "1.mlp"])
     assert not (tmp_path / "run").exists()
 

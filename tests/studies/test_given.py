@@ -26,9 +26,10 @@ from anamorph.models.huggingface.load import load_pretrained
 from anamorph.models.huggingface.model import HuggingFace
 from anamorph.models.sites import Site
 from anamorph.simplifications import parse, sweep
-from anamorph.studies.given import audit_given
-from anamorph.studies.specification import AuditOptions
-from anamorph.tasks import Task, text_task
+from anamorph.studies.specification import GivenSpec, read_audit
+from anamorph.studies.study import audit_given
+from anamorph.tasks import Task
+from anamorph.tasks.text.task import text_task
 from huggingface_models import make
 from tiny_tokenizers import byte_level
 
@@ -201,12 +202,12 @@ def test_numbers_do_not_depend_on_order_or_padding(model: HuggingFace, task: Tas
 def test_a_cell_stops_when_its_confidence_sequence_is_narrow(
     model: HuggingFace, task: Task, tmp_path: Path
 ) -> None:
-    run = audit_given(model, task, SIMPLIFY, tmp_path / "run", until=0.25)
+    run = audit_given(model, task, SIMPLIFY, tmp_path / "run", by="head", until=0.25)
     whole = run.results.filter(pl.col("facet").is_null() & pl.col("seed").is_null())
     taken = whole.filter(metric="same_prediction").select("simplification", "split", "sequences")
     assert taken["sequences"].min() < taken["sequences"].max()
     split = task.splits["c"]
-    full = audit_given(model, task, SIMPLIFY, tmp_path / "full")
+    full = audit_given(model, task, SIMPLIFY, tmp_path / "full", by="head")
     sums = pl.read_parquet(full.work(0, "c", 0))
     for name, sequences in (
         taken.filter(split="c").select("simplification", "sequences").iter_rows()
@@ -235,7 +236,7 @@ def test_a_killed_audit_goes_on(
     """To the byte, whatever was done already, and with however many threads."""
     monkeypatch.setattr(works, "PROXIES", 5)
     torch.set_num_threads(threads[0])
-    first = audit_given(model, task, SIMPLIFY, tmp_path / "run", until=until)
+    first = audit_given(model, task, SIMPLIFY, tmp_path / "run", by="head", until=until)
     before = contents(first.path)
     done = sorted(first.path.glob("seed-0/works/*.parquet"))
     assert len(done) == 3 * 5  # splits, and 25 proxies in works of 5
@@ -250,7 +251,7 @@ def test_a_killed_audit_goes_on(
     ]
     (first.path / "seed-0" / "heads.parquet").unlink()
     torch.set_num_threads(threads[1])
-    again = audit_given(model, task, SIMPLIFY, tmp_path / "run", until=until)
+    again = audit_given(model, task, SIMPLIFY, tmp_path / "run", by="head", until=until)
     assert contents(again.path) == before
 
 
@@ -387,8 +388,9 @@ def test_a_run_of_ones_own_model_is_audited_again(
 
 
 def test_the_example_can_be_read() -> None:
-    options = AuditOptions.read(Path(__file__).parents[2] / "examples/audit.toml", {})
-    assert options.by == "head" and len(options.simplify) == 1
+    options, out = read_audit(Path(__file__).parents[2] / "examples/audit.toml", {})
+    assert isinstance(options, GivenSpec) and out.endswith("runs/smollm2")
+    assert (options.audit.by, options.audit.until) == ("head", 0.05) and len(options.simplify) == 1
     assert {d.split("=")[0] for d in options.data} == {"iid", "ood:python", "ood:ruby", "ood:prose"}
     for spec in options.simplify:
         assert parse(spec)
@@ -435,11 +437,17 @@ def test_a_toml_file_that_is_not_there(tmp_path: Path, anamorph: Any) -> None:
 def test_a_name_on_the_hub_is_no_path(tmp_path: Path) -> None:
     (tmp_path / "audit.toml").write_text(MINIMAL.replace("'model'", "'org/name'"))
     file = tmp_path / "audit.toml"
-    assert AuditOptions.read(file, {}).model == str(tmp_path / "org/name")
-    assert AuditOptions.read(file, {"hub": True}).model == "org/name"
+
+    def read(**given: Any) -> GivenSpec:
+        spec, _ = read_audit(file, given)
+        assert isinstance(spec, GivenSpec)
+        return spec
+
+    assert read().model == str(tmp_path / "org/name")
+    assert read(hub=True).model == "org/name"
     (tmp_path / "org/name").mkdir(parents=True)
-    assert AuditOptions.read(file, {"hub": True}).model == str(tmp_path / "org/name")
-    assert AuditOptions.read(file, {}).data == [f"iid={tmp_path}/a.jsonl"]
+    assert read(hub=True).model == str(tmp_path / "org/name")
+    assert read().data == [f"iid={tmp_path}/a.jsonl"]
 
 
 def test_a_model_outside_the_attention_interface_has_no_attention_metrics(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from anamorph.analysis.words import families
 from anamorph.auditing.audit import fit_batches, scored_sequences
 from anamorph.auditing.engine import BATCH_TOKENS
 from anamorph.auditing.stacks import stacked_edits
-from anamorph.models.base import Batch, LayerKind, Recording
+from anamorph.models.base import Batch, LayerKind
 from anamorph.models.decoder import Decoder
 from anamorph.runs.folder import Run, write_table
 from anamorph.simplifications import SVD, FittedProxies, FittedProxy, Simplified, expand, fit
@@ -31,7 +31,6 @@ ASKED = 400  # sequences a split for whether a head attends the match
 MAPPED = 2  # sentences a split whose attention is drawn
 LONGEST_MAP = 40  # tokens
 MOST_PROXIES = 6
-MATCHED = "depth"  # the facet whose levels an attention head is asked to match
 NONE = "–"  # the level of a token that a facet says nothing about
 
 
@@ -47,8 +46,10 @@ def write(run: Run, task: Task, fit_sequences: int) -> None:
         if (folder / "sentences.parquet").exists():  # written last
             continue
         model = Decoder.load(run.model(seed)).eval()  # on the CPU
-        if MATCHED in task.reference.facets:
-            found = matching(model, task).select(pl.lit(seed, pl.Int64).alias("seed"), pl.all())
+        if task.about.matched is not None:
+            found = matching(model, task, task.about.matched).select(
+                pl.lit(seed, pl.Int64).alias("seed"), pl.all()
+            )
             write_table(run.seed(seed) / "matching.parquet", found)
         fitted = FittedProxies.load(run.seed(seed) / "simplifications.safetensors")
         chosen = [fitted[p] for p in fitted if str(p) in telling]
@@ -102,12 +103,9 @@ def proxy_patterns(
     model: Decoder, fitted: FittedProxy, batch: Batch, at: Tensor | None = None
 ) -> list[Tensor]:
     """[batch, head, query, key] attention of each layer, at positions `at` or all."""
-    recording: Recording = {LayerKind(layer, "pattern"): None for layer in range(model.layers)}
-    edits = stacked_edits([fitted])
-    state = model.start(batch)
-    for layer in range(model.layers):
-        state = model.layer(layer, state, edits, recording, at=at)
-    return [pattern[0] for pattern in recording.values() if pattern is not None]
+    record = [LayerKind(layer, "pattern") for layer in range(model.layers)]
+    recorded = model.run(batch, stacked_edits([fitted]), record, at).recorded
+    return [recorded[key][0] for key in record]
 
 
 def attended(model: Decoder, task: Task, proxies: Sequence[FittedProxy]) -> pl.DataFrame:
@@ -116,16 +114,17 @@ def attended(model: Decoder, task: Task, proxies: Sequence[FittedProxy]) -> pl.D
     Returns:
         simplification, split, layer, head, facet, true_level, attended_level, mass (attention,
         summed over scored positions) and argmax (scored positions at which this level has the most
-        attended token); empty if the task has no such facet.
+        attended token); empty if the task has no facet to match.
     """
     rows: list[dict[str, Any]] = []
+    matched = task.about.matched
+    if matched is None:
+        return pl.DataFrame()
     for split in task.evaluated:
-        if MATCHED not in split.facets:
-            continue
+        names = (NONE, *split.facets[matched].names)
         part = scored_sequences(split, ATTENDED)
         for fitted in proxies:
-            counts = _attended_counts(model, part, fitted)  # [2, layer, head, true, attended]
-            names = (NONE, *split.facets[MATCHED].names)
+            counts = _attended_counts(model, part, fitted, matched)  # [2, layer, head, true, level]
             for layer, head, true, level in np.argwhere(counts[0] > 0):
                 mass, top = counts[:, layer, head, true, level].tolist()
                 rows.append(
@@ -134,7 +133,7 @@ def attended(model: Decoder, task: Task, proxies: Sequence[FittedProxy]) -> pl.D
                         "split": split.name,
                         "layer": layer,
                         "head": head,
-                        "facet": MATCHED,
+                        "facet": matched,
                         "true_level": names[true],
                         "attended_level": names[level],
                         "mass": mass,
@@ -144,15 +143,16 @@ def attended(model: Decoder, task: Task, proxies: Sequence[FittedProxy]) -> pl.D
     return pl.DataFrame(rows)
 
 
-def _attended_counts(model: Decoder, split: Split, fitted: FittedProxy) -> NDArray[np.float64]:
-    """[mass or arg-max, layer, head, true level, attended level]; level 0 is none."""
-    facet = split.facets[MATCHED]
-    levels = len(facet.names) + 1
+def _attended_counts(
+    model: Decoder, split: Split, fitted: FittedProxy, matched: str
+) -> NDArray[np.float64]:
+    """[mass or arg-max, layer, head, true level, attended level]; level 0 stands for no level."""
+    levels = len(split.facets[matched].names) + 1
     total = torch.zeros(2, model.layers, model.config.heads, levels, levels, dtype=torch.float64)
     order = np.argsort(split.lengths, kind="stable")
     for part in plan(split.lengths[order], BATCH_TOKENS):
         batch, wanted = collate(split, order[part]), targets(split, order[part])
-        at_token = torch.from_numpy(_codes(split, order[part])) + 1  # [batch, position]
+        at_token = torch.from_numpy(_codes(split, order[part], matched)) + 1  # [batch, position]
         of_key = torch.nn.functional.one_hot(at_token, levels).double()
         true = at_token.gather(1, wanted.at + 1)[wanted.valid]  # [scored]
         for layer, pattern in enumerate(proxy_patterns(model, fitted, batch, wanted.at)):
@@ -170,11 +170,12 @@ def _attended_counts(model: Decoder, split: Split, fitted: FittedProxy) -> NDArr
 
 
 @torch.inference_mode()
-def matching(model: Decoder, task: Task) -> pl.DataFrame:
+def matching(model: Decoder, task: Task, matched: str) -> pl.DataFrame:
     """How often every head of the model looks most at the match of what is to be predicted.
 
-    The match of a scored token is the last one before it on the same level of the matched facet:
-    in Dyck the opener of a closer, as brackets of one depth open and close in turn.
+    The match of a scored token is the last one before it on the same level of the facet `matched`:
+    where this is the depth of brackets, the opener of a closer, as those of one depth open and
+    close in turn.
 
     Returns:
         layer, head, split, value (share of scored positions whose most attended token is their
@@ -189,7 +190,7 @@ def matching(model: Decoder, task: Task) -> pl.DataFrame:
         order = np.argsort(part.lengths, kind="stable")
         for some in plan(part.lengths[order], BATCH_TOKENS):
             batch, wanted = collate(part, order[some]), targets(part, order[some])
-            level = torch.from_numpy(_codes(part, order[some]))  # [batch, position]
+            level = torch.from_numpy(_codes(part, order[some], matched))  # [batch, position]
             place = torch.arange(level.shape[1])
             own = level.gather(1, wanted.at + 1)[..., None]  # [batch, query, 1]
             alike = (place <= wanted.at[..., None]) & (level[:, None] == own) & (own >= 0)
@@ -210,13 +211,10 @@ def matching(model: Decoder, task: Task) -> pl.DataFrame:
     return pl.concat(tables)
 
 
-def _codes(split: Split, sequences: NDArray[np.int64]) -> NDArray[np.int64]:
-    """[batch, position] the codes of the matched facet, padded with -1."""
-    lengths = split.lengths[sequences]
-    columns = np.arange(lengths.max())
-    mask = columns < lengths[:, None]
-    index = np.where(mask, split.offsets[sequences][:, None] + columns, 0)
-    return np.where(mask, split.facets[MATCHED].codes[index], NOT_APPLICABLE).astype(np.int64)
+def _codes(split: Split, sequences: NDArray[np.int64], facet: str) -> NDArray[np.int64]:
+    """[batch, position] the codes of a facet, padded with -1."""
+    index, mask = split.rectangle(sequences)
+    return np.where(mask, split.facets[facet].codes[index], NOT_APPLICABLE).astype(np.int64)
 
 
 @torch.inference_mode()
@@ -232,15 +230,12 @@ def scatter(model: Decoder, task: Task, fit_sequences: int) -> pl.DataFrame:
     tables = []
     for split in task.evaluated:
         part = scored_sequences(split, SCATTERED)
-        recording: Recording = {LayerKind(site.layer, site.kind): None for site in directions}
-        state = model.start(collate(part, np.arange(len(part))))
-        for layer in range(model.layers):
-            state = model.layer(layer, state, record=recording)
+        record = {LayerKind(site.layer, site.kind) for site in directions}
+        state, recorded = model.run(collate(part, np.arange(len(part))), record=record)
         labels = _labels(part, task)
         for site, simplification in directions.items():
-            recorded = recording[LayerKind(site.layer, site.kind)]
-            assert recorded is not None and site.head is not None
-            points = recorded[0, :, site.head][state.mask].double()  # [tokens, dim]
+            whole = recorded[LayerKind(site.layer, site.kind)]
+            points = whole[0, :, site.head][state.mask].double()  # [tokens, dim]
             place = points @ simplification.components_.T
             tables.append(
                 labels.select(
@@ -260,11 +255,10 @@ def _labels(split: Split, task: Task) -> pl.DataFrame:
 
     The exact position stands in for a facet of that name.
     """
-    lengths = split.lengths
     columns = {
         "split": [split.name] * len(split.tokens),
-        "sequence": np.repeat(np.arange(len(split)), lengths),
-        "position": np.arange(len(split.tokens)) - np.repeat(split.offsets[:-1], lengths),
+        "sequence": split.owner,
+        "position": split.position,
         "token": [task.vocabulary[t] for t in split.tokens.tolist()],
     }
     facets = {

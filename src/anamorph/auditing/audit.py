@@ -15,11 +15,13 @@ from anamorph.auditing.engine import BATCH_TOKENS, audit_split
 from anamorph.auditing.options import AuditOptions
 from anamorph.auditing.works import plan as plan_works
 from anamorph.errors import AnamorphError
-from anamorph.faithfulness import CellKey, CellSums, ProxyInfo, Thresholds, tabulate
 from anamorph.faithfulness.confidence import PRIOR_CORRELATION
-from anamorph.faithfulness.sums import WHOLE
+from anamorph.faithfulness.gaps import Thresholds
+from anamorph.faithfulness.measuring import CellKey, ProxyInfo
+from anamorph.faithfulness.sums import WHOLE, CellSums
+from anamorph.faithfulness.tables import tabulate
 from anamorph.machine.threads import torch_threads
-from anamorph.models.base import Batch, LayerKind, Model, Recording
+from anamorph.models.base import Batch, LayerKind, Model
 from anamorph.progress import Event, Watch, ignore
 from anamorph.simplifications import (
     SVD,
@@ -38,7 +40,8 @@ from anamorph.tasks.batches import collate, plan, targets
 from anamorph.tasks.checks import check_context, check_direction, check_vocabulary
 
 TRIED = 256  # tokens of a sequence on which a model is compared with itself, at most
-Simplify = str | Attachment | Simplified | Iterable[str | Attachment | Simplified]
+Spec = str | Attachment | Simplified
+Simplify = Spec | Iterable[Spec]
 """One spec or several."""
 TOGETHER = 4  # sequences of a batch in which rounding is measured
 
@@ -161,8 +164,12 @@ def proxies_of(model: Model, simplify: Simplify, by: Sweep = "all") -> list[Simp
     Raises:
         AnamorphError: if a spec cannot be read or split so.
     """
-    specs = [simplify] if isinstance(simplify, str | Attachment | Simplified) else simplify
-    return list(dict.fromkeys(with_identity(sweep(specs, model.sites, by))))
+    return list(dict.fromkeys(with_identity(sweep(listed(simplify), model.sites, by))))
+
+
+def listed(simplify: Simplify) -> list[Spec]:
+    """One spec or several, as a list."""
+    return [simplify] if isinstance(simplify, Spec) else list(simplify)
 
 
 def check_audit(model: Model, task: Task, proxies: Sequence[Simplified]) -> None:
@@ -217,12 +224,9 @@ def noise_floor(
     first = LayerKind(0, "query")
     if not any((site.layer, site.kind) == first for site in model.sites):
         return None
-    record: Recording = {first: None}
     batch = collate(task.train, np.arange(1)).to(model.device)
     with torch.inference_mode(), model.session():
-        model.layer(0, model.start(batch), record=record)
-    query = record[first]
-    assert query is not None
+        query = model.run(batch, record=[first], stop=1).recorded[first]
     (proxy,) = expand([f"svd(rank={query.shape[-1]})@0.*.{{query,key}}"])
     (fitted,) = fit_on_train(model, [proxy], task, sequences).values()
     rotated = {site: _ThereAndBack.of(whole) for site, whole in fitted.by_site.items()}
@@ -263,9 +267,7 @@ def rounding(model: Model, task: Task, *, sequences: int = 16) -> dict[str, floa
     def logits(some: NDArray[np.int64]) -> Tensor:
         """[scored position, candidate], sequence by sequence."""
         wanted = targets(part, some).to(model.device)
-        state = model.start(collate(part, some).to(model.device))
-        for layer in range(model.layers):
-            state = model.layer(layer, state, at=wanted.at)
+        state = model.run(collate(part, some).to(model.device), at=wanted.at).state
         return model.logits(state)[0][wanted.valid][:, chosen].double()
 
     apart, between = 0.0, []

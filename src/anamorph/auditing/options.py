@@ -6,8 +6,9 @@ from typing import get_args
 import numpy as np
 
 from anamorph.errors import require
-from anamorph.faithfulness import Stopping, Thresholds
 from anamorph.faithfulness.confidence import PRIOR_CORRELATION
+from anamorph.faithfulness.estimates import Stopping
+from anamorph.faithfulness.gaps import Thresholds
 from anamorph.models.base import Model
 from anamorph.simplifications import Sweep
 from anamorph.tasks import Task

@@ -6,7 +6,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from anamorph.analysis.data import read
-from anamorph.analysis.heads import Heads, rows, single_heads
+from anamorph.analysis.edited_heads import single_heads
+from anamorph.analysis.heads import Heads, rows
 from anamorph.analysis.summary import Standing, evidence, headline, notices, standings
 from anamorph.analysis.words import SIGNS, UNTESTABLE, UNTESTED, rounding_sentence
 from anamorph.faithfulness.gaps import (

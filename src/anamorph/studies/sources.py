@@ -6,16 +6,16 @@ This is all in which studies differ; what is done with the models is one pipelin
 
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from anamorph.analysis import views
-from anamorph.auditing.audit import Simplify, check_audit, few_sequences, proxies_of
+from anamorph.auditing.audit import Simplify, check_audit, few_sequences, listed, proxies_of
 from anamorph.auditing.engine import BATCHES
 from anamorph.auditing.options import AuditOptions
 from anamorph.auditing.works import digest
@@ -27,13 +27,14 @@ from anamorph.models.decoder import Decoder
 from anamorph.models.fingerprint import differing, probe_logits
 from anamorph.models.huggingface.load import load_pretrained
 from anamorph.paper import claims
-from anamorph.paper.choices import choices, choices_of_given
+from anamorph.paper.choices import choices
 from anamorph.progress import Event, Watch
 from anamorph.runs.folder import Run, read_json, write_json
 from anamorph.runs.opening import check_same
 from anamorph.simplifications import Simplified, check_readable
 from anamorph.studies.specification import GivenSpec, StudySpec, read_audit
-from anamorph.tasks import Task, text_task
+from anamorph.tasks import Task
+from anamorph.tasks.text.task import text_task
 from anamorph.training.train import default_model, resolved, train
 
 FINGERPRINTS = "fingerprints.json"  # of a seed's weights
@@ -50,7 +51,7 @@ class Study(ABC):
 
     Attributes:
         seeds: of the models; (0,) if one was given.
-        batches: as for `anamorph.auditing.engine.audit_split`.
+        batches, batch_tokens: as for `anamorph.auditing.engine.audit_split`.
 
     Raises:
         AnamorphError: if they do not fit together, before any time is spent.
@@ -68,30 +69,33 @@ class Study(ABC):
                 "There is no simplification, so there is nothing to compare with the model; give "
                 "at least one, such as 'svd(rank=[1,2,4])@1.*.{query,key}'."
             )
+        self.batch_tokens = options.batch_tokens or shape.batch_tokens
         check_readable(proxies)
         check_audit(shape, task, proxies)
 
     def describe(self) -> dict[str, Any]:
         """What `spec.json` says, besides version and environment: everything resolved."""
         made = {a.simplification for proxy in self.proxies for a in proxy.attachments}
-        own = self._describe()
-        return {
+        spec = {
             "study": self.task.name,
+            **self.describe_source(),
             "task": dict(self.task.spec),
-            **own,
+            "about": self.task.about.describe(),
             "audit": asdict(self.options),
             "seeds": list(self.seeds),
             "matmul_precision": torch.get_float32_matmul_precision(),
-            "fingerprints": {
-                **own.get("fingerprints", {}),
-                "data": self.task.fingerprints(),
-                "simplifications": {str(s): s.fingerprint() for s in sorted(made, key=str)},
-            },
         }
+        spec["choices"] = [*choices(spec), *self.task.about.choices]
+        spec["fingerprints"] = {
+            **spec.get("fingerprints", {}),
+            "data": self.task.fingerprints(),
+            "simplifications": {str(s): s.fingerprint() for s in sorted(made, key=str)},
+        }
+        return spec
 
     @abstractmethod
-    def _describe(self) -> dict[str, Any]:
-        """What a kind of study adds to that, or says in another way."""
+    def describe_source(self) -> dict[str, Any]:
+        """What `spec.json` says of the models, and of how proxies are made of specs."""
 
     @abstractmethod
     def model(self, run: Run, seed: int, watch: Watch) -> Model:
@@ -140,21 +144,14 @@ class TrainedStudy(Study):
         super().__init__(task, shape, list(dict.fromkeys(swept)), options)
         self.seeds, self.batches = spec.seeds, spec.threads
 
-    def _describe(self) -> dict[str, Any]:
-        values = {
+    def describe_source(self) -> dict[str, Any]:
+        """The specification, with the shape of the models and their training resolved."""
+        return {
+            "preset": self.preset,
             **self.spec.model_dump(mode="json"),
-            "task": dict(self.task.spec),
-            "audit": asdict(self.options),
             "training": asdict(resolved(self.spec.training)),
             "model": self.config.__dict__,
             "device": "cpu",
-        }
-        source = None if self.source is None else str(self.source.path.absolute())
-        return {
-            "preset": self.preset,
-            "source": {"run": source} if source else None,
-            **values,
-            "choices": choices(values),
         }
 
     def begin(self, run: Run) -> None:
@@ -231,8 +228,7 @@ class GivenStudy(Study):
         name: str = "model",
         source: Mapping[str, Any] | None = None,
     ) -> None:
-        one = isinstance(simplify, str) or not isinstance(simplify, Iterable)
-        self.simplify = [simplify] if one else list(simplify)
+        self.simplify = listed(simplify)
         self.name, self.source = name, source
         super().__init__(
             task, model, proxies_of(model, self.simplify, options.by), options.resolved(task, model)
@@ -287,8 +283,10 @@ class GivenStudy(Study):
         check_same(run, study.weights, study.task)
         return study
 
-    def _describe(self) -> dict[str, Any]:
-        described = {
+    def describe_source(self) -> dict[str, Any]:
+        """What the model is, by shape, weights and what it says of a few sequences."""
+        logits = probe_logits(self.shape, few_sequences(self.task, self.shape))
+        return {
             "preset": None,
             "model": {"name": self.name, **self.shape.describe()},
             "training": None,
@@ -296,12 +294,6 @@ class GivenStudy(Study):
             "threads": torch.get_num_threads(),
             "device": str(self.shape.device),
             "source": self.source,
-        }
-        known = {"task": self.task.spec, "audit": asdict(self.options), **described}
-        logits = probe_logits(self.shape, few_sequences(self.task, self.shape))
-        return {
-            **described,
-            "choices": choices_of_given(known),
             "fingerprints": {"weights": self.weights, "logits": logits},
         }
 

@@ -80,7 +80,7 @@ class StudySpec(Specification):
         model: the decoder's shape (`anamorph.models.decoder.DecoderConfig`), without what the task
             decides.
         training: see `anamorph.training.train.TrainingConfig`.
-        each_layer: as `simplify`, split into one proxy a layer; see `anamorph.simplifications.sweep`.
+        each_layer: as `simplify`, split into one proxy a layer (`anamorph.simplifications.sweep`).
         each_head: likewise, into one a head.
         audit: see `anamorph.auditing.options.AuditOptions`.
         seeds: of the models.

@@ -12,7 +12,8 @@ from typing import Any
 import polars as pl
 
 from anamorph import report
-from anamorph.analysis.head_scores import edited_head, head_scores
+from anamorph.analysis.edited_heads import edited_head
+from anamorph.analysis.head_scores import head_scores
 from anamorph.auditing.audit import (
     describe_proxies,
     few_sequences,
@@ -32,7 +33,9 @@ from anamorph.auditing.works import (
     write_work,
 )
 from anamorph.errors import AnamorphError
-from anamorph.faithfulness import HIGHER_IS_BETTER, METRICS, SumIndex, tabulate
+from anamorph.faithfulness.metrics import all_metrics, find_metric, metric_names
+from anamorph.faithfulness.sums import SumIndex
+from anamorph.faithfulness.tables import tabulate
 from anamorph.models.base import Model
 from anamorph.models.fingerprint import Identity
 from anamorph.paper import claims
@@ -41,6 +44,7 @@ from anamorph.runs.folder import Run, read_json, write_json, write_table
 from anamorph.simplifications import FittedProxies
 from anamorph.studies.sources import Study, keep_weights
 from anamorph.tasks.base import CANDIDATES
+
 
 @dataclass(frozen=True)
 class SeedAudit:
@@ -107,10 +111,12 @@ class SeedAudit:
         settings: dict[str, Any] = {
             "until": options.until,
             "correlation": options.correlation,
-            "batch_tokens": options.batch_tokens,
+            "batch_tokens": study.batch_tokens,
             "batches": study.batches,
         }
-        computed = digest(self.run.spec["anamorph"], options.sequences, sorted(settings.items()))
+        computed = digest(
+            self.run.spec["anamorph"], options.sequences, sorted(settings.items()), metric_names()
+        )
         fits = digest_of_file(self._fits)
         for split in study.task.evaluated:
             origin = Origin(
@@ -148,7 +154,7 @@ class SeedAudit:
         floor = noise_floor(
             self.model,
             task,
-            batch_tokens=self.study.options.batch_tokens,
+            batch_tokens=self.study.batch_tokens,
             threads=self.run.spec["threads"],
         )
         write_json(path, {"floor": floor, "rounding": rounding(self.model, task)})
@@ -161,7 +167,7 @@ class SeedAudit:
             return
         self._tell("head scores", 0, 1)
         reference = self.study.task.reference
-        scores = head_scores(self.model, reference, batch_tokens=self.study.options.batch_tokens)
+        scores = head_scores(self.model, reference, batch_tokens=self.study.batch_tokens)
         write_table(path, scores.select(pl.lit(self.seed, pl.Int64).alias("seed"), pl.all()))
         self._tell("head scores", 1, 1)
 
@@ -207,9 +213,9 @@ def _noise(run: Run) -> list[dict[str, Any]]:
 def _floor(run: Run) -> dict[str, float]:
     """What rounding alone does to each metric, in the worst of the seeds; empty if not measured."""
     found = [noise["floor"] for noise in _noise(run)]
-    floors = [{k: v for k, v in f.items() if k in METRICS} for f in found if f]
+    floors = [{k: v for k, v in f.items() if k in all_metrics()} for f in found if f]
     return {
-        metric: (min if metric in HIGHER_IS_BETTER else max)(f[metric] for f in floors)
+        metric: find_metric(metric).worst([f[metric] for f in floors])
         for metric in (floors[0] if floors else ())
     }
 

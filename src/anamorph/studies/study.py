@@ -16,8 +16,8 @@ import torch
 from anamorph.auditing.audit import Simplify
 from anamorph.auditing.options import AuditOptions
 from anamorph.errors import AnamorphError, require
-from anamorph.faithfulness import Thresholds
 from anamorph.faithfulness.confidence import PRIOR_CORRELATION
+from anamorph.faithfulness.gaps import Thresholds
 from anamorph.machine.process import processors
 from anamorph.machine.workers import apart
 from anamorph.models.base import Model
@@ -164,9 +164,7 @@ def audit_study(
     return carry_out(study, out, workers, watch)
 
 
-def carry_out(
-    study: Study, out: Path | str, workers: int | None = 1, watch: Watch = ignore
-) -> Run:
+def carry_out(study: Study, out: Path | str, workers: int | None = 1, watch: Watch = ignore) -> Run:
     """Do a study, or what is left of it, in a run folder.
 
     Args:

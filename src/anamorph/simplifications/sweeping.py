@@ -1,11 +1,12 @@
 """One proxy a head, or one a layer, from proxies that stand at many."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 from anamorph.errors import AnamorphError
 from anamorph.models.sites import HEAD_KINDS, Site, match_sites
-from anamorph.simplifications.attach import Attachment, Simplified
+from anamorph.simplifications.base import Attachment, Simplified
 from anamorph.simplifications.spec import expand
 
 Sweep = Literal["all", "layer", "head"]
@@ -59,7 +60,7 @@ def sweep(
 
 def _at_layer(attachment: Attachment, layer: int) -> Attachment:
     _, rest = attachment.sites.split(".", 1)
-    return Attachment(attachment.simplification, f"{layer}.{rest}", attachment.joint)
+    return replace(attachment, sites=f"{layer}.{rest}")
 
 
 def _heads(sites: Iterable[Site], layer: int) -> int:
@@ -109,6 +110,5 @@ def _at_head(
         at: names[0] if len(names) == 1 else f"{{{','.join(names)}}}" for at, names in kinds.items()
     }
     return [
-        Attachment(attachment.simplification, f"{sites[0].layer}.{at}.{names}", attachment.joint)
-        for at, names in places.items()
+        replace(attachment, sites=f"{sites[0].layer}.{at}.{names}") for at, names in places.items()
     ]
