@@ -29,8 +29,8 @@ from anamorph.models.huggingface.load import load_pretrained
 from anamorph.paper import claims
 from anamorph.paper.choices import choices
 from anamorph.progress import Event, Watch
+from anamorph.runs.comparing import check_same
 from anamorph.runs.folder import Run, read_json, write_json
-from anamorph.runs.opening import check_same
 from anamorph.simplifications import Simplified, check_readable
 from anamorph.studies.specification import GivenSpec, StudySpec, read_audit
 from anamorph.tasks import Task

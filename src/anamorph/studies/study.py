@@ -23,8 +23,9 @@ from anamorph.machine.workers import apart
 from anamorph.models.base import Model
 from anamorph.models.decoder import Decoder
 from anamorph.progress import Watch, ignore
+from anamorph.runs.comparing import check_same
 from anamorph.runs.folder import Run, load_run, write_json
-from anamorph.runs.opening import check_same, open_run
+from anamorph.runs.opening import open_run
 from anamorph.simplifications import Sweep
 from anamorph.studies.sources import GivenStudy, Study, TrainedStudy, check_weights
 from anamorph.studies.specification import StudySpec
