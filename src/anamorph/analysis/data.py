@@ -11,10 +11,11 @@ import polars as pl
 from polars.exceptions import PolarsError
 
 from anamorph.analysis.heads import SCORES, Heads
-from anamorph.analysis.words import method_label, sites_label, split_size
+from anamorph.analysis.words import method_label, sites_label, sized
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness.gaps import LOOKS_RIGHT
 from anamorph.faithfulness.metrics import JUDGED, SUFFIX, all_metrics, find_metric
+from anamorph.runs.older import with_families
 
 IDENTITY = "identity"
 MOST_FAMILIES = 12  # of proxies, where each takes room; a sweep by head has one a head
@@ -80,7 +81,7 @@ class Proxy(NamedTuple):
         simplification: its spec string.
         method: such as "svd".
         size: rank, clusters, ..., or None.
-        size_name: what the size is called, or "".
+        size_name: what the size is called, or None.
         family: the spec string without the size; what differs only in size shares it.
         title: the family in words.
     """
@@ -88,17 +89,14 @@ class Proxy(NamedTuple):
     simplification: str
     method: str
     size: float | None
-    size_name: str
+    size_name: str | None
     family: str
     title: str
 
     @property
     def row(self) -> str:
         """Its name within the family: "rank 4", "64 clusters"; "" where there is no size."""
-        if not self.size_name:
-            return ""
-        parts = [self.size_name, f"{self.size:g}"]
-        return " ".join(reversed(parts) if self.size_name.endswith("s") else parts)
+        return sized(self.size_name, [self.size])
 
 
 @dataclass(frozen=True)
@@ -119,14 +117,12 @@ class Run:
     @cached_property
     def proxies(self) -> list[Proxy]:
         """All proxies but the identity, by family, small sizes first."""
-        frame = self.results.select("simplification", "method", "size", "sites").unique(
-            maintain_order=True
-        )
+        columns = ("simplification", "method", "size", "size_name", "family", "sites")
+        frame = self.results.select(columns).unique(maintain_order=True)
         proxies = []
-        for simplification, method, size, sites in frame.iter_rows():
+        for simplification, method, size, name, family, sites in frame.iter_rows():
             if method == IDENTITY:
                 continue
-            family, name = split_size(simplification, size)
             joint = " · joint" if "joint=true" in family else ""
             where = " + ".join(sites_label(part) for part in sites.split(";"))
             title = f"{method_label(method)} · {where}{joint}"
@@ -303,8 +299,8 @@ def read(path: Path) -> Run:
     return Run(
         path=path,
         spec=_json(path / "spec.json", {}),
-        results=_table(path / "results.parquet", RESULTS),
-        gaps=_table(path / "gaps.parquet", GAPS),
+        results=with_families(_table(path / "results.parquet", RESULTS)),
+        gaps=with_families(_table(path / "gaps.parquet", GAPS)),
         claims=claims,
         checks=checks,
         history=pl.concat(history, how="vertical_relaxed") if history else None,

@@ -6,7 +6,15 @@ from typing import NamedTuple
 import polars as pl
 
 from anamorph.analysis.data import IDENTITY, Proxy, Run
-from anamorph.analysis.words import SIGNS, listing, percent, sequences, split_label, threshold
+from anamorph.analysis.words import (
+    SIGNS,
+    listing,
+    percent,
+    sequences,
+    sized,
+    split_label,
+    threshold,
+)
 from anamorph.faithfulness.gaps import (
     DEGRADES,
     FAITHFUL,
@@ -232,13 +240,9 @@ def _standing(
 
 def rows_of(some: Sequence[Proxy], proxies: Sequence[Proxy]) -> str:
     """Which sizes of a family: "rank 1, 2 and 4", "all sizes"; "" where there is no size."""
-    name = some[0].size_name
-    if not name:
-        return ""
-    if len(some) == len(proxies) > 1:
+    if some[0].size_name and len(some) == len(proxies) > 1:
         return "all sizes"
-    sizes = listing([f"{proxy.size:g}" for proxy in some])
-    return f"{sizes} {name}" if name.endswith("s") else f"{name} {sizes}"
+    return sized(some[0].size_name, [proxy.size for proxy in some])
 
 
 def _where(run: Run, splits: Collection[str]) -> str:

@@ -35,12 +35,12 @@ PARTS = {
 def against_size(run: Run) -> Figure | None:
     """A metric against rank or clusters: a line a split with its band, a panel a family."""
     families = run.telling_families
-    sized = {p.simplification: p for some in families.values() for p in some if p.size_name}
-    if not sized:
+    with_size = {p.simplification: p for some in families.values() for p in some if p.size_name}
+    if not with_size:
         return None
     metrics = run.shown_metrics
     frame = run.whole.filter(
-        pl.col("simplification").is_in(list(sized)), pl.col("metric").is_in(metrics)
+        pl.col("simplification").is_in(list(with_size)), pl.col("metric").is_in(metrics)
     )
     if len(run.seeds) == 1:
         frame = frame.filter(pl.col("seed").is_null())
@@ -48,11 +48,11 @@ def against_size(run: Run) -> Figure | None:
         "metric",
         "size",
         *("value", "low", "high"),
-        family=pl.col("simplification").replace_strict({k: p.title for k, p in sized.items()}),
+        family=pl.col("simplification").replace_strict({k: p.title for k, p in with_size.items()}),
         split=SPLIT,
         seed=pl.col("seed").cast(pl.String).fill_null("all"),
     )
-    sizes = " or ".join(dict.fromkeys(p.size_name for p in sized.values()))
+    sizes = " or ".join(dict.fromkeys(str(p.size_name) for p in with_size.values()))
     layers = _size_lines(run, sizes)
     seeds = " Thin lines are single seeds." if len(run.seeds) > 1 else ""
     rest = some_of(len(families), len(run.families), "families of proxies")
@@ -66,7 +66,7 @@ def against_size(run: Run) -> Figure | None:
         chart=panels(
             *layers,
             by="family",
-            order=list(dict.fromkeys(p.title for p in sized.values())),
+            order=list(dict.fromkeys(p.title for p in with_size.values())),
             height=170,
         )
         .add_params(alt.selection_point(fields=["split"], bind="legend", name="pick"))
