@@ -122,13 +122,29 @@ def audit(
     proxies = proxies_of(model, simplify, options.by)
     check_audit(model, task, proxies)
     fitted = fit_on_train(model, proxies, task, options.fit_sequences)
-    works = plan_works(proxies, model)
+    tables = tabulate(
+        _cells(model, task, fitted, options, watch),
+        describe_proxies(proxies),
+        {split.name: split.role for split in task.evaluated},
+        reference=task.reference.name,
+        learnt=options.learnt,
+        thresholds=options.thresholds,
+        stopping=options.stopping,
+    )
+    return Audit(*tables, fitted)
+
+
+def _cells(
+    model: Model, task: Task, fitted: FittedProxies, options: AuditOptions, watch: Watch
+) -> dict[CellKey, CellSums]:
+    """The sums of every proxy on every split, work by work."""
     cells: dict[CellKey, CellSums] = {}
+    works = plan_works(list(fitted), model)
     for split in task.evaluated:
         part = scored_sequences(split, options.sequences)
-        step, done = f"audit on {split.name}", 0
-        watch(Event(step, 0, len(proxies)))
+        done = 0
         for some in works:
+            watch(Event(f"audit on {split.name}", done, len(fitted)))
             found = audit_split(
                 model,
                 part,
@@ -140,17 +156,8 @@ def audit(
             )
             cells |= {(0, str(proxy), split.name): sums for proxy, sums in found.items()}
             done += len(some)
-            watch(Event(step, done, len(proxies)))
-    tables = tabulate(
-        cells,
-        describe_proxies(proxies),
-        {split.name: split.role for split in task.evaluated},
-        reference=task.reference.name,
-        learnt=options.learnt,
-        thresholds=options.thresholds,
-        stopping=options.stopping,
-    )
-    return Audit(*tables, fitted)
+        watch(Event(f"audit on {split.name}", done, len(fitted)))
+    return cells
 
 
 def proxies_of(model: Model, simplify: Simplify, by: Sweep = "all") -> list[Simplified]:
