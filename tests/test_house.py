@@ -59,7 +59,6 @@ FOREIGN = {
     "simplifications/fingerprint.py": "Python's own functions, modules and objects",
     "tasks/text/content.py": "an error's reason",
     "tasks/text/files.py": "a user's documents: a sequence or not",
-    "tasks/text/json_files.py": "an error's reason",
     "tasks/text/masking.py": "tokenizers differ",
     "tasks/text/task.py": "tokenizers differ",
     "tasks/text/tokenizer.py": "tokenizers differ",
