@@ -69,7 +69,6 @@ EXPECTED: dict[str, frozenset[str]] = {
     "arrows up": frozenset(
         {
             "anamorph.analysis.summary -> anamorph.studies.specification",
-            "anamorph.auditing.works -> anamorph.runs.folder",
         }
     ),
     "rooms in circles": frozenset(
@@ -88,7 +87,6 @@ EXPECTED: dict[str, frozenset[str]] = {
     ),
     "long functions": frozenset(
         {
-            "auditing/engine.py:audit_split",
             "models/huggingface/attention.py:attention_forward",
             "tasks/code/task.py:draw",
             "tasks/text/task.py:text_task",
@@ -97,7 +95,6 @@ EXPECTED: dict[str, frozenset[str]] = {
     ),
     "many parameters": frozenset(
         {
-            "auditing/engine.py:audit_split",
             "models/huggingface/attention.py:attention_forward",
             "tasks/text/task.py:_to_split",
         }

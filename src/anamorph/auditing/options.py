@@ -5,6 +5,7 @@ from typing import get_args
 
 import numpy as np
 
+from anamorph.auditing.engine import BATCH_TOKENS, BATCHES, Settings
 from anamorph.errors import require
 from anamorph.faithfulness.confidence import PRIOR_CORRELATION
 from anamorph.faithfulness.estimates import Stopping
@@ -65,6 +66,16 @@ class AuditOptions:
             learnt=learnt_of(task) if self.learnt is None else self.learnt,
             batch_tokens=self.batch_tokens or model.batch_tokens,
         )
+
+    def settings(self, batches: int = BATCHES, threads: int | None = None) -> Settings:
+        """How the engine is to compute sums, once the options are resolved.
+
+        Args:
+            batches: as in `Settings`.
+            threads: likewise.
+        """
+        tokens = BATCH_TOKENS if self.batch_tokens is None else self.batch_tokens
+        return Settings(tokens, batches=batches, threads=threads, stopping=self.stopping)
 
     @property
     def stopping(self) -> Stopping | None:

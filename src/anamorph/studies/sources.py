@@ -15,10 +15,10 @@ from typing import Any
 import torch
 
 from anamorph.analysis import views
-from anamorph.auditing.audit import Simplify, check_audit, few_sequences, listed, proxies_of
-from anamorph.auditing.engine import BATCHES
+from anamorph.auditing.audit import Simplify, check_audit, listed, proxies_of, simplified
+from anamorph.auditing.engine import BATCHES, Settings
 from anamorph.auditing.options import AuditOptions
-from anamorph.auditing.works import digest
+from anamorph.auditing.samples import few_sequences
 from anamorph.errors import AnamorphError
 from anamorph.files import replacing
 from anamorph.machine.threads import torch_threads
@@ -29,9 +29,10 @@ from anamorph.models.huggingface.load import load_pretrained
 from anamorph.paper import claims
 from anamorph.paper.choices import choices
 from anamorph.progress import Event, Watch
+from anamorph.runs.cells import digest
 from anamorph.runs.comparing import check_same
 from anamorph.runs.folder import Run, read_json, write_json
-from anamorph.simplifications import Simplified, check_readable
+from anamorph.simplifications import ProxySpec, check_readable
 from anamorph.studies.specification import GivenSpec, StudySpec, read_audit
 from anamorph.tasks import Task
 from anamorph.tasks.text.task import text_task
@@ -51,7 +52,8 @@ class Study(ABC):
 
     Attributes:
         seeds: of the models; (0,) if one was given.
-        batches, batch_tokens: as for `anamorph.auditing.engine.audit_split`.
+        batches: as in `anamorph.auditing.engine.Settings`.
+        others: the fingerprints of proxies that are other models, by their spec strings.
 
     Raises:
         AnamorphError: if they do not fit together, before any time is spent.
@@ -61,7 +63,7 @@ class Study(ABC):
     batches: int = BATCHES
 
     def __init__(
-        self, task: Task, shape: Model, proxies: list[Simplified], options: AuditOptions
+        self, task: Task, shape: Model, proxies: list[ProxySpec], options: AuditOptions
     ) -> None:
         self.task, self.shape, self.proxies, self.options = task, shape, proxies, options
         if len(proxies) == 1:
@@ -69,13 +71,14 @@ class Study(ABC):
                 "There is no simplification, so there is nothing to compare with the model; give "
                 "at least one, such as 'svd(rank=[1,2,4])@1.*.{query,key}'."
             )
-        self.batch_tokens = options.batch_tokens or shape.batch_tokens
         check_readable(proxies)
-        check_audit(shape, task, proxies)
+        self.others = check_audit(shape, task, proxies)
+        for text, parts in self.others.items():
+            _require_fingerprint(text, parts)
 
     def describe(self) -> dict[str, Any]:
         """What `spec.json` says, besides version and environment: everything resolved."""
-        made = {a.simplification for proxy in self.proxies for a in proxy.attachments}
+        made = {a.simplification for proxy in simplified(self.proxies) for a in proxy.attachments}
         spec = {
             "study": self.task.name,
             **self.describe_source(),
@@ -90,8 +93,13 @@ class Study(ABC):
             **spec.get("fingerprints", {}),
             "data": self.task.fingerprints(),
             "simplifications": {str(s): s.fingerprint() for s in sorted(made, key=str)},
+            "models": self.others,
         }
         return spec
+
+    def settings(self, run: Run) -> Settings:
+        """How the engine is to compute the sums of a run."""
+        return self.options.settings(self.batches, run.spec["threads"])
 
     @abstractmethod
     def describe_source(self) -> dict[str, Any]:
@@ -234,11 +242,7 @@ class GivenStudy(Study):
             task, model, proxies_of(model, self.simplify, options.by), options.resolved(task, model)
         )
         self.weights = model.fingerprint()
-        if not self.weights:
-            raise AnamorphError(
-                f"{type(model).__name__} has no fingerprint(), so that a run folder could not tell "
-                "its numbers from those of another model; define it, or use am.audit."
-            )
+        _require_fingerprint(type(model).__name__, self.weights)
 
     @classmethod
     def load(cls, spec: GivenSpec) -> "GivenStudy":
@@ -300,6 +304,14 @@ class GivenStudy(Study):
     def model(self, run: Run, seed: int, watch: Watch) -> Model:
         """The one that was given."""
         return self.shape
+
+
+def _require_fingerprint(name: str, parts: Mapping[str, str]) -> None:
+    if not parts:
+        raise AnamorphError(
+            f"{name} has no fingerprint(), so that a run folder could not tell its numbers from "
+            "those of another model; define it, or use am.audit."
+        )
 
 
 def check_weights(run: Run, model: Model, seed: int) -> str:

@@ -5,7 +5,7 @@ killed one stopped.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +14,10 @@ import polars as pl
 from anamorph import report
 from anamorph.analysis.edited_heads import edited_head
 from anamorph.analysis.head_scores import head_scores
-from anamorph.auditing.audit import (
-    describe_proxies,
-    few_sequences,
-    fit_on_train,
-    noise_floor,
-    rounding,
-    scored_sequences,
-)
-from anamorph.auditing.engine import audit_split
-from anamorph.auditing.works import (
-    CellFiles,
-    Origin,
-    check_work,
-    digest,
-    digest_of_file,
-    plan,
-    write_work,
-)
+from anamorph.auditing.audit import describe_proxies, fit_on_train, simplified
+from anamorph.auditing.noise import noise_floor, rounding
+from anamorph.auditing.samples import few_sequences, scored_sequences
+from anamorph.auditing.works import Auditor, Work, plan
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness.metrics import all_metrics, find_metric, metric_names
 from anamorph.faithfulness.sums import SumIndex
@@ -40,6 +26,14 @@ from anamorph.models.base import Model
 from anamorph.models.fingerprint import Identity
 from anamorph.paper import claims
 from anamorph.progress import Event, Watch
+from anamorph.runs.cells import (
+    CellFiles,
+    Origin,
+    check_work,
+    digest,
+    digest_of_file,
+    write_work,
+)
 from anamorph.runs.folder import Run, read_json, write_json, write_table
 from anamorph.simplifications import FittedProxies
 from anamorph.studies.sources import Study, keep_weights
@@ -86,7 +80,7 @@ class SeedAudit:
         weights = keep_weights(self.run, self.model, self.seed)
         origin = {"weights": weights, "data": digest(data, sequences)}
         if not path.exists():
-            step = f"fitting {sum(bool(proxy.attachments) for proxy in proxies)} proxies"
+            step = f"fitting {sum(bool(p.attachments) for p in simplified(proxies))} proxies"
             self._tell(step, 0, 1)
             found = fit_on_train(self.model, proxies, task, sequences)
             identity.require_same(self.model, batch)
@@ -102,48 +96,44 @@ class SeedAudit:
 
     def audit(self, fitted: FittedProxies) -> None:
         """Write the works that are not there yet."""
-        study, model, options = self.study, self.model, self.study.options
-        works, batch = plan(list(fitted), model), few_sequences(study.task, model)
+        run, study, model = self.run, self.study, self.model
+        auditor = Auditor(
+            model,
+            study.task,
+            study.proxies,
+            fitted,
+            study.options.sequences,
+            study.settings(run),
+        )
+        batch, names = few_sequences(study.task, model), [s.name for s in study.task.evaluated]
         identity = Identity.of(model, batch)
         if digest(identity.weights) != fitted.origin["weights"]:
             raise AnamorphError("The model was changed after simplifications were fitted to it.")
-        data = self.run.spec["fingerprints"]["data"]
-        settings: dict[str, Any] = {
-            "until": options.until,
-            "correlation": options.correlation,
-            "batch_tokens": study.batch_tokens,
-            "batches": study.batches,
-        }
-        computed = digest(
-            self.run.spec["anamorph"], options.sequences, sorted(settings.items()), metric_names()
-        )
         fits = digest_of_file(self._fits)
-        for split in study.task.evaluated:
-            origin = Origin(
-                weights=fitted.origin["weights"],
-                simplifications=fits,
-                data=digest(data[split.name], data[CANDIDATES]),
-                options=computed,
-            )
-            part = scored_sequences(split, options.sequences)
-            before = 0  # cells that are done
-            for number, some in enumerate(works):
-                path = self.run.work(self.seed, split.name, number)
-                if path.exists():
-                    check_work(path, origin)
-                else:
-                    cells = audit_split(
-                        model,
-                        part,
-                        study.task.candidates,
-                        [fitted[p] for p in some],
-                        threads=self.run.spec["threads"],
-                        watch=self._part(f"audit on {split.name}", before, len(some)),
-                        **settings,
-                    )
-                    identity.require_same(model, batch)
-                    write_work(path, cells, origin)
-                before += len(some)
+        done = dict.fromkeys(names, 0)  # cells of each split
+        for work in plan(study.proxies, model, names):
+            path = run.work(self.seed, work.split, work.number)
+            origin = self._origin(auditor, work, fits)
+            if path.exists():
+                check_work(path, origin)
+            else:
+                sums = auditor.execute(work, self._part(work, done[work.split]))
+                identity.require_same(model, batch)
+                auditor.require_same(work, study.others)
+                write_work(path, sums, origin)
+            done[work.split] += len(work.proxies)
+
+    def _origin(self, auditor: Auditor, work: Work, fits: str) -> Origin:
+        """What the sums of a work come from."""
+        known, version = self.run.spec["fingerprints"], self.run.spec["anamorph"]
+        models = [known["models"][text] for text in work.proxies if text in known["models"]]
+        options = replace(auditor.settings, threads=None)
+        return Origin(
+            weights=auditor.fitted.origin["weights"],
+            simplifications=digest(models) if models else fits,
+            data=digest(known["data"][work.split], known["data"][CANDIDATES]),
+            options=digest(version, auditor.sequences, options, metric_names()),
+        )
 
     def measure_noise(self) -> None:
         """Write `noise.json`: the noise floor, and what batching alone does."""
@@ -151,11 +141,9 @@ class SeedAudit:
         if path.exists():
             return
         self._tell("noise floor", 0, 1)
+        settings = self.study.settings(self.run)
         floor = noise_floor(
-            self.model,
-            task,
-            batch_tokens=self.study.batch_tokens,
-            threads=self.run.spec["threads"],
+            self.model, task, batch_tokens=settings.batch_tokens, threads=settings.threads
         )
         write_json(path, {"floor": floor, "rounding": rounding(self.model, task)})
         self._tell("noise floor", 1, 1)
@@ -166,8 +154,8 @@ class SeedAudit:
         if path.exists() or not any(edited_head(p.sites, sites) for p in self.study.proxies):
             return
         self._tell("head scores", 0, 1)
-        reference = self.study.task.reference
-        scores = head_scores(self.model, reference, batch_tokens=self.study.batch_tokens)
+        tokens = self.study.settings(self.run).batch_tokens
+        scores = head_scores(self.model, self.study.task.reference, batch_tokens=tokens)
         write_table(path, scores.select(pl.lit(self.seed, pl.Int64).alias("seed"), pl.all()))
         self._tell("head scores", 1, 1)
 
@@ -178,9 +166,9 @@ class SeedAudit:
     def _tell(self, step: str, done: int, total: int) -> None:
         self.watch(Event(f"seed {self.seed}: {step}", done, total))
 
-    def _part(self, step: str, before: int, some: int) -> Callable[[int, int], None]:
-        """Tells of a work as a part of all cells of a step."""
-        cells = len(self.study.proxies)
+    def _part(self, work: Work, before: int) -> Callable[[int, int], None]:
+        """Tells of a work as a part of all cells of its split."""
+        step, some, cells = f"audit on {work.split}", len(work.proxies), len(self.study.proxies)
         return lambda done, total: self._tell(step, before + some * done // total, cells)
 
 
@@ -192,7 +180,7 @@ def tabulate_run(run: Run, study: Study) -> None:
         for split in task.evaluated
     }
     results, gaps, contrasts = tabulate(
-        CellFiles(run, plan(study.proxies, study.shape), indexes),
+        CellFiles(run, plan(study.proxies, study.shape, list(indexes)), indexes),
         describe_proxies(study.proxies),
         {split.name: split.role for split in task.evaluated},
         reference=task.reference.name,
