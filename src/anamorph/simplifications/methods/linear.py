@@ -12,8 +12,8 @@ from anamorph.simplifications.replacement import Replacement
 from anamorph.simplifications.statistics.moments import Moments
 
 LEAST = 1e-6
-"""Directions in which what is read varies less than this, relative to the most, are left out: behind
-a norm, what varies so little in float32 is rounding."""
+"""Directions in which what is read varies less than this, relative to the greatest, are left out:
+behind a norm, what varies so little in float32 is rounding."""
 
 
 class Linear(Replacement):
