@@ -291,7 +291,8 @@ class HuggingFace(Wrapped):
         except Exception:  # it takes masks of another form
             self._takes_left_padding = False
         dims = next((block.dims for block in self.blocks if block.heads), {})
-        self._widths = {**dims, "residual": self.start(batch).residual.shape[-1]}
+        state = self.start(Batch(reference.tokens, torch.ones_like(reference.tokens).bool()))
+        self._widths = {**dims, "residual": state.residual.shape[-1]}
 
     def _try(self, reference: Reference) -> str:
         """Why the model does not give its own logits, its attention function exchanged or not.
