@@ -68,7 +68,7 @@ class Estimator(ABC):
         return self(x)
 
     def validate(self, dim: int | None = None) -> None:
-        """Check the hyper-parameters, as far as can be done before any data is seen.
+        """Check what can be checked of the hyper-parameters before any data is seen.
 
         Raises:
             AnamorphError: if one makes no sense, on its own or for points of width `dim`.
