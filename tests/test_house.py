@@ -69,16 +69,7 @@ FOREIGN = {
 EXPECTED: dict[str, frozenset[str]] = {
     "arrows up": frozenset(
         {
-            "anamorph.analysis.summary -> anamorph.studies.specification",
             "anamorph.auditing.works -> anamorph.runs.folder",
-        }
-    ),
-    "rooms in circles": frozenset(
-        {
-            "analysis",
-            "paper",
-            "report",
-            "studies",
         }
     ),
     "files in circles": frozenset(

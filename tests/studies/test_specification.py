@@ -9,7 +9,13 @@ import pytest
 
 import anamorph
 from anamorph.errors import AnamorphError
-from anamorph.studies.specification import AuditOptions, StudySpec, load_preset, presets
+from anamorph.studies.specification import (
+    AuditOptions,
+    StudySpec,
+    load_preset,
+    paper_steps,
+    presets,
+)
 
 FOLDER = Path(anamorph.__file__).parent / "studies/presets"
 
@@ -163,6 +169,14 @@ def test_a_toml_file_of_any_editor(
         "ood:far=/me/x y/c.csv",
         f"ood:deep={tmp_path}/~nobody-here",
     ]
+
+
+def test_how_long_the_preset_paper_trains() -> None:
+    files = Path(anamorph.__file__).parent / "studies" / "presets"
+    for task in ("dyck", "code"):
+        there = tomllib.loads((files / f"{task}-paper.toml").read_text())
+        assert paper_steps(task) == there["training"]["steps"]
+    assert paper_steps("text") is None
 
 
 def test_a_toml_file_in_another_encoding(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from typing import Any
 import polars as pl
 
 from anamorph.analysis.findings import Findings
-from anamorph.analysis.views_text import TOP
 from anamorph.analysis.words import split_label
 
 SHADES = 9  # besides none
@@ -16,7 +15,7 @@ def code_view(run: Findings) -> dict[str, Any] | None:
     """What the page's script shows; None if the run has no functions.
 
     Text is handed over as text and put into the page as such, never as HTML. A position has one
-    digit for its shade, and for each of the three likeliest tokens a character and two digits of
+    digit for its shade, and for each of the likeliest tokens a character and two digits of
     per cent.
 
     Returns:
@@ -46,7 +45,7 @@ def code_view(run: Findings) -> dict[str, Any] | None:
         "splits": [split_label(s) for s in splits],
         "proxies": [run.label(name) for name in proxies],
         "functions": functions,
-        "top": TOP,
+        "top": len(view["model"][0]) // len(view["text"][0]),
     }
 
 

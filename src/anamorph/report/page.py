@@ -144,7 +144,7 @@ def _parts(run: Findings, figures: dict[str, Figure]) -> dict[str, Any]:
 
 def _content(run: Findings) -> dict[str, Any]:
     """What the page says and lists."""
-    hidden = ("about", "choices", "environment", "source")
+    hidden = ("about", "choices", "environment", "paper_steps", "source")
     spec = {key: value for key, value in run.spec.items() if key not in hidden}
 
     def telling_first(found: Sequence[Standing] | Sequence[Sentence]) -> list[Any]:

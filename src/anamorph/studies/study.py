@@ -31,7 +31,7 @@ from anamorph.runs.folder import Run, load_run, write_json
 from anamorph.runs.opening import check_same, open_run
 from anamorph.simplifications import Simplified, Sweep, check_proxies, check_readable, sweep
 from anamorph.studies.given import audit_again
-from anamorph.studies.specification import AuditSpec, StudySpec
+from anamorph.studies.specification import AuditSpec, StudySpec, paper_steps
 from anamorph.studies.steps import (
     FINGERPRINTS,
     audit_seed,
@@ -211,6 +211,7 @@ def describe(
     values["training"] = asdict(resolved(spec.training))
     values["model"] = default_model(task, **spec.model).__dict__
     values["choices"] = [*choices(values), *task.about.choices]
+    values["paper_steps"] = paper_steps(task.name)
     values["about"] = task.about.describe()
     values["fingerprints"] = fingerprints(task, proxies)
     values["device"] = "cpu"
