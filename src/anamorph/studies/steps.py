@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 
 from anamorph import report
+from anamorph.analysis.checks import self_checks, worst_floor
 from anamorph.analysis.edited_heads import edited_head
 from anamorph.analysis.head_scores import head_scores
 from anamorph.auditing.audit import (
@@ -32,12 +33,11 @@ from anamorph.auditing.works import (
 )
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness.estimates import Stopping
-from anamorph.faithfulness.metrics import all_metrics, find_metric, metric_names
+from anamorph.faithfulness.metrics import metric_names
 from anamorph.faithfulness.sums import SumIndex
 from anamorph.faithfulness.tables import tabulate
 from anamorph.models.base import Model
 from anamorph.models.fingerprint import Identity, differing
-from anamorph.paper import claims
 from anamorph.progress import Event, Watch
 from anamorph.runs.folder import Run, read_json, write_json, write_table
 from anamorph.simplifications import FittedProxies, Simplified
@@ -239,7 +239,7 @@ def tabulate_run(
         reference=task.reference.name,
         learnt=audit.learnt,
         thresholds=audit.thresholds,
-        floor=_floor(run),
+        floor=worst_floor(_noise(run)),
         stopping=stopping,
     )
     write_table(run.path / "contrasts.parquet", contrasts)
@@ -247,20 +247,14 @@ def tabulate_run(
     write_table(run.path / "results.parquet", results)
 
 
-def _floor(run: Run) -> dict[str, float]:
-    """What rounding alone does to each metric, in the worst of the seeds; empty if not measured."""
-    found = [read_json(run.seed(seed) / "noise.json", dict)["floor"] for seed in run.spec["seeds"]]
-    floors = [{k: v for k, v in f.items() if k in all_metrics()} for f in found if f]
-    return {
-        metric: find_metric(metric).worst([f[metric] for f in floors])
-        for metric in (floors[0] if floors else ())
-    }
+def _noise(run: Run) -> list[dict[str, Any]]:
+    """What `measure_noise` found of each seed."""
+    return [read_json(run.seed(seed) / "noise.json", dict) for seed in run.seeds]
 
 
 def report_run(run: Run, watch: Watch) -> None:
     """Write `checks.json`, and the report."""
-    noise = [read_json(run.seed(seed) / "noise.json", dict) for seed in run.spec["seeds"]]
-    write_json(run.path / "checks.json", claims.self_checks(run.results, noise))
+    write_json(run.path / "checks.json", self_checks(run.results, _noise(run)))
     watch(Event("report", 0, 1))
     report.render(run.path)
     watch(Event("report", 1, 1))

@@ -26,6 +26,7 @@ from anamorph.machine.workers import apart
 from anamorph.models.decoder import Decoder
 from anamorph.paper import claims
 from anamorph.paper.choices import choices
+from anamorph.paper.tables import Tables
 from anamorph.progress import Event, Watch, ignore
 from anamorph.runs.folder import Run, load_run, write_json
 from anamorph.runs.opening import check_same, open_run
@@ -104,15 +105,7 @@ def _study(
         run, spec.audit.model_copy(update={"learnt": learnt}), task, untrained(spec, task), proxies
     )
     views.write(run, task, spec.audit.fit_sequences)
-    measured = claims.measure(
-        run.results,
-        run.gaps,
-        run.spec,
-        run.heads,
-        run.contrasts,
-        run.matching,
-    )
-    write_json(run.path / "claims.json", measured)
+    write_json(run.path / "claims.json", claims.measure(Tables.of(run)))
     report_run(run, watch)
 
 
