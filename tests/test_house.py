@@ -78,11 +78,6 @@ EXPECTED: dict[str, frozenset[str]] = {
             "anamorph.models.huggingface.calls",
         }
     ),
-    "long files": frozenset(
-        {
-            "models/huggingface/model.py",
-        }
-    ),
     "long functions": frozenset(
         {
             "auditing/engine.py:audit_split",
