@@ -44,7 +44,7 @@ class NamedProxy(NamedTuple):
 
 
 class Findings(Run):
-    """A run folder, with what follows from its tables. Views and curves may be missing."""
+    """A run folder, with what follows from its tables. Pictures and curves may be missing."""
 
     @cached_property
     def proxies(self) -> list[NamedProxy]:
@@ -149,15 +149,19 @@ class Findings(Run):
     def telling(self, most: int, among: Collection[str] | None = None) -> list[NamedProxy]:
         """The proxies to show in detail, the most telling first.
 
-        First those of which the run holds views; then illusions, the largest gap first; then what
-        looks right at all; one of each family before a second of the same.
+        First those of which the run holds pictures; then illusions, the largest gap first; then
+        what looks right at all; one of each family before a second of the same.
 
         Args:
             most: how many at most.
             among: spec strings to choose from; all if not given.
         """
-        views = [self.views[name] for name in ("attended", "functions") if name in self.views]
-        viewed = {name for view in views for name in view["simplification"]}
+        pictured = {
+            proxy
+            for name in ("attended", "functions")
+            if name in self.pictures
+            for proxy in self.pictures[name]["simplification"]
+        }
         judged = self.judged
         looking = set(judged.filter(level=LOOKS_RIGHT)["simplification"])
         illusions = judged.filter(pl.col("verdict").str.starts_with("illusion"))
@@ -166,7 +170,13 @@ class Findings(Run):
         def rank(proxy: NamedProxy) -> tuple[bool, bool, float, bool, float]:
             name = proxy.simplification
             gap = -worst.get(name, 0)
-            return name not in viewed, name not in worst, gap, name not in looking, proxy.size or 0
+            return (
+                name not in pictured,
+                name not in worst,
+                gap,
+                name not in looking,
+                proxy.size or 0,
+            )
 
         ranked = sorted(self.proxies, key=rank)
         if among is not None:

@@ -23,7 +23,7 @@ def code_view(run: Findings) -> dict[str, Any] | None:
         `text`, `model` (characters) and `model_p` (digits), and by proxy `shades`, `proxy` and
         `proxy_p`.
     """
-    view = run.views.get("functions")
+    view = run.pictures.get("functions")
     if view is None:
         return None
     proxies = view["simplification"].unique(maintain_order=True).to_list()

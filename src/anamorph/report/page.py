@@ -36,10 +36,10 @@ from anamorph.faithfulness.metrics import all_metrics, find_metric
 from anamorph.files import replacing
 from anamorph.report.charts import facets as charts_facets
 from anamorph.report.charts import heads as charts_heads
+from anamorph.report.charts import inside as charts_inside
 from anamorph.report.charts import kinds as charts_kinds
 from anamorph.report.charts import results as charts_results
 from anamorph.report.charts import verdicts as charts_verdicts
-from anamorph.report.charts import views as charts_views
 from anamorph.report.code_view import code_view
 from anamorph.report.figure import VEGA_LITE, Figure
 from anamorph.report.theme import CONFIG, DARK, FONT, LIGHT, MONO, css, in_light
@@ -82,9 +82,9 @@ def _figures(run: Findings) -> dict[str, Figure]:
         "right": charts_results.who_is_right(run),
         "kinds": charts_kinds.gap_by_kind(run),
         "facets": charts_facets.by_facet(run),
-        "attended": charts_views.attended(run),
-        "key_query": charts_views.key_query(run),
-        "attention": charts_views.attention_maps(run),
+        "attended": charts_inside.attended(run),
+        "key_query": charts_inside.key_query(run),
+        "attention": charts_inside.attention_maps(run),
         "training": charts_facets.training(run),
     }
     return {name: figure for name, figure in made.items() if figure is not None}

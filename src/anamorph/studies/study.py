@@ -16,7 +16,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from anamorph.analysis import views
+from anamorph.analysis import pictures
 from anamorph.auditing.audit import learnt_of, with_identity
 from anamorph.errors import AnamorphError
 from anamorph.files import replacing
@@ -104,7 +104,7 @@ def _study(
     tabulate_run(
         run, spec.audit.model_copy(update={"learnt": learnt}), task, untrained(spec, task), proxies
     )
-    views.write(run, task, spec.audit.fit_sequences)
+    pictures.write(run, task, spec.audit.fit_sequences)
     write_json(run.path / "claims.json", claims.measure(Tables.of(run)))
     report_run(run, watch)
 
