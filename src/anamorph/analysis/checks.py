@@ -13,7 +13,7 @@ def self_checks(results: pl.DataFrame, noise: Sequence[Mapping[str, Any]]) -> di
 
     Args:
         results: of a run.
-        noise: of each seed `anamorph.auditing.audit.noise_floor`, as `floor`, and `rounding`.
+        noise: of each seed `anamorph.auditing.noise.noise_floor`, as `floor`, and `rounding`.
 
     Returns:
         `identity`: metric to worst value, of metrics that compare proxy and model; `noise_floor`:
