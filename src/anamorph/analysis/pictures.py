@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from anamorph.analysis.functions import functions, glyphs
+from anamorph.analysis.texts import functions, glyphs
 from anamorph.analysis.words import families
 from anamorph.auditing.engine import BATCH_TOKENS
 from anamorph.auditing.samples import fit_batches, scored_sequences
