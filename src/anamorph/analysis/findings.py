@@ -59,7 +59,7 @@ class Findings(Run):
             where = " + ".join(sites_label(part) for part in sites.split(";"))
             title = f"{method_label(method)} · {where}{joint}" if sites else family
             proxies.append(NamedProxy(simplification, method, size, name, family, title))
-        # Families whose titles are alike (another parameter differs) are told apart by their spec.
+        # Families whose titles are alike (another parameter differs) are called by their spec.
         titles: dict[str, set[str]] = {}
         for proxy in proxies:
             titles.setdefault(proxy.title, set()).add(proxy.family)
@@ -77,7 +77,7 @@ class Findings(Run):
 
     @cached_property
     def telling_families(self) -> dict[str, list[NamedProxy]]:
-        """The families to show where there is no room for all: the most telling, in their order."""
+        """The most telling families, in their order, to show where there is room for a few."""
         ranked = dict.fromkeys(proxy.title for proxy in self.telling(len(self.proxies)))
         kept = list(ranked)[:MOST_FAMILIES]
         return {title: proxies for title, proxies in self.families.items() if title in kept}

@@ -83,7 +83,7 @@ def telling_proxies(results: pl.DataFrame, looks_right: float = 0.9) -> list[str
 
 
 def illusory_proxies(gaps: pl.DataFrame) -> list[str]:
-    """Of each method the proxy with the largest gap among illusions; if it has none, among all.
+    """For each method, its illusion with the largest gap; without an illusion, its largest gap.
 
     Args:
         gaps: as `gaps.parquet`; of its rows those of `same_prediction` over all seeds are used.
@@ -149,7 +149,7 @@ def _batches(split: Split, facet: str) -> Iterator[tuple[Batch, Targets, Tensor]
 def _attended_counts(
     model: Decoder, split: Split, fitted: FittedProxy, matched: str
 ) -> NDArray[np.float64]:
-    """[mass or arg-max, layer, head, true level, attended level]; level 0 stands for no level."""
+    """[mass or arg-max, layer, head, true level, attended level]; level 0 is “no level”."""
     levels = len(split.facets[matched].names) + 1
     total = torch.zeros(2, model.layers, model.config.heads, levels, levels, dtype=torch.float64)
     for batch, wanted, codes in _batches(split, matched):
@@ -236,7 +236,7 @@ def scatter(model: Decoder, task: Task, fit_sequences: int) -> pl.DataFrame:
 def _labels(split: Split, task: Task) -> pl.DataFrame:
     """split, sequence, position, token and every facet of all tokens of a split.
 
-    The exact position stands in for a facet of that name.
+    A facet named `position` is left out, as the exact position is there.
     """
     columns = {
         "split": [split.name] * len(split.tokens),
@@ -253,7 +253,7 @@ def _labels(split: Split, task: Task) -> pl.DataFrame:
 
 
 def mapped_sentences(split: Split) -> NDArray[np.int64]:
-    """The short sequences with the most scored positions; the shortest of all if none is short."""
+    """The short sequences with the most scored positions; if too few are short, the shortest."""
     scored = np.add.reduceat(split.scored.astype(np.int64), split.offsets[:-1])
     short = np.flatnonzero(split.lengths <= LONGEST_MAP)
     if len(short) < MAPPED:

@@ -22,7 +22,7 @@ class Number(NamedTuple):
 
 
 def of_models(found: Findings, metric: str) -> dict[int | None, list[Number]]:
-    """A metric of the models themselves: by seed, with None for all, a number a split."""
+    """A metric of the models themselves: a number for each split, by seed; None is all seeds."""
     table: dict[int | None, list[Number]] = {}
     columns = ("seed", "split", *Number._fields)
     rows = found.whole.filter(metric=metric, method=IDENTITY).select(columns)

@@ -34,7 +34,7 @@ CHANCE = 0.025  # one side of a 95 % interval
 
 
 def languages(t: Tables) -> list[str]:
-    """The splits of unseen languages; none if the study is not one of code."""
+    """The splits of unseen languages; empty if the study is not of code."""
     return [s for s in t.ood if s != REPOSITORY] if t.spec["task"]["name"] == "code" else []
 
 

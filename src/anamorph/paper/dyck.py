@@ -208,7 +208,7 @@ def clusters(t: Tables) -> Finding:
 
 
 def _alike(t: Tables, kmeans: list[dict[str, Any]], svd: list[dict[str, Any]]) -> dict[str, Any]:
-    """Whether two curves at a site are alike (None: cannot be said), in numbers and in words."""
+    """Whether two curves at a site are alike (None: undecided), in numbers and in words."""
     curves = {"k-means": kmeans, "SVD": svd}
     best = {method: max(row["value"] for row in rows) for method, rows in curves.items()}
     found: dict[str, Any] = {"best_on_iid": best, "pairs": []}

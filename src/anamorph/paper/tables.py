@@ -61,7 +61,7 @@ class Tables:
 
     @property
     def tolerance(self) -> float:
-        """A fall up to this size is none."""
+        """A fall of up to this size does not count."""
         return number(self.spec["audit"]["thresholds"]["tolerance"])
 
     def cells(self, metric: str, **where: str) -> pl.DataFrame:
@@ -121,7 +121,7 @@ def not_learnt(t: Tables) -> str | None:
 
 
 def most(answers: Sequence[bool | None]) -> str:
-    """The status of a claim that must be true of most of several; None stands for undecided."""
+    """The status of a claim that must be true of most of several; None is undecided."""
     yes, unsure = answers.count(True), answers.count(None)
     if yes > len(answers) / 2:
         return HOLDS

@@ -7,14 +7,14 @@ import polars as pl
 from anamorph.analysis.findings import Findings
 from anamorph.analysis.words import split_label
 
-SHADES = 9  # besides none
+SHADES = 9  # besides unshaded
 LEAST = 0.005  # bits of divergence that are shaded at all
 
 
 def code_view(run: Findings) -> dict[str, Any] | None:
     """What the page's script shows; None if the run has no functions.
 
-    Text is handed over as text and put into the page as such, never as HTML. A position has one
+    Texts reach the page as text, never as HTML. A position has one
     digit for its shade, and for each of the likeliest tokens a character and two digits of
     per cent.
 
@@ -60,5 +60,5 @@ def _digits(percent: list[int]) -> str:
 
 
 def shade(bits: float) -> int:
-    """0 to 9: none, then by the square root of the divergence, so that small ones are seen."""
+    """0 (unshaded) to 9, by the square root of the divergence, so that small ones are seen."""
     return 0 if bits < LEAST else max(1, min(SHADES, round(SHADES * bits**0.5)))

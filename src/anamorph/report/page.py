@@ -64,7 +64,7 @@ def render(run: Path) -> Path:
 
 
 def _figures(run: Findings) -> dict[str, Figure]:
-    """By the name under which the template places them; without those that have no data."""
+    """The figures that there are data for, by the name that the template knows them by."""
     made: dict[str, Figure | None] = {
         "verdicts": verdicts.matrix(run),
         "heads_size": heads.smallest(run),
