@@ -158,6 +158,7 @@ def _content(run: Findings) -> dict[str, Any]:
         "head_faithful": run.by_head.least if run.by_head else None,
         "shared_keys": run.by_head is not None and run.by_head.shared_keys,
         "means": _means(run),
+        "averages": About.of(run.spec).averages,
         "checks": _checks(run),
         "rounding": rounding_sentence(run.checks.get("rounding")),
         "facts": _facts(run),
