@@ -169,26 +169,7 @@ def draw(
             "fewer than three lines, constructors, tests and generated files do not count; "
             "task.language names the language to train on."
         )
-    seen = whole.filter(pl.col("partition") == "train")
-    unseen = whole.filter(pl.col("partition") == "test")
-    if not len(unseen):
-        repos = rng.permutation(seen["repo"].unique(maintain_order=True).to_list())
-        held = repos[: int(UNSEEN_SHARE * len(repos))].tolist()
-        seen, unseen = (
-            seen.filter(~pl.col("repo").is_in(held)),
-            seen.filter(pl.col("repo").is_in(held)),
-        )
-    # repository by repository, functions in random order: the first of each are held out
-    shuffled = seen[rng.permutation(len(seen))]
-    wanted = min(2 * test / max(1, len(seen)), 0.2)  # twice: duplicates of train go
-    rank = pl.int_range(pl.len()).over("repo")
-    held_out = rank < (wanted * pl.len().over("repo")).ceil()
-    learnt = shuffled.filter(~held_out).head(train)
-    pools = {
-        "iid": shuffled.filter(held_out),
-        "unseen_repository": unseen,
-        **{name: table for name, table in corpus.functions.items() if name != language},
-    }
+    learnt, pools = _pools(corpus.functions, language, train, test, rng)
     chosen = {"train": learnt}
     counts = {"train": _count(learnt)}
     target: NDArray[np.int64] | None = None
@@ -198,14 +179,8 @@ def draw(
         fresh = pool.filter(~exact & ~similar)
         fresh = fresh[rng.permutation(len(fresh))]
         lengths = np.minimum(fresh["original_string"].str.len_chars().to_numpy(), context - 1)
-        if target is None:
-            if not len(fresh) or len(learnt) < 2:
-                raise AnamorphError(
-                    f"code: {len(seen):,} functions of {seen['repo'].n_unique()} repositories in "
-                    f"{language} are too few to train on and to hold some out that are no "
-                    f"duplicates ({len(pool):,} held out, {len(fresh):,} left); give more source "
-                    "code."
-                )
+        if target is None:  # it is iid, which comes first
+            _check_enough(learnt, pool, fresh, language)
             target = lengths[:test]
             part = fresh.head(test)
         else:
@@ -214,11 +189,11 @@ def draw(
             part = fresh[found]
         if len(part):
             chosen[name] = part
-            left_out = {
+            counts[name] = {
+                **_count(part),
                 "exact_duplicates_left_out": int(exact.sum()),
                 "renamed_duplicates_left_out": int(similar.sum()),
             }
-            counts[name] = {**_count(part), **left_out}
         elif name != "unseen_repository":
             warnings.warn(
                 f"code: there is no split {name}: of {len(pool):,} functions {len(fresh):,} are no "
@@ -232,6 +207,44 @@ def draw(
             "(--ood python=FOLDER), or a corpus that has some."
         )
     return chosen, counts
+
+
+def _pools(
+    functions: Mapping[str, pl.DataFrame],
+    language: str,
+    train: int,
+    test: int,
+    rng: np.random.Generator,
+) -> tuple[pl.DataFrame, dict[str, pl.DataFrame]]:
+    """The functions to train on, and by test split those that it is drawn from, `iid` first."""
+    whole = functions[language]
+    seen = whole.filter(pl.col("partition") == "train")
+    unseen = whole.filter(pl.col("partition") == "test")
+    if not len(unseen):
+        repos = rng.permutation(seen["repo"].unique(maintain_order=True).to_list())
+        held = pl.col("repo").is_in(repos[: int(UNSEEN_SHARE * len(repos))].tolist())
+        seen, unseen = seen.filter(~held), seen.filter(held)
+    # repository by repository, functions in random order: the first of each are held out
+    shuffled = seen[rng.permutation(len(seen))]
+    wanted = min(2 * test / max(1, len(seen)), 0.2)  # twice: duplicates of train go
+    rank = pl.int_range(pl.len()).over("repo")
+    held_out = rank < (wanted * pl.len().over("repo")).ceil()
+    others = {name: table for name, table in functions.items() if name != language}
+    pools = {"iid": shuffled.filter(held_out), "unseen_repository": unseen, **others}
+    return shuffled.filter(~held_out).head(train), pools
+
+
+def _check_enough(
+    learnt: pl.DataFrame, pool: pl.DataFrame, fresh: pl.DataFrame, language: str
+) -> None:
+    """Whether there is something to train on, and something of `iid`."""
+    if not len(fresh) or len(learnt) < 2:
+        repositories = pl.concat([learnt["repo"], pool["repo"]]).n_unique()
+        raise AnamorphError(
+            f"code: {len(learnt) + len(pool):,} functions of {repositories} repositories in "
+            f"{language} are too few to train on and to hold out some that are not duplicates "
+            f"({len(pool):,} held out, {len(fresh):,} left); give more source code."
+        )
 
 
 def _check_apart(folders: Mapping[str, str]) -> None:
