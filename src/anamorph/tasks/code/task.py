@@ -41,9 +41,8 @@ from anamorph.corpora.token_kinds import Spans
 from anamorph.errors import AnamorphError, require
 from anamorph.progress import Watch, ignore
 from anamorph.tasks.base import NOT_APPLICABLE, Facet, Split, Task, role_of
-from anamorph.tasks.bins import binned
 from anamorph.tasks.code.about import about
-from anamorph.tasks.code.facets import LEVELS, POSITION_BINS, Labels, label
+from anamorph.tasks.code.facets import LEVELS, label
 from anamorph.tasks.code.lengths import matching, tell_lengths
 from anamorph.tasks.ragged import Rows
 
@@ -317,7 +316,8 @@ def _to_split(
         tokens.append(np.array([START, *ids], np.int16))
         if name == "train":  # is not audited
             continue
-        made = _labels(text, label(whole, Spans(*spans), copied, len(text)), known)
+        made = label(whole, Spans(*spans), copied, len(text))
+        made["character"] = np.array([c not in known for c in text], np.int16)
         for facet, codes in made.items():
             labels[facet].append(np.concatenate([[NOT_APPLICABLE], codes[owner]]))
     offsets = Rows.of([len(x) for x in tokens]).offsets
@@ -335,17 +335,6 @@ def _to_split(
             if codes
         },
     )
-
-
-def _labels(text: str, labels: Labels, known: set[str]) -> dict[str, NDArray[np.int16]]:
-    """All facets of a function's characters."""
-    position = np.arange(1, len(text) + 1, dtype=np.int16)
-    unknown = np.array([c not in known for c in text], np.int16)
-    return {
-        **{name.replace("_", " "): codes for name, codes in labels._asdict().items()},
-        "character": unknown,
-        "position": binned(position, POSITION_BINS),
-    }
 
 
 def _check(spec: dict[str, Any]) -> None:
