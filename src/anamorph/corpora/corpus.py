@@ -1,7 +1,7 @@
 """Corpora of functions: from recipes, from CodeSearchNet's files, from folders of source code.
 
 Whatever they come from, functions are extracted once into the cache, one Parquet file a source;
-what is killed half-way goes on with the sources that have none.
+what is killed half-way continues with the sources that have no file yet.
 """
 
 import gzip

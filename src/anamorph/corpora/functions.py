@@ -60,7 +60,7 @@ class Function(NamedTuple):
 
     Attributes:
         name: its own, without that of its class.
-        text: as it stands in the file, from its first character to its last.
+        text: as it is in the file, from its first character to its last.
         spans: of the text.
     """
 
@@ -99,7 +99,7 @@ def _opened(source: bytes, language: Language) -> bytes:
 
 
 def parse_function(text: str, language: Language) -> Spans | None:
-    """The spans of a function that stands alone; None if it has syntax errors.
+    """The spans of a function without a file around it; None if it has syntax errors.
 
     Args:
         text: from its first character to its last.
@@ -155,7 +155,7 @@ _NAMING = ("variable_declarator", "assignment_expression", "pair", "field_defini
 
 
 def _name(node: "tree_sitter.Node", source: bytes) -> str:
-    """The name that a function has or is assigned to; empty if it has none."""
+    """The name that a function has or is assigned to; empty if it has no name."""
     named = node.child_by_field_name("name")
     declarator = node.child_by_field_name("declarator")  # in C, under pointers and parameters
     while named is None and declarator is not None:

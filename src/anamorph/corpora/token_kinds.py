@@ -32,7 +32,7 @@ _CODE_IN_STRINGS = frozenset(
         *("subscript_expression", "member_access_expression"),
     ]
 )
-_WHOLE = frozenset(["variable_name"])  # identifiers that are no leaves
+_WHOLE = frozenset(["variable_name"])  # identifiers that are not leaves
 _NAMED_KEYWORDS = frozenset(
     [
         *("primitive_type", "void_type", "boolean_type", "null_literal", "mutable_specifier"),
@@ -52,7 +52,7 @@ class Spans:
     Attributes:
         lengths: [span] in characters; they sum to the length of the source.
         kinds: [span] indexes of `KINDS`.
-        depths: [span] how deep in the tree the token stands, counted from the function; that of the
+        depths: [span] the depth of the token in the tree, counted from the function; that of the
             token before for white space.
     """
 
@@ -146,7 +146,7 @@ def _kind(text: str, name: str, named: bool) -> int:
 
 
 def _fill(spans: Spans, between: bytes, depth: int) -> None:
-    """Add what stands between two tokens."""
+    """Add what is between two tokens."""
     for part in _GAP.split(between.decode()):
         if not part:
             continue

@@ -154,7 +154,7 @@ def read_corpus(
 def draw(
     corpus: Corpus, language: str, train: int, test: int, context: int, seed: int
 ) -> tuple[dict[str, pl.DataFrame], dict[str, dict[str, int]]]:
-    """The functions of every split, and the counts that the specification tells.
+    """The functions of every split, and the counts for the specification.
 
     Raises:
         AnamorphError: if the corpus has too little of the training language.
@@ -195,8 +195,8 @@ def draw(
             }
         elif name != "unseen_repository":
             warnings.warn(
-                f"code: there is no split {name}: of {len(pool):,} functions {len(fresh):,} are no "
-                "duplicates of train, and none of these has a length that iid has.",
+                f"code: there is no split {name}: of {len(pool):,} functions {len(fresh):,} are "
+                "not duplicates of train, and none of these has a length that iid has.",
                 stacklevel=3,
             )
     if set(chosen) <= {"train", "iid"}:

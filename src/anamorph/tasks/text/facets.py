@@ -1,6 +1,6 @@
-"""Labels that any text has: where a token stands, how rare it is, and whether context gives it.
+"""Labels for any text: a token's position, how rare it is, and whether context predicts it.
 
-All speak of a token as the target of a prediction. The first of a sequence is no target.
+All describe a token as the target of a prediction. The first of a sequence is not one.
 """
 
 from typing import Any

@@ -33,7 +33,7 @@ class Encoded(Ragged):
     Attributes:
         tokens: [tokens] token ids.
         offsets: [sequences + 1] where each begins, and the end.
-        labels: [tokens] a code for the label of the span that each stands in; -1 for none.
+        labels: [tokens] a code for the label of the span around each; -1 outside all spans.
     """
 
     tokens: NDArray[np.int32]
@@ -81,7 +81,7 @@ class Cut:
         """The way of cutting that suits a tokenizer.
 
         Raises:
-            AnamorphError: if it has no token to join documents with, or no room for any of theirs.
+            AnamorphError: if it has no token to join documents with, or leaves no room for text.
         """
         if packing == "truncate":
             return cls(packing, length)
@@ -153,10 +153,10 @@ class Reading:
         documents: read, all in all.
         chosen: which those are: `all`, `at random` or `the first`.
         dropped: of them, blank or too short for anything to be scored.
-        cut_tokens: tokens of the documents read that stand in no sequence.
+        cut_tokens: tokens of the documents read that are in no sequence.
         blank: of the documents, those without anything but white space.
         doubled: of the documents, those that begin or end with what the tokenizer adds there.
-        special: how often special tokens stand in the text itself, by name.
+        special: how often special tokens occur in the text itself, by name.
     """
 
     documents: int
@@ -253,7 +253,7 @@ def _batches(
 def _encode(
     batch: Sequence[Document], tokenizer: Tokenizer, cut: Cut, labels: dict[str, int] | None
 ) -> Encoded:
-    """The documents' tokens, with what stands behind each."""
+    """The documents' tokens, with what is put behind each."""
     if not batch:
         return Encoded(np.zeros(0, np.int32), np.zeros(1, np.int64), np.zeros(0, np.int16))
     options = {} if labels is None else {"return_offsets_mapping": True}
@@ -298,11 +298,11 @@ def _special(part: Encoded, special: Special, cut: Cut) -> tuple[int, list[int]]
 def token_labels(
     document: Document, where: Sequence[tuple[int, int]], labels: dict[str, int]
 ) -> NDArray[np.int16]:
-    """The label of each token: that of the span around its first character that is no white space.
+    """The label of each token: that of the span around its first character that is not white space.
 
     Args:
         document: the text and its spans.
-        where: [tokens] the characters that each token stands for; the end is exclusive.
+        where: [tokens] the characters of each token; the end is exclusive.
         labels: their codes, to which new ones are added.
 
     Returns:

@@ -48,7 +48,7 @@ def text_task(
 ) -> Task:
     """Make a task from text.
 
-    Sequences of a split stand in random order, so that its first ones are a sample of it. Windows
+    Sequences of a split are in random order, so that its first ones are a sample of it. Windows
     of one document, and sequences of one pack, are not independent of each other: intervals, which
     take sequences as independent, are then too narrow.
 
@@ -70,7 +70,7 @@ def text_task(
         fit_sequences: how many those are.
         text_field: the field or column with the text.
         spans_field: the field or column with `[start, end, label]` in characters, for a facet of
-            that name; None for none.
+            that name; None for no such facet.
         masked: for masked models, the share of each sequence's tokens (at least one; none that is
             special or the first) that is hidden behind the tokenizer's mask token, to be predicted
             from both sides. The facets are then `position` and `frequency` alone. None for
@@ -90,7 +90,7 @@ def text_task(
 
     Warns:
         UserWarning: if an evaluated split shares sequences with `train`, or many with another; if
-            many documents are blank, or the same; and if special tokens stand in the text, above
+            many documents are blank, or the same; and if special tokens occur in the text, above
             all where the tokenizer adds them a second time.
     """
     spec = {key: value for key, value in locals().items() if key not in ("data", "tokenizer")}

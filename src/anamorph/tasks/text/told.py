@@ -1,4 +1,4 @@
-"""What is told of text before an audit: what makes numbers mean less than they seem to."""
+"""Warnings about text before an audit: what makes numbers mean less than they seem to."""
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
