@@ -5,7 +5,6 @@
 as BOS, does so in front of every sequence, as the model saw it in training.
 """
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
@@ -191,26 +190,16 @@ def read(
             for.
     """
     parts = [_encode([], tokenizer, cut, labels)]
-    documents = dropped = tokens = made = blank = doubled = 0
-    special, found = Special.of(tokenizer), Counter[int]()
+    documents = tokens = windows = 0
     chosen: Literal["all", "at random", "the first"] = "all"
     count = None if needed is None else source.count()
     for batch in _batches(source, count, min(needed or BATCH, BATCH), rng):
         part = _encode([d for d in batch if d.text.strip()], tokenizer, cut, labels)
         parts.append(part)
         documents += len(batch)
-        blank += len(batch) - len(part)
-        twice, inside = _special(part, special, cut)
-        doubled += twice
-        found.update(inside)
-        short = part.lengths < cut.least if cut.packing != "pack" else np.zeros(0)
-        dropped += len(batch) - len(part) + int(short.sum())
         tokens += len(part.tokens)
-        made = (
-            tokens // cut.step
-            if cut.packing == "pack"
-            else made + len(cut.windows(part.offsets)[0])
-        )
+        windows += len(cut.windows(part.offsets)[0])
+        made = tokens // cut.step if cut.packing == "pack" else windows
         if needed is not None and made >= needed and documents != count:
             chosen = "the first" if count is None else "at random"
             break
@@ -219,19 +208,14 @@ def read(
         joined(parts),
         np.concatenate([part.labels for part in parts]),
     )
+    blank = documents - len(whole)
+    short = 0 if cut.packing == "pack" else int((whole.lengths < cut.least).sum())
+    doubled, special = _special(whole, tokenizer, cut)
     if needed is None:
         whole = whole.take(rng.permutation(len(whole)))
     starts, lengths = (x[:needed] for x in cut.windows(whole.offsets))
-    names = dict(zip(found, tokenizer.convert_ids_to_tokens(list(found)), strict=True))
-    reading = Reading(
-        documents,
-        chosen,
-        dropped,
-        len(whole.tokens) - int(lengths.sum()),
-        blank,
-        doubled,
-        {str(names[token]): found[token] for token in sorted(found)},
-    )
+    left = len(whole.tokens) - int(lengths.sum())
+    reading = Reading(documents, chosen, blank + short, left, blank, doubled, special)
     return whole.slices(starts, lengths, cut.front), reading
 
 
@@ -273,26 +257,33 @@ def _encode(
     return Encoded(tokens, offsets, codes)
 
 
-def _special(part: Encoded, special: Special, cut: Cut) -> tuple[int, list[int]]:
+def _special(part: Encoded, tokenizer: Tokenizer, cut: Cut) -> tuple[int, dict[str, int]]:
     """How many documents have their first or last special token twice, and those in their text.
 
     Args:
         part: a document a sequence, with the tokens that the tokenizer or `cut` added to it.
-        special: the tokenizer's special tokens.
+        tokenizer: that made them.
         cut: how the documents become sequences.
+
+    Returns:
+        the number of documents, and by name how often each special token is in the text.
     """
+    special = Special.of(tokenizer)
     whole = cut.packing == "truncate"
     front, behind = (len(special.front), special.behind) if whole else (0, cut.behind)
     lengths, place = part.lengths, part.position
     inside = (place >= front) & (place < (lengths - len(behind))[part.owner])
     if whole:
         inside &= place < cut.length
-    hits = part.tokens[inside & np.isin(part.tokens, special.ids)]
+    found, times = np.unique(
+        part.tokens[inside & np.isin(part.tokens, special.ids)], return_counts=True
+    )
     some = lengths > front + len(behind)
     first = part.tokens[(part.offsets[:-1] + front)[some]]
     last = part.tokens[(part.offsets[1:] - len(behind) - 1)[some]]
     twice = np.isin(first, special.front[-1:]) | np.isin(last, behind[:1])
-    return int(twice.sum()), hits.tolist()
+    names = tokenizer.convert_ids_to_tokens(found.tolist())
+    return int(twice.sum()), dict(zip(map(str, names), times.tolist(), strict=True))
 
 
 def token_labels(
