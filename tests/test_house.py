@@ -88,15 +88,12 @@ EXPECTED: dict[str, frozenset[str]] = {
     "long functions": frozenset(
         {
             "models/huggingface/attention.py:attention_forward",
-            "tasks/code/task.py:draw",
-            "tasks/text/task.py:text_task",
             "training/train.py:train",
         }
     ),
     "many parameters": frozenset(
         {
             "models/huggingface/attention.py:attention_forward",
-            "tasks/text/task.py:_to_split",
         }
     ),
     "names asked by getattr": frozenset(
