@@ -80,6 +80,8 @@ class HuggingFace(Wrapped):
             block by block than by itself, padded or not.
     """
 
+    batch_tokens = 1_024  # blocks of language models are wide
+
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
         self.model = cast(Any, model)
@@ -284,14 +286,15 @@ class HuggingFace(Wrapped):
         if difference and not outside:
             why = f"with its attention function exchanged, {difference}"
             self.blocks = [replace(block, headless=why) for block in self.blocks]
+        dims = next((block.dims for block in self.blocks if block.heads), {})
+        whole = Batch(reference.tokens, torch.ones_like(reference.tokens).bool())
+        self._widths = {**dims, "residual": self.start(whole).residual.shape[-1]}
         self._takes_left_padding = True
         batch, expected = reference.left_padded()
         try:
             self._takes_left_padding = not self._differs(batch, expected)
         except Exception:  # it takes masks of another form
             self._takes_left_padding = False
-        dims = next((block.dims for block in self.blocks if block.heads), {})
-        self._widths = {**dims, "residual": self.start(batch).residual.shape[-1]}
 
     def _try(self, reference: Reference) -> str:
         """Why the model does not give its own logits, its attention function exchanged or not.
