@@ -147,10 +147,11 @@ class _Pass:
         """Take in the activations of the next batch."""
         if not self.dims:
             self.dims = {site: x.shape[1] for site, x in points.at.items()}
-            for attachment, stream in self._streams():
-                statistic = self._statistic(attachment, stream)
-                if statistic is not None:
-                    self.statistics.setdefault(stream, {}).setdefault(statistic.key, statistic)
+            for attachment in self.placed:
+                for stream in self._streams(attachment):
+                    statistic = self._statistic(attachment, stream)
+                    if statistic is not None:
+                        self.statistics.setdefault(stream, {}).setdefault(statistic.key, statistic)
         orders = {
             size: points.sequence.repeat(size).argsort(stable=True)
             for size in set(map(len, self.statistics)) - {1}
@@ -166,17 +167,20 @@ class _Pass:
         """Of each attachment the fitted simplification at every site; equal ones are one object."""
         if self.keys and not self.dims:
             raise AnamorphError("There is no data to fit to; give at least one batch.")
-        learnt: dict[tuple[Simplification, Stream], Simplification] = {}
-        found: dict[Attachment, dict[Site, Simplification]] = {a: {} for a in self.placed}
-        for attachment, stream in self._streams():
-            key = attachment.simplification, stream
-            if key not in learnt:
-                learnt[key] = attachment.simplification.clone()
-                statistic = self._statistic(attachment, stream)
-                if statistic is not None:
-                    with _told_where(attachment, stream):
-                        learnt[key].learn(self.statistics[stream][statistic.key])
-            found[attachment] |= {place[-1]: learnt[key] for place in stream}
+        learnt: dict[Simplification, dict[Stream, Simplification]] = {}
+        found: dict[Attachment, dict[Site, Simplification]] = {}
+        for attachment in self.placed:
+            fits = learnt.setdefault(attachment.simplification, {})
+            at_site: dict[Site, Simplification] = {}
+            for stream in self._streams(attachment):
+                if stream not in fits:
+                    fits[stream] = attachment.simplification.clone()
+                    statistic = self._statistic(attachment, stream)
+                    if statistic is not None:
+                        with _told_where(attachment, stream):
+                            fits[stream].learn(self.statistics[stream][statistic.key])
+                at_site |= dict.fromkeys((place[-1] for place in stream), fits[stream])
+            found[attachment] = at_site
         return found
 
     def _statistic(self, attachment: Attachment, stream: Stream) -> Statistic | None:
@@ -185,16 +189,14 @@ class _Pass:
         with _told_where(attachment, stream):
             return attachment.simplification.statistic(*(self.dims[site] for site in stream[0]))
 
-    def _streams(self) -> Iterator[tuple[Attachment, Stream]]:
-        """Each fit: an attachment, and the points that it is fitted to."""
-        for attachment, sites in self.placed.items():
-            groups: dict[Hashable, list[Place]] = {}
-            for site in sites:
-                same_fit = (site.layer, site.head, self.dims.get(site))
-                place = (*attachment.simplification.reads(site), site)
-                groups.setdefault(same_fit if attachment.joint else site, []).append(place)
-            for group in groups.values():
-                yield attachment, tuple(group)
+    def _streams(self, attachment: Attachment) -> list[Stream]:
+        """The points of each fit of an attachment."""
+        groups: dict[Hashable, list[Place]] = {}
+        for site in self.placed[attachment]:
+            same_fit = (site.layer, site.head, self.dims.get(site))
+            place = (*attachment.simplification.reads(site), site)
+            groups.setdefault(same_fit if attachment.joint else site, []).append(place)
+        return list(map(tuple, groups.values()))
 
     def points(self, numbered: tuple[int, Batch]) -> _Points:
         """What the model computes at the sites, sequence by sequence and without padding.
