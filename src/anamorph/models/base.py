@@ -7,14 +7,15 @@ kinds `[copy, batch, position, dim]`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from anamorph.models.layout import HeadLayout, layout_of
 from anamorph.models.sites import Site
 
 
@@ -25,21 +26,68 @@ class LayerKind(NamedTuple):
     kind: str
 
 
-Edit = Callable[[Tensor], Tensor]
-"""Takes an activation `[1 or copy, batch, ...]`, gives `[copy, batch, ...]`, otherwise alike.
-
-An edit that makes several copies of one says how many in an attribute `copies`; one that leaves
-most heads alone may offer `heads` and `of_heads`, as `anamorph.auditing.stacks.StackedEdit` does.
-"""
-
-Edits = Mapping[LayerKind, Edit]
-
-Recording = dict[LayerKind | Site, Tensor | None]
-"""The caller puts in what it wants, with None; a layer fills in the tensors, after edits.
+Recorded = dict[LayerKind | Site, Tensor]
+"""Activations, after edits.
 
 A `LayerKind` stands for all heads, `[copy, batch, head, ...]`; a `Site` for one,
 `[copy, batch, ...]`.
 """
+
+
+@dataclass(frozen=True)
+class Context:
+    """What an edit is told of the run that it changes, besides the tensor.
+
+    Attributes:
+        tokens: [batch, position] all token ids of the sequences.
+        mask: [batch, position] True at real tokens.
+        at: None, or [batch, query] the positions that the tensor holds: on its position axis, or
+            on the query axis of a pattern.
+        read: what the edit asked to read (`Edit.reads`), [1 or copy, batch, ...], after edits. It
+            holds the same positions as the tensor; keys and values always hold all of them.
+    """
+
+    tokens: Tensor
+    mask: Tensor
+    at: Tensor | None = None
+    read: Mapping[LayerKind, Tensor] = field(default_factory=dict)
+
+
+class Edit(ABC):
+    """What stands in for one tensor of a layer.
+
+    Attributes:
+        reads: other tensors, of the same layer or of earlier ones, that it has to be shown. They
+            must be computed before the one that it replaces.
+        copies: how many copies of the model it makes of one.
+        heads: the only heads that it changes; None if it may change any.
+    """
+
+    reads: tuple[LayerKind, ...] = ()
+    copies: int = 1
+    heads: Sequence[int] | None = None
+
+    @abstractmethod
+    def __call__(self, x: Tensor, context: Context) -> Tensor:
+        """[1 or copy, batch, ...] to [copy, batch, ...]; the other axes stay as they are."""
+
+    def of_heads(self, x: Tensor, heads: Sequence[int], context: Context) -> Tensor:
+        """[1 or copy, batch, head, ...] of all heads to [copy, batch, heads, ...] of some."""
+        edited = self(x, context)
+        return edited if len(heads) == x.shape[2] else edited[:, :, list(heads)]
+
+
+class EditBy(Edit):
+    """The edit that a function makes of the tensor alone."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        self.function = function
+
+    def __call__(self, x: Tensor, context: Context) -> Tensor:
+        return self.function(x)
+
+
+Edits = Mapping[LayerKind, Edit]
 
 
 @dataclass(frozen=True)
@@ -66,13 +114,29 @@ class State:
     Attributes:
         residual: [copy, batch, position, width], or [copy, batch, query, width] of the positions
             `at` after a last layer that was given them.
+        tokens: [batch, position] token ids.
         mask: [batch, position] True at real tokens.
         at: None, or [batch, query] the positions that the residual holds.
+        read: what edits of this run asked to read of the layers so far.
     """
 
     residual: Tensor
+    tokens: Tensor
     mask: Tensor
     at: Tensor | None = None
+    read: Mapping[LayerKind, Tensor] = field(default_factory=dict)
+
+
+class Ran(NamedTuple):
+    """What came out of a run.
+
+    Attributes:
+        state: after its last layer.
+        recorded: what was asked for, as far as the model has it.
+    """
+
+    state: State
+    recorded: Recorded
 
 
 class Model(ABC):
@@ -107,9 +171,19 @@ class Model(ABC):
         """The number of logits."""
 
     @property
+    def layout(self) -> tuple[HeadLayout, ...]:
+        """How many heads each layer has, and which of them read which keys and values."""
+        return layout_of(self.sites, self.layers)
+
+    @property
     def device(self) -> torch.device:
         """Where its weights are, and where it wants its batches."""
         return torch.device("cpu")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The number format of its logits."""
+        return torch.float32
 
     def session(self) -> AbstractContextManager[None]:
         """Prepare the model once for many runs; afterwards it is as it was before."""
@@ -148,20 +222,46 @@ class Model(ABC):
         index: int,
         state: State,
         edits: Edits | None = None,
-        record: Recording | None = None,
+        record: Collection[LayerKind | Site] = (),
         at: Tensor | None = None,
-    ) -> State:
+    ) -> Ran:
         """Run one block.
 
         Args:
             index: which layer.
             state: what came out of the layer before, at all positions.
-            edits: replacements for this layer's tensors; keys of other layers are left alone.
-            record: its keys of this layer are filled in.
+            edits: of the whole run; this layer's are made, and what any of them reads is kept.
+            record: what to record; what other layers hold is left alone.
             at: [batch, query] the positions that count. Recorded patterns hold these rows only, and
                 in the last layer nothing is computed for other positions that they do not need
                 (recorded queries and what follows from them then hold these rows too).
         """
+
+    def run(
+        self,
+        batch: Batch | State,
+        edits: Edits | None = None,
+        record: Collection[LayerKind | Site] = (),
+        at: Tensor | None = None,
+        first: int = 0,
+        stop: int | None = None,
+    ) -> Ran:
+        """Run several blocks; arguments as for `layer`.
+
+        Args:
+            batch: sequences, or the state before layer `first`.
+            edits: of these layers.
+            record: what to record.
+            at: [batch, query] the positions that count.
+            first: the first layer to run.
+            stop: the first layer not to run; None to run all.
+        """
+        state = self.start(batch) if isinstance(batch, Batch) else batch
+        recorded: Recorded = {}
+        for index in range(first, self.layers if stop is None else stop):
+            state, found = self.layer(index, state, edits, record, at)
+            recorded |= found
+        return Ran(state, recorded)
 
     @abstractmethod
     def logits(self, state: State, at: Tensor | None = None) -> Tensor:

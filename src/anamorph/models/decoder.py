@@ -1,13 +1,13 @@
 """A decoder-only Transformer, pre-norm, small enough to read in one sitting.
 
 To train, `forward` runs all of it. An audit runs it block by block (see `anamorph.models.base`):
-every tensor that a simplification may stand in for passes through `_Tap`, and only what is asked
+every tensor that a simplification may stand in for passes through a `Tap`, and only what is asked
 for is computed: explicit attention patterns where somebody reads or replaces them, fused attention
 elsewhere; after the last layer's keys and values, only the positions that are scored.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
@@ -19,10 +19,11 @@ from torch import Tensor, nn
 
 from anamorph.errors import AnamorphError
 from anamorph.machine.process import usual_tensors
-from anamorph.models.base import Batch, Edits, LayerKind, Model, Recording, State
+from anamorph.models.base import Batch, Edits, LayerKind, Model, Ran, State
 from anamorph.models.causal import causal_attention, rotated
 from anamorph.models.fingerprint import CONFIGURATION, digest_of, fingerprint_of
 from anamorph.models.sites import HEAD_KINDS, LAYER_KINDS, Site
+from anamorph.models.tap import Tap, rows_at
 from anamorph.models.weights import read_weights, write_weights
 
 Positions = Literal["learned", "sinusoidal", "rotary"]
@@ -180,36 +181,33 @@ class Decoder(nn.Module, Model):
         Raises:
             AnamorphError: if the batch is longer than the context.
         """
-        return State(self._embed(batch.tokens)[None], batch.mask)
+        return State(self._embed(batch.tokens)[None], batch.tokens, batch.mask)
 
     def layer(
         self,
         index: int,
         state: State,
         edits: Edits | None = None,
-        record: Recording | None = None,
+        record: Collection[LayerKind | Site] = (),
         at: Tensor | None = None,
-    ) -> State:
+    ) -> Ran:
         """Run one block; see `anamorph.models.base.Model.layer`."""
         block = cast(_Block, self.blocks[index])
-        tap = _Tap(index, edits or {}, record if record is not None else {})
+        rows = at if index == self.layers - 1 else None  # None: all positions go on
+        tap = Tap(index, state, edits or {}, record, at, rows)
         residual = state.residual  # [copy, batch, position, width]
         x = block.norm_attention(residual)
         key = tap("key", self._rotate(self._heads(block.key(x))))
         value = tap("value", self._heads(block.value(x)))
-        rows = at if index == self.layers - 1 else None  # None: all positions go on
-        if rows is not None:
-            x, residual = _rows(x, rows), _rows(residual, rows)
+        x, residual = rows_at(x, rows), rows_at(residual, rows)
         query = tap("query", self._rotate(self._heads(block.query(x)), rows))
-        if tap.replaces("pattern") or (tap.keeps("pattern") and (rows is not None or at is None)):
-            pattern = tap("pattern", _attention_pattern(query, key, rows))
-            if rows is None and at is not None and tap.keeps("pattern"):
-                tap.keep("pattern", _head_rows(pattern, at))
-            heads = pattern @ value
+        recorded = "pattern" in tap.wanted
+        if tap.changes("pattern") or (recorded and (rows is not None or at is None)):
+            heads = tap("pattern", _attention_pattern(query, key, rows)) @ value
         else:
             heads = _fused_attention(query, key, value, rows)
-            if tap.keeps("pattern") and at is not None:
-                tap.keep("pattern", _attention_pattern(_head_rows(query, at), key, at))
+            if recorded:
+                tap.keep("pattern", _attention_pattern(rows_at(query, at), key, at))
         heads = tap("output", heads)  # [copy, batch, head, query, dim]
         heads = tap("heads", heads.transpose(-3, -2).flatten(-2))
         attention = tap("attention", block.output(heads))
@@ -217,11 +215,11 @@ class Decoder(nn.Module, Model):
         mlp_input = tap("mlp_input", block.norm_mlp(middle))
         mlp = tap("mlp", block.down(F.gelu(block.up(mlp_input))))
         residual = tap("residual", middle + mlp)
-        return State(residual, state.mask, rows)
+        return Ran(State(residual, state.tokens, state.mask, rows, tap.read), tap.recorded)
 
     def logits(self, state: State, at: Tensor | None = None) -> Tensor:
         """[copy, batch, query, vocabulary] at the positions `at` [batch, query], or all."""
-        residual = state.residual if at is None else _rows(state.residual, at)
+        residual = rows_at(state.residual, at)
         logits: Tensor = self.unembedding(self.norm(residual))
         return logits
 
@@ -305,46 +303,6 @@ class _Block(nn.Module):
         self.norm_mlp = nn.LayerNorm(width)
         self.up = nn.Linear(width, mlp)
         self.down = nn.Linear(mlp, width)
-
-
-class _Tap:
-    """Where a layer's tensors pass: each is replaced if it has an edit, kept if it is asked for."""
-
-    def __init__(self, layer: int, edits: Edits, record: Recording) -> None:
-        self.layer, self.edits, self.record = layer, edits, record
-
-    def replaces(self, kind: str) -> bool:
-        return LayerKind(self.layer, kind) in self.edits
-
-    def keeps(self, kind: str) -> bool:
-        return any((key.layer, key.kind) == (self.layer, kind) for key in self.record)
-
-    def keep(self, kind: str, x: Tensor) -> None:
-        for key in self.record:
-            if (key.layer, key.kind) == (self.layer, kind):
-                head = key.head if isinstance(key, Site) else None
-                self.record[key] = x if head is None else x[:, :, head]
-
-    def __call__(self, kind: str, x: Tensor) -> Tensor:
-        if self.replaces(kind):
-            x = self.edits[LayerKind(self.layer, kind)](x)
-        if self.keeps(kind):
-            self.keep(kind, x)
-        return x
-
-
-def _rows(x: Tensor, at: Tensor) -> Tensor:
-    """The positions `at` [batch, query] of x [copy, batch, position, dim]."""
-    batch, positions = x.shape[1:3]
-    places = torch.arange(batch, device=x.device)[:, None] * positions + at
-    rows = x.flatten(1, 2).index_select(1, places.flatten())  # whole rows: faster than a gather
-    return rows.view(len(x), *at.shape, x.shape[-1])
-
-
-def _head_rows(x: Tensor, at: Tensor) -> Tensor:
-    """The positions `at` [batch, query] of x [copy, batch, head, position, dim]."""
-    rows = _rows(x.transpose(2, 3).flatten(3), at)
-    return rows.view(*rows.shape[:3], x.shape[2], -1).transpose(2, 3)
 
 
 def _fused_attention(query: Tensor, key: Tensor, value: Tensor, at: Tensor | None) -> Tensor:

@@ -126,9 +126,7 @@ def probe_logits(model: Model, batch: Batch) -> dict[str, Any]:
     with model.session():
         for tokens, mask in zip(batch.tokens, batch.mask, strict=True):
             alone = tokens[None, : int(mask.sum())].to(model.device)
-            state = model.start(Batch(alone, torch.ones_like(alone).bool()))
-            for layer in range(model.layers):
-                state = model.layer(layer, state)
+            state = model.run(Batch(alone, torch.ones_like(alone).bool())).state
             logits = model.logits(state)[0, 0]  # [position, vocabulary]
             own = logits.gather(1, alone[0, :, None].clamp(max=logits.shape[1] - 1))
             means = [x.double().mean() for x in (logits.float().logsumexp(1), logits.amax(1), own)]

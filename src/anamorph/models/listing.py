@@ -7,7 +7,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from anamorph.models.base import Batch, LayerKind, Model, Recording
+from anamorph.models.base import Batch, Context, Edit, LayerKind, Model
 from anamorph.models.huggingface.model import HuggingFace
 from anamorph.models.sites import HEAD_KINDS
 
@@ -42,12 +42,9 @@ def list_sites(model: Model, tokens: Tensor | None = None) -> pl.DataFrame:
     tokens = (_some_tokens(model) if tokens is None else tokens).to(model.device)
     keys = list(dict.fromkeys(LayerKind(site.layer, site.kind) for site in model.sites))
     edits = {key: _Counted() for key in keys}
-    recording: Recording = dict.fromkeys(keys)
-    state = model.start(Batch(tokens, torch.ones_like(tokens).bool()))
-    for layer in range(model.layers):
-        state = model.layer(layer, state, edits, recording)
+    recorded = model.run(Batch(tokens, torch.ones_like(tokens).bool()), edits, keys).recorded
     rows = [
-        (str(site), *site, _shape(recording[key], site.kind), edits[key].fired)
+        (str(site), *site, _shape(recorded.get(key), site.kind), edits[key].fired)
         for site in model.sites
         for key in [LayerKind(site.layer, site.kind)]
     ]
@@ -101,12 +98,12 @@ def missing_sites(model: Model) -> list[str]:
     return missing
 
 
-class _Counted:
+class _Counted(Edit):
     """An edit that changes nothing and counts."""
 
     fired = 0
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, context: Context) -> Tensor:
         self.fired += 1
         return x.clone()
 

@@ -90,10 +90,7 @@ class Wrapped(Model):
         """Compare logits at the real tokens of a batch with [real token, vocabulary]."""
         name, shape = type(self.module).__name__, list(batch.tokens.shape)
         try:
-            state = self.start(batch)
-            for layer in range(self.layers):
-                state = self.layer(layer, state)
-            found = self.logits(state)[0][batch.mask]
+            found = self.logits(self.run(batch).state)[0][batch.mask]
         except AnamorphError:
             raise
         except Exception as error:  # of every kind that a changed module may raise
@@ -202,15 +199,9 @@ def _once(rows: Tensor) -> Tensor:
     return rows.flatten()[first.flatten() | ~often]
 
 
-def rows_at(x: Tensor, at: Tensor) -> Tensor:
-    """The positions `at` [batch, query] of x [copy, batch, (head,) position, dim]."""
-    at = at[None, :, None] if x.dim() == 5 else at[None]
-    return x.gather(-2, at[..., None].expand(*x.shape[:-2], -1, x.shape[-1]))
-
-
 def copies_of(edits: Iterable[Edit]) -> int:
     """How many copies of the model some edits make, at least one."""
-    return max((int(getattr(edit, "copies", 1)) for edit in edits), default=1)
+    return max((edit.copies for edit in edits), default=1)
 
 
 def still(model: nn.Module) -> Callable[[], None]:

@@ -89,6 +89,18 @@ class Simplification(ABC):
     def __call__(self, x: Tensor) -> Tensor:
         """Map `x` [..., dim], every point by itself, in the dtype of `x`."""
 
+    def apply(self, x: Tensor, context: Any) -> Tensor:
+        """Map `x` where it is in the model; override it to use what is known of the points.
+
+        Args:
+            x: [batch, position, dim], or of a pattern [batch, query, key].
+            context: the tokens, the mask and the positions of `x` (`anamorph.models.base.Context`).
+
+        Returns:
+            a tensor of the shape, dtype and device of `x`; what `__call__` gives by default.
+        """
+        return self(x)
+
     def validate(self, dim: int | None = None) -> None:
         """Check the hyper-parameters, as far as can be done before any data is seen.
 

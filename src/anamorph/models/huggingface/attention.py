@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anamorph.errors import AnamorphError
-from anamorph.models.base import Edit
 from anamorph.models.huggingface.calls import Call
+from anamorph.models.layout import HeadLayout
 from anamorph.models.sites import HEAD_KINDS, Site
+from anamorph.models.tap import Tap, rows_at
 from anamorph.models.wrapped import same_up_to_rounding
 
 HARMLESS = frozenset(
@@ -72,9 +73,9 @@ class Attention:
     matrix: Tensor | None = None
 
     @property
-    def group(self) -> int:
-        """How many query heads share a key head."""
-        return self.query.shape[2] // self.key.shape[2]
+    def layout(self) -> HeadLayout:
+        """Which query head reads which keys and values."""
+        return HeadLayout(self.query.shape[2], self.key.shape[2])
 
     def heads(self) -> Tensor:
         """[copy, batch, position, head · dim] what the heads give, side by side."""
@@ -113,8 +114,7 @@ class Attention:
         self, query: Tensor, key: Tensor, heads: Sequence[int], at: Tensor | None = None
     ) -> Tensor:
         """[copy, batch, head, query, key] probabilities of the given heads, at some positions."""
-        if at is not None:
-            query = _rows(query, at)
+        query = rows_at(query, at)
         scores = (query @ key.transpose(-1, -2)) * self.scaling
         if self.softcap is not None:
             scores = (scores / self.softcap).tanh_() * self.softcap
@@ -135,7 +135,7 @@ class Attention:
             return scores.softmax(-1, dtype=torch.float32)[..., :-1].to(query.dtype)
         return scores.softmax(-1, dtype=torch.float32).to(query.dtype)
 
-    def again(self, call: Call) -> Tensor:
+    def again(self, tap: Tap) -> Tensor:
         """[copy, batch, position, width] what the module gives with edits to some heads.
 
         The heads that no edit touches are taken over; those that one does attend again. Where the
@@ -143,20 +143,15 @@ class Attention:
         only patterns of single heads are filled in.
         """
         assert self.given is not None and self.output is not None
-        total = self.query.shape[2]
+        layout = self.layout
+        total = layout.heads
         edited: set[int] = set()
-        for kind, edit in call.edits.items():
+        for kind, edit in tap.here.items():
             if kind in HEAD_KINDS:
-                every = range(self.key.shape[2] if kind in ("key", "value") else total)
-                touched = getattr(edit, "heads", every)
-                shared = kind in ("key", "value")
-                edited |= {
-                    head
-                    for head in range(total)
-                    if (head // self.group if shared else head) in touched
-                }
+                touched = range(layout.count(kind)) if edit.heads is None else edit.heads
+                edited |= {reader for head in touched for reader in layout.reading(head, kind)}
         heads = sorted(edited)
-        output = self._heads_again(call, heads)
+        output = self._heads_again(tap, heads)
         assert self.projection is not None
         dim = output.shape[-1]
         if self.matrix is None or len(heads) == total:
@@ -171,34 +166,33 @@ class Attention:
         rows = self.matrix.unflatten(0, (total, dim))[heads].flatten(0, 1)  # type: ignore[no-untyped-call]
         return self.given + change.transpose(2, 3).flatten(3) @ rows  # type: ignore[no-any-return]
 
-    def _heads_again(self, call: Call, heads: list[int]) -> Tensor:
-        shared = sorted({head // self.group for head in heads})
-        query = _edited(call, "query", self.query, heads)
-        key = _edited(call, "key", self.key, shared)
-        value = _edited(call, "value", self.value, shared)
-        if self.group > 1:
-            spread = [shared.index(head // self.group) for head in heads]
+    def _heads_again(self, tap: Tap, heads: list[int]) -> Tensor:
+        layout = self.layout
+        shared = sorted({layout.reads(head) for head in heads})
+        query = _edited(tap, "query", self.query, heads)
+        key = _edited(tap, "key", self.key, shared)
+        value = _edited(tap, "value", self.value, shared)
+        if layout.shared > 1:
+            spread = [shared.index(layout.reads(head)) for head in heads]
             key, value = key[:, :, spread], value[:, :, spread]
         pattern = None
-        if "pattern" in call.edits:
+        if "pattern" in tap.here:
             pattern = self.pattern(query, key, heads)
-            pattern = _of_heads(call.edits["pattern"], pattern, heads, self.query.shape[2])
+            pattern = _of_heads(tap, "pattern", pattern, heads, layout.heads)
         output = self.attend(query, key, value, heads, pattern)
-        if "output" in call.edits:
-            output = _of_heads(call.edits["output"], output, heads, self.query.shape[2])
-        for site in call.wanted:
-            if not isinstance(site, Site) or site.kind != "pattern":
-                continue
+        if "output" in tap.here:
+            output = _of_heads(tap, "output", output, heads, layout.heads)
+        for site in tap.wanted.get("pattern", ()):
+            assert isinstance(site, Site) and site.head is not None
             if pattern is not None and site.head in heads:
-                kept = _rows(pattern[:, :, [heads.index(site.head)]], call.at)
+                kept = rows_at(pattern[:, :, [heads.index(site.head)]], tap.at)
             elif site.head in heads:
                 one = slice(heads.index(site.head), heads.index(site.head) + 1)
-                kept = self.pattern(query[:, :, one], key[:, :, one], [site.head], call.at)
+                kept = self.pattern(query[:, :, one], key[:, :, one], [site.head], tap.at)
             else:  # it is recorded, but not edited
-                assert site.head is not None
-                own = self.query[:, :, [site.head]], self.key[:, :, [site.head // self.group]]
-                kept = self.pattern(*own, [site.head], call.at)
-            call.record[site] = kept[:, :, 0]
+                own = self.query[:, :, [site.head]], self.key[:, :, [layout.reads(site.head)]]
+                kept = self.pattern(*own, [site.head], tap.at)
+            tap.recorded[site] = kept[:, :, 0]
         return output
 
     def _is_causal(self, query: Tensor) -> bool:
@@ -238,6 +232,7 @@ def attention_forward(
             f"mask that says so for {key.shape[2]}; take sequences of at most {sliding_window}."
         )
     call = Call.now() or Call()
+    tap = call.tap
     copies = call.shape[0] if call.shape else 1
     query, key, value = (x.unflatten(0, (copies, -1)) for x in (query, key, value))  # type: ignore[no-untyped-call]
     attention = Attention(
@@ -252,24 +247,25 @@ def attention_forward(
         s_aux,
         _by_copy(position_bias, copies),
     )
-    query, key, value = (
-        call.tap(kind, x) for kind, x in (("query", query), ("key", key), ("value", value))
-    )
     every = range(query.shape[2])
-    wide_key, wide_value = (x.repeat_interleave(attention.group, dim=2) for x in (key, value))
+    if tap is not None:
+        query, key, value = tap("query", query), tap("key", key), tap("value", value)
+    wide_key, wide_value = (
+        x.repeat_interleave(attention.layout.shared, dim=2) for x in (key, value)
+    )
     pattern = None
-    if "pattern" in call.edits:
-        pattern = call.edits["pattern"](attention.pattern(query, wide_key, every))
-        call.keep("pattern", pattern if call.at is None else _rows(pattern, call.at))
-    else:
-        for site in call.wanted:
-            if site.kind == "pattern":
-                head = site.head if isinstance(site, Site) else None
-                some = every if head is None else [head]
-                q, k = query[:, :, list(some)], wide_key[:, :, list(some)]
-                kept = attention.pattern(q, k, some, call.at)
-                call.record[site] = kept if head is None else kept[:, :, 0]
-    output = call.tap("output", attention.attend(query, wide_key, wide_value, every, pattern))
+    if tap is not None and tap.changes("pattern"):
+        pattern = tap("pattern", attention.pattern(query, wide_key, every))
+    elif tap is not None:
+        for site in tap.wanted.get("pattern", ()):
+            head = site.head if isinstance(site, Site) else None
+            some = every if head is None else [head]
+            q, k = query[:, :, list(some)], wide_key[:, :, list(some)]
+            kept = attention.pattern(q, k, some, tap.at)
+            tap.recorded[site] = kept if head is None else kept[:, :, 0]
+    output = attention.attend(query, wide_key, wide_value, every, pattern)
+    if tap is not None:
+        output = tap("output", output)
     if call.probing is not None:
         call.seen.append(attention)
     if call.stop:
@@ -278,31 +274,21 @@ def attention_forward(
     return output.transpose(2, 3).flatten(0, 1).contiguous(), None
 
 
-def _edited(call: Call, kind: str, x: Tensor, heads: list[int]) -> Tensor:
+def _edited(tap: Tap, kind: str, x: Tensor, heads: list[int]) -> Tensor:
     """The given heads of x [1, batch, head, ...], edited: [1 or copy, batch, heads, ...]."""
-    if kind not in call.edits:
+    edit = tap.here.get(kind)
+    if edit is None:
         return x if len(heads) == x.shape[2] else x[:, :, heads]
-    edit = call.edits[kind]
-    if hasattr(edit, "of_heads"):
-        return edit.of_heads(x, heads)  # type: ignore[no-any-return]
-    out = edit(x)
-    return out if len(heads) == x.shape[2] else out[:, :, heads]
+    return edit.of_heads(x, heads, tap.context(kind, edit))
 
 
-def _of_heads(edit: Edit, x: Tensor, heads: list[int], total: int) -> Tensor:
+def _of_heads(tap: Tap, kind: str, x: Tensor, heads: list[int], total: int) -> Tensor:
     """Edit x [1 or copy, batch, heads, ...], which holds only the given heads of all."""
     if len(heads) == total:
-        return edit(x)
+        return _edited(tap, kind, x, heads)
     full = x.new_zeros(len(x), x.shape[1], total, *x.shape[3:])
     full[:, :, heads] = x
-    return _edited(Call(edits={"": edit}), "", full, heads)
-
-
-def _rows(x: Tensor, at: Tensor | None) -> Tensor:
-    """The positions `at` [batch, query] of x [copy, batch, head, position, dim], or all."""
-    if at is None:
-        return x
-    return x.gather(3, at[None, :, None, :, None].expand(*x.shape[:3], -1, x.shape[-1]))
+    return _edited(tap, kind, full, heads)
 
 
 def _by_copy(x: Tensor | None, copies: int) -> Tensor | None:
@@ -325,7 +311,7 @@ def _rows_of_mask(mask: Tensor, at: Tensor | None) -> Tensor:
     """The rows `at` [batch, query] of a mask [copy, batch or 1, head, query, key], or all."""
     if at is None or mask.shape[3] == 1:  # one row is the same for all
         return mask
-    return _rows(mask.expand(-1, len(at), -1, -1, -1), at)
+    return rows_at(mask.expand(-1, len(at), -1, -1, -1), at)
 
 
 def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:

@@ -5,15 +5,14 @@ the wrapped parts do what they always do.
 """
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Optional
 
 from torch import Tensor, nn
 
-from anamorph.models.base import Edit, LayerKind, Recording
-from anamorph.models.sites import Site
+from anamorph.models.tap import Tap
 
 if TYPE_CHECKING:
     from anamorph.models.huggingface.attention import Attention
@@ -127,10 +126,7 @@ class Call:
     """What is to happen while a model, or one block of it, runs.
 
     Attributes:
-        edits: by kind, the replacements in this block.
-        wanted: what of this block is recorded.
-        record: where it is recorded.
-        at: [batch, query] the rows of recorded patterns; None for all.
+        tap: through which the tensors of a block pass.
         shape: (copy, batch, position) of the residual stream, whose first two are one axis inside.
         attended: [copy, batch, position, width] stands in for what the attention module gives.
         replaced: stands in for what every block gives.
@@ -140,10 +136,7 @@ class Call:
         stop: stop behind the attention module, which is put into `attention`.
     """
 
-    edits: Mapping[str, Edit] = field(default_factory=dict)
-    wanted: Sequence[LayerKind | Site] = ()
-    record: Recording = field(default_factory=dict)
-    at: Tensor | None = None
+    tap: Tap | None = None
     shape: tuple[int, ...] = ()
     attended: Tensor | None = None
     replaced: Tensor | None = None
@@ -158,24 +151,6 @@ class Call:
     def now() -> Optional["Call"]:
         """This thread's."""
         return getattr(_thread, "call", None)
-
-    def concerns(self, kind: str) -> bool:
-        """Whether a kind is edited or recorded."""
-        return kind in self.edits or any(key.kind == kind for key in self.wanted)
-
-    def tap(self, kind: str, x: Tensor) -> Tensor:
-        """Edit and record `x` [copy, batch, (head,) position, dim], all heads of it."""
-        if kind in self.edits:
-            x = self.edits[kind](x)
-        self.keep(kind, x)
-        return x
-
-    def keep(self, kind: str, x: Tensor) -> None:
-        """Record `x`, all heads of it."""
-        for key in self.wanted:
-            if key.kind == kind:
-                head = key.head if isinstance(key, Site) else None
-                self.record[key] = x if head is None else x[:, :, head]
 
 
 @contextmanager
@@ -246,7 +221,7 @@ def module_forward(module: nn.Module, form: Form) -> Callable[..., Any]:
 def mlp_hook(module: nn.Module, inputs: Any, out: Any) -> Any:
     """A forward hook that edits and records the output of an MLP."""
     call = Call.now()
-    if call is None or not call.concerns("mlp"):
+    if call is None or call.tap is None or not call.tap.concerns("mlp"):
         return None
     x = out[0] if isinstance(out, (tuple, list)) else out
     site = x.reshape(*call.shape, -1)

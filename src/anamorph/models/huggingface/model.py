@@ -11,7 +11,7 @@ difference goes through the output projection.
 """
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import product
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from anamorph.errors import AnamorphError
-from anamorph.models.base import Batch, Edits, LayerKind, Recording, State
+from anamorph.models.base import Batch, Edits, LayerKind, Ran, State
 from anamorph.models.fingerprint import CONFIGURATION, digest_of
 from anamorph.models.huggingface.attention import Attention, linear_matrix
 from anamorph.models.huggingface.blocks import OUTSIDE, CannotSplit, blocks_of, probe
@@ -37,7 +37,8 @@ from anamorph.models.huggingface.reference import (
     without_cache,
 )
 from anamorph.models.sites import HEAD_KINDS, Site
-from anamorph.models.wrapped import Wrapped, copies_of, rows_at, same_up_to_rounding
+from anamorph.models.tap import Tap, rows_at
+from anamorph.models.wrapped import Wrapped, copies_of, same_up_to_rounding
 
 LONGEST = 2_048  # a context up to which it is tried whether it is true
 
@@ -173,42 +174,34 @@ class HuggingFace(Wrapped):
                 would see.
         """
         self._check_length(batch.tokens)
-        state = _State(batch.tokens[None, :, :0], batch.mask, inputs=self._inputs(batch))
+        state = _state_of(batch, batch.tokens[None, :, :0], self._inputs(batch))
         with self.session():
             hidden = self._given(state, 1)[0].stream
-        return _State(hidden[None], batch.mask, None, state.inputs, state.given)
+        return replace(state, residual=hidden[None])
 
     def layer(
         self,
         index: int,
         state: State,
         edits: Edits | None = None,
-        record: Recording | None = None,
+        record: Collection[LayerKind | Site] = (),
         at: Tensor | None = None,
-    ) -> State:
+    ) -> Ran:
         """Run one block; see `anamorph.models.base.Model.layer`."""
         assert isinstance(state, _State)
-        here = {key.kind: edit for key, edit in (edits or {}).items() if key.layer == index}
-        wanted = [key for key in (record or {}) if key.layer == index]
-        call = Call(here, wanted, record if record is not None else {}, at)
+        tap = Tap(index, state, edits or {}, record, at)
         with self.session():
-            residual = self._run(index, state, call)
-        if "residual" in here:
-            residual = here["residual"](residual)
-        for key in wanted:
-            if key.kind == "residual":
-                call.record[key] = residual
+            residual = tap("residual", self._run(index, state, tap))
         rows = at if index == self.layers - 1 else None
-        if rows is not None:
-            residual = rows_at(residual, rows)
-        return _State(residual, state.mask, rows, state.inputs, state.given)
+        residual = rows_at(residual, rows)
+        return Ran(replace(state, residual=residual, at=rows, read=tap.read), tap.recorded)
 
     def logits(self, state: State, at: Tensor | None = None) -> Tensor:
         """[copy, batch, query, vocabulary] at the positions `at` [batch, query], or all.
 
         What follows the last block must work position by position, as a norm and a head do.
         """
-        residual = state.residual if at is None else rows_at(state.residual, at)
+        residual = rows_at(state.residual, at)
         width = residual.shape[-1]
         single = residual.reshape(1, -1, width) if self._as_one else residual.reshape(-1, 1, width)
         with self.session(), current(Call(replaced=single)):
@@ -219,9 +212,8 @@ class HuggingFace(Wrapped):
 
     def _may_be_one(self, reference: Reference) -> bool:
         """Whether, behind the last block, one token may stand for a stream of many positions."""
-        state = self.start(Batch(reference.tokens, torch.ones_like(reference.tokens).bool()))
-        for layer in range(self.layers):
-            state = self.layer(layer, state)
+        batch = Batch(reference.tokens, torch.ones_like(reference.tokens).bool())
+        state = self.run(batch).state
         apart = self.logits(state)
         self._as_one = True
         try:
@@ -231,17 +223,19 @@ class HuggingFace(Wrapped):
         finally:
             self._as_one = False
 
-    def _run(self, index: int, state: _State, call: Call) -> Tensor:
+    def _run(self, index: int, state: _State, tap: Tap) -> Tensor:
         """[copy, batch, position, width] after a block, before an edit of the residual stream."""
         residual, block = state.residual, self.blocks[index]
-        copies = max(len(residual), copies_of(call.edits.values()))
-        heads_edited = any(kind in HEAD_KINDS for kind in call.edits)
-        more = any(
-            key.kind in HEAD_KINDS and (isinstance(key, LayerKind) or key.kind != "pattern")
-            for key in call.wanted
+        copies = max(len(residual), copies_of(tap.here.values()))
+        heads_edited = any(kind in HEAD_KINDS for kind in tap.here)
+        more = any(kind in HEAD_KINDS for kind in tap.kept) or any(
+            kind in HEAD_KINDS and (isinstance(key, LayerKind) or kind != "pattern")
+            for kind, keys in tap.wanted.items()
+            for key in keys
         )
+        call = Call(tap)
         if len(residual) == 1 and heads_edited and not more and block.projection is not None:
-            call.attended = self._attention(index, state).again(call)
+            call.attended = self._attention(index, state).again(tap)
         if len(residual) < copies:
             residual = residual.expand(copies, *residual.shape[1:])
         call.shape, call.mlp_scale = residual.shape[:3], block.mlp_scale
@@ -362,7 +356,7 @@ class HuggingFace(Wrapped):
             mask = torch.ones_like(some).bool()
             try:
                 with self.session():
-                    self._given(_State(some[None, :, :0], mask, inputs=inputs), 1)
+                    self._given(_state_of(Batch(some, mask), some[None, :, :0], inputs), 1)
             except (IndexError, RuntimeError):
                 continue
             return context
@@ -370,9 +364,7 @@ class HuggingFace(Wrapped):
 
     def _differs(self, batch: Batch, expected: Tensor) -> float:
         """By how much logits of a batch differ from those expected at real tokens; 0 if not."""
-        state = self.start(batch)
-        for layer in range(self.layers):
-            state = self.layer(layer, state)
+        state = self.run(batch).state
         found = self.logits(state)[0][batch.mask]
         self._width = state.residual.shape[-1]
         if same_up_to_rounding(found, expected):
@@ -387,16 +379,16 @@ class HuggingFace(Wrapped):
         """
         states = [self.start(batch)]
         for layer in range(self.layers):
-            states.append(self.layer(layer, states[-1]))
+            states.append(self.layer(layer, states[-1]).state)
         inputs = self._inputs(batch)
-        fresh = [_State(state.residual, batch.mask, inputs=inputs) for state in states]
-        given: list[dict[int, list[Given]]] = [{}, {}]
+        beside = [_state_of(batch, states[0].residual, inputs) for _ in range(2)]
         for layer in reversed(range(self.layers)):
-            own = fresh[layer].residual
+            own = states[layer].residual
             other = own.flip(-1) / 2
-            alone = self.layer(layer, _State(other, batch.mask, None, inputs, given[0])).residual
-            pair = torch.cat([own, other])
-            both = self.layer(layer, _State(pair, batch.mask, None, inputs, given[1])).residual
+            alone, both = (
+                self.layer(layer, replace(state, residual=residual)).state.residual
+                for state, residual in zip(beside, (other, torch.cat([own, other])), strict=True)
+            )
             expected = torch.cat([states[layer + 1].residual, alone])
             size = float(expected.double().square().mean().sqrt())  # some numbers are huge
             if not same_up_to_rounding(both, expected, scale=size):
@@ -405,6 +397,10 @@ class HuggingFace(Wrapped):
                     "beside it, so it depends on more than its own residual stream"
                 )
         return ""
+
+
+def _state_of(batch: Batch, residual: Tensor, inputs: Mapping[str, Any]) -> _State:
+    return _State(residual, batch.tokens, batch.mask, inputs=inputs)
 
 
 def _numeric(configuration: Any) -> Any:
