@@ -84,7 +84,7 @@ def missing_sites(model: Model) -> list[str]:
         f"{type(model.model).__name__}: {reason}."
         for reason, layers in reasons.items()
     ]
-    mlps = [i for i, block in enumerate(model.blocks) if block.mlp is None]
+    mlps = [i for i, block in enumerate(model.blocks) if "mlp" not in block.ports]
     if mlps:
         missing.append(
             f"No mlp in layers {_numbers(mlps)}: no submodule of their blocks gives just what an "

@@ -25,6 +25,7 @@ class Added:
         scale: what that is multiplied with.
         stream: [batch, position, width] what it is added to, without what `beside` adds.
         beside: gives what attention adds in the same sum; None if the stream has it already.
+        beside_scale: what that is multiplied with.
         norm: takes the sum and gives what the block gives; None if the block gives the sum.
     """
 
@@ -32,6 +33,7 @@ class Added:
     scale: float
     stream: Tensor
     beside: Seen | None = None
+    beside_scale: float = 1.0
     norm: Seen | None = None
 
 
@@ -73,7 +75,7 @@ def _added_last(seen: Seen, total: Tensor, norm: Seen | None, watch: Watch) -> A
     for stream in reversed(watch.streams[: seen.before]):
         scales = scales_in(total, stream, [seen.out]) if bool(stream.any()) else None
         if scales is not None:
-            return Added(seen, scales[0], stream, None, norm)
+            return Added(seen, scales[0], stream, norm=norm)
     return None
 
 
@@ -86,7 +88,7 @@ def _added_beside(
         assert attention.out is not None
         scales = scales_in(total, watch.given, [seen.out, attention.out])
         if scales is not None:
-            return Added(seen, scales[0], watch.given, attention, norm)
+            return Added(seen, scales[0], watch.given, attention, scales[1], norm)
     return None
 
 
