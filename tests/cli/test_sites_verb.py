@@ -48,7 +48,7 @@ def test_a_model_outside_the_interface(sites: Any, tmp_path: Path) -> None:
         ["0-1.residual", "[position, 32]", "once"],
         ["0-1.mlp", "[position, 32]", "once"],
     ]
-    assert "No query, key, value, pattern and output in layers 0-1" in text
+    assert "No query, key, value, pattern, output and heads in layers 0-1" in text
     assert "am.HookedModel" in text
 
 

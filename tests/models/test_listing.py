@@ -110,7 +110,7 @@ def test_what_is_missing_and_why() -> None:
     assert missing_sites(am.HuggingFace(make("gpt2"))) == []
     assert missing_sites(am.HookedModel(Transformer(), {"0.residual": "blocks.0"})) == []
     attention, way = missing_sites(am.HuggingFace(make("gpt_neo")))
-    assert "No query, key, value, pattern and output in layers 0-1" in attention
+    assert "No query, key, value, pattern, output and heads in layers 0-1" in attention
     assert "AttentionInterface" in attention and "GPTNeoForCausalLM" in attention
     assert "am.HookedModel" in way
 

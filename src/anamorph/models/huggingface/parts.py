@@ -143,8 +143,11 @@ class _Search:
 
     @cached_property
     def _other(self) -> Tensor:
-        """[batch, position, width] another residual stream, with numbers of the same size."""
-        return self.watch.given.flip(-1)
+        """[batch, position, width] another stream: of the other sequence, and of another size.
+
+        Numbers that are huge in some columns, as of large models, are so there in both.
+        """
+        return self.watch.given.flip(0) * 0.75
 
     def _outermost_first(self) -> list[Seen]:
         """The submodules that give a stream, but for those that stand-ins for attention replace."""
