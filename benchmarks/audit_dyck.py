@@ -26,7 +26,7 @@ from anamorph.auditing.engine import BATCH_TOKENS, audit_split
 from anamorph.faithfulness import METRICS, CellSums
 from anamorph.models.decoder import Decoder
 from anamorph.models.sites import Site
-from anamorph.simplifications import FittedProxies, Proxy, fit
+from anamorph.simplifications import FittedProxies, Simplified, fit
 from anamorph.studies.specification import load_preset
 from anamorph.tasks import Split, load_task
 from anamorph.tasks.batches import collate, plan
@@ -92,7 +92,7 @@ def main() -> None:
 
 
 def difference(
-    cells: dict[Proxy, CellSums], looped: dict[Proxy, torch.Tensor], split: Split
+    cells: dict[Simplified, CellSums], looped: dict[Simplified, torch.Tensor], split: Split
 ) -> float:
     """The largest difference of a mean over the scored positions, over proxies and metrics."""
     whole = slice(len(split))  # the rows behind are those of the facets
@@ -103,7 +103,7 @@ def difference(
 @torch.inference_mode()
 def plain_loop(
     model: Decoder, split: Split, candidates: torch.Tensor, fitted: FittedProxies
-) -> dict[Proxy, torch.Tensor]:
+) -> dict[Simplified, torch.Tensor]:
     """[metric] sums over the scored positions of a split, for every proxy."""
     order = np.argsort(split.lengths, kind="stable")
     sums = {proxy: torch.zeros(len(METRICS), dtype=torch.float64) for proxy in fitted}

@@ -109,7 +109,9 @@ def tables(number: int) -> float:
     """Bytes a proxy by which the peak grows from a tenth of so many to all."""
     peaks = []
     for some in (number // 10, number):
-        made = Made([ProxyInfo(f"svd(rank={i})", "svd", i, "") for i in range(some)])
+        made = Made(
+            [ProxyInfo(f"svd(rank={i})", "svd", "svd", "rank", i, None, "") for i in range(some)]
+        )
         tabulate(made, made.proxies, {"iid": "iid", "ood": "ood"}, reference="iid")
         peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
         print(f"{some:>6} proxies: {peaks[-1] / 2**20:8.1f} MB at most", flush=True)

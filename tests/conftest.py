@@ -2,6 +2,7 @@
 
 import functools
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from anamorph.cli import main
 from anamorph.studies import study
 from anamorph.tasks import Task
 from commands import SMOKE, Done, environment
+from synthetic_run import make_run
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +40,20 @@ def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     assert done.returncode == 0, done.stderr
     return folder
+
+
+@pytest.fixture(scope="session")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder with its report; tests must not change it."""
+    run = make_run(tmp_path_factory.mktemp("runs") / "rendered")
+    report.render(run)
+    return run
+
+
+@pytest.fixture
+def copied(rendered: Path, tmp_path: Path) -> Path:
+    """A copy of it, to be changed."""
+    return Path(shutil.copytree(rendered, tmp_path / "run"))
 
 
 @pytest.fixture

@@ -1,4 +1,6 @@
-"""The one exception that a user is meant to read."""
+"""The one exception that a user is meant to read, and the check of arguments that raises it."""
+
+from collections.abc import Collection
 
 
 class AnamorphError(ValueError):
@@ -6,3 +8,48 @@ class AnamorphError(ValueError):
 
     The command line prints the message as one paragraph and exits with code 2.
     """
+
+
+def require(
+    name: str,
+    value: object,
+    *,
+    whole: bool = False,
+    least: float | None = None,
+    most: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    among: Collection[object] | None = None,
+) -> None:
+    """Check an argument: a number within bounds, or one of several values.
+
+    Args:
+        name: of the argument, behind that of its owner: `Decoder: width`.
+        value: as it was given.
+        whole: whether it must be an `int`; `True` and 2.0 are not.
+        least: the lowest number that is allowed.
+        most: the highest.
+        above: a number that it must be above.
+        below: a number that it must be below.
+        among: all values that are allowed.
+
+    Raises:
+        AnamorphError: if the value does not fit; says what was expected.
+    """
+    bounds = {"from": least, "above": above, "to": most, "below": below}
+    given = " and ".join(f"{word} {bound}" for word, bound in bounds.items() if bound is not None)
+    if among is not None:
+        fits = value in among
+        expected = f"one of {', '.join(map(str, among))}"
+    else:
+        expected = f"a {'whole number' if whole else 'number'} {given.replace(' and to', ' to')}"
+        fits = (
+            isinstance(value, int if whole else (int, float))
+            and not isinstance(value, bool)
+            and (least is None or value >= least)
+            and (above is None or value > above)
+            and (most is None or value <= most)
+            and (below is None or value < below)
+        )
+    if not fits:
+        raise AnamorphError(f"{name} must be {expected.rstrip()}; got {value!r}.")

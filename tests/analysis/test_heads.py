@@ -10,14 +10,9 @@ import pytest
 import scipy.spatial.distance
 import torch
 
-from anamorph.analysis.head_scores import (
-    LONGEST,
-    SCORES,
-    EditedHead,
-    Places,
-    edited_head,
-    head_scores,
-)
+from anamorph.analysis.edited_heads import EditedHead, edited_head
+from anamorph.analysis.head_scores import LONGEST, Places, head_scores
+from anamorph.analysis.heads import SCORES
 from anamorph.auditing.audit import scored_sequences
 from anamorph.errors import AnamorphError
 from anamorph.models.base import Batch, LayerKind, Model, Recording, State

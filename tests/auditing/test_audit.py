@@ -25,7 +25,7 @@ from anamorph.errors import AnamorphError
 from anamorph.faithfulness import CellSums
 from anamorph.models.base import Edits, State
 from anamorph.models.sites import Site
-from anamorph.simplifications import FittedProxies, FittedProxy, Proxy
+from anamorph.simplifications import FittedProxies, FittedProxy, Simplified
 from anamorph.tasks import NOT_APPLICABLE, Split, Task
 from plain import forward, small_model
 
@@ -63,7 +63,7 @@ def split(task: Task) -> Split:
 
 def audit(
     model: am.Decoder, task: Task, split: Split, fitted: FittedProxies, **options: Any
-) -> dict[Proxy, CellSums]:
+) -> dict[Simplified, CellSums]:
     return audit_split(model, split, task.candidates, list(fitted.values()), **options)
 
 
@@ -264,7 +264,7 @@ def test_law_1_with_and_without_company(
     task: Task, model: am.Decoder, split: Split, specs: list[str]
 ) -> None:
     fitted = fit_on_train(model, with_identity(specs), task, 5)
-    sums = audit(model, task, split, fitted)[Proxy(())].sums[:5].sum(dim=1).tolist()
+    sums = audit(model, task, split, fitted)[Simplified(())].sums[:5].sum(dim=1).tolist()
     scored = int(split.scored.sum()) * (1 + len(split.facets))  # each applies everywhere here
     assert sums == [scored, 0, scored, 0, 0]
 
@@ -417,7 +417,9 @@ def test_law_4_neither_order_nor_company_of_proxies_matters(
         assert_alike({p: usual[p] for p in found}, found, 1e-4)
 
 
-def assert_alike(a: dict[Proxy, CellSums], b: dict[Proxy, CellSums], tolerance: float) -> None:
+def assert_alike(
+    a: dict[Simplified, CellSums], b: dict[Simplified, CellSums], tolerance: float
+) -> None:
     assert set(a) == set(b)
     for proxy, cell in a.items():
         np.testing.assert_allclose(

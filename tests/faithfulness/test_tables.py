@@ -31,9 +31,9 @@ from anamorph.tasks.base import Facet, Split
 
 ROLES = {"iid": "iid", "deep": "ood", "long": "ood"}
 PROXIES = [
-    ProxyInfo("identity", "identity", None, ""),
-    ProxyInfo("svd(rank=4)@0.*.key", "svd", 4, "0.*.key"),
-    ProxyInfo("onehot@0.*.pattern", "onehot", None, "0.*.pattern"),
+    ProxyInfo("identity", "identity", "identity", None, None, None, ""),
+    ProxyInfo("svd(rank=4)@0.*.key", "svd", "svd@0.*.key", "rank", 4, None, "0.*.key"),
+    ProxyInfo("onehot@0.*.pattern", "onehot", "onehot", None, None, "chance", "0.*.pattern"),
 ]
 SEEDS = (0, 3)
 # Chance that a proxy predicts as the model does: identity, a proxy with an illusion, a bad one.
@@ -101,9 +101,9 @@ def study(cells):
 def test_columns_and_number_of_rows(study):
     start = {
         "seed": pl.Int64,
-        **dict.fromkeys(["simplification", "method"], pl.String),
+        **dict.fromkeys(["simplification", "method", "family", "size_name"], pl.String),
         "size": pl.Float64,
-        **dict.fromkeys(["sites", "split", "role"], pl.String),
+        **dict.fromkeys(["control", "sites", "split", "role"], pl.String),
     }
     assert study.results.schema == {
         **start,
@@ -133,6 +133,13 @@ def test_columns_and_number_of_rows(study):
     for table, order in ((study.results, list(ROLES)), (study.gaps, ["deep", "long"])):
         assert table["seed"].unique(maintain_order=True).to_list() == [0, 3, None]
         assert table["split"].unique(maintain_order=True).to_list() == order
+
+
+@pytest.mark.parametrize("table", ["results", "gaps", "contrasts"])
+def test_proxies_are_described(study, table):
+    columns = list(ProxyInfo._fields)
+    found = getattr(study, table).select(columns).unique(maintain_order=True).rows()
+    assert found == [tuple(p) for p in PROXIES if table == "results" or p.method != "identity"]
 
 
 def test_values_are_plain_means(study):
@@ -541,7 +548,10 @@ class Made(Mapping):
 
 
 def many(number):
-    return [ProxyInfo(f"svd(rank={i + 1})@0.*.key", "svd", i + 1, "0.*.key") for i in range(number)]
+    return [
+        ProxyInfo(f"svd(rank={i})@0.*.key", "svd", "svd@0.*.key", "rank", i, None, "0.*.key")
+        for i in range(1, number + 1)
+    ]
 
 
 def peak(number):

@@ -59,7 +59,7 @@ def test_writes_page_and_every_figure_twice(rendered: Path) -> None:
 def test_every_chart_is_valid_vega_lite(rendered: Path) -> None:
     for figure in page_module._figures(read(rendered)).values():
         # Validation raises; when rendering it is left out, as it takes a second.
-        assert figure.chart.to_dict(validate=True) == figure.chart.to_dict(validate=False)
+        assert figure.drawn.to_dict(validate=True) == figure.drawn.to_dict(validate=False)
 
 
 def test_page_names_nothing_outside_itself(rendered: Path) -> None:

@@ -199,7 +199,7 @@ def test_figures(run: Path) -> None:
     )
     assert size and gap and score
     for figure in (size, gap, score):
-        assert figure.chart.to_dict(validate=True) == figure.chart.to_dict(validate=False)
+        assert figure.drawn.to_dict(validate=True) == figure.drawn.to_dict(validate=False)
     assert [choice.name for choice in gap.choices] == ["method", "seed", "at"]
     at = gap.data.filter(method="m0", layer=1, head=3)
     assert dict(at.select("at", "text").iter_rows()) == {
@@ -212,7 +212,10 @@ def test_figures(run: Path) -> None:
     assert lows["rank 1"] == pytest.approx(0.14) and lows["largest"] == pytest.approx(0.12)
     levels = [x["text"] for x in size.still(method="m0")["datasets"]["table"]]
     assert sorted(levels) == ["1", "4", "4", "?"]
-    levels = [x["text"] for x in size.still(method="m1", least="l80")["datasets"]["table"]]
+    levels = [
+        x["text"]
+        for x in size.still(method="m1", least=size.choices[2].codes[0.8])["datasets"]["table"]
+    ]
     assert levels == ["2", "2"]  # not none
     shown = score.data.filter(method="m2", at="largest")
     assert shown["score"].to_list() == [

@@ -13,7 +13,15 @@ from torch import Tensor
 from anamorph.errors import AnamorphError
 from anamorph.models.base import Batch, Edits, LayerKind, Model, Recording, State
 from anamorph.models.sites import Site
-from anamorph.simplifications import SVD, FittedProxies, Proxy, check_proxies, expand, fit, sites_of
+from anamorph.simplifications import (
+    SVD,
+    FittedProxies,
+    Simplified,
+    check_proxies,
+    expand,
+    fit,
+    sites_of,
+)
 from anamorph.simplifications.statistics import moments
 
 HEADS, DIM, WIDTH = 2, 4, 6
@@ -200,7 +208,7 @@ def test_sites_of_a_proxy(model: TableModel) -> None:
         [Site(0, 1, "query"), Site(0, 1, "key")],
         [Site(0, 0, "pattern"), Site(1, 0, "pattern")],
     ]
-    assert sites_of(Proxy(()), model.sites) == []
+    assert sites_of(Simplified(()), model.sites) == []
 
 
 @pytest.mark.parametrize(

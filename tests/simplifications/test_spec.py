@@ -14,8 +14,8 @@ from anamorph.simplifications import (
     Attachment,
     KMeans,
     OneHot,
-    Proxy,
     Simplification,
+    Simplified,
     expand,
     find_simplification,
     parse,
@@ -28,14 +28,17 @@ QK = "1.*.{query,key}"
 @pytest.mark.parametrize(
     ("text", "proxy"),
     [
-        ("identity", Proxy(())),
-        ("svd(rank=4)@1.*.{query,key}", Proxy((SVD(rank=4) @ QK,))),
-        ("onehot@*.*.pattern", Proxy((OneHot() @ "*.*.pattern",))),
-        ("pca(rank=2, joint=true)@0-1.0.key", Proxy((PCA(rank=2).at("0-1.0.key", joint=True),))),
-        ("onehot(joint=true)@0.0.pattern", Proxy((OneHot().at("0.0.pattern", joint=True),))),
+        ("identity", Simplified(())),
+        ("svd(rank=4)@1.*.{query,key}", Simplified((SVD(rank=4) @ QK,))),
+        ("onehot@*.*.pattern", Simplified((OneHot() @ "*.*.pattern",))),
+        (
+            "pca(rank=2, joint=true)@0-1.0.key",
+            Simplified((PCA(rank=2).at("0-1.0.key", joint=True),)),
+        ),
+        ("onehot(joint=true)@0.0.pattern", Simplified((OneHot().at("0.0.pattern", joint=True),))),
         (
             "svd(rank=8, joint=true)+kmeans(clusters=64, seed=3)@1.*.{query,key}",
-            Proxy(((SVD(rank=8) + KMeans(clusters=64, seed=3)).at(QK, joint=True),)),
+            Simplified(((SVD(rank=8) + KMeans(clusters=64, seed=3)).at(QK, joint=True),)),
         ),
         (
             "svd(rank=4)@1.*.{query,key};onehot@1.*.pattern",
@@ -43,7 +46,7 @@ QK = "1.*.{query,key}"
         ),
     ],
 )
-def test_text_and_proxy_name_each_other(text: str, proxy: Proxy) -> None:
+def test_text_and_proxy_name_each_other(text: str, proxy: Simplified) -> None:
     assert str(proxy) == text
     assert parse(text) == [proxy]
 
@@ -72,7 +75,9 @@ def test_python_binds_at_before_plus_and_it_means_the_same() -> None:
 
 def test_and_joins_attachments_and_proxies() -> None:
     a, b, c = (SVD(rank=1) @ f"{layer}.0.key" for layer in range(3))
-    assert a & b & c == a & (b & c) == Proxy((a, b, c)) == Proxy((a,)) & Proxy((b, c))
+    assert (
+        a & b & c == a & (b & c) == Simplified((a, b, c)) == Simplified((a,)) & Simplified((b, c))
+    )
 
 
 @pytest.mark.parametrize(
@@ -81,6 +86,7 @@ def test_and_joins_attachments_and_proxies() -> None:
         ("identity", "identity", None, ""),
         ("svd(rank=4)@1.*.key", "svd", 4.0, "1.*.key"),
         ("svd(rank=4)+kmeans(clusters=8)@1.*.key", "svd+kmeans", None, "1.*.key"),
+        ("svd(rank=4)+kmeans(clusters=4)@1.*.key", "svd+kmeans", None, "1.*.key"),
         (
             "kmeans(clusters=8)@1.*.key;onehot@1.*.pattern",
             "kmeans; onehot",
@@ -94,6 +100,30 @@ def test_and_joins_attachments_and_proxies() -> None:
 def test_the_columns_of_a_proxy(text: str, method: str, size: float | None, sites: str) -> None:
     (proxy,) = parse(text)
     assert (proxy.method, proxy.size, proxy.sites) == (method, size, sites)
+
+
+@pytest.mark.parametrize(
+    ("text", "family", "size_name"),
+    [
+        ("identity", "identity", None),
+        ("onehot@1.*.pattern", "onehot@1.*.pattern", None),
+        ("svd(rank=4)@1.*.key", "svd@1.*.key", "rank"),
+        ("svd(rank=4, joint=true)@1.*.{query,key}", "svd(joint=true)@1.*.{query,key}", "rank"),
+        ("kmeans(clusters=7, seed=7)@0.mlp", "kmeans(seed=7)@0.mlp", "clusters"),
+        ("svd(rank=2)@0.*.key;svd(rank=2)@1.*.key", "svd@0.*.key;svd@1.*.key", "rank"),
+        (
+            "svd(rank=4)@0.*.key;kmeans(clusters=4)@1.*.key",
+            "svd(rank=4)@0.*.key;kmeans(clusters=4)@1.*.key",
+            None,
+        ),
+        ("svd(rank=4)+pca(rank=4)@0.*.value", "svd+pca@0.*.value", "rank"),
+    ],
+)
+def test_a_family_is_the_text_without_the_size(
+    text: str, family: str, size_name: str | None
+) -> None:
+    (proxy,) = parse(text)
+    assert (proxy.family, proxy.size_name) == (family, size_name)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +182,7 @@ attachments = st.builds(
 
 @given(st.lists(attachments, max_size=3))
 def test_every_proxy_is_named_by_its_text(attached: list[Attachment]) -> None:
-    proxy = Proxy(tuple(attached))
+    proxy = Simplified(tuple(attached))
     assert parse(str(proxy)) == [proxy]
 
 
@@ -189,7 +219,7 @@ class Round(Simplification):
 def test_values_of_every_type(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(registry.SIMPLIFICATIONS, "round", Round)
     for step, text in [(0.5, "0.5"), (1e-05, "1e-05"), (1e16, "1e+16"), (-2, "-2"), (3.0, "3.0")]:
-        proxy = Proxy((Round(step=step, up=True, mode="half_even") @ "0.mlp",))
+        proxy = Simplified((Round(step=step, up=True, mode="half_even") @ "0.mlp",))
         assert str(proxy) == f"round(step={text}, up=true, mode=half_even)@0.mlp"
         assert parse(str(proxy)) == [proxy]
     (given_false,) = parse("round(step=.5, up=false)@0.mlp")
@@ -223,10 +253,10 @@ def test_other_packages_add_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_expand_takes_all_that_names_a_proxy_and_each_once() -> None:
-    specs: list[str | Attachment | Proxy] = [
+    specs: list[str | Attachment | Simplified] = [
         "svd(rank=[1,2])@0.0.key",
         SVD(rank=2) @ "0.0.key",
-        Proxy(()),
+        Simplified(()),
         "identity",
     ]
     assert list(map(str, expand(specs))) == [
@@ -234,8 +264,8 @@ def test_expand_takes_all_that_names_a_proxy_and_each_once() -> None:
         "svd(rank=2)@0.0.key",
         "identity",
     ]
-    assert expand("identity") == expand(Proxy(())) == [Proxy(())]
-    assert expand(SVD(rank=2) @ "0.0.key") == [Proxy((SVD(rank=2) @ "0.0.key",))]
+    assert expand("identity") == expand(Simplified(())) == [Simplified(())]
+    assert expand(SVD(rank=2) @ "0.0.key") == [Simplified((SVD(rank=2) @ "0.0.key",))]
     with pytest.raises(AnamorphError, match="attached to sites"):
         expand([SVD(rank=2)])  # type: ignore[list-item]
     with pytest.raises(AnamorphError, match="names no proxy"):

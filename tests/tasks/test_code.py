@@ -244,7 +244,7 @@ def test_without_unseen_repositories_some_are_held_out(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         ({"test": 1}, "test must be a whole number from 2; got 1"),
-        ({"unit": "words"}, "unit must be characters or bytes; got 'words'"),
+        ({"unit": "words"}, "unit must be one of characters, bytes; got 'words'"),
         ({"language": "java"}, r"no file of java"),
         ({"corpus": {"python": "x"}}, "must have one to train on"),
         ({"corpus": "nowhere"}, r"no recipe 'nowhere'; there are: demo, paper"),

@@ -198,11 +198,11 @@ def test_taking_and_joining() -> None:
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        ({"count": -1}, "-1"),
-        ({"count": 1, "k": 0}, "k=0"),
-        ({"count": 1, "k": 16_001}, "k=16001"),
-        ({"count": 1, "m": 0}, "m=0"),
-        ({"count": 1, "seed": -2}, "seed=-2"),
+        ({"count": -1}, "count must be .* from 0; got -1"),
+        ({"count": 1, "k": 0}, "k must be .* from 1 to 16000; got 0"),
+        ({"count": 1, "k": 16_001}, "k must be .*; got 16001"),
+        ({"count": 1, "m": 0}, "m must be .* from 1 to 16000; got 0"),
+        ({"count": 1, "seed": -2}, "seed must be .* from 0; got -2"),
     ],
 )
 def test_numbers_out_of_range_are_errors(arguments: dict[str, int], named: str) -> None:

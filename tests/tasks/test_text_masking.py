@@ -89,7 +89,7 @@ def test_what_cannot_be() -> None:
     with pytest.raises(am.AnamorphError, match="it has none"):
         am.text_task(data, letters(), masked=0.1)
     for share in (0, 1, -0.5):
-        with pytest.raises(am.AnamorphError, match="share between 0 and 1"):
+        with pytest.raises(am.AnamorphError, match="masked must be a number above 0 and below 1"):
             am.text_task(data, masking(), masked=share)
     tokens, offsets = np.array([4, 5]), np.array([0, 2])
     scored = np.array([False, True])

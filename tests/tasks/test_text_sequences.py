@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from anamorph.errors import AnamorphError
 from anamorph.tasks.text.files import open_source
 from anamorph.tasks.text.rows import Document, Fields
-from anamorph.tasks.text.sequences import BATCH, Cut, Packing, Ragged, Reading, read, token_labels
+from anamorph.tasks.text.sequences import BATCH, Cut, Encoded, Packing, Reading, read, token_labels
 from anamorph.tasks.text.tokenizer import separator, special_tokens, to_tokenizer, token_names
 from tiny_tokenizers import byte_level, letters, tokenizers, transformers
 
 LETTERS = "?.abcdefghijklmnopqrstuvwxyz"  # the names of the ids of `letters`
 
 
-def spell(part: Ragged) -> list[str]:
+def spell(part: Encoded) -> list[str]:
     return ["".join(LETTERS[t] for t in s) for s in np.split(part.tokens, part.offsets[1:-1])]
 
 

@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 import polars as pl
 from polars.exceptions import PolarsError
 
-from anamorph.analysis.head_scores import SCORES
-from anamorph.analysis.heads import Heads
+from anamorph.analysis.heads import SCORES, Heads
 from anamorph.analysis.words import METRICS, method_label, sites_label, split_size
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness.gaps import LOOKS_RIGHT
@@ -188,6 +187,11 @@ class Run:
         return [name for name in METRICS if name in present]
 
     @property
+    def shown_metrics(self) -> list[str]:
+        """Of the metrics those that figures of proxies show: not what speaks of the model alone."""
+        return [m for m in self.metrics if not m.startswith("model_") or m == "model_only_right"]
+
+    @property
     def thresholds(self) -> dict[str, float]:
         """Where the lines between verdicts were drawn."""
         given: dict[str, float] = self.spec.get("audit", {}).get("thresholds", {})
@@ -197,6 +201,11 @@ class Run:
     def whole(self) -> pl.DataFrame:
         """Results for whole splits."""
         return self.results.filter(pl.col("facet").is_null())
+
+    @cached_property
+    def pooled(self) -> pl.DataFrame:
+        """Results for whole splits, over all seeds."""
+        return self.whole.filter(pl.col("seed").is_null())
 
     @cached_property
     def judged(self) -> pl.DataFrame:

@@ -1,9 +1,6 @@
-"""Attention heads: which one a proxy edits, and what each looks like in the model itself."""
+"""What each attention head looks like in the model itself."""
 
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -11,85 +8,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from anamorph.analysis.heads import SCORES
 from anamorph.auditing.audit import scored_sequences
 from anamorph.auditing.engine import BATCH_TOKENS
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness.metrics import jensen_shannon
 from anamorph.machine.threads import side_by_side, torch_threads
 from anamorph.models.base import Batch, LayerKind, Model, Recording
-from anamorph.models.sites import HEAD_KINDS, Site, match_sites
 from anamorph.tasks import Split
 from anamorph.tasks.batches import collate, plan
 
 SEQUENCES = 64  # that scores look at
 LONGEST = 256  # tokens of a sequence that they look at
-SCORES = ("previous_token", "induction", "copying", "positional")
-SHARED = ("key", "value")  # kinds that several query heads may share
-
-_ONE_HEAD = re.compile(r"(\d+)\.(\d+)\.(?:\{(\w+(?:,\w+)*)\}|(\w+))")
-
-
-class EditedHead(NamedTuple):
-    """The one head that a proxy edits.
-
-    Attributes:
-        layer: counted from 0.
-        head: the query head; a key head if only keys or values are edited that several query
-            heads share.
-        kinds: what of it is edited, in the order of `HEAD_KINDS`.
-        shared: whether `head` counts key heads.
-    """
-
-    layer: int
-    head: int
-    kinds: tuple[str, ...]
-    shared: bool
-
-
-def edited_head(sites: str, of_model: Sequence[Site]) -> EditedHead | None:
-    """The head that a proxy edits if it edits one alone.
-
-    Keys and values count as part of the query head that reads them, even if others read them too.
-    Where a layer has a single head there is nothing to tell apart, and the answer is None.
-
-    Args:
-        sites: the proxy's site patterns, joined by `;`.
-        of_model: the model's sites.
-
-    Example:
-        >>> of_model = [Site(0, head, "query") for head in range(4)]
-        >>> of_model += [Site(0, head, "key") for head in range(2)]
-        >>> edited_head("0.3.query;0.1.key", of_model)
-        EditedHead(layer=0, head=3, kinds=('query', 'key'), shared=False)
-        >>> edited_head("0.1.key", of_model).shared
-        True
-        >>> edited_head("0.3.query;0.0.key", of_model)  # query head 3 reads key head 1
-    """
-    heads = len({s.head for s in of_model if s.kind not in SHARED and s.head is not None})
-    group = heads // max(1, len({s.head for s in of_model if s.kind in SHARED}) or heads)
-    if heads < 2 or not sites:
-        return None
-    edited = [site for part in sites.split(";") for site in _named(part, of_model)]
-    if len({site.layer for site in edited}) != 1:
-        return None
-    own = {site.head for site in edited if site.kind not in SHARED}
-    read = {site.head for site in edited if site.kind in SHARED}
-    kinds = tuple(kind for kind in HEAD_KINDS if kind in {site.kind for site in edited})
-    if len(own or read) != 1 or None in own:
-        return None
-    (head,) = own or read
-    assert head is not None
-    if own and not read <= {head // group}:
-        return None
-    return EditedHead(edited[0].layer, head, kinds, not own and group > 1)
-
-
-def _named(pattern: str, of_model: Sequence[Site]) -> list[Site]:
-    found = _ONE_HEAD.fullmatch(pattern)  # as sweeps write it; searching all sites takes long
-    if not found:
-        return match_sites(pattern, of_model)
-    layer, head, several, one = found.groups()
-    return [Site(int(layer), int(head), kind) for kind in (several or one).split(",")]
 
 
 @torch.inference_mode()

@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from anamorph.analysis.head_scores import SCORES, EditedHead, edited_head
+from anamorph.analysis.edited_heads import EditedHead, single_heads
 from anamorph.analysis.words import method_label, split_size
-from anamorph.models.sites import HEAD_KINDS, LAYER_KINDS, Site
+from anamorph.models.sites import HEAD_KINDS
 
+SCORES = ("previous_token", "induction", "copying", "positional")  # what heads look like
 FEWEST_HEADS = 5  # for a correlation
 LEASTS = (0.99, 0.95, 0.9, 0.8)
 """Shares of same predictions that can be asked of a proxy of one head.
@@ -30,6 +31,7 @@ LEASTS = (0.99, 0.95, 0.9, 0.8)
 Up to more than is asked of others: most heads alone change few predictions, whatever is done.
 """
 
+LARGEST = "largest"  # of `Heads.by_size`: of all sizes
 NONE, OPEN = "none", "?"  # in place of a smallest size
 HEAD = ["seed", "method", "layer", "head"]
 
@@ -72,6 +74,36 @@ class Heads:
         rows = self.gaps.sort("gap", descending=True, maintain_order=True)
         rows = rows.with_columns(low="low_all", high="high_all")
         return rows.group_by(HEAD, maintain_order=True).first()
+
+    def by_size(self, keys: Sequence[str], level: float) -> pl.DataFrame:
+        """The largest gap by `keys` at each size, and over all sizes.
+
+        Args:
+            keys: columns of `gaps`.
+            level: an adjusted p-value below this is significant.
+
+        Returns:
+            rows of `gaps` with the size as `size_text`; `at`, that text again or `LARGEST`; and
+            `sure`, whether the gap differs from zero: by its p-value, or by its interval if it is
+            the largest of several. Then `low` and `high` are those that hold for all gaps at once.
+        """
+        texts = [self.sizes[key] for key in self.gaps.select("method", "size").iter_rows()]
+        frame = self.gaps.with_columns(size_text=pl.Series(texts, dtype=pl.String))
+        each = (frame.with_columns(at=at) for at in (pl.lit(LARGEST), pl.col("size_text")))
+        frame = pl.concat(each).with_columns(picked=pl.len().over(*keys, "at") > 1)
+        away = (pl.col("low") > 0) | (pl.col("high") < 0)
+        certain = pl.col("p_value") < level
+        return (
+            frame.with_columns(
+                pl.when("picked").then(f"{end}_all").otherwise(end).alias(end)
+                for end in ("low", "high")
+            )
+            .with_columns(sure=pl.when("picked").then(away).otherwise(certain).fill_null(False))
+            .sort("gap", descending=True, maintain_order=True)
+            .group_by(*keys, "at", maintain_order=True)
+            .first()
+            .sort("layer", "head")
+        )
 
     @cached_property
     def least(self) -> float:
@@ -137,27 +169,6 @@ def _proxies(results: pl.DataFrame, model: Mapping[str, Any]) -> tuple[pl.DataFr
             | {"layer": head.layer, "head": head.head, "shared": head.shared}
         )
     return (pl.DataFrame(rows), sizes) if rows else None
-
-
-def single_heads(results: pl.DataFrame, model: Mapping[str, Any]) -> dict[str, EditedHead]:
-    """Of the proxies that edit one head alone the head, by spec string; arguments as `Heads.of`."""
-    if model.get("heads", 0) < 2:
-        return {}
-    sites = _sites(model)
-    frame = results.select("simplification", "sites").unique(maintain_order=True)
-    found = ((name, edited_head(where, sites)) for name, where in frame.iter_rows())
-    return {name: head for name, head in found if head is not None}
-
-
-def _sites(model: Mapping[str, Any]) -> list[Site]:
-    layers, heads = range(model["layers"]), model["heads"]
-    of_kind = {"key": model.get("key_heads", heads), "value": model.get("key_heads", heads)}
-    of_heads = [
-        Site(layer, head, kind)
-        for layer, kind in product(layers, HEAD_KINDS)
-        for head in range(of_kind.get(kind, heads))
-    ]
-    return of_heads + [Site(layer, None, kind) for layer, kind in product(layers, LAYER_KINDS)]
 
 
 def _method(family: str, head: EditedHead) -> str:

@@ -21,7 +21,7 @@ from anamorph.auditing.stacks import stacked_edits
 from anamorph.models.base import Batch, LayerKind, Recording
 from anamorph.models.decoder import Decoder
 from anamorph.runs.folder import Run, write_table
-from anamorph.simplifications import SVD, FittedProxies, FittedProxy, Proxy, expand, fit
+from anamorph.simplifications import SVD, FittedProxies, FittedProxy, Simplified, expand, fit
 from anamorph.tasks import NOT_APPLICABLE, Split, Task
 from anamorph.tasks.batches import collate, plan, targets
 
@@ -46,7 +46,7 @@ def write(run: Run, task: Task, fit_sequences: int) -> None:
         folder = run.seed(seed) / "views"
         if (folder / "sentences.parquet").exists():  # written last
             continue
-        model = Decoder.load(run.seed(seed) / "model.safetensors").eval()  # on the CPU
+        model = Decoder.load(run.model(seed)).eval()  # on the CPU
         if MATCHED in task.reference.facets:
             found = matching(model, task).select(pl.lit(seed, pl.Int64).alias("seed"), pl.all())
             write_table(run.seed(seed) / "matching.parquet", found)
@@ -180,7 +180,7 @@ def matching(model: Decoder, task: Task) -> pl.DataFrame:
         layer, head, split, value (share of scored positions whose most attended token is their
         match) and positions (those scored tokens that have one).
     """
-    identity = FittedProxy(Proxy(()), {}, model.layers)
+    identity = FittedProxy(Simplified(()), {}, model.layers)
     tables = []
     for split in task.evaluated:
         part = scored_sequences(split, ASKED)
@@ -227,7 +227,7 @@ def scatter(model: Decoder, task: Task, fit_sequences: int) -> pl.DataFrame:
         layer, head, kind, split, sequence, position, token, a column for each facet, component_1
         and component_2.
     """
-    proxy = Proxy((SVD(rank=min(2, model.dim("key") or 2)) @ "*.*.{query,key}",))
+    proxy = Simplified((SVD(rank=min(2, model.dim("key") or 2)) @ "*.*.{query,key}",))
     directions = fit(model, [proxy], fit_batches(task, fit_sequences))[proxy].by_site
     tables = []
     for split in task.evaluated:

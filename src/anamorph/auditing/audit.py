@@ -22,8 +22,8 @@ from anamorph.simplifications import (
     SVD,
     Attachment,
     FittedProxies,
-    Proxy,
     Simplification,
+    Simplified,
     check_proxies,
     expand,
     fit,
@@ -56,7 +56,7 @@ class Audit:
 def audit(
     model: Model,
     task: Task,
-    simplify: Sequence[str | Attachment | Proxy],
+    simplify: Sequence[str | Attachment | Simplified],
     *,
     sequences: int = 1000,
     fit_sequences: int = 1000,
@@ -119,7 +119,7 @@ def learnt_of(task: Task) -> float:
     return float(np.unique(targets, return_counts=True)[1].max() / len(targets))
 
 
-def check_audit(model: Model, task: Task, proxies: Sequence[Proxy]) -> None:
+def check_audit(model: Model, task: Task, proxies: Sequence[Simplified]) -> None:
     """Whether model, data and proxies fit together, before any time is spent.
 
     Raises:
@@ -269,14 +269,16 @@ class _ThereAndBack(SVD):
         return x @ axes.T @ axes
 
 
-def with_identity(simplify: Sequence[str | Attachment | Proxy]) -> list[Proxy]:
+def with_identity(simplify: Sequence[str | Attachment | Simplified]) -> list[Simplified]:
     """The proxies that specs stand for, behind the identity."""
-    return [Proxy(()), *(proxy for proxy in expand(simplify) if proxy.attachments)]
+    return [Simplified(()), *(proxy for proxy in expand(simplify) if proxy.attachments)]
 
 
-def describe_proxies(proxies: Sequence[Proxy]) -> list[ProxyInfo]:
+def describe_proxies(proxies: Sequence[Simplified]) -> list[ProxyInfo]:
     """How results name the proxies."""
-    return [ProxyInfo(str(p), p.method, p.size, p.sites) for p in proxies]
+    return [
+        ProxyInfo(str(p), p.method, p.family, p.size_name, p.size, None, p.sites) for p in proxies
+    ]
 
 
 def fit_batches(task: Task, sequences: int) -> Iterator[Batch]:
@@ -287,7 +289,7 @@ def fit_batches(task: Task, sequences: int) -> Iterator[Batch]:
 
 def fit_on_train(
     model: Model,
-    proxies: Sequence[Proxy],
+    proxies: Sequence[Simplified],
     task: Task,
     sequences: int,
 ) -> FittedProxies:

@@ -37,7 +37,7 @@ from anamorph.faithfulness.sums import WHOLE
 from anamorph.machine.threads import side_by_side, torch_threads
 from anamorph.models.base import Batch, Model, Recording, State
 from anamorph.models.sites import Site
-from anamorph.simplifications import FittedProxy, Proxy
+from anamorph.simplifications import FittedProxy, Simplified
 from anamorph.tasks import Split
 from anamorph.tasks.batches import Targets, collate, even_batches, targets
 
@@ -64,7 +64,7 @@ def audit_split(
     batches: int = BATCHES,
     threads: int | None = None,
     watch: Callable[[int, int], None] = lambda done, total: None,
-) -> dict[Proxy, CellSums]:
+) -> dict[Simplified, CellSums]:
     """Compare proxies with the model on one split.
 
     Attention metrics of a proxy average over the heads whose queries, keys or patterns it edits; if
@@ -161,7 +161,7 @@ class _Following:
     """Which cells still have to go on, by the confidence sequences of their `same_prediction`."""
 
     def __init__(
-        self, cells: dict[Proxy, CellSums], index: SumIndex, until: float, correlation: float
+        self, cells: dict[Simplified, CellSums], index: SumIndex, until: float, correlation: float
     ) -> None:
         self.cells, self.index = cells, index
         self.order = list(cells)
@@ -190,7 +190,7 @@ class _Group:
     heads: tuple[Head, ...]
     proxies: tuple[FittedProxy, ...]
 
-    def only(self, active: Container[Proxy]) -> "_Group":
+    def only(self, active: Container[Simplified]) -> "_Group":
         """Those that are still active."""
         return replace(self, proxies=tuple(f for f in self.proxies if f.proxy in active))
 

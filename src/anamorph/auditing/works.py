@@ -20,12 +20,12 @@ from anamorph.faithfulness import CellKey, CellSums, SumIndex
 from anamorph.files import replacing
 from anamorph.models.base import Model
 from anamorph.runs.folder import Run
-from anamorph.simplifications import Proxy, sites_of
+from anamorph.simplifications import Simplified, sites_of
 
 PROXIES = 64  # in a work, at most: the model itself runs once for all of them
 
 
-def plan(proxies: Sequence[Proxy], model: Model) -> list[tuple[Proxy, ...]]:
+def plan(proxies: Sequence[Simplified], model: Model) -> list[tuple[Simplified, ...]]:
     """Which proxies are audited together on every split.
 
     Args:
@@ -38,7 +38,7 @@ def plan(proxies: Sequence[Proxy], model: Model) -> list[tuple[Proxy, ...]]:
     """
     sites = model.sites
 
-    def place(proxy: Proxy) -> tuple[Any, ...]:
+    def place(proxy: Simplified) -> tuple[Any, ...]:
         edited = [site for _, some in sites_of(proxy, sites) for site in some]
         first = min((site.layer for site in edited), default=model.layers)
         return first, attention_heads(edited, first, sites)
@@ -65,7 +65,7 @@ class Origin:
     options: str
 
 
-def write_work(path: Path, cells: Mapping[Proxy, CellSums], origin: Origin) -> None:
+def write_work(path: Path, cells: Mapping[Simplified, CellSums], origin: Origin) -> None:
     """Write the sums of a work to one file that appears whole or not at all."""
     tables = [
         sums.table().select(pl.lit(str(proxy)).alias("proxy"), pl.all())
@@ -112,7 +112,7 @@ class CellFiles(Mapping[CellKey, CellSums]):
     def __init__(
         self,
         run: Run,
-        works: Sequence[Sequence[Proxy]],
+        works: Sequence[Sequence[Simplified]],
         indexes: Mapping[str, SumIndex],
     ) -> None:
         self.run, self.indexes = run, indexes

@@ -49,9 +49,9 @@ def _load(source: str, hub: bool) -> Model:
     from anamorph.models.decoder import Decoder
 
     run = load_run(source)
-    if run.spec["training"] is None:
+    if not run.trained:
         raise AnamorphError(
             f"{source} audits a model that was given ({run.spec['model'].get('name')}), and does "
             "not hold it; give that model itself."
         )
-    return Decoder.load(run.seed(run.spec["seeds"][0]) / "model.safetensors").eval()
+    return Decoder.load(run.model(run.seeds[0])).eval()

@@ -6,7 +6,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from anamorph.analysis.data import read
-from anamorph.analysis.heads import Heads, rows, single_heads
+from anamorph.analysis.edited_heads import single_heads
+from anamorph.analysis.heads import Heads, rows
 from anamorph.analysis.summary import Standing, evidence, headline, notices, standings
 from anamorph.analysis.words import SIGNS, UNTESTABLE, UNTESTED, rounding_sentence
 from anamorph.faithfulness.gaps import (
@@ -158,6 +159,8 @@ def _print_heads(run: Run, splits: list[str], console: Console) -> None:
 def print_curves(run: Run, console: Console) -> None:
     """The last point of the training curves."""
     history = run.history
+    if history is None:
+        return
     last = history.filter(pl.col("step") == history["step"].max())
     table = Table(title="Accuracy of the models at scored positions")
     splits = last["split"].unique(maintain_order=True).to_list()

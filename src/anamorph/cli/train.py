@@ -20,7 +20,7 @@ def train(
     console = stdout()
     spec = load_preset(task, preset, settings or (), seeds)
     folder = out or default_out(task, preset)
-    models = [Run(folder, {}).seed(seed) / "model.safetensors" for seed in spec.seeds]
+    models = [Run(folder, {}).model(seed) for seed in spec.seeds]
     before = all(model.exists() for model in models)
     with shown(console) as watch:
         run = train_study(spec, folder, preset=preset, watch=watch)

@@ -43,13 +43,19 @@ class ProxyInfo(NamedTuple):
     Attributes:
         simplification: its spec string.
         method: such as "svd" or "svd+kmeans"; "identity" for the model itself.
-        size: rank, clusters, ..., or None.
-        sites: where it stands.
+        family: the spec string without the size, which proxies share that differ only in it.
+        size_name: what the size is called, such as "rank"; None if there is none.
+        size: how large it is; None if there is none.
+        control: what the proxy is a control for; None for one that is no control.
+        sites: where it stands; empty for what stands nowhere.
     """
 
     simplification: str
     method: str
+    family: str
+    size_name: str | None
     size: float | None
+    control: str | None
     sites: str
 
 

@@ -74,17 +74,17 @@ def tabulate(
         stopping: how cells were stopped early, if they were.
 
     Returns:
-        results: seed, simplification, method, size, sites, split, role, facet, level, metric,
-            value, low, high, interval, tokens, sequences; `interval` says how `low` and `high`
-            were made: "exact", "binomial", "t" or "sequence"; null where they are, because a level
-            is too rare.
-        gaps: seed, simplification, method, size, sites, split, role, metric, reference, iid, ood,
-            gap, low, high, low_all, high_all, p_value, level, change, verdict, needed; the last
-            four stand at `same_prediction` only. `low_all` and `high_all` hold for all gaps of the
-            seed and metric at once.
-        contrasts: seed, simplification, method, size, sites, split, role, facet, level, metric,
-            value, low, high, error, tokens, sequences: a level less the other levels of its facet.
-            Empty if cells were stopped early.
+        results: seed, the columns of `ProxyInfo`, split, role, facet, level, metric, value, low,
+            high, interval, tokens, sequences; `interval` says how `low` and `high` were made:
+            "exact", "binomial", "t" or "sequence"; null where they are, because a level is too
+            rare.
+        gaps: seed, the columns of `ProxyInfo`, split, role, metric, reference, iid, ood, gap, low,
+            high, low_all, high_all, p_value, level, change, verdict, needed; the last four stand
+            at `same_prediction` only. `low_all` and `high_all` hold for all gaps of the seed and
+            metric at once.
+        contrasts: seed, the columns of `ProxyInfo`, split, role, facet, level, metric, value, low,
+            high, error, tokens, sequences: a level less the other levels of its facet. Empty if
+            cells were stopped early.
 
     Raises:
         AnamorphError: if a cell is missing, has other metrics, or holds a NaN or an infinity.
@@ -277,7 +277,10 @@ def _keys(
         "seed": _pick([*grid.seeds, None], seed, pl.Int64),
         "simplification": _pick([x.simplification for x in grid.proxies], proxy, pl.String),
         "method": _pick([x.method for x in grid.proxies], proxy, pl.String),
+        "family": _pick([x.family for x in grid.proxies], proxy, pl.String),
+        "size_name": _pick([x.size_name for x in grid.proxies], proxy, pl.String),
         "size": _pick([x.size for x in grid.proxies], proxy, pl.Float64),
+        "control": _pick([x.control for x in grid.proxies], proxy, pl.String),
         "sites": _pick([x.sites for x in grid.proxies], proxy, pl.String),
         "split": _pick([place.name], same, pl.String),
         "role": _pick([place.role], same, pl.String),

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from anamorph.analysis.heads import single_heads
+from anamorph.analysis.edited_heads import single_heads
 from anamorph.analysis.words import FAILS, HOLDS, UNTESTED, families, method_label, split_size
 from anamorph.paper.tables import (
     Estimate,

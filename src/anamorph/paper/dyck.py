@@ -3,13 +3,13 @@
 Source of the claims: Friedman et al. 2023, arXiv 2312.03656.
 """
 
-from itertools import product
 from typing import Any
 
 import polars as pl
 
+from anamorph.analysis.edited_heads import sites_of
 from anamorph.analysis.words import FAILS, HOLDS, UNTESTED, families, split_size
-from anamorph.models.sites import HEAD_KINDS, LAYER_KINDS, Site, match_sites
+from anamorph.models.sites import match_sites
 from anamorph.paper.both import HALF
 from anamorph.paper.tables import Estimate, Finding, Tables, most, number, of_interval
 from anamorph.tasks.dyck.task import TRAINED_DEPTH, WITHIN
@@ -152,14 +152,7 @@ def _matching_heads(t: Tables) -> dict[str, float]:
 
 def _layer(t: Tables, sites: str, heads: dict[str, float]) -> int | None:
     """The layer of a proxy that edits keys or queries there alone, and of one of the heads."""
-    model = t.spec["model"]
-    of_model = [
-        Site(layer, head, kind)
-        for layer, head, kind in product(range(model["layers"]), range(model["heads"]), HEAD_KINDS)
-    ]
-    of_model += [
-        Site(layer, None, kind) for layer in range(model["layers"]) for kind in LAYER_KINDS
-    ]
+    of_model = sites_of(t.spec["model"])
     edited = [site for part in sites.split(";") for site in match_sites(part, of_model)]
     if len({site.layer for site in edited}) != 1 or {s.kind for s in edited} - {"query", "key"}:
         return None

@@ -19,15 +19,49 @@ VEGA_LITE = alt.SCHEMA_VERSION.removeprefix("v").rpartition(".")[0]  # "6.1" of 
 class Choice:
     """A menu above a figure. The chart's expressions read its value by `name`.
 
+    Where the figure's data have a column of that name, only its rows with the chosen value are
+    drawn.
+
     Attributes:
         name: of the Vega parameter.
         label: before the menu.
         options: value and text of each; the first is shown at first.
+        codes: the value of each option by what it stands for; see `coded`.
+        always: values that are drawn whatever is chosen, such as the model beside a proxy.
     """
 
     name: str
     label: str
     options: Sequence[tuple[str, str]]
+    codes: Mapping[Any, str] = field(default_factory=dict)
+    always: Sequence[str] = ()
+
+    @classmethod
+    def coded(cls, name: str, label: str, texts: Mapping[Any, str]) -> "Choice":
+        """A menu of things whose names are long, or come from outside: short codes stand for them.
+
+        Args:
+            name: of the Vega parameter; codes are its first letter and a number.
+            label: before the menu.
+            texts: the text of each thing.
+        """
+        codes = {thing: f"{name[0]}{i}" for i, thing in enumerate(texts)}
+        return cls(name, label, list(zip(codes.values(), texts.values(), strict=True)), codes)
+
+    def code(self, column: str = "") -> pl.Expr:
+        """The codes of what is in a column, or in that of the menu's name."""
+        return pl.col(column or self.name).replace_strict(self.codes, return_dtype=pl.String)
+
+    @property
+    def shown(self) -> str:
+        """A Vega expression: the text of what is chosen."""
+        return lookup(dict(self.options), self.name)
+
+    @property
+    def filter(self) -> str:
+        """A Vega expression: whether a row is drawn."""
+        others = (f" || datum.{self.name} == '{value}'" for value in self.always)
+        return f"(datum.{self.name} == {self.name}{''.join(others)})"
 
     def parameter(self, value: str) -> dict[str, Any]:
         """The Vega-Lite parameter, a menu only if there is something to choose."""
@@ -49,31 +83,41 @@ class Figure:
         chart: of the data `TABLE`; colours are CSS variables, see `theme`.
         data: what the chart draws.
         choices: menus.
-        values: other parameters that the chart's expressions read.
+        heading: a Vega expression, the line above the panels; may read the menus.
+        values: other parameters that the chart's expressions read; an `Expression` is one of menus.
         panel: width in pixels of a panel where panels wrap; the page fits as many in a row as it
             can.
-        always: values that the chart shows whatever is chosen, such as the model beside a proxy.
         stills: suffix of a file name to the choices it shows; those not given are at their first.
     """
 
     name: str
     title: str
     caption: str
-    chart: alt.TopLevelMixin
+    chart: alt.Chart | alt.LayerChart | alt.FacetChart | alt.VConcatChart
     data: pl.DataFrame
     choices: Sequence[Choice] = ()
+    heading: str = ""
     values: Mapping[str, Any] = field(default_factory=dict)
     panel: int = 0
-    always: Sequence[str] = ()
     stills: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: {"": {}})
+
+    @property
+    def drawn(self) -> alt.TopLevelMixin:
+        """The chart, of the rows that are chosen and with its heading."""
+        chart = self.chart
+        if filters := [c.filter for c in self.choices if c.name in self.data.columns]:
+            chart = chart.transform_filter(" && ".join(filters))
+        if self.heading:
+            chart = chart.properties(title=alt.TitleParams(alt.ExprRef(self.heading)))
+        return chart
 
     def still(self, **chosen: str) -> dict[str, Any]:
         """The Vega-Lite specification with its data and the given choices."""
         shown = self._rounded()
         for choice in self.choices:
-            if choice.name in shown.columns:  # then the chart filters by it; no need to carry more
+            if choice.name in shown.columns:  # the rest is not drawn, and need not be carried
                 value = chosen.get(choice.name, choice.options[0][0])
-                shown = shown.filter(pl.col(choice.name).is_in([value, *self.always]))
+                shown = shown.filter(pl.col(choice.name).is_in([value, *choice.always]))
         return self.spec(**chosen) | {"datasets": {"table": shown.to_dicts()}}
 
     def columns(self) -> dict[str, Any]:
@@ -96,11 +140,11 @@ class Figure:
 
     def spec(self, **chosen: str) -> dict[str, Any]:
         """The Vega-Lite specification, without its data, with the given choices."""
-        spec: dict[str, Any] = self.chart.to_dict(validate=False)  # tests/report validates
+        spec: dict[str, Any] = self.drawn.to_dict(validate=False)  # tests/report validates
         spec.pop("config", None)  # the page and the files bring their own
         menus = [c.parameter(chosen.get(c.name, c.options[0][0])) for c in self.choices]
         values = [
-            {"name": name, **(value if isinstance(value, Expression) else {"value": value})}
+            {"name": name, "expr" if isinstance(value, Expression) else "value": value}
             for name, value in self.values.items()
         ]
         # Values may depend on menus, and the chart on both.
@@ -109,36 +153,13 @@ class Figure:
         return spec
 
 
-class Expression(dict[str, str]):
+class Expression(str):
     """A Vega expression as the value of a parameter."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(expr=text)
 
 
 def lookup(options: Mapping[str, str], by: str) -> Expression:
-    """The entry of `options` that the choice `by` names."""
+    """The entry of `options` that the choice `by` names, as a Vega expression."""
     return Expression(f"({json.dumps(dict(options))})[{by}]")
-
-
-def by_facet_and_proxy(
-    facets: Mapping[str, str], proxies: Sequence[tuple[str, str]]
-) -> dict[str, Any]:
-    """The `choices` and `values` of a figure whose chart filters by `facet` and `proxy`.
-
-    The chart's title is the expression `heading`.
-
-    Args:
-        facets: value to text.
-        proxies: value and text.
-    """
-    heading = (
-        f"{lookup(facets, 'facet')['expr']} + ' — ' + {lookup(dict(proxies), 'proxy')['expr']}"
-    )
-    return {
-        "choices": [Choice("facet", "By", list(facets.items())), Choice("proxy", "Proxy", proxies)],
-        "values": {"heading": Expression(heading)},
-    }
 
 
 def slug(text: str) -> str:

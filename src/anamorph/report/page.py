@@ -3,7 +3,9 @@
 import base64
 import hashlib
 import json
+from collections.abc import Sequence
 from functools import cache
+from importlib.resources import files
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,8 @@ from markupsafe import Markup
 
 from anamorph.analysis.data import IDENTITY, MOST_FAMILIES, Run, read
 from anamorph.analysis.heads import correlations, rows
-from anamorph.analysis.summary import evidence, headline, notices, standings
-from anamorph.analysis.verdicts import sentences
+from anamorph.analysis.summary import Standing, evidence, headline, notices, standings
+from anamorph.analysis.verdicts import Sentence, sentences
 from anamorph.analysis.words import (
     METRICS,
     SIGNS,
@@ -108,67 +110,69 @@ def _page(run: Run, figures: dict[str, Figure]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
-        "percent": percent,
-        "points": points,
-        "number": number,
-        "threshold": threshold,
-        "listing": listing,
-        "split_label": split_label,
-    }
-    sources = PackageLoader("anamorph.report")
-    bundle = _bundle()
-    script, code_script = (
-        sources.get_source(environment, name)[0] for name in ("report.js", "code_view.js")
+    filters = (percent, points, number, threshold, listing, split_label)
+    environment.filters |= {filter_.__name__: filter_ for filter_ in filters}
+    template = environment.get_template("report.html.j2")
+    return template.render(**_parts(run, figures), **_content(run), run=run, figures=figures)
+
+
+def _parts(run: Run, figures: dict[str, Figure]) -> dict[str, Any]:
+    """Scripts, style and data that the page embeds."""
+    templates = files("anamorph.report") / "templates"
+    script, code_script, style = (
+        (templates / name).read_text("utf-8")
+        for name in ("report.js", "code_view.js", "report.css")
     )
+    dark = f"@media screen and (prefers-color-scheme:dark){{:root{{{css(DARK)}}}}}"
+    colours = f":root{{--sans:{FONT};--mono:{MONO};{css(LIGHT)}}}{dark}"
     code = code_view(run)
-    style = sources.get_source(environment, "report.css")[0]
-    variables = f"--sans:{FONT};--mono:{MONO};"
-    style = (
-        f":root{{{variables}{css(LIGHT)}}}"
-        f"@media screen and (prefers-color-scheme:dark){{:root{{{css(DARK)}}}}}\n{style}"
-    )
-    return environment.get_template("report.html.j2").render(
-        run=run,
-        figures=figures,
-        specs={
+    return {
+        "specs": {
             name: _embedded({"spec": figure.spec(), "columns": figure.columns()})
             for name, figure in figures.items()
         },
-        config=_embedded(CONFIG),
-        bundle=Markup(bundle),
-        script=Markup(script),
-        code=None if code is None else _embedded(code),
-        code_script=Markup(code_script),
-        style=Markup(style),
-        hashes=" ".join(f"'sha256-{_hash(text)}'" for text in (bundle, script, code_script)),
-        headline=headline(run),
-        notices=notices(run),
-        standings=sorted(standings(run), key=lambda s: s.title not in run.telling_families),
-        evidence=evidence(run),
-        sentences=sorted(sentences(run), key=lambda s: s.title not in run.telling_families),
-        most_families=MOST_FAMILIES,
-        cells=_cells(run),
-        signs=SIGNS,
-        heads=_heads(run),
-        correlations=[] if run.heads is None else correlations(run.heads),
-        head_faithful=run.heads.least if run.heads else None,
-        shared_keys=run.heads is not None and run.heads.shared_keys,
-        means=_means(run),
-        checks=_checks(run),
-        rounding=rounding_sentence(run.checks.get("rounding")),
-        facts=_facts(run),
-        metrics={name: METRICS[name] for name in run.metrics},
-        words=WORDS,
-        tested=[claim for claim in run.claims if claim["status"] != UNTESTED],
-        untested=[claim for claim in run.claims if claim["status"] == UNTESTED],
-        choices_title=CHOICES[run.spec.get("training") is None],
-        specification=json.dumps(
-            {k: v for k, v in run.spec.items() if k not in ("choices", "environment", "source")},
-            indent=2,
-            ensure_ascii=False,
-        ),
-    )
+        "config": _embedded(CONFIG),
+        "bundle": Markup(_bundle()),
+        "script": Markup(script),
+        "code": None if code is None else _embedded(code),
+        "code_script": Markup(code_script),
+        "style": Markup(f"{colours}\n{style}"),
+        "hashes": " ".join(f"'sha256-{_hash(x)}'" for x in (_bundle(), script, code_script)),
+    }
+
+
+def _content(run: Run) -> dict[str, Any]:
+    """What the page says and lists."""
+    hidden = ("choices", "environment", "source")
+    spec = {key: value for key, value in run.spec.items() if key not in hidden}
+
+    def telling_first(found: Sequence[Standing] | Sequence[Sentence]) -> list[Any]:
+        return sorted(found, key=lambda of_family: of_family.title not in run.telling_families)
+
+    return {
+        "headline": headline(run),
+        "notices": notices(run),
+        "standings": telling_first(standings(run)),
+        "evidence": evidence(run),
+        "sentences": telling_first(sentences(run)),
+        "most_families": MOST_FAMILIES,
+        "cells": _cells(run),
+        "signs": SIGNS,
+        "heads": _heads(run),
+        "correlations": correlations(run.heads) if run.heads else [],
+        "head_faithful": run.heads.least if run.heads else None,
+        "shared_keys": run.heads is not None and run.heads.shared_keys,
+        "means": _means(run),
+        "checks": _checks(run),
+        "rounding": rounding_sentence(run.checks.get("rounding")),
+        "facts": _facts(run),
+        "metrics": {name: METRICS[name] for name in run.metrics},
+        "words": WORDS,
+        "tested": [claim for claim in run.claims if claim["status"] != UNTESTED],
+        "untested": [claim for claim in run.claims if claim["status"] == UNTESTED],
+        "choices_title": CHOICES[run.spec.get("training") is None],
+        "specification": json.dumps(spec, indent=2, ensure_ascii=False),
+    }
 
 
 @cache

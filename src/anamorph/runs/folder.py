@@ -1,4 +1,4 @@
-"""The run folder: what a study leaves on disk, and how a stopped one goes on.
+"""The run folder: what a study leaves on disk, read by everybody through `Run`.
 
 ==================================  ===================================================
 spec.json                           what was asked for, and where and with what it ran
@@ -6,7 +6,9 @@ seed-N/model.safetensors            the model; `history.parquet` beside it has i
 seed-N/simplifications.safetensors  what was fitted to it
 seed-N/fingerprints.json            digests of a trained model's weights
 seed-N/works/SPLIT-*.parquet        per-sequence sums of some proxies on a split, computed together
+seed-N/noise.json                   the noise floor, and what batching alone does
 seed-N/heads.parquet                scores of attention heads, if proxies edit single heads
+seed-N/matching.parquet             how often heads attend the matching bracket, of Dyck
 seed-N/views/*.parquet              what the report draws beside the numbers
 results.parquet, gaps.parquet       every number, every gap and verdict
 contrasts.parquet                   how levels of facets differ
@@ -18,21 +20,52 @@ Every file appears whole or not at all, so that whatever is there can be trusted
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import polars as pl
 
 from anamorph.errors import AnamorphError
+from anamorph.faithfulness.gaps import Thresholds
 from anamorph.files import file_name, replacing
+
+_Json = TypeVar("_Json", dict[str, Any], list[Any])
 
 TABLES = ("results.parquet", "gaps.parquet", "contrasts.parquet", "claims.json", "checks.json")
 REQUIRED = ("study", "task", "model", "training", "simplify", "audit", "seeds", "threads")
+AGAIN = (
+    "If it is missing, the run is not finished: give its command again. If it is there, it is not "
+    "a whole {kind} file: delete it first."
+)
+COLUMNS = {
+    "results": "seed simplification method size sites split role facet level metric value low high "
+    "interval tokens sequences",
+    "gaps": "seed simplification method size sites split role metric reference iid ood gap low "
+    "high low_all high_all p_value level change verdict needed",
+    "contrasts": "seed simplification method size sites split role facet level metric value low "
+    "high error tokens sequences",
+    "history": "step tokens loss split accuracy cross_entropy",
+    "heads": "seed layer head previous_token induction copying positional sequences",
+    "matching": "seed layer head split value positions",
+}
+"""What each table has at least; a table without one of these was written by another version."""
+VIEWS = {
+    "functions": "simplification split sequence text jsd model proxy model_p proxy_p",
+    "attended": "simplification split layer head facet true_level attended_level mass",
+    "scatter": "layer head kind split position token component_1 component_2",
+    "patterns": "simplification split sequence layer head query key weight",
+    "sentences": "split sequence position token scored",
+}
+"""Likewise of the tables in `views/`."""
 
 
 class Run:
-    """A run folder.
+    """A run folder: where its files lie, and what is in them.
+
+    A table is read when it is first asked for, its columns are checked, and it is kept. What is
+    made of a run while it goes on is therefore asked for when it has been written.
 
     Attributes:
         path: where it lies.
@@ -41,6 +74,8 @@ class Run:
 
     def __init__(self, path: Path, spec: Mapping[str, Any]) -> None:
         self.path, self.spec = path, spec
+
+    # Where things lie
 
     @property
     def complete(self) -> bool:
@@ -56,43 +91,108 @@ class Run:
         """The folder of one model."""
         return self.path / f"seed-{seed}"
 
+    def model(self, seed: int) -> Path:
+        """Where a model that the run trained lies."""
+        return self.seed(seed) / "model.safetensors"
+
     def work(self, seed: int, split: str, number: int) -> Path:
         """Where the sums of a work lie; see `anamorph.auditing.works`."""
         return self.seed(seed) / "works" / f"{file_name(split)}-{number:04d}.parquet"
 
-    @property
-    def results(self) -> pl.DataFrame:
-        """Every number with its interval."""
-        return read_table(self.path / "results.parquet")
+    # What was asked for
 
     @property
+    def seeds(self) -> list[int]:
+        """Of the models."""
+        return list(self.spec.get("seeds", ()))
+
+    @property
+    def trained(self) -> bool:
+        """Whether the run trained its models itself, and holds them; else they were given to it."""
+        return self.spec.get("training") is not None
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """Where the lines between verdicts were drawn."""
+        return Thresholds(**self.spec.get("audit", {}).get("thresholds", {}))
+
+    # What came out. Each raises an AnamorphError if a file is missing (but where it says what is
+    # given then), is damaged, lacks a column, or holds a number that is not finite.
+
+    @cached_property
+    def results(self) -> pl.DataFrame:
+        """Every number with its interval, one a row; see `anamorph.faithfulness.tabulate`."""
+        return read_table(self.path / "results.parquet", COLUMNS["results"].split())
+
+    @cached_property
     def gaps(self) -> pl.DataFrame:
         """Every generalization gap with its interval, p-value and verdict."""
-        return read_table(self.path / "gaps.parquet")
+        return read_table(self.path / "gaps.parquet", COLUMNS["gaps"].split())
 
-    @property
+    @cached_property
     def contrasts(self) -> pl.DataFrame:
         """How the levels of facets differ within a split."""
-        return read_table(self.path / "contrasts.parquet")
+        return read_table(self.path / "contrasts.parquet", COLUMNS["contrasts"].split())
 
-    @property
+    @cached_property
     def claims(self) -> list[dict[str, Any]]:
-        """The paper's claims as measured here."""
-        return read_json(self.path / "claims.json")  # type: ignore[no-any-return]
+        """The paper's claims as measured here; empty if they were not."""
+        path = self.path / "claims.json"
+        return read_json(path, list) if path.exists() else []
 
-    @property
+    @cached_property
     def checks(self) -> dict[str, Any]:
-        """The identity self-check and the noise floor."""
-        return read_json(self.path / "checks.json")  # type: ignore[no-any-return]
+        """The identity self-check and the noise floor; empty if they were not measured."""
+        path = self.path / "checks.json"
+        return read_json(path, dict) if path.exists() else {}
+
+    @cached_property
+    def history(self) -> pl.DataFrame | None:
+        """The training curves of all seeds, with a column `seed`; None if nothing was trained."""
+        return self._of_seeds("history")
+
+    @cached_property
+    def heads(self) -> pl.DataFrame | None:
+        """Scores of attention heads, of all seeds; None if no proxy edits a single head."""
+        found = self._of_seeds("heads")
+        return None if found is None or found.is_empty() else found
+
+    @cached_property
+    def matching(self) -> pl.DataFrame | None:
+        """How often heads attend the match, of all seeds; None if the task has no matches."""
+        return self._of_seeds("matching")
 
     @property
-    def history(self) -> pl.DataFrame:
-        """The training curves of all seeds."""
+    def views(self) -> dict[str, pl.DataFrame]:
+        """What is drawn beside the numbers, by name (`VIEWS`), but for what is empty or missing.
+
+        All are of one model, `view_seed`.
+        """
+        return self._views[1]
+
+    @property
+    def view_seed(self) -> int | None:
+        """The first seed of which there are views; None if there are none."""
+        return self._views[0]
+
+    @cached_property
+    def _views(self) -> tuple[int | None, dict[str, pl.DataFrame]]:
+        for seed in self.seeds:
+            files = {name: self.seed(seed) / "views" / f"{name}.parquet" for name in VIEWS}
+            tables = {n: read_table(f, VIEWS[n].split()) for n, f in files.items() if f.exists()}
+            if found := {name: table for name, table in tables.items() if len(table)}:
+                return seed, found
+        return None, {}
+
+    def _of_seeds(self, name: str) -> pl.DataFrame | None:
+        """A table of every seed that has it, as one; None if none has."""
+        files = {seed: self.seed(seed) / f"{name}.parquet" for seed in self.seeds}
         tables = [
-            read_table(self.seed(seed) / "history.parquet").with_columns(seed=pl.lit(seed))
-            for seed in self.spec["seeds"]
+            read_table(file, COLUMNS[name].split()).with_columns(pl.lit(seed).alias("seed"))
+            for seed, file in files.items()
+            if file.exists()
         ]
-        return pl.concat(tables)
+        return pl.concat(tables, how="vertical_relaxed") if tables else None
 
 
 def load_run(path: Path | str) -> Run:
@@ -103,30 +203,50 @@ def load_run(path: Path | str) -> Run:
     """
     path = Path(path)
     if not (path / "spec.json").exists():
-        raise AnamorphError(f"{path} holds no run: there is no spec.json in it.")
-    spec = read_json(path / "spec.json")
-    missing = [key for key in REQUIRED if not isinstance(spec, dict) or key not in spec]
+        raise AnamorphError(
+            f"{path} holds no run: it has no spec.json. Give the folder that --out named."
+        )
+    spec = read_json(path / "spec.json", dict)
+    missing = [key for key in REQUIRED if key not in spec]
     if missing:
         raise AnamorphError(
-            f"{path / 'spec.json'} has no {', '.join(missing)}, so it is no run's specification; "
-            "it is damaged or of another program. Put the right file back, or begin a new run."
+            f"{path / 'spec.json'} has no {', '.join(missing)}, so it does not describe a run; it "
+            "is damaged or of another program. Put the right file back, or begin a new run."
         )
     return Run(path, spec)
 
 
-def read_table(path: Path) -> pl.DataFrame:
+def read_table(path: Path, columns: Sequence[str] = ()) -> pl.DataFrame:
     """A Parquet file.
 
+    Args:
+        path: where it lies.
+        columns: that it must have, unless it is empty.
+
     Raises:
-        AnamorphError: if it is missing or damaged.
+        AnamorphError: if it is missing or damaged, lacks one of the columns, or holds a number that
+            is not finite.
     """
     try:
-        return pl.read_parquet(path, memory_map=False)
+        table = pl.read_parquet(path, memory_map=False)
     except (OSError, pl.exceptions.PolarsError) as error:
+        reason = str(error).splitlines()[0]
         raise AnamorphError(
-            f"Cannot read {path} ({error}). If it is missing, the run did not come to its end: "
-            "give its command again. If it is damaged, delete it first."
+            f"Cannot read {path}: {reason}. {AGAIN.format(kind='Parquet')}"
         ) from error
+    missing = [name for name in columns if name not in table.columns]
+    if missing and not table.is_empty():
+        raise AnamorphError(
+            f"{path} has no column {', '.join(missing)}; it has {', '.join(table.columns)}. It was "
+            "written by another version: run the audit again."
+        )
+    broken = [c.name for c in table if c.dtype.is_float() and not c.is_finite().all()]
+    if broken:
+        raise AnamorphError(
+            f"{path} has a NaN or an infinity in {', '.join(broken)}; expected numbers. Delete it, "
+            "and the same command makes it again."
+        )
+    return table
 
 
 def write_table(path: Path, table: pl.DataFrame) -> None:
@@ -135,19 +255,28 @@ def write_table(path: Path, table: pl.DataFrame) -> None:
         table.write_parquet(temporary, compression="zstd")
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, kind: type[_Json]) -> _Json:
     """A JSON file.
 
+    Args:
+        path: where it lies.
+        kind: what it holds: an object is a `dict`, an array a `list`.
+
     Raises:
-        AnamorphError: if it is missing or damaged.
+        AnamorphError: if it is missing or damaged, or holds something else.
     """
     try:
-        return json.loads(path.read_text("utf-8"))
+        found = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise AnamorphError(
-            f"Cannot read {path} ({error}). If it is missing, the run did not come to its end: "
-            "give its command again. If it is damaged, delete it first."
+            f"Cannot read {path}: {error}. Expected JSON. {AGAIN.format(kind='JSON')}"
         ) from error
+    if not isinstance(found, kind):
+        raise AnamorphError(
+            f"{path} holds a {type(found).__name__}; expected a {kind.__name__}. It is damaged: "
+            "delete it, and the same command makes it again."
+        )
+    return found
 
 
 def write_json(path: Path, value: Any) -> None:

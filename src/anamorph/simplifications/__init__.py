@@ -5,7 +5,7 @@ entry-point group `anamorph.simplifications` of a package of your own), and run
 `check_simplification` on it.
 """
 
-from anamorph.simplifications.attach import Attachment, Proxy
+from anamorph.simplifications.attach import Attachment, Simplified
 from anamorph.simplifications.base import NotFittedError, Simplification, Statistic
 from anamorph.simplifications.chain import Chain
 from anamorph.simplifications.checks import LAWS, check_simplification
@@ -37,8 +37,8 @@ __all__ = [
     "NotFittedError",
     "OneHot",
     "Projection",
-    "Proxy",
     "Simplification",
+    "Simplified",
     "Statistic",
     "Sweep",
     "check_proxies",

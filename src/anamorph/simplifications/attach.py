@@ -37,15 +37,19 @@ class Attachment:
         self.simplification.validate()
 
     def __str__(self) -> str:
+        return self.text()
+
+    def text(self, *, without: str | None = None) -> str:
+        """The spec text, with or without a hyper-parameter of that name."""
         extra = {"joint": True} if self.joint else {}
-        return f"{self.simplification.text(**extra)}@{self.sites}"
+        return f"{self.simplification.text(without=without, **extra)}@{self.sites}"
 
     def __repr__(self) -> str:
         return f"Attachment({str(self)!r})"
 
-    def __and__(self, other: Attachment | Proxy) -> Proxy:
+    def __and__(self, other: Attachment | Simplified) -> Simplified:
         """Both at once in one proxy."""
-        return Proxy((self,)) & other
+        return Simplified((self,)) & other
 
     def __radd__(self, before: Simplification) -> Attachment:
         """`svd + kmeans @ sites` means what its text says, though `@` binds tighter in Python."""
@@ -53,7 +57,7 @@ class Attachment:
 
 
 @dataclass(frozen=True)
-class Proxy:
+class Simplified:
     """The model with simplifications standing at some of its sites; without any, the identity.
 
     `str(proxy)` is its spec text, which `parse` reads.
@@ -65,12 +69,12 @@ class Proxy:
         return ";".join(map(str, self.attachments)) or "identity"
 
     def __repr__(self) -> str:
-        return f"Proxy({str(self)!r})"
+        return f"Simplified({str(self)!r})"
 
-    def __and__(self, other: Attachment | Proxy) -> Proxy:
+    def __and__(self, other: Attachment | Simplified) -> Simplified:
         """The attachments of both."""
-        more = other.attachments if isinstance(other, Proxy) else (other,)
-        return Proxy((*self.attachments, *more))
+        more = other.attachments if isinstance(other, Simplified) else (other,)
+        return Simplified((*self.attachments, *more))
 
     @property
     def method(self) -> str:
@@ -79,11 +83,27 @@ class Proxy:
         return "; ".join(dict.fromkeys(names)) or "identity"
 
     @property
+    def family(self) -> str:
+        """The spec text without the size: proxies that differ only in their size share it."""
+        if self.size_name is None:
+            return str(self)
+        return ";".join(a.text(without=self.size_name) for a in self.attachments)
+
+    @property
+    def size_name(self) -> str | None:
+        """What the size is called, such as `rank`; None where there is no size."""
+        return self._sized[0] if self._sized else None
+
+    @property
     def size(self) -> float | None:
         """The size of the stages that have one; None if none has, or they differ."""
+        return self._sized[1] if self._sized else None
+
+    @property
+    def _sized(self) -> tuple[str, float] | None:
         parts = [part for a in self.attachments for part in a.simplification.parts()]
-        sizes = [part.size for part in parts if part.size is not None]
-        return sizes[0] if len(set(sizes)) == 1 else None
+        found = {(p.size_name, p.size) for p in parts if p.size_name and p.size is not None}
+        return found.pop() if len(found) == 1 else None
 
     @property
     def sites(self) -> str:

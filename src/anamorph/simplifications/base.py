@@ -188,10 +188,16 @@ class Simplification(ABC):
         """The hyper-parameter that says how simple the result is: a rank, a number of clusters."""
         return None if self.size_name is None else float(getattr(self, self.size_name))
 
-    def text(self, **extra: object) -> str:
-        """The spec text: the name, and the parameters that differ from their defaults."""
+    def text(self, *, without: str | None = None, **extra: object) -> str:
+        """The spec text: the name, and the parameters that differ from their defaults.
+
+        Args:
+            without: a parameter that is left out.
+            extra: what stands beside the parameters.
+        """
         defaults = self.defaults()
-        given = {k: v for k, v in self.get_params().items() if v != defaults[k]} | extra
+        given = {k: v for k, v in self.get_params().items() if v != defaults[k] and k != without}
+        given |= extra
         inside = ", ".join(f"{key}={_value_text(value)}" for key, value in given.items())
         return f"{self.name}({inside})" if inside else self.name
 

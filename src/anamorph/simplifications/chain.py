@@ -72,10 +72,11 @@ class Chain(Simplification):
         """The stages."""
         return self.stages
 
-    def text(self, **extra: object) -> str:
+    def text(self, *, without: str | None = None, **extra: object) -> str:
         """The stages' texts with `+` between; `extra` stands with the first."""
         first, *others = self.stages
-        return "+".join([first.text(**extra), *map(str, others)])
+        texts = [stage.text(without=without) for stage in others]
+        return "+".join([first.text(without=without, **extra), *texts])
 
     def validate(self, dim: int | None = None) -> None:
         """See `Simplification.validate`."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from anamorph.errors import AnamorphError
 from anamorph.models.sites import Site
 from anamorph.models.weights import read_weights, write_weights
-from anamorph.simplifications.attach import Proxy
+from anamorph.simplifications.attach import Simplified
 from anamorph.simplifications.base import Simplification
 from anamorph.simplifications.spec import parse, parse_simplification
 
@@ -26,12 +26,12 @@ class FittedProxy:
         first_layer: the first layer that is edited; the number of layers for the identity.
     """
 
-    proxy: Proxy
+    proxy: Simplified
     by_site: Mapping[Site, Simplification]
     first_layer: int
 
 
-class FittedProxies(Mapping[Proxy, FittedProxy]):
+class FittedProxies(Mapping[Simplified, FittedProxy]):
     """Fitted proxies by their specification, in the order in which they were given.
 
     Args:
@@ -42,7 +42,7 @@ class FittedProxies(Mapping[Proxy, FittedProxy]):
 
     def __init__(
         self,
-        placed: Mapping[Proxy, Mapping[Site, Simplification]],
+        placed: Mapping[Simplified, Mapping[Site, Simplification]],
         layers: int,
         origin: Mapping[str, str] | None = None,
     ) -> None:
@@ -53,10 +53,10 @@ class FittedProxies(Mapping[Proxy, FittedProxy]):
             for proxy, by_site in placed.items()
         }
 
-    def __getitem__(self, proxy: Proxy) -> FittedProxy:
+    def __getitem__(self, proxy: Simplified) -> FittedProxy:
         return self._fitted[proxy]
 
-    def __iter__(self) -> Iterator[Proxy]:
+    def __iter__(self) -> Iterator[Simplified]:
         return iter(self._fitted)
 
     def __len__(self) -> int:

@@ -19,7 +19,7 @@ from anamorph.errors import AnamorphError
 from anamorph.machine.threads import side_by_side, torch_threads
 from anamorph.models.base import Batch, LayerKind, Model, Recording
 from anamorph.models.sites import Site, match_sites
-from anamorph.simplifications.attach import Attachment, Proxy
+from anamorph.simplifications.attach import Attachment, Simplified
 from anamorph.simplifications.base import Simplification, Statistic
 from anamorph.simplifications.fitted import FittedProxies
 
@@ -28,7 +28,7 @@ Group = tuple[Site, ...]
 """The sites that share one fit, in the model's order."""
 
 
-def sites_of(proxy: Proxy, model_sites: Iterable[Site]) -> Placement:
+def sites_of(proxy: Simplified, model_sites: Iterable[Site]) -> Placement:
     """Each attachment of a proxy with the sites that its pattern names.
 
     Raises:
@@ -57,7 +57,7 @@ def sites_of(proxy: Proxy, model_sites: Iterable[Site]) -> Placement:
     return placement
 
 
-def check_proxies(model: Model, proxies: Sequence[Proxy], batch: Batch) -> None:
+def check_proxies(model: Model, proxies: Sequence[Simplified], batch: Batch) -> None:
     """Find out on one batch, before anything is trained, whether proxies suit a model.
 
     Raises:
@@ -68,7 +68,7 @@ def check_proxies(model: Model, proxies: Sequence[Proxy], batch: Batch) -> None:
         fitting.take(fitting.points((0, batch)))
 
 
-def fit(model: Model, proxies: Sequence[Proxy], batches: Iterable[Batch]) -> FittedProxies:
+def fit(model: Model, proxies: Sequence[Simplified], batches: Iterable[Batch]) -> FittedProxies:
     """Fit all proxies in one pass; padding is left out.
 
     Args:
@@ -102,7 +102,7 @@ def _numbered(batches: Iterable[Batch]) -> Iterator[tuple[int, Batch]]:
 class _Pass:
     """The statistics of one pass over the data."""
 
-    def __init__(self, model: Model, proxies: Sequence[Proxy]) -> None:
+    def __init__(self, model: Model, proxies: Sequence[Simplified]) -> None:
         self.model = model
         self.placements = {proxy: sites_of(proxy, model.sites) for proxy in proxies}
         # A pattern is as wide as its sequence is long, so that nothing can be fitted to it.
@@ -132,12 +132,12 @@ class _Pass:
             for statistic in statistics.values():
                 statistic.update(x)
 
-    def learn(self) -> dict[Proxy, dict[Site, Simplification]]:
+    def learn(self) -> dict[Simplified, dict[Site, Simplification]]:
         """The fitted simplification at every site of every proxy."""
         if self.keys and not self.dims:
             raise AnamorphError("There is no data to fit to; give at least one batch.")
         learnt: dict[Simplification, dict[Group, Simplification]] = {}
-        placed: dict[Proxy, dict[Site, Simplification]] = {}
+        placed: dict[Simplified, dict[Site, Simplification]] = {}
         for proxy, placement in self.placements.items():
             placed[proxy] = {}
             for attachment, sites in placement:

@@ -15,7 +15,7 @@ from inspect import Parameter
 from itertools import product
 
 from anamorph.errors import AnamorphError
-from anamorph.simplifications.attach import Attachment, Proxy
+from anamorph.simplifications.attach import Attachment, Simplified
 from anamorph.simplifications.base import Simplification
 from anamorph.simplifications.chain import Chain
 from anamorph.simplifications.registry import find_simplification
@@ -29,7 +29,7 @@ WORD = r"[A-Za-z_][\w.-]*"
 SITES = r"[\w.*{},\s-]+"
 
 
-def parse(text: str) -> list[Proxy]:
+def parse(text: str) -> list[Simplified]:
     """The proxies that a spec string names: one, or one for each combination of its lists.
 
     Raises:
@@ -42,7 +42,7 @@ def parse(text: str) -> list[Proxy]:
         svd(rank=2)@1.*.{query,key};onehot@1.*.pattern
     """
     if text.strip() == "identity":
-        return [Proxy(())]
+        return [Simplified(())]
     reader = _Reader(text)
     attachments: list[list[Attachment]] = []
     while True:
@@ -53,24 +53,26 @@ def parse(text: str) -> list[Proxy]:
         if not reader.take(";"):
             break
     reader.end("';' and another attachment, or nothing more")
-    return [Proxy(choice) for choice in product(*attachments)]
+    return [Simplified(choice) for choice in product(*attachments)]
 
 
-def expand(specs: str | Proxy | Attachment | Iterable[str | Proxy | Attachment]) -> list[Proxy]:
+def expand(
+    specs: str | Simplified | Attachment | Iterable[str | Simplified | Attachment],
+) -> list[Simplified]:
     """All proxies that the specs name, in order, each once.
 
     Raises:
         AnamorphError: as `parse`, and for things that name no proxy.
     """
-    if isinstance(specs, str | Proxy | Attachment) or not isinstance(specs, Iterable):
+    if isinstance(specs, str | Simplified | Attachment) or not isinstance(specs, Iterable):
         specs = [specs]
-    found: dict[Proxy, None] = {}
+    found: dict[Simplified, None] = {}
     for spec in specs:
         if isinstance(spec, str):
             found |= dict.fromkeys(parse(spec))
         elif isinstance(spec, Attachment):
-            found[Proxy((spec,))] = None
-        elif isinstance(spec, Proxy):
+            found[Simplified((spec,))] = None
+        elif isinstance(spec, Simplified):
             found[spec] = None
         else:
             raise AnamorphError(
@@ -80,7 +82,7 @@ def expand(specs: str | Proxy | Attachment | Iterable[str | Proxy | Attachment])
     return list(found)
 
 
-def check_readable(proxies: Iterable[Proxy]) -> None:
+def check_readable(proxies: Iterable[Simplified]) -> None:
     """Whether each proxy can be read again from its text, as whoever goes on with a run must.
 
     Raises:
@@ -103,7 +105,7 @@ def check_readable(proxies: Iterable[Proxy]) -> None:
             )
 
 
-def _parameters(proxy: Proxy) -> list[dict[str, object]]:
+def _parameters(proxy: Simplified) -> list[dict[str, object]]:
     """What text does not tell apart: 12 and '12'."""
     return [part.get_params() for a in proxy.attachments for part in a.simplification.parts()]
 

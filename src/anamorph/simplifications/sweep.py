@@ -5,7 +5,7 @@ from typing import Literal
 
 from anamorph.errors import AnamorphError
 from anamorph.models.sites import HEAD_KINDS, Site, match_sites
-from anamorph.simplifications.attach import Attachment, Proxy
+from anamorph.simplifications.attach import Attachment, Simplified
 from anamorph.simplifications.spec import expand
 
 Sweep = Literal["all", "layer", "head"]
@@ -13,8 +13,8 @@ SHARED = ("key", "value")  # kinds that several query heads may share
 
 
 def sweep(
-    simplify: Iterable[str | Attachment | Proxy], sites: Sequence[Site], by: Sweep = "head"
-) -> list[Proxy]:
+    simplify: Iterable[str | Attachment | Simplified], sites: Sequence[Site], by: Sweep = "head"
+) -> list[Simplified]:
     """Split proxies by where they stand.
 
     A proxy that edits every head at once answers another question than one that edits a single
@@ -39,7 +39,7 @@ def sweep(
     proxies = expand(simplify)
     if by == "all":
         return proxies
-    found: dict[str, Proxy] = {}
+    found: dict[str, Simplified] = {}
     for proxy in proxies:
         placed = [(a, match_sites(a.sites, sites)) for a in proxy.attachments]
         layers = sorted({site.layer for _, some in placed for site in some})
@@ -47,13 +47,13 @@ def sweep(
             here = [(a, [s for s in some if s.layer == layer]) for a, some in placed]
             if by == "layer":
                 split = [_at_layer(a, layer) for a, some in here if some]
-                found.setdefault(str(Proxy(tuple(split))), Proxy(tuple(split)))
+                found.setdefault(str(Simplified(tuple(split))), Simplified(tuple(split)))
                 continue
             group = _sharing(sites, layer)
             for head in range(_heads(sites, layer)):
                 split = [x for a, some in here for x in _at_head(a, some, head, group)]
                 if split:
-                    found.setdefault(str(Proxy(tuple(split))), Proxy(tuple(split)))
+                    found.setdefault(str(Simplified(tuple(split))), Simplified(tuple(split)))
     return list(found.values())
 
 

@@ -27,7 +27,7 @@ from anamorph.paper.choices import choices_of_given
 from anamorph.progress import Watch, ignore
 from anamorph.runs.folder import Run, write_json
 from anamorph.runs.opening import check_same, open_run
-from anamorph.simplifications import Attachment, Proxy, Sweep, check_readable, sweep
+from anamorph.simplifications import Attachment, Simplified, Sweep, check_readable, sweep
 from anamorph.studies.specification import AuditOptions, AuditSpec
 from anamorph.studies.steps import (
     audit_seed,
@@ -46,7 +46,7 @@ BATCH_TOKENS = 1_024  # of real language models, whose blocks are wide
 def audit_given(
     model: Model,
     task: Task,
-    simplify: Sequence[str | Attachment | Proxy],
+    simplify: Sequence[str | Attachment | Simplified],
     out: Path | str,
     *,
     name: str = "model",
@@ -92,7 +92,7 @@ def audit_given(
     if not 0 < correlation <= 1:
         raise AnamorphError(f"correlation must lie above 0 and at most at 1; got {correlation}.")
     require_sizes(batch_tokens=(batch_tokens, 1))
-    simplify = [simplify] if isinstance(simplify, str | Attachment | Proxy) else list(simplify)
+    simplify = [simplify] if isinstance(simplify, str | Attachment | Simplified) else list(simplify)
     proxies = with_identity(sweep(simplify, model.sites, by))
     check_readable(proxies)
     check_audit(model, task, proxies)

@@ -10,7 +10,8 @@ from typing import Any
 import polars as pl
 
 from anamorph import report
-from anamorph.analysis.head_scores import edited_head, head_scores
+from anamorph.analysis.edited_heads import edited_head
+from anamorph.analysis.head_scores import head_scores
 from anamorph.auditing.audit import (
     describe_proxies,
     few_sequences,
@@ -36,7 +37,7 @@ from anamorph.models.fingerprint import Identity, differing
 from anamorph.paper import claims
 from anamorph.progress import Event, Watch
 from anamorph.runs.folder import Run, read_json, write_json, write_table
-from anamorph.simplifications import FittedProxies, Proxy
+from anamorph.simplifications import FittedProxies, Simplified
 from anamorph.studies.specification import AuditSpec
 from anamorph.tasks import Task
 from anamorph.tasks.base import CANDIDATES
@@ -44,7 +45,7 @@ from anamorph.tasks.base import CANDIDATES
 FINGERPRINTS = "fingerprints.json"  # of a seed's weights
 
 
-def fingerprints(task: Task, proxies: Sequence[Proxy]) -> dict[str, Any]:
+def fingerprints(task: Task, proxies: Sequence[Simplified]) -> dict[str, Any]:
     """Digests of the data, and of what simplifications are made of, for `spec.json`."""
     made = {a.simplification for proxy in proxies for a in proxy.attachments}
     return {
@@ -72,7 +73,7 @@ def check_weights(run: Run, model: Model, seed: int) -> str:
         AnamorphError: if they are not those that the numbers in the run belong to.
     """
     path, now = run.seed(seed) / FINGERPRINTS, model.fingerprint()
-    before = read_json(path) if path.exists() else now
+    before = read_json(path, dict) if path.exists() else now
     different = [part for part in {**before, **now} if before.get(part) != now.get(part)]
     if different:
         raise AnamorphError(
@@ -88,7 +89,7 @@ def fit_seed(
     audit: AuditSpec,
     task: Task,
     model: Model,
-    proxies: Sequence[Proxy],
+    proxies: Sequence[Simplified],
     seed: int,
     watch: Watch,
 ) -> FittedProxies:
@@ -183,7 +184,7 @@ def score_heads(
     run: Run,
     task: Task,
     model: Model,
-    proxies: Sequence[Proxy],
+    proxies: Sequence[Simplified],
     seed: int,
     watch: Watch,
     batch_tokens: int = BATCH_TOKENS,
@@ -218,7 +219,7 @@ def tabulate_run(
     audit: AuditSpec,
     task: Task,
     model: Model,
-    proxies: Sequence[Proxy],
+    proxies: Sequence[Simplified],
     stopping: Stopping | None = None,
 ) -> None:
     """Write the tables of a run from its works; the model says how these are cut."""
@@ -243,7 +244,7 @@ def tabulate_run(
 
 def _floor(run: Run) -> dict[str, float]:
     """What rounding alone does to each metric, in the worst of the seeds; empty if not measured."""
-    found = [read_json(run.seed(seed) / "noise.json")["floor"] for seed in run.spec["seeds"]]
+    found = [read_json(run.seed(seed) / "noise.json", dict)["floor"] for seed in run.spec["seeds"]]
     floors = [{k: v for k, v in f.items() if k in METRICS} for f in found if f]
     return {
         metric: (min if metric in HIGHER_IS_BETTER else max)(f[metric] for f in floors)
@@ -253,7 +254,7 @@ def _floor(run: Run) -> dict[str, float]:
 
 def report_run(run: Run, watch: Watch) -> None:
     """Write `checks.json`, and the report."""
-    noise = [read_json(run.seed(seed) / "noise.json") for seed in run.spec["seeds"]]
+    noise = [read_json(run.seed(seed) / "noise.json", dict) for seed in run.spec["seeds"]]
     write_json(run.path / "checks.json", claims.self_checks(run.results, noise))
     watch(Event("report", 0, 1))
     report.render(run.path)

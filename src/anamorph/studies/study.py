@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import polars as pl
 import torch
 
 from anamorph.analysis import views
@@ -28,9 +27,9 @@ from anamorph.models.decoder import Decoder
 from anamorph.paper import claims
 from anamorph.paper.choices import choices
 from anamorph.progress import Event, Watch, ignore
-from anamorph.runs.folder import Run, load_run, read_table, write_json
+from anamorph.runs.folder import Run, load_run, write_json
 from anamorph.runs.opening import check_same, open_run
-from anamorph.simplifications import Proxy, Sweep, check_proxies, check_readable, sweep
+from anamorph.simplifications import Simplified, Sweep, check_proxies, check_readable, sweep
 from anamorph.studies.given import audit_again
 from anamorph.studies.specification import AuditSpec, StudySpec
 from anamorph.studies.steps import (
@@ -48,8 +47,6 @@ from anamorph.studies.steps import (
 from anamorph.tasks import Task, load_task
 from anamorph.tasks.batches import collate
 from anamorph.training.train import default_model, resolved, train
-
-MODEL = "model.safetensors"
 
 
 def run_study(
@@ -91,15 +88,15 @@ def _study(
     spec: StudySpec,
     run: Run,
     task: Task,
-    proxies: Sequence[Proxy],
+    proxies: Sequence[Simplified],
     workers: int | None,
     watch: Watch,
 ) -> None:
     """What is left to do of a run that is open."""
     if run.complete:
         for seed in spec.seeds:
-            if (run.seed(seed) / MODEL).exists():
-                check_weights(run, Decoder.load(run.seed(seed) / MODEL), seed)
+            if (run.model(seed)).exists():
+                check_weights(run, Decoder.load(run.model(seed)), seed)
         return
     _each_seed(spec, run, task, workers, watch)
     learnt = run.spec["audit"]["learnt"]
@@ -111,19 +108,12 @@ def _study(
         run.results,
         run.gaps,
         run.spec,
-        _of_seeds(run, "heads.parquet"),
+        run.heads,
         run.contrasts,
-        _of_seeds(run, "matching.parquet"),
+        run.matching,
     )
     write_json(run.path / "claims.json", measured)
     report_run(run, watch)
-
-
-def _of_seeds(run: Run, name: str) -> pl.DataFrame | None:
-    """A table of every seed as one, if there is any."""
-    files = [run.seed(seed) / name for seed in run.spec["seeds"]]
-    tables = [read_table(file) for file in files if file.exists()]
-    return pl.concat(tables) if tables else None
 
 
 def train_study(
@@ -166,16 +156,16 @@ def audit_study(
     task = load_task(watch=watch, **spec.task)
     proxies = check(spec, task)
     for seed in spec.seeds:
-        if not (trained.seed(seed) / MODEL).exists():  # written last
+        if not (trained.model(seed)).exists():  # written last
             raise AnamorphError(
                 f"{source} has no model for seed {seed}: its training did not come to its end. "
                 "Give its command again first."
             )
-        check_weights(trained, Decoder.load(trained.seed(seed) / MODEL), seed)
+        check_weights(trained, Decoder.load(trained.model(seed)), seed)
     check_same(trained, None, task)
     with open_run(out, describe(spec, task, proxies, None)) as run:
         for seed in spec.seeds:
-            for name in ("history.parquet", FINGERPRINTS, MODEL):
+            for name in ("history.parquet", FINGERPRINTS, run.model(seed).name):
                 there = (trained.seed(seed) / name).exists()
                 if there and not (run.seed(seed) / name).exists():
                     with replacing(run.seed(seed) / name) as temporary:
@@ -184,14 +174,14 @@ def audit_study(
     return run
 
 
-def check(spec: StudySpec, task: Task) -> list[Proxy]:
+def check(spec: StudySpec, task: Task) -> list[Simplified]:
     """The proxies of a study, the identity first, tried on an untrained model.
 
     Raises:
         AnamorphError: if one does not fit, before any time is spent on training.
     """
     model = untrained(spec, task)
-    swept: list[Proxy] = []
+    swept: list[Simplified] = []
     for specs, by in ((spec.each_layer, "layer"), (spec.each_head, "head")):
         swept += sweep(specs, model.sites, cast(Sweep, by))
     proxies = list(dict.fromkeys(with_identity([*spec.simplify, *swept])))
@@ -212,7 +202,7 @@ def untrained(spec: StudySpec, task: Task) -> Decoder:
 
 
 def describe(
-    spec: StudySpec, task: Task, proxies: Sequence[Proxy], preset: str | None
+    spec: StudySpec, task: Task, proxies: Sequence[Simplified], preset: str | None
 ) -> dict[str, Any]:
     """What `spec.json` says, besides the environment: everything resolved."""
     values: dict[str, Any] = spec.model_dump(mode="json")
@@ -251,8 +241,7 @@ def _run_seed(spec: StudySpec, run: Run, task: Task, seed: int, watch: Watch) ->
 
 def train_seed(spec: StudySpec, run: Run, task: Task, seed: int, watch: Watch) -> Decoder:
     """The trained model of a seed; trains it unless it lies there already."""
-    folder = run.seed(seed)
-    path = folder / MODEL
+    path = run.model(seed)
     if path.exists():
         return Decoder.load(path).eval()
     model, _ = train(
@@ -260,7 +249,7 @@ def train_seed(spec: StudySpec, run: Run, task: Task, seed: int, watch: Watch) -
         config=spec.training,
         model=default_model(task, **spec.model),
         seed=seed,
-        out=folder,
+        out=run.seed(seed),
         watch=lambda p: watch(
             Event(
                 f"seed {seed}: training",

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anamorph.errors import AnamorphError
+from anamorph.tasks.ragged import Ragged, Rows
 
 Role = Literal["train", "iid", "ood"]
 
@@ -43,7 +44,7 @@ class Facet:
 
 
 @dataclass(frozen=True)
-class Split:
+class Split(Ragged):
     """Ragged integer sequences with a role.
 
     Attributes:
@@ -101,14 +102,6 @@ class Split:
                 "stands before it to predict it from; put a start token in front."
             )
 
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    @property
-    def lengths(self) -> NDArray[np.int64]:
-        """[sequences] tokens in each sequence."""
-        return np.diff(self.offsets)
-
     def __iter__(self) -> Iterator[Tokens]:
         for start, stop in zip(self.offsets[:-1], self.offsets[1:], strict=True):
             yield self.tokens[start:stop]
@@ -128,14 +121,12 @@ class Split:
 
     def take(self, sequences: NDArray[np.int64]) -> "Split":
         """The split that holds only the given sequences, in the given order."""
-        lengths = self.lengths[sequences]
-        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        index = np.arange(offsets[-1]) + np.repeat(self.offsets[sequences] - offsets[:-1], lengths)
+        index = self.entries(sequences)
         return Split(
             name=self.name,
             role=self.role,
             tokens=self.tokens[index],
-            offsets=offsets,
+            offsets=Rows.of(self.lengths[sequences]).offsets,
             scored=self.scored[index],
             facets={k: Facet(f.codes[index], f.names) for k, f in self.facets.items()},
             masked=None if self.masked is None else self.masked[index],
@@ -222,6 +213,11 @@ class Task:
                 f"expected one. Splits: { {s.name: s.role for s in self.splits.values()} }."
             )
         return found[0]
+
+
+def role_of(name: str) -> Role:
+    """The role of a split that a task names itself: `train` and `iid` are what they are called."""
+    return "train" if name == "train" else "iid" if name == "iid" else "ood"
 
 
 def _fingerprint(facts: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> str:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from anamorph.models.base import Batch
 from anamorph.tasks.base import Split
+from anamorph.tasks.ragged import Rows
 
 
 def plan(lengths: NDArray[np.int64], batch_tokens: int) -> list[NDArray[np.int64]]:
@@ -68,10 +69,7 @@ def shuffled(
 
 def collate(split: Split, sequences: NDArray[np.int64]) -> Batch:
     """The given sequences, padded at the right to the longest of them."""
-    lengths = split.lengths[sequences]
-    columns = np.arange(lengths.max())
-    mask = columns < lengths[:, None]
-    index = np.where(mask, split.offsets[sequences][:, None] + columns, 0)
+    index, mask = split.rectangle(sequences)
     tokens = np.where(mask, (split.tokens if split.masked is None else split.masked)[index], 0)
     return Batch(torch.from_numpy(tokens.astype(np.int64)), torch.from_numpy(mask))
 
@@ -101,16 +99,12 @@ class Targets:
 
 def targets(split: Split, sequences: NDArray[np.int64]) -> Targets:
     """Where the given sequences are scored, and on what."""
-    before = np.concatenate([[0], np.cumsum(split.scored)])  # scored positions ahead of each token
-    start, stop = split.offsets[sequences], split.offsets[sequences + 1]
-    first, counts = before[start], before[stop] - before[start]
-    columns = np.arange(max(int(counts.max(initial=0)), 1))
-    valid = columns < counts[:, None]
-    number = np.where(valid, first[:, None] + columns, 0)
+    scored = Rows(Rows.of(split.scored).offsets[split.offsets])  # the scored positions, numbered
+    number, valid = scored.rectangle(sequences, least=1)
     place = np.flatnonzero(split.scored)
     index = place[number] if len(place) else np.zeros_like(number)
     before_it = 1 if split.masked is None else 0
-    at = np.where(valid, index - start[:, None] - before_it, 0)
+    at = np.where(valid, index - split.offsets[sequences][:, None] - before_it, 0)
     token = np.where(valid, split.tokens[index], 0)
     arrays = (at, token.astype(np.int64), number, valid)
     return Targets(*(torch.from_numpy(a) for a in arrays))

@@ -1,16 +1,27 @@
-"""Figures of the results: faithfulness against size, accuracies, who is right, by facet."""
+"""Figures of the results: faithfulness against size, accuracies, and who is right."""
 
+from collections.abc import Mapping
 from typing import TypeVar
 
 import altair as alt
 import polars as pl
 
-from anamorph.analysis.data import Run
+from anamorph.analysis.data import IDENTITY, Proxy, Run
 from anamorph.analysis.words import METRICS, method_label, some_of, split_label, threshold
-from anamorph.report.figure import TABLE, Choice, Figure, lookup
+from anamorph.report.charts.parts import (
+    PANEL,
+    SPACED,
+    SPLIT,
+    dashed,
+    interval,
+    metric_menu,
+    panels,
+    squares,
+    tips,
+)
+from anamorph.report.figure import TABLE, Choice, Figure
 from anamorph.report.theme import split_scale, split_shapes
 
-PANEL = 285  # pixels
 PARTS = {
     "both right": "both-right",
     "model only": "under",
@@ -26,7 +37,7 @@ def against_size(run: Run) -> Figure | None:
     sized = {p.simplification: p for some in families.values() for p in some if p.size_name}
     if not sized:
         return None
-    metrics = [m for m in run.metrics if not m.startswith("model_") or m == "model_only_right"]
+    metrics = run.shown_metrics
     frame = run.whole.filter(
         pl.col("simplification").is_in(list(sized)), pl.col("metric").is_in(metrics)
     )
@@ -37,34 +48,54 @@ def against_size(run: Run) -> Figure | None:
         "size",
         *("value", "low", "high"),
         family=pl.col("simplification").replace_strict({k: p.title for k, p in sized.items()}),
-        split=pl.col("split").str.replace_all("_", " "),
+        split=SPLIT,
         seed=pl.col("seed").cast(pl.String).fill_null("all"),
     )
-    titles = list(dict.fromkeys(p.title for p in sized.values()))
     sizes = " or ".join(dict.fromkeys(p.size_name for p in sized.values()))
-    color = alt.Color("split:N", scale=split_scale(run.splits), title=None)
-    pick = alt.selection_point(fields=["split"], bind="legend", name="pick")
-    tooltip = [
-        alt.Tooltip("split:N"),
-        alt.Tooltip("size:Q", title=sizes),
-        alt.Tooltip("value:Q", format=".4f"),
-        alt.Tooltip("low:Q", format=".4f"),
-        alt.Tooltip("high:Q", format=".4f"),
-        alt.Tooltip("seed:N"),
-    ]
+    layers = _size_lines(run, sizes)
+    seeds = " Thin lines are single seeds." if len(run.seeds) > 1 else ""
+    rest = some_of(len(families), len(run.families), "families of proxies")
+    return Figure(
+        name="faithfulness",
+        title="Faithfulness against size",
+        caption="A line a split, with its 95 % band; the dashed line is the threshold of "
+        f"{threshold(run.thresholds['faithful'])} for looking right. Look for splits that stay "
+        f"apart from iid (dark) at a size where iid has already come close.{seeds} Choose a split "
+        f"in the legend to single it out.{rest}",
+        chart=panels(
+            *layers,
+            by="family",
+            order=list(dict.fromkeys(p.title for p in sized.values())),
+            height=170,
+        )
+        .add_params(alt.selection_point(fields=["split"], bind="legend", name="pick"))
+        .resolve_scale(x="independent"),
+        data=frame,
+        **metric_menu(
+            metrics, {m: f"{METRICS[m].label} ({METRICS[m].direction})" for m in metrics}
+        ),
+        panel=SPACED,
+        stills={"": {}}
+        | {f"_{m}": {"metric": m} for m in ("attention_jsd", "output_jsd") if m in metrics},
+    )
+
+
+def _size_lines(run: Run, sizes: str) -> list[alt.Chart]:
+    """Bands, the threshold, single seeds, lines and points; `sizes` is what the axis counts."""
     x = alt.X(
         "size:Q",
         scale=alt.Scale(type="log", base=2, nice=False, padding=10),
         title=f"{sizes} (log scale)",
         axis=alt.Axis(format="d", tickCount=6, grid=False),
     )
+    formats = "unit_shown == 'share' ? format(datum.value, '.0%') : format(datum.value, '~g')"
     y = alt.Y(
         "value:Q",
         scale=alt.Scale(zero=False, nice=True),
         title=None,
-        axis=alt.Axis(tickCount=5, labelExpr="unit_shown == 'share' ? format(datum.value, '.0%') : "
-                      "format(datum.value, '~g')"),
-    )  # fmt: skip
+        axis=alt.Axis(tickCount=5, labelExpr=formats),
+    )
+    color = alt.Color("split:N", scale=split_scale(run.splits), title=None)
     base = alt.Chart().encode(x=x, color=color)
     everything = base.transform_filter("datum.seed == 'all'")
     band = everything.mark_area(opacity=1).encode(
@@ -79,52 +110,19 @@ def against_size(run: Run) -> Figure | None:
         y=y,
         fillOpacity=_highlight(alt.FillOpacity, 1, 0.15),
         shape=alt.Shape("split:N", scale=split_shapes(run.splits), title=None),
-        tooltip=tooltip,
+        tooltip=tips("split:N", ("size:Q", sizes), *interval(".4f", "value"), "seed:N"),
     )
     single = (
         base.transform_filter("datum.seed != 'all'")
         .mark_line(strokeWidth=0.7)
         .encode(y=y, detail="seed:N", strokeOpacity=_highlight(alt.StrokeOpacity, 0.45, 0.08))
     )
-    looks_right = (
+    looks_right = dashed(
         alt.Chart()
         .transform_filter("datum.metric == 'same_prediction'")
         .transform_aggregate(rows="count()", groupby=["family"])
-        .mark_rule(strokeDash=[3, 3], color="var(--soft)")
-        .encode(y=alt.YDatum(run.thresholds["faithful"]))
-    )
-    layers = [band, looks_right, *([single] if len(run.seeds) > 1 else []), line, dots]
-    chart = (
-        alt.layer(*layers, data=TABLE)
-        .add_params(pick)
-        .properties(width=PANEL, height=170)
-        .facet(facet=alt.Facet("family:N", sort=titles, title=None), columns=3, spacing=24)
-        .transform_filter("datum.metric == metric")
-        .resolve_scale(x="independent")
-        .properties(title=alt.TitleParams(alt.ExprRef("heading")))
-    )
-    seeds = " Thin lines are single seeds." if len(run.seeds) > 1 else ""
-    rest = some_of(len(families), len(run.families), "families of proxies")
-    return Figure(
-        name="faithfulness",
-        title="Faithfulness against size",
-        caption="A line a split, with its 95 % band; the dashed line is the threshold of "
-        f"{threshold(run.thresholds['faithful'])} for looking right. Look for splits that stay "
-        f"apart from iid (dark) at a size where iid has already come close.{seeds} Choose a split "
-        f"in the legend to single it out.{rest}",
-        chart=chart,
-        data=frame,
-        choices=[Choice("metric", "Metric", [(m, METRICS[m].label) for m in metrics])],
-        values={
-            "heading": lookup(
-                {m: f"{METRICS[m].label} ({METRICS[m].direction})" for m in metrics}, "metric"
-            ),
-            "unit_shown": lookup({m: METRICS[m].unit for m in metrics}, "metric"),
-        },
-        panel=PANEL + 30,
-        stills={"": {}}
-        | {f"_{m}": {"metric": m} for m in ("attention_jsd", "output_jsd") if m in metrics},
-    )
+    ).encode(y=alt.YDatum(run.thresholds["faithful"]))
+    return [band, looks_right, *([single] if len(run.seeds) > 1 else []), line, dots]
 
 
 Channel = TypeVar("Channel", alt.FillOpacity, alt.StrokeOpacity)
@@ -140,24 +138,20 @@ def _highlight(channel: type[Channel], on: float, off: float) -> Channel:
 
 def accuracies(run: Run) -> Figure | None:
     """The proxy's accuracy against the model's, a panel a method."""
-    frame = run.whole.filter(pl.col("metric").is_in(["model_accuracy", "proxy_accuracy"]))
-    frame = frame.filter(pl.col("seed").is_null(), pl.col("method") != "identity")
-    wide = frame.pivot(
+    names = ("model_accuracy", "proxy_accuracy")
+    wide = run.pooled.filter(pl.col("metric").is_in(names), pl.col("method") != IDENTITY).pivot(
         on="metric", index=["simplification", "split"], values=["value", "low", "high"]
     )
-    if "value_model_accuracy" not in wide.columns or "value_proxy_accuracy" not in wide.columns:
+    if not {f"value_{name}" for name in names} <= set(wide.columns):
         return None
-    proxies = {p.simplification: p for p in run.proxies}
-    methods = list(dict.fromkeys(method_label(p.method) for p in run.proxies))
+    methods = {p.simplification: method_label(p.method) for p in run.proxies}
     wide = wide.select(
         model=pl.col("value_model_accuracy"),
         proxy=pl.col("value_proxy_accuracy"),
         low=pl.col("low_proxy_accuracy"),
         high=pl.col("high_proxy_accuracy"),
-        split=pl.col("split").str.replace_all("_", " "),
-        method=pl.col("simplification").replace_strict(
-            {name: method_label(p.method) for name, p in proxies.items()}
-        ),
+        split=SPLIT,
+        method=pl.col("simplification").replace_strict(methods),
         name="simplification",
     )
     axis = alt.Axis(format=".0%", tickCount=4)
@@ -166,29 +160,20 @@ def accuracies(run: Run) -> Figure | None:
     y = alt.Y("proxy:Q", title="proxy accuracy", axis=axis, scale=scale)
     color = alt.Color("split:N", scale=split_scale(run.splits), title=None)
     base = alt.Chart().encode(x=x, color=color)
-    diagonal = (
-        alt.Chart()
-        .transform_aggregate(a="min(model)", b="max(model)", groupby=["method"])
-        .mark_rule(color="var(--soft)", strokeDash=[3, 3])
-        .encode(x="a:Q", y="a:Q", x2="b:Q", y2="b:Q")
-    )
+    diagonal = dashed(
+        alt.Chart().transform_aggregate(a="min(model)", b="max(model)", groupby=["method"])
+    ).encode(x="a:Q", y="a:Q", x2="b:Q", y2="b:Q")
     bars = base.mark_rule(strokeOpacity=0.35, strokeWidth=1.5).encode(
         y=alt.Y("low:Q", title="proxy accuracy"), y2="high:Q"
     )
     dots = base.mark_point(size=46, strokeWidth=1.6, opacity=1).encode(
         y=y,
         shape=alt.Shape("split:N", scale=split_shapes(run.splits), title=None),
-        tooltip=[
-            alt.Tooltip("name:N", title="proxy"),
-            alt.Tooltip("split:N"),
-            alt.Tooltip("model:Q", title="model accuracy", format=".2%"),
-            alt.Tooltip("proxy:Q", title="proxy accuracy", format=".2%"),
-        ],
-    )
-    chart = (
-        alt.layer(diagonal, bars, dots, data=TABLE)
-        .properties(width=PANEL, height=PANEL - 30)
-        .facet(facet=alt.Facet("method:N", sort=methods, title=None), columns=3, spacing=24)
+        tooltip=tips(
+            ("name:N", "proxy"),
+            "split:N",
+            *((f"{whose}:Q", f"{whose} accuracy", ".2%") for whose in ("model", "proxy")),
+        ),
     )
     return Figure(
         name="accuracy",
@@ -196,59 +181,32 @@ def accuracies(run: Run) -> Figure | None:
         caption="A point a proxy and split, with the proxy's 95 % interval. On the dashed line "
         "both are equally accurate; points above it are proxies that do better than the model they "
         "stand for, which hides the model's failures.",
-        chart=chart,
+        chart=panels(
+            *(diagonal, bars, dots),
+            by="method",
+            order=list(dict.fromkeys(methods.values())),
+            height=PANEL - 30,
+        ),
         data=wide,
-        panel=PANEL + 30,
-    )  # fmt: skip
+        panel=SPACED,
+    )
 
 
 def who_is_right(run: Run) -> Figure | None:
     """Stacked: both right, one only, different errors, the same error; a panel a split."""
     names = ["model_accuracy", "model_only_right", "proxy_only_right", "different_errors"]
-    frame = run.whole.filter(pl.col("seed").is_null(), pl.col("metric").is_in(names))
+    frame = run.pooled.filter(pl.col("metric").is_in(names))
     wide = frame.pivot(on="metric", index=["simplification", "split"], values="value")
     if not set(names) <= set(wide.columns):
         return None
-    proxies = {p.simplification: (i, p) for i, p in enumerate(run.proxies)}
-    model, model_only, proxy_only, different = (pl.col(name) for name in names)
-    both = model - model_only
-    long = (
-        wide.filter(pl.col("simplification").is_in(list(proxies)))
-        .with_columns(
-            both.alias("both right"),
-            model_only.alias("model only"),
-            proxy_only.alias("proxy only"),
-            different.alias("different errors"),
-            (1 - both - model_only - proxy_only - different).clip(0, 1).alias("same error"),
-        )
-        .unpivot(on=list(PARTS), index=["simplification", "split"], variable_name="part")
-        .select(
-            "part",
-            "value",
-            split=pl.col("split").str.replace_all("_", " "),
-            family=pl.col("simplification").replace_strict(
-                {name: p.title for name, (_, p) in proxies.items()}
-            ),
-            row=pl.col("simplification").replace_strict(
-                {name: f"{p.size:g}" if p.size_name else p.row for name, (_, p) in proxies.items()}
-            ),
-            place=pl.col("simplification").replace_strict(
-                {name: i for name, (i, _) in proxies.items()}
-            ),
-            stack=pl.col("part").replace_strict({part: i for i, part in enumerate(PARTS)}),
-        )
-    )
-    telling = [p.title for p in run.telling(1)]
-    families = sorted(run.families, key=lambda title: title not in telling)
-    chart = (
+    x_axis = alt.Axis(labelAngle=0, ticks=False)
+    colours = alt.Scale(domain=list(PARTS), range=[f"var(--{name})" for name in PARTS.values()])
+    bars = (
         alt.Chart(TABLE)
         .mark_bar(stroke="var(--page)", strokeWidth=0.5, clip=True)
         .encode(
             x=alt.X(
-                "row:N",
-                sort=alt.EncodingSortField("place", op="min"),
-                title=None,
-                axis=alt.Axis(labelAngle=0, ticks=False),
+                "row:N", sort=alt.EncodingSortField("place", op="min"), title=None, axis=x_axis
             ),
             y=alt.Y(
                 "value:Q",
@@ -256,34 +214,47 @@ def who_is_right(run: Run) -> Figure | None:
                 scale=alt.Scale(domain=[0, 1]),
                 axis=alt.Axis(format=".0%", tickCount=5),
             ),
-            color=alt.Color(
-                "part:N",
-                scale=alt.Scale(
-                    domain=list(PARTS), range=[f"var(--{name})" for name in PARTS.values()]
-                ),
-                title=None,
-                legend=alt.Legend(symbolType="square", symbolStrokeWidth=0),
-            ),
+            color=alt.Color("part:N", scale=colours, title=None, legend=squares()),
             order=alt.Order("stack:Q"),
-            tooltip=["part:N", alt.Tooltip("value:Q", format=".2%"), "split:N", "row:N"],
+            tooltip=tips("part:N", ("value:Q", "", ".2%"), "split:N", "row:N"),
         )
-        .properties(width=PANEL, height=150)
-        .facet(
-            facet=alt.Facet("split:N", sort=[split_label(name) for name in run.splits], title=None),
-            columns=3,
-            spacing=24,
-        )
-        .transform_filter("datum.family == family")
-        .properties(title=alt.TitleParams(alt.ExprRef("family")))
     )
+    telling = [p.title for p in run.telling(1)]
+    families = sorted(run.families, key=lambda title: title not in telling)
     return Figure(
         name="who_is_right",
         title="Who is right?",
         caption="What proxy and model make of each scored position, by size from left to right. "
         "Where they part ways, “model only” is knowledge that the proxy lost and “proxy only” is "
         "a failure of the model that the proxy hides.",
-        chart=chart,
-        data=long,
+        chart=panels(
+            bars, by="split", order=[split_label(name) for name in run.splits], height=150
+        ),
+        data=_shares(wide, {p.simplification: p for p in run.proxies}),
         choices=[Choice("family", "Proxies", [(title, title) for title in families])],
-        panel=PANEL + 30,
-    )  # fmt: skip
+        heading="family",
+        panel=SPACED,
+    )
+
+
+def _shares(wide: pl.DataFrame, proxies: Mapping[str, Proxy]) -> pl.DataFrame:
+    """The share of each of `PARTS`, a row a proxy and split, with its place in the figure."""
+    both = pl.col("model_accuracy") - pl.col("model_only_right")
+    one = pl.col("model_only_right"), pl.col("proxy_only_right"), pl.col("different_errors")
+    shares = (both, *one, (1 - both - one[0] - one[1] - one[2]).clip(0, 1))
+    rows = {name: f"{p.size:g}" if p.size_name else p.row for name, p in proxies.items()}
+    of_proxy = pl.col("simplification")
+    return (
+        wide.filter(of_proxy.is_in(list(proxies)))
+        .with_columns(**dict(zip(PARTS, shares, strict=True)))
+        .unpivot(on=list(PARTS), index=["simplification", "split"], variable_name="part")
+        .select(
+            "part",
+            "value",
+            split=SPLIT,
+            family=of_proxy.replace_strict({name: p.title for name, p in proxies.items()}),
+            row=of_proxy.replace_strict(rows),
+            place=of_proxy.replace_strict({name: i for i, name in enumerate(proxies)}),
+            stack=pl.col("part").replace_strict({part: i for i, part in enumerate(PARTS)}),
+        )
+    )

@@ -1,7 +1,7 @@
 """Figures of the verdicts: the matrix of proxies and splits, and the gaps with their intervals."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import altair as alt
@@ -22,7 +22,16 @@ from anamorph.faithfulness.gaps import (
     UNDER,
     UNFAITHFUL,
 )
-from anamorph.report.figure import TABLE, Choice, Figure, lookup
+from anamorph.report.charts.parts import (
+    POINTS,
+    QUIET,
+    SPLIT,
+    interval,
+    metric_menu,
+    squares,
+    tips,
+)
+from anamorph.report.figure import TABLE, Figure
 from anamorph.report.theme import split_scale, split_shapes
 
 # Verdict: fill, text on it, short form. What decides nothing is neither green nor red.
@@ -37,45 +46,24 @@ VERDICTS = {
     NOT_TESTABLE: ("untestable", "on-untestable", "not testable here"),
 }
 REFERENCE = {LOOKS_RIGHT: "", LOOKS_WRONG: "× ", UNCLEAR: "? "}  # signs in the first column
+NUMBERS = ("gap", "low", "high", "p_value")
+GAP_TIPS = [
+    ("gap:Q", "", ".4f"),
+    ("low:Q", "gap, low", ".4f"),
+    ("high:Q", "gap, high", ".4f"),
+]  # for `tips`
+P_TIP = ("p_value:Q", "p of no gap (adjusted)", ".3g")
 WIDEST = 124  # pixels of a column
 MOST_GAPS = 40  # proxies in the figure of gaps; the table on the page has them all
 
 
 def matrix(run: Run) -> Figure | None:
     """Proxies × splits: the share of same predictions as text, the verdict as colour."""
-    rows = []
-    cells = {(r["simplification"], r["split"]): r for r in run.judged.iter_rows(named=True)}
     families = run.telling_families
-    for number, proxies in enumerate(families.values()):
-        for place, proxy in enumerate(proxies):
-            for split in run.ood:
-                cell = cells.get((proxy.simplification, split))
-                if cell is None:
-                    continue
-                where = {"family": number, "place": place, "row": proxy.row}
-                where |= {"proxy": proxy.simplification}
-                if split == run.ood[0]:
-                    sign = REFERENCE.get(cell["level"], "")
-                    rows.append(
-                        where
-                        | {"split": split_label(run.reference), "verdict": "reference"}
-                        | {"text": f"{sign}{100 * cell['iid']:.1f}", "value": cell["iid"]}
-                        | {"level": cell["level"], "why": ""}
-                        | dict.fromkeys(("gap", "low", "high", "p_value"))
-                    )
-                verdict = cell["verdict"] or "not judged"
-                sign = SIGNS.get(verdict, "")
-                rows.append(
-                    where
-                    | {"split": split_label(split), "verdict": verdict}
-                    | {"text": f"{sign} {100 * cell['ood']:.1f}".strip(), "value": cell["ood"]}
-                    | {"level": cell["level"], "why": open_question(run, cell)}
-                    | {k: cell[k] for k in ("gap", "low", "high", "p_value")}
-                )
+    rows = _cells(run)
     if not rows:
         return None
-    frame = pl.DataFrame(rows, infer_schema_length=None)
-    parts = [_family(run, n, title, n == 0) for n, title in enumerate(families)]
+    parts = [_family(run, n, title) for n, title in enumerate(families)]
     level = threshold(run.thresholds["faithful"])
     rest = some_of(len(families), len(run.families), "families of proxies; the table has all")
     return Figure(
@@ -89,8 +77,40 @@ def matrix(run: Run) -> Figure | None:
         chart=alt.vconcat(*parts, spacing=32, data=TABLE, bounds="flush").resolve_scale(
             fill="shared", color="shared"
         ),
-        data=frame,
+        data=pl.DataFrame(rows, infer_schema_length=None),
     )
+
+
+def _cells(run: Run) -> list[dict[str, Any]]:
+    """A row a cell of the matrix; the reference is the first cell of a proxy."""
+    rows = []
+    judged = {(r["simplification"], r["split"]): r for r in run.judged.iter_rows(named=True)}
+    for number, proxies in enumerate(run.telling_families.values()):
+        for place, proxy in enumerate(proxies):
+            where = {"family": number, "place": place, "row": proxy.row}
+            where |= {"proxy": proxy.simplification}
+            for split in run.ood:
+                cell = judged.get((proxy.simplification, split))
+                if cell is None:
+                    continue
+                where["level"] = cell["level"]
+                if split == run.ood[0]:
+                    sign = REFERENCE.get(cell["level"], "")
+                    rows.append(
+                        where
+                        | {"split": split_label(run.reference), "verdict": "reference", "why": ""}
+                        | {"text": f"{sign}{100 * cell['iid']:.1f}", "value": cell["iid"]}
+                        | dict.fromkeys(NUMBERS)
+                    )
+                verdict = cell["verdict"] or "not judged"
+                text = f"{SIGNS.get(verdict, '')} {100 * cell['ood']:.1f}".strip()
+                rows.append(
+                    where
+                    | {"split": split_label(split), "verdict": verdict}
+                    | {"text": text, "value": cell["ood"], "why": open_question(run, cell)}
+                    | {key: cell[key] for key in NUMBERS}
+                )
+    return rows
 
 
 def open_question(run: Run, cell: Mapping[str, Any]) -> str:
@@ -111,40 +131,25 @@ def _label(verdict: str) -> str:
     return f"{SIGNS[verdict]} {VERDICTS[verdict][2]}".strip()
 
 
-def _family(run: Run, number: int, title: str, first: bool) -> alt.LayerChart | alt.FacetChart:
-    columns = [split_label(name) for name in run.splits]
-    x = alt.X(
-        "split:N",
-        sort=columns,
-        scale=alt.Scale(domain=columns),
-        title=None,
-        axis=alt.Axis(
-            orient="top",
-            domain=False,
-            ticks=False,
-            labels=first,
-            labelAngle=0,
-            labelLimit=WIDEST - 4,
-            labelPadding=8,
-        ),
+def _family(run: Run, number: int, title: str) -> alt.LayerChart | alt.FacetChart:
+    """The rows of a family; names of splits stand above the first."""
+    columns, first = [split_label(name) for name in run.splits], number == 0
+    x_axis = alt.Axis(
+        orient="top",
+        **QUIET,
+        labels=first,
+        labelAngle=0,
+        labelLimit=WIDEST - 4,
+        labelPadding=8,
     )
-    y = alt.Y(
-        "row:N",
-        sort=alt.EncodingSortField("place", op="min"),
-        title=None,
-        axis=alt.Axis(domain=False, ticks=False, minExtent=84, maxExtent=84),
-    )
-    names = list(VERDICTS)
-    shown = [v for v in names if v in set(run.judged["verdict"])]
+    y_axis = alt.Axis(**QUIET, minExtent=84, maxExtent=84)
+    by_place = alt.EncodingSortField("place", op="min")
+    shown = [v for v in VERDICTS if v in set(run.judged["verdict"])]
+    named = json.dumps({v: _label(v) for v in shown})
     fill = alt.Fill(
         "verdict:N",
         scale=alt.Scale(domain=shown, range=[f"var(--{VERDICTS[v][0]})" for v in shown]),
-        legend=alt.Legend(
-            title=None,
-            symbolType="square",
-            symbolStrokeWidth=0,
-            labelExpr=f"({json.dumps({v: _label(v) for v in shown})})[datum.label]",
-        ),
+        legend=squares(title=None, labelExpr=f"({named})[datum.label]"),
     )
     ink = alt.Color(
         "verdict:N",
@@ -154,24 +159,30 @@ def _family(run: Run, number: int, title: str, first: bool) -> alt.LayerChart | 
         ),
         legend=None,
     )
-    tooltip = [
-        alt.Tooltip("proxy:N"),
-        alt.Tooltip("split:N"),
-        alt.Tooltip("value:Q", title="same prediction", format=".2%"),
-        alt.Tooltip("level:N", title="on iid"),
-        alt.Tooltip("verdict:N"),
-        alt.Tooltip("why:N", title="what is open"),
-        alt.Tooltip("gap:Q", format=".4f"),
-        alt.Tooltip("low:Q", title="gap, low", format=".4f"),
-        alt.Tooltip("high:Q", title="gap, high", format=".4f"),
-        alt.Tooltip("p_value:Q", title="p of no gap (adjusted)", format=".3g"),
-    ]
-    base = alt.Chart().transform_filter(f"datum.family == {number}").encode(x=x, y=y)
+    base = (
+        alt.Chart()
+        .transform_filter(f"datum.family == {number}")
+        .encode(
+            x=alt.X(
+                "split:N", sort=columns, scale=alt.Scale(domain=columns), title=None, axis=x_axis
+            ),
+            y=alt.Y("row:N", sort=by_place, title=None, axis=y_axis),
+            tooltip=tips(
+                *("proxy:N", "split:N"),
+                ("value:Q", "same prediction", ".2%"),
+                ("level:N", "on iid"),
+                "verdict:N",
+                ("why:N", "what is open"),
+                *GAP_TIPS,
+                P_TIP,
+            ),
+        )
+    )
     cells = base.transform_filter("datum.verdict != 'reference'").mark_rect(
         stroke="var(--page)", strokeWidth=2, cornerRadius=2
     )
-    texts = base.mark_text(fontSize=11.5).encode(text="text:N", color=ink, tooltip=tooltip)
-    return alt.layer(cells.encode(fill=fill, tooltip=tooltip), texts).properties(
+    texts = base.mark_text(fontSize=11.5).encode(text="text:N", color=ink)
+    return alt.layer(cells.encode(fill=fill), texts).properties(
         width=alt.Step(max(64, min(WIDEST, 6 * max(map(len, columns))))),
         height=alt.Step(23),
         title=alt.TitleParams(title, orient="top", frame="group", offset=6 if not first else 8),
@@ -180,81 +191,28 @@ def _family(run: Run, number: int, title: str, first: bool) -> alt.LayerChart | 
 
 def gaps(run: Run) -> Figure | None:
     """The generalization gap of every proxy on every ood split, the largest at the top."""
-    metrics = [m for m in run.metrics if not m.startswith("model_") or m == "model_only_right"]
+    metrics = run.shown_metrics
     frame = run.gaps.filter(pl.col("seed").is_null(), pl.col("metric").is_in(metrics))
     if frame.is_empty():
         return None
-    worst = (
+    largest = (
         run.judged.with_columns(right=pl.col("level") == LOOKS_RIGHT)
-        .group_by("simplification")
+        .group_by("simplification", maintain_order=True)
         .agg(pl.col("gap").max(), pl.col("right").first())
-        .sort("right", "gap", descending=True)["simplification"]
-        .to_list()
+        .sort("right", "gap", descending=True, maintain_order=True)
     )
-    shown = sorted(
-        worst[:MOST_GAPS],
-        key=lambda name: -run.judged.filter(simplification=name)["gap"].to_numpy().max(),
-    )
-    labels = {name: run.label(name) for name in shown}
-    frame = frame.filter(pl.col("simplification").is_in(shown)).select(
+    shown = largest.head(MOST_GAPS).sort("gap", descending=True, maintain_order=True)
+    labels = {name: run.label(name) for name in shown["simplification"]}
+    frame = frame.filter(pl.col("simplification").is_in(list(labels))).select(
         "metric",
         *("gap", "low", "high", "low_all", "high_all", "p_value"),
         proxy=pl.col("simplification").replace_strict(labels),
-        split=pl.col("split").str.replace_all("_", " "),
+        split=SPLIT,
     )
     level = run.thresholds["level"]
-    y = alt.Y(
-        "proxy:N",
-        sort=[labels[name] for name in shown],
-        title=None,
-        axis=alt.Axis(labelLimit=300, ticks=False, domain=False, grid=True),
-    )
-    x = alt.X("gap:Q", title=None, axis=alt.Axis(tickCount=4, labelExpr=_number("datum.value")))
-    color = alt.Color("split:N", scale=split_scale(run.splits), legend=None)
-    tooltip = [
-        alt.Tooltip("proxy:N"),
-        alt.Tooltip("split:N"),
-        alt.Tooltip("gap:Q", format=".4f"),
-        alt.Tooltip("low:Q", format=".4f"),
-        alt.Tooltip("high:Q", format=".4f"),
-        alt.Tooltip("low_all:Q", title="low, of all at once", format=".4f"),
-        alt.Tooltip("high_all:Q", title="high, of all at once", format=".4f"),
-        alt.Tooltip("p_value:Q", title="p of no gap (adjusted)", format=".3g"),
-    ]
-    base = alt.Chart().encode(y=y)
-    zero = (
-        alt.Chart()
-        .transform_aggregate(rows="count()", groupby=["split"])
-        .mark_rule(strokeWidth=1, color="var(--soft)")
-        .encode(x=alt.XDatum(0))
-    )
-    bars = base.mark_rule(strokeWidth=2, strokeOpacity=0.6).encode(
-        x=alt.X("low:Q", title=None), x2="high:Q", color=color, tooltip=tooltip
-    )
-    wide = (
-        base.transform_filter("isValid(datum.low_all)")
-        .mark_rule(strokeWidth=0.8, strokeOpacity=0.6)
-        .encode(x=alt.X("low_all:Q", title=None), x2="high_all:Q", color=color, tooltip=tooltip)
-    )
-    dots = base.mark_point(size=42, strokeWidth=1.6, opacity=1).encode(
-        x=x,
-        color=color,
-        fill=alt.Fill("split:N", scale=split_scale(run.splits), legend=None),
-        fillOpacity=alt.condition(
-            f"isValid(datum.p_value) && datum.p_value < {level}", alt.value(1), alt.value(0)
-        ),
-        shape=alt.Shape("split:N", scale=split_shapes(run.splits), legend=None),
-        tooltip=tooltip,
-    )
-    ood = [split_label(name) for name in run.ood]
-    chart = (
-        alt.layer(zero, wide, bars, dots, data=TABLE)
-        .properties(width=max(96, 700 // max(1, len(ood))), height=alt.Step(18))
-        .facet(column=alt.Column("split:N", sort=ood, title=None), spacing=14)
-        .transform_filter("datum.metric == metric")
-        .properties(title=alt.TitleParams(alt.ExprRef("heading")))
-    )
-    rest = some_of(len(shown), len(worst), "proxies")
+    units = {m: "points" if METRICS[m].unit == "share" else "bits" for m in metrics}
+    headings = {m: f"Gap in {METRICS[m].label}, {unit}" for m, unit in units.items()}
+    rest = some_of(len(shown), len(largest), "proxies")
     return Figure(
         name="gaps",
         title="The generalization gap",
@@ -263,22 +221,53 @@ def gaps(run: Run) -> Figure | None:
         "the metric at once: read those where you pick a gap because it is large. Filled points "
         f"differ from zero (p of no gap, corrected over proxies and splits, below {level:g}). Rows "
         f"are sorted by the largest gap in same predictions.{rest}",
-        chart=chart,
+        chart=alt.layer(*_gap_lines(run, list(labels.values())), data=TABLE)
+        .properties(width=max(96, 700 // max(1, len(run.ood))), height=alt.Step(18))
+        .facet(
+            column=alt.Column("split:N", sort=[split_label(name) for name in run.ood], title=None),
+            spacing=14,
+        ),
         data=frame,
-        choices=[Choice("metric", "Metric", [(m, METRICS[m].label) for m in metrics])],
-        values={
-            "heading": lookup({m: f"Gap in {_with_unit(m)}" for m in metrics}, "metric"),
-            "unit_shown": lookup({m: METRICS[m].unit for m in metrics}, "metric"),
-        },
+        **metric_menu(metrics, headings),
         stills={"": {}} | {f"_{m}": {"metric": m} for m in metrics if m == "attention_jsd"},
     )
 
 
-def _with_unit(metric: str) -> str:
-    unit = "points" if METRICS[metric].unit == "share" else "bits"
-    return f"{METRICS[metric].label}, {unit}"
-
-
-def _number(value: str) -> str:
-    """A Vega expression: shares in points, bits as they are."""
-    return f"unit_shown == 'share' ? format(100 * {value}, '~g') : format({value}, '~g')"
+def _gap_lines(run: Run, proxies: Sequence[str]) -> list[alt.Chart]:
+    """Zero, both intervals and the points, a row a proxy."""
+    y_axis = alt.Axis(labelLimit=300, **QUIET, grid=True)
+    scale, shapes = split_scale(run.splits), split_shapes(run.splits)
+    base = alt.Chart().encode(
+        y=alt.Y("proxy:N", sort=list(proxies), title=None, axis=y_axis),
+        color=alt.Color("split:N", scale=scale, legend=None),
+        tooltip=tips(
+            *("proxy:N", "split:N"),
+            *interval(".4f", "gap"),
+            ("low_all:Q", "low, of all at once", ".4f"),
+            ("high_all:Q", "high, of all at once", ".4f"),
+            P_TIP,
+        ),
+    )
+    zero = (
+        alt.Chart()
+        .transform_aggregate(rows="count()", groupby=["split"])
+        .mark_rule(strokeWidth=1, color="var(--soft)")
+        .encode(x=alt.XDatum(0))
+    )
+    bars = base.mark_rule(strokeWidth=2, strokeOpacity=0.6).encode(
+        x=alt.X("low:Q", title=None), x2="high:Q"
+    )
+    wide = (
+        base.transform_filter("isValid(datum.low_all)")
+        .mark_rule(strokeWidth=0.8, strokeOpacity=0.6)
+        .encode(x=alt.X("low_all:Q", title=None), x2="high_all:Q")
+    )
+    formats = f"unit_shown == 'share' ? {POINTS} : format(datum.value, '~g')"
+    certain = f"isValid(datum.p_value) && datum.p_value < {run.thresholds['level']}"
+    dots = base.mark_point(size=42, strokeWidth=1.6, opacity=1).encode(
+        x=alt.X("gap:Q", title=None, axis=alt.Axis(tickCount=4, labelExpr=formats)),
+        fill=alt.Fill("split:N", scale=scale, legend=None),
+        fillOpacity=alt.condition(certain, alt.value(1), alt.value(0)),
+        shape=alt.Shape("split:N", scale=shapes, legend=None),
+    )
+    return [zero, wide, bars, dots]

@@ -1,5 +1,7 @@
-"""Figures from inside the models: attended depth, key and query space, attention maps, training."""
+"""Figures from inside the models: attended depth, key and query space, attention maps."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import altair as alt
@@ -7,119 +9,67 @@ import polars as pl
 
 from anamorph.analysis.data import IDENTITY, Run
 from anamorph.analysis.words import split_label
-from anamorph.report.figure import TABLE, Choice, Figure, lookup, natural, slug
+from anamorph.report.charts.parts import (
+    PANEL,
+    QUIET,
+    SPACED,
+    SPLIT,
+    panels,
+    proxy_menu,
+    squares,
+    tips,
+)
+from anamorph.report.figure import TABLE, Choice, Figure, natural, slug
 
-PANEL = 285  # pixels
 MOST_PROXIES = 4  # in a menu
 MOST_SPLITS = 4  # side by side
 MOST_POINTS = 220  # a site and split
 MOST_SENTENCES = 6
 MOST_TOKENS = 80  # of a sentence
 LEAST_WEIGHT = 0.005  # of attention that is drawn
+MODEL, PROXY = "model", "proxy"  # of whom the attention is
+HEAD = pl.format("{}.{}", "layer", "head")
 
 
 def attended(run: Run) -> Figure | None:
     """Which level a head attends to, from positions of each level: model above, proxy below."""
     view = run.views.get("attended")
-    proxies = _viewed(run, view)
-    if view is None or not proxies:
+    proxies = _proxies(run, view)
+    if view is None or proxies is None:
         return None
     facet = str(view["facet"][0])
     splits = _telling_splits(run, view)
     view = view.filter(
         pl.col("facet") == facet,
         pl.col("split").is_in(splits),
-        pl.col("simplification").is_in([IDENTITY, *proxies]),
+        pl.col("simplification").is_in(list(proxies.codes)),
     )
     levels = natural([*view["attended_level"].to_list(), *view["true_level"].to_list()])
     rows = natural(view["true_level"].to_list())
     keys = ["simplification", "split", "layer", "head", "true_level"]
-    frame = view.with_columns(
-        share=pl.col("mass") / pl.col("mass").sum().over(keys),
-        count=pl.col("mass").sum().over(keys),
-    ).filter(pl.col("share") >= LEAST_WEIGHT)
-    frame = frame.select(
-        "true_level",
-        "attended_level",
-        "share",
-        head=pl.format("{}.{}", "layer", "head"),
-        proxy=pl.col("simplification").replace_strict(_numbers(proxies)),
-        who=pl.when(pl.col("simplification") == IDENTITY)
-        .then(pl.lit("model"))
-        .otherwise(pl.lit("proxy")),
-        split=pl.col("split").str.replace_all("_", " "),
-    )
-    every = max(1, len(levels) // 8)
-    wide = max(map(len, levels)) > 3
-    axis = alt.Axis(
-        labelAngle=0,
-        ticks=False,
-        domain=False,
-        labelLimit=60,
-        labelExpr=f"indexof(levels, datum.value) % {every} == 0 ? datum.value : ''",
-    )
-    x = alt.X(
-        "attended_level:N",
-        sort=levels,
-        scale=alt.Scale(domain=levels),
-        title=f"attended {facet}",
-        axis=alt.Axis(**(axis.to_dict() | ({"labelAngle": -90} if wide else {}))),
-    )
-    y = alt.Y(
-        "true_level:N",
-        sort=rows,
-        scale=alt.Scale(domain=rows),
-        title=f"true {facet}",
-        axis=axis,
-    )
-    cells = alt.Chart().mark_rect(color="var(--heat)").encode(
-        x=x,
-        y=y,
-        opacity=alt.Opacity(
-            "share:Q",
-            scale=alt.Scale(domain=[0, 1], range=[0, 1], type="sqrt"),
-            legend=alt.Legend(title="share of attention", format=".0%", symbolType="square",
-                              symbolFillColor="var(--heat)", symbolStrokeWidth=0,
-                              values=[0.05, 0.25, 0.5, 1]),
-        ),
-        tooltip=[
-            alt.Tooltip("true_level:N", title=f"true {facet}"),
-            alt.Tooltip("attended_level:N", title=f"attended {facet}"),
-            alt.Tooltip("share:Q", title="share of attention", format=".1%"),
-        ],
-    )  # fmt: skip
-    layers: list[alt.Chart] = [cells]
-    deepest = run.spec.get("task", {}).get("m")
-    border = str(deepest) if isinstance(deepest, int) else ""
-    note = ""
-    if facet == "depth" and border in levels and border in rows:
-        once = alt.Chart().transform_aggregate(n="count()", groupby=["split", "who"])
-        rule: dict[str, Any] = {"color": "var(--split-4)", "strokeDash": [4, 3], "strokeWidth": 1.2}
-        layers.append(
-            once.transform_calculate(attended_level=f"'{border}'")
-            .mark_rule(**rule)
-            .encode(x=alt.X("attended_level:N", sort=levels, bandPosition=1))
+    frame = (
+        view.with_columns(share=pl.col("mass") / pl.col("mass").sum().over(keys))
+        .filter(pl.col("share") >= LEAST_WEIGHT)
+        .select(
+            *("true_level", "attended_level", "share"),
+            **_whose(proxies),
+            split=SPLIT,
         )
-        layers.append(
-            once.transform_calculate(true_level=f"'{border}'")
-            .mark_rule(**rule)
-            .encode(y=alt.Y("true_level:N", sort=rows, bandPosition=1))
-        )
-        note = f" The dashed lines mark depth {border}, the deepest in training."
+    )
+    border = str(run.spec.get("task", {}).get("m"))
+    bordered = facet == "depth" and border in levels and border in rows
+    note = f" The dashed lines mark depth {border}, the deepest in training." if bordered else ""
+    cells = _level_cells(facet, levels, rows)
     step = max(5.0, min(14.0, 190 / len(levels)))
     chart = (
-        alt.layer(*layers, data=TABLE)
+        alt.layer(cells, *(_border_lines(border, levels, rows) if bordered else ()), data=TABLE)
         .properties(width=step * len(levels), height=step * len(rows))
         .facet(
             column=alt.Column("split:N", sort=[split_label(s) for s in splits], title=None),
-            row=alt.Row("who:N", sort=["model", "proxy"], title=None),
+            row=alt.Row("who:N", sort=[MODEL, PROXY], title=None),
             spacing=14,
         )
-        .transform_filter(
-            f"(datum.proxy == '{MODEL}' || datum.proxy == proxy) && datum.head == head"
-        )
     )
-    heads = _heads(frame)
     return Figure(
         name="attended_depth" if facet == "depth" else "attended",
         title=f"Where attention goes, by {facet}",
@@ -129,11 +79,65 @@ def attended(run: Run) -> Figure | None:
         f"(below), within what training had and beyond it.{note}{_of_seed(run)}",
         chart=chart,
         data=frame,
-        always=[MODEL],
-        choices=[_proxy_menu(run, proxies), Choice("head", "Layer.head", heads)],
+        choices=[proxies, _heads(frame)],
         values={"levels": levels},
         stills={"": {}}
-        | {f"_{slug(run.label(p))}": {"proxy": _numbers(proxies)[p]} for p in proxies[1:3]},
+        | {f"_{slug(text)}": {"proxy": code} for code, text in proxies.options[1:3]},
+    )
+
+
+def _level_cells(facet: str, levels: Sequence[str], rows: Sequence[str]) -> alt.Chart:
+    """A cell for each pair of a true level (rows) and an attended one (columns)."""
+    every = max(1, len(levels) // 8)
+    axis: dict[str, Any] = {**QUIET, "labelLimit": 60}
+    axis["labelExpr"] = f"indexof(levels, datum.value) % {every} == 0 ? datum.value : ''"
+    x = alt.X(
+        "attended_level:N",
+        sort=list(levels),
+        scale=alt.Scale(domain=list(levels)),
+        title=f"attended {facet}",
+        axis=alt.Axis(**axis, labelAngle=-90 if max(map(len, levels)) > 3 else 0),
+    )
+    y = alt.Y(
+        "true_level:N",
+        sort=list(rows),
+        scale=alt.Scale(domain=list(rows)),
+        title=f"true {facet}",
+        axis=alt.Axis(**axis, labelAngle=0),
+    )
+    shown = tips(
+        ("true_level:N", f"true {facet}"),
+        ("attended_level:N", f"attended {facet}"),
+        ("share:Q", "share of attention", ".1%"),
+    )
+    opacity = _attention("share", "share of attention")
+    cells: alt.Chart = alt.Chart().mark_rect(color="var(--heat)")
+    return cells.encode(x=x, y=y, opacity=opacity, tooltip=shown)
+
+
+def _border_lines(border: str, levels: Sequence[str], rows: Sequence[str]) -> list[alt.Chart]:
+    """Dashed lines behind a level, on both axes."""
+    once = alt.Chart().transform_aggregate(n="count()", groupby=["split", "who"])
+    rule: dict[str, Any] = {"color": "var(--split-4)", "strokeDash": [4, 3], "strokeWidth": 1.2}
+    x = alt.X("attended_level:N", sort=list(levels), bandPosition=1)
+    y = alt.Y("true_level:N", sort=list(rows), bandPosition=1)
+    return [
+        once.transform_calculate(attended_level=f"'{border}'").mark_rule(**rule).encode(x=x),
+        once.transform_calculate(true_level=f"'{border}'").mark_rule(**rule).encode(y=y),
+    ]
+
+
+def _attention(column: str, title: str) -> alt.Opacity:
+    """Shares of attention as shades."""
+    return alt.Opacity(
+        f"{column}:Q",
+        scale=alt.Scale(domain=[0, 1], range=[0, 1], type="sqrt"),
+        legend=squares(
+            title=title,
+            format=".0%",
+            symbolFillColor="var(--heat)",
+            values=[0.05, 0.25, 0.5, 1],
+        ),
     )
 
 
@@ -148,64 +152,21 @@ def key_query(run: Run) -> Figure | None:
     view = view.filter(pl.int_range(pl.len()).shuffle(seed=0).over(keys) < MOST_POINTS)
     view = view.with_columns(position_bin=_bins(view))
     colourings = {**{name: name for name in facets}, "token": "token", "position": "position_bin"}
-    columns = []
-    for i, source in enumerate(colourings.values()):
-        levels = natural(view[source].drop_nulls().to_list())
-        place = pl.col(source).replace_strict({v: n for n, v in enumerate(levels)}, default=None)
-        columns += [
-            pl.col(source).fill_null("none").alias(f"c{i}"),
-            place.fill_null(len(levels)).alias(f"o{i}"),
-        ]
     frame = view.select(
-        *columns,
+        *_colours(view, list(colourings.values())),
         "token",
         "position",
         site=pl.format("{}.{}.{}", "layer", "head", "kind"),
-        split=pl.col("split").str.replace_all("_", " "),
+        split=SPLIT,
         x="component_1",
         y="component_2",
     )
-    tooltip = [alt.Tooltip("token:N"), alt.Tooltip("position:N")]
-    tooltip += [
-        alt.Tooltip(f"c{i}:N", title=name)
-        for i, name in enumerate(colourings)
-        if name not in ("token", "position")
-    ]
-    axis = alt.Axis(tickCount=4, grid=False)
-    scale = alt.Scale(zero=False, nice=False, padding=6)
-    chart = (
-        alt.Chart(TABLE)
-        .mark_circle(size=26, opacity=1, fillOpacity=0.85, stroke="var(--page)", strokeWidth=0.3)
-        .encode(
-            x=alt.X("x:Q", title="component 1", axis=axis, scale=scale),
-            y=alt.Y("y:Q", title="component 2", axis=axis, scale=scale),
-            color=alt.Color(
-                "shade:N",
-                sort=alt.EncodingSortField("place", op="min"),
-                scale=alt.Scale(scheme=alt.SchemeParams(name="viridis", extent=[0.25, 0.95])),
-                title=None,
-                legend=alt.Legend(columns=10, symbolLimit=60, symbolOpacity=1, labelLimit=64,
-                                  columnPadding=6, symbolSize=60),
-            ),
-            tooltip=tooltip,
-        )
-        .properties(width=PANEL, height=PANEL - 50)
-        .facet(
-            facet=alt.Facet("split:N", sort=[split_label(s) for s in run.splits], title=None),
-            columns=3,
-            spacing=22,
-        )
-        .transform_filter("datum.site == site")
-        .transform_calculate(
-            shade="datum['c' + colouring]",
-            place="toNumber(datum['o' + colouring])",
-        )
-        .properties(title=alt.TitleParams(alt.ExprRef("site + ', coloured by ' + colour_name")))
-    )  # fmt: skip
     sites = sorted(frame["site"].unique(), key=lambda s: (s.split(".")[:2], s.endswith("key")))
     last = sites[-1].rpartition(".")[0]  # the last layer's query first: it holds what is asked for
     sites.sort(key=lambda s: not s.startswith(last))
-    menu = [(str(i), name) for i, name in enumerate(colourings)]
+    colouring = Choice(
+        "colouring", "Colour by", [(str(i), name) for i, name in enumerate(colourings)]
+    )
     stills = {"": {}, "_key": {"site": f"{last}.key"}}
     return Figure(
         name="key_query",
@@ -213,23 +174,70 @@ def key_query(run: Run) -> Figure | None:
         caption="Activations of a site on its first two singular directions, a point a token. If "
         "colours that are ordered within the trained range fold back, crowd or scatter on another "
         f"split, two components do not carry what they seemed to.{_of_seed(run)}",
-        chart=chart,
+        chart=panels(
+            _points(facets),
+            by="split",
+            order=[split_label(s) for s in run.splits],
+            height=PANEL - 50,
+            spacing=22,
+        ).transform_calculate(
+            shade="datum['c' + colouring]", place="toNumber(datum['o' + colouring])"
+        ),
         data=frame,
-        choices=[
-            Choice("site", "Site", [(site, site) for site in sites]),
-            Choice("colouring", "Colour by", menu),
-        ],
-        values={"colour_name": lookup(dict(menu), "colouring")},
-        panel=PANEL + 30,
+        choices=[Choice("site", "Site", [(site, site) for site in sites]), colouring],
+        heading=f"site + ', coloured by ' + {colouring.shown}",
+        panel=SPACED,
         stills=stills if f"{last}.key" in sites else {"": {}},
+    )
+
+
+def _colours(view: pl.DataFrame, sources: Sequence[str]) -> list[pl.Expr]:
+    """Of each column, by its number: the level `c0`, and its place among the levels `o0`."""
+    columns = []
+    for i, source in enumerate(sources):
+        levels = natural(view[source].drop_nulls().to_list())
+        place = pl.col(source).replace_strict({v: n for n, v in enumerate(levels)}, default=None)
+        columns += [
+            pl.col(source).fill_null("none").alias(f"c{i}"),
+            place.fill_null(len(levels)).alias(f"o{i}"),
+        ]
+    return columns
+
+
+def _points(facets: Sequence[str]) -> alt.Chart:
+    axis = alt.Axis(tickCount=4, grid=False)
+    scale = alt.Scale(zero=False, nice=False, padding=6)
+    color = alt.Color(
+        "shade:N",
+        sort=alt.EncodingSortField("place", op="min"),
+        scale=alt.Scale(scheme=alt.SchemeParams(name="viridis", extent=[0.25, 0.95])),
+        title=None,
+        legend=alt.Legend(
+            columns=10,
+            symbolLimit=60,
+            symbolOpacity=1,
+            labelLimit=64,
+            columnPadding=6,
+            symbolSize=60,
+        ),
+    )
+    points: alt.Chart = alt.Chart(TABLE).mark_circle(
+        size=26, opacity=1, fillOpacity=0.85, stroke="var(--page)", strokeWidth=0.3
+    )
+    levels = ((f"c{i}:N", name) for i, name in enumerate(facets))
+    return points.encode(
+        x=alt.X("x:Q", title="component 1", axis=axis, scale=scale),
+        y=alt.Y("y:Q", title="component 2", axis=axis, scale=scale),
+        color=color,
+        tooltip=tips("token:N", "position:N", *levels),
     )
 
 
 def attention_maps(run: Run) -> Figure | None:
     """The attention pattern of a sentence, model beside proxy."""
     view, sentences = run.views.get("patterns"), run.views.get("sentences")
-    proxies = _viewed(run, view)
-    if view is None or sentences is None or not proxies:
+    proxies = _proxies(run, view)
+    if view is None or sentences is None or proxies is None:
         return None
     lengths = sentences.group_by("split", "sequence", maintain_order=True).len()
     kept = lengths.filter(pl.col("len") <= MOST_TOKENS).sort("sequence", maintain_order=True)
@@ -241,96 +249,62 @@ def attention_maps(run: Run) -> Figure | None:
         view.join(kept, on=["split", "sequence"], maintain_order="left")
         .filter(
             pl.col("weight") >= LEAST_WEIGHT,
-            pl.col("simplification").is_in([IDENTITY, *proxies]),
+            pl.col("simplification").is_in(list(proxies.codes)),
         )
-        .select(
-            "sentence",
-            "query",
-            "key",
-            "weight",
-            head=pl.format("{}.{}", "layer", "head"),
-            proxy=pl.col("simplification").replace_strict(_numbers(proxies)),
-            who=pl.when(pl.col("simplification") == IDENTITY)
-            .then(pl.lit("model"))
-            .otherwise(pl.lit("proxy")),
-        )
+        .select("sentence", "query", "key", "weight", **_whose(proxies))
     )
     keys, queries, options = _token_names(sentences, kept)
-    cell = 11
-    axis: dict[str, Any] = {"ticks": False, "domain": False, "labelLimit": 70, "labelFontSize": 9.5}
+    axis: dict[str, Any] = {**QUIET, "labelLimit": 70, "labelFontSize": 9.5}
     axis |= {"labelOverlap": False, "labelPadding": 2}
     x_axis = alt.Axis(labelAngle=-90, labelExpr="key_names[sentence][datum.value]", **axis)
     y_axis = alt.Axis(labelExpr="query_names[sentence][datum.value]", **axis)
-    chart = (
-        alt.Chart(TABLE)
-        .mark_rect(color="var(--heat)")
-        .encode(
-            x=alt.X("key:O", title="attended token (key)", axis=x_axis),
-            y=alt.Y("query:O", title="from token (query)", axis=y_axis),
-            opacity=alt.Opacity(
-                "weight:Q",
-                scale=alt.Scale(domain=[0, 1], range=[0, 1], type="sqrt"),
-                legend=alt.Legend(title="attention weight", format=".0%", symbolType="square",
-                                  symbolFillColor="var(--heat)", symbolStrokeWidth=0,
-                                  values=[0.05, 0.25, 0.5, 1]),
-            ),
-            tooltip=[
-                alt.Tooltip("query:O"),
-                alt.Tooltip("key:O"),
-                alt.Tooltip("weight:Q", format=".1%"),
-            ],
-        )
-        .properties(width=alt.Step(cell), height=alt.Step(cell))
-        .facet(facet=alt.Facet("who:N", sort=["model", "proxy"], title=None), columns=2, spacing=24)
-        .transform_filter(
-            f"(datum.proxy == '{MODEL}' || datum.proxy == proxy) && datum.head == head "
-            "&& datum.sentence == sentence"
-        )
-    )  # fmt: skip
+    cells = alt.Chart(TABLE).mark_rect(color="var(--heat)")
+    cells = cells.encode(
+        x=alt.X("key:O", title="attended token (key)", axis=x_axis),
+        y=alt.Y("query:O", title="from token (query)", axis=y_axis),
+        opacity=_attention("weight", "attention weight"),
+        tooltip=tips("query:O", "key:O", ("weight:Q", "", ".1%")),
+    )
+    step = alt.Step(11)
     return Figure(
         name="attention",
         title="Attention, sentence by sentence",
         caption="A row is a token that looks back, a column what it looks at. An arrow in a row's "
         "name marks a scored prediction and the token that was to come. Look for rows where the "
         f"model's one dark cell moves or spreads in the proxy.{_of_seed(run)}",
-        chart=chart,
+        chart=panels(cells, by="who", order=[MODEL, PROXY], width=step, height=step, columns=2),
         data=frame,
-        always=[MODEL],
-        choices=[
-            Choice("sentence", "Sentence", options),
-            _proxy_menu(run, proxies),
-            Choice("head", "Layer.head", _heads(frame)),
-        ],
+        choices=[Choice("sentence", "Sentence", options), proxies, _heads(frame)],
         values={"key_names": keys, "query_names": queries},
-        panel=PANEL + 30,
+        panel=SPACED,
     )
 
 
-MODEL = "model"  # how the identity is called in the data of these figures
-
-
-def _viewed(run: Run, view: pl.DataFrame | None) -> list[str]:
-    """The proxies of a view, the most telling first, no more than a menu takes."""
+def _proxies(run: Run, view: pl.DataFrame | None) -> Choice | None:
+    """A menu of the most telling proxies of a view, beside which the model is always shown."""
     if view is None:
-        return []
+        return None
     present = set(view["simplification"])
-    return [proxy.simplification for proxy in run.telling(MOST_PROXIES, among=present)]
+    chosen = [p.simplification for p in run.telling(MOST_PROXIES, among=present)]
+    menu = proxy_menu(run, chosen)
+    codes: Mapping[str, str] = {IDENTITY: MODEL, **menu.codes}
+    return replace(menu, codes=codes, always=[MODEL]) if chosen else None
 
 
-def _numbers(proxies: list[str]) -> dict[str, str]:
-    return {IDENTITY: MODEL} | {name: f"p{i}" for i, name in enumerate(proxies)}
+def _whose(proxies: Choice) -> dict[str, pl.Expr]:
+    """Columns that say of which head and of whom the attention in a row is."""
+    of_model = pl.col("simplification") == IDENTITY
+    return {
+        "head": HEAD,
+        "proxy": proxies.code("simplification"),
+        "who": pl.when(of_model).then(pl.lit(MODEL)).otherwise(pl.lit(PROXY)),
+    }
 
 
-def _proxy_menu(run: Run, proxies: list[str]) -> Choice:
-    return Choice(
-        "proxy", "Proxy", [(_numbers(proxies)[name], run.label(name)) for name in proxies]
-    )
-
-
-def _heads(frame: pl.DataFrame) -> list[tuple[str, str]]:
+def _heads(frame: pl.DataFrame) -> Choice:
     """The last layer first: its attention decides the prediction."""
     heads = sorted(frame["head"].unique(), key=lambda h: (-int(h.split(".")[0]), h))
-    return [(head, head) for head in heads]
+    return Choice("head", "Layer.head", [(head, head) for head in heads])
 
 
 def _telling_splits(run: Run, view: pl.DataFrame) -> list[str]:

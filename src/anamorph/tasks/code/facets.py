@@ -1,6 +1,5 @@
 """What kind of prediction every character of a function is."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,27 +15,25 @@ from anamorph.corpora.token_kinds import (
     Spans,
 )
 from anamorph.tasks.base import NOT_APPLICABLE
+from anamorph.tasks.bins import bin_names, binned
 
 PARTS = ("first", "later")
 COPIES = ("copying is right", "copying is wrong", "nothing to copy")
 FAR = (0, 21, 81)  # characters back to the last occurrence, lower ends
 IDENTIFIERS = ("new", "seen 1–20 back", "seen 21–80 back", "seen 81– back")
-CLOSING_BINS = (1, 8, 32, 128)
-CLOSING = ("1–7", "8–31", "32–127", "128–")
+CLOSING_BINS = (1, 8, 32, 128)  # characters back to the bracket that is closed, lower ends
 DEPTH_BINS = (0, 4, 7, 10, 13)
-DEPTHS = ("0–3", "4–6", "7–9", "10–12", "13–")
 POSITION_BINS = (1, 16, 64, 128, 256)
-POSITIONS = ("1–15", "16–63", "64–127", "128–255", "256–")
 SEEN = ("seen in training", "not seen or rare")
 LEVELS = {
     "token kind": KINDS,
     "token part": PARTS,
     "identifier": IDENTIFIERS,
     "copying": COPIES,
-    "closing distance": CLOSING,
-    "tree depth": DEPTHS,
+    "closing distance": bin_names(CLOSING_BINS),
+    "tree depth": bin_names(DEPTH_BINS),
     "character": SEEN,
-    "position": POSITIONS,
+    "position": bin_names(POSITION_BINS),
 }
 _CLOSES = {")": "(", "]": "[", "}": "{"}
 _NO_CODE = (STRING, COMMENT, WHITESPACE, INDENTATION)
@@ -98,11 +95,6 @@ def label(text: str, spans: Spans, copied: int, most: int) -> Labels:
         copying[at] = 2 if followed is None else int(followed != text[at])
         after[context] = text[at]
     return Labels(kind, part, identifier, copying, closing, binned(depth, DEPTH_BINS))
-
-
-def binned(values: NDArray[np.int16], bins: Sequence[int]) -> NDArray[np.int16]:
-    """The bin of each value, by lower ends."""
-    return (np.searchsorted(bins, values, side="right") - 1).astype(np.int16)
 
 
 def _brackets(

@@ -23,7 +23,7 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import polars as pl
@@ -38,11 +38,13 @@ from anamorph.corpora import (
 )
 from anamorph.corpora.from_datasets import write_files
 from anamorph.corpora.token_kinds import Spans
-from anamorph.errors import AnamorphError
+from anamorph.errors import AnamorphError, require
 from anamorph.progress import Watch, ignore
-from anamorph.tasks.base import NOT_APPLICABLE, Facet, Role, Split, Task
-from anamorph.tasks.code.facets import LEVELS, POSITION_BINS, Labels, binned, label
+from anamorph.tasks.base import NOT_APPLICABLE, Facet, Split, Task, role_of
+from anamorph.tasks.bins import binned
+from anamorph.tasks.code.facets import LEVELS, POSITION_BINS, Labels, label
 from anamorph.tasks.code.lengths import matching, tell_lengths
+from anamorph.tasks.ragged import Rows
 
 START, UNKNOWN, FIRST_CHARACTER = 0, 1, 2
 RARE = 20  # a character that train has less often is unknown
@@ -303,13 +305,12 @@ def _to_split(
         made = _labels(text, label(whole, Spans(*spans), copied, len(text)), known)
         for facet, codes in made.items():
             labels[facet].append(np.concatenate([[NOT_APPLICABLE], codes[owner]]))
-    lengths = np.array([len(x) for x in tokens])
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    offsets = Rows.of([len(x) for x in tokens]).offsets
     scored = np.ones(offsets[-1], dtype=np.bool_)
     scored[offsets[:-1]] = False
     return Split(
         name=name,
-        role=_role(name),
+        role=role_of(name),
         tokens=np.concatenate(tokens),
         offsets=offsets,
         scored=scored,
@@ -332,17 +333,10 @@ def _labels(text: str, labels: Labels, known: set[str]) -> dict[str, NDArray[np.
     }
 
 
-def _role(name: str) -> Role:
-    return "train" if name == "train" else "iid" if name == "iid" else "ood"
-
-
 def _check(spec: dict[str, Any]) -> None:
-    least = {"train": 2, "test": 2, "context": 8, "copied": 1, "seed": 0}
-    for name, low in least.items():
-        if not isinstance(spec[name], int) or spec[name] < low:
-            raise AnamorphError(
-                f"code: {name} must be a whole number from {low}; got {spec[name]!r}."
-            )
+    for name, least in {"train": 2, "test": 2, "context": 8, "copied": 1, "seed": 0}.items():
+        require(f"code: {name}", spec[name], whole=True, least=least)
+    require("code: unit", spec["unit"], among=get_args(Unit))
     languages = spec["languages"]
     if languages is not None and not _are_names(languages):
         raise AnamorphError(
@@ -356,8 +350,6 @@ def _check(spec: dict[str, Any]) -> None:
             "code: corpus must be a recipe's name or file, a folder, datasets:NAME, or a table of "
             f"folders by language; got {corpus!r}."
         )
-    if spec["unit"] not in ("characters", "bytes"):
-        raise AnamorphError(f"code: unit must be characters or bytes; got {spec['unit']!r}.")
 
 
 def _are_names(given: Any) -> bool:

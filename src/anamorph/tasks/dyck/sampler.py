@@ -21,13 +21,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from anamorph.errors import AnamorphError
+from anamorph.errors import require
+from anamorph.tasks.ragged import Ragged, Rows, joined
 
+MOST = 16_000  # bracket types, and depth: all are numbered in 16 bits
 BLOCK = 1 << 19  # steps walked at a time: the arrays of one block stay in the processor's cache
 
 
 @dataclass(frozen=True)
-class Sentences:
+class Sentences(Ragged):
     """Bracket sequences, one after the other in flat arrays.
 
     Attributes:
@@ -42,14 +44,6 @@ class Sentences:
     distance: NDArray[np.int32]
     offsets: NDArray[np.int64]
 
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    @property
-    def lengths(self) -> NDArray[np.int64]:
-        """[sentences] brackets in each sentence."""
-        return np.diff(self.offsets)
-
     @property
     def closes(self) -> NDArray[np.bool_]:
         """[brackets] whether a bracket closes."""
@@ -62,20 +56,17 @@ class Sentences:
 
     def take(self, which: NDArray[np.int64]) -> "Sentences":
         """The sentences with the given numbers, in the given order."""
-        lengths = self.lengths[which]
-        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        index = np.arange(offsets[-1]) + np.repeat(self.offsets[which] - offsets[:-1], lengths)
+        index, offsets = self.entries(which), Rows.of(self.lengths[which]).offsets
         return Sentences(self.brackets[index], self.depth[index], self.distance[index], offsets)
 
 
 def concatenate(parts: list[Sentences]) -> Sentences:
     """All sentences of all parts, in order."""
-    lengths = np.concatenate([part.lengths for part in parts])
     return Sentences(
         np.concatenate([part.brackets for part in parts]),
         np.concatenate([part.depth for part in parts]),
         np.concatenate([part.distance for part in parts]),
-        np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        joined(parts),
     )
 
 
@@ -85,8 +76,7 @@ def sample(count: int, k: int = 20, m: int = 10, seed: int = 0) -> Sentences:
     Raises:
         AnamorphError: if a number is out of range.
     """
-    if count < 0:
-        raise AnamorphError(f"Cannot sample {count} sentences; ask for 0 or more.")
+    require("Dyck: count", count, whole=True, least=0)
     parts, found = [], 0
     for part in stream(k, m, seed):
         parts.append(part)
@@ -104,12 +94,9 @@ def stream(k: int = 20, m: int = 10, seed: int = 0, block: int = BLOCK) -> Itera
     Raises:
         AnamorphError: if a number is out of range.
     """
-    if not 1 <= k <= 16_000:
-        raise AnamorphError(f"Dyck needs 1 to 16000 bracket types (k); got k={k}.")
-    if not 1 <= m <= 16_000:
-        raise AnamorphError(f"Dyck needs a maximum depth (m) of 1 to 16000; got m={m}.")
-    if seed < 0:
-        raise AnamorphError(f"A seed is 0 or more; got seed={seed}.")
+    require("Dyck: k", k, whole=True, least=1, most=MOST)
+    require("Dyck: m", m, whole=True, least=1, most=MOST)
+    require("Dyck: seed", seed, whole=True, least=0)
     steps, coins, types = (
         np.random.PCG64(child) for child in np.random.SeedSequence([seed, k, m]).spawn(3)
     )

@@ -27,15 +27,17 @@ et al.
 """
 
 import warnings
-from collections.abc import Iterator
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from anamorph.errors import AnamorphError
-from anamorph.tasks.base import NOT_APPLICABLE, Facet, Role, Split, Task
-from anamorph.tasks.dyck.sampler import Sentences, concatenate, stream
+from anamorph.errors import AnamorphError, require
+from anamorph.tasks.base import NOT_APPLICABLE, Facet, Split, Task, role_of
+from anamorph.tasks.bins import bin_names, binned
+from anamorph.tasks.dyck.sampler import MOST, Sentences, concatenate, stream
+from anamorph.tasks.ragged import Rows
 
 START, END, FIRST_BRACKET = 0, 1, 2
 SHORT = 32  # brackets; the paper's border between short and long
@@ -127,36 +129,32 @@ def vocabulary(k: int) -> tuple[str, ...]:
 
 def to_split(name: str, sentences: Sentences, m: int, scored: Scored) -> Split:
     """Put START and END around the sentences, and label every token; m is the trained depth."""
-    lengths = sentences.lengths
-    offsets = sentences.offsets + 2 * np.arange(len(sentences) + 1)
-    total = int(offsets[-1])
-    place = np.arange(len(sentences.brackets)) + np.repeat(
-        2 * np.arange(len(sentences)) + 1, lengths
-    )
+    framed = Rows.of(sentences.lengths + 2)
+    place = np.arange(len(sentences.brackets)) + 2 * sentences.owner + 1
 
     def spread(values: NDArray[Any], fill: int) -> NDArray[np.int16]:
-        out = np.full(total, fill, dtype=np.int16)
+        out = np.full(framed.offsets[-1], fill, dtype=np.int16)
         out[place] = values
         return out
 
     tokens = spread(sentences.brackets + FIRST_BRACKET, START)
-    tokens[offsets[1:] - 1] = END
+    tokens[framed.offsets[1:] - 1] = END
     counted = sentences.distance >= LEAST_DISTANCE[scored]
     depth = spread(sentences.depth - 1, NOT_APPLICABLE)
     beyond = np.where(depth == NOT_APPLICABLE, depth, depth >= m).astype(np.int16)
-    position = np.arange(total) - np.repeat(offsets[:-1], lengths + 2)
+    names = bin_names(BINS)
     return Split(
         name=name,
-        role=_role(name),
+        role=role_of(name),
         tokens=tokens,
-        offsets=offsets,
+        offsets=framed.offsets,
         scored=spread(counted, 0).astype(np.bool_),
         facets={
             "depth": Facet(depth, tuple(str(d) for d in range(1, 2 * m + 1))),
             TRAINED_DEPTH: Facet(beyond, (WITHIN, "beyond")),
-            "distance": Facet(spread(_binned(sentences.distance), NOT_APPLICABLE), _bin_names()),
-            "position": Facet(_binned(position), _bin_names()),
-            "length": Facet(np.repeat(_binned(lengths), lengths + 2), _bin_names()),
+            "distance": Facet(spread(binned(sentences.distance, BINS), NOT_APPLICABLE), names),
+            "position": Facet(binned(framed.position, BINS), names),
+            "length": Facet(binned(sentences.lengths, BINS)[framed.owner], names),
         },
     )
 
@@ -205,10 +203,10 @@ def _typed(sentences: Sentences) -> NDArray[np.uint64]:
 
 def _hash(values: NDArray[np.uint64], offsets: NDArray[np.int64]) -> NDArray[np.uint64]:
     """A linear hash modulo 2⁶⁴ with a random odd coefficient for each position."""
-    lengths = np.diff(offsets)
-    coefficients = np.random.PCG64(2023).random_raw(int(lengths.max(initial=0))) | np.uint64(1)
-    position = np.arange(len(values)) - np.repeat(offsets[:-1], lengths)
-    return np.add.reduceat(values * coefficients[position], offsets[:-1])
+    rows = Rows(offsets)
+    longest = int(rows.lengths.max(initial=0))
+    coefficients = np.random.PCG64(2023).random_raw(longest) | np.uint64(1)
+    return np.add.reduceat(values * coefficients[rows.position], offsets[:-1])
 
 
 def _bounded(
@@ -278,45 +276,15 @@ def _matching(deep: Iterator[Sentences], lengths: NDArray[np.int64]) -> Sentence
     return found
 
 
-def _role(name: str) -> Role:
-    return "train" if name == "train" else "iid" if name == "iid" else "ood"
-
-
-def _binned(values: NDArray[Any]) -> NDArray[np.int16]:
-    """The bin of each value; -1 below the first."""
-    top = int(values.max(initial=0))
-    table = np.searchsorted(np.array(BINS), np.arange(top + 1), side="right") - 1
-    bins: NDArray[np.int16] = table.astype(np.int16)[values]
-    return bins
-
-
-def _bin_names() -> tuple[str, ...]:
-    ends = [str(high - 1) for high in BINS[1:]]
-    pairs = zip(map(str, BINS), ends, strict=False)
-    return (*(low if low == high else f"{low}–{high}" for low, high in pairs), f"{BINS[-1]}–")
-
-
-def _check(spec: dict[str, Any]) -> None:
-    for name in ("k", "m", "train", "test"):
-        if not isinstance(spec[name], int) or spec[name] < 1:
-            raise AnamorphError(f"dyck: {name} must be a whole number above 0; got {spec[name]!r}.")
-    if spec["k"] > 16_000 or spec["m"] > 8_000:
-        raise AnamorphError(
-            f"dyck: k may be at most 16000 and m at most 8000; got k={spec['k']}, m={spec['m']}."
-        )
-    if not isinstance(spec["seed"], int) or spec["seed"] < 0:
-        raise AnamorphError(f"dyck: seed must be a whole number from 0; got {spec['seed']!r}.")
+def _check(spec: Mapping[str, Any]) -> None:
+    for name, most in (("k", MOST), ("m", MOST // 2), ("train", None), ("test", None)):
+        require(f"dyck: {name}", spec[name], whole=True, least=1, most=most)
+    require("dyck: seed", spec["seed"], whole=True, least=0)
+    require("dyck: scored", spec["scored"], among=get_args(Scored))
+    require("dyck: structure", spec["structure"], among=get_args(Structure))
     deepest = 2 * (spec["m"] + 1)
     if not isinstance(spec["max_length"], int) or spec["max_length"] < deepest:
         raise AnamorphError(
             f"dyck: max_length must leave room for unseen depths, at least {deepest} brackets for "
             f"m={spec['m']}; got {spec['max_length']!r}."
         )
-    for name, allowed in (
-        ("scored", ("closers", "far_closers")),
-        ("structure", ("sentence", "segment")),
-    ):
-        if spec[name] not in allowed:
-            raise AnamorphError(
-                f"dyck: {name} must be one of {', '.join(allowed)}; got {spec[name]!r}."
-            )

@@ -9,10 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anamorph.tasks.base import NOT_APPLICABLE, Facet, Tokens
+from anamorph.tasks.bins import bin_names, binned
+from anamorph.tasks.ragged import Rows
 
 Offsets = NDArray[np.int64]
 
 FREQUENCIES = (0, 1, 10, 100, 1000)  # lower ends
+FREQUENCY_NAMES = ("unseen", "1–9", "10–99", "100–999", "1000+")
 SHORTEST_POSITION = 16  # where the second bucket of positions begins; each further one is double
 
 
@@ -27,11 +30,12 @@ def text_facets(
         counts: [vocabulary] how often each token stands in train.
         length: of the longest sequence that the task allows; it decides the buckets of `position`.
     """
-    sequence = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    rows = Rows(offsets)
+    sequence = rows.owner
     first = np.zeros(len(tokens), dtype=np.bool_)
     first[offsets[:-1]] = True
     facets = {
-        "position": _position(np.arange(len(tokens)) - offsets[sequence], length),
+        "position": _position(rows.position, length),
         "frequency": _frequency(counts[tokens]),
         "repeated": _repeated(tokens, sequence),
         "induction": _induction(tokens, sequence, first),
@@ -49,16 +53,12 @@ def _position(position: NDArray[np.int64], length: int) -> Codes:
     starts = [1]
     while (start := max(2 * starts[-1], SHORTEST_POSITION)) < length:
         starts.append(start)
-    ends = [*starts[1:], max(2 * starts[-1], SHORTEST_POSITION)]
-    names = tuple(f"{start}–{end - 1}" for start, end in zip(starts, ends, strict=True))
-    return np.searchsorted(starts, position, side="right") - 1, names
+    end = max(2 * starts[-1], SHORTEST_POSITION)
+    return binned(position, starts), bin_names(starts, end)
 
 
 def _frequency(count: NDArray[np.int64]) -> Codes:
-    return (
-        np.searchsorted(FREQUENCIES, count, side="right") - 1,
-        ("unseen", "1–9", "10–99", "100–999", "1000+"),
-    )
+    return binned(count, FREQUENCIES), FREQUENCY_NAMES
 
 
 def _repeated(tokens: Tokens, sequence: NDArray[np.int64]) -> Codes:

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from anamorph.errors import AnamorphError
 from anamorph.tasks.base import Tokens
+from anamorph.tasks.ragged import Rows
 from anamorph.tasks.text.tokenizer import Tokenizer
 
 
@@ -31,10 +32,8 @@ class Mask:
         """That of a tokenizer.
 
         Raises:
-            AnamorphError: if it has no mask token, or the share is none.
+            AnamorphError: if it has no mask token.
         """
-        if not 0 < share < 1:
-            raise AnamorphError(f"text: masked must be a share between 0 and 1; got {share!r}.")
         token = getattr(tokenizer, "mask_token_id", None)
         if token is None:
             raise AnamorphError(
@@ -60,11 +59,12 @@ class Mask:
             rng: chooses.
         """
         allowed = allowed & ~np.isin(tokens, self.special)
-        sequence = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))[allowed]
-        counts = np.bincount(sequence, minlength=len(offsets) - 1)
+        rows = Rows(offsets)
+        sequence = rows.owner[allowed]
+        counts = np.bincount(sequence, minlength=len(rows))
         hidden = np.maximum(1, np.rint(self.share * counts)).astype(np.int64)
         order = np.lexsort((rng.random(len(sequence)), sequence))  # shuffled within each sequence
-        rank = np.arange(len(sequence)) - np.repeat(np.cumsum(counts) - counts, counts)
+        rank = Rows.of(counts).position
         chosen = np.zeros(len(tokens), dtype=np.bool_)
         chosen[np.flatnonzero(allowed)[order[rank < hidden[sequence]]]] = True
         return chosen

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from anamorph.errors import AnamorphError
 from anamorph.tasks.base import NOT_APPLICABLE
+from anamorph.tasks.ragged import Ragged, Rows, joined
 from anamorph.tasks.text.files import Source
 from anamorph.tasks.text.rows import Document
 from anamorph.tasks.text.tokenizer import Special, Tokenizer, separator, special_tokens
@@ -26,8 +27,8 @@ BATCH = 256  # documents that are in memory as text at a time
 
 
 @dataclass(frozen=True)
-class Ragged:
-    """Token sequences, one after the other.
+class Encoded(Ragged):
+    """Token sequences with a label for each token.
 
     Attributes:
         tokens: [tokens] token ids.
@@ -39,28 +40,24 @@ class Ragged:
     offsets: NDArray[np.int64]
     labels: NDArray[np.int16]
 
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    def take(self, sequences: NDArray[np.int64]) -> "Ragged":
+    def take(self, sequences: NDArray[np.int64]) -> "Encoded":
         """Only the given sequences, in the given order."""
-        return self.slices(self.offsets[sequences], np.diff(self.offsets)[sequences])
+        return self.slices(self.offsets[sequences], self.lengths[sequences])
 
     def slices(
         self, starts: NDArray[np.int64], lengths: NDArray[np.int64], prefix: Sequence[int] = ()
-    ) -> "Ragged":
+    ) -> "Encoded":
         """New sequences: the prefix, then `lengths` tokens from `starts` on."""
-        lengths = lengths + len(prefix)
-        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        place = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths) - len(prefix)
+        made = Rows.of(lengths + len(prefix))
+        place = made.position - len(prefix)
         body = place >= 0
-        index = (place + np.repeat(starts, lengths))[body]
-        tokens = np.empty(offsets[-1], dtype=np.int32)
+        index = (place + starts[made.owner])[body]
+        tokens = np.empty(len(place), dtype=np.int32)
         tokens[body] = self.tokens[index]
         tokens[~body] = np.tile(np.array(prefix, dtype=np.int32), len(starts))
-        labels = np.full(offsets[-1], NOT_APPLICABLE, dtype=np.int16)
+        labels = np.full(len(place), NOT_APPLICABLE, dtype=np.int16)
         labels[body] = self.labels[index]
-        return Ragged(tokens, offsets, labels)
+        return Encoded(tokens, made.offsets, labels)
 
 
 @dataclass(frozen=True)
@@ -118,10 +115,9 @@ class Cut:
         number = -(-np.diff(offsets) // self.step)
         if self.packing == "truncate":
             number = np.minimum(number, 1)
-        document = np.repeat(np.arange(len(number)), number)
-        within = np.arange(len(document)) - np.repeat(np.cumsum(number) - number, number)
-        starts = offsets[document] + within * self.step
-        lengths = np.minimum(offsets[document + 1] - starts, self.step)
+        pieces = Rows.of(number)
+        starts = offsets[pieces.owner] + pieces.position * self.step
+        lengths = np.minimum(offsets[pieces.owner + 1] - starts, self.step)
         enough = lengths >= self.least
         return starts[enough], lengths[enough]
 
@@ -179,7 +175,7 @@ def read(
     needed: int | None,
     rng: np.random.Generator,
     labels: dict[str, int] | None,
-) -> tuple[Ragged, Reading]:
+) -> tuple[Encoded, Reading]:
     """Read as many documents as are needed, and cut them into sequences.
 
     The documents come in random order, unless only some are needed and the source cannot be
@@ -207,7 +203,7 @@ def read(
         twice, inside = _special(part, special, cut)
         doubled += twice
         found.update(inside)
-        short = np.diff(part.offsets) < cut.least if cut.packing != "pack" else np.zeros(0)
+        short = part.lengths < cut.least if cut.packing != "pack" else np.zeros(0)
         dropped += len(batch) - len(part) + int(short.sum())
         tokens += len(part.tokens)
         made = (
@@ -218,7 +214,11 @@ def read(
         if needed is not None and made >= needed and documents != count:
             chosen = "the first" if count is None else "at random"
             break
-    whole = _concatenate(parts)
+    whole = Encoded(
+        np.concatenate([part.tokens for part in parts]),
+        joined(parts),
+        np.concatenate([part.labels for part in parts]),
+    )
     if needed is None:
         whole = whole.take(rng.permutation(len(whole)))
     starts, lengths = (x[:needed] for x in cut.windows(whole.offsets))
@@ -252,10 +252,10 @@ def _batches(
 
 def _encode(
     batch: Sequence[Document], tokenizer: Tokenizer, cut: Cut, labels: dict[str, int] | None
-) -> Ragged:
+) -> Encoded:
     """The documents' tokens, with what stands behind each."""
     if not batch:
-        return Ragged(np.zeros(0, np.int32), np.zeros(1, np.int64), np.zeros(0, np.int16))
+        return Encoded(np.zeros(0, np.int32), np.zeros(1, np.int64), np.zeros(0, np.int16))
     options = {} if labels is None else {"return_offsets_mapping": True}
     encoded = tokenizer(
         [document.text for document in batch],
@@ -264,16 +264,16 @@ def _encode(
         **options,
     )
     ids = [[*document, *cut.behind] for document in encoded["input_ids"]]
-    offsets = np.concatenate([[0], np.cumsum([len(document) for document in ids])])
+    offsets = Rows.of([len(document) for document in ids]).offsets
     tokens = np.fromiter(chain.from_iterable(ids), dtype=np.int32, count=offsets[-1])
     codes = np.full(len(tokens), NOT_APPLICABLE, dtype=np.int16)
     if labels is not None:
         for document, where, start in zip(batch, encoded["offset_mapping"], offsets, strict=False):
             codes[start : start + len(where)] = token_labels(document, where, labels)
-    return Ragged(tokens, offsets.astype(np.int64), codes)
+    return Encoded(tokens, offsets, codes)
 
 
-def _special(part: Ragged, special: Special, cut: Cut) -> tuple[int, list[int]]:
+def _special(part: Encoded, special: Special, cut: Cut) -> tuple[int, list[int]]:
     """How many documents have their first or last special token twice, and those in their text.
 
     Args:
@@ -283,9 +283,8 @@ def _special(part: Ragged, special: Special, cut: Cut) -> tuple[int, list[int]]:
     """
     whole = cut.packing == "truncate"
     front, behind = (len(special.front), special.behind) if whole else (0, cut.behind)
-    lengths = np.diff(part.offsets)
-    place = np.arange(len(part.tokens)) - np.repeat(part.offsets[:-1], lengths)
-    inside = (place >= front) & (place < np.repeat(lengths - len(behind), lengths))
+    lengths, place = part.lengths, part.position
+    inside = (place >= front) & (place < (lengths - len(behind))[part.owner])
     if whole:
         inside &= place < cut.length
     hits = part.tokens[inside & np.isin(part.tokens, special.ids)]
@@ -325,12 +324,3 @@ def token_labels(
     starts, ends = np.array(where, dtype=np.int64).reshape(-1, 2).T
     place = next_seen[starts]
     return np.where(place < ends, covered[place], np.int16(NOT_APPLICABLE))
-
-
-def _concatenate(parts: Sequence[Ragged]) -> Ragged:
-    lengths = np.concatenate([np.diff(part.offsets) for part in parts])
-    return Ragged(
-        np.concatenate([part.tokens for part in parts]),
-        np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        np.concatenate([part.labels for part in parts]),
-    )

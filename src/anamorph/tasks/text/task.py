@@ -15,14 +15,14 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from anamorph.errors import AnamorphError
+from anamorph.errors import AnamorphError, require
 from anamorph.tasks.base import Facet, Role, Split, Task
 from anamorph.tasks.text.data import ROLES, Data, TextData, all_data, held_out_split
 from anamorph.tasks.text.facets import text_facets
 from anamorph.tasks.text.files import checksum, open_source
 from anamorph.tasks.text.masking import Mask
 from anamorph.tasks.text.rows import Fields
-from anamorph.tasks.text.sequences import Cut, Packing, Ragged, Reading, read
+from anamorph.tasks.text.sequences import Cut, Encoded, Packing, Reading, read
 from anamorph.tasks.text.tokenizer import Tokenizer, to_tokenizer, token_names
 from anamorph.tasks.text.told import tell
 
@@ -105,7 +105,7 @@ def text_task(
     mask = None if masked is None else Mask.of(tokenizer_, masked)
     cut = Cut.of(tokenizer_, packing, length)
     labels: dict[str, int] | None = None if spans_field is None else {}
-    parts: dict[str, Ragged] = {}
+    parts: dict[str, Encoded] = {}
     readings: dict[str, Reading] = {}
     checksums: dict[str, str] = {}
     paths: dict[str, Sequence[Path]] = {}
@@ -164,14 +164,14 @@ def _needed(
     return sequences + (fit_sequences if d.name == held_out else 0)
 
 
-def _shuffled(part: Ragged, rng: np.random.Generator) -> Ragged:
+def _shuffled(part: Encoded, rng: np.random.Generator) -> Encoded:
     return part.take(rng.permutation(len(part)))
 
 
 def _to_split(
     name: str,
     role: Role,
-    part: Ragged,
+    part: Encoded,
     counts: NDArray[np.int64],
     length: int,
     spans_field: str | None,
@@ -219,17 +219,11 @@ def _name(tokenizer: object) -> str:
 def _check(spec: Mapping[str, Any]) -> None:
     least = {"length": 2, "fit_sequences": 2, "seed": 0, "sequences": 2, "vocabulary": 1}
     for name, minimum in least.items():
-        value = spec[name]
-        if value is None and name in ("sequences", "vocabulary"):
-            continue
-        if type(value) is not int or value < minimum:
-            raise AnamorphError(
-                f"text: {name} must be a whole number from {minimum}; got {value!r}."
-            )
-    if spec["packing"] not in get_args(Packing):
-        raise AnamorphError(
-            f"text: packing must be one of {', '.join(get_args(Packing))}; got {spec['packing']!r}."
-        )
+        if spec[name] is not None or name not in ("sequences", "vocabulary"):
+            require(f"text: {name}", spec[name], whole=True, least=minimum)
+    if spec["masked"] is not None:
+        require("text: masked", spec["masked"], above=0, below=1)
+    require("text: packing", spec["packing"], among=get_args(Packing))
     if spec["spans_field"] in (*FACETS, spec["text_field"]):
         raise AnamorphError(
             f"text: spans_field={spec['spans_field']!r} is taken; facets of any text are "
@@ -238,7 +232,7 @@ def _check(spec: Mapping[str, Any]) -> None:
 
 
 def _check_size(
-    d: TextData, part: Ragged, reading: Reading, held_out: str | None, fit_sequences: int
+    d: TextData, part: Encoded, reading: Reading, held_out: str | None, fit_sequences: int
 ) -> None:
     if len(part) >= 2:
         return
@@ -260,7 +254,7 @@ def _check_size(
     )
 
 
-def _check_ids(parts: Mapping[str, Ragged], size: int) -> None:
+def _check_ids(parts: Mapping[str, Encoded], size: int) -> None:
     for name, part in parts.items():
         most = int(part.tokens.max(initial=0))
         if most >= size:
