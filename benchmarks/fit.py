@@ -23,7 +23,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +34,7 @@ from sklearn.decomposition import IncrementalPCA
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from anamorph.models.base import Batch, Edits, Recording, State
+from anamorph.models.base import Batch, Edits, LayerKind, Model, Ran, State
 from anamorph.models.sites import Site
 from anamorph.simplifications import FittedProxies, expand, fit
 
@@ -48,30 +48,28 @@ Maker = Callable[[int, str], Tensor]
 """From a batch's number and a kind to activations [batch, position, head, dim]."""
 
 
-class Source:
+class Source(Model):
     """In place of a model: its activations come from a function of the batch's number."""
 
-    layers = 1
+    layers, vocabulary, sites = 1, 1, ()
 
     def __init__(self, heads: int, make: Maker) -> None:
         self.sites = [Site(0, head, kind) for kind in KINDS for head in range(heads)]
         self.make = make
 
     def start(self, batch: Batch) -> State:
-        return State(batch.tokens, batch.mask)
+        return State(batch.tokens, batch.tokens, batch.mask)
 
     def layer(
         self,
         index: int,
         state: State,
         edits: Edits | None = None,
-        record: Recording | None = None,
+        record: Collection[LayerKind | Site] = (),
         at: Tensor | None = None,
-    ) -> State:
-        for key in record or {}:
-            x = self.make(int(state.residual[0, 0]), key.kind)
-            record[key] = x.transpose(1, 2)[None]
-        return state
+    ) -> Ran:
+        made = {key: self.make(int(state.residual[0, 0]), key.kind) for key in record}
+        return Ran(state, {key: x.transpose(1, 2)[None] for key, x in made.items()})
 
     def logits(self, state: State, at: Tensor | None = None) -> Tensor:
         raise NotImplementedError("a fit needs no logits")

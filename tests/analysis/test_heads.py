@@ -15,7 +15,7 @@ from anamorph.analysis.head_scores import LONGEST, Places, head_scores
 from anamorph.analysis.heads import SCORES
 from anamorph.auditing.audit import scored_sequences
 from anamorph.errors import AnamorphError
-from anamorph.models.base import Batch, LayerKind, Model, Recording, State
+from anamorph.models.base import Batch, LayerKind, Model, Ran, State
 from anamorph.models.huggingface.model import HuggingFace
 from anamorph.models.sites import HEAD_KINDS, Site
 from anamorph.progress import ignore
@@ -116,12 +116,10 @@ def test_padding_may_stand_on_either_side(name: str, side: str) -> None:
 
 
 def patterns_of(model: HuggingFace, batch: Batch) -> list[torch.Tensor]:
-    record: Recording = {LayerKind(layer, "pattern"): None for layer in range(model.layers)}
+    record = [LayerKind(layer, "pattern") for layer in range(model.layers)]
     with torch.inference_mode():
-        state = model.start(batch)
-        for layer in range(model.layers):
-            state = model.layer(layer, state, record=record)
-    return [pattern[0] for pattern in record.values() if pattern is not None]
+        recorded = model.run(batch, record=record).recorded
+    return [recorded[key][0] for key in record]
 
 
 class Scripted(Model):
@@ -137,9 +135,9 @@ class Scripted(Model):
 
     def start(self, batch: Batch) -> State:
         self.batch = batch
-        return State(torch.zeros(1, *batch.tokens.shape, 1), batch.mask)
+        return State(torch.zeros(1, *batch.tokens.shape, 1), batch.tokens, batch.mask)
 
-    def layer(self, index: int, state: State, record: Any = None, **_: Any) -> State:
+    def layer(self, index: int, state: State, *_: Any, **__: Any) -> Ran:
         rows, length = self.batch.tokens.shape
         pattern = torch.zeros(1, rows, len(self.rules), length, length)
         for row, tokens in enumerate(self.batch.tokens.tolist()):
@@ -147,8 +145,7 @@ class Scripted(Model):
                 ((h, r), t) for h, r in enumerate(self.rules) for t in range(length)
             ):
                 pattern[0, row, head, t, rule(tokens, t)] = 1
-        record[LayerKind(0, "pattern")] = pattern
-        return state
+        return Ran(state, {LayerKind(0, "pattern"): pattern})
 
     def logits(self, state: State, at: Any = None) -> torch.Tensor:
         raise AssertionError("scores of heads need no logits")
@@ -209,10 +206,10 @@ def test_looks_at_the_beginning_of_long_sequences_only() -> None:
 
 def test_a_broken_pattern_is_an_error() -> None:
     class Broken(Scripted):
-        def layer(self, index: int, state: State, record: Any = None, **_: Any) -> State:
-            super().layer(index, state, record)
-            record[LayerKind(0, "pattern")][0, 1, 1, 2, 0] = torch.nan
-            return state
+        def layer(self, *args: Any, **kwargs: Any) -> Ran:
+            ran = super().layer(*args, **kwargs)
+            ran.recorded[LayerKind(0, "pattern")][0, 1, 1, 2, 0] = torch.nan
+            return ran
 
     model = Broken(lambda _, t: 0, lambda _, t: 0)
     with pytest.raises(AnamorphError, match=r"attention of 0\.1 on split 'iid' is not a number"):

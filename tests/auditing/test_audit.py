@@ -23,7 +23,7 @@ from anamorph.auditing.audit import fit_on_train, noise_floor, rounding, with_id
 from anamorph.auditing.engine import audit_split
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness import CellSums
-from anamorph.models.base import Edits, State
+from anamorph.models.base import Edits, Ran, State
 from anamorph.models.sites import Site
 from anamorph.simplifications import FittedProxies, FittedProxy, Simplified
 from anamorph.tasks import NOT_APPLICABLE, Split, Task
@@ -452,7 +452,7 @@ class NeverFires(am.Decoder):
 
 
 class FiresTwice(am.Decoder):
-    def layer(self, *args: Any, **kwargs: Any) -> State:
+    def layer(self, *args: Any, **kwargs: Any) -> Ran:
         super().layer(*args, **kwargs)
         return super().layer(*args, **kwargs)
 

@@ -52,10 +52,7 @@ def without(*parts: str) -> Callable[[Weights], Weights]:
 
 def logits(model: am.HuggingFace, tokens: Tensor) -> Tensor:
     with torch.inference_mode():
-        state = model.start(Batch(tokens, torch.ones_like(tokens).bool()))
-        for layer in range(model.layers):
-            state = model.layer(layer, state)
-        return model.logits(state)[0]
+        return model.logits(model.run(Batch(tokens, torch.ones_like(tokens).bool())).state)[0]
 
 
 def requires(path: Path, *sentences: str) -> None:

@@ -12,8 +12,9 @@ from torch.nn.functional import cross_entropy
 from torch.utils.hooks import RemovableHandle
 
 import anamorph as am
+import running
 import transformers_tiny as tiny
-from anamorph.models.base import Batch, Edits, LayerKind, Recording
+from anamorph.models.base import Batch, LayerKind
 
 TOLERANCE = 2e-4  # relative to the largest logit
 
@@ -93,8 +94,8 @@ def run(
     model: am.HuggingFace,
     tokens: Tensor,
     lengths: Sequence[int] | None = None,
-    edits: Edits | None = None,
-    record: Recording | None = None,
+    edits: Any = None,
+    record: Any = None,
 ) -> Tensor:
     """[batch, position, vocabulary] logits, block by block, of right-padded sequences."""
     mask = torch.ones_like(tokens).bool()
@@ -102,10 +103,7 @@ def run(
         mask = torch.arange(tokens.shape[1]) < torch.tensor(lengths)[:, None]
         tokens = tokens.where(mask, 0)
     with torch.inference_mode(), model.session():
-        state = model.start(Batch(tokens, mask))
-        for layer in range(model.layers):
-            state = model.layer(layer, state, edits, record)
-        return model.logits(state)[0].float().clone()
+        return running.run(model, Batch(tokens, mask), edits, record)[0].float().clone()
 
 
 def as_it_is(model: am.HuggingFace, plain: Plain) -> list[str]:
@@ -173,10 +171,9 @@ def mlps(model: am.HuggingFace, plain: Plain) -> list[str]:
         key, stream = LayerKind(layer, "mlp"), LayerKind(layer, "residual")
         if key not in keys(model):
             continue
-        record: Recording = {key: None, stream: None}
+        record: dict[Any, Any] = {key: None, stream: None}
         run(model, plain.tokens, None, None, record)
         site, residual = record[key], record[stream]
-        assert site is not None and residual is not None
         if _same(site, residual):
             raise Differs(f"{key} is the residual stream")
         module = plain.giving(block.module, site[0])
@@ -196,12 +193,11 @@ def heads(model: am.HuggingFace, plain: Plain) -> list[str]:
     """
     checked = []
     for layer in sorted({key.layer for key in keys(model) if key.kind == "output"}):
-        record: Recording = dict.fromkeys(
+        record: dict[Any, Any] = dict.fromkeys(
             LayerKind(layer, kind) for kind in ("query", "key", "value", "pattern", "output")
         )
         run(model, plain.tokens, None, None, record)
         output, value = record[LayerKind(layer, "output")], record[LayerKind(layer, "value")]
-        assert output is not None and value is not None
         together = output[0].transpose(1, 2).flatten(2)
         total, dim, group = output.shape[2], output.shape[-1], output.shape[2] // value.shape[2]
         module = plain.taking(model.blocks[layer].module, together)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from anamorph.errors import AnamorphError
-from anamorph.models.base import Batch, Edits, LayerKind, Recording
+from anamorph.models.base import Batch, LayerKind
 from anamorph.models.decoder import Decoder, DecoderConfig, Positions
 from anamorph.models.weights import write_weights
 from anamorph.simplifications import PCA, SVD, KMeans, OneHot, Simplification
+from running import edits_by, run
 
 POSITIONS: tuple[Positions, ...] = ("learned", "sinusoidal", "rotary")
 VOCABULARY, CONTEXT, LAYERS, HEADS, WIDTH = 13, 24, 2, 2, 8
@@ -40,23 +42,6 @@ def tokens(*shape: int, seed: int = 0) -> Tensor:
 
 def whole(tokens: Tensor) -> Batch:
     return Batch(tokens, torch.ones_like(tokens, dtype=torch.bool))
-
-
-@torch.inference_mode()
-def run(
-    model: Decoder,
-    batch: Batch,
-    edits: Edits | None = None,
-    record: Recording | None = None,
-    at: Tensor | None = None,
-    last_only: bool = False,
-) -> Tensor:
-    """[copy, batch, query, vocabulary]."""
-    state = model.start(batch)
-    for index in range(model.layers):
-        given = None if last_only and index < model.layers - 1 else at
-        state = model.layer(index, state, edits, record, given)
-    return model.logits(state)
 
 
 # The plain decoder
@@ -137,7 +122,9 @@ def test_logits_and_patterns_are_the_plain_ones(
     model = make(positions, layers, heads)
     atol = 1e-9 if positions == "learned" else 1e-4  # angles are tabulated in float32
     given = tokens(2, 9)
-    record: Recording = {LayerKind(layer, "pattern"): None for layer in range(layers)}
+    record: dict[LayerKind, Tensor | None] = {
+        LayerKind(layer, "pattern"): None for layer in range(layers)
+    }
     explicit = run(model, whole(given), record=record)
     with torch.inference_mode():
         fused = model(given)
@@ -183,11 +170,13 @@ SIMPLIFICATIONS: dict[str, tuple[tuple[str, ...], Callable[[], Simplification]]]
 }
 
 
-def edits_of(model: Decoder, name: str) -> Edits:
+def edits_of(model: Decoder, name: str) -> dict[LayerKind, Any]:
     kinds, simplification = SIMPLIFICATIONS[name]
-    record: Recording = {LayerKind(i, kind): None for i in range(LAYERS) for kind in kinds}
+    record: dict[LayerKind, Tensor | None] = {
+        LayerKind(i, kind): None for i in range(LAYERS) for kind in kinds
+    }
     run(model, whole(tokens(30, 10, seed=8)), record=record)
-    edits: Edits = {
+    edits: dict[LayerKind, Any] = {
         key: simplification().fit(x.reshape(-1, x.shape[-1]) if key.kind != "pattern" else x)
         for key, x in record.items()
         if x is not None
@@ -221,8 +210,10 @@ def test_asking_for_positions_gives_their_rows(name: str, positions: Positions) 
     given = tokens(3, 11)
     at = torch.tensor([[10, 0, 3, 3], [5, 6, 7, 0], [0, 0, 0, 0]])  # any order, repeated
     kinds = ("query", "key", "value", "pattern", "output", "mlp", "residual")
-    full: Recording = {LayerKind(i, kind): None for i in range(LAYERS) for kind in kinds}
-    some: Recording = dict.fromkeys(full)
+    full: dict[LayerKind, Tensor | None] = {
+        LayerKind(i, kind): None for i in range(LAYERS) for kind in kinds
+    }
+    some: dict[LayerKind, Tensor | None] = dict.fromkeys(full)
     everywhere = run(model, whole(given), edits, full)
     rows = run(model, whole(given), edits, some, at=at)
     picked = torch.stack([everywhere[0, b, at[b]] for b in range(3)])
@@ -230,9 +221,10 @@ def test_asking_for_positions_gives_their_rows(name: str, positions: Positions) 
     # Without a recording attention is fused, which is another way through the code.
     fused = run(model, whole(given), edits, at=at)
     torch.testing.assert_close(fused[0], picked, atol=1e-9, rtol=1e-9)
-    torch.testing.assert_close(
-        run(model, whole(given), edits, at=at, last_only=True), fused, atol=1e-9, rtol=1e-9
-    )
+    with torch.inference_mode():
+        before = model.run(whole(given), edits_by(edits), stop=LAYERS - 1).state
+        after = model.run(before, edits_by(edits), at=at, first=LAYERS - 1).state
+        torch.testing.assert_close(model.logits(after), fused, atol=1e-9, rtol=1e-9)
     last = LAYERS - 1
     for key, expected in full.items():
         found = some[key]
@@ -247,16 +239,14 @@ def test_logits_at_positions_of_a_whole_run() -> None:
     model = make()
     batch = whole(tokens(2, 6))
     with torch.inference_mode():
-        state = model.start(batch)
-        for index in range(LAYERS):
-            state = model.layer(index, state)
+        state = model.run(batch).state
         at = torch.tensor([[5, 1], [0, 2]])
         rows, everywhere = model.logits(state, at), model.logits(state)
     for b in range(2):
         torch.testing.assert_close(rows[0, b], everywhere[0, b, at[b]])
 
 
-# Edits
+# dict[LayerKind, Any]
 
 
 def scaled(factors: tuple[float, ...]) -> Callable[[Tensor], Tensor]:
@@ -327,7 +317,10 @@ def test_an_edit_fires_once_a_run_and_only_in_its_layer() -> None:
 
 def test_what_is_recorded_is_what_came_out_of_the_edit() -> None:
     model, batch = make(), whole(tokens(2, 7))
-    record: Recording = {LayerKind(0, "value"): None, LayerKind(1, "value"): None}
+    record: dict[LayerKind, Tensor | None] = {
+        LayerKind(0, "value"): None,
+        LayerKind(1, "value"): None,
+    }
     run(model, batch, {LayerKind(0, "value"): lambda x: torch.zeros_like(x)}, record)
     first, second = record[LayerKind(0, "value")], record[LayerKind(1, "value")]
     assert first is not None and second is not None
@@ -337,7 +330,9 @@ def test_what_is_recorded_is_what_came_out_of_the_edit() -> None:
 def test_an_untouched_edit_changes_no_bit() -> None:
     model, batch = make(), whole(tokens(2, 7))
     kinds = ("query", "key", "value", "output", "mlp", "residual")
-    edits: Edits = {LayerKind(i, kind): lambda x: x for i in range(LAYERS) for kind in kinds}
+    edits: dict[LayerKind, Any] = {
+        LayerKind(i, kind): lambda x: x for i in range(LAYERS) for kind in kinds
+    }
     assert torch.equal(run(model, batch, edits), run(model, batch))
 
 

@@ -66,10 +66,7 @@ def write(
 
 def logits(model: am.HuggingFace) -> torch.Tensor:
     with torch.inference_mode():
-        state = model.start(Batch(TOKENS, torch.ones_like(TOKENS).bool()))
-        for layer in range(model.layers):
-            state = model.layer(layer, state)
-        return model.logits(state)[0]
+        return model.logits(model.run(Batch(TOKENS, torch.ones_like(TOKENS).bool())).state)[0]
 
 
 def requires(path: Path, *sentences: str) -> None:

@@ -13,6 +13,7 @@ import transformers
 from torch import Tensor, nn
 
 import anamorph as am
+import running
 from anamorph.auditing.audit import fit_on_train, with_identity
 from anamorph.auditing.engine import audit_split
 from anamorph.auditing.stacks import stacked_edits
@@ -53,11 +54,7 @@ def transformer(**shape: Any) -> Any:
 def run(
     model: am.HookedModel, edits: Any = None, record: Any = None, batch: Batch = FULL
 ) -> Tensor:
-    with torch.inference_mode():
-        state = model.start(batch)
-        for layer in range(model.layers):
-            state = model.layer(layer, state, edits, record)
-        return model.logits(state)
+    return running.run(model, batch, edits, record)
 
 
 def random_task(vocabulary: int, sequences: int = 20) -> Task:

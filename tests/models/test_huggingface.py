@@ -7,25 +7,18 @@ from torch import Tensor, nn
 
 from anamorph.auditing.stacks import StackedEdit
 from anamorph.errors import AnamorphError
-from anamorph.models.base import Batch, LayerKind, Recording
+from anamorph.models.base import Batch, Context, LayerKind
 from anamorph.models.checks import check_model
 from anamorph.models.huggingface.model import HuggingFace
 from anamorph.models.sites import Site
 from anamorph.simplifications import OneHot, parse
 from huggingface_models import MODELS, MORE, VOCABULARY, make
+from running import run
 
 TOKENS = torch.randint(3, VOCABULARY, (3, 11), generator=torch.Generator().manual_seed(1))
 LENGTHS = (11, 7, 4)
 
 # --- the model's own logits ---------------------------------------------------------------------
-
-
-def run(model: HuggingFace, batch: Batch, edits: Any = None, record: Any = None) -> Tensor:
-    with torch.inference_mode():
-        state = model.start(batch)
-        for layer in range(model.layers):
-            state = model.layer(layer, state, edits, record)
-        return model.logits(state)
 
 
 def padded(side: str) -> Batch:
@@ -93,7 +86,7 @@ class _Half:
     def affine(self) -> None:
         return None
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def apply(self, x: Tensor, context: Context) -> Tensor:
         return x / 2
 
 
@@ -171,7 +164,7 @@ def test_a_rank_r_proxy_of_one_head_is_the_brute_force_one(name: str) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_a_one_hot_proxy_of_one_head_is_the_brute_force_one(name: str) -> None:
     model = HuggingFace(make(name))
-    pattern: Recording = {Site(1, 2, "pattern"): None, Site(1, 0, "pattern"): None}
+    pattern: dict[Site, Tensor | None] = {Site(1, 2, "pattern"): None, Site(1, 0, "pattern"): None}
     edits = {LayerKind(1, "pattern"): StackedEdit([{2: OneHot()}])}
     logits = run(model, Batch(TOKENS, torch.ones_like(TOKENS).bool()), edits, pattern)
     torch.testing.assert_close(logits[0], by_hand(name, 1, 2, None), atol=2e-5, rtol=1e-4)

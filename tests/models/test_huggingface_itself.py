@@ -9,7 +9,8 @@ import transformers as hf
 from torch import Tensor, nn
 
 import anamorph as am
-from anamorph.models.base import Batch, Edits, LayerKind, Recording, State
+import running
+from anamorph.models.base import Batch, Context, Edit, EditBy, LayerKind, State
 from anamorph.models.checks import check_model
 from anamorph.models.listing import missing_sites
 from huggingface_models import GROUPED, MODELS, MORE, SIZES, VOCABULARY, make, wide
@@ -106,14 +107,11 @@ def run(
     model: am.HuggingFace,
     tokens: Tensor,
     mask: Tensor | None = None,
-    edits: Edits | None = None,
-    record: Recording | None = None,
+    edits: Any = None,
+    record: Any = None,
 ) -> Tensor:
-    with torch.inference_mode():
-        state = model.start(Batch(tokens, torch.ones_like(tokens).bool() if mask is None else mask))
-        for layer in range(model.layers):
-            state = model.layer(layer, state, edits, record)
-        return model.logits(state)
+    mask = torch.ones_like(tokens).bool() if mask is None else mask
+    return running.run(model, Batch(tokens, mask), edits, record)
 
 
 def own(model: Any, tokens: Tensor, **more: Tensor) -> Tensor:
@@ -195,12 +193,12 @@ def test_a_context_holds_what_its_positions_hold() -> None:
 # --- other proxies beside it ----------------------------------------------------------------------
 
 
-class _Three:
+class _Three(Edit):
     """Three proxies in one edit."""
 
     copies = 3
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, context: Context) -> Tensor:
         return torch.stack([x[0] / 2, x[-1].tanh(), x[-1] * 3])
 
 
@@ -239,7 +237,7 @@ def test_mlp_is_what_a_block_adds(name: str) -> None:
     audited = am.HuggingFace(model)
     layer = 2
     module = audited.blocks[layer].module.get_submodule(ADDED_BY[name])
-    record: Recording = {LayerKind(layer, "mlp"): None}
+    record: dict[LayerKind, Any] = {LayerKind(layer, "mlp"): None}
     edited = run(audited, TOKENS, None, {LayerKind(layer, "mlp"): lambda x: x / 2})
     run(audited, TOKENS, None, None, record)
     seen: list[Tensor] = []
@@ -262,23 +260,17 @@ def _first(out: Any) -> Tensor:
 
 def test_mlp_is_what_a_block_adds_where_it_is_scaled() -> None:
     model = am.HuggingFace(build("granite"))
-    state, batch = _before(model, 1), torch.inference_mode()
+    state = _before(model, 1)
     key, stream = LayerKind(1, "mlp"), LayerKind(1, "residual")
-    record: Recording = {key: None, stream: None}
-    with batch:
-        model.layer(1, state, {}, record)
-        without = model.layer(1, state, {key: torch.zeros_like}).residual
-    added, residual = record[key], record[stream]
-    assert added is not None and residual is not None
-    close(without + added, residual)
+    with torch.inference_mode():
+        recorded = model.layer(1, state, {}, [key, stream]).recorded
+        without = model.layer(1, state, {key: EditBy(torch.zeros_like)}).state.residual
+    close(without + recorded[key], recorded[stream])
 
 
 def _before(model: am.HuggingFace, layer: int) -> State:
     with torch.inference_mode():
-        state = model.start(Batch(TOKENS, torch.ones_like(TOKENS).bool()))
-        for index in range(layer):
-            state = model.layer(index, state)
-        return state
+        return model.run(Batch(TOKENS, torch.ones_like(TOKENS).bool()), stop=layer).state
 
 
 def test_no_mlp_where_no_submodule_gives_what_is_added() -> None:

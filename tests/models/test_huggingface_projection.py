@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 import anamorph as am
-from anamorph.models.base import Batch, LayerKind
+import running
+from anamorph.models.base import Batch, Context, Edit, LayerKind
 from anamorph.models.huggingface.attention import linear_matrix
 from huggingface_models import VOCABULARY, make
 
@@ -151,7 +152,7 @@ def halved(x: Tensor) -> Tensor:
     return x
 
 
-class Half:
+class Half(Edit):
     """The same for itself and for other copies, which leave the head as it is."""
 
     heads = (HEAD,)
@@ -159,10 +160,10 @@ class Half:
     def __init__(self, copies: int) -> None:
         self.copies = copies
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.of_heads(x, range(x.shape[2]))
+    def __call__(self, x: Tensor, context: Context) -> Tensor:
+        return self.of_heads(x, range(x.shape[2]), context)
 
-    def of_heads(self, x: Tensor, heads: Any) -> Tensor:
+    def of_heads(self, x: Tensor, heads: Any, context: Context) -> Tensor:
         out = x[:, :, list(heads)].expand(self.copies, -1, -1, -1, -1).clone()
         out[0, :, list(heads).index(HEAD)] /= 2
         return out
@@ -184,11 +185,7 @@ def expected(model: Any) -> Tensor:
 
 
 def run(model: am.HuggingFace, edits: Any) -> Tensor:
-    with torch.inference_mode():
-        state = model.start(Batch(TOKENS, torch.ones_like(TOKENS).bool()))
-        for layer in range(model.layers):
-            state = model.layer(layer, state, edits)
-        return model.logits(state)
+    return running.run(model, BATCH, edits)
 
 
 @pytest.mark.parametrize("late", [False, True])

@@ -217,10 +217,7 @@ def test_two_threads_give_what_one_gives(name: str) -> None:
 
     def logits(tokens: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode():
-            state = model.start(Batch(tokens, torch.ones_like(tokens).bool()))
-            for layer in range(model.layers):
-                state = model.layer(layer, state)
-            return model.logits(state)
+            return model.logits(model.run(Batch(tokens, torch.ones_like(tokens).bool())).state)
 
     expected = [logits(tokens) for tokens in batches]
     wrong: list[int] = []

@@ -1,10 +1,12 @@
+from typing import Any
+
 import polars as pl
 import pytest
 import torch
 from torch import Tensor
 
 import anamorph as am
-from anamorph.models.base import Edits, Recording, State
+from anamorph.models.base import Edits, Ran, State
 from anamorph.models.listing import group_sites, missing_sites
 from anamorph.models.sites import match_sites
 from huggingface_models import MODELS, MORE, make
@@ -69,22 +71,13 @@ class Broken(am.Decoder):
     """Its first MLP goes nowhere, its second layer runs twice."""
 
     def layer(
-        self,
-        index: int,
-        state: State,
-        edits: Edits | None = None,
-        record: Recording | None = None,
-        at: Tensor | None = None,
-    ) -> State:
+        self, index: int, state: State, edits: Edits | None = None, record: Any = (), at: Any = None
+    ) -> Ran:
         kept = {k: e for k, e in (edits or {}).items() if k != (0, "mlp")}
-        left: Recording = {k: None for k in record or {} if k != (0, "mlp")}
+        left = [k for k in record if k != (0, "mlp")]
         if index == 1:
             super().layer(index, state, kept, left, at)
-        state = super().layer(index, state, kept, left, at)
-        for key, value in left.items():
-            if record is not None and key.layer == index:
-                record[key] = value
-        return state
+        return super().layer(index, state, kept, left, at)
 
 
 def test_what_does_not_fire_once_is_seen() -> None:

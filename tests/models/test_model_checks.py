@@ -1,5 +1,6 @@
 """`check_model` passes our decoder, and finds a model that is broken in any single way."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor
 
 import anamorph as am
-from anamorph.models.base import Batch, Edits, LayerKind, Recording, State
+from anamorph.models.base import Batch, Edits, LayerKind, Ran, State
 from anamorph.models.checks import LAWS
 from anamorph.models.decoder import Positions
 
@@ -27,12 +28,10 @@ def test_the_decoder_keeps_every_law(positions: Positions, layers: int, heads: i
 
 
 class NoValues(am.Decoder):
-    def layer(self, *args: Any, **kwargs: Any) -> State:
-        record = args[3] if len(args) > 3 else kwargs.get("record")
-        state = super().layer(*args, **kwargs)
-        if record and LayerKind(1, "value") in record:
-            record[LayerKind(1, "value")] = None
-        return state
+    def layer(self, *args: Any, **kwargs: Any) -> Ran:
+        ran = super().layer(*args, **kwargs)
+        ran.recorded.pop(LayerKind(1, "value"), None)
+        return ran
 
 
 class HasNoSites(am.Decoder):
@@ -77,29 +76,35 @@ class Counts(am.Decoder):
     def start(self, batch: Batch) -> State:
         state = super().start(batch)
         self.runs += 1
-        return State(state.residual + 0.01 * self.runs * self.wave[0], state.mask)
+        return replace(state, residual=state.residual + 0.01 * self.runs * self.wave[0])
+
+
+def changed(ran: Ran, residual: Tensor) -> Ran:
+    return Ran(replace(ran.state, residual=residual), ran.recorded)
 
 
 class KeepsInALayer(am.Decoder):
     """Two threads meet in it, two runs by turns do not."""
 
-    def layer(self, *args: Any, **kwargs: Any) -> State:
+    def layer(self, *args: Any, **kwargs: Any) -> Ran:
         self.x = args[1].residual.mean((0, 1, 2))
-        state = super().layer(*args, **kwargs)
-        return State(state.residual + self.x, state.mask, state.at)
+        ran = super().layer(*args, **kwargs)
+        return changed(ran, ran.state.residual + self.x)
 
 
 class CountsFromTheRight(am.Decoder):
     def start(self, batch: Batch) -> State:
         state = super().start(batch)
-        return State(state.residual + 0.1 * batch.tokens.shape[1] * self.wave[0], state.mask)
+        added = 0.1 * batch.tokens.shape[1] * self.wave[0]
+        return replace(state, residual=state.residual + added)
 
 
 class LooksAhead(am.Decoder):
     def start(self, batch: Batch) -> State:
         state = super().start(batch)
         following = (state.residual * state.mask[..., None])[:, :, 1:]
-        return State(torch.nn.functional.pad(following, (0, 0, 0, 1)) + state.residual, state.mask)
+        moved = torch.nn.functional.pad(following, (0, 0, 0, 1))
+        return replace(state, residual=moved + state.residual)
 
 
 class LooksAheadBehindMasks(LooksAhead):
@@ -118,7 +123,7 @@ class LooksAheadAtTheEnd(am.Decoder):
             return state
         residual = state.residual.clone()
         residual[:, :, 7] += residual[:, :, 8] * batch.mask[:, 8, None]
-        return State(residual, state.mask)
+        return replace(state, residual=residual)
 
 
 class OnlySaysItLooksAhead(am.Decoder):
@@ -126,18 +131,11 @@ class OnlySaysItLooksAhead(am.Decoder):
 
 
 class LooksAheadWhenEdited(am.Decoder):
-    def layer(
-        self,
-        index: int,
-        state: State,
-        edits: Edits | None = None,
-        record: Recording | None = None,
-        at: Tensor | None = None,
-    ) -> State:
-        state = super().layer(index, state, edits, record, at)
+    def layer(self, index: int, state: State, edits: Edits | None = None, *rest: Any) -> Ran:
+        ran = super().layer(index, state, edits, *rest)
         if not edits or LayerKind(0, "pattern") not in edits:
-            return state
-        return State(state.residual + state.residual.mean(-2, keepdim=True), state.mask, state.at)
+            return ran
+        return changed(ran, ran.state.residual + ran.state.residual.mean(-2, keepdim=True))
 
 
 class NeverFires(am.Decoder):
@@ -147,7 +145,7 @@ class NeverFires(am.Decoder):
 
 
 class FiresTwice(am.Decoder):
-    def layer(self, *args: Any, **kwargs: Any) -> State:
+    def layer(self, *args: Any, **kwargs: Any) -> Ran:
         super().layer(*args, **kwargs)
         return super().layer(*args, **kwargs)
 
@@ -157,7 +155,7 @@ class FiresForNothing(am.Decoder):
         if edits and LayerKind(index, "mlp") in edits:
             super().layer(index, state, edits, *rest, **kw)
             edits = {}
-            rest = (None, *rest[1:])
+            rest = ((), *rest[1:])
         return super().layer(index, state, edits, *rest, **kw)
 
 
@@ -165,27 +163,29 @@ class FiresForNothingAndRounds(am.Decoder):
     def layer(self, index: int, state: State, edits: Edits | None = None, *rest: Any, **kw: Any):
         after = super().layer(index, state, edits, *rest, **kw)
         if edits and LayerKind(index, "mlp") in edits:
-            after = super().layer(index, state, {}, None, *rest[1:], **kw)
-        return State(after.residual * (1 + 1e-6), after.mask, after.at)
+            after = super().layer(index, state, {}, (), *rest[1:], **kw)
+        return changed(after, after.state.residual * (1 + 1e-6))
 
 
 class Rounds(am.Decoder):
     def layer(self, index: int, state: State, edits: Edits | None = None, *rest: Any, **kw: Any):
-        state = super().layer(index, state, edits, *rest, **kw)
-        residual = state.residual.bfloat16().float() if edits else state.residual
-        return State(residual, state.mask, state.at)
+        ran = super().layer(index, state, edits, *rest, **kw)
+        residual = ran.state.residual
+        return changed(ran, residual.bfloat16().float() if edits else residual)
 
 
 class WrongRows(am.Decoder):
-    def layer(self, *args: Any, at: Tensor | None = None, **kwargs: Any) -> State:
-        return super().layer(*args, at=None if at is None else at.flip(1), **kwargs)
+    def layer(
+        self, index: int, state: State, edits: Any = None, record: Any = (), at: Any = None
+    ) -> Ran:
+        return super().layer(index, state, edits, record, None if at is None else at.flip(1))
 
 
 class MixesCopies(am.Decoder):
-    def layer(self, *args: Any, **kwargs: Any) -> State:
-        state = super().layer(*args, **kwargs)
-        mixed = state.residual.mean(0, keepdim=True).expand_as(state.residual)
-        return State(mixed, state.mask, state.at)
+    def layer(self, *args: Any, **kwargs: Any) -> Ran:
+        ran = super().layer(*args, **kwargs)
+        residual = ran.state.residual
+        return changed(ran, residual.mean(0, keepdim=True).expand_as(residual))
 
 
 BROKEN = {

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
@@ -11,7 +12,7 @@ from sklearn.decomposition import PCA as ScikitPCA
 from torch import Tensor
 
 from anamorph.errors import AnamorphError
-from anamorph.models.base import Batch, Edits, LayerKind, Model, Recording, State
+from anamorph.models.base import Batch, Edits, LayerKind, Model, Ran, State
 from anamorph.models.sites import Site
 from anamorph.simplifications import (
     SVD,
@@ -48,27 +49,27 @@ class TableModel(Model):
 
     def start(self, batch: Batch) -> State:
         assert torch.is_inference_mode_enabled()
-        return State(batch.tokens[None, :, :, None], batch.mask)
+        return State(batch.tokens[None, :, :, None], batch.tokens, batch.mask)
 
     def layer(
         self,
         index: int,
         state: State,
         edits: Edits | None = None,
-        record: Recording | None = None,
+        record: Any = (),
         at: Tensor | None = None,
-    ) -> State:
+    ) -> Ran:
         self.layers_run.append(index)
         tokens = state.residual[0, :, :, 0]
-        record = {} if record is None else record
+        recorded: dict[Any, Tensor] = {}
         for key in [key for key in record if key.layer == index]:
             assert key.kind != "pattern"
             tables = [
                 t for site, t in self.tables.items() if LayerKind(site.layer, site.kind) == key
             ]
             looked_up = torch.stack([table[tokens] for table in tables], dim=1)
-            record[key] = (looked_up[:, 0] if key.kind == "mlp" else looked_up)[None]
-        return state
+            recorded[key] = (looked_up[:, 0] if key.kind == "mlp" else looked_up)[None]
+        return Ran(state, recorded)
 
     def logits(self, state: State, at: Tensor | None = None) -> Tensor:
         raise AssertionError("a fit needs no logits")

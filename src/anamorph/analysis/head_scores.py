@@ -14,7 +14,7 @@ from anamorph.auditing.engine import BATCH_TOKENS
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness.metrics import jensen_shannon
 from anamorph.machine.threads import side_by_side, torch_threads
-from anamorph.models.base import Batch, LayerKind, Model, Recording
+from anamorph.models.base import Batch, LayerKind, Model
 from anamorph.tasks import Split
 from anamorph.tasks.batches import collate, plan
 
@@ -84,10 +84,9 @@ def head_scores(
         found = []
         state = model.start(batch)
         for layer in range(max(layers, default=-1) + 1):
-            record: Recording = {LayerKind(layer, "pattern"): None} if layer in layers else {}
-            state = model.layer(layer, state, record=record)
-            for pattern in record.values():
-                assert pattern is not None
+            record = [LayerKind(layer, "pattern")] if layer in layers else []
+            state, recorded = model.layer(layer, state, record=record)
+            for pattern in recorded.values():
                 found.append(places.sums(places.moved(pattern[0])))
         found.append(places.sums(places.evenly(model.causal)))
         return torch.cat(found).cpu(), places.counts().cpu()

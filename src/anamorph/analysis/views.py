@@ -18,7 +18,7 @@ from anamorph.analysis.words import families
 from anamorph.auditing.audit import fit_batches, scored_sequences
 from anamorph.auditing.engine import BATCH_TOKENS
 from anamorph.auditing.stacks import stacked_edits
-from anamorph.models.base import Batch, LayerKind, Recording
+from anamorph.models.base import Batch, LayerKind
 from anamorph.models.decoder import Decoder
 from anamorph.runs.folder import Run, write_table
 from anamorph.simplifications import SVD, FittedProxies, FittedProxy, Simplified, expand, fit
@@ -102,12 +102,9 @@ def proxy_patterns(
     model: Decoder, fitted: FittedProxy, batch: Batch, at: Tensor | None = None
 ) -> list[Tensor]:
     """[batch, head, query, key] attention of each layer, at positions `at` or all."""
-    recording: Recording = {LayerKind(layer, "pattern"): None for layer in range(model.layers)}
-    edits = stacked_edits([fitted])
-    state = model.start(batch)
-    for layer in range(model.layers):
-        state = model.layer(layer, state, edits, recording, at=at)
-    return [pattern[0] for pattern in recording.values() if pattern is not None]
+    record = [LayerKind(layer, "pattern") for layer in range(model.layers)]
+    recorded = model.run(batch, stacked_edits([fitted]), record, at).recorded
+    return [recorded[key][0] for key in record]
 
 
 def attended(model: Decoder, task: Task, proxies: Sequence[FittedProxy]) -> pl.DataFrame:
@@ -232,15 +229,12 @@ def scatter(model: Decoder, task: Task, fit_sequences: int) -> pl.DataFrame:
     tables = []
     for split in task.evaluated:
         part = scored_sequences(split, SCATTERED)
-        recording: Recording = {LayerKind(site.layer, site.kind): None for site in directions}
-        state = model.start(collate(part, np.arange(len(part))))
-        for layer in range(model.layers):
-            state = model.layer(layer, state, record=recording)
+        record = {LayerKind(site.layer, site.kind) for site in directions}
+        state, recorded = model.run(collate(part, np.arange(len(part))), record=record)
         labels = _labels(part, task)
         for site, simplification in directions.items():
-            recorded = recording[LayerKind(site.layer, site.kind)]
-            assert recorded is not None and site.head is not None
-            points = recorded[0, :, site.head][state.mask].double()  # [tokens, dim]
+            whole = recorded[LayerKind(site.layer, site.kind)]
+            points = whole[0, :, site.head][state.mask].double()  # [tokens, dim]
             place = points @ simplification.components_.T
             tables.append(
                 labels.select(

@@ -16,7 +16,7 @@ from anamorph.auditing.audit import scored_sequences
 from anamorph.auditing.engine import BATCH_TOKENS
 from anamorph.auditing.stacks import stacked_edits
 from anamorph.faithfulness.metrics import jensen_shannon
-from anamorph.models.base import Model, State
+from anamorph.models.base import Batch, Model
 from anamorph.simplifications import FittedProxy
 from anamorph.tasks import Task
 from anamorph.tasks.batches import collate, plan
@@ -55,9 +55,9 @@ def functions(model: Model, task: Task, proxies: Sequence[FittedProxy]) -> pl.Da
         order = np.argsort(part.lengths, kind="stable")
         for some in plan(part.lengths[order], BATCH_TOKENS):
             batch = collate(part, order[some])
-            own = _predictions(model, model.start(batch), None)
+            own = _predictions(model, batch, None)
             for fitted in chosen:
-                other = _predictions(model, model.start(batch), fitted)
+                other = _predictions(model, batch, fitted)
                 for place, sequence in enumerate(order[some].tolist()):
                     length = int(part.lengths[sequence]) - 1
                     ours, theirs = own[place, :length], other[place, :length]
@@ -92,9 +92,7 @@ def glyphs(vocabulary: Sequence[str]) -> list[str]:
     return found if 2 * found.count(OTHER) < len(found) else []
 
 
-def _predictions(model: Model, state: State, fitted: FittedProxy | None) -> Tensor:
+def _predictions(model: Model, batch: Batch, fitted: FittedProxy | None) -> Tensor:
     """[batch, position, vocabulary] probabilities of the model, or of a proxy."""
     edits = {} if fitted is None else stacked_edits([fitted])
-    for layer in range(model.layers):
-        state = model.layer(layer, state, edits)
-    return model.logits(state)[0].float().softmax(-1)
+    return model.logits(model.run(batch, edits).state)[0].float().softmax(-1)

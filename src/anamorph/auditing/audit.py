@@ -17,7 +17,7 @@ from anamorph.errors import AnamorphError
 from anamorph.faithfulness import CellKey, CellSums, ProxyInfo, Thresholds, tabulate
 from anamorph.faithfulness.sums import WHOLE
 from anamorph.machine.threads import torch_threads
-from anamorph.models.base import Batch, LayerKind, Model, Recording
+from anamorph.models.base import Batch, LayerKind, Model
 from anamorph.simplifications import (
     SVD,
     Attachment,
@@ -185,12 +185,9 @@ def noise_floor(
     first = LayerKind(0, "query")
     if not any((site.layer, site.kind) == first for site in model.sites):
         return None
-    record: Recording = {first: None}
     batch = collate(task.train, np.arange(1)).to(model.device)
     with torch.inference_mode(), model.session():
-        model.layer(0, model.start(batch), record=record)
-    query = record[first]
-    assert query is not None
+        query = model.run(batch, record=[first], stop=1).recorded[first]
     (proxy,) = expand([f"svd(rank={query.shape[-1]})@0.*.{{query,key}}"])
     (fitted,) = fit_on_train(model, [proxy], task, sequences).values()
     rotated = {site: _ThereAndBack.of(whole) for site, whole in fitted.by_site.items()}
@@ -231,9 +228,7 @@ def rounding(model: Model, task: Task, *, sequences: int = 16) -> dict[str, floa
     def logits(some: NDArray[np.int64]) -> Tensor:
         """[scored position, candidate], sequence by sequence."""
         wanted = targets(part, some).to(model.device)
-        state = model.start(collate(part, some).to(model.device))
-        for layer in range(model.layers):
-            state = model.layer(layer, state, at=wanted.at)
+        state = model.run(collate(part, some).to(model.device), at=wanted.at).state
         return model.logits(state)[0][wanted.valid][:, chosen].double()
 
     apart, between = 0.0, []

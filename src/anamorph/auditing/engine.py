@@ -35,7 +35,7 @@ from anamorph.faithfulness import (
 from anamorph.faithfulness.confidence import PRIOR_CORRELATION
 from anamorph.faithfulness.sums import WHOLE
 from anamorph.machine.threads import side_by_side, torch_threads
-from anamorph.models.base import Batch, Model, Recording, State
+from anamorph.models.base import Batch, Model, Recorded, State
 from anamorph.models.sites import Site
 from anamorph.simplifications import FittedProxy, Simplified
 from anamorph.tasks import Split
@@ -240,7 +240,7 @@ class _ModelRun:
     model: Model
     wanted: Targets
     states: list[State]
-    patterns: Recording
+    patterns: Recorded
     places: Tensor
     output: ModelOutput
 
@@ -253,10 +253,12 @@ class _ModelRun:
         heads: Iterable[Head],
         candidates: Tensor,
     ) -> "_ModelRun":
-        patterns = _patterns_of(heads)
+        record, patterns = _patterns_of(heads), Recorded()
         states = [model.start(batch)]
         for layer in range(model.layers):
-            states.append(model.layer(layer, states[-1], record=patterns, at=wanted.at))
+            state, recorded = model.layer(layer, states[-1], record=record, at=wanted.at)
+            states.append(state)
+            patterns |= recorded
         places = wanted.valid.flatten().nonzero()[:, 0]
         logits = model.logits(_rows_of_state(states[-1], places))[0, 0]
         output = ModelOutput.of(logits, wanted.token.flatten()[places], candidates)
@@ -331,18 +333,14 @@ def _compare_at_once(run: _ModelRun, stack: _Group) -> Tensor:
     return out
 
 
-def _patterns_of(heads: Iterable[Head]) -> Recording:
-    return {Site(layer, head, "pattern"): None for layer, head in heads}
+def _patterns_of(heads: Iterable[Head]) -> list[Site]:
+    return [Site(layer, head, "pattern") for layer, head in heads]
 
 
-def _rows_of_heads(patterns: Recording, heads: Sequence[Head], places: Tensor) -> Tensor:
+def _rows_of_heads(patterns: Recorded, heads: Sequence[Head], places: Tensor) -> Tensor:
     """[copy, head, scored position, key] attention of the given heads at some targets."""
-    picked = []
-    for site in _patterns_of(heads):
-        pattern = patterns[site]
-        assert pattern is not None
-        # index_select copies whole rows: several times faster than a Boolean mask
-        picked.append(pattern.flatten(1, 2).index_select(1, places))
+    # index_select copies whole rows: several times faster than a Boolean mask
+    picked = [patterns[site].flatten(1, 2).index_select(1, places) for site in _patterns_of(heads)]
     copies = max(len(pattern) for pattern in picked)  # one as long as no proxy has changed it
     return torch.stack([pattern.expand(copies, -1, -1) for pattern in picked], dim=1)
 
@@ -355,7 +353,7 @@ def _rows_of_state(state: State, places: Tensor) -> State:
 
 def run_stack(
     run: _ModelRun, stack: Sequence[FittedProxy], heads: Iterable[Head]
-) -> tuple[State, Recording]:
+) -> tuple[State, Recorded]:
     """Last state and attention patterns of a stack of proxies, from their first edited layer on.
 
     Raises:
@@ -364,16 +362,13 @@ def run_stack(
     model, first = run.model, stack[0].first_layer
     edits = stacked_edits(stack)
     # What comes before the first edit is the model's own; the identity has nothing to run again.
-    patterns = {
-        site: run.patterns[site] if site.layer < first else None for site in _patterns_of(heads)
-    }
-    state = run.states[first]
-    for layer in range(first, model.layers):
-        state = model.layer(layer, state, edits, patterns, at=run.wanted.at)
+    record = _patterns_of(heads)
+    own = {site: run.patterns[site] for site in record if site.layer < first}
+    state, recorded = model.run(run.states[first], edits, record, run.wanted.at, first)
     for key, edit in edits.items():
         if edit.fired != 1:
             raise AnamorphError(
                 f"The edit of {key.kind} in layer {key.layer} fired {edit.fired} times in one run; "
                 "expected once. The model does not pass this tensor on, so nothing was measured."
             )
-    return state, patterns
+    return state, own | recorded

@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from anamorph.models.base import LayerKind
+from anamorph.models.base import Context, Edit, LayerKind
 from anamorph.simplifications import FittedProxy, Simplification
 
 
-class StackedEdit:
+class StackedEdit(Edit):
     """The edits of all proxies of a stack to one tensor of a layer.
 
     Args:
@@ -20,28 +20,28 @@ class StackedEdit:
     def __init__(self, placed: Sequence[Mapping[int | None, Simplification]]) -> None:
         self.placed = placed
         self.copies = len(placed)
-        self.heads = sorted({h for here in placed for h in here if h is not None})
+        self.heads: list[int] = sorted({h for here in placed for h in here if h is not None})
         self.fired = 0
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, context: Context) -> Tensor:
         """[1 or copy, batch, ...] to [copy, batch, ...]."""
         if not self.heads:
             self.fired += 1
-            return self._edit_head(None, x)
-        return self.of_heads(x, range(x.shape[2]))
+            return self._edit_head(None, x, context)
+        return self.of_heads(x, range(x.shape[2]), context)
 
-    def of_heads(self, x: Tensor, heads: Sequence[int]) -> Tensor:
+    def of_heads(self, x: Tensor, heads: Sequence[int], context: Context) -> Tensor:
         """The same for some heads: [1 or copy, batch, head, ...] to [copy, batch, heads, ...]."""
         self.fired += 1
         if len(heads) == 1:
-            return self._edit_head(heads[0], x[:, :, heads[0]])[:, :, None]
+            return self._edit_head(heads[0], x[:, :, heads[0]], context)[:, :, None]
         out = x.new_empty(self.copies, x.shape[1], len(heads), *x.shape[3:])
         for place, head in enumerate(heads):
             here = x[:, :, head]
-            out[:, :, place] = self._edit_head(head, here) if head in self.heads else here
+            out[:, :, place] = self._edit_head(head, here, context) if head in self.heads else here
         return out
 
-    def _edit_head(self, head: int | None, x: Tensor) -> Tensor:
+    def _edit_head(self, head: int | None, x: Tensor, context: Context) -> Tensor:
         """Every copy of one head: [1 or copy, batch, ...] to [copy, batch, ...]."""
         affine = [placed[head].affine() if head in placed else None for placed in self.placed]
         maps = [map_ for map_ in affine if map_ is not None]
@@ -57,7 +57,7 @@ class StackedEdit:
         for copy, placed in enumerate(self.placed):
             if affine[copy] is None:
                 source = x[copy if len(x) > 1 else 0]
-                out[copy] = placed[head](source) if head in placed else source
+                out[copy] = placed[head].apply(source, context) if head in placed else source
         return out
 
 

@@ -84,6 +84,7 @@ class EditBy(Edit):
         self.function = function
 
     def __call__(self, x: Tensor, context: Context) -> Tensor:
+        """What the function makes of `x`."""
         return self.function(x)
 
 

@@ -1,15 +1,25 @@
 """The laws that every model must keep to be audited, as a test that anybody can run."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from anamorph.errors import AnamorphError
-from anamorph.models.base import Batch, Edit, Edits, LayerKind, Model, Recording
+from anamorph.models.base import (
+    Batch,
+    Context,
+    Edit,
+    EditBy,
+    Edits,
+    LayerKind,
+    Model,
+    Ran,
+)
 from anamorph.models.probe import alike_at_once
 from anamorph.models.sites import HEAD_KINDS
+from anamorph.models.tap import rows_at
 from anamorph.models.wrapped import largest_difference, same_up_to_rounding
 
 Check = Callable[[Model, Tensor], None]
@@ -54,13 +64,11 @@ def _recorded(model: Model, tokens: Tensor) -> None:
     _require(len(model.sites) > 0, "it has no sites")
     batch, length = tokens.shape
     heads = {key: sum(s[::2] == key for s in model.sites) for key in _keys(model)}
-    recording: Recording = dict.fromkeys(heads)
-    _run(model, tokens, record=recording)
+    recorded = _ran(model, tokens, record=heads).recorded
     for key in heads:
-        x = recording[key]
-        _require(x is not None, f"layer {key.layer} records no {key.kind}, which is a site")
+        _require(key in recorded, f"layer {key.layer} records no {key.kind}, which is a site")
+        x = recorded[key]
         expected = [1, batch, *([heads[key]] if key.kind in HEAD_KINDS else []), length]
-        assert x is not None
         _require(
             list(x.shape[:-1]) == expected and (key.kind != "pattern" or x.shape[-1] == length),
             f"{key.kind} of layer {key.layer} is {list(x.shape)}; expected {expected} and one more",
@@ -94,7 +102,7 @@ def _apart(model: Model, tokens: Tensor) -> None:
     _same(_run(model, tokens), alone, "logits of a run after another one")
     states = [model.start(Batch(x, torch.ones_like(x).bool())) for x in (tokens, other)]
     for layer in range(model.layers):
-        states = [model.layer(layer, state) for state in states]
+        states = [model.layer(layer, state).state for state in states]
     for state, expected in zip(states, (alone, beside), strict=True):
         _same(model.logits(state), expected, "logits of two runs by turns")
     if model.parallel:
@@ -109,7 +117,8 @@ def _causality(model: Model, tokens: Tensor) -> None:
         other = _changed(tokens, cut)
         keys = [None, *_keys(model)] if model.causal and cut == length // 2 else [None]
         for key in keys:
-            edits = {} if key is None else {key: _one_hot if key.kind == "pattern" else _saturated}
+            change = _one_hot if key is not None and key.kind == "pattern" else _saturated
+            edits = {} if key is None else {key: EditBy(change)}
             before, after = (_run(model, x, edits)[:, :, :cut] for x in (tokens, other))
             where = "unedited" if key is None else f"with {key.kind} of layer {key.layer} edited"
             if model.causal:
@@ -123,16 +132,15 @@ def _firing(model: Model, tokens: Tensor) -> None:
     for key in _keys(model):
         for at in (None, _some_rows(tokens)):
             counted = _Counted(torch.zeros_like)
-            recording: Recording = {key: None}
-            edited = _run(model, tokens, {key: counted}, recording, at=at)
-            place = f"{key.kind} of layer {key.layer}"
+            ran = _ran(model, tokens, {key: counted}, [key], at=at)
+            edited, place = _logits(model, ran), f"{key.kind} of layer {key.layer}"
             _require(counted.fired == 1, f"the edit of {place} fired {counted.fired} times")
-            kept = recording[key]
+            kept = ran.recorded.get(key)
             _require(kept is not None and not kept.any(), f"{place} is recorded before its edit")
-            usual = whole if at is None else _rows(whole, at)
+            usual = rows_at(whole, at)
             changed = not same_up_to_rounding(edited, usual)
             if not changed:  # it may be close to 0 anyway
-                edited = _run(model, tokens, {key: _noise}, at=at)
+                edited = _run(model, tokens, {key: EditBy(_noise)}, at=at)
                 changed = not same_up_to_rounding(edited, usual)
             _require(changed, f"what an edit makes of {place} goes nowhere")
 
@@ -140,21 +148,20 @@ def _firing(model: Model, tokens: Tensor) -> None:
 def _identity(model: Model, tokens: Tensor) -> None:
     usual = _run(model, tokens)
     for key in _keys(model):
-        edited = _run(model, tokens, {key: torch.clone})
+        edited = _run(model, tokens, {key: EditBy(torch.clone)})
         _same(edited, usual, f"with {key.kind} of layer {key.layer} edited to itself")
 
 
 def _at(model: Model, tokens: Tensor) -> None:
     at = _some_rows(tokens)
     keys = [key for key in _keys(model) if key.kind == "pattern"]
-    everywhere: Recording = dict.fromkeys(keys)
-    usual = _run(model, tokens, record=everywhere)
-    there: Recording = dict.fromkeys(keys)
-    _same(_run(model, tokens, record=there, at=at), _rows(usual, at), "logits at some positions")
+    everywhere = _ran(model, tokens, record=keys)
+    usual = _logits(model, everywhere)
+    there = _ran(model, tokens, record=keys, at=at)
+    _same(_logits(model, there), rows_at(usual, at), "logits at some positions")
     for key in keys:
-        full, rows = everywhere[key], there[key]
-        assert full is not None and rows is not None
-        _same(rows, _rows(full, at[:, None]), f"pattern rows of layer {key.layer}", scale=1)
+        full, rows = everywhere.recorded[key], there.recorded[key]
+        _same(rows, rows_at(full, at), f"pattern rows of layer {key.layer}", scale=1)
 
 
 def _copies(model: Model, tokens: Tensor) -> None:
@@ -162,8 +169,8 @@ def _copies(model: Model, tokens: Tensor) -> None:
     for key in _keys(model):
         for rows in (None, at):
             both = _run(model, tokens, {key: _Both()}, at=rows)
-            first = _run(model, tokens, {key: lambda x: x / 2}, at=rows)
-            second = _run(model, tokens, {key: _saturated}, at=rows)
+            first = _run(model, tokens, {key: EditBy(lambda x: x / 2)}, at=rows)
+            second = _run(model, tokens, {key: EditBy(_saturated)}, at=rows)
             where = f"stacked at {key.kind} of layer {key.layer}"
             _same(both, torch.cat([first, second]), f"two proxies {where}")
 
@@ -182,38 +189,51 @@ LAWS: dict[str, Check] = {
 """Every law by its text, in the order in which they are checked."""
 
 
-class _Counted:
-    def __init__(self, edit: Edit) -> None:
-        self.edit, self.fired = edit, 0
+class _Counted(EditBy):
+    fired = 0
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, context: Context) -> Tensor:
         self.fired += 1
-        return self.edit(x)
+        return super().__call__(x, context)
 
 
-class _Both:
+class _Both(Edit):
     """Two proxies in one edit."""
 
     copies = 2
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, context: Context) -> Tensor:
         return torch.stack([x[0] / 2, _saturated(x[-1])])  # of one copy, or one of each
+
+
+def _ran(
+    model: Model,
+    tokens: Tensor,
+    edits: Edits | None = None,
+    record: Collection[LayerKind] = (),
+    *,
+    mask: Tensor | None = None,
+    at: Tensor | None = None,
+) -> Ran:
+    mask = torch.ones_like(tokens).bool() if mask is None else mask
+    return model.run(Batch(tokens, mask), edits, record, at)
+
+
+def _logits(model: Model, ran: Ran) -> Tensor:
+    """[copy, batch, query, vocabulary] of a whole run."""
+    return model.logits(ran.state).clone()  # it may write over them in its next run
 
 
 def _run(
     model: Model,
     tokens: Tensor,
     edits: Edits | None = None,
-    record: Recording | None = None,
     *,
     mask: Tensor | None = None,
     at: Tensor | None = None,
 ) -> Tensor:
     """[copy, batch, query, vocabulary] logits of a whole run."""
-    state = model.start(Batch(tokens, torch.ones_like(tokens).bool() if mask is None else mask))
-    for layer in range(model.layers):
-        state = model.layer(layer, state, edits, record, at=at)
-    return model.logits(state).clone()  # it may write over them in its next run
+    return _logits(model, _ran(model, tokens, edits, mask=mask, at=at))
 
 
 def _keys(model: Model) -> Iterator[LayerKind]:
@@ -225,11 +245,6 @@ def _some_rows(tokens: Tensor) -> Tensor:
     batch, length = tokens.shape
     first = torch.arange(batch, device=tokens.device) % length
     return torch.stack([first, (first + length // 2) % length], dim=1)
-
-
-def _rows(x: Tensor, at: Tensor) -> Tensor:
-    """The positions `at` [batch, (1,) query] of x [copy, batch, (head,) position, dim]."""
-    return x.gather(-2, at[None, ..., None].expand(*x.shape[:-2], -1, x.shape[-1]))
 
 
 def _changed(tokens: Tensor, cut: int) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from anamorph.errors import AnamorphError
 from anamorph.machine.threads import side_by_side, torch_threads
-from anamorph.models.base import Batch, LayerKind, Model, Recording
+from anamorph.models.base import Batch, LayerKind, Model, Recorded
 from anamorph.models.sites import Site, match_sites
 from anamorph.simplifications.attach import Attachment, Simplified
 from anamorph.simplifications.base import Simplification, Statistic
@@ -187,15 +187,15 @@ class _Pass:
         first, batch = numbered
         batch = batch.to(self.model.device)
         sequence, place = batch.mask.nonzero(as_tuple=True)  # [points] each, without padding
-        recording = _record(self.model, batch, self.keys)
+        recorded = _record(self.model, batch, self.keys)
         rows = sequence * batch.tokens.shape[1] + place
         points: dict[Site, Tensor] = {}
         for key in self.keys:
             sites = [site for site in self.sites if (site.layer, site.kind) == key]
-            recorded = recording.pop(key)  # so that it goes as soon as its points are taken out
-            if recorded is None:
+            if key not in recorded:
                 raise AnamorphError(f"The model recorded nothing at {sites[0]}, which it lists.")
-            x = recorded[0] if recorded.ndim == 4 else recorded[0].transpose(1, 2)
+            (x,) = recorded.pop(key)  # so that it goes as soon as its points are taken out
+            x = x if x.ndim == 3 else x.transpose(1, 2)
             x = x.flatten(0, 1)  # [batch * position, (head,) dim]
             if len(rows) < len(x):
                 x = x.index_select(0, rows)
@@ -228,12 +228,8 @@ def _require_finite(site: Site, points: Tensor, sequence: Tensor) -> None:
 
 
 @torch.inference_mode()
-def _record(model: Model, batch: Batch, keys: Sequence[LayerKind]) -> Recording:
-    recording: Recording = dict.fromkeys(keys)
-    state = model.start(batch)
-    for layer in range(max(key.layer for key in keys) + 1):
-        state = model.layer(layer, state, record=recording)
-    return recording
+def _record(model: Model, batch: Batch, keys: Sequence[LayerKind]) -> Recorded:
+    return model.run(batch, record=keys, stop=max(key.layer for key in keys) + 1).recorded
 
 
 @contextmanager

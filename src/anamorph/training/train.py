@@ -223,10 +223,9 @@ def accuracy(model: Decoder, split: Split, candidates: Tensor) -> tuple[float, f
     for part in plan(split.lengths[order], batch_tokens=16_384):
         batch, wanted = collate(split, order[part]).to(device), targets(split, order[part])
         wanted = wanted.to(device)
-        state = model.start(batch)
-        for index in range(model.layers):
-            state = model.layer(index, state, at=wanted.at if index == model.layers - 1 else None)
-        logits = model.logits(state)[0][wanted.valid]  # [scored, vocabulary]
+        logits = model.logits(model.run(batch, at=wanted.at).state)[0][
+            wanted.valid
+        ]  # [scored, vocabulary]
         token = wanted.token[wanted.valid]
         chosen = candidates[logits[:, candidates].argmax(dim=-1)]
         right += (chosen == token).sum().item()

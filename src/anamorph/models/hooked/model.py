@@ -8,7 +8,7 @@ through `anamorph.models.huggingface.model`, and says the same.
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -16,12 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from anamorph.errors import AnamorphError
-from anamorph.models.base import Batch, Edits, LayerKind, Recording, State
+from anamorph.models.base import Batch, Edits, LayerKind, Ran, State
 from anamorph.models.hooked.hooks import Hook, first_tensor, resolve, with_first
 from anamorph.models.hooked.run import HookedRun, site_name
 from anamorph.models.probe import AGAIN, Probe, known_ids
 from anamorph.models.sites import HEAD_KINDS, Site
-from anamorph.models.wrapped import Wrapped, copies_of, rows_at, same_up_to_rounding
+from anamorph.models.tap import rows_at
+from anamorph.models.wrapped import Wrapped, copies_of, same_up_to_rounding
 
 Forward = Callable[[Any, Tensor, Tensor], Any]
 """Takes the module, tokens [batch, position] and mask [batch, position]; gives logits."""
@@ -149,16 +150,16 @@ class HookedModel(Wrapped):
         # The engine plans its memory by the width of the residual stream; this stand-in takes none.
         stand_in = batch.tokens.new_zeros((), dtype=self._dtype)
         residual = stand_in.expand(1, *batch.tokens.shape, max(self.vocabulary, self._width))
-        return _State(residual, batch.mask, tokens=batch.tokens)
+        return _State(residual, batch.tokens, batch.mask)
 
     def layer(
         self,
         index: int,
         state: State,
         edits: Edits | None = None,
-        record: Recording | None = None,
+        record: Collection[LayerKind | Site] = (),
         at: Tensor | None = None,
-    ) -> State:
+    ) -> Ran:
         """Run one layer; see `anamorph.models.base.Model.layer`.
 
         The forward runs as soon as something has to be known of it, with the edits of later layers
@@ -168,37 +169,35 @@ class HookedModel(Wrapped):
             AnamorphError: if a submodule that is edited or recorded does not run exactly once.
         """
         assert isinstance(state, _State)
-        edits, record = edits or {}, record if record is not None else {}
+        edits = edits or {}
         known = {**state.edits, **{key: e for key, e in edits.items() if key.layer >= index}}
         wanted = [key for key in record if key.layer == index]
         last = index == self.layers - 1
         done = state.done
-        if wanted or last:
-            if done is None or done.edits != known or done.at is not at or not done.has(wanted):
-                later = [key for key in record if key.layer >= index]
-                done = self._run(state.tokens, state.mask, known, later, at)
-            for key in wanted:
-                record[key] = done.recorded.get(key)
-        if last:
-            assert done is not None
-            return State(done.logits, state.mask, at)
+        if (wanted or last) and (
+            done is None or done.edits != known or done.at is not at or not done.has(wanted)
+        ):
+            later = [key for key in record if key.layer >= index]
+            done = self._run(state, known, later, at)
+        recorded = {key: done.recorded[key] for key in wanted if done and key in done.recorded}
+        if last and done is not None:
+            return Ran(State(done.logits, state.tokens, state.mask, at), recorded)
         behind = {key: edit for key, edit in known.items() if key.layer <= index}
-        return _State(state.residual, state.mask, tokens=state.tokens, edits=behind, done=done)
+        return Ran(replace(state, edits=behind, done=done), recorded)
 
     def logits(self, state: State, at: Tensor | None = None) -> Tensor:
         """[copy, batch, query, vocabulary] at the positions `at` [batch, query], or all."""
-        return state.residual if at is None else rows_at(state.residual, at)
+        return rows_at(state.residual, at)
 
     def _run(
         self,
-        tokens: Tensor,
-        mask: Tensor,
+        state: State,
         edits: Edits,
         wanted: Collection[LayerKind | Site],
         at: Tensor | None,
     ) -> HookedRun:
-        copies = copies_of(edits.values())
-        run = HookedRun(edits, wanted, at, (copies, *tokens.shape))
+        tokens, mask, copies = state.tokens, state.mask, copies_of(edits.values())
+        run = HookedRun(state, edits, wanted, at, (copies, *tokens.shape))
         with self._turn, self.session():
             self._thread.run = run
             try:
@@ -315,12 +314,11 @@ class HookedModel(Wrapped):
             ) from error
         finally:
             self._moving = restore()
-        run = self._run(tokens, full, {}, self.hooks, None)
+        run = self._run(State(logits[None], tokens, full), {}, self.hooks, None)
         if not same_up_to_rounding(run.logits[0], logits):
             raise AnamorphError(f"{type(self.module).__name__} {AGAIN}")
         # (heads, position, dim) or (position, dim) of every site
-        shapes = {key: run.recorded[key] for key in self.hooks}
-        self._shapes = {key: tuple(x.shape[2:]) for key, x in shapes.items() if x is not None}
+        self._shapes = {key: tuple(run.recorded[key].shape[2:]) for key in self.hooks}
         self._width = max(shape[-1] for shape in self._shapes.values())
 
 
@@ -348,11 +346,9 @@ class _State(State):
     """Before the forward has run; `residual` is then a stand-in, and logits after the last layer.
 
     Attributes:
-        tokens: [batch, position].
         edits: those of the layers behind.
         done: a run of the forward, if something of it had to be known.
     """
 
-    tokens: Tensor = field(kw_only=True)
     edits: Edits = field(default_factory=dict, kw_only=True)
     done: HookedRun | None = field(default=None, kw_only=True)

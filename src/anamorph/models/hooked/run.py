@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from anamorph.errors import AnamorphError
-from anamorph.models.base import Edits, LayerKind, Recording
+from anamorph.models.base import Edits, LayerKind, Recorded, State
 from anamorph.models.hooked.hooks import Hook
 from anamorph.models.sites import HEAD_KINDS, Site
-from anamorph.models.wrapped import rows_at
+from anamorph.models.tap import Tap
 
 
 @dataclass
@@ -19,6 +19,7 @@ class HookedRun:
     """One forward.
 
     Attributes:
+        start: the tokens and the mask.
         edits: by layer and kind.
         wanted: what is recorded.
         at: [batch, query] the rows of patterns and logits; None for all.
@@ -28,16 +29,25 @@ class HookedRun:
         logits: [copy, batch, query, vocabulary].
     """
 
+    start: State
     edits: Edits
     wanted: Collection[LayerKind | Site]
     at: Tensor | None
     shape: tuple[int, int, int]
-    recorded: Recording = field(default_factory=dict)
+    recorded: Recorded = field(default_factory=dict)
     fired: Counter[LayerKind] = field(default_factory=Counter)
     logits: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        self.keys = {*self.edits, *(LayerKind(key.layer, key.kind) for key in self.wanted)}
+        reads = {key for edit in self.edits.values() for key in edit.reads}
+        self.keys = {*self.edits, *reads, *(LayerKind(key.layer, key.kind) for key in self.wanted)}
+        read: dict[LayerKind, Tensor] = {}
+        self.taps = {
+            layer: Tap(
+                layer, self.start, self.edits, self.wanted, self.at, None, self.recorded, read
+            )
+            for layer in {key.layer for key in self.keys}
+        }
 
     def concerns(self, key: LayerKind) -> bool:
         """Whether a site is edited or recorded."""
@@ -60,23 +70,21 @@ class HookedRun:
             x = hook.view(whole, key.kind, self.shape)
         except AnamorphError as error:
             raise AnamorphError(f"The site {site_name(key)} does not fit: {error}") from error
-        edited = None
-        if key in self.edits:
-            new = self.edits[key](x)
-            if new.shape != x.shape:
-                raise AnamorphError(
-                    f"An edit of {site_name(key)} gives {list(new.shape)} for {list(x.shape)}; "
-                    "expected the same shape."
-                )
-            edited = whole.clone(memory_format=torch.contiguous_format)
-            hook.view(edited, key.kind, self.shape).copy_(new)
-            x = new
-        for wanted in self.wanted:
-            if (wanted.layer, wanted.kind) == key:
-                kept = x if isinstance(wanted, LayerKind) else x[:, :, wanted.head]
-                if key.kind == "pattern" and self.at is not None:
-                    kept = rows_at(kept, self.at)
-                self.recorded[wanted] = kept.clone()  # the module may go on in place
+        tap = self.taps[key.layer]
+        if key.kind in tap.kept:
+            x = x.clone()  # the module may go on in place
+        new = tap(key.kind, x)
+        for wanted in tap.wanted.get(key.kind, ()):
+            tap.recorded[wanted] = tap.recorded[wanted].clone()  # likewise
+        if key not in self.edits:
+            return None
+        if new.shape != x.shape:
+            raise AnamorphError(
+                f"An edit of {site_name(key)} gives {list(new.shape)} for {list(x.shape)}; "
+                "expected the same shape."
+            )
+        edited = whole.clone(memory_format=torch.contiguous_format)
+        hook.view(edited, key.kind, self.shape).copy_(new)
         return edited
 
 
