@@ -117,13 +117,16 @@ class _Search:
                 mlp = {kind: x for kind, x in own.items() if kind == "mlp"}
                 total = sum(mlp.values(), self.watch.given + other["attention"])
                 return _agree(edited, {**mlp, BLOCK: self._ended(total)})
-            difference = self._other - self.watch.given
-            sums = {"attention": other["attention"] + difference, "middle": other["middle"]}
-            expected = {kind: other[kind] for kind in ("middle", "mlp", BLOCK)}
-            tried = [self._run(block, edits={kind: x}) for kind, x in sums.items()]
-            return all(_agree(edited, expected) for edited in tried) and _agree(
-                tried[1], {"attention": own["attention"]}
-            )
+            between = self._run(block, edits={"middle": other["middle"]})
+            kept = {"attention": own["attention"]}
+            if not _agree(between, {**kept, "mlp": other["mlp"], BLOCK: other[BLOCK]}):
+                return False
+            port, joined = attends["middle"], self.watch.given + other["attention"]
+            joined = joined if port.onto_stream else port.module(joined)
+            edited = self._run(block, edits={"attention": other["attention"]})
+            again = self._run(block, edits={"middle": joined})
+            behind = {kind: again[kind] for kind in ("mlp", BLOCK)}
+            return _agree(edited, {**behind, "middle": joined})
         except Exception:  # of every kind that somebody's module may raise
             return False
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from anamorph.models.wrapped import same_up_to_rounding
 
 NEAR = 0.05  # of a sum, by how much its parts may miss it before a closer look
+HUGE = 100.0  # times the median size of a stream
 LARGE = 512.0  # beside a number of this size, what a norm adds to a variance is nothing
 
 
@@ -162,15 +163,20 @@ class Watch:
 def scales_in(total: Tensor, stream: Tensor, parts: list[Tensor]) -> list[float] | None:
     """With what to multiply the parts so that they and the stream give the total; None if not so.
 
-    Found by least squares; none of the numbers is 0, and those that are whole are whole.
+    Found by least squares; none of the numbers is 0, and those that are whole are whole. Where the
+    stream is huge, as in a few columns of large models, the total is rounded too much to help.
     """
     missing = (total - stream).double().flatten()
     matrix = torch.stack([part.double().flatten() for part in parts], dim=1)
+    size = stream.flatten().abs()
+    if bool((huge := size > HUGE * size.median()).any()):
+        missing, matrix = missing[~huge], matrix[~huge]
     square = (matrix.T @ matrix).cpu()
     if not bool(square.diagonal().all()):
         return None
     found = (torch.linalg.pinv(square) @ (matrix.T @ missing).cpu()).tolist()
-    scales = [float(round(x)) if abs(x - round(x)) < 1e-4 else x for x in found]
+    near = 2e-3 if total.dtype in (torch.float16, torch.bfloat16) else 1e-4
+    scales = [float(round(x)) if abs(x - round(x)) < near else x for x in found]
     if not all(scales):
         return None
     rest = missing - matrix @ torch.tensor(scales, dtype=matrix.dtype, device=matrix.device)
