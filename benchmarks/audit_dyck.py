@@ -23,7 +23,8 @@ import torch.nn.functional as F
 
 from anamorph.auditing.audit import fit_batches, scored_sequences, with_identity
 from anamorph.auditing.engine import BATCH_TOKENS, audit_split
-from anamorph.faithfulness import METRICS, CellSums
+from anamorph.faithfulness.metrics import metric_names
+from anamorph.faithfulness.sums import CellSums
 from anamorph.models.decoder import Decoder
 from anamorph.models.sites import Site
 from anamorph.simplifications import FittedProxies, Simplified, fit
@@ -31,6 +32,8 @@ from anamorph.studies.specification import load_preset
 from anamorph.tasks import Split, load_task
 from anamorph.tasks.batches import collate, plan
 from anamorph.training.train import default_model
+
+METRICS = metric_names()
 
 
 def main() -> None:

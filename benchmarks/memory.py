@@ -18,7 +18,9 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from anamorph.auditing.engine import audit_split
-from anamorph.faithfulness import CellKey, CellSums, ProxyInfo, SumIndex, tabulate
+from anamorph.faithfulness.measuring import CellKey, ProxyInfo
+from anamorph.faithfulness.sums import CellSums, SumIndex
+from anamorph.faithfulness.tables import tabulate
 from anamorph.models.huggingface.model import HuggingFace
 from anamorph.simplifications import expand, fit
 from anamorph.tasks import Split

@@ -32,9 +32,11 @@ import hooks
 import work
 
 from anamorph.auditing.engine import audit_split
-from anamorph.faithfulness import METRICS
 from anamorph.faithfulness.confidence import PRIOR_CORRELATION
+from anamorph.faithfulness.metrics import metric_names
 from anamorph.faithfulness.sums import WHOLE
+
+METRICS = metric_names()
 
 
 @torch.inference_mode()

@@ -9,11 +9,13 @@ from torch import Tensor
 from work import RANKS, cells, load_model
 
 from anamorph.auditing.engine import audit_split
-from anamorph.faithfulness import METRICS
+from anamorph.faithfulness.metrics import metric_names
 from anamorph.models.huggingface.model import HuggingFace
 from anamorph.models.sites import Site
 from anamorph.simplifications import SVD, FittedProxies, FittedProxy, parse
 from anamorph.tasks import Split
+
+METRICS = metric_names()
 
 PACKAGE = "anamorph"
 BATCH_TOKENS = 1_024  # as in `audit_given`

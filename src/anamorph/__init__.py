@@ -13,7 +13,7 @@ model as a *proxy*, and the two are compared in distribution and out of it:
 
 from anamorph.auditing.audit import Audit, audit
 from anamorph.errors import AnamorphError
-from anamorph.faithfulness import Thresholds
+from anamorph.faithfulness.gaps import Thresholds
 from anamorph.models.checks import check_model
 from anamorph.models.decoder import Decoder, DecoderConfig
 from anamorph.models.hooked.hooks import Hook
@@ -34,7 +34,8 @@ from anamorph.simplifications import (
 from anamorph.studies.given import audit_given
 from anamorph.studies.specification import load_preset
 from anamorph.studies.study import run_study
-from anamorph.tasks import load_task, text_task
+from anamorph.tasks import load_task
+from anamorph.tasks.text.task import text_task
 from anamorph.training.train import TrainingConfig, train
 from anamorph.version import version as _version
 

@@ -1,6 +1,7 @@
 """What the report draws, against the plain model and by hand."""
 
 from collections import defaultdict
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -21,7 +22,7 @@ def few(task: Task) -> Task:
     """The task with three sequences in each of two splits."""
     splits = {"train": task.train.take(np.arange(50))}
     splits |= {n: task.splits[n].take(np.arange(3)) for n in ("iid", "unseen_depth")}
-    return Task(task.name, task.spec, task.vocabulary, task.candidates, splits)
+    return replace(task, splits=splits)
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +114,7 @@ def test_attended_depth(few: Task, model: am.Decoder) -> None:
 
 
 def test_matching_by_a_stack(few: Task, model: am.Decoder) -> None:
-    table = views.matching(model, few)
+    table = views.matching(model, few, "depth")
     assert len(table) == 2 * 4 and set(table["split"]) == {"iid", "unseen_depth"}
     k = len(few.candidates)
     for split in few.evaluated:
@@ -144,7 +145,10 @@ def test_what_is_on_no_level_matches_nothing(few: Task, model: am.Decoder) -> No
     split = few.reference
     bare = Split("iid", "iid", split.tokens, split.offsets, split.scored, {"depth": level})
     task = Task("mine", {}, few.vocabulary, few.candidates, {"iid": bare})
-    assert views.matching(model, task).select("value", "positions").unique().row(0) == (0.0, 0)
+    assert views.matching(model, task, "depth").select("value", "positions").unique().row(0) == (
+        0.0,
+        0,
+    )
 
 
 def test_scatter(few: Task, model: am.Decoder) -> None:

@@ -22,7 +22,7 @@ from anamorph.auditing import engine
 from anamorph.auditing.audit import fit_on_train, noise_floor, rounding, with_identity
 from anamorph.auditing.engine import audit_split
 from anamorph.errors import AnamorphError
-from anamorph.faithfulness import CellSums
+from anamorph.faithfulness.sums import CellSums
 from anamorph.models.base import Edits, Ran, State
 from anamorph.models.sites import Site
 from anamorph.simplifications import FittedProxies, FittedProxy, Simplified

@@ -326,7 +326,7 @@ def test_help(anamorph: Any, verb: str) -> None:
         ("model.heads=3", "multiple of heads"),
         ("model.depth=4", "takes no depth"),
         ("model.context=5", "context of at least"),
-        ("task.train=-5", "train must be a whole number above 0"),
+        ("task.train=-5", "train must be a whole number from 1"),
         ("task={}", "task.name must say which task"),
         ("task={name=3}", "task.name must say which task"),
         ("task=3", "dictionary"),
@@ -351,7 +351,7 @@ def test_a_bad_setting(anamorph: Any, tmp_path: Path, setting: str, words: str) 
         (("run", "dyck", "--preset", "tiny"), "its presets are: demo, paper, smoke"),
         (("run", "dyck", *TINY, "--seeds", -1), "at least 1 seed"),
         (("run", "dyck", *TINY, "--workers", 0), "at least 1 worker"),
-        (("data", "dyck", *TINY, "--set", "task.k=0"), "k must be a whole number above 0"),
+        (("data", "dyck", *TINY, "--set", "task.k=0"), "k must be a whole number from 1"),
     ],
 )
 def test_a_bad_argument(

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from anamorph.faithfulness import Differences, Means, SumIndex
 from anamorph.faithfulness.contrasts import contrasts
-from anamorph.faithfulness.intervals import spread
+from anamorph.faithfulness.intervals import Differences, Means, spread
+from anamorph.faithfulness.sums import SumIndex
 from anamorph.tasks.base import NOT_APPLICABLE, Facet, Split
 
 SHARE = np.array([True, False])

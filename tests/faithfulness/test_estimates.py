@@ -5,10 +5,9 @@ import pytest
 import scipy.stats
 import torch
 
-from anamorph.faithfulness import Differences, Means, RatioSequence, Stopping
-from anamorph.faithfulness.confidence import RatioSums, sequence_interval
-from anamorph.faithfulness.estimates import Estimates, Gaps, Kinds
-from anamorph.faithfulness.intervals import spread
+from anamorph.faithfulness.confidence import RatioSequence, RatioSums, sequence_interval
+from anamorph.faithfulness.estimates import Estimates, Gaps, Kinds, Stopping
+from anamorph.faithfulness.intervals import Differences, Means, spread
 
 # same_prediction, a divergence in [0, 1], a cross entropy
 KINDS = Kinds(

@@ -7,8 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anamorph.errors import AnamorphError
-from anamorph.faithfulness import Thresholds, benjamini_hochberg, verdict
-from anamorph.faithfulness.gaps import agreed, change_of, level_of, needed
+from anamorph.faithfulness.gaps import (
+    Thresholds,
+    agreed,
+    benjamini_hochberg,
+    change_of,
+    level_of,
+    needed,
+    verdict,
+)
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=30))

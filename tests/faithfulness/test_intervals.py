@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from anamorph.faithfulness import Differences, Means
 from anamorph.faithfulness.intervals import (
+    Differences,
     Ends,
+    Means,
     correlation,
     quantile,
     residuals,

@@ -9,7 +9,7 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anamorph.faithfulness import Thresholds
+from anamorph.faithfulness.gaps import Thresholds
 from anamorph.faithfulness.judging import FOR_VERDICTS, judge
 
 LINES = Thresholds()

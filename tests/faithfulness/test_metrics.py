@@ -13,8 +13,10 @@ from scipy.special import log_softmax, softmax
 from scipy.stats import entropy
 
 from anamorph.errors import AnamorphError
-from anamorph.faithfulness import METRICS, comparison, metric_names, metrics
+from anamorph.faithfulness import comparison, divergences
+from anamorph.faithfulness.metrics import metric_names
 
+METRICS = metric_names()
 INF = math.inf
 weights = arrays(
     np.float32, (2, 7), elements=st.one_of(st.just(0.0), st.floats(2**-20, 1, width=32))
@@ -24,18 +26,18 @@ weights = arrays(
 @given(weights)
 def test_jensen_shannon_is_scipys(raw):
     p, q = raw / raw.sum(axis=1, keepdims=True)
-    ours = metrics.jensen_shannon(torch.tensor(p), torch.tensor(q)).item()
+    ours = divergences.jensen_shannon(torch.tensor(p), torch.tensor(q)).item()
     assert ours == pytest.approx(jensenshannon(p, q, base=2) ** 2, abs=1e-6)
     assert 0 <= ours <= 1
-    assert metrics.jensen_shannon(torch.tensor(p), torch.tensor(p)).item() == 0
+    assert divergences.jensen_shannon(torch.tensor(p), torch.tensor(p)).item() == 0
 
 
 @given(weights)
 def test_kl_is_scipys(raw):
     p, q = torch.tensor(raw / raw.sum(axis=1, keepdims=True))
-    ours = metrics.kl(p.log(), q.log()).item()
+    ours = divergences.kl(p.log(), q.log()).item()
     assert ours == pytest.approx(entropy(p.double(), q.double(), base=2), abs=2e-6, rel=1e-6)
-    assert metrics.kl(p.log(), p.log()).item() == 0
+    assert divergences.kl(p.log(), p.log()).item() == 0
 
 
 @pytest.mark.parametrize(
@@ -50,7 +52,7 @@ def test_kl_is_scipys(raw):
 )
 def test_jensen_shannon_by_hand(p, q, bits):
     for first, second in ((p, q), (q, p)):
-        ours = metrics.jensen_shannon(torch.tensor(first), torch.tensor(second)).item()
+        ours = divergences.jensen_shannon(torch.tensor(first), torch.tensor(second)).item()
         assert ours == pytest.approx(bits, abs=1e-7)
         assert bits != 0 or ours == 0
 
@@ -58,7 +60,7 @@ def test_jensen_shannon_by_hand(p, q, bits):
 def test_small_divergences_are_not_lost_in_rounding():
     p = np.full(50, 0.02)
     q = p * (1 + 1e-3 * np.sign(np.arange(50) - 24.5))
-    ours = metrics.jensen_shannon(torch.tensor(p), torch.tensor(q)).item()
+    ours = divergences.jensen_shannon(torch.tensor(p), torch.tensor(q)).item()
     assert ours == pytest.approx(jensenshannon(p, q, base=2) ** 2, abs=3e-8)
 
 
@@ -72,25 +74,25 @@ def test_small_divergences_are_not_lost_in_rounding():
     ],
 )
 def test_kl_where_something_is_impossible(log_p, log_q, bits):
-    assert metrics.kl(torch.tensor(log_p), torch.tensor(log_q)).item() == pytest.approx(bits)
+    assert divergences.kl(torch.tensor(log_p), torch.tensor(log_q)).item() == pytest.approx(bits)
 
 
 def test_nan_is_never_hidden():
     bad, good = torch.tensor([math.nan, 0.5]), torch.tensor([0.5, 0.5])
     for p, q in ((bad, good), (good, bad)):
-        assert metrics.jensen_shannon(p, q).isnan()
-        assert metrics.kl(p.log(), q.log()).isnan()
+        assert divergences.jensen_shannon(p, q).isnan()
+        assert divergences.kl(p.log(), q.log()).isnan()
 
 
 def test_cross_entropy_in_bits():
     log_p = torch.tensor([[0.5, 0.25, 0.25], [0.125, 0.875, 0.0]]).log()
-    assert metrics.cross_entropy(log_p, torch.tensor([1, 0])).tolist() == pytest.approx([2, 3])
+    assert divergences.cross_entropy(log_p, torch.tensor([1, 0])).tolist() == pytest.approx([2, 3])
 
 
 def test_a_prediction_is_among_the_candidates_and_the_lowest_of_ties():
     logits = torch.tensor([9.0, 1.0, 3.0, 2.0, 3.0])
     for tokens, best in (([1, 2, 3, 4], 2), ([4, 3, 1], 4), ([4, 2], 2), (range(5), 0)):
-        candidates = metrics.Candidates.of(torch.tensor(list(tokens)), 5)
+        candidates = divergences.Candidates.of(torch.tensor(list(tokens)), 5)
         assert candidates.best(logits) == best
         assert candidates.highest(logits) == logits[best]
         assert candidates.hold(torch.arange(5)).nonzero().flatten().tolist() == sorted(tokens)
@@ -99,33 +101,37 @@ def test_a_prediction_is_among_the_candidates_and_the_lowest_of_ties():
 @pytest.mark.parametrize("candidates", [[], [3, 5], [-1, 0]])
 def test_candidates_that_do_not_fit_are_refused(candidates):
     with pytest.raises(AnamorphError, match="vocabulary of 5"):
-        metrics.Candidates.of(torch.tensor(candidates, dtype=torch.int64), 5)
+        divergences.Candidates.of(torch.tensor(candidates, dtype=torch.int64), 5)
+
+
+def same_attention(model, proxy):
+    return divergences.overlap(*map(divergences.most_attended, (model, proxy)))
 
 
 def test_attention_is_averaged_over_heads():
     model = torch.tensor([[[1.0, 0, 0]], [[0.5, 0.25, 0.25]]])  # [head, query, key]
     proxy = torch.tensor([[[0, 1.0, 0]], [[0.5, 0.25, 0.25]]])
-    assert metrics.attention_jsd(model, proxy).tolist() == [0.5]
-    assert metrics.same_attention(model, proxy).tolist() == [0.5]
+    assert divergences.attention_jsd(model, proxy).tolist() == [0.5]
+    assert same_attention(model, proxy).tolist() == [0.5]
 
 
 def test_tied_keys_share_the_agreement():
     model = torch.tensor([0.6, 0.3, 0.1]).view(1, 1, 3)
     uniform = torch.full((1, 1, 3), 1 / 3)
-    assert metrics.same_attention(model, uniform).item() == pytest.approx(1 / 3)
-    assert metrics.same_attention(uniform, uniform).item() == 1
+    assert same_attention(model, uniform).item() == pytest.approx(1 / 3)
+    assert same_attention(uniform, uniform).item() == 1
     two = torch.tensor([0.1, 0.45, 0.45]).view(1, 1, 3)
-    assert metrics.same_attention(model, two).item() == 0
-    assert metrics.same_attention(uniform, two).item() == pytest.approx(2 / 3)
+    assert same_attention(model, two).item() == 0
+    assert same_attention(uniform, two).item() == pytest.approx(2 / 3)
 
 
 def test_rounding_does_not_decide_a_tie():
     model = torch.tensor([0.1, 0.6, 0.3]).view(1, 1, 3)
     for sign in (-1, 1):
         proxy = torch.tensor([0.45 + sign * 1e-6, 0.45 - sign * 1e-6, 0.1]).view(1, 1, 3)
-        assert metrics.same_attention(model, proxy).item() == 0.5
+        assert same_attention(model, proxy).item() == 0.5
     apart = torch.tensor([0.45, 0.4499, 0.1001]).view(1, 1, 3)  # 2e-4: a difference, no tie
-    assert metrics.same_attention(model, apart).item() == 0
+    assert same_attention(model, apart).item() == 0
 
 
 def position_metrics(model, proxy, targets, candidates, *attention):

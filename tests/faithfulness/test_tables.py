@@ -12,22 +12,18 @@ import scipy.stats
 import torch
 
 from anamorph.errors import AnamorphError
-from anamorph.faithfulness import (
-    METRICS,
-    CellSums,
-    Differences,
-    Means,
-    ProxyInfo,
-    RatioSequence,
-    Stopping,
-    SumIndex,
-    measuring,
-    tabulate,
-)
+from anamorph.faithfulness import measuring
+from anamorph.faithfulness.confidence import RatioSequence
 from anamorph.faithfulness.contrasts import contrasts
-from anamorph.faithfulness.intervals import spread
-from anamorph.faithfulness.metrics import SHARES
+from anamorph.faithfulness.estimates import Stopping
+from anamorph.faithfulness.intervals import Differences, Means, spread
+from anamorph.faithfulness.measuring import ProxyInfo
+from anamorph.faithfulness.metrics import find_metric, metric_names
+from anamorph.faithfulness.sums import CellSums, SumIndex
+from anamorph.faithfulness.tables import tabulate
 from anamorph.tasks.base import Facet, Split
+
+METRICS = metric_names()
 
 ROLES = {"iid": "iid", "deep": "ood", "long": "ood"}
 PROXIES = [
@@ -198,7 +194,7 @@ def only(table, **where):
 
 @pytest.mark.parametrize("metric", ["same_prediction", "output_jsd"])
 def test_intervals_are_those_of_the_sequences(study, metric):
-    share = np.array(metric in SHARES)
+    share = np.array(find_metric(metric).share)
     how = {"simplification": PROXIES[1].simplification, "metric": metric}
     found = {}
     for name in ROLES:

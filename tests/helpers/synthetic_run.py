@@ -72,6 +72,12 @@ def _write_json(run: Path, seeds: Sequence[int]) -> None:
         "study": "dyck",
         "preset": "demo",
         "task": {"name": "dyck", "k": 20, "m": 10, "train": 200_000, "test": 2000},
+        "about": {
+            "facts": ["k = 20", "m = 10"],
+            "labels": {"depth": "key depth (depth of the opener)"},
+            "borders": {"depth": "10"},
+            "matched": "depth",
+        },
         "model": {"name": "decoder", "layers": 2, "heads": 1, "width": 32},
         "training": {"steps": 4000, "optimizer": "muon", "learning_rate": 0.003},
         "simplify": [

@@ -17,8 +17,7 @@ import running
 from anamorph.auditing.audit import fit_on_train, with_identity
 from anamorph.auditing.engine import audit_split
 from anamorph.auditing.stacks import stacked_edits
-from anamorph.faithfulness import METRICS
-from anamorph.faithfulness.metrics import ATTENTION_METRICS
+from anamorph.faithfulness.metrics import metric_names
 from anamorph.models.base import Batch, LayerKind
 from anamorph.tasks import Split, Task
 from huggingface_models import VOCABULARY, make
@@ -168,7 +167,7 @@ def test_audits_of_gpt2_are_those_of_its_own_blocks() -> None:
         am.audit(model, task, SIMPLIFY).results
         for model in (am.HookedModel(make("gpt2"), GPT2), am.HuggingFace(make("gpt2")))
     )
-    names = [m for m in METRICS if m not in ATTENTION_METRICS]
+    names = metric_names(attention=False)
     assert not {m for m in mine["metric"].unique() if "attention" in m}
     for metric in names:
         expected = whole(theirs, metric)

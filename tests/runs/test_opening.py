@@ -376,7 +376,7 @@ def test_a_simplification_that_could_not_be_loaded_again(
         (FromFile(path="a b.npy"), "Cannot read the spec"),
         (FromFile(path="12"), "reads as"),
     ):
-        with pytest.raises(am.AnamorphError, match=f"could not be gone on with.*{message}"):
+        with pytest.raises(am.AnamorphError, match=f"could not be resumed.*{message}"):
             audit(model, task, tmp_path / "run", simplify=[simplification @ "1.mlp"])
     assert not (tmp_path / "run").exists()
 

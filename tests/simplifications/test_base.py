@@ -3,7 +3,6 @@
 import copy
 import pickle
 from pathlib import Path
-from unittest.mock import Mock
 
 import pytest
 import torch
@@ -33,19 +32,12 @@ def test_a_learnt_attribute_before_fit_says_so() -> None:
         _ = SVD(rank=4).ranks
 
 
-def test_partial_fit_learns_only_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    learn = Mock(side_effect=KMeans.learn)
-    monkeypatch.setattr(KMeans, "learn", lambda *args: learn(*args))
-    kmeans = KMeans(clusters=3)
-    for point in torch.eye(4):  # fewer points than clusters at first
-        kmeans.partial_fit(point)
-    assert learn.call_count == 0
-    assert kmeans.centers_.shape == (3, 4)
-    kmeans(torch.eye(4))
-    assert learn.call_count == 1
-    kmeans.partial_fit(2 * torch.eye(4))
-    assert kmeans.centers_.shape == (3, 4)
-    assert learn.call_count == 2
+def test_a_fit_forgets_what_was_learnt_before() -> None:
+    kmeans = KMeans(clusters=3).fit(torch.eye(4))
+    with pytest.raises(AnamorphError, match="clusters above points"):
+        kmeans.fit(torch.eye(2))
+    with pytest.raises(NotFittedError):
+        _ = kmeans.centers_
 
 
 def test_copies_and_pickles_keep_what_was_learnt() -> None:

@@ -51,7 +51,7 @@ class NotAsGiven(SVD):
 
 
 class MisreadText(SVD):
-    def text(self, **extra: object) -> str:
+    def text(self, *, without: str | None = None, **extra: object) -> str:
         return f"svd(rank={self.rank + 1})"
 
 
@@ -82,9 +82,9 @@ class ChangesHyperParameter(SVD):
 class FitChangesInput(SVD):
     name = "broken"
 
-    def partial_fit(self, x: Tensor) -> Self:
+    def fit(self, x: Tensor) -> Self:
         x -= 1
-        return super().partial_fit(x)
+        return super().fit(x)
 
 
 class CallChangesInput(SVD):
@@ -98,8 +98,8 @@ class CallChangesInput(SVD):
 class TakesNan(SVD):
     name = "broken"
 
-    def partial_fit(self, x: Tensor) -> Self:
-        return super().partial_fit(x.nan_to_num())
+    def fit(self, x: Tensor) -> Self:
+        return super().fit(x.nan_to_num())
 
 
 class GivesDouble(SVD):
@@ -128,22 +128,27 @@ class Random(SVD):
 class Remembers(SVD):
     name = "broken"
 
-    def _forget(self) -> None:
-        pass
+    def fit(self, x: Tensor) -> Self:
+        self._before = vars(self).get("components_", 0)
+        return super().fit(x)
 
     def learn(self, statistic: Moments) -> Self:
-        before = vars(self).get("components_", 0)
         super().learn(statistic)
-        self.components_ = self.components_ + before
+        self.components_ = self.components_ + self._before
         return self
+
+
+class LastMoments(Moments):
+    def update(self, x: Tensor) -> None:
+        self.__init__(self.dim)  # type: ignore[misc]
+        super().update(x)
 
 
 class OnlyLastChunk(SVD):
     name = "broken"
 
-    def partial_fit(self, x: Tensor) -> Self:
-        self._statistic = None
-        return super().partial_fit(x)
+    def statistic(self, dim: int) -> Moments:
+        return LastMoments(dim)
 
 
 class ForgetsOnSave(PCA):
@@ -181,7 +186,7 @@ BROKEN = {
     LooksAround: "every point is mapped by itself",
     Random: "a second fit gives the same",
     Remembers: "a second fit gives the same",
-    OnlyLastChunk: "partial_fit in chunks equals fit",
+    OnlyLastChunk: "a statistic updated in chunks teaches the same",
     ForgetsOnSave: "save and load keep every bit",
     RoundsOnSave: "save and load keep every bit",
     NotQuiteFull: "full size is the identity",

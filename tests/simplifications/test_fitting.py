@@ -262,10 +262,8 @@ def test_joint_sites_stream_a_sequence_at_a_time(
 ) -> None:
     (proxy,) = proxies = expand("kmeans(clusters=4, reservoir=20, joint=true)@0.1.{query,key}")
     fitted = fit(model, proxies, batches(sequences, 6))[proxy].by_site[Site(0, 1, "key")]
-    by_hand = proxy.attachments[0].simplification.clone()
-    for sequence in sequences:
-        for kind in ("query", "key"):
-            by_hand.partial_fit(model.tables[Site(0, 1, kind)][sequence])
+    streamed = [model.tables[Site(0, 1, kind)][s] for s in sequences for kind in ("query", "key")]
+    by_hand = proxy.attachments[0].simplification.clone().fit(torch.cat(streamed))
     assert torch.equal(fitted.centers_, by_hand.centers_)
 
 

@@ -16,19 +16,21 @@ import transformers
 from polars.testing import assert_frame_equal
 
 from anamorph.auditing import works
-from anamorph.auditing.audit import fit_on_train
+from anamorph.auditing.audit import audit, fit_on_train
 from anamorph.auditing.engine import LOOK, audit_split
 from anamorph.cli import main
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness.confidence import RatioSequence
 from anamorph.faithfulness.sums import WHOLE
+from anamorph.models.decoder import Decoder, DecoderConfig
 from anamorph.models.huggingface.load import load_pretrained
 from anamorph.models.huggingface.model import HuggingFace
 from anamorph.models.sites import Site
 from anamorph.simplifications import parse, sweep
 from anamorph.studies.given import audit_given
 from anamorph.studies.specification import AuditOptions
-from anamorph.tasks import Task, text_task
+from anamorph.tasks import Split, Task
+from anamorph.tasks.text.task import text_task
 from huggingface_models import make
 from tiny_tokenizers import byte_level
 
@@ -485,3 +487,32 @@ def test_specs_may_come_one_by_one_or_be_one(
         run = audit_given(model, task, given, tmp_path / str(i), **how)  # type: ignore[arg-type]
         assert run.spec["simplify"] == [spec]
         assert set(run.results["simplification"]) == {"identity", spec}
+
+
+def test_a_decoder_of_our_own_is_a_model_like_any(tmp_path: Path) -> None:
+    """Its audit equals the one in memory, and its weights tell it from another."""
+    rng = np.random.default_rng(0)
+
+    def split(name: str, role: Any) -> Split:
+        offsets = np.concatenate([[0], np.cumsum(rng.integers(4, 13, 20))])
+        scored = np.ones(offsets[-1], dtype=bool)
+        scored[offsets[:-1]] = False
+        return Split(name, role, rng.integers(0, 9, offsets[-1]).astype(np.int32), offsets, scored)
+
+    splits = [split("train", "train"), split("iid", "iid"), split("far", "ood")]
+    names = tuple(map(str, range(9)))
+    task = Task("random", {"seed": 0}, names, np.arange(9), {s.name: s for s in splits})
+    models = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        config = DecoderConfig(vocabulary=9, context=16, heads=2, width=16)
+        models.append(Decoder(config).eval())
+    simplify = ["svd(rank=[1,8])@*.*.{query,key}"]
+    done = audit_given(models[0], task, simplify, tmp_path / "run", by="all")
+    alone = audit(models[0], task, simplify, fit_sequences=200)
+    keys = ["simplification", "split", "metric", "value"]
+    rows = [r.filter(pl.col("seed").is_null()).select(keys) for r in (done.results, alone.results)]
+    assert_frame_equal(*rows, check_row_order=False, abs_tol=1e-6)
+    assert done.spec["model"]["heads"] == 2
+    with pytest.raises(AnamorphError, match="the weights of layer 0"):
+        audit_given(models[1], task, simplify, tmp_path / "run", by="all")

@@ -16,12 +16,11 @@ from anamorph.tasks import (
     check_context,
     check_vocabulary,
     load_task,
-    parse_data,
-    text_task,
 )
 from anamorph.tasks.batches import collate
 from anamorph.tasks.export import export
-from anamorph.tasks.text.data import TextData
+from anamorph.tasks.text.data import TextData, parse_data
+from anamorph.tasks.text.task import text_task
 from tiny_tokenizers import byte_level, letters
 
 LETTERS = "?.abcdefghijklmnopqrstuvwxyz"

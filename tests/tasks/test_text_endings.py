@@ -20,11 +20,11 @@ import polars as pl
 import pytest
 
 from anamorph.errors import AnamorphError
-from anamorph.tasks import text_task
 from anamorph.tasks.text import csv_files as text_csv
 from anamorph.tasks.text import json_files as text_json
 from anamorph.tasks.text.files import open_source
 from anamorph.tasks.text.rows import Fields
+from anamorph.tasks.text.task import text_task
 from tiny_tokenizers import byte_level
 
 if sys.version_info >= (3, 14):

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from anamorph.errors import AnamorphError
-from anamorph.tasks import Task, load_task, text_task
+from anamorph.tasks import Task, load_task
+from anamorph.tasks.text.task import text_task
 from tiny_tokenizers import byte_level, letters, masking
 
 

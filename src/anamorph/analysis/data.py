@@ -11,9 +11,10 @@ import polars as pl
 from polars.exceptions import PolarsError
 
 from anamorph.analysis.heads import SCORES, Heads
-from anamorph.analysis.words import METRICS, method_label, sites_label, split_size
+from anamorph.analysis.words import method_label, sites_label, split_size
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness.gaps import LOOKS_RIGHT
+from anamorph.faithfulness.metrics import JUDGED, SUFFIX, all_metrics, find_metric
 
 IDENTITY = "identity"
 MOST_FAMILIES = 12  # of proxies, where each takes room; a sweep by head has one a head
@@ -183,13 +184,14 @@ class Run:
     @cached_property
     def metrics(self) -> list[str]:
         """The metrics that were measured, in the order in which they are reported."""
-        present = set(self.results["metric"].unique())
-        return [name for name in METRICS if name in present]
+        present = {m for m in self.results["metric"].unique() if not m.endswith(SUFFIX)}
+        known = [name for name in all_metrics() if name in present]
+        return known + sorted(present - {*known})
 
     @property
     def shown_metrics(self) -> list[str]:
         """Of the metrics those that figures of proxies show: not what speaks of the model alone."""
-        return [m for m in self.metrics if not m.startswith("model_") or m == "model_only_right"]
+        return [m for m in self.metrics if find_metric(m).about != "model"]
 
     @property
     def thresholds(self) -> dict[str, float]:
@@ -210,7 +212,7 @@ class Run:
     @cached_property
     def judged(self) -> pl.DataFrame:
         """One row a proxy and ood split: of `gaps.parquet` same_prediction over all seeds."""
-        return self.gaps.filter(pl.col("seed").is_null(), pl.col("metric") == "same_prediction")
+        return self.gaps.filter(pl.col("seed").is_null(), pl.col("metric") == JUDGED)
 
     @cached_property
     def heads(self) -> Heads | None:

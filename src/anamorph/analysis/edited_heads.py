@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
+from anamorph.models.layout import KEY_KINDS, HeadLayout, layout_of
 from anamorph.models.sites import HEAD_KINDS, LAYER_KINDS, Site, match_sites
-
-SHARED = ("key", "value")  # kinds that several query heads may share
 
 _ONE_HEAD = re.compile(r"(\d+)\.(\d+)\.(?:\{(\w+(?:,\w+)*)\}|(\w+))")
 
@@ -50,23 +49,21 @@ def edited_head(sites: str, of_model: Sequence[Site]) -> EditedHead | None:
         True
         >>> edited_head("0.3.query;0.0.key", of_model)  # query head 3 reads key head 1
     """
-    heads = len({s.head for s in of_model if s.kind not in SHARED and s.head is not None})
-    group = heads // max(1, len({s.head for s in of_model if s.kind in SHARED}) or heads)
-    if heads < 2 or not sites:
-        return None
-    edited = [site for part in sites.split(";") for site in _named(part, of_model)]
+    edited = [site for part in filter(None, sites.split(";")) for site in _named(part, of_model)]
     if len({site.layer for site in edited}) != 1:
         return None
-    own = {site.head for site in edited if site.kind not in SHARED}
-    read = {site.head for site in edited if site.kind in SHARED}
+    layout = layout_of(of_model)[edited[0].layer]
+    if layout.heads < 2:
+        return None
+    own = {site.head for site in edited if site.kind not in KEY_KINDS}
+    read = {site.head for site in edited if site.kind in KEY_KINDS}
     kinds = tuple(kind for kind in HEAD_KINDS if kind in {site.kind for site in edited})
-    if len(own or read) != 1 or None in own:
+    if len(own or read) != 1:
         return None
     (head,) = own or read
-    assert head is not None
-    if own and not read <= {head // group}:
+    if head is None or (own and not read <= {layout.reads(head)}):
         return None
-    return EditedHead(edited[0].layer, head, kinds, not own and group > 1)
+    return EditedHead(edited[0].layer, head, kinds, not own and layout.shared > 1)
 
 
 def _named(pattern: str, of_model: Sequence[Site]) -> list[Site]:
@@ -89,11 +86,11 @@ def single_heads(results: pl.DataFrame, model: Mapping[str, Any]) -> dict[str, E
 
 def sites_of(model: Mapping[str, Any]) -> list[Site]:
     """The sites of a model with these `layers`, `heads` and, if some are shared, `key_heads`."""
-    layers, heads = range(model["layers"]), model["heads"]
-    of_kind = {"key": model.get("key_heads", heads), "value": model.get("key_heads", heads)}
+    layers = range(model["layers"])
+    layout = HeadLayout(model["heads"], model.get("key_heads", model["heads"]))
     of_heads = [
         Site(layer, head, kind)
         for layer, kind in product(layers, HEAD_KINDS)
-        for head in range(of_kind.get(kind, heads))
+        for head in range(layout.count(kind))
     ]
     return of_heads + [Site(layer, None, kind) for layer, kind in product(layers, LAYER_KINDS)]

@@ -12,7 +12,7 @@ from anamorph.analysis.heads import SCORES
 from anamorph.auditing.audit import scored_sequences
 from anamorph.auditing.engine import BATCH_TOKENS
 from anamorph.errors import AnamorphError
-from anamorph.faithfulness.metrics import jensen_shannon
+from anamorph.faithfulness.divergences import jensen_shannon
 from anamorph.machine.threads import side_by_side, torch_threads
 from anamorph.models.base import Batch, LayerKind, Model
 from anamorph.tasks import Split

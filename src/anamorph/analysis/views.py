@@ -31,7 +31,6 @@ ASKED = 400  # sequences a split for whether a head attends the match
 MAPPED = 2  # sentences a split whose attention is drawn
 LONGEST_MAP = 40  # tokens
 MOST_PROXIES = 6
-MATCHED = "depth"  # the facet whose levels an attention head is asked to match
 NONE = "–"  # the level of a token that a facet says nothing about
 
 
@@ -47,8 +46,10 @@ def write(run: Run, task: Task, fit_sequences: int) -> None:
         if (folder / "sentences.parquet").exists():  # written last
             continue
         model = Decoder.load(run.model(seed)).eval()  # on the CPU
-        if MATCHED in task.reference.facets:
-            found = matching(model, task).select(pl.lit(seed, pl.Int64).alias("seed"), pl.all())
+        if task.about.matched is not None:
+            found = matching(model, task, task.about.matched).select(
+                pl.lit(seed, pl.Int64).alias("seed"), pl.all()
+            )
             write_table(run.seed(seed) / "matching.parquet", found)
         fitted = FittedProxies.load(run.seed(seed) / "simplifications.safetensors")
         chosen = [fitted[p] for p in fitted if str(p) in telling]
@@ -113,16 +114,17 @@ def attended(model: Decoder, task: Task, proxies: Sequence[FittedProxy]) -> pl.D
     Returns:
         simplification, split, layer, head, facet, true_level, attended_level, mass (attention,
         summed over scored positions) and argmax (scored positions at which this level has the most
-        attended token); empty if the task has no such facet.
+        attended token); empty if the task has no facet to match.
     """
     rows: list[dict[str, Any]] = []
+    matched = task.about.matched
+    if matched is None:
+        return pl.DataFrame()
     for split in task.evaluated:
-        if MATCHED not in split.facets:
-            continue
+        names = (NONE, *split.facets[matched].names)
         part = scored_sequences(split, ATTENDED)
         for fitted in proxies:
-            counts = _attended_counts(model, part, fitted)  # [2, layer, head, true, attended]
-            names = (NONE, *split.facets[MATCHED].names)
+            counts = _attended_counts(model, part, fitted, matched)  # [2, layer, head, true, level]
             for layer, head, true, level in np.argwhere(counts[0] > 0):
                 mass, top = counts[:, layer, head, true, level].tolist()
                 rows.append(
@@ -131,7 +133,7 @@ def attended(model: Decoder, task: Task, proxies: Sequence[FittedProxy]) -> pl.D
                         "split": split.name,
                         "layer": layer,
                         "head": head,
-                        "facet": MATCHED,
+                        "facet": matched,
                         "true_level": names[true],
                         "attended_level": names[level],
                         "mass": mass,
@@ -141,15 +143,16 @@ def attended(model: Decoder, task: Task, proxies: Sequence[FittedProxy]) -> pl.D
     return pl.DataFrame(rows)
 
 
-def _attended_counts(model: Decoder, split: Split, fitted: FittedProxy) -> NDArray[np.float64]:
-    """[mass or arg-max, layer, head, true level, attended level]; level 0 is none."""
-    facet = split.facets[MATCHED]
-    levels = len(facet.names) + 1
+def _attended_counts(
+    model: Decoder, split: Split, fitted: FittedProxy, matched: str
+) -> NDArray[np.float64]:
+    """[mass or arg-max, layer, head, true level, attended level]; level 0 stands for no level."""
+    levels = len(split.facets[matched].names) + 1
     total = torch.zeros(2, model.layers, model.config.heads, levels, levels, dtype=torch.float64)
     order = np.argsort(split.lengths, kind="stable")
     for part in plan(split.lengths[order], BATCH_TOKENS):
         batch, wanted = collate(split, order[part]), targets(split, order[part])
-        at_token = torch.from_numpy(_codes(split, order[part])) + 1  # [batch, position]
+        at_token = torch.from_numpy(_codes(split, order[part], matched)) + 1  # [batch, position]
         of_key = torch.nn.functional.one_hot(at_token, levels).double()
         true = at_token.gather(1, wanted.at + 1)[wanted.valid]  # [scored]
         for layer, pattern in enumerate(proxy_patterns(model, fitted, batch, wanted.at)):
@@ -167,11 +170,12 @@ def _attended_counts(model: Decoder, split: Split, fitted: FittedProxy) -> NDArr
 
 
 @torch.inference_mode()
-def matching(model: Decoder, task: Task) -> pl.DataFrame:
+def matching(model: Decoder, task: Task, matched: str) -> pl.DataFrame:
     """How often every head of the model looks most at the match of what is to be predicted.
 
-    The match of a scored token is the last one before it on the same level of the matched facet:
-    in Dyck the opener of a closer, as brackets of one depth open and close in turn.
+    The match of a scored token is the last one before it on the same level of the facet `matched`:
+    where this is the depth of brackets, the opener of a closer, as those of one depth open and
+    close in turn.
 
     Returns:
         layer, head, split, value (share of scored positions whose most attended token is their
@@ -186,7 +190,7 @@ def matching(model: Decoder, task: Task) -> pl.DataFrame:
         order = np.argsort(part.lengths, kind="stable")
         for some in plan(part.lengths[order], BATCH_TOKENS):
             batch, wanted = collate(part, order[some]), targets(part, order[some])
-            level = torch.from_numpy(_codes(part, order[some]))  # [batch, position]
+            level = torch.from_numpy(_codes(part, order[some], matched))  # [batch, position]
             place = torch.arange(level.shape[1])
             own = level.gather(1, wanted.at + 1)[..., None]  # [batch, query, 1]
             alike = (place <= wanted.at[..., None]) & (level[:, None] == own) & (own >= 0)
@@ -207,13 +211,10 @@ def matching(model: Decoder, task: Task) -> pl.DataFrame:
     return pl.concat(tables)
 
 
-def _codes(split: Split, sequences: NDArray[np.int64]) -> NDArray[np.int64]:
-    """[batch, position] the codes of the matched facet, padded with -1."""
-    lengths = split.lengths[sequences]
-    columns = np.arange(lengths.max())
-    mask = columns < lengths[:, None]
-    index = np.where(mask, split.offsets[sequences][:, None] + columns, 0)
-    return np.where(mask, split.facets[MATCHED].codes[index], NOT_APPLICABLE).astype(np.int64)
+def _codes(split: Split, sequences: NDArray[np.int64], facet: str) -> NDArray[np.int64]:
+    """[batch, position] the codes of a facet, padded with -1."""
+    index, mask = split.rectangle(sequences)
+    return np.where(mask, split.facets[facet].codes[index], NOT_APPLICABLE).astype(np.int64)
 
 
 @torch.inference_mode()
@@ -254,11 +255,10 @@ def _labels(split: Split, task: Task) -> pl.DataFrame:
 
     The exact position stands in for a facet of that name.
     """
-    lengths = split.lengths
     columns = {
         "split": [split.name] * len(split.tokens),
-        "sequence": np.repeat(np.arange(len(split)), lengths),
-        "position": np.arange(len(split.tokens)) - np.repeat(split.offsets[:-1], lengths),
+        "sequence": split.owner,
+        "position": split.position,
         "token": [task.vocabulary[t] for t in split.tokens.tolist()],
     }
     facets = {

@@ -15,7 +15,7 @@ from torch import Tensor
 from anamorph.auditing.audit import scored_sequences
 from anamorph.auditing.engine import BATCH_TOKENS
 from anamorph.auditing.stacks import stacked_edits
-from anamorph.faithfulness.metrics import jensen_shannon
+from anamorph.faithfulness.divergences import jensen_shannon
 from anamorph.models.base import Batch, Model
 from anamorph.simplifications import FittedProxy
 from anamorph.tasks import Task

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import polars as pl
 
@@ -32,101 +31,6 @@ SIGNS = {
     NOT_TESTABLE: "–",
 }
 
-
-class Metric(NamedTuple):
-    """What a reader must know of a metric.
-
-    Attributes:
-        label: its name on axes.
-        unit: "share" (in [0, 1], shown in per cent) or "bits".
-        direction: what a large value means.
-        meaning: one sentence.
-    """
-
-    label: str
-    unit: str
-    direction: str
-    meaning: str
-
-
-METRICS = {
-    "same_prediction": Metric(
-        "same prediction",
-        "share",
-        "1 = agrees everywhere",
-        "Share of scored positions at which proxy and model choose the same candidate token.",
-    ),
-    "attention_jsd": Metric(
-        "attention divergence (JSD)",
-        "bits",
-        "0 = same attention",
-        "Jensen–Shannon divergence, in [0, 1], between the attention patterns of proxy and model, "
-        "averaged over heads.",
-    ),
-    "same_attention": Metric(
-        "same attention target",
-        "share",
-        "1 = agrees everywhere",
-        "Share of heads whose most attended position is the same in proxy and model; positions "
-        "that tie within rounding share the agreement.",
-    ),
-    "output_jsd": Metric(
-        "output divergence (JSD)",
-        "bits",
-        "0 = same output",
-        "Jensen–Shannon divergence, in [0, 1], between the next-token distributions of proxy and "
-        "model, over the whole vocabulary.",
-    ),
-    "output_kl": Metric(
-        "output divergence (KL)",
-        "bits",
-        "0 = same output",
-        "Kullback–Leibler divergence KL(model ‖ proxy) of the next-token distributions; unbounded.",
-    ),
-    "model_accuracy": Metric(
-        "model accuracy",
-        "share",
-        "1 = always right",
-        "Share of scored positions at which the model chooses the right candidate.",
-    ),
-    "proxy_accuracy": Metric(
-        "proxy accuracy",
-        "share",
-        "1 = always right",
-        "Share of scored positions at which the proxy chooses the right candidate. It says "
-        "nothing of faithfulness: a proxy can be more accurate than the model it stands for.",
-    ),
-    "model_cross_entropy": Metric(
-        "model cross entropy",
-        "bits",
-        "0 = certain and right",
-        "Bits that the model needs for the token that came, over the whole vocabulary.",
-    ),
-    "proxy_cross_entropy": Metric(
-        "proxy cross entropy",
-        "bits",
-        "0 = certain and right",
-        "Bits that the proxy needs for the token that came, over the whole vocabulary.",
-    ),
-    "proxy_only_right": Metric(
-        "proxy only right",
-        "share",
-        "large = over-generalizes",
-        "Share of scored positions at which the proxy is right and the model wrong.",
-    ),
-    "model_only_right": Metric(
-        "model only right",
-        "share",
-        "large = under-generalizes",
-        "Share of scored positions at which the model is right and the proxy wrong.",
-    ),
-    "different_errors": Metric(
-        "different errors",
-        "share",
-        "large = errs in its own way",
-        "Share of scored positions at which both are wrong, and differently.",
-    ),
-}
 
 WORDS = {
     "model": "The original network.",
@@ -179,11 +83,9 @@ def split_label(split: str) -> str:
     return split.replace("_", " ")
 
 
-def facet_label(facet: str, task: str | None = None) -> str:
-    """`token_kind` becomes "token kind"; in Dyck the depth of a closer is that of its opener."""
-    if (task, facet) == ("dyck", "depth"):
-        return "key depth (depth of the opener)"
-    return facet.replace("_", " ")
+def facet_label(facet: str, labels: Mapping[str, str]) -> str:
+    """What the task calls a facet, if it says so; or `token_kind` becomes "token kind"."""
+    return labels.get(facet, facet.replace("_", " "))
 
 
 def method_label(method: str) -> str:

@@ -14,8 +14,10 @@ from torch import Tensor
 from anamorph.auditing.engine import BATCH_TOKENS, audit_split
 from anamorph.auditing.works import plan as plan_works
 from anamorph.errors import AnamorphError
-from anamorph.faithfulness import CellKey, CellSums, ProxyInfo, Thresholds, tabulate
-from anamorph.faithfulness.sums import WHOLE
+from anamorph.faithfulness.gaps import Thresholds
+from anamorph.faithfulness.measuring import CellKey, ProxyInfo
+from anamorph.faithfulness.sums import WHOLE, CellSums
+from anamorph.faithfulness.tables import tabulate
 from anamorph.machine.threads import torch_threads
 from anamorph.models.base import Batch, LayerKind, Model
 from anamorph.simplifications import (

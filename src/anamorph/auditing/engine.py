@@ -12,7 +12,6 @@ constants here alone, never from threads or what was done before. So the same ca
 bytes on one kind of processor, and only a stack that does not fit the memory rounds in another way.
 """
 
-from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -24,18 +23,13 @@ from torch import Tensor
 
 from anamorph.auditing.stacks import stacked_edits
 from anamorph.errors import AnamorphError
-from anamorph.faithfulness import (
-    CellSums,
-    ModelOutput,
-    RatioSequence,
-    SumIndex,
-    metric_names,
-    position_metrics,
-)
-from anamorph.faithfulness.confidence import PRIOR_CORRELATION
-from anamorph.faithfulness.sums import WHOLE
+from anamorph.faithfulness.comparison import ModelOutput, position_metrics
+from anamorph.faithfulness.confidence import PRIOR_CORRELATION, RatioSequence
+from anamorph.faithfulness.metrics import metric_names
+from anamorph.faithfulness.sums import WHOLE, CellSums, SumIndex
 from anamorph.machine.threads import side_by_side, torch_threads
 from anamorph.models.base import Batch, Model, Recorded, State
+from anamorph.models.layout import layout_of
 from anamorph.models.sites import Site
 from anamorph.simplifications import FittedProxy, Simplified
 from anamorph.tasks import Split
@@ -215,13 +209,11 @@ def attention_heads(
         sites: the model's.
     """
     every = {(s.layer, s.head) for s in sites if s.kind == "pattern" and s.head is not None}
-    readers = Counter(layer for layer, _ in every)
-    keys = Counter(s.layer for s in sites if s.kind == "key")
+    layout = layout_of(sites)
     own: set[Head] = set()
     for site in edited:
         if site.kind in ATTENTION_KINDS and site.head is not None:
-            shared = readers[site.layer] // max(1, keys[site.layer]) if site.kind == "key" else 1
-            read = range(site.head * shared, (site.head + 1) * shared)
+            read = layout[site.layer].reading(site.head, site.kind)
             own |= {(site.layer, head) for head in read} & every
     return tuple(sorted(own or {h for h in every if h[0] >= first_layer} or every))
 

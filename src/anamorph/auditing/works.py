@@ -16,7 +16,8 @@ import polars as pl
 
 from anamorph.auditing.engine import attention_heads
 from anamorph.errors import AnamorphError
-from anamorph.faithfulness import CellKey, CellSums, SumIndex
+from anamorph.faithfulness.measuring import CellKey
+from anamorph.faithfulness.sums import CellSums, SumIndex
 from anamorph.files import replacing
 from anamorph.models.base import Model
 from anamorph.runs.folder import Run

@@ -11,6 +11,7 @@ from anamorph.analysis.summary import evidence, headline, notices, standings
 from anamorph.analysis.words import SIGNS, UNTESTED
 from anamorph.cli.tables import LEGEND
 from anamorph.runs.folder import Run
+from anamorph.tasks.about import About
 
 
 def markdown(run: Run) -> str:
@@ -30,8 +31,8 @@ def markdown(run: Run) -> str:
         for name, head in heads_of.items()
     }
     parts = []
-    if run.spec["task"]["name"] == "code":
-        parts.append(f"Checksum of the corpus's manifest: `{run.spec['task']['made']}`.")
+    if checksum := About.of(run.spec).checksum:
+        parts.append(f"Checksum of the data: `{checksum}`.")
     for title, metric, digits in (
         ("Accuracy of the models at scored positions", "model_accuracy", 4),
         ("Cross-entropy of the models at scored positions, bits", "model_cross_entropy", 3),

@@ -1,6 +1,6 @@
 """All metrics of many proxies at many positions, in few passes over the vocabulary.
 
-The formulas are those of `metrics`, arranged so that the model's side is computed once for all
+The formulas are those of `divergences`, arranged so that the model's side is computed once for all
 proxies, and a proxy costs one exponential and one logarithm an outcome: with `d` the log-ratio of
 proxy to model and `r = exp d`, KL(model ‖ proxy) is the mean of `-d` under the model, and twice the
 Jensen-Shannon divergence that of `r d - (1 + r) log((1 + r) / 2)`. Equal logits give `d = 0` to the
@@ -15,16 +15,16 @@ import torch
 from torch import Tensor
 
 from anamorph.errors import AnamorphError
-from anamorph.faithfulness.metrics import (
+from anamorph.faithfulness.divergences import (
     Candidates,
     attention_jsd,
     cross_entropy,
     jensen_shannon,
     kl,
-    metric_names,
     most_attended,
     overlap,
 )
+from anamorph.faithfulness.metrics import Metric, all_metrics
 
 NATS = math.log(2)  # in a bit
 
@@ -115,24 +115,33 @@ def position_metrics(
         attention only where it is given.
 
     Raises:
-        AnamorphError: if one attention is missing.
+        AnamorphError: if one attention is missing, or if a metric of another package gives numbers
+            of another shape or range than it should.
     """
     if (model_attention is None) != (proxy_attention is None):
         raise AnamorphError(
             "The attention of one of model and proxy is missing; give both or none."
         )
-    names = metric_names(attention=model_attention is not None)
+    measured = [
+        metric
+        for metric in all_metrics().values()
+        if metric.kind == "output" or model_attention is not None
+    ]
     copies, positions, _ = logits.shape
-    out = logits.new_empty((copies, len(names), positions), dtype=torch.float32)
-    column = {name: out[:, i] for i, name in enumerate(names)}
-    _compare_outputs(model, logits, column)
+    out = logits.new_empty((copies, len(measured), positions), dtype=torch.float32)
+    column = {metric.name: out[:, i] for i, metric in enumerate(measured)}
+    added = [metric for metric in measured if metric.at is not None]
+    _compare_outputs(model, logits, column, [m for m in added if m.kind == "output"])
     if model_attention is not None and proxy_attention is not None:
-        _compare_attention(model_attention, proxy_attention, column)
+        of_attention = [m for m in added if m.kind == "attention"]
+        _compare_attention(model_attention, proxy_attention, column, of_attention)
     return out
 
 
-def _compare_outputs(model: ModelOutput, logits: Tensor, column: dict[str, Tensor]) -> None:
-    """Fill the columns, [copy, position] each."""
+def _compare_outputs(
+    model: ModelOutput, logits: Tensor, column: dict[str, Tensor], added: list[Metric]
+) -> None:
+    """Fill the columns, [copy, position] each; `added` are metrics that have their own function."""
     copies, positions, vocabulary = logits.shape
     # fresh memory for every block would cost as much as the arithmetic
     numbers = min(logits.numel(), max(_block(logits.device), vocabulary))
@@ -149,6 +158,9 @@ def _compare_outputs(model: ModelOutput, logits: Tensor, column: dict[str, Tenso
                 column["output_kl"][some, rows],
                 column["proxy_cross_entropy"][some, rows],
             ) = _divergences(here, of_proxies, space[:, : of_proxies.numel()])
+            for metric in added:
+                to = column[metric.name][some, rows]
+                to.copy_(_checked(metric, here, of_proxies, to.shape))
 
     model_right = (model.said == model.targets).float()
     same, proxy_right = column["same_prediction"], column["proxy_accuracy"]
@@ -159,7 +171,9 @@ def _compare_outputs(model: ModelOutput, logits: Tensor, column: dict[str, Tenso
     column["different_errors"].copy_((1 - same) * (1 - proxy_right) * (1 - model_right))
 
 
-def _compare_attention(model: Tensor, proxies: Tensor, column: dict[str, Tensor]) -> None:
+def _compare_attention(
+    model: Tensor, proxies: Tensor, column: dict[str, Tensor], added: list[Metric]
+) -> None:
     """Fill the columns, [copy, position] each; attention that no proxy changes has one copy."""
     heads, positions, keys = model.shape
     for rows in _blocks(positions, heads * keys, model.device):
@@ -170,6 +184,27 @@ def _compare_attention(model: Tensor, proxies: Tensor, column: dict[str, Tensor]
             q = proxy[:, rows].float()
             column["attention_jsd"][to, rows] = attention_jsd(p, q)
             column["same_attention"][to, rows] = overlap(most, most_attended(q))
+            for metric in added:
+                column[metric.name][to, rows] = _checked(metric, p, q, p.shape[1:2])
+
+
+def _checked(
+    metric: Metric, model: ModelOutput | Tensor, proxy: Tensor, shape: torch.Size
+) -> Tensor:
+    """What the function of a metric gives, if it is what the metric says it is."""
+    assert metric.at is not None
+    found: Tensor = metric.at(model, proxy)
+    if found.shape != shape:
+        raise AnamorphError(
+            f"The metric {metric.name!r} gives a tensor of shape {list(found.shape)}; expected "
+            f"{list(shape)}, a number a position."
+        )
+    if metric.bounded and bool(((found < 0) | (found > 1)).any()):
+        raise AnamorphError(
+            f"The metric {metric.name!r} gives numbers from {found.min().item():.4g} to "
+            f"{found.max().item():.4g}; expected them in [0, 1], as it is said to be bounded."
+        )
+    return found
 
 
 def _blocks(items: int, size: int, device: torch.device) -> Iterator[slice]:

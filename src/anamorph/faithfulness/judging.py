@@ -18,8 +18,8 @@ from anamorph.faithfulness.gaps import (
     needed,
     verdict,
 )
+from anamorph.faithfulness.metrics import JUDGED
 
-JUDGED = "same_prediction"
 FOR_VERDICTS = (
     "iid_low",
     "iid_high",

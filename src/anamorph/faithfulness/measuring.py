@@ -11,25 +11,11 @@ from anamorph.errors import AnamorphError
 from anamorph.faithfulness.contrasts import Contrast, contrasts
 from anamorph.faithfulness.estimates import Estimates, Kinds, Stopping
 from anamorph.faithfulness.intervals import Floats
-from anamorph.faithfulness.metrics import ATTENTION_METRICS, BOUNDED, SHARES
+from anamorph.faithfulness.metrics import JUDGED, SUFFIX, find_metric
 from anamorph.faithfulness.sums import CellSums, SumIndex
 from anamorph.tasks.base import Role
 
-SUFFIX = "_per_sequence"
-PER_SEQUENCE = ("same_prediction", "model_accuracy", "proxy_accuracy")
-"""Metrics given for the whole split as a mean over sequences too, named `..._per_sequence`."""
-
 IDENTITY = "identity"  # the method of the model itself
-OF_ITSELF = frozenset(
-    {"same_prediction", "output_jsd", "output_kl", "proxy_only_right", "model_only_right"}
-    | {"different_errors", "same_prediction_per_sequence"}
-    | ATTENTION_METRICS
-)
-"""Metrics that compare a proxy with the model: of the model itself they are known without error."""
-
-FOLLOWED = "same_prediction"  # what cells are stopped by
-CONTRASTED = ("same_prediction", "same_attention")
-
 BLOCK_BYTES = 2**28  # of sums held at once
 COPIES = 8  # of a block's sums at once
 
@@ -71,20 +57,25 @@ class Grid(NamedTuple):
     @property
     def names(self) -> tuple[str, ...]:
         """The metrics as the tables name them, per-sequence means last."""
-        return (*self.metrics, *(name + SUFFIX for name in PER_SEQUENCE))
+        return (*self.metrics, *(name + SUFFIX for name in self.per_sequence))
+
+    @property
+    def per_sequence(self) -> tuple[str, ...]:
+        """The metrics given for the whole split as a mean over sequences too."""
+        return tuple(name for name in self.metrics if find_metric(name).per_sequence)
 
     @property
     def contrasted(self) -> tuple[str, ...]:
         """The metrics of which levels are contrasted."""
-        return tuple(name for name in CONTRASTED if name in self.metrics)
+        return tuple(name for name in self.metrics if find_metric(name).contrasted)
 
     def kinds(self, names: Sequence[str]) -> Kinds:
         """What is known of some of the metrics."""
-        plain = [name.removesuffix(SUFFIX) for name in names]
+        metrics = [find_metric(name) for name in names]
         return Kinds(
-            np.array([name in SHARES for name in plain]),
-            np.array([name in BOUNDED for name in plain]),
-            np.array([name == FOLLOWED for name in names]),
+            np.array([metric.share for metric in metrics]),
+            np.array([metric.bounded for metric in metrics]),
+            np.array([name == JUDGED for name in names]),
         )
 
     def blocks(self, rows: int) -> Iterator["Grid"]:
@@ -143,13 +134,13 @@ def measure(grid: Grid, place: Place) -> Measured:
         names = grid.metrics
         if group.facet is None:
             names = grid.names
-            each = here[:, :, [grid.metrics.index(name) for name in PER_SEQUENCE]]
+            each = here[:, :, [grid.metrics.index(name) for name in grid.per_sequence]]
             here = np.concatenate([here, each / np.maximum(tokens, 1)], axis=2)
             counted = (np.broadcast_to(x, each.shape[:2] + x.shape[2:]) for x in (tokens, ones))
             tokens = np.concatenate(
                 [
                     np.repeat(x, n, axis=2)
-                    for x, n in zip(counted, (len(grid.metrics), len(PER_SEQUENCE)), strict=True)
+                    for x, n in zip(counted, (len(grid.metrics), each.shape[2]), strict=True)
                 ],
                 axis=2,
             )
@@ -161,7 +152,7 @@ def measure(grid: Grid, place: Place) -> Measured:
         whole = found if group.facet is None else whole
     assert whole is not None  # the first group
     itself = np.array([proxy.method == IDENTITY for proxy in grid.proxies])
-    exact = itself[:, None] & np.array([name in OF_ITSELF for name in grid.names])
+    exact = itself[:, None] & np.array([find_metric(name).about == "both" for name in grid.names])
     for end in (low, high):
         end[:] = np.where(exact[:, None, None], value, end)
     some = grid.contrasted

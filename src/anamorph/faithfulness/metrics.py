@@ -1,189 +1,235 @@
-"""How far a proxy is from the model at one position: pure functions on tensors.
+"""The metrics: what each is called, what it means, and which are measured.
 
-Every function broadcasts over leading axes, so that the model's `[1, batch, query, vocabulary]`
-meets the proxies' `[copy, batch, query, vocabulary]`. Divergences are in bits; equal inputs give
-exactly 0.
+To add one, write a file with a function of a position, describe it by a `Metric`, and name it in
+`BUILT_IN` (or in the entry-point group `anamorph.metrics` of a package of your own). It is then in
+all results, gaps and reports.
 """
 
-import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any, Literal
 
 from anamorph.errors import AnamorphError
 
-METRICS = (
-    "same_prediction",
-    "attention_jsd",
-    "same_attention",
-    "output_jsd",
-    "output_kl",
-    "model_accuracy",
-    "proxy_accuracy",
-    "model_cross_entropy",
-    "proxy_cross_entropy",
-    "proxy_only_right",
-    "model_only_right",
-    "different_errors",
-)
-"""All metrics, in the order in which they are reported."""
+ENTRY_POINTS = "anamorph.metrics"
+"""The entry-point group in which a package names its own: `top5 = "package.module:TOP5"`."""
 
-ATTENTION_METRICS = frozenset({"attention_jsd", "same_attention"})
-HIGHER_IS_BETTER = frozenset(
-    {"same_prediction", "same_attention", "model_accuracy", "proxy_accuracy"}
-)
-SHARES = HIGHER_IS_BETTER | {"proxy_only_right", "model_only_right", "different_errors"}
-"""Metrics that are 0 or 1 at a position (of several heads the mean of that)."""
+JUDGED = "same_prediction"
+"""The metric whose gaps are judged, and whose interval stops a cell early."""
 
-BOUNDED = SHARES | {"attention_jsd", "output_jsd"}
-"""Metrics that lie in [0, 1] at a position."""
-
-TIE = 1e-4
-"""Relative difference up to which two attention probabilities count as equal: above the rounding of
-float32 attention, below what a researcher would call a difference."""
-
-OUTPUT_METRICS = tuple(m for m in METRICS if m not in ATTENTION_METRICS)
-
-
-def metric_names(attention: bool) -> tuple[str, ...]:
-    """The metrics that `position_metrics` gives, with or without attention, in order."""
-    return METRICS if attention else OUTPUT_METRICS
-
-
-def jensen_shannon(p: Tensor, q: Tensor) -> Tensor:
-    """Jensen-Shannon divergence in bits, in [0, 1].
-
-    Args:
-        p: [..., outcome] probabilities; zeros are allowed.
-        q: [..., outcome] probabilities, broadcast against `p`.
-
-    Returns:
-        [...] float32; exactly 0 where `p` and `q` are equal, NaN where one holds a NaN.
-
-    Source: Lin (1991), "Divergence measures based on the Shannon entropy", with equal weights.
-    """
-    p, q = p.float(), q.float()
-    middle = (p + q).mul_(0.5)
-    # The ratios p/m and q/m sum to 2, so one division does for both, and equal probabilities give
-    # log 1 = 0 exactly. Where both are 0 any ratio will do; the clamp keeps 0·log 0 at 0.
-    ratio = p.div(middle).nan_to_num_(1.0).clamp_(1e-37, 2 - 2**-23)
-    nats = ratio.log().mul_(p)
-    nats.addcmul_(ratio.neg_().add_(2).log_(), q)
-    return nats.sum(-1).mul_(0.5 / math.log(2)).clamp_(0, 1)
-
-
-def kl(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """Kullback-Leibler divergence KL(p ‖ q) in bits.
-
-    Args:
-        log_p: [..., outcome] natural log-probabilities of the model; -inf is allowed.
-        log_q: [..., outcome] those of the proxy, broadcast against `log_p`.
-
-    Returns:
-        [...] float32, at least 0; infinite where `q` rules out what `p` allows.
-    """
-    log_p, log_q = log_p.float(), log_q.float()
-    p = log_p.exp()
-    nats = (log_p - log_q).mul_(p)
-    nats = nats.masked_fill_(p == 0, 0.0)  # 0·(±inf) and 0·(inf - inf) count as 0
-    return nats.sum(-1).mul_(1 / math.log(2)).clamp_(min=0)
-
-
-def cross_entropy(log_p: Tensor, targets: Tensor) -> Tensor:
-    """-log2 p(target) in bits: [..., vocabulary] and [...] token ids give [...]."""
-    picked = log_p.gather(-1, targets.expand(log_p.shape[:-1]).unsqueeze(-1)).squeeze(-1)
-    return picked.float().mul(-1 / math.log(2))
+SUFFIX = "_per_sequence"
+"""What the name of a mean over sequences ends in, where results have it beside the pooled mean."""
 
 
 @dataclass(frozen=True)
-class Candidates:
-    """The tokens among which a prediction is chosen.
+class Metric:
+    """A number at every scored position, of which results give means.
 
     Attributes:
-        tokens: [candidate] ids in order.
-        run: their slice of the vocabulary if they are consecutive, as usual: a view, where picking
-            them would be a slow copy.
+        name: in results; an identifier.
+        label: on axes and in tables.
+        unit: "share" (0 or 1 at a position, or the mean of such; shown in per cent), "bits", or
+            what else it counts.
+        better: whether a "higher" or "lower" value is better; None if neither is.
+        direction: what a large or small value says.
+        meaning: one sentence.
+        at: the function of a position; see below. None for those that `position_metrics` computes
+            all in one pass.
+        kind: "output", of logits, or "attention", of attention patterns.
+        about: whether it compares "both", or is of the "model" or the "proxy" alone. What compares
+            both is known of the model itself, without error.
+        bounded: whether it lies in [0, 1] at every position. A share always does.
+        per_sequence: whether results give the mean over sequences too.
+        contrasted: whether the levels of facets are compared in it.
+
+    `at(model, logits)` of an output metric is given a `ModelOutput` at some positions and the
+    proxies' logits [copy, position, vocabulary], and gives [copy, position]. `at(model, proxy)` of
+    an attention metric is given attention probabilities [head, position, key] twice, and gives
+    [position].
     """
 
-    tokens: Tensor
-    run: slice | None
+    name: str
+    label: str
+    unit: str
+    better: Literal["higher", "lower"] | None
+    direction: str
+    meaning: str
+    at: Callable[..., Any] | None = None
+    kind: Literal["output", "attention"] = "output"
+    about: Literal["both", "model", "proxy"] = "both"
+    bounded: bool = False
+    per_sequence: bool = False
+    contrasted: bool = False
 
-    @classmethod
-    def of(cls, tokens: Tensor, vocabulary: int) -> "Candidates":
-        """Of [candidate] token ids in any order.
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "bounded", self.bounded or self.share)
 
-        Raises:
-            AnamorphError: if there are no candidates or one lies outside the vocabulary.
-        """
-        tokens = tokens.sort().values
-        count = len(tokens)
-        if not count or tokens[0] < 0 or tokens[-1] >= vocabulary:
+    @property
+    def share(self) -> bool:
+        """Whether it is 0 or 1 at a position (of several heads the mean of that)."""
+        return self.unit == "share"
+
+    def worst(self, values: Sequence[float]) -> float:
+        """The worst of some values."""
+        return min(values) if self.better == "higher" else max(values)
+
+
+BUILT_IN = (
+    Metric(
+        "same_prediction",
+        "same prediction",
+        "share",
+        "higher",
+        "1 = agrees everywhere",
+        "Share of scored positions at which proxy and model choose the same candidate token.",
+        per_sequence=True,
+        contrasted=True,
+    ),
+    Metric(
+        "attention_jsd",
+        "attention divergence (JSD)",
+        "bits",
+        "lower",
+        "0 = same attention",
+        "Jensen–Shannon divergence, in [0, 1], between the attention patterns of proxy and model, "
+        "averaged over heads.",
+        kind="attention",
+        bounded=True,
+    ),
+    Metric(
+        "same_attention",
+        "same attention target",
+        "share",
+        "higher",
+        "1 = agrees everywhere",
+        "Share of heads whose most attended position is the same in proxy and model; positions "
+        "that tie within rounding share the agreement.",
+        kind="attention",
+        contrasted=True,
+    ),
+    Metric(
+        "output_jsd",
+        "output divergence (JSD)",
+        "bits",
+        "lower",
+        "0 = same output",
+        "Jensen–Shannon divergence, in [0, 1], between the next-token distributions of proxy and "
+        "model, over the whole vocabulary.",
+        bounded=True,
+    ),
+    Metric(
+        "output_kl",
+        "output divergence (KL)",
+        "bits",
+        "lower",
+        "0 = same output",
+        "Kullback–Leibler divergence KL(model ‖ proxy) of the next-token distributions; unbounded.",
+    ),
+    Metric(
+        "model_accuracy",
+        "model accuracy",
+        "share",
+        "higher",
+        "1 = always right",
+        "Share of scored positions at which the model chooses the right candidate.",
+        about="model",
+        per_sequence=True,
+    ),
+    Metric(
+        "proxy_accuracy",
+        "proxy accuracy",
+        "share",
+        "higher",
+        "1 = always right",
+        "Share of scored positions at which the proxy chooses the right candidate. It says "
+        "nothing of faithfulness: a proxy can be more accurate than the model it stands for.",
+        about="proxy",
+        per_sequence=True,
+    ),
+    Metric(
+        "model_cross_entropy",
+        "model cross entropy",
+        "bits",
+        "lower",
+        "0 = certain and right",
+        "Bits that the model needs for the token that came, over the whole vocabulary.",
+        about="model",
+    ),
+    Metric(
+        "proxy_cross_entropy",
+        "proxy cross entropy",
+        "bits",
+        "lower",
+        "0 = certain and right",
+        "Bits that the proxy needs for the token that came, over the whole vocabulary.",
+        about="proxy",
+    ),
+    Metric(
+        "proxy_only_right",
+        "proxy only right",
+        "share",
+        None,
+        "large = over-generalizes",
+        "Share of scored positions at which the proxy is right and the model wrong.",
+    ),
+    Metric(
+        "model_only_right",
+        "model only right",
+        "share",
+        None,
+        "large = under-generalizes",
+        "Share of scored positions at which the model is right and the proxy wrong.",
+    ),
+    Metric(
+        "different_errors",
+        "different errors",
+        "share",
+        None,
+        "large = errs in its own way",
+        "Share of scored positions at which both are wrong, and differently.",
+    ),
+)
+"""Our own, in the order in which they are reported."""
+
+
+@cache
+def all_metrics() -> dict[str, Metric]:
+    """Every metric by its name: our own, then those of installed packages in alphabetical order.
+
+    Raises:
+        AnamorphError: if what a package offers is not a metric that can be measured.
+    """
+    found = {metric.name: metric for metric in BUILT_IN}
+    for entry in sorted(entry_points(group=ENTRY_POINTS), key=lambda entry: entry.name):
+        metric = entry.load()
+        offered = f"The entry point {entry.name!r} ({entry.value})"
+        if not isinstance(metric, Metric) or metric.at is None:
             raise AnamorphError(
-                f"The candidates {tokens.tolist()[:8]} do not fit a vocabulary of {vocabulary} "
-                "tokens; give at least one token id and none outside the vocabulary."
+                f"{offered} is not a Metric with a function `at`; mend or uninstall the package "
+                "that offers it."
             )
-        low, high = int(tokens[0]), int(tokens[-1])
-        return cls(tokens, slice(low, high + 1) if high - low + 1 == count else None)
-
-    def best(self, logits: Tensor) -> Tensor:
-        """The likeliest, the lowest id among ties: [..., vocabulary] to [...] ids."""
-        return self.tokens[self._of(logits).argmax(-1)]
-
-    def highest(self, logits: Tensor) -> Tensor:
-        """The logit of the likeliest: [..., vocabulary] to [...]."""
-        return self._of(logits).amax(-1)
-
-    def hold(self, tokens: Tensor) -> Tensor:
-        """Which of some [...] ids are candidates."""
-        if self.run:
-            inside: Tensor = (tokens >= self.run.start) & (tokens < self.run.stop)
-            return inside
-        return torch.isin(tokens, self.tokens)
-
-    def _of(self, logits: Tensor) -> Tensor:
-        return logits[..., self.run if self.run else self.tokens]
+        if metric.name != entry.name or metric.name in found or metric.name.endswith(SUFFIX):
+            raise AnamorphError(
+                f"{offered} names its metric {metric.name!r}; expected the entry point's own name, "
+                f"one that is not taken and does not end in {SUFFIX!r}."
+            )
+        found[metric.name] = metric
+    return found
 
 
-def attention_jsd(model: Tensor, proxy: Tensor) -> Tensor:
-    """Jensen-Shannon divergence of attention patterns in bits, averaged over heads.
+def metric_names(attention: bool = True) -> tuple[str, ...]:
+    """The metrics that `position_metrics` gives, with or without those of attention, in order."""
+    return tuple(m.name for m in all_metrics().values() if attention or m.kind == "output")
 
-    Args:
-        model: [..., head, query, key] probabilities; masked keys are 0.
-        proxy: the same of the proxies, broadcast against `model`.
 
-    Returns:
-        [..., query] in [0, 1].
+def find_metric(name: str) -> Metric:
+    """The metric of a name; also of that of its mean over sequences.
+
+    One that is not known here, as a run may hold that was made where another package is installed,
+    is described by its name alone.
     """
-    return jensen_shannon(model, proxy).mean(-2)
-
-
-def same_attention(model: Tensor, proxy: Tensor) -> Tensor:
-    """How far model and proxy agree on the key that a head attends to most.
-
-    Without ties this is the share of heads whose arg-max is the same. Keys in one cluster tie but
-    for rounding, which must not decide: all keys within `TIE` of the largest probability count as
-    most attended, and the agreement is how much the two sets overlap (intersection over union).
-
-    Args:
-        model: [..., head, query, key] probabilities.
-        proxy: the same of the proxies, broadcast against `model`.
-
-    Returns:
-        [..., query] in [0, 1].
-    """
-    return overlap(most_attended(model), most_attended(proxy))
-
-
-def most_attended(pattern: Tensor) -> Tensor:
-    """[..., key] 1.0 at the keys of the largest probability, else 0.0."""
-    # As numbers, not Booleans, whose sums are several times slower on a CPU.
-    return torch.ge(
-        pattern, pattern.amax(-1, keepdim=True).mul_(1 - TIE), out=torch.empty_like(pattern)
-    )
-
-
-def overlap(model: Tensor, proxy: Tensor) -> Tensor:
-    """[..., head, query, key] sets of keys twice to their overlap, averaged over heads."""
-    both = (model * proxy).sum(-1)
-    return both.div_(model.sum(-1) + proxy.sum(-1) - both).mean(-2)
+    plain = name.removesuffix(SUFFIX)
+    unknown = Metric(plain, plain.replace("_", " "), "", None, "", "Not described here.")
+    return all_metrics().get(plain, unknown)

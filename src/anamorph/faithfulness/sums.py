@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from anamorph.errors import AnamorphError
-from anamorph.faithfulness.metrics import METRICS
+from anamorph.faithfulness.metrics import all_metrics, metric_names
 from anamorph.tasks.base import NOT_APPLICABLE, Split
 
 WHOLE = -1  # the facet and level of the rows that stand for the whole split
@@ -130,22 +130,24 @@ class CellSums:
 
     Args:
         index: the rows.
-        metrics: which metrics are added, in order; see `metric_names`.
+        metrics: the names of which metrics are added, in order; by default all.
         device: where they are gathered.
     """
 
     def __init__(
         self,
         index: SumIndex,
-        metrics: tuple[str, ...] = METRICS,
+        metrics: tuple[str, ...] | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
         self.index = index
-        self.metrics = metrics
+        self.metrics = metric_names() if metrics is None else metrics
         self.seen = index.sequences  # the first so many sequences were seen
         # One column more than there are rows takes what belongs nowhere. Metrics come first because
         # torch scatters along the last axis several times faster than along the first.
-        self._sums = torch.zeros(len(metrics), len(index) + 1, dtype=torch.float64, device=device)
+        self._sums = torch.zeros(
+            len(self.metrics), len(index) + 1, dtype=torch.float64, device=device
+        )
 
     @property
     def sums(self) -> Tensor:
@@ -214,12 +216,14 @@ class CellSums:
         Raises:
             AnamorphError: if it is of another split, or has unknown metrics.
         """
-        unknown = [name for name in table.columns if name not in METRICS]
+        known = all_metrics()
+        unknown = [name for name in table.columns if name not in known]
         if unknown or len(table) != len(index):
             raise AnamorphError(
                 f"The sums in {source} have {len(table)} rows and the columns "
                 f"{', '.join(table.columns)}; expected {len(index)} rows of known metrics. They "
-                "are of another split or version: delete them and run the audit again."
+                "are of another split or version, or have a metric of a package that is not "
+                "installed: install it, or delete them and run the audit again."
             )
         cell = cls(index, tuple(table.columns))
         unseen = table[:, 0].is_null()

@@ -20,8 +20,6 @@ from anamorph.faithfulness.intervals import Ends
 from anamorph.faithfulness.judging import judge
 from anamorph.faithfulness.measuring import (
     IDENTITY,
-    OF_ITSELF,
-    SUFFIX,
     CellKey,
     Grid,
     Measured,
@@ -29,7 +27,7 @@ from anamorph.faithfulness.measuring import (
     ProxyInfo,
     measure,
 )
-from anamorph.faithfulness.metrics import HIGHER_IS_BETTER
+from anamorph.faithfulness.metrics import SUFFIX, find_metric
 from anamorph.faithfulness.sums import CellSums, Group
 from anamorph.tasks.base import Role
 
@@ -147,7 +145,9 @@ def _results(grid: Grid, place: Place, measured: Measured) -> pl.DataFrame:
     p, s, g, m = np.nonzero(given)
     kind = "sequence" if grid.stopping else None
     how = [kind or ("binomial" if share else "t") for share in grid.kinds(grid.names).share]
-    itself = pl.col("method").eq(IDENTITY) & pl.col("metric").is_in(list(OF_ITSELF))
+    itself = pl.col("method").eq(IDENTITY) & pl.col("metric").is_in(
+        [name for name in grid.names if find_metric(name).about == "both"]
+    )
     frame = pl.DataFrame(
         _keys(grid, place, p, s)
         | {
@@ -211,7 +211,7 @@ def _gaps(
     floor: Mapping[str, float],
 ) -> pl.DataFrame:
     """Gaps with raw p-values, and beside them what a verdict needs."""
-    lower = np.array([n.removesuffix(SUFFIX) not in HIGHER_IS_BETTER for n in grid.names])
+    lower = np.array([find_metric(name).better != "higher" for name in grid.names])
     before, after = iid.value[:, :, 0], ood.value[:, :, 0]  # [proxy, seed, metric]
     ends = [
         Ends(np.where(lower, -e.high, e.low), np.where(lower, -e.low, e.high))
@@ -262,10 +262,10 @@ def _gaps(
 
 def _rounding(metric: str, floor: Mapping[str, float]) -> float:
     """Up to which size a gap is rounding; exact equality is always one."""
-    name = metric.removesuffix(SUFFIX)
-    if name not in floor or name not in OF_ITSELF:
+    name, known = metric.removesuffix(SUFFIX), find_metric(metric)
+    if name not in floor or known.about != "both":
         return 0.0
-    return 1 - floor[name] if name in HIGHER_IS_BETTER else floor[name]
+    return 1 - floor[name] if known.better == "higher" else floor[name]
 
 
 def _keys(

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from anamorph.errors import AnamorphError
-from anamorph.models.sites import HEAD_KINDS, Site
+from anamorph.models.sites import Site
 
 KEY_KINDS = ("key", "value")
 """The kinds that several query heads may share."""
@@ -54,7 +54,9 @@ class HeadLayout(NamedTuple):
         return head // self.shared
 
     def readers(self, key_head: int) -> range:
-        """The query heads that read a key head."""
+        """The query heads that read a key head; all of them where that is not known."""
+        if self.key_heads and self.heads % self.key_heads:
+            return range(self.heads)
         return range(key_head * self.shared, (key_head + 1) * self.shared)
 
     def reading(self, head: int, kind: str) -> range:
@@ -62,15 +64,24 @@ class HeadLayout(NamedTuple):
         return self.readers(head) if kind in KEY_KINDS else range(head, head + 1)
 
 
-def layout_of(sites: Iterable[Site], layers: int) -> tuple[HeadLayout, ...]:
-    """The heads of each of some layers, as their sites tell.
+def layout_of(sites: Iterable[Site], layers: int = 0) -> tuple[HeadLayout, ...]:
+    """The heads of each layer, as its sites tell.
 
     Where a layer has no sites of one sort, of keys and values or of the others, it has as many
     heads of it as of the other sort.
+
+    Args:
+        sites: of a model.
+        layers: how many the model has, if there are some without sites.
     """
-    counts = [[0, 0] for _ in range(layers)]
+    counts: dict[int, list[int]] = {layer: [0, 0] for layer in range(layers)}
     for layer, head, kind in sites:
-        if head is not None and kind in HEAD_KINDS:
-            own = int(kind in KEY_KINDS)
-            counts[layer][own] = max(counts[layer][own], head + 1)
-    return tuple(HeadLayout(heads or keys, keys or heads) for heads, keys in counts)
+        here = counts.setdefault(layer, [0, 0])
+        if head is not None:
+            here[kind in KEY_KINDS] = max(here[kind in KEY_KINDS], head + 1)
+    return tuple(
+        HeadLayout(heads or keys, keys or heads)
+        for heads, keys in (
+            counts.get(layer, (0, 0)) for layer in range(max(counts, default=-1) + 1)
+        )
+    )

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-Choice = dict[str, str]
+from anamorph.tasks.about import Choice
 
 
 def choices(spec: Mapping[str, Any]) -> list[Choice]:
-    """The choices behind a specification: `what`, `choice` and `why` of each."""
+    """The choices behind the specification of a study, besides those of its task."""
     made = [
         Choice(
             what="Size of the model",
@@ -42,12 +42,11 @@ def choices(spec: Mapping[str, Any]) -> list[Choice]:
         ),
         *_of_every_audit(spec),
     ]
-    of_task = {"dyck": _dyck, "code": _code}.get(spec["task"]["name"])
-    return made + (of_task(spec["task"]) if of_task else [])
+    return made
 
 
 def choices_of_given(spec: Mapping[str, Any]) -> list[Choice]:
-    """The choices behind the audit of a model that was given, as `choices`."""
+    """The choices behind the audit of a given model, besides those of its task."""
     task, audit = spec["task"], spec["audit"]
     made = [
         Choice(
@@ -66,14 +65,6 @@ def choices_of_given(spec: Mapping[str, Any]) -> list[Choice]:
         ),
         *_of_every_audit(spec),
     ]
-    if "made" in task:
-        made.append(
-            Choice(
-                what="Sequences",
-                choice=str(task["made"]),
-                why="Windows and packs of one document are not independent; intervals assume it.",
-            )
-        )
     if audit["until"] is not None:
         made.append(
             Choice(
@@ -125,91 +116,5 @@ def _of_every_audit(spec: Mapping[str, Any]) -> list[Choice]:
                 f"above {spec['audit']['learnt']:.3g}"
             ),
             why="What is left of a view of a model that does nothing is nothing.",
-        ),
-    ]
-
-
-def _code(task: Mapping[str, Any]) -> list[Choice]:
-    corpus = task["corpus"]
-    if not isinstance(corpus, str):
-        corpus = "folders: " + ", ".join(f"{path} ({name})" for name, path in corpus.items())
-    return [
-        Choice(
-            what="Training language and corpus",
-            choice=f"{task['language']}, {corpus} (checksum {task['made'][:16]})",
-            why="Not known of the paper, which names CodeSearchNet.",
-        ),
-        Choice(
-            what="Sequences",
-            choice=(
-                f"START and a function's first {task['context'] - 1} {task['unit']}; every split "
-                "has the lengths of iid, function by function, as far as there are some"
-            ),
-            why="Longer functions are not longer sequences, and lengths do not make the gaps.",
-        ),
-        Choice(
-            what="In distribution",
-            choice="functions held out of every repository that is trained on",
-            why="CodeSearchNet's own partitions share no repository, so its test is another split.",
-        ),
-        Choice(
-            what="Duplicates",
-            choice=(
-                "test functions that train has, but for white space, or for names and literals, "
-                "are left out"
-            ),
-            why="A fifth and more of the functions of another Java repository are such clones.",
-        ),
-        Choice(
-            what="Rare characters",
-            choice="those that train has fewer than 20 times are one token, which is scored too",
-            why="Other languages have characters that the model has hardly seen; a facet tells.",
-        ),
-    ]
-
-
-def _dyck(task: Mapping[str, Any]) -> list[Choice]:
-    return [
-        Choice(
-            what="Longest sentence",
-            choice=f"{task['max_length']} brackets, in every split; longer ones are drawn again",
-            why=(
-                "Attention is quadratic in length. At k=20, m=10 and 510 brackets this drops 0.3 % "
-                "of the training sample, but 27 % of the sentences deeper than 10: unseen depths "
-                "are those of the shorter deep sentences."
-            ),
-        ),
-        Choice(
-            what="Seen structure",
-            choice=(
-                "fresh sentences whose skeleton "
-                + (
-                    "occurs in train"
-                    if task["structure"] == "sentence"
-                    else "is made of top-level segments that occur in train"
-                )
-                + "; mostly short ones, as long skeletons hardly repeat"
-            ),
-            why=(
-                "The paper follows Murty et al. 2023; the rule is an option (task.structure). With "
-                "structure=segment and scored=closers, the split seen_structure is their "
-                "in-distribution set."
-            ),
-        ),
-        Choice(
-            what="Test sentences",
-            choice="only those with a scored position, in every split but train",
-            why=(
-                "The others say nothing about any metric. Those left are longer: at k=20, m=10 and "
-                "far closers 88 brackets in the mean of iid, against 49 in train."
-            ),
-        ),
-        Choice(
-            what="Unseen depth",
-            choice=(
-                f"depth {task['m'] + 1} to {2 * task['m']}, from a sampler of twice the depth; a "
-                "second split has the lengths of unseen_long, sentence by sentence"
-            ),
-            why="Deeper sentences are longer; the matched split tells depth from length.",
         ),
     ]

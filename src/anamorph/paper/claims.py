@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from anamorph.analysis.words import UNTESTABLE, UNTESTED, listing
+from anamorph.faithfulness.metrics import all_metrics
 from anamorph.paper import both as claims_both
 from anamorph.paper import code as claims_code
 from anamorph.paper import dyck as claims_dyck
@@ -210,8 +211,8 @@ def self_checks(results: pl.DataFrame, noise: Sequence[Mapping[str, Any]]) -> di
 
 
 def _worst(values: Mapping[Any, Sequence[float]]) -> dict[str, float]:
-    highest = ("attention_jsd", "output_jsd", "output_kl")
-    lowest = ("same_prediction", "same_attention")
-    return {m: min(values[m]) for m in lowest if m in values} | {
-        m: max(values[m]) for m in highest if m in values
+    return {
+        name: metric.worst(values[name])
+        for name, metric in all_metrics().items()
+        if name in values and metric.about == "both" and metric.better
     }

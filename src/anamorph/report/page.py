@@ -20,7 +20,6 @@ from anamorph.analysis.heads import correlations, rows
 from anamorph.analysis.summary import Standing, evidence, headline, notices, standings
 from anamorph.analysis.verdicts import Sentence, sentences
 from anamorph.analysis.words import (
-    METRICS,
     SIGNS,
     UNTESTED,
     WORDS,
@@ -33,6 +32,7 @@ from anamorph.analysis.words import (
     threshold,
 )
 from anamorph.errors import AnamorphError
+from anamorph.faithfulness.metrics import all_metrics, find_metric
 from anamorph.files import replacing
 from anamorph.report.charts import facets as charts_facets
 from anamorph.report.charts import heads as charts_heads
@@ -43,6 +43,7 @@ from anamorph.report.charts import views as charts_views
 from anamorph.report.code_view import code_view
 from anamorph.report.figure import VEGA_LITE, Figure
 from anamorph.report.theme import CONFIG, DARK, FONT, LIGHT, MONO, css, in_light
+from anamorph.tasks.about import About
 
 SCALE = 2  # PNG pixels per point
 MOST_HEADS = 40  # rows of a table of heads that are not folded away
@@ -143,7 +144,7 @@ def _parts(run: Run, figures: dict[str, Figure]) -> dict[str, Any]:
 
 def _content(run: Run) -> dict[str, Any]:
     """What the page says and lists."""
-    hidden = ("choices", "environment", "source")
+    hidden = ("about", "choices", "environment", "source")
     spec = {key: value for key, value in run.spec.items() if key not in hidden}
 
     def telling_first(found: Sequence[Standing] | Sequence[Sentence]) -> list[Any]:
@@ -166,7 +167,7 @@ def _content(run: Run) -> dict[str, Any]:
         "checks": _checks(run),
         "rounding": rounding_sentence(run.checks.get("rounding")),
         "facts": _facts(run),
-        "metrics": {name: METRICS[name] for name in run.metrics},
+        "metrics": {name: find_metric(name) for name in run.metrics},
         "words": WORDS,
         "tested": [claim for claim in run.claims if claim["status"] != UNTESTED],
         "untested": [claim for claim in run.claims if claim["status"] == UNTESTED],
@@ -238,15 +239,15 @@ def _checks(run: Run) -> list[tuple[str, Any, Any]]:
     """Metric, worst value of the identity, worst value at full size (None where not measured)."""
     identity = run.checks.get("identity") or {}
     floor = run.checks.get("noise_floor") or {}
-    names = [name for name in METRICS if name in identity or name in floor]
-    return [(METRICS[name].label, identity.get(name), floor.get(name)) for name in names]
+    names = [name for name in all_metrics() if name in identity or name in floor]
+    return [(find_metric(name).label, identity.get(name), floor.get(name)) for name in names]
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:
     """What was run, in a line each."""
     spec, seeds = run.spec, run.seeds
     task, audit = spec.get("task", {}), spec.get("audit", {})
-    arguments = [f"{k} = {task[k]}" for k in ("k", "m") if k in task]
+    arguments = list(About.of(spec).facts)
     if isinstance(task.get("train"), int):
         count = task.get("splits", {}).get("train", {}).get("functions", task["train"])
         arguments.append(f"{count:,} training sequences")

@@ -32,9 +32,10 @@ PLACES = {"task": ("data", "tokenizer"), "model": ("name",)}
 MOST_DIFFERENCES = 6  # between two specifications, that an error names
 LOCK, HOLDER = ".lock", ".holder.json"
 OF_SYSTEMS = (".DS_Store", "Thumbs.db", "desktop.ini")  # that file managers put into any folder
-FREE = ("choices", "environment", "source")
-"""What may differ. Choices follow from the rest, in words that may be mended; versions of other
-packages are told; where a model or data came from is not what they are."""
+FREE = ("about", "choices", "environment", "source")
+"""What may differ. Choices, and what is said of the task, follow from the rest, in words that may
+be mended; versions of other packages are told; where a model or data came from is not what they
+are."""
 PACKAGES = (
     "torch",
     "lightning-fabric",

@@ -1,14 +1,19 @@
-"""Simplifications: maps from a site's activations to simpler ones, and where they stand.
+"""Simplifications: maps from a site's activations to simpler ones, and where they are put.
 
 To add one, write a file with a subclass of `Simplification`, name it in `registry.py` (or in the
 entry-point group `anamorph.simplifications` of a package of your own), and run
 `check_simplification` on it.
 """
 
-from anamorph.simplifications.attach import Attachment, Simplified
-from anamorph.simplifications.base import NotFittedError, Simplification, Statistic
-from anamorph.simplifications.chain import Chain
+from anamorph.simplifications.base import (
+    Attachment,
+    Chain,
+    Simplification,
+    Simplified,
+    find_simplification,
+)
 from anamorph.simplifications.checks import LAWS, check_simplification
+from anamorph.simplifications.estimator import NotFittedError
 from anamorph.simplifications.fitted import FittedProxies, FittedProxy
 from anamorph.simplifications.fitting import check_proxies, fit, sites_of
 from anamorph.simplifications.methods.kmeans import KMeans
@@ -16,13 +21,10 @@ from anamorph.simplifications.methods.onehot import OneHot
 from anamorph.simplifications.methods.pca import PCA
 from anamorph.simplifications.methods.projection import Projection
 from anamorph.simplifications.methods.svd import SVD
-from anamorph.simplifications.registry import (
-    SIMPLIFICATIONS,
-    find_simplification,
-    simplification_names,
-)
+from anamorph.simplifications.registry import SIMPLIFICATIONS, simplification_names
 from anamorph.simplifications.spec import check_readable, expand, parse
-from anamorph.simplifications.sweep import Sweep, sweep
+from anamorph.simplifications.statistics.base import Statistic
+from anamorph.simplifications.sweeping import Sweep, sweep
 
 __all__ = [
     "LAWS",

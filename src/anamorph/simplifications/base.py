@@ -1,265 +1,58 @@
-"""What a simplification is: a map from a site's activations to simpler ones.
-
-A simplification never sees its data whole. It names a small *statistic* of the stream, a statistic
-is updated with a few points at a time, and `learn` turns it into the learnt attributes. Statistics
-with equal keys are the same, so that every rank of SVD and of PCA can be learnt from one pass.
-
-The rest is scikit-learn's contract: hyper-parameters are keyword-only and stored as given, what is
-learnt ends in `_`, `fit` returns self.
-"""
+"""What a simplification is, how several are chained, and how one is attached to sites."""
 
 from __future__ import annotations
 
 import inspect
-from abc import ABC, abstractmethod
-from collections.abc import Hashable, Mapping
-from functools import cache
-from numbers import Integral
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Self
 
-import torch
 from torch import Tensor
 
 from anamorph.errors import AnamorphError
 from anamorph.models.sites import HEAD_KINDS, LAYER_KINDS
 from anamorph.models.weights import read_weights, write_weights
-from anamorph.simplifications.fingerprint import fingerprint_of
-
-if TYPE_CHECKING:
-    from anamorph.simplifications.attach import Attachment
-    from anamorph.simplifications.chain import Chain
+from anamorph.simplifications.estimator import Estimator
+from anamorph.simplifications.grammar import WORD, read_stages
+from anamorph.simplifications.registry import find_class
+from anamorph.simplifications.statistics.base import Several
+from anamorph.simplifications.statistics.reservoir import USUAL, Reservoir
 
 VECTOR_KINDS = frozenset({*HEAD_KINDS, *LAYER_KINDS} - {"pattern"})
 """The kinds of site whose last axis has a fixed width, so that something can be fitted there."""
 
 
-class NotFittedError(AnamorphError, AttributeError):
-    """A learnt attribute was asked for before `fit`."""
-
-
-class Statistic(Protocol):
-    """What a fit must see of a stream of points. It is small, however long the stream.
-
-    What it holds depends on the points and their order, never on how they were cut into updates.
-    """
-
-    @property
-    def key(self) -> Hashable:
-        """Statistics with equal keys, fed with the same stream, are equal."""
-        ...
-
-    def update(self, x: Tensor) -> None:
-        """Take in `x` [points, dim], of any dtype and device."""
-        ...
-
-
-class Simplification(ABC):
+class Simplification(Estimator):
     """A map from activations `[..., dim]` to simpler ones of the same shape, dtype and device.
 
     A subclass has a keyword-only `__init__` that stores its hyper-parameters and does nothing else,
     and defines `name`, `statistic`, `learn` and `__call__`. `check_simplification` tests it.
 
     Attributes:
-        name: what it is called in specs.
-        size_name: the hyper-parameter that says how simple the result is; None if there is none.
-        kinds: the kinds of site at which it may stand.
+        kinds: the kinds of site to which it can be attached.
     """
 
-    name: ClassVar[str]
-    size_name: ClassVar[str | None] = None
     kinds: ClassVar[frozenset[str]] = VECTOR_KINDS
 
-    _statistic: Statistic | None = None
-    _stale: bool = False  # the statistic holds points that the learnt attributes do not know of
-
-    @abstractmethod
-    def statistic(self, dim: int) -> Statistic | None:
-        """An empty statistic for points of width `dim`, or None if there is nothing to fit.
-
-        Raises:
-            AnamorphError: if a hyper-parameter makes no sense for this width.
-        """
-
-    @abstractmethod
-    def learn(self, statistic: Any) -> Self:
-        """Set the learnt attributes, float64 tensors, from a statistic that has seen the data."""
-
-    @abstractmethod
-    def __call__(self, x: Tensor) -> Tensor:
-        """Map `x` [..., dim], every point by itself, in the dtype of `x`."""
-
-    def apply(self, x: Tensor, context: Any) -> Tensor:
-        """Map `x` where it is in the model; override it to use what is known of the points.
-
-        Args:
-            x: [batch, position, dim], or of a pattern [batch, query, key].
-            context: the tokens, the mask and the positions of `x` (`anamorph.models.base.Context`).
-
-        Returns:
-            a tensor of the shape, dtype and device of `x`; what `__call__` gives by default.
-        """
-        return self(x)
-
-    def validate(self, dim: int | None = None) -> None:
-        """Check the hyper-parameters, as far as can be done before any data is seen.
-
-        Raises:
-            AnamorphError: if one makes no sense, on its own or for points of width `dim`.
-        """
-        return None
-
-    def exact_size(self, dim: int, points: int) -> int | None:
-        """The size at which `points` distinct points of width `dim` are left as they are."""
-        return None
-
-    def affine(self) -> tuple[Tensor, Tensor] | None:
-        """(matrix [dim, dim], bias [dim]) in float64 if the map is `x @ matrix + bias`."""
-        return None
-
     def parts(self) -> tuple[Simplification, ...]:
-        """The simplifications that are applied one after the other: itself, if not a chain."""
+        """The stages of a chain; of any other simplification, itself."""
         return (self,)
-
-    # Fitting
-
-    def fit(self, x: Tensor) -> Self:
-        """Learn from `x` [..., dim], and from nothing seen before.
-
-        Raises:
-            AnamorphError: if `x` holds a NaN or infinity, or does not suit the hyper-parameters.
-        """
-        self._statistic = None
-        self._forget()
-        self.partial_fit(x)
-        self._settle()
-        return self
-
-    def partial_fit(self, x: Tensor) -> Self:
-        """Take in `x` [..., dim] besides what was seen before; learning waits until it is needed.
-
-        Raises:
-            AnamorphError: if `x` holds a NaN or infinity, or does not suit the hyper-parameters.
-        """
-        points = as_points(x)
-        if self._statistic is None:
-            self._statistic = self.statistic(points.shape[1])
-        if self._statistic is not None:
-            self._statistic.update(points)
-            self._forget()
-            self._stale = True
-        return self
-
-    def __getattr__(self, name: str) -> Any:
-        # Only called for what is missing: a learnt attribute that was not needed until now.
-        if not is_learnt(name):
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        if self._stale:
-            self._settle()
-            return getattr(self, name)
-        raise NotFittedError(f"{self} has no {name}: it is not fitted, or learns no such thing.")
-
-    def _settle(self) -> None:
-        if self._stale:
-            self._stale = False  # before learning, which may fail
-            self.learn(self._statistic)
-
-    def _forget(self) -> None:
-        for name in [n for n in vars(self) if is_learnt(n)]:
-            delattr(self, name)
-
-    # Hyper-parameters and text
-
-    @classmethod
-    def defaults(cls) -> dict[str, Any]:
-        """The hyper-parameters with their default values; `inspect.Parameter.empty` for none."""
-        return dict(_defaults(cls))
-
-    def get_params(self) -> dict[str, Any]:
-        """The hyper-parameters as they were given."""
-        return {name: getattr(self, name) for name in self.defaults()}
-
-    def clone(self) -> Self:
-        """The same hyper-parameters, nothing learnt."""
-        return type(self)(**self.get_params())
-
-    @property
-    def size(self) -> float | None:
-        """The hyper-parameter that says how simple the result is: a rank, a number of clusters."""
-        return None if self.size_name is None else float(getattr(self, self.size_name))
-
-    def text(self, *, without: str | None = None, **extra: object) -> str:
-        """The spec text: the name, and the parameters that differ from their defaults.
-
-        Args:
-            without: a parameter that is left out.
-            extra: what stands beside the parameters.
-        """
-        defaults = self.defaults()
-        given = {k: v for k, v in self.get_params().items() if v != defaults[k] and k != without}
-        given |= extra
-        inside = ", ".join(f"{key}={_value_text(value)}" for key, value in given.items())
-        return f"{self.name}({inside})" if inside else self.name
-
-    def __str__(self) -> str:
-        return self.text()
-
-    def __repr__(self) -> str:
-        return str(self)
-
-    def __eq__(self, other: object) -> bool:
-        """Equal name and hyper-parameters; what was learnt does not count."""
-        return type(self) is type(other) and str(self) == str(other)
-
-    def __hash__(self) -> int:
-        return hash(str(self))
-
-    # Putting together
 
     def __add__(self, other: Simplification) -> Chain:
         """`SVD(rank=8) + KMeans(clusters=64)`: one after the other at the same site."""
-        from anamorph.simplifications.chain import Chain
-
         if not isinstance(other, Simplification):
             return NotImplemented
         return Chain(stages=(*self.parts(), *other.parts()))
 
-    def at(self, sites: str, *, joint: bool = False) -> Attachment:
-        """Attach to the sites of a pattern, such as `1.*.{query,key}`.
-
-        Args:
-            sites: the pattern; see `anamorph.models.sites`.
-            joint: whether the sites of one head share one fit.
-        """
-        from anamorph.simplifications.attach import Attachment
-
-        return Attachment(self, sites, joint)
+    def at(self, sites: str, *, joint: bool = False, on: str | None = None) -> Attachment:
+        """Attach to the sites of a pattern, such as `1.*.{query,key}`; see `Attachment`."""
+        return Attachment(self, sites, joint, on)
 
     def __matmul__(self, sites: str) -> Attachment:
         """`SVD(rank=4) @ "1.*.{query,key}"`: attach, each site with a fit of its own."""
         return self.at(sites)
-
-    # Keeping
-
-    def fingerprint(self) -> str:
-        """A digest of what it is made of beside its text: arrays it holds, files it names, code.
-
-        Override it if what it does depends on something else, such as a table in a data base.
-        """
-        return fingerprint_of(self)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """What was learnt, by attribute name; empty if nothing was."""
-        self._settle()
-        return {name: value for name, value in vars(self).items() if is_learnt(name)}
-
-    def load_state(self, state: Mapping[str, Tensor]) -> Self:
-        """Set what `state_dict` gave."""
-        self._statistic, self._stale = None, False
-        self._forget()
-        for name, value in state.items():
-            setattr(self, name, value)
-        return self
 
     def save(self, path: Path | str) -> None:
         """Write to a safetensors file, with the spec text in its metadata.
@@ -276,54 +69,278 @@ class Simplification(ABC):
         Raises:
             AnamorphError: if the file cannot be read or holds another kind of simplification.
         """
-        from anamorph.simplifications.spec import parse_simplification
-
         state, metadata = read_weights(path)
         if "spec" not in metadata:
             raise AnamorphError(f"{path} holds no simplification; give a file made by save().")
-        own = {} if inspect.isabstract(cls) else {cls.name: cls}
+        own = {} if inspect.isabstract(cls) or cls is Chain else {cls.name: cls}
         loaded = parse_simplification(metadata["spec"], known=own)
         if not isinstance(loaded, cls):
             raise AnamorphError(f"{path} holds {loaded}, not {cls.__name__}; use its own class.")
         return loaded.load_state(state)
 
 
-@cache  # a signature is slow to inspect, and texts and hashes of simplifications ask for it
-def _defaults(kind: type[Simplification]) -> Mapping[str, Any]:
-    return {p.name: p.default for p in inspect.signature(kind).parameters.values()}
+class Chain(Simplification):
+    """Several simplifications, from left to right: `SVD(rank=8) + KMeans(clusters=64)`.
 
+    The first stage sees the whole stream. A later one is fitted to a sample of the raw points,
+    mapped by the stages before it: for k-means this is the very sample that it would have drawn
+    from the mapped stream.
 
-def is_learnt(name: str) -> bool:
-    """Whether an attribute of this name is learnt: it ends, and does not begin, with `_`."""
-    return name.endswith("_") and not name.startswith("_")
+    Args:
+        stages: two simplifications or more; they are copied, not fitted in place.
 
-
-def as_points(x: Tensor) -> Tensor:
-    """`x` [..., dim] as [points, dim].
+    Attributes:
+        stages_: the fitted stages.
 
     Raises:
-        AnamorphError: if `x` has no axes, or holds a NaN or infinity.
+        AnamorphError: if no kind of site suits every stage.
     """
-    if x.ndim == 0:
-        raise AnamorphError("Cannot fit to a single number; give activations [..., dim].")
-    points = x.detach().reshape(-1, x.shape[-1])
-    if not torch.isfinite(points).all():
-        bad = (~torch.isfinite(points)).any(dim=1).nonzero()[0].item()
-        raise AnamorphError(
-            f"Cannot fit to activations with a NaN or infinity (first at point {bad} of "
-            f"{len(points)}); find out where in the model it comes from."
-        )
-    return points
+
+    name: ClassVar[str] = "chain"  # never in a spec, which names the stages
+
+    stages_: tuple[Simplification, ...]
+
+    def __init__(self, *, stages: tuple[Simplification, ...]) -> None:
+        self.stages = stages
+
+    @property
+    def kinds(self) -> frozenset[str]:  # type: ignore[override]
+        """The kinds of site that suit every stage."""
+        return frozenset.intersection(*(stage.kinds for stage in self.stages))
+
+    @property
+    def size(self) -> float | None:
+        """The size of the only stage that has one; None if several have."""
+        sizes = [stage.size for stage in self.stages if stage.size is not None]
+        return sizes[0] if len(sizes) == 1 else None
+
+    def parts(self) -> tuple[Simplification, ...]:
+        """The stages."""
+        return self.stages
+
+    def text(self, *, without: str | None = None, **extra: object) -> str:
+        """The stages' texts with `+` between; `extra` is written with the first."""
+        first, *others = self.stages
+        texts = [stage.text(without=without) for stage in others]
+        return "+".join([first.text(without=without, **extra), *texts])
+
+    def fingerprint(self) -> str:
+        """See `Estimator.fingerprint`; of all stages."""
+        return "+".join(stage.fingerprint() for stage in self.stages)
+
+    def validate(self, dim: int | None = None) -> None:
+        """See `Simplification.validate`."""
+        if len(self.stages) < 2:
+            raise AnamorphError(f"A chain needs two stages or more; got {self.stages!r}.")
+        for stage in self.stages:
+            stage.validate(dim)
+        if not self.kinds:
+            each = "; ".join(f"{s.name}: {', '.join(sorted(s.kinds))}" for s in self.stages)
+            raise AnamorphError(
+                f"{self}: these stages have no kind of site in common ({each}). Attach each to its "
+                "own sites, joined by ';', such as svd(rank=4)@1.*.{query,key};onehot@1.*.pattern."
+            )
+
+    def statistic(self, dim: int) -> Several:
+        """The first stage's statistic and a sample."""
+        self.validate(dim)
+        first, *others = (stage.statistic(dim) for stage in self.stages)
+        samples = [s for s in others if isinstance(s, Reservoir)]
+        usual = Reservoir(capacity=USUAL, seed=0)
+        return Several(first, max(samples, key=lambda sample: sample.capacity, default=usual))
+
+    def learn(self, statistic: Several) -> Self:
+        """Fit the stages from left to right."""
+        seen, sample = statistic.statistics
+        assert isinstance(sample, Reservoir)
+        fitted: list[Simplification] = []
+        points = sample.points()
+        for stage in (stage.clone() for stage in self.stages):
+            if fitted:
+                points = fitted[-1](points)
+                seen = stage.statistic(points.shape[1])
+                if seen is not None:
+                    seen.update(points)
+            fitted.append(stage if seen is None else stage.learn(seen))
+        self.stages_ = tuple(fitted)
+        return self
+
+    def affine(self) -> tuple[Tensor, Tensor] | None:
+        """The stages multiplied out, if all of them are affine."""
+        maps = [stage.affine() for stage in self.stages_]
+        whole = maps[0]
+        for part in maps[1:]:
+            if whole is None or part is None:
+                return None
+            whole = whole[0] @ part[0], whole[1] @ part[0] + part[1]
+        return whole
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Apply the stages to `x` [..., dim]."""
+        for stage in self.stages_:
+            x = stage(x)
+        return x
+
+    def apply(self, x: Tensor, context: Any) -> Tensor:
+        """Apply the stages where `x` is in the model."""
+        for stage in self.stages_:
+            x = stage.apply(x, context)
+        return x
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What the stages have learnt, under `stage number.attribute`."""
+        return {
+            f"{number}.{name}": value
+            for number, stage in enumerate(vars(self).get("stages_", ()))
+            for name, value in stage.state_dict().items()
+        }
+
+    def load_state(self, state: Mapping[str, Tensor]) -> Self:
+        """Set what `state_dict` gave."""
+        super().load_state({})
+        if state:
+            self.stages_ = tuple(stage.clone() for stage in self.stages)
+            for number, stage in enumerate(self.stages_):
+                own = {key.partition(".")[::2]: value for key, value in state.items()}
+                stage.load_state({name: own[n, name] for n, name in own if n == str(number)})
+        return self
 
 
-def require_whole(owner: Simplification, parameter: str, least: int) -> None:
-    """Raise an AnamorphError unless a hyper-parameter is a whole number of at least `least`."""
-    value = getattr(owner, parameter)
-    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
-        raise AnamorphError(
-            f"{owner}: {parameter} must be a whole number, {least} or more; got {value!r}."
-        )
+@dataclass(frozen=True)
+class Attachment:
+    """One simplification at the sites of a pattern: `svd(rank=4)@1.*.{query,key}`.
+
+    Attributes:
+        simplification: what is put there; not fitted.
+        sites: the pattern, without spaces; see `anamorph.models.sites`.
+        joint: whether the sites of one head share one fit.
+        on: the split it is fitted on; None for the training split.
+
+    Raises:
+        AnamorphError: if a hyper-parameter makes no sense, or the pattern cannot be one.
+    """
+
+    simplification: Simplification
+    sites: str
+    joint: bool = False
+    on: str | None = None
+
+    def __post_init__(self) -> None:
+        sites = re.sub(r"\s*([.*{},-])\s*", r"\1", self.sites.strip())
+        if not re.fullmatch(r"[\w.*{},-]+", sites):
+            raise AnamorphError(
+                f"Cannot attach {self.simplification} to the sites {self.sites!r}; expected a "
+                "pattern such as '1.*.{query,key}'."
+            )
+        if self.on is not None and not re.fullmatch(WORD, self.on):
+            raise AnamorphError(
+                f"Cannot fit {self.simplification} on the split {self.on!r}: in a spec, a split's "
+                "name is a letter or '_', then letters, digits, '_', '.' and '-'; rename the split."
+            )
+        object.__setattr__(self, "sites", sites)
+        self.simplification.validate()
+
+    def __str__(self) -> str:
+        return self.text()
+
+    def text(self, *, without: str | None = None) -> str:
+        """The spec text, with or without a hyper-parameter of that name."""
+        said = {"joint": self.joint, "on": self.on}
+        extra = {key: value for key, value in said.items() if value}
+        return f"{self.simplification.text(without=without, **extra)}@{self.sites}"
+
+    def __repr__(self) -> str:
+        return f"Attachment({str(self)!r})"
+
+    def __and__(self, other: Attachment | Simplified) -> Simplified:
+        """Both at once in one proxy."""
+        return Simplified((self,)) & other
+
+    def __radd__(self, before: Simplification) -> Attachment:
+        """`svd + kmeans @ sites` means what its text says, though `@` binds tighter in Python."""
+        return replace(self, simplification=before + self.simplification)
 
 
-def _value_text(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+@dataclass(frozen=True)
+class Simplified:
+    """The model with simplifications at some of its sites; without any, the identity.
+
+    `str(proxy)` is its spec text, which `parse` reads.
+    """
+
+    attachments: tuple[Attachment, ...]
+
+    def __str__(self) -> str:
+        return ";".join(map(str, self.attachments)) or "identity"
+
+    def __repr__(self) -> str:
+        return f"Simplified({str(self)!r})"
+
+    def __and__(self, other: Attachment | Simplified) -> Simplified:
+        """The attachments of both."""
+        more = other.attachments if isinstance(other, Simplified) else (other,)
+        return Simplified((*self.attachments, *more))
+
+    @property
+    def method(self) -> str:
+        """The names alone, each once: `svd`, `svd+kmeans`, `svd; onehot`, `identity`."""
+        names = ["+".join(p.name for p in a.simplification.parts()) for a in self.attachments]
+        return "; ".join(dict.fromkeys(names)) or "identity"
+
+    @property
+    def family(self) -> str:
+        """The spec text without the size: proxies that differ only in their size share it."""
+        if self.size_name is None:
+            return str(self)
+        return ";".join(a.text(without=self.size_name) for a in self.attachments)
+
+    @property
+    def size_name(self) -> str | None:
+        """What the size is called, such as `rank`; None where there is no size."""
+        return self._sized[0] if self._sized else None
+
+    @property
+    def size(self) -> float | None:
+        """The size of the stages that have one; None if none has, or they differ."""
+        return self._sized[1] if self._sized else None
+
+    @property
+    def _sized(self) -> tuple[str, float] | None:
+        parts = [part for a in self.attachments for part in a.simplification.parts()]
+        found = {(p.size_name, p.size) for p in parts if p.size_name and p.size is not None}
+        return found.pop() if len(found) == 1 else None
+
+    @property
+    def sites(self) -> str:
+        """The site patterns, joined by `;`; empty for the identity."""
+        return ";".join(a.sites for a in self.attachments)
+
+
+def find_simplification(name: str) -> type[Simplification]:
+    """The class of a name in the registry, or of an installed package.
+
+    Raises:
+        AnamorphError: if there is none, or if what a package offers is not a simplification.
+    """
+    return find_class(name, Simplification)  # type: ignore[type-abstract]
+
+
+def parse_simplification(
+    text: str, known: Mapping[str, type[Simplification]] | None = None
+) -> Simplification:
+    """The one simplification, or chain, of a text without sites.
+
+    Args:
+        text: such as `svd(rank=8)+kmeans(clusters=64)`.
+        known: classes by name, besides the registry.
+
+    Raises:
+        AnamorphError: as `parse`, and for lists, `joint` and `on`.
+    """
+    stages: list[Simplification] = []
+    for name, values in read_stages(text):
+        if any(len(value) > 1 for value in values.values()):
+            raise AnamorphError(f"{text!r} must name one simplification, without lists.")
+        kind = (known or {}).get(name) or find_simplification(name)
+        stages.append(kind.with_params({key: value for key, (value,) in values.items()}))
+    return stages[0] if len(stages) == 1 else Chain(stages=tuple(stages))

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from anamorph.errors import AnamorphError
-from anamorph.simplifications.base import Simplification, is_learnt
+from anamorph.simplifications.base import Simplification
+from anamorph.simplifications.estimator import is_learnt
 from anamorph.simplifications.registry import simplification_names
 from anamorph.simplifications.spec import parse
 
@@ -67,7 +68,6 @@ def _text(simplification: Simplification, x: Tensor) -> None:
 def _returns_self(simplification: Simplification, x: Tensor) -> None:
     fresh = simplification.clone()
     _require(fresh.fit(x) is fresh, "fit returns something else")
-    _require(fresh.partial_fit(x) is fresh, "partial_fit returns something else")
 
 
 def _underscore(simplification: Simplification, x: Tensor) -> None:
@@ -126,13 +126,19 @@ def _refit(simplification: Simplification, x: Tensor) -> None:
     _require(torch.equal(fresh.fit(x)(x), expected), "what was fitted before leaves traces")
 
 
-def _partial_fit(simplification: Simplification, x: Tensor) -> None:
+def _streams(simplification: Simplification, x: Tensor) -> None:
     expected = simplification.clone().fit(x)(x)
     for size in (1, 7, len(x)):
         fresh = simplification.clone()
+        statistic = fresh.statistic(x.shape[1])
+        if statistic is None:
+            return
         for chunk in torch.split(x, size):
-            fresh.partial_fit(chunk)
-        _require(_close(fresh(x), expected), f"in chunks of {size} it learns another map")
+            statistic.update(chunk)
+        _require(
+            _close(fresh.learn(statistic)(x), expected),
+            f"in chunks of {size} it learns another map",
+        )
 
 
 def _save_and_load(simplification: Simplification, x: Tensor) -> None:
@@ -165,7 +171,7 @@ LAWS: dict[str, Check] = {
     "shape, dtype and device stay": _shape,
     "every point is mapped by itself": _leading_axes,
     "a second fit gives the same": _refit,
-    "partial_fit in chunks equals fit": _partial_fit,
+    "a statistic updated in chunks teaches the same": _streams,
     "save and load keep every bit": _save_and_load,
     "full size is the identity": _full_size,
 }

@@ -7,7 +7,6 @@ reads, an array that it holds, its code. A digest of all that tells.
 from __future__ import annotations
 
 import pickle
-import sysconfig
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import cached_property, partial
@@ -15,29 +14,23 @@ from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import nn
 
-if TYPE_CHECKING:
-    from anamorph.simplifications.base import Simplification
-
-FITTING = ("_statistic", "_stale")  # what a fit leaves on a simplification beside what is learnt
 MOST_FILES = 1_000  # of a folder that a parameter names
 HOME = __name__.partition(".")[0]  # our own code is told by its version
 
 
-def fingerprint_of(simplification: Simplification) -> str:
-    """32 hex digits of what a simplification, not yet fitted, is made of.
+def fingerprint_of(*parts: object) -> str:
+    """32 hex digits of arrays, numbers, texts, functions, classes and objects that hold them.
 
-    Counted are its attributes and, for a class from elsewhere, its code with the constants, arrays
-    and functions of its module that this names. Of text that is the path of a file, the file's
-    content counts.
+    Of a class from elsewhere its code counts, with the constants, arrays and functions of its
+    module that this names; of text that is the path of a file, the file's content.
     """
     digest = _Digest()
-    digest.take(simplification)
+    digest.take(parts)
     return digest.hash.hexdigest()
 
 
@@ -51,8 +44,6 @@ class _Digest:
         self.inside: set[int] = set()
 
     def take(self, value: object) -> None:
-        from anamorph.simplifications.base import Simplification, is_learnt
-
         self.say(type(value).__name__)
         if isinstance(value, torch.Tensor):
             self.take(value.detach().cpu().to(torch.float64).numpy())
@@ -69,10 +60,6 @@ class _Digest:
         elif isinstance(value, list | tuple):
             for item in value:
                 self.take(item)
-        elif isinstance(value, Simplification):
-            kept = {k: v for k, v in vars(value).items() if not is_learnt(k) and k not in FITTING}
-            self.take(kept)
-            self.take_class(type(value))
         elif isinstance(value, type):
             self.take_class(value)
         elif isinstance(value, FunctionType):
@@ -154,14 +141,6 @@ class _Digest:
             ):
                 self.say(name)
                 self.take(value)
-
-    def take_module(self, module: ModuleType | None) -> None:
-        """The source of a module of the user's own; of what is installed, the version tells."""
-        file = getattr(module, "__file__", None)
-        installed = [sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")]
-        ours = module is None or module.__name__.partition(".")[0] == HOME
-        if file is not None and not ours and not file.startswith(tuple(installed)):
-            self.take_file(file)
 
     def take_code(self, code: CodeType) -> None:
         self.hash.update(code.co_code)

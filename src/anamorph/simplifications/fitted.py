@@ -11,9 +11,8 @@ from torch import Tensor
 from anamorph.errors import AnamorphError
 from anamorph.models.sites import Site
 from anamorph.models.weights import read_weights, write_weights
-from anamorph.simplifications.attach import Simplified
-from anamorph.simplifications.base import Simplification
-from anamorph.simplifications.spec import parse, parse_simplification
+from anamorph.simplifications.base import Simplification, Simplified, parse_simplification
+from anamorph.simplifications.spec import parse
 
 
 @dataclass(frozen=True)

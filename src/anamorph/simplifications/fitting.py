@@ -19,9 +19,9 @@ from anamorph.errors import AnamorphError
 from anamorph.machine.threads import side_by_side, torch_threads
 from anamorph.models.base import Batch, LayerKind, Model, Recorded
 from anamorph.models.sites import Site, match_sites
-from anamorph.simplifications.attach import Attachment, Simplified
-from anamorph.simplifications.base import Simplification, Statistic
+from anamorph.simplifications.base import Attachment, Simplification, Simplified
 from anamorph.simplifications.fitted import FittedProxies
+from anamorph.simplifications.statistics.base import Statistic
 
 Placement = list[tuple[Attachment, list[Site]]]
 Group = tuple[Site, ...]

@@ -1,38 +1,52 @@
-"""The simplifications that a spec can name: our own, and those that installed packages add."""
+"""The simplifications that a spec can name: our own, and those that installed packages add.
 
-from importlib.metadata import entry_points
+It says where a class lies and does not import it, so that nothing here depends on a method.
+"""
+
+from importlib.metadata import EntryPoint, entry_points
+from typing import TypeVar, cast
 
 from anamorph.errors import AnamorphError
-from anamorph.simplifications.base import Simplification
-from anamorph.simplifications.methods.kmeans import KMeans
-from anamorph.simplifications.methods.onehot import OneHot
-from anamorph.simplifications.methods.pca import PCA
-from anamorph.simplifications.methods.svd import SVD
+from anamorph.simplifications.estimator import Estimator
 
-SIMPLIFICATIONS: dict[str, type[Simplification]] = {
-    "kmeans": KMeans,
-    "onehot": OneHot,
-    "pca": PCA,
-    "svd": SVD,
+T = TypeVar("T", bound=Estimator)
+
+METHODS = "anamorph.simplifications.methods"
+
+SIMPLIFICATIONS: dict[str, type[Estimator] | str] = {
+    "kmeans": f"{METHODS}.kmeans:KMeans",
+    "onehot": f"{METHODS}.onehot:OneHot",
+    "pca": f"{METHODS}.pca:PCA",
+    "svd": f"{METHODS}.svd:SVD",
 }
+"""By name a class, or where it is: `module:class`, as in an entry point."""
 
 ENTRY_POINTS = "anamorph.simplifications"
 """The entry-point group in which a package names its own: `svq = "package.module:SVQ"`."""
 
 
-def find_simplification(name: str) -> type[Simplification]:
-    """The class of a name; other packages are only imported for a name that is not ours.
+def find_class(name: str, of: type[T]) -> type[T]:
+    """The class of a name; another package is imported only for a name that is not ours.
+
+    Args:
+        name: in a spec.
+        of: what the class must be a subclass of.
 
     Raises:
-        AnamorphError: if there is none, or if what a package offers is no simplification.
+        AnamorphError: if nothing has this name, or what has it is not such a class.
     """
-    if name in SIMPLIFICATIONS:
-        return SIMPLIFICATIONS[name]
-    for entry in entry_points(group=ENTRY_POINTS, name=name):
+    ours = SIMPLIFICATIONS.get(name)
+    if ours is None:
+        entries = list(entry_points(group=ENTRY_POINTS, name=name))
+    elif isinstance(ours, str):
+        entries = [EntryPoint(name, ours, ENTRY_POINTS)]
+    else:
+        return cast(type[T], ours)
+    for entry in entries:
         found = entry.load()
-        if not (isinstance(found, type) and issubclass(found, Simplification)):
+        if not (isinstance(found, type) and issubclass(found, of)):
             raise AnamorphError(
-                f"The entry point {name!r} ({entry.value}) is no subclass of Simplification; "
+                f"The entry point {name!r} ({entry.value}) is not a subclass of {of.__name__}; "
                 "mend or uninstall the package that offers it."
             )
         if found.name != name:

@@ -17,8 +17,9 @@ from anamorph.auditing.audit import (
     with_identity,
 )
 from anamorph.errors import AnamorphError
-from anamorph.faithfulness import Stopping, Thresholds
 from anamorph.faithfulness.confidence import PRIOR_CORRELATION
+from anamorph.faithfulness.estimates import Stopping
+from anamorph.faithfulness.gaps import Thresholds
 from anamorph.models.base import Model
 from anamorph.models.fingerprint import probe_logits
 from anamorph.models.huggingface.load import load_pretrained
@@ -38,7 +39,8 @@ from anamorph.studies.steps import (
     score_heads,
     tabulate_run,
 )
-from anamorph.tasks import Task, text_task
+from anamorph.tasks import Task
+from anamorph.tasks.text.task import text_task
 
 BATCH_TOKENS = 1_024  # of real language models, whose blocks are wide
 
@@ -125,7 +127,9 @@ def audit_given(
             **fingerprints(task, proxies),
         },
     }
-    with open_run(out, {**spec, "choices": choices_of_given(spec)}) as run:
+    spec["choices"] = [*choices_of_given(spec), *task.about.choices]
+    spec["about"] = task.about.describe()
+    with open_run(out, spec) as run:
         if run.complete:
             return run
         with model.session():

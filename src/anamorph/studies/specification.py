@@ -11,8 +11,8 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from anamorph.errors import AnamorphError
-from anamorph.faithfulness import Thresholds
 from anamorph.faithfulness.confidence import PRIOR_CORRELATION
+from anamorph.faithfulness.gaps import Thresholds
 from anamorph.simplifications import Sweep
 from anamorph.tasks import task_names
 from anamorph.tasks.text.sequences import Packing

@@ -31,7 +31,10 @@ from anamorph.auditing.works import (
     write_work,
 )
 from anamorph.errors import AnamorphError
-from anamorph.faithfulness import HIGHER_IS_BETTER, METRICS, Stopping, SumIndex, tabulate
+from anamorph.faithfulness.estimates import Stopping
+from anamorph.faithfulness.metrics import all_metrics, find_metric, metric_names
+from anamorph.faithfulness.sums import SumIndex
+from anamorph.faithfulness.tables import tabulate
 from anamorph.models.base import Model
 from anamorph.models.fingerprint import Identity, differing
 from anamorph.paper import claims
@@ -148,7 +151,9 @@ def audit_seed(
             weights=fitted.origin["weights"],
             simplifications=fits,
             data=digest(data[split.name], data[CANDIDATES]),
-            options=digest(run.spec["anamorph"], audit.sequences, sorted(options.items())),
+            options=digest(
+                run.spec["anamorph"], audit.sequences, sorted(options.items()), metric_names()
+            ),
         )
         part = scored_sequences(split, audit.sequences)
         before = 0  # cells that are done
@@ -245,9 +250,9 @@ def tabulate_run(
 def _floor(run: Run) -> dict[str, float]:
     """What rounding alone does to each metric, in the worst of the seeds; empty if not measured."""
     found = [read_json(run.seed(seed) / "noise.json", dict)["floor"] for seed in run.spec["seeds"]]
-    floors = [{k: v for k, v in f.items() if k in METRICS} for f in found if f]
+    floors = [{k: v for k, v in f.items() if k in all_metrics()} for f in found if f]
     return {
-        metric: (min if metric in HIGHER_IS_BETTER else max)(f[metric] for f in floors)
+        metric: find_metric(metric).worst([f[metric] for f in floors])
         for metric in (floors[0] if floors else ())
     }
 

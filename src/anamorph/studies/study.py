@@ -210,7 +210,8 @@ def describe(
     values["audit"]["learnt"] = learnt_of(task) if spec.audit.learnt is None else spec.audit.learnt
     values["training"] = asdict(resolved(spec.training))
     values["model"] = default_model(task, **spec.model).__dict__
-    values["choices"] = choices(values)
+    values["choices"] = [*choices(values), *task.about.choices]
+    values["about"] = task.about.describe()
     values["fingerprints"] = fingerprints(task, proxies)
     values["device"] = "cpu"
     values["matmul_precision"] = torch.get_float32_matmul_precision()

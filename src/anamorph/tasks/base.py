@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anamorph.errors import AnamorphError
+from anamorph.tasks.about import About
 from anamorph.tasks.ragged import Ragged, Rows
 
 Role = Literal["train", "iid", "ood"]
@@ -145,6 +146,7 @@ class Task:
         splits: by name; exactly one has the role `iid`.
         learnt: accuracy on `iid` above which a model counts as having learnt the task; None where
             nobody can say.
+        about: what a report says of the task.
 
     Raises:
         AnamorphError: if a split stands under another name than its own, or under a reserved one.
@@ -159,6 +161,7 @@ class Task:
     candidates: NDArray[np.int64]
     splits: Mapping[str, Split]
     learnt: float | None = None
+    about: About = field(default_factory=About)
 
     def __post_init__(self) -> None:
         for name, split in self.splits.items():

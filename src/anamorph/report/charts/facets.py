@@ -7,10 +7,12 @@ import altair as alt
 import polars as pl
 
 from anamorph.analysis.data import Run
-from anamorph.analysis.words import METRICS, facet_label, split_label
+from anamorph.analysis.words import facet_label, split_label
+from anamorph.faithfulness.metrics import find_metric
 from anamorph.report.charts.parts import SPACED, SPLIT, interval, panels, proxy_menu, tips
 from anamorph.report.figure import DETAILED, TABLE, Choice, Figure, natural, slug
 from anamorph.report.theme import split_scale
+from anamorph.tasks.about import About
 
 LINES = {
     "same_prediction": ("var(--split-0)", [1, 0]),
@@ -41,9 +43,9 @@ def by_facet(run: Run) -> Figure | None:
         schema=["facet", "level", "place"],
         orient="row",
     )
-    task = run.spec.get("task", {}).get("name")
+    about = About.of(run.spec)
     facets = frame["facet"].unique(maintain_order=True).to_list()
-    facet = Choice.coded("facet", "By", {name: facet_label(name, task) for name in facets})
+    facet = Choice.coded("facet", "By", {name: facet_label(name, about.labels) for name in facets})
     proxy = proxy_menu(run, proxies)
     frame = frame.join(keys, on=["facet", "level"], how="left", maintain_order="left").select(
         "level",
@@ -52,26 +54,28 @@ def by_facet(run: Run) -> Figure | None:
         facet=facet.code("facet"),
         proxy=proxy.code("simplification"),
         split=SPLIT,
-        line=pl.col("metric").replace_strict({name: METRICS[name].label for name in LINES}),
+        line=pl.col("metric").replace_strict({name: find_metric(name).label for name in LINES}),
         lines=pl.col("metric").replace_strict(
             {name: lines for lines, (_, names) in SHOWN.items() for name in names}
         ),
     )
     shown = [(lines, text) for lines, (text, _) in SHOWN.items() if lines in set(frame["lines"])]
-    border = run.spec.get("task", {}).get("m")
-    depth = facet.codes.get("depth") if isinstance(border, int) else None
-    note = f" The dotted line stands at depth {border}, the deepest seen in training."
+    borders = {name: level for name, level in about.borders.items() if name in facet.codes}
+    note = "".join(
+        f" The dotted line stands at {name} {level}, the last that training has."
+        for name, level in borders.items()
+    )
     # Kinds have no order: points count, and a faint line only guides the eye.
     ordered = [facet.codes[name] for name in facets if _ordered(places, name)]
     layers = _lines(set(frame["line"]), ordered)
-    layers += [_border(depth, border)] if depth else []
+    layers += [_border(facet.codes[name], level) for name, level in borders.items()]
     return Figure(
         name="facets",
         title="Where on a split it fails",
         caption="Agreement with the model, and the accuracy of both, by a label of the scored "
         "positions, with a 95 % interval a level. Where the solid line falls while the model's "
         "accuracy holds, the proxy loses what the model knows; where the proxy's accuracy lies "
-        f"above the model's, it hides a failure.{note if depth else ''}",
+        f"above the model's, it hides a failure.{note}",
         chart=panels(
             *layers, by="split", order=[split_label(s) for s in run.splits], height=150
         ).resolve_scale(x="independent"),
@@ -111,10 +115,10 @@ def _level_axis() -> alt.X:
 
 def _lines(present: set[str], ordered: Sequence[str]) -> list[alt.Chart]:
     """Bands and lines of the metrics that are `present`, faint if a facet is not `ordered`."""
-    labels = [METRICS[name].label for name in LINES if METRICS[name].label in present]
-    styles = {METRICS[name].label: style for name, style in LINES.items()}
+    labels = [find_metric(name).label for name in LINES if find_metric(name).label in present]
+    styles = {find_metric(name).label: style for name, style in LINES.items()}
     by_lines = {
-        lines: [METRICS[name].label for name in names] for lines, (_, names) in SHOWN.items()
+        lines: [find_metric(name).label for name in names] for lines, (_, names) in SHOWN.items()
     }
     color = alt.Color(
         "line:N",
@@ -145,7 +149,7 @@ def _lines(present: set[str], ordered: Sequence[str]) -> list[alt.Chart]:
     return [band, line]
 
 
-def _border(facet: str, level: int) -> alt.Chart:
+def _border(facet: str, level: str) -> alt.Chart:
     """A dotted line at a level of a facet."""
     line: alt.Chart = (
         alt.Chart()

@@ -11,6 +11,7 @@ from anamorph.faithfulness.levels import level_gaps
 from anamorph.report.charts.parts import POINTS, QUIET, SPLIT, interval, panels, proxy_menu, tips
 from anamorph.report.figure import DETAILED, Choice, Figure, natural, slug
 from anamorph.report.theme import split_scale
+from anamorph.tasks.about import About
 
 PANEL, ROOM = 160, 32  # pixels; of the second the shares at the right of a panel
 COMMON = 0.01  # share of the positions from which on a kind's interval is drawn whole
@@ -24,9 +25,9 @@ def gap_by_kind(run: Run) -> Figure | None:
     present = set(frame["simplification"])
     names = [p.simplification for p in run.telling(DETAILED) if p.simplification in present]
     proxy = proxy_menu(run, names)
-    task = run.spec.get("task", {}).get("name")
+    about = About.of(run.spec)
     facets = frame["facet"].unique(maintain_order=True)
-    facet = Choice.coded("facet", "By", {name: facet_label(name, task) for name in facets})
+    facet = Choice.coded("facet", "By", {name: facet_label(name, about.labels) for name in facets})
     shown = (
         _cut(frame)
         .filter(pl.col("simplification").is_in(names))

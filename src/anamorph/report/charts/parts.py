@@ -7,7 +7,7 @@ import altair as alt
 import polars as pl
 
 from anamorph.analysis.data import Run
-from anamorph.analysis.words import METRICS
+from anamorph.faithfulness.metrics import find_metric
 from anamorph.report.figure import TABLE, Choice, lookup
 
 PANEL = 285  # pixels
@@ -87,7 +87,7 @@ def metric_menu(metrics: Sequence[str], headings: Mapping[str, str]) -> dict[str
         headings: of each.
     """
     return {
-        "choices": [Choice("metric", "Metric", [(m, METRICS[m].label) for m in metrics])],
+        "choices": [Choice("metric", "Metric", [(m, find_metric(m).label) for m in metrics])],
         "heading": lookup(headings, "metric"),
-        "values": {"unit_shown": lookup({m: METRICS[m].unit for m in metrics}, "metric")},
+        "values": {"unit_shown": lookup({m: find_metric(m).unit for m in metrics}, "metric")},
     }

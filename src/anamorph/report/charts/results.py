@@ -7,7 +7,8 @@ import altair as alt
 import polars as pl
 
 from anamorph.analysis.data import IDENTITY, Proxy, Run
-from anamorph.analysis.words import METRICS, method_label, some_of, split_label, threshold
+from anamorph.analysis.words import method_label, some_of, split_label, threshold
+from anamorph.faithfulness.metrics import find_metric
 from anamorph.report.charts.parts import (
     PANEL,
     SPACED,
@@ -72,7 +73,7 @@ def against_size(run: Run) -> Figure | None:
         .resolve_scale(x="independent"),
         data=frame,
         **metric_menu(
-            metrics, {m: f"{METRICS[m].label} ({METRICS[m].direction})" for m in metrics}
+            metrics, {m: f"{find_metric(m).label} ({find_metric(m).direction})" for m in metrics}
         ),
         panel=SPACED,
         stills={"": {}}

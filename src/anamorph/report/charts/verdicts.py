@@ -8,7 +8,7 @@ import altair as alt
 import polars as pl
 
 from anamorph.analysis.data import Run
-from anamorph.analysis.words import METRICS, SIGNS, sequences, some_of, split_label, threshold
+from anamorph.analysis.words import SIGNS, sequences, some_of, split_label, threshold
 from anamorph.faithfulness.gaps import (
     DEGRADES,
     FAITHFUL,
@@ -22,6 +22,7 @@ from anamorph.faithfulness.gaps import (
     UNDER,
     UNFAITHFUL,
 )
+from anamorph.faithfulness.metrics import find_metric
 from anamorph.report.charts.parts import (
     POINTS,
     QUIET,
@@ -210,8 +211,8 @@ def gaps(run: Run) -> Figure | None:
         split=SPLIT,
     )
     level = run.thresholds["level"]
-    units = {m: "points" if METRICS[m].unit == "share" else "bits" for m in metrics}
-    headings = {m: f"Gap in {METRICS[m].label}, {unit}" for m, unit in units.items()}
+    units = {m: "points" if find_metric(m).share else find_metric(m).unit for m in metrics}
+    headings = {m: f"Gap in {find_metric(m).label}, {unit}" for m, unit in units.items()}
     rest = some_of(len(shown), len(largest), "proxies")
     return Figure(
         name="gaps",

@@ -20,6 +20,7 @@ from anamorph.report.charts.parts import (
     tips,
 )
 from anamorph.report.figure import TABLE, Choice, Figure, natural, slug
+from anamorph.tasks.about import About
 
 MOST_PROXIES = 4  # in a menu
 MOST_SPLITS = 4  # side by side
@@ -56,13 +57,16 @@ def attended(run: Run) -> Figure | None:
             split=SPLIT,
         )
     )
-    border = str(run.spec.get("task", {}).get("m"))
-    bordered = facet == "depth" and border in levels and border in rows
-    note = f" The dashed lines mark depth {border}, the deepest in training." if bordered else ""
+    border = About.of(run.spec).borders.get(facet)
+    lines: Sequence[alt.Chart] = ()
+    note = ""
+    if border in levels and border in rows:
+        lines = _border_lines(border, levels, rows)
+        note = f" The dashed lines mark {facet} {border}, the last that training has."
     cells = _level_cells(facet, levels, rows)
     step = max(5.0, min(14.0, 190 / len(levels)))
     chart = (
-        alt.layer(cells, *(_border_lines(border, levels, rows) if bordered else ()), data=TABLE)
+        alt.layer(cells, *lines, data=TABLE)
         .properties(width=step * len(levels), height=step * len(rows))
         .facet(
             column=alt.Column("split:N", sort=[split_label(s) for s in splits], title=None),
@@ -71,11 +75,11 @@ def attended(run: Run) -> Figure | None:
         )
     )
     return Figure(
-        name="attended_depth" if facet == "depth" else "attended",
+        name=f"attended_{slug(facet)}",
         title=f"Where attention goes, by {facet}",
         caption=f"From scored positions of each true {facet} (rows), the share of attention that "
         f"goes to tokens of each {facet} (columns; – has none, such as the start). A head that "
-        "matches brackets by depth shows a diagonal. Compare the model (above) with the proxy "
+        f"matches tokens by {facet} shows a diagonal. Compare the model (above) with the proxy "
         f"(below), within what training had and beyond it.{note}{_of_seed(run)}",
         chart=chart,
         data=frame,

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from anamorph.errors import AnamorphError
 from anamorph.machine.process import as_found
-from anamorph.simplifications.base import Simplification, require_whole
-from anamorph.simplifications.statistics.reservoir import Reservoir
+from anamorph.simplifications.base import Simplification
+from anamorph.simplifications.statistics.reservoir import USUAL, Reservoir
 
 MAX_ITERATIONS = 100  # of Lloyd's algorithm; it stops before when the centres rest (tol=1e-4)
 
@@ -33,16 +33,16 @@ class KMeans(Simplification):
 
     centers_: Tensor
 
-    def __init__(self, *, clusters: int, seed: int = 0, reservoir: int = 32768) -> None:
+    def __init__(self, *, clusters: int, seed: int = 0, reservoir: int = USUAL) -> None:
         self.clusters = clusters
         self.seed = seed
         self.reservoir = reservoir
 
     def validate(self, dim: int | None = None) -> None:
         """See `Simplification.validate`."""
-        require_whole(self, "clusters", least=1)
-        require_whole(self, "seed", least=0)
-        require_whole(self, "reservoir", least=1)
+        self.require_whole("clusters", least=1)
+        self.require_whole("seed", least=0)
+        self.require_whole("reservoir", least=1)
         if self.seed >= 2**32:
             raise AnamorphError(f"{self}: seed must be below 2**32; got {self.seed}.")
         if self.clusters > self.reservoir:

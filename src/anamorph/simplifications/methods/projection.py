@@ -6,7 +6,7 @@ from typing import ClassVar, Self
 from torch import Tensor
 
 from anamorph.errors import AnamorphError
-from anamorph.simplifications.base import Simplification, require_whole
+from anamorph.simplifications.base import Simplification
 from anamorph.simplifications.statistics.moments import Moments
 
 
@@ -30,7 +30,7 @@ class Projection(Simplification):
 
     def validate(self, dim: int | None = None) -> None:
         """See `Simplification.validate`."""
-        require_whole(self, "rank", least=1)
+        self.require_whole("rank", least=1)
         if dim is not None and self.rank > dim:
             raise AnamorphError(
                 f"{self}: rank above dimension. The activations have {dim} dimensions; "

@@ -7,6 +7,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+USUAL = 32768
+"""Points that are kept where nobody asks for another number."""
+
 
 class Reservoir:
     """Keeps the points whose running index has the smallest hashes: a sample without replacement.

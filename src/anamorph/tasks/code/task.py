@@ -42,6 +42,7 @@ from anamorph.errors import AnamorphError, require
 from anamorph.progress import Watch, ignore
 from anamorph.tasks.base import NOT_APPLICABLE, Facet, Split, Task, role_of
 from anamorph.tasks.bins import binned
+from anamorph.tasks.code.about import about
 from anamorph.tasks.code.facets import LEVELS, POSITION_BINS, Labels, label
 from anamorph.tasks.code.lengths import matching, tell_lengths
 from anamorph.tasks.ragged import Rows
@@ -88,7 +89,7 @@ def code(
     Raises:
         AnamorphError: if an argument does not fit, or the corpus cannot be read or lacks something.
     """
-    spec = {
+    spec: dict[str, Any] = {
         "corpus": dict(corpus) if isinstance(corpus, Mapping) else corpus,
         "language": language,
         "languages": list(languages) if isinstance(languages, tuple) else languages,
@@ -107,13 +108,14 @@ def code(
         name: _to_split(name, table, encode, set(characters), context, copied)
         for name, table in chosen.items()
     }
-    found = {"made": read.checksum, "splits": counts}
+    spec |= {"made": read.checksum, "splits": counts}
     return Task(
         name="code",
-        spec={"name": "code", **spec, **found},
+        spec={"name": "code", **spec},
         vocabulary=encode.vocabulary,
         candidates=np.arange(UNKNOWN, len(encode.vocabulary)),
         splits=splits,
+        about=about(spec),
     )
 
 

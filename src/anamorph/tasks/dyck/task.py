@@ -36,6 +36,7 @@ from numpy.typing import NDArray
 from anamorph.errors import AnamorphError, require
 from anamorph.tasks.base import NOT_APPLICABLE, Facet, Split, Task, role_of
 from anamorph.tasks.bins import bin_names, binned
+from anamorph.tasks.dyck.about import about
 from anamorph.tasks.dyck.sampler import MOST, Sentences, concatenate, stream
 from anamorph.tasks.ragged import Rows
 
@@ -118,6 +119,7 @@ def dyck(
             name: to_split(name, part, m, scored) for name, part in sentences.items() if len(part)
         },
         learnt=LEARNT,
+        about=about(spec),
     )
 
 

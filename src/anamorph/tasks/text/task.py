@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anamorph.errors import AnamorphError, require
+from anamorph.tasks.about import About, Choice
 from anamorph.tasks.base import Facet, Role, Split, Task
 from anamorph.tasks.text.data import ROLES, Data, TextData, all_data, held_out_split
 from anamorph.tasks.text.facets import text_facets
@@ -26,6 +27,7 @@ from anamorph.tasks.text.sequences import Cut, Encoded, Packing, Reading, read
 from anamorph.tasks.text.tokenizer import Tokenizer, to_tokenizer, token_names
 from anamorph.tasks.text.told import tell
 
+DEPENDENT = "Windows and packs of one document are not independent; intervals assume it."
 FACETS = ("position", "frequency", "repeated", "induction")
 
 
@@ -134,6 +136,7 @@ def text_task(
         for name, role in sorted(roles.items(), key=lambda item: ROLES.index(item[1]))
     }
     shared = tell(splits, readings, checksums, paths)
+    made = cut.sentence(tokenizer_) + ("" if mask is None else mask.sentence())
     return Task(
         name="text",
         spec={
@@ -143,7 +146,7 @@ def text_task(
             **spec,
             "vocabulary": size,
             "fit": _fit_sentence(train, held_out, len(parts[train]), packing),
-            "made": cut.sentence(tokenizer_) + ("" if mask is None else mask.sentence()),
+            "made": made,
             "files": {str(d.source): checksums[d.name] for d in given if d.name in checksums},
             "read": {name: asdict(reading) for name, reading in readings.items()},
             "splits": {name: _numbers(split, shared) for name, split in splits.items()},
@@ -151,6 +154,7 @@ def text_task(
         vocabulary=token_names(tokenizer_, size),
         candidates=np.arange(size),
         splits=splits,
+        about=About(choices=(Choice(what="Sequences", choice=made, why=DEPENDENT),)),
     )
 
 

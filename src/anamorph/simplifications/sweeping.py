@@ -1,15 +1,16 @@
 """One proxy a head, or one a layer, from proxies that stand at many."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 from anamorph.errors import AnamorphError
+from anamorph.models.layout import KEY_KINDS, HeadLayout
 from anamorph.models.sites import HEAD_KINDS, Site, match_sites
-from anamorph.simplifications.attach import Attachment, Simplified
+from anamorph.simplifications.base import Attachment, Simplified
 from anamorph.simplifications.spec import expand
 
 Sweep = Literal["all", "layer", "head"]
-SHARED = ("key", "value")  # kinds that several query heads may share
 
 
 def sweep(
@@ -49,9 +50,9 @@ def sweep(
                 split = [_at_layer(a, layer) for a, some in here if some]
                 found.setdefault(str(Simplified(tuple(split))), Simplified(tuple(split)))
                 continue
-            group = _sharing(sites, layer)
-            for head in range(_heads(sites, layer)):
-                split = [x for a, some in here for x in _at_head(a, some, head, group)]
+            layouts = _layouts(sites, layer)
+            for head in range(layouts["query"].heads):
+                split = [x for a, some in here for x in _at_head(a, some, head, layouts)]
                 if split:
                     found.setdefault(str(Simplified(tuple(split))), Simplified(tuple(split)))
     return list(found.values())
@@ -59,35 +60,29 @@ def sweep(
 
 def _at_layer(attachment: Attachment, layer: int) -> Attachment:
     _, rest = attachment.sites.split(".", 1)
-    return Attachment(attachment.simplification, f"{layer}.{rest}", attachment.joint)
+    return replace(attachment, sites=f"{layer}.{rest}")
 
 
-def _heads(sites: Iterable[Site], layer: int) -> int:
-    """How many heads a layer has: queries, or what there is if they are no sites."""
-    return len({s.head for s in sites if s.layer == layer and s.head is not None}) or 1
-
-
-def _sharing(sites: Sequence[Site], layer: int) -> dict[str, int]:
-    """By kind, how many query heads share one head of a layer.
+def _layouts(sites: Sequence[Site], layer: int) -> dict[str, HeadLayout]:
+    """By kind, which query head of a layer reads which head of it.
 
     Raises:
-        AnamorphError: if they do not share evenly.
+        AnamorphError: if query heads do not share keys or values evenly.
     """
-    heads = _heads(sites, layer)
-    group = dict.fromkeys(HEAD_KINDS, 1)
-    for kind in SHARED:
-        count = len({s.head for s in sites if s.layer == layer and s.kind == kind}) or heads
+    here = {(site.kind, site.head) for site in sites if site.layer == layer}
+    heads = len({head for _, head in here if head is not None}) or 1
+    counts = {kind: sum(other == kind for other, _ in here) or heads for kind in KEY_KINDS}
+    for kind, count in counts.items():
         if heads % count:
             raise AnamorphError(
                 f"Layer {layer} has {heads} heads and {count} of {kind}, which they cannot share "
                 "evenly, so which head reads which is not known; sweep by layer or all."
             )
-        group[kind] = heads // count
-    return group
+    return {kind: HeadLayout(heads, counts.get(kind, heads)) for kind in HEAD_KINDS}
 
 
 def _at_head(
-    attachment: Attachment, sites: Sequence[Site], head: int, group: Mapping[str, int]
+    attachment: Attachment, sites: Sequence[Site], head: int, layouts: Mapping[str, HeadLayout]
 ) -> list[Attachment]:
     """What of an attachment stands at the tensors that a query head reads."""
     if any(site.head is None for site in sites):
@@ -97,18 +92,17 @@ def _at_head(
         )
     kinds: dict[int, list[str]] = {}
     for site in sites:
-        read = head // group[site.kind]
-        if site.head == read:
-            kinds.setdefault(read, []).append(site.kind)
+        if site.head == layouts[site.kind].reads(head):
+            kinds.setdefault(site.head, []).append(site.kind)
     if attachment.joint and len(kinds) > 1:
+        shared = max(layout.shared for layout in layouts.values())
         raise AnamorphError(
-            f"{attachment} fits queries and keys jointly, but {max(group.values())} query heads "
-            "share one key head here. Leave out joint=true."
+            f"{attachment} fits queries and keys jointly, but {shared} query heads share one key "
+            "head here. Leave out joint=true."
         )
     places = {
         at: names[0] if len(names) == 1 else f"{{{','.join(names)}}}" for at, names in kinds.items()
     }
     return [
-        Attachment(attachment.simplification, f"{sites[0].layer}.{at}.{names}", attachment.joint)
-        for at, names in places.items()
+        replace(attachment, sites=f"{sites[0].layer}.{at}.{names}") for at, names in places.items()
     ]

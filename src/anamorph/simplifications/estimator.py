@@ -1,0 +1,214 @@
+"""The contract of what can be fitted, which is scikit-learn's: `fit` returns self.
+
+Hyper-parameters are keyword-only and stored as given; what is learnt ends in `_`.
+
+An estimator never sees its data whole. It names a small *statistic* of the stream, a statistic is
+updated with a few points at a time, and `learn` turns it into the learnt attributes. Statistics
+with equal keys are the same, so that every rank of SVD and of PCA can be learnt from one pass.
+"""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from functools import cache
+from numbers import Integral
+from typing import Any, ClassVar, Self
+
+from torch import Tensor
+
+from anamorph.errors import AnamorphError
+from anamorph.simplifications.fingerprint import fingerprint_of
+from anamorph.simplifications.statistics.base import Statistic, as_points
+
+
+class NotFittedError(AnamorphError, AttributeError):
+    """A learnt attribute was asked for before `fit`."""
+
+
+class Estimator(ABC):
+    """A map with hyper-parameters and learnt attributes; its text names it.
+
+    Attributes:
+        name: what it is called in specs.
+        size_name: the hyper-parameter that says how simple the result is; None if there is none.
+    """
+
+    name: ClassVar[str]
+    size_name: ClassVar[str | None] = None
+
+    @abstractmethod
+    def statistic(self, dim: int) -> Statistic | None:
+        """An empty statistic for points of width `dim`, or None if there is nothing to fit.
+
+        Raises:
+            AnamorphError: if a hyper-parameter makes no sense for this width.
+        """
+
+    @abstractmethod
+    def learn(self, statistic: Any) -> Self:
+        """Set the learnt attributes, tensors, from a statistic that has seen the data."""
+
+    @abstractmethod
+    def __call__(self, x: Tensor) -> Tensor:
+        """Map `x` [..., dim], every point by itself, in the dtype of `x`."""
+
+    def apply(self, x: Tensor, context: Any) -> Tensor:
+        """Map `x` where it is in the model; override it to use what is known of the points.
+
+        Args:
+            x: [batch, position, dim], or of a pattern [batch, query, key].
+            context: the tokens, the mask and the positions of `x` (`anamorph.models.base.Context`).
+
+        Returns:
+            a tensor of the shape, dtype and device of `x`; what `__call__` gives by default.
+        """
+        return self(x)
+
+    def validate(self, dim: int | None = None) -> None:
+        """Check the hyper-parameters, as far as can be done before any data is seen.
+
+        Raises:
+            AnamorphError: if one makes no sense, on its own or for points of width `dim`.
+        """
+        return None
+
+    def exact_size(self, dim: int, points: int) -> int | None:
+        """The size at which `points` distinct points of width `dim` are left as they are."""
+        return None
+
+    def affine(self) -> tuple[Tensor, Tensor] | None:
+        """(matrix [dim, dim], bias [dim]) in float64 if the map is `x @ matrix + bias`."""
+        return None
+
+    def fit(self, x: Tensor) -> Self:
+        """Learn from `x` [..., dim], and from nothing seen before.
+
+        Raises:
+            AnamorphError: if `x` holds a NaN or infinity, or does not suit the hyper-parameters.
+        """
+        points = as_points(x)
+        statistic = self.statistic(points.shape[1])
+        self.load_state({})
+        if statistic is not None:
+            statistic.update(points)
+            self.learn(statistic)
+        return self
+
+    # Hyper-parameters and text
+
+    @classmethod
+    def with_params(cls, given: Mapping[str, Any]) -> Self:
+        """Make one with these hyper-parameters.
+
+        Raises:
+            AnamorphError: if one is missing, or is not a hyper-parameter.
+        """
+        defaults = cls.defaults()
+        missing = [
+            k for k, v in defaults.items() if v is inspect.Parameter.empty and k not in given
+        ]
+        unknown = [k for k in given if k not in defaults]
+        if missing or unknown:
+            problem = f"has no {', '.join(unknown)}" if unknown else f"needs {', '.join(missing)}"
+            raise AnamorphError(
+                f"{cls.name} {problem}. Its parameters are: {', '.join(defaults) or 'none'} "
+                "(and joint=true, which shares one fit among the sites of a head; and on=SPLIT, "
+                "which fits on that split)."
+            )
+        return cls(**given)
+
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """Each hyper-parameter's default value, or `inspect.Parameter.empty`."""
+        return dict(_defaults(cls))
+
+    def get_params(self) -> dict[str, Any]:
+        """The hyper-parameters as they were given."""
+        return {name: getattr(self, name) for name in self.defaults()}
+
+    def clone(self) -> Self:
+        """The same hyper-parameters, nothing learnt."""
+        return type(self)(**self.get_params())
+
+    def text(self, *, without: str | None = None, **extra: object) -> str:
+        """The spec text: the name, and the parameters that differ from their defaults.
+
+        Args:
+            without: a parameter that is left out.
+            extra: what is written besides the parameters.
+        """
+        defaults = self.defaults()
+        given = {k: v for k, v in self.get_params().items() if v != defaults[k] and k != without}
+        given |= extra
+        inside = ", ".join(f"{key}={_value_text(value)}" for key, value in given.items())
+        return f"{self.name}({inside})" if inside else self.name
+
+    def __str__(self) -> str:
+        return self.text()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def __eq__(self, other: object) -> bool:
+        """Equal name and hyper-parameters; what was learnt does not count."""
+        return type(self) is type(other) and str(self) == str(other)
+
+    def __hash__(self) -> int:
+        return hash(str(self))
+
+    @property
+    def size(self) -> float | None:
+        """The hyper-parameter that says how simple the result is: a rank, a number of clusters."""
+        return None if self.size_name is None else float(getattr(self, self.size_name))
+
+    def require_whole(self, parameter: str, least: int) -> None:
+        """Raise an AnamorphError unless a hyper-parameter is a whole number, at least `least`."""
+        value = getattr(self, parameter)
+        if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
+            raise AnamorphError(
+                f"{self}: {parameter} must be a whole number, {least} or more; got {value!r}."
+            )
+
+    # What was learnt
+
+    def __getattr__(self, name: str) -> Any:
+        # Python asks here only for an attribute that is missing.
+        if not is_learnt(name):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        raise NotFittedError(f"{self} has no {name}: it is not fitted, or learns no such thing.")
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What was learnt, by attribute name; empty if nothing was."""
+        return {name: value for name, value in vars(self).items() if is_learnt(name)}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> Self:
+        """Set what `state_dict` gave, in place of all that was learnt before."""
+        for name in [name for name in vars(self) if is_learnt(name)]:
+            delattr(self, name)
+        for name, value in state.items():
+            setattr(self, name, value)
+        return self
+
+    def fingerprint(self) -> str:
+        """A digest of what it is made of beside its text: arrays it holds, files it names, code.
+
+        Override it if what it does depends on something else, such as a table in a data base.
+        """
+        held = {name: value for name, value in vars(self).items() if not is_learnt(name)}
+        return fingerprint_of(type(self), held)
+
+
+@cache  # a signature is slow to inspect, and texts and hashes of simplifications ask for it
+def _defaults(kind: type[Estimator]) -> Mapping[str, Any]:
+    return {p.name: p.default for p in inspect.signature(kind).parameters.values()}
+
+
+def is_learnt(name: str) -> bool:
+    """Whether an attribute of this name is learnt: it ends, and does not begin, with `_`."""
+    return name.endswith("_") and not name.startswith("_")
+
+
+def _value_text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

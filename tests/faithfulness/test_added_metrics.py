@@ -1,0 +1,141 @@
+"""A metric of another package: measured, averaged, compared and reported like our own."""
+
+import dataclasses
+from collections.abc import Iterator
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+import anamorph as am
+from anamorph.analysis.data import read
+from anamorph.errors import AnamorphError
+from anamorph.faithfulness import metrics
+from anamorph.faithfulness.comparison import ModelOutput, position_metrics
+from anamorph.faithfulness.metrics import Metric, all_metrics, find_metric, metric_names
+from anamorph.tasks.base import Task
+from synthetic_run import make_run
+
+
+def in_top_3(model, logits):
+    return (logits.topk(3).indices == model.targets[:, None]).any(-1).float()
+
+
+def distance(model, proxy):
+    return (model - proxy).abs().sum(-1).amax(0)
+
+
+TOP_3 = Metric("in_top_3", "in the top three", "share", "higher", "1 = always", "…", in_top_3)
+DISTANCE = Metric(
+    "distance", "largest distance", "probability", "lower", "0 = same", "…", distance, "attention"
+)
+
+
+def offer(monkeypatch: pytest.MonkeyPatch, **offered: object) -> None:
+    monkeypatch.setattr(
+        metrics,
+        "entry_points",
+        lambda group: [EntryPoint(name, f"{__name__}:{name}", group) for name in offered],
+    )
+    monkeypatch.setattr(EntryPoint, "load", lambda self: offered[self.name])
+    all_metrics.cache_clear()
+
+
+@pytest.fixture
+def added(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    offer(monkeypatch, in_top_3=TOP_3, distance=DISTANCE)
+    yield
+    all_metrics.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def _clean() -> Iterator[None]:
+    yield
+    all_metrics.cache_clear()
+
+
+@pytest.mark.usefixtures("added")
+def test_it_is_measured_beside_our_own_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    model, proxies = rng.normal(size=(6, 9)), rng.normal(size=(4, 6, 9))
+    targets = rng.integers(9, size=6)
+    p, q = (rng.dirichlet(np.ones(5), size=size) for size in ((2, 6), (4, 2, 6)))
+    monkeypatch.setattr("anamorph.faithfulness.comparison.BLOCK", 20)
+    found = position_metrics(
+        ModelOutput.of(torch.tensor(model), torch.tensor(targets), torch.arange(9)),
+        *(torch.tensor(x, dtype=torch.float32) for x in (proxies, p, q)),
+    )
+    by_name = dict(zip(metric_names(), found.unbind(1), strict=True))
+    assert list(by_name)[-2:] == ["distance", "in_top_3"]
+    ranks = (proxies > np.take_along_axis(proxies, targets[None, :, None], -1)).sum(-1)
+    np.testing.assert_array_equal(by_name["in_top_3"], ranks < 3)
+    expected = [[abs(p[:, i] - x[:, i]).sum(-1).max() for i in range(6)] for x in q]
+    np.testing.assert_allclose(by_name["distance"], expected, atol=1e-6)
+    alone = position_metrics(
+        ModelOutput.of(torch.tensor(model), torch.tensor(targets), torch.arange(9)),
+        torch.tensor(proxies, dtype=torch.float32),
+    )
+    assert alone.shape[1] == len(metric_names(attention=False)) == 11
+
+
+@pytest.mark.usefixtures("added")
+def test_an_audit_gives_its_means_gaps_and_the_identity_exactly(task: Task) -> None:
+    torch.manual_seed(0)
+    model = am.Decoder(am.DecoderConfig(vocabulary=len(task.vocabulary), context=64))
+    audit = am.audit(model, task, [am.SVD(rank=1) @ "1.*.{query,key}"])
+    rows = audit.results.filter(pl.col("facet").is_null(), metric="in_top_3", method="svd")
+    assert set(rows["split"]) == {split.name for split in task.evaluated}
+    assert set(rows["interval"]) == {"binomial"}
+    itself = audit.results.filter(metric="distance", method="identity")
+    assert itself["value"].to_list() == [0.0] * len(itself)
+    assert set(itself["interval"]) == {"exact"}
+    gap = audit.gaps.filter(metric="in_top_3").row(0, named=True)
+    assert gap["gap"] == pytest.approx(gap["iid"] - gap["ood"])  # higher is better
+    gap = audit.gaps.filter(metric="distance").row(0, named=True)
+    assert gap["gap"] == pytest.approx(gap["ood"] - gap["iid"])
+
+
+@pytest.mark.parametrize(
+    ("offered", "message"),
+    [
+        ({"x": 3}, "not a Metric"),
+        ({"x": dataclasses.replace(TOP_3, at=None)}, "not a Metric with a function"),
+        ({"x": TOP_3}, "names its metric 'in_top_3'"),
+        ({"output_kl": dataclasses.replace(TOP_3, name="output_kl")}, "one that is not taken"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(
+    monkeypatch: pytest.MonkeyPatch, offered: dict[str, object], message: str
+) -> None:
+    offer(monkeypatch, **offered)
+    with pytest.raises(AnamorphError, match=message):
+        metric_names()
+
+
+@pytest.mark.parametrize(
+    ("at", "message"),
+    [
+        (lambda model, logits: logits, r"shape \[2, 4, 5\]; expected \[2, 4\]"),
+        (lambda model, logits: 2 + in_top_3(model, logits), r"in \[0, 1\]"),
+    ],
+)
+def test_numbers_that_do_not_fit_are_refused(
+    monkeypatch: pytest.MonkeyPatch, at: object, message: str
+) -> None:
+    offer(monkeypatch, in_top_3=dataclasses.replace(TOP_3, at=at))
+    output = ModelOutput.of(torch.zeros(4, 5), torch.zeros(4, dtype=torch.int64), torch.arange(5))
+    with pytest.raises(AnamorphError, match=message):
+        position_metrics(output, torch.zeros(2, 4, 5))
+
+
+def test_a_reader_describes_what_it_does_not_know_by_its_name(tmp_path: Path) -> None:
+    assert find_metric("in_top_3").label == "in top 3"
+    run = make_run(tmp_path / "run")
+    for name in ("results", "gaps"):
+        table = pl.read_parquet(run / f"{name}.parquet")
+        more = table.filter(metric="output_kl").with_columns(metric=pl.lit("in_top_3"))
+        pl.concat([table, more]).write_parquet(run / f"{name}.parquet")
+    assert read(run).metrics[-1] == "in_top_3"
