@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import pytest
@@ -112,9 +113,7 @@ OTHERS: dict[str, Callable[[], nn.Module]] = {
     "neox_in_turn": lambda: hf.GPTNeoXForCausalLM(
         hf.GPTNeoXConfig(**SIZES, use_parallel_residual=False)
     ),
-    "opt_norm_behind": lambda: hf.OPTForCausalLM(
-        hf.OPTConfig(**OPT, do_layer_norm_before=False)
-    ),
+    "opt_norm_behind": lambda: hf.OPTForCausalLM(hf.OPTConfig(**OPT, do_layer_norm_before=False)),
     "cohere": lambda: hf.CohereForCausalLM(hf.CohereConfig(**SIZES)),
     "olmo2": lambda: hf.Olmo2ForCausalLM(hf.Olmo2Config(**SIZES)),
 }
@@ -260,7 +259,7 @@ def test_adding_a_vector_is_what_the_hook_that_adds_it_does(name: str, kind: str
         logits, recorded = run(model, {key: edit}, [key])
         assert edit.fired == 1
         usual = run(model, record=[key])[1][key]
-        changes = (lambda x: x + vector, lambda x: at_one(x, vector))
+        changes = (vector.add, partial(at_one, vector=vector))
         for copy, change in enumerate(changes):
             close(recorded[key][copy], change(usual[0]))
             for row, n in enumerate(LENGTHS):
@@ -376,7 +375,7 @@ def test_no_stream_between_where_a_block_weighs_it() -> None:
 
 
 def test_no_middle_where_the_mlp_sees_more_than_it() -> None:
-    """The MLP is given the stream before attention, too: the middle does not decide what it adds."""
+    """The MLP is given the stream before attention, too, so the middle is not all that it sees."""
     module = module_of("llama")
 
     class Looking(type(module.model.layers[1])):  # type: ignore[misc]

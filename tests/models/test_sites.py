@@ -46,7 +46,7 @@ def test_everything() -> None:
 
 def test_a_star_leaves_out_kinds_that_hold_again_what_others_hold() -> None:
     more = [Site(0, None, kind) for kind in ("residual", *NAMED_KINDS)]
-    assert NAMED_KINDS == {"heads", "attention", "middle", "mlp_input"}
+    assert {"heads", "attention", "middle", "mlp_input"} == NAMED_KINDS
     assert match_sites("0.*", [*SITES, *more]) == [Site(0, None, "mlp"), Site(0, None, "residual")]
     assert len(match_sites("0.{*,middle}", more)) == 2
     assert [site.kind for site in match_sites("*.{heads,mlp_input}", more)] == [

@@ -160,7 +160,9 @@ def _any_holds(parts: Sequence[_Part], value: int | str | None) -> bool:
 
 
 def _any_names(kinds: Sequence[_Part], kind: str) -> bool:
-    return any(part.text == kind or (part.text == "*" and kind not in NAMED_KINDS) for part in kinds)
+    return any(
+        part.text == kind or (part.text == "*" and kind not in NAMED_KINDS) for part in kinds
+    )
 
 
 def _values(site: Site) -> list[int | str]:

@@ -238,4 +238,3 @@ def module_forward(module: nn.Module, form: Form) -> Callable[..., Any]:
         return out
 
     return forward
-

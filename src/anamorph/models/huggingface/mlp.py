@@ -94,9 +94,7 @@ def _added_beside(
 
 def _attentions(watch: Watch, attention: nn.Module | None) -> list[Seen]:
     """The submodules that mix positions, or stand in one that does, and give a stream."""
-    mixing = [
-        s.path for s in watch.modules if s.module is attention or not watch.is_by_position(s)
-    ]
+    mixing = [s.path for s in watch.modules if s.module is attention or not watch.is_by_position(s)]
     mixing = [path for path in mixing if path not in MLP_NAMES]
     return [
         seen

@@ -191,7 +191,7 @@ class _Search:
         stream = self.watch.given if stream is None else stream
         kinds = (*block.ports, "heads") if block.heads else tuple(block.ports)
         here = {
-            LayerKind(0, kind): EditBy(lambda x, value=value: value.expand_as(x).clone())
+            LayerKind(0, kind): EditBy(value[None].clone().view_as)
             for kind, value in (edits or {}).items()
         }
         tokens = torch.zeros(stream.shape[:2], dtype=torch.long, device=stream.device)

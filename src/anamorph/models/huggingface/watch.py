@@ -148,7 +148,9 @@ class Watch:
             return lambda x: x * scale if torch.is_tensor(x) and x.is_floating_point() else x
 
         once, twice = (self._again(seen, times(factor)) for factor in (1.0, 2.0))
-        return once is not None and bool(once.any()) and same_up_to_rounding(twice, once)
+        if once is None or twice is None or not bool(once.any()):
+            return False
+        return same_up_to_rounding(twice, once)
 
     def _again(self, seen: Seen, change: Callable[[Any], Any]) -> Tensor | None:
         """What a submodule gives with other arguments; None if no stream, or nothing."""
