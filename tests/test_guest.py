@@ -36,7 +36,7 @@ before = now()
 import anamorph
 {then}
 after = now()
-print(before == after, sorted({{"sklearn", "lightning_fabric", "altair"}} & set(sys.modules)))
+print(before == after, sorted({{"sklearn", "scipy", "altair"}} & set(sys.modules)))
 """
 
 

@@ -112,13 +112,10 @@ EXPECTED: dict[str, frozenset[str]] = {
     ),
     "names asked by getattr": frozenset(
         {
-            "models/huggingface/attention.py: heads",
             "models/huggingface/attention.py: is_causal",
-            "models/huggingface/attention.py: of_heads",
             "models/huggingface/attention.py: weight",
             "models/huggingface/calls.py: call",
             "models/huggingface/model.py: attention",
-            "models/wrapped.py: copies",
         }
     ),
     "shadowed modules": frozenset(
@@ -130,8 +127,6 @@ EXPECTED: dict[str, frozenset[str]] = {
             "anamorph.cli.show",
             "anamorph.cli.sites",
             "anamorph.cli.train",
-            "anamorph.tasks.code",
-            "anamorph.tasks.dyck",
         }
     ),
 }

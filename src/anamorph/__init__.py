@@ -11,62 +11,81 @@ model as a *proxy*, and the two are compared in distribution and out of it:
     ['seen_structure', 'unseen_depth']
 """
 
-from anamorph.auditing.audit import Audit, audit
-from anamorph.errors import AnamorphError
-from anamorph.faithfulness.gaps import Thresholds
-from anamorph.models.checks import check_model
-from anamorph.models.decoder import Decoder, DecoderConfig
-from anamorph.models.hooked.hooks import Hook
-from anamorph.models.hooked.model import HookedModel
-from anamorph.models.huggingface.load import load_pretrained
-from anamorph.models.huggingface.model import HuggingFace
-from anamorph.models.listing import list_sites
-from anamorph.runs.folder import load_run
-from anamorph.simplifications import (
-    PCA,
-    SVD,
-    KMeans,
-    OneHot,
-    Simplification,
-    check_simplification,
-    sweep,
-)
-from anamorph.studies.given import audit_given
-from anamorph.studies.specification import load_preset
-from anamorph.studies.study import run_study
-from anamorph.tasks import load_task
-from anamorph.tasks.text.task import text_task
-from anamorph.training.train import TrainingConfig, train
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from anamorph.version import version as _version
 
+if TYPE_CHECKING:
+    from anamorph.auditing.audit import Audit as Audit
+    from anamorph.auditing.audit import audit as audit
+    from anamorph.errors import AnamorphError as AnamorphError
+    from anamorph.faithfulness.gaps import Thresholds as Thresholds
+    from anamorph.models.checks import check_model as check_model
+    from anamorph.models.decoder import Decoder as Decoder
+    from anamorph.models.decoder import DecoderConfig as DecoderConfig
+    from anamorph.models.hooked.hooks import Hook as Hook
+    from anamorph.models.hooked.model import HookedModel as HookedModel
+    from anamorph.models.huggingface.load import load_pretrained as load_pretrained
+    from anamorph.models.huggingface.model import HuggingFace as HuggingFace
+    from anamorph.models.listing import list_sites as list_sites
+    from anamorph.runs.folder import load_run as load_run
+    from anamorph.simplifications import PCA as PCA
+    from anamorph.simplifications import SVD as SVD
+    from anamorph.simplifications import KMeans as KMeans
+    from anamorph.simplifications import OneHot as OneHot
+    from anamorph.simplifications import Simplification as Simplification
+    from anamorph.simplifications import check_simplification as check_simplification
+    from anamorph.simplifications import sweep as sweep
+    from anamorph.studies.given import audit_given as audit_given
+    from anamorph.studies.specification import load_preset as load_preset
+    from anamorph.studies.study import run_study as run_study
+    from anamorph.tasks import load_task as load_task
+    from anamorph.tasks.text.task import text_task as text_task
+    from anamorph.training.train import TrainingConfig as TrainingConfig
+    from anamorph.training.train import train as train
+
+_WHERE = {
+    "PCA": "simplifications",
+    "SVD": "simplifications",
+    "AnamorphError": "errors",
+    "Audit": "auditing.audit",
+    "Decoder": "models.decoder",
+    "DecoderConfig": "models.decoder",
+    "Hook": "models.hooked.hooks",
+    "HookedModel": "models.hooked.model",
+    "HuggingFace": "models.huggingface.model",
+    "KMeans": "simplifications",
+    "OneHot": "simplifications",
+    "Simplification": "simplifications",
+    "Thresholds": "faithfulness.gaps",
+    "TrainingConfig": "training.train",
+    "audit": "auditing.audit",
+    "audit_given": "studies.given",
+    "check_model": "models.checks",
+    "check_simplification": "simplifications",
+    "list_sites": "models.listing",
+    "load_preset": "studies.specification",
+    "load_pretrained": "models.huggingface.load",
+    "load_run": "runs.folder",
+    "load_task": "tasks",
+    "run_study": "studies.study",
+    "sweep": "simplifications",
+    "text_task": "tasks.text.task",
+    "train": "training.train",
+}
+"""Where each public name is from: it is imported when it is first used, as torch takes its time."""
+
+__all__ = [*_WHERE]
 __version__ = _version()
 
-__all__ = [
-    "PCA",
-    "SVD",
-    "AnamorphError",
-    "Audit",
-    "Decoder",
-    "DecoderConfig",
-    "Hook",
-    "HookedModel",
-    "HuggingFace",
-    "KMeans",
-    "OneHot",
-    "Simplification",
-    "Thresholds",
-    "TrainingConfig",
-    "audit",
-    "audit_given",
-    "check_model",
-    "check_simplification",
-    "list_sites",
-    "load_preset",
-    "load_pretrained",
-    "load_run",
-    "load_task",
-    "run_study",
-    "sweep",
-    "text_task",
-    "train",
-]
+if not TYPE_CHECKING:  # a type checker would take any name for a public one
+
+    def __getattr__(name: str) -> object:
+        if name not in _WHERE:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = found = getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
+        return found
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *_WHERE})

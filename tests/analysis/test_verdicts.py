@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from anamorph.analysis.data import read
+from anamorph.analysis.findings import read
 from anamorph.analysis.verdicts import Sentence, sentences
 from anamorph.analysis.words import (
     listing,
@@ -10,7 +10,6 @@ from anamorph.analysis.words import (
     percent,
     points,
     sites_label,
-    split_size,
     threshold,
 )
 from anamorph.faithfulness.gaps import (
@@ -163,39 +162,6 @@ def test_illusions_and_viewed_proxies_are_told_first(rendered: Path) -> None:
     assert [p.row for p in run.telling(9, among={"kmeans(clusters=4)@1.*.{query,key}"})] == [
         "4 clusters"
     ]
-
-
-@pytest.mark.parametrize(
-    ("spec", "size", "rest", "name"),
-    [
-        ("svd(rank=4)@1.*.{query,key}", 4.0, "svd@1.*.{query,key}", "rank"),
-        ("svd(rank=4, joint=true)@0.*.key", 4.0, "svd(joint=true)@0.*.key", "rank"),
-        ("kmeans(clusters=16, seed=1)@3.mlp", 16.0, "kmeans(seed=1)@3.mlp", "clusters"),
-        ("kmeans(seed=1, clusters=16)@3.mlp", 16.0, "kmeans(seed=1)@3.mlp", "clusters"),
-        ("onehot@1.*.pattern", None, "onehot@1.*.pattern", ""),
-        ("svd(rank=4)@1.*.key;onehot@1.*.pattern", 4.0, "svd@1.*.key;onehot@1.*.pattern", "rank"),
-        ("svd(rank=2)@1.1.query;svd(rank=2)@1.0.key", 2, "svd@1.1.query;svd@1.0.key", "rank"),
-        (
-            "svd(rank=2)@1.0.key;pca(rank=20)@1.0.query",
-            2,
-            "svd@1.0.key;pca(rank=20)@1.0.query",
-            "rank",
-        ),
-        ("svd(rank=4)@0.*.key;svd(rank=4)@1.*.key", 4, "svd@0.*.key;svd@1.*.key", "rank"),
-        ("mine(words=1e6)@3.mlp", 1e6, "mine@3.mlp", "words"),
-        ("mine(words=1000000)@3.mlp", 1e6, "mine@3.mlp", "words"),
-        ("kmeans(seed=16, clusters=16)@3.mlp", 16, "kmeans(seed=16)@3.mlp", "clusters"),
-        (
-            "svd(rank=4)+kmeans(clusters=16)@3.mlp",
-            None,
-            "svd(rank=4)+kmeans(clusters=16)@3.mlp",
-            "",
-        ),
-        ("svd(rank=1)@1.*.key;pca(rank=10)@1.*.key", 1, "svd@1.*.key;pca(rank=10)@1.*.key", "rank"),
-    ],
-)
-def test_split_size(spec: str, size: float | None, rest: str, name: str) -> None:
-    assert split_size(spec, size) == (rest, name)
 
 
 def test_words() -> None:

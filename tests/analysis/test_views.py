@@ -11,6 +11,7 @@ import anamorph as am
 from anamorph.analysis import views
 from anamorph.auditing.audit import fit_on_train, with_identity
 from anamorph.models.sites import Site
+from anamorph.runs.older import with_families
 from anamorph.tasks import Facet, Split, Task
 from plain import forward, small_model
 
@@ -71,7 +72,7 @@ def test_telling_proxies() -> None:
         for name, (size, same) in values.items()
     ]
     schema = {"seed": pl.Int64, "size": pl.Float64, "facet": pl.String}
-    table = pl.DataFrame(rows, schema_overrides=schema)
+    table = with_families(pl.DataFrame(rows, schema_overrides=schema))
     other = table.with_columns(role=pl.lit("ood"), value=pl.lit(0.95))
     chosen = views.telling_proxies(pl.concat([other, table]), 0.9)
     assert chosen[0] == "identity"

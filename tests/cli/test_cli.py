@@ -14,6 +14,7 @@ import pytest
 from safetensors.torch import save_file
 
 import anamorph as am
+from anamorph import report
 from anamorph.cli import tables
 from anamorph.simplifications import registry
 from commands import Done
@@ -31,7 +32,7 @@ TINY = [
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of `TINY`; not to be changed."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(am.report, "render", lambda run: (run / "report.html").write_text("a report"))
+        patch.setattr(report, "render", lambda run: (run / "report.html").write_text("a report"))
         spec = am.load_preset("dyck", "smoke", [s for s in TINY[2:] if s != "--set"])
         folder = tmp_path_factory.mktemp("tiny") / "run"
         return am.run_study(spec, folder, preset="smoke", workers=1).path

@@ -23,6 +23,8 @@ KEYS: dict[str, Any] = {
     "simplification": pl.String,
     "method": pl.String,
     "size": pl.Float64,
+    "family": pl.String,
+    "size_name": pl.String,
     "sites": pl.String,
     "split": pl.String,
     "role": pl.String,
@@ -49,6 +51,7 @@ def keys(proxy: str, split: str) -> Row:
     text = f"{method}({name}={size})@{sites}" if name else method
     role = "iid" if split == "iid" else "ood"
     about = {"simplification": text, "method": method, "size": float(size) if size else None}
+    about |= {"family": f"{method}@{sites}" if name else text, "size_name": name}
     return about | {"sites": sites, "split": split, "role": role}
 
 

@@ -34,6 +34,8 @@ def keys(head: Head, split: str, rank: int = 4) -> Row:
         "simplification": f"svd(rank={rank})@{sites}",
         "method": "svd",
         "size": float(rank),
+        "family": f"svd@{sites}",
+        "size_name": "rank",
         "sites": sites,
         "split": split,
         "role": "iid" if split == "iid" else "ood",

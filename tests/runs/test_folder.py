@@ -24,7 +24,8 @@ SPEC = {
 
 
 def table(names: str, **values: Any) -> pl.DataFrame:
-    """One row with these columns, each 1 unless it is given."""
+    """One row with these columns, each 1 unless it is given, of the identity."""
+    values = {"simplification": "identity"} | values
     return pl.DataFrame({name: [values.get(name, 1)] for name in names.split()})
 
 

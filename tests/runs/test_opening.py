@@ -21,6 +21,7 @@ import transformers
 from torch import Tensor, nn
 
 import anamorph as am
+from anamorph.models.base import Model
 from anamorph.runs import opening
 from anamorph.runs.folder import Run
 from anamorph.simplifications import SIMPLIFICATIONS, Simplification
@@ -36,7 +37,7 @@ pytestmark = pytest.mark.usefixtures("quick_report")
 SPECS = ["svd(rank=[1,3])@1.*.{query,key}", "onehot@1.*.pattern"]
 
 
-def audit(model: am.models.base.Model, task: Task, out: Path, **changes: Any) -> Run:
+def audit(model: Model, task: Task, out: Path, **changes: Any) -> Run:
     options = {"by": "all", "sequences": 10, "fit_sequences": 20} | changes
     return audit_given(model, task, options.pop("simplify", SPECS), out, **options)
 

@@ -18,6 +18,7 @@ from polars.testing import assert_frame_equal
 from torch import Tensor
 
 import anamorph as am
+from anamorph import report
 from anamorph.progress import Event
 from anamorph.runs.folder import Run
 from anamorph.simplifications.registry import SIMPLIFICATIONS
@@ -53,7 +54,7 @@ def digests(run: Run | Path, names: tuple[str, ...] = TABLES) -> dict[str, str]:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study that nobody stopped, in one process."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(am.report, "render", lambda run: (run / "report.html").write_text("a report"))
+        patch.setattr(report, "render", lambda run: (run / "report.html").write_text("a report"))
         return am.run_study(spec(), tmp_path_factory.mktemp("whole") / "run", workers=1).path
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import polars as pl
 
 from anamorph.analysis.edited_heads import EditedHead, single_heads
-from anamorph.analysis.words import method_label, split_size
+from anamorph.analysis.words import method_label, sized
 from anamorph.models.sites import HEAD_KINDS
 
 SCORES = ("previous_token", "induction", "copying", "positional")  # what heads look like
@@ -155,15 +155,14 @@ def _proxies(results: pl.DataFrame, model: Mapping[str, Any]) -> tuple[pl.DataFr
     single = single_heads(results, model)
     rows: list[dict[str, Any]] = []
     sizes: Sizes = {}
-    frame = results.select("simplification", "size").unique(maintain_order=True)
-    for simplification, size in frame.iter_rows():
+    columns = ("simplification", "size", "family", "size_name")
+    frame = results.select(columns).unique(maintain_order=True)
+    for simplification, size, family, name in frame.iter_rows():
         head = single.get(simplification)
         if head is None:
             continue
-        family, name = split_size(simplification, size)
         title = _method(family, head)
-        parts = [name, f"{size:g}"] if name else []
-        sizes[title, size] = " ".join(reversed(parts) if name.endswith("s") else parts)
+        sizes[title, size] = sized(name, [size])
         rows.append(
             {"simplification": simplification, "method": title}
             | {"layer": head.layer, "head": head.head, "shared": head.shared}

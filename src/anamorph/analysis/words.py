@@ -107,40 +107,22 @@ def sites_label(sites: str) -> str:
     return f"{where}{which} {kind.strip('{}').replace(',', ', ')}"
 
 
-def split_size(simplification: str, size: float | None) -> tuple[str, str]:
-    """Take the size out of a spec string.
-
-    Returns:
-        The text without it, which all sizes of a family share, and what the size is called (such
-        as "rank"); the whole text and "" if there is no single size.
-    """
-    number = r"\b(\w+)=(\d+\.?\d*(?:[eE][+-]?\d+)?)(?=[,)]),?\s*"
-    found = re.findall(number, simplification)
-    names = [name for name, given in found if name != "seed" and float(given) == size]
-    if not names:
-        return simplification, ""
-    # Proxies of several attachments have the size in each.
-    rest = re.sub(
-        number,
-        lambda x: "" if x[1] == names[0] and float(x[2]) == size else x[0],
-        simplification,
-    )
-    return re.sub(r",\s*\)", ")", rest).replace("()", ""), names[0]
-
-
 def families(rows: pl.DataFrame) -> list[pl.DataFrame]:
     """The rows of every family: alike but for the size, small sizes first.
 
     Args:
-        rows: with columns simplification and size, a row a proxy.
+        rows: with columns family and size, a row a proxy.
     """
-    names = rows.select("simplification", "size").unique()
-    family = {text: split_size(text, size)[0] for text, size in names.iter_rows()}
-    named = rows.sort("size", nulls_last=True, maintain_order=True).group_by(
-        pl.col("simplification").replace_strict(family, return_dtype=pl.String),
-        maintain_order=True,
-    )
-    return [some for _, some in named]
+    rows = rows.sort("size", nulls_last=True, maintain_order=True)
+    return [some for _, some in rows.group_by("family", maintain_order=True)]
+
+
+def sized(size_name: str | None, sizes: Sequence[float | None]) -> str:
+    """Sizes with their name: "rank 4", "rank 4 and 8", "64 clusters"; "" if there is no name."""
+    if not size_name:
+        return ""
+    numbers = listing([f"{size:g}" for size in sizes])
+    return f"{numbers} {size_name}" if size_name.endswith("s") else f"{size_name} {numbers}"
 
 
 def percent(value: float) -> str:

@@ -11,7 +11,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from anamorph.analysis.edited_heads import single_heads
-from anamorph.analysis.words import FAILS, HOLDS, UNTESTED, families, method_label, split_size
+from anamorph.analysis.words import FAILS, HOLDS, UNTESTED, families, method_label
 from anamorph.paper.tables import (
     Estimate,
     Finding,
@@ -246,7 +246,7 @@ def _heads(t: Tables, unseen: Sequence[str]) -> list[dict[str, Any]]:
         if not right:
             continue
         rows = sizes[min(right)]
-        named = split_size(rows[0]["simplification"], rows[0]["size"])[1]
+        named = rows[0]["size_name"]
         at = f" at {named} {min(right):g}" if named else ""
         known = []
         for row in rows:

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from anamorph.analysis.edited_heads import sites_of
-from anamorph.analysis.words import FAILS, HOLDS, UNTESTED, families, split_size
+from anamorph.analysis.words import FAILS, HOLDS, UNTESTED, families
 from anamorph.models.sites import match_sites
 from anamorph.paper.both import HALF
 from anamorph.paper.tables import Estimate, Finding, Tables, most, number, of_interval
@@ -187,8 +187,9 @@ def clusters(t: Tables) -> Finding:
     iid = iid.join(rows, on="simplification", maintain_order="left")
     places: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for row in iid.filter(pl.col("method").is_in(["kmeans", "svd"])).to_dicts():
-        family, _ = split_size(row["simplification"], row["size"])
-        place = family.removeprefix(row["method"])  # the site, and what else they have in common
+        place = row["family"].removeprefix(
+            row["method"]
+        )  # the site, and what else they have in common
         places.setdefault(place, {"kmeans": [], "svd": []})[row["method"]].append(row)
     numbers: dict[str, Any] = {}
     for place, of in places.items():

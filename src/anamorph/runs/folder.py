@@ -30,6 +30,7 @@ import polars as pl
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness.gaps import Thresholds
 from anamorph.files import file_name, replacing
+from anamorph.runs.older import with_families
 
 _Json = TypeVar("_Json", dict[str, Any], list[Any])
 
@@ -122,17 +123,19 @@ class Run:
     @cached_property
     def results(self) -> pl.DataFrame:
         """Every number with its interval, one a row; see `anamorph.faithfulness.tabulate`."""
-        return read_table(self.path / "results.parquet", COLUMNS["results"].split())
+        return with_families(read_table(self.path / "results.parquet", COLUMNS["results"].split()))
 
     @cached_property
     def gaps(self) -> pl.DataFrame:
         """Every generalization gap with its interval, p-value and verdict."""
-        return read_table(self.path / "gaps.parquet", COLUMNS["gaps"].split())
+        return with_families(read_table(self.path / "gaps.parquet", COLUMNS["gaps"].split()))
 
     @cached_property
     def contrasts(self) -> pl.DataFrame:
         """How the levels of facets differ within a split."""
-        return read_table(self.path / "contrasts.parquet", COLUMNS["contrasts"].split())
+        return with_families(
+            read_table(self.path / "contrasts.parquet", COLUMNS["contrasts"].split())
+        )
 
     @cached_property
     def claims(self) -> list[dict[str, Any]]:

@@ -1,0 +1,195 @@
+"""What a run found, as reports, tables and sentences tell it."""
+
+from collections.abc import Collection
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import polars as pl
+
+from anamorph.analysis.heads import Heads
+from anamorph.analysis.words import method_label, sites_label, sized
+from anamorph.errors import AnamorphError
+from anamorph.faithfulness.gaps import LOOKS_RIGHT
+from anamorph.faithfulness.metrics import JUDGED, SUFFIX, all_metrics, find_metric
+from anamorph.runs.folder import Run, read_json
+
+IDENTITY = "identity"
+MOST_FAMILIES = 12  # of proxies, where each takes room; a sweep by head has one a head
+
+
+class NamedProxy(NamedTuple):
+    """A proxy as the page shows it.
+
+    Attributes:
+        simplification: its spec string.
+        method: such as "svd".
+        size: rank, clusters, ..., or None.
+        size_name: what the size is called, or None.
+        family: the spec string without the size; what differs only in size shares it.
+        title: the family in words.
+    """
+
+    simplification: str
+    method: str
+    size: float | None
+    size_name: str | None
+    family: str
+    title: str
+
+    @property
+    def row(self) -> str:
+        """Its name within the family: "rank 4", "64 clusters"; "" where there is no size."""
+        return sized(self.size_name, [self.size])
+
+
+class Findings(Run):
+    """A run folder, with what follows from its tables. Views and curves may be missing."""
+
+    @cached_property
+    def proxies(self) -> list[NamedProxy]:
+        """All proxies but the identity, by family, small sizes first."""
+        columns = ("simplification", "method", "size", "size_name", "family", "sites")
+        frame = self.results.select(columns).unique(maintain_order=True)
+        proxies = []
+        for simplification, method, size, name, family, sites in frame.iter_rows():
+            if method == IDENTITY:
+                continue
+            joint = " · joint" if "joint=true" in family else ""
+            where = " + ".join(sites_label(part) for part in sites.split(";"))
+            title = f"{method_label(method)} · {where}{joint}"
+            proxies.append(NamedProxy(simplification, method, size, name, family, title))
+        # Families whose titles are alike (another parameter differs) are told apart by their spec.
+        titles: dict[str, set[str]] = {}
+        for proxy in proxies:
+            titles.setdefault(proxy.title, set()).add(proxy.family)
+        proxies = [p._replace(title=p.family) if len(titles[p.title]) > 1 else p for p in proxies]
+        order = {family: i for i, family in enumerate(dict.fromkeys(p.family for p in proxies))}
+        return sorted(proxies, key=lambda p: (order[p.family], p.size or 0))
+
+    @cached_property
+    def families(self) -> dict[str, list[NamedProxy]]:
+        """Proxies by family title."""
+        families: dict[str, list[NamedProxy]] = {}
+        for proxy in self.proxies:
+            families.setdefault(proxy.title, []).append(proxy)
+        return families
+
+    @cached_property
+    def telling_families(self) -> dict[str, list[NamedProxy]]:
+        """The families to show where there is no room for all: the most telling, in their order."""
+        ranked = dict.fromkeys(proxy.title for proxy in self.telling(len(self.proxies)))
+        kept = list(ranked)[:MOST_FAMILIES]
+        return {title: proxies for title, proxies in self.families.items() if title in kept}
+
+    @cached_property
+    def splits(self) -> list[str]:
+        """Names of the splits, the reference first."""
+        names = self.results["split"].unique(maintain_order=True).to_list()
+        return [self.reference, *(name for name in names if name != self.reference)]
+
+    @cached_property
+    def reference(self) -> str:
+        """The split that gaps are measured against."""
+        names = self.results.filter(pl.col("role") == "iid")["split"]
+        if names.is_empty():
+            raise AnamorphError(
+                f"{self.path / 'results.parquet'} has no split with the role iid; there is "
+                "nothing to measure gaps against. Run the audit again."
+            )
+        return str(names[0])
+
+    @property
+    def ood(self) -> list[str]:
+        """Names of the out-of-distribution splits."""
+        return self.splits[1:]
+
+    @cached_property
+    def metrics(self) -> list[str]:
+        """The metrics that were measured, in the order in which they are reported."""
+        present = {m for m in self.results["metric"].unique() if not m.endswith(SUFFIX)}
+        known = [name for name in all_metrics() if name in present]
+        return known + sorted(present - {*known})
+
+    @property
+    def shown_metrics(self) -> list[str]:
+        """Of the metrics those that figures of proxies show: not what speaks of the model alone."""
+        return [m for m in self.metrics if find_metric(m).about != "model"]
+
+    @cached_property
+    def whole(self) -> pl.DataFrame:
+        """Results for whole splits."""
+        return self.results.filter(pl.col("facet").is_null())
+
+    @cached_property
+    def pooled(self) -> pl.DataFrame:
+        """Results for whole splits, over all seeds."""
+        return self.whole.filter(pl.col("seed").is_null())
+
+    @cached_property
+    def judged(self) -> pl.DataFrame:
+        """One row a proxy and ood split: of `gaps.parquet` same_prediction over all seeds."""
+        return self.gaps.filter(pl.col("seed").is_null(), pl.col("metric") == JUDGED)
+
+    @cached_property
+    def by_head(self) -> Heads | None:
+        """What was found of single heads; None if no proxy edits one alone."""
+        model = self.spec.get("model") or {}
+        return Heads.of(self.results, self.gaps, model, self.heads)
+
+    @cached_property
+    def _labels(self) -> dict[str, str]:
+        named = {p.simplification: " · ".join(filter(None, (p.title, p.row))) for p in self.proxies}
+        return {IDENTITY: "the model"} | named
+
+    def label(self, simplification: str) -> str:
+        """A spec string in words."""
+        return self._labels.get(simplification, simplification)
+
+    def telling(self, most: int, among: Collection[str] | None = None) -> list[NamedProxy]:
+        """The proxies to show in detail, the most telling first.
+
+        First those of which the run holds views; then illusions, the largest gap first; then what
+        looks right at all; one of each family before a second of the same.
+
+        Args:
+            most: how many at most.
+            among: spec strings to choose from; all if not given.
+        """
+        views = [self.views[name] for name in ("attended", "functions") if name in self.views]
+        viewed = {name for view in views for name in view["simplification"]}
+        judged = self.judged
+        looking = set(judged.filter(level=LOOKS_RIGHT)["simplification"])
+        illusions = judged.filter(pl.col("verdict").str.starts_with("illusion"))
+        worst = dict(illusions.group_by("simplification").agg(pl.col("gap").max()).iter_rows())
+
+        def rank(proxy: NamedProxy) -> tuple[bool, bool, float, bool, float]:
+            name = proxy.simplification
+            gap = -worst.get(name, 0)
+            return name not in viewed, name not in worst, gap, name not in looking, proxy.size or 0
+
+        ranked = sorted(self.proxies, key=rank)
+        if among is not None:
+            ranked = [proxy for proxy in ranked if proxy.simplification in among]
+        seen: dict[str, int] = {}
+        turns: list[tuple[tuple[bool, bool], int, int]] = []
+        for proxy in ranked:
+            seen[proxy.family] = seen.get(proxy.family, -1) + 1
+            turns.append((rank(proxy)[:2], seen[proxy.family], len(turns)))
+        return [ranked[place] for *_, place in sorted(turns)[:most]]
+
+
+def read(path: Path) -> Findings:
+    """What a finished run found.
+
+    Raises:
+        AnamorphError: if the folder has no specification or results. A file that cannot be read or
+            lacks columns is an error where it is first looked at.
+    """
+    for name in ("spec.json", "results.parquet", "gaps.parquet"):
+        if not (path / name).is_file():
+            raise AnamorphError(
+                f"{path} has no {name}; a report is made from a finished run. Give the folder that "
+                "`anamorph run --out` wrote, or run the same command again to finish it."
+            )
+    return Findings(path, read_json(path / "spec.json", dict))
