@@ -13,7 +13,7 @@ import torch
 from anamorph.analysis.edited_heads import EditedHead, edited_head
 from anamorph.analysis.head_scores import LONGEST, Places, head_scores
 from anamorph.analysis.heads import SCORES
-from anamorph.auditing.audit import scored_sequences
+from anamorph.auditing.samples import scored_sequences
 from anamorph.errors import AnamorphError
 from anamorph.models.base import Batch, LayerKind, Model, Ran, State
 from anamorph.models.huggingface.model import HuggingFace

@@ -57,7 +57,7 @@ class Findings(Run):
                 continue
             joint = " · joint" if "joint=true" in family else ""
             where = " + ".join(sites_label(part) for part in sites.split(";"))
-            title = f"{method_label(method)} · {where}{joint}"
+            title = f"{method_label(method)} · {where}{joint}" if sites else family
             proxies.append(NamedProxy(simplification, method, size, name, family, title))
         # Families whose titles are alike (another parameter differs) are told apart by their spec.
         titles: dict[str, set[str]] = {}
