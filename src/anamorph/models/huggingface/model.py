@@ -110,17 +110,13 @@ class HuggingFace(Wrapped):
         with torch.inference_mode():
             reference = Reference.of(model, self.context)
             self.blocks = blocks_of(model, lambda: own_logits(model, reference.tokens))
+            self.layers = len(self.blocks)
             self.causal, self.parallel = reference.causal, reference.parallel
-            self._vocabulary, self._dtype = reference.plain.shape[-1], reference.plain.dtype
+            self.vocabulary, self._dtype = reference.plain.shape[-1], reference.plain.dtype
             self._takes_padding = reference.causal or reference.pads
             self._explore(reference)
             self.context = self._usable_context(reference.tokens)
             self._as_one = self._may_be_one(reference)
-
-    @property
-    def layers(self) -> int:
-        """The number of blocks."""
-        return len(self.blocks)
 
     @property
     def sites(self) -> list[Site]:
