@@ -83,14 +83,7 @@ EXPECTED: dict[str, frozenset[str]] = {
     ),
     "long functions": frozenset(
         {
-            "tasks/code/task.py:draw",
-            "tasks/text/task.py:text_task",
             "training/train.py:train",
-        }
-    ),
-    "many parameters": frozenset(
-        {
-            "tasks/text/task.py:_to_split",
         }
     ),
     "shadowed modules": frozenset(

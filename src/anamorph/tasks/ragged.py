@@ -34,7 +34,7 @@ class Ragged:
 
     @property
     def position(self) -> Indices:
-        """[entries] where each entry stands in its sequence, from 0."""
+        """[entries] the place of each entry in its sequence, from 0."""
         return np.arange(self.offsets[-1]) - np.repeat(self.offsets[:-1], self.lengths)
 
     def entries(self, sequences: Indices) -> Indices:

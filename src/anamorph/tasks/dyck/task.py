@@ -46,8 +46,10 @@ FAR = 10  # tokens between a closer and its opener, from which a prediction coun
 BINS = (1, 2, 4, 8, FAR, 16, 32, 64, 128, 256, 512, 1024)  # lower ends, for distance and position
 TRAINED_DEPTH, WITHIN = "trained depth", "within"  # a facet, and its level up to depth m
 
-LEARNT = 0.9  # accuracy: every scored position has one right answer, which the brackets tell
-MATCHED_WITHIN = 0.02  # of the mean length; a split that misses its lengths by more is told
+LEARNT = (
+    0.9  # accuracy: every scored position has one right answer, which follows from the brackets
+)
+MATCHED_WITHIN = 0.02  # of the mean length; beyond it, a warning
 
 MOST_BLOCKS = 40  # of the sampler, spent on filling a split before it is left as small as it is
 
@@ -269,7 +271,7 @@ def _matching(deep: Iterator[Sentences], lengths: NDArray[np.int64]) -> Sentence
         mean = f"{found.lengths.mean():.0f}" if len(found) else "none"
         warnings.warn(
             "dyck: unseen_depth_matched is not as long as unseen_long: there are too few deep "
-            "sentences of these lengths, so that longer ones stand in for them (mean length "
+            "sentences of these lengths, so that longer ones are taken instead (mean length "
             f"{mean} against {lengths.mean():.0f}; {missing:,} of {len(lengths):,} sentences "
             "missing). Ask for fewer test sentences (task.test), or do not read depth off this "
             "split alone.",
