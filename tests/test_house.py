@@ -68,19 +68,6 @@ FOREIGN = {
 """Files that may ask foreign objects by getattr or hasattr for a name written out, and why."""
 
 EXPECTED: dict[str, frozenset[str]] = {
-    "arrows up": frozenset(
-        {
-            "anamorph.analysis.summary -> anamorph.studies.specification",
-        }
-    ),
-    "rooms in circles": frozenset(
-        {
-            "analysis",
-            "paper",
-            "report",
-            "studies",
-        }
-    ),
     "long functions": frozenset(
         {
             "training/train.py:train",

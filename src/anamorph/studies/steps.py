@@ -12,19 +12,19 @@ from typing import Any
 import polars as pl
 
 from anamorph import report
+from anamorph.analysis.checks import self_checks, worst_floor
 from anamorph.analysis.edited_heads import edited_head
 from anamorph.analysis.head_scores import head_scores
-from anamorph.auditing.audit import describe_proxies, fit_on_train, simplified
+from anamorph.auditing.audit import describe_proxies, fit_on_task, simplified
 from anamorph.auditing.noise import noise_floor, rounding
 from anamorph.auditing.samples import few_sequences, scored_sequences
 from anamorph.auditing.works import Auditor, Work, plan
 from anamorph.errors import AnamorphError
-from anamorph.faithfulness.metrics import all_metrics, find_metric, metric_names
+from anamorph.faithfulness.metrics import metric_names
 from anamorph.faithfulness.sums import SumIndex
 from anamorph.faithfulness.tables import tabulate
 from anamorph.models.base import Model
 from anamorph.models.fingerprint import Identity
-from anamorph.paper import claims
 from anamorph.progress import Event, Watch
 from anamorph.runs.cells import (
     CellFiles,
@@ -76,15 +76,19 @@ class SeedAudit:
         batch = few_sequences(self.study.task, self.model)
         identity = Identity.of(self.model, batch)
         task, sequences = self.study.task, self.study.options.fit_sequences
-        data = self.run.spec["fingerprints"]["data"][task.train.name]
+        known = self.run.spec["fingerprints"]["data"]
+        on = {task.train.name, *(name for proxy in proxies for name in proxy.on)}
         weights = keep_weights(self.run, self.model, self.seed)
-        origin = {"weights": weights, "data": digest(data, sequences)}
+        origin = {
+            "weights": weights,
+            "data": digest(*(known[name] for name in sorted(on)), sequences),
+        }
         if not path.exists():
             step = f"fitting {sum(bool(p.attachments) for p in simplified(proxies))} proxies"
             self._tell(step, 0, 1)
-            found = fit_on_train(self.model, proxies, task, sequences)
+            found = fit_on_task(self.model, proxies, task, sequences)
             identity.require_same(self.model, batch)
-            FittedProxies({p: f.by_site for p, f in found.items()}, found.layers, origin).save(path)
+            found.from_origin(origin).save(path)
             self._tell(step, 1, 1)
         fitted = FittedProxies.load(path)  # as whoever goes on with the run will have them
         if fitted.origin != origin:
@@ -186,7 +190,7 @@ def tabulate_run(run: Run, study: Study) -> None:
         reference=task.reference.name,
         learnt=options.learnt,
         thresholds=options.thresholds,
-        floor=_floor(run),
+        floor=worst_floor(_noise(run)),
         stopping=options.stopping,
     )
     write_table(run.path / "contrasts.parquet", contrasts)
@@ -198,19 +202,9 @@ def _noise(run: Run) -> list[dict[str, Any]]:
     return [read_json(run.seed(seed) / "noise.json", dict) for seed in run.seeds]
 
 
-def _floor(run: Run) -> dict[str, float]:
-    """What rounding alone does to each metric, in the worst of the seeds; empty if not measured."""
-    found = [noise["floor"] for noise in _noise(run)]
-    floors = [{k: v for k, v in f.items() if k in all_metrics()} for f in found if f]
-    return {
-        metric: find_metric(metric).worst([f[metric] for f in floors])
-        for metric in (floors[0] if floors else ())
-    }
-
-
 def report_run(run: Run, watch: Watch) -> None:
     """Write `checks.json`, and the report."""
-    write_json(run.path / "checks.json", claims.self_checks(run.results, _noise(run)))
+    write_json(run.path / "checks.json", self_checks(run.results, _noise(run)))
     watch(Event("report", 0, 1))
     report.render(run.path)
     watch(Event("report", 1, 1))

@@ -40,7 +40,8 @@ class Ragged:
     def entries(self, sequences: Indices) -> Indices:
         """[entries of these sequences] their indices, one sequence after the other."""
         taken = Rows.of(self.lengths[sequences])
-        return taken.position + np.repeat(self.offsets[sequences], taken.lengths)
+        shift = self.offsets[sequences] - taken.offsets[:-1]
+        return np.arange(taken.offsets[-1]) + np.repeat(shift, taken.lengths)
 
     def rectangle(self, sequences: Indices, least: int = 0) -> tuple[Indices, NDArray[np.bool_]]:
         """The given sequences as rows, as wide as the longest of them and at least `least`.

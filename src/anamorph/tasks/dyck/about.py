@@ -14,6 +14,10 @@ def about(spec: Mapping[str, Any]) -> About:
         labels={"depth": "key depth (depth of the opener)"},
         borders={"depth": str(spec["m"])},
         matched="depth",
+        averages="In Dyck most scored positions of a plain iid sample lie in long sentences of "
+        "unseen structure (at k = 20, m = 10 some 94 % of far closers lie in unseen skeletons "
+        "longer than 32), so pooled iid must look like unseen long; the per-sequence mean does "
+        "not.",
     )
 
 

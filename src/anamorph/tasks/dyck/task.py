@@ -134,7 +134,8 @@ def vocabulary(k: int) -> tuple[str, ...]:
 def to_split(name: str, sentences: Sentences, m: int, scored: Scored) -> Split:
     """Put START and END around the sentences, and label every token; m is the trained depth."""
     framed = Rows.of(sentences.lengths + 2)
-    place = np.arange(len(sentences.brackets)) + 2 * sentences.owner + 1
+    shift = np.repeat(2 * np.arange(len(sentences)) + 1, sentences.lengths)
+    place = np.arange(len(sentences.brackets)) + shift
 
     def spread(values: NDArray[Any], fill: int) -> NDArray[np.int16]:
         out = np.full(framed.offsets[-1], fill, dtype=np.int16)
@@ -158,7 +159,7 @@ def to_split(name: str, sentences: Sentences, m: int, scored: Scored) -> Split:
             TRAINED_DEPTH: Facet(beyond, (WITHIN, "beyond")),
             "distance": Facet(spread(binned(sentences.distance, BINS), NOT_APPLICABLE), names),
             "position": Facet(binned(framed.position, BINS), names),
-            "length": Facet(binned(sentences.lengths, BINS)[framed.owner], names),
+            "length": Facet(np.repeat(binned(sentences.lengths, BINS), framed.lengths), names),
         },
     )
 
