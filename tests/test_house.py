@@ -100,7 +100,6 @@ EXPECTED: dict[str, frozenset[str]] = {
             "studies/given.py:audit_given",
             "tasks/code/task.py:draw",
             "tasks/text/task.py:text_task",
-            "training/train.py:train",
         }
     ),
     "many parameters": frozenset(

@@ -38,7 +38,6 @@ be mended; versions of other packages are told; where a model or data came from 
 are."""
 PACKAGES = (
     "torch",
-    "lightning-fabric",
     "numpy",
     "polars",
     "scikit-learn",

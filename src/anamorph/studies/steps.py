@@ -35,11 +35,12 @@ from anamorph.faithfulness.estimates import Stopping
 from anamorph.faithfulness.metrics import all_metrics, find_metric, metric_names
 from anamorph.faithfulness.sums import SumIndex
 from anamorph.faithfulness.tables import tabulate
+from anamorph.files import write_table
 from anamorph.models.base import Model
 from anamorph.models.fingerprint import Identity, differing
 from anamorph.paper import claims
 from anamorph.progress import Event, Watch
-from anamorph.runs.folder import Run, read_json, write_json, write_table
+from anamorph.runs.folder import Run, read_json, write_json
 from anamorph.simplifications import FittedProxies, Simplified
 from anamorph.studies.specification import AuditSpec
 from anamorph.tasks import Task
