@@ -21,8 +21,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from anamorph.auditing.audit import fit_batches, scored_sequences, with_identity
+from anamorph.auditing.audit import with_identity
 from anamorph.auditing.engine import BATCH_TOKENS, audit_split
+from anamorph.auditing.proxies import SimplifiedProxy
+from anamorph.auditing.samples import fit_batches, scored_sequences
 from anamorph.faithfulness.metrics import metric_names
 from anamorph.faithfulness.sums import CellSums
 from anamorph.models.decoder import Decoder
@@ -32,8 +34,6 @@ from anamorph.studies.specification import load_preset
 from anamorph.tasks import Split, load_task
 from anamorph.tasks.batches import collate, plan
 from anamorph.training.train import default_model
-
-METRICS = metric_names()
 
 
 def main() -> None:
@@ -71,7 +71,8 @@ def main() -> None:
         part = scored_sequences(split, options.sequences or spec.audit.sequences)
         candidates = torch.from_numpy(task.candidates)
         start = time.perf_counter()
-        cells = audit_split(model, part, task.candidates, list(fitted.values()))
+        proxies = [SimplifiedProxy(x, model) for x in fitted.values()]
+        cells = audit_split(model, part, task.candidates, proxies)
         audit_time = time.perf_counter() - start
         total_audit += audit_time
         line = f"{split.name:<22}{len(part.tokens):>9,}{part.scored.sum():>8,}{audit_time:>8.2f}s"
@@ -82,7 +83,12 @@ def main() -> None:
             total_loop += loop_time
             rounded = difference(cells, looped, part)
             exact = difference(
-                audit_split(double, part, task.candidates, list(fitted.values())),
+                audit_split(
+                    double,
+                    part,
+                    task.candidates,
+                    [SimplifiedProxy(x, double) for x in fitted.values()],
+                ),
                 plain_loop(double, part, candidates, fitted),
                 part,
             )
@@ -109,7 +115,7 @@ def plain_loop(
 ) -> dict[Simplified, torch.Tensor]:
     """[metric] sums over the scored positions of a split, for every proxy."""
     order = np.argsort(split.lengths, kind="stable")
-    sums = {proxy: torch.zeros(len(METRICS), dtype=torch.float64) for proxy in fitted}
+    sums = {proxy: torch.zeros(len(metric_names()), dtype=torch.float64) for proxy in fitted}
     for part in plan(split.lengths[order], BATCH_TOKENS):
         sequences = order[part]
         batch = collate(split, sequences)

@@ -18,6 +18,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from anamorph.auditing.engine import audit_split
+from anamorph.auditing.proxies import SimplifiedProxy
 from anamorph.faithfulness.measuring import CellKey, ProxyInfo
 from anamorph.faithfulness.sums import CellSums, SumIndex
 from anamorph.faithfulness.tables import tabulate
@@ -74,7 +75,8 @@ def main() -> None:
         ]
         fitted = fit(model, expand(specs), [collate(train, np.arange(SEQUENCES))])
         for split in splits:
-            found = audit_split(model, split, np.arange(2000), list(fitted.values()))
+            proxies = [SimplifiedProxy(x, model) for x in fitted.values()]
+            found = audit_split(model, split, np.arange(2000), proxies)
             done += len(found)
         resident.append(megabytes())
         print(f"{done:>5} cells: {resident[-1]:8.1f} MB resident", flush=True)

@@ -120,8 +120,10 @@ def of_dyck(run: Path, sequences: int) -> tuple[list[Population], list[Populatio
         sequences: how many sentences stand for the population.
     """
     import anamorph as am
-    from anamorph.auditing.audit import fit_on_train, scored_sequences, with_identity
+    from anamorph.auditing.audit import fit_on_train, with_identity
     from anamorph.auditing.engine import audit_split
+    from anamorph.auditing.proxies import SimplifiedProxy
+    from anamorph.auditing.samples import scored_sequences
     from anamorph.faithfulness.sums import WHOLE
     from anamorph.models.decoder import Decoder
     from anamorph.runs.folder import load_run
@@ -132,7 +134,8 @@ def of_dyck(run: Path, sequences: int) -> tuple[list[Population], list[Populatio
     proxies = with_identity(PROXIES)[1:]
     fitted = fit_on_train(model, proxies, task, 1000)
     part = scored_sequences(task.reference, sequences)
-    cells = audit_split(model, part, task.candidates, [fitted[p] for p in proxies])
+    ready = [SimplifiedProxy(fitted[p], model) for p in proxies]
+    cells = audit_split(model, part, task.candidates, ready)
     shares, others = [], []
     for proxy, cell in cells.items():
         rows = np.flatnonzero(cell.index.facet == WHOLE)

@@ -31,8 +31,9 @@ import anamorph_
 import hooks
 import work
 
-from anamorph.auditing.engine import audit_split
+from anamorph.auditing.engine import Settings, audit_split
 from anamorph.faithfulness.confidence import PRIOR_CORRELATION
+from anamorph.faithfulness.estimates import Stopping
 from anamorph.faithfulness.metrics import metric_names
 from anamorph.faithfulness.sums import WHOLE
 
@@ -67,11 +68,10 @@ def main() -> None:
     candidates = np.arange(shape.vocabulary)
 
     start = time.perf_counter()
-    found = audit_split(
-        model_, split, candidates, proxies, until=options.until, correlation=options.correlation
-    )
+    settings = Settings(stopping=Stopping(options.until, options.correlation))
+    found = audit_split(model_, split, candidates, proxies, settings)
     ours = time.perf_counter() - start
-    taken = np.array([found[f.proxy].seen for f in proxies])
+    taken = np.array([found[p.spec].seen for p in proxies])
 
     everything = audit_split(model_, split, candidates, proxies)
     metric = METRICS.index("same_prediction")
@@ -80,7 +80,7 @@ def main() -> None:
             (sums.sums[metric] / torch.from_numpy(sums.index.tokens)).numpy()[
                 sums.index.facet == WHOLE
             ]
-            for sums in (everything[f.proxy] for f in proxies)
+            for sums in (everything[p.spec] for p in proxies)
         ]
     )  # [cell, sequence]
     wide = 2 * norm.ppf(0.975) * agreement.std(axis=1, ddof=1)

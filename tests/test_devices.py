@@ -13,7 +13,7 @@ from torch import nn
 
 import anamorph as am
 from anamorph.analysis.head_scores import head_scores
-from anamorph.auditing.audit import noise_floor
+from anamorph.auditing.noise import noise_floor
 from anamorph.models.base import Model
 from anamorph.simplifications import KMeans
 from anamorph.studies.given import audit_given

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 from work import RANKS, cells, load_model
 
-from anamorph.auditing.engine import audit_split
+from anamorph.auditing.engine import Settings, audit_split
+from anamorph.auditing.proxies import SimplifiedProxy
 from anamorph.faithfulness.metrics import metric_names
 from anamorph.models.huggingface.model import HuggingFace
 from anamorph.models.sites import Site
-from anamorph.simplifications import SVD, FittedProxies, FittedProxy, parse
+from anamorph.simplifications import SVD, FittedProxies, parse
 from anamorph.tasks import Split
 
 METRICS = metric_names()
@@ -23,7 +24,7 @@ BATCH_TOKENS = 1_024  # as in `audit_given`
 
 def setting(
     weights: Path, tokens: Tensor, projectors: Tensor
-) -> tuple[HuggingFace, Split, list[FittedProxy]]:
+) -> tuple[HuggingFace, Split, list[SimplifiedProxy]]:
     """The model, a split of all tokens, and the cells in their order."""
     model = HuggingFace(load_model(weights))
     sequences = tokens.flatten(0, 1).numpy()
@@ -47,12 +48,13 @@ def setting(
             axes = torch.linalg.eigh(projector.double()).eigenvectors[:, -rank:]
             simplification.components_ = axes.T.contiguous()
             placed[proxy][Site(cell.layer, cell.head, kind)] = simplification
-    return model, split, list(FittedProxies(placed, model.layers).values())
+    fitted = FittedProxies(placed, model.layers).values()
+    return model, split, [SimplifiedProxy(some, model) for some in fitted]
 
 
 def prepare(weights: Path, tokens: Tensor, projectors: Tensor) -> Callable[[], Tensor]:
     """What `work.Sweep` is to the others: a call gives [cell, metric] over all tokens."""
-    model, split, fitted = setting(weights, tokens, projectors)
+    model, split, proxies = setting(weights, tokens, projectors)
     candidates = np.arange(model.vocabulary)
     wanted = [
         METRICS.index(name)
@@ -60,8 +62,8 @@ def prepare(weights: Path, tokens: Tensor, projectors: Tensor) -> Callable[[], T
     ]
 
     def sweep() -> Tensor:
-        found = audit_split(model, split, candidates, fitted, batch_tokens=BATCH_TOKENS)
-        sums = torch.stack([found[f.proxy].sums[wanted].sum(1) for f in fitted])  # [cell, 4]
+        found = audit_split(model, split, candidates, proxies, Settings(BATCH_TOKENS))
+        sums = torch.stack([found[p.spec].sums[wanted].sum(1) for p in proxies])  # [cell, 4]
         means = sums / int(split.scored.sum())
         return torch.stack([means[:, 0], means[:, 1], means[:, 2] - means[:, 3]], dim=1).float()
 

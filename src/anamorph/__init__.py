@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from anamorph.runs.folder import load_run as load_run
     from anamorph.simplifications import PCA as PCA
     from anamorph.simplifications import SVD as SVD
+    from anamorph.simplifications import AnotherModel as AnotherModel
     from anamorph.simplifications import KMeans as KMeans
     from anamorph.simplifications import OneHot as OneHot
     from anamorph.simplifications import Simplification as Simplification
@@ -49,6 +50,7 @@ _WHERE = {
     "PCA": "simplifications",
     "SVD": "simplifications",
     "AnamorphError": "errors",
+    "AnotherModel": "simplifications",
     "Audit": "auditing.audit",
     "Decoder": "models.decoder",
     "DecoderConfig": "models.decoder",

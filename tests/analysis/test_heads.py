@@ -13,7 +13,7 @@ import torch
 from anamorph.analysis.edited_heads import EditedHead, edited_head
 from anamorph.analysis.head_scores import LONGEST, Places, head_scores
 from anamorph.analysis.heads import SCORES
-from anamorph.auditing.audit import scored_sequences
+from anamorph.auditing.samples import scored_sequences
 from anamorph.errors import AnamorphError
 from anamorph.models.base import Batch, LayerKind, Model, Ran, State
 from anamorph.models.huggingface.model import HuggingFace
@@ -108,7 +108,7 @@ def test_padding_may_stand_on_either_side(name: str, side: str) -> None:
     ]
     for layer in range(model.layers):
         means = (places.sums(together[layer]) / places.counts()).numpy()
-        for head in range(model.heads):
+        for head in range(model.layout[layer].heads):
             patterns = [of[layer][0, head].double().numpy() for of in alone]
             expected = plain_scores(patterns, tokens, [(0, 1), (2, 3)])
             found = dict(zip(SCORES, means[head], strict=True))

@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from anamorph.analysis.data import Run, read
+from anamorph.analysis.findings import Findings, read
 from anamorph.analysis.summary import Headline, evidence, headline, notices, standings
 from anamorph.analysis.words import SIGNS, WORDS
 from anamorph.faithfulness.gaps import (
@@ -45,7 +45,7 @@ def no_stills(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def mixture(tmp_path: Path) -> Run:
+def mixture(tmp_path: Path) -> Findings:
     return read(write(tmp_path / "run", MIXTURE))
 
 
@@ -56,7 +56,7 @@ def first_screen(page: str) -> str:
     return " ".join(text.split())
 
 
-def test_the_headline_counts_every_proxy_once(mixture: Run) -> None:
+def test_the_headline_counts_every_proxy_once(mixture: Findings) -> None:
     count = headline(mixture)
     assert (count.holds, count.illusions, count.wrong, count.open) == (1, 3, 2, 2)
     assert count.holds + count.illusions + count.wrong + count.open == count.proxies == 8
@@ -122,7 +122,7 @@ def test_the_headline_in_a_sentence(counts: dict[str, Any], sentence: str) -> No
     assert count._replace(**counts).sentence == sentence
 
 
-def test_standings_name_sizes_and_splits(mixture: Run) -> None:
+def test_standings_name_sizes_and_splits(mixture: Findings) -> None:
     found = {standing.title: standing for standing in standings(mixture)}
     svd = found["SVD · layer 0 key"]
     assert svd.trust == ["rank 8 and 16: near only", "rank 32: every split"]
@@ -181,7 +181,7 @@ def test_no_verdict_but_faithful_is_green_and_all_are_told_apart() -> None:
         assert word in WORDS
 
 
-def test_the_matrix_says_which_judgement_is_open(mixture: Run) -> None:
+def test_the_matrix_says_which_judgement_is_open(mixture: Findings) -> None:
     figure = charts_verdicts.matrix(mixture)
     assert figure
     of = {(row["proxy"], row["split"]): row for row in figure.data.iter_rows(named=True)}
@@ -199,7 +199,7 @@ def test_the_matrix_says_which_judgement_is_open(mixture: Run) -> None:
     assert of["svd(rank=32)@0.*.key", "iid"]["text"] == "96.0"
 
 
-def test_the_first_screen_of_a_mixture(mixture: Run, no_stills: None) -> None:
+def test_the_first_screen_of_a_mixture(mixture: Findings, no_stills: None) -> None:
     text = first_screen(render(mixture.path).read_text())
     assert "1 holds on every split, 3 are illusions" in text
     assert "400 sequences of each split, with 4,000 scored positions, and one model" in text

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from anamorph.analysis.data import read
+from anamorph.analysis.findings import read
 from anamorph.analysis.verdicts import Sentence, sentences
 from anamorph.analysis.words import (
     listing,

@@ -18,9 +18,10 @@ import scipy.stats
 import torch
 
 import anamorph as am
-from anamorph.auditing import engine
-from anamorph.auditing.audit import fit_on_train, noise_floor, rounding, with_identity
-from anamorph.auditing.engine import audit_split
+from anamorph.auditing.audit import fit_on_train, with_identity
+from anamorph.auditing.engine import Settings, audit_split
+from anamorph.auditing.noise import noise_floor, rounding
+from anamorph.auditing.proxies import SimplifiedProxy
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness.sums import CellSums
 from anamorph.models.base import Edits, Ran, State
@@ -64,7 +65,14 @@ def split(task: Task) -> Split:
 def audit(
     model: am.Decoder, task: Task, split: Split, fitted: FittedProxies, **options: Any
 ) -> dict[Simplified, CellSums]:
-    return audit_split(model, split, task.candidates, list(fitted.values()), **options)
+    return audit_some(model, task, split, list(fitted.values()), **options)
+
+
+def audit_some(
+    model: am.Decoder, task: Task, split: Split, fitted: Sequence[FittedProxy], **options: Any
+) -> dict[Simplified, CellSums]:
+    proxies = [SimplifiedProxy(some, model) for some in fitted]
+    return audit_split(model, split, task.candidates, proxies, Settings(**options))
 
 
 # The plain loop: one position at a time, in float64, every formula written out or SciPy's.
@@ -388,15 +396,15 @@ def test_a_stack_that_does_not_fit_the_memory_is_halved(
     error: RuntimeError,
 ) -> None:
     usual = audit(model, task, split, fitted, memory=2**40)
-    run_stack, largest, refused = engine.run_stack, 3, []
+    run_stack, largest, refused = SimplifiedProxy.run, 3, []
 
-    def tight(run: Any, stack: Sequence[FittedProxy], heads: Any) -> Any:
+    def tight(proxy: SimplifiedProxy, run: Any, stack: Sequence[SimplifiedProxy]) -> Any:
         if len(stack) > largest:
             refused.append(len(stack))
             raise error
-        return run_stack(run, stack, heads)
+        return run_stack(proxy, run, stack)
 
-    monkeypatch.setattr(engine, "run_stack", tight)
+    monkeypatch.setattr(SimplifiedProxy, "run", tight)
     assert_alike(usual, audit(model, task, split, fitted, memory=2**40), 1e-4)
     assert refused
     largest = 0
@@ -409,10 +417,10 @@ def test_law_4_neither_order_nor_company_of_proxies_matters(
 ) -> None:
     proxies = list(fitted.values())
     usual = audit(model, task, split, fitted)
-    backwards = audit_split(model, split, task.candidates, proxies[::-1])
+    backwards = audit_some(model, task, split, proxies[::-1])
     assert_alike(usual, backwards, 1e-4)
     for some in (proxies[3:5], proxies[7:8]):
-        found = audit_split(model, split, task.candidates, some)
+        found = audit_some(model, task, split, some)
         assert len(found) == len(some)
         assert_alike({p: usual[p] for p in found}, found, 1e-4)
 
@@ -496,7 +504,7 @@ def test_law_8_a_number_that_is_none_names_cell_split_and_sequence(
     clean = small_model(task)
     fitted = fit_on_train(clean, with_identity(["svd(rank=1)@1.0.key"]), task, 5)
     with pytest.raises(am.AnamorphError) as caught:
-        audit_split(model, deepest, task.candidates, [fitted[list(fitted)[1]]])
+        audit_some(model, task, deepest, [fitted[list(fitted)[1]]])
     text = str(caught.value)
     assert "svd(rank=1)@1.0.key on split 'unseen_depth'" in text
     assert int(text.split("in sequence ")[1].split(";")[0]) == spoilt[0]
@@ -537,9 +545,9 @@ def test_law_9_memory_is_flat(task: Task) -> None:
             "random", "ood", tokens.astype(np.int16), offsets, np.arange(len(tokens)) % 64 > 32
         )
         resident = [memory()]
-        cells = audit_split(
-            model, split, task.candidates, some, watch=lambda *_: resident.append(memory())
-        )
+        proxies = [SimplifiedProxy(x, model) for x in some]
+        watch = lambda *_: resident.append(memory())  # noqa: E731
+        cells = audit_split(model, split, task.candidates, proxies, watch=watch)
         assert len(resident) > sequences / 64
         sums = sum(8 * cell.sums.numel() for cell in cells.values())
         return max(resident) - resident[0] - sums / 2**20

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import anamorph as am
-from anamorph.analysis.data import read
+from anamorph.analysis.findings import read
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness import metrics
 from anamorph.faithfulness.comparison import ModelOutput, position_metrics

@@ -99,5 +99,5 @@ def write(
         used = {key: value for key, value in schema.items() if key in rows[0]}
         frame = pl.DataFrame(rows, schema_overrides=used, infer_schema_length=None)
         frame.write_parquet(run / f"{name}.parquet")
-    (run / "spec.json").write_text(json.dumps(dict(spec or {})))
+    (run / "spec.json").write_text(json.dumps({"seeds": seeds, **(spec or {})}))
     return run

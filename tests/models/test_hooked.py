@@ -15,7 +15,8 @@ from torch import Tensor, nn
 import anamorph as am
 import running
 from anamorph.auditing.audit import fit_on_train, with_identity
-from anamorph.auditing.engine import audit_split
+from anamorph.auditing.engine import Settings, audit_split
+from anamorph.auditing.proxies import SimplifiedProxy
 from anamorph.auditing.stacks import stacked_edits
 from anamorph.faithfulness.metrics import metric_names
 from anamorph.models.base import Batch, LayerKind
@@ -257,7 +258,8 @@ def test_one_forward_for_the_model_and_one_for_a_stack() -> None:
     )
     fitted = fit_on_train(model, proxies, task, 6)
     calls.clear()
-    audit_split(model, task.splits["far"], task.candidates, [fitted[p] for p in proxies])
+    ready = [SimplifiedProxy(fitted[p], model) for p in proxies]
+    audit_split(model, task.splits["far"], task.candidates, ready)
     assert len(calls) % 3 == 0  # as many in every batch
     assert sum(calls) == 6 + 6 + 6 * 4  # the model; MLP proxy; three ranks and one-hot
 
@@ -266,13 +268,13 @@ def test_numbers_do_not_depend_on_threads_and_batches() -> None:
     task = random_task(23)
     model = am.HookedModel(transformer(), SITES)
     proxies = with_identity(["svd(rank=[1,2])@*.*.{query,key}", "onehot@1.*.pattern"])
-    fitted = [fit_on_train(model, proxies, task, 20)[p] for p in proxies]
+    fitted = fit_on_train(model, proxies, task, 20)
+    ready = [SimplifiedProxy(fitted[p], model) for p in proxies]
     found = []
     for threads, tokens, memory in ((1, 10_000, 2**23), (2, 30, 2**23), (2, 60, 1)):
         torch.set_num_threads(threads)
-        cells = audit_split(
-            model, task.splits["far"], task.candidates, fitted, batch_tokens=tokens, memory=memory
-        )
+        settings = Settings(batch_tokens=tokens, memory=memory)
+        cells = audit_split(model, task.splits["far"], task.candidates, ready, settings)
         found.append(torch.stack([cells[p].sums for p in proxies]))
     for other in found[1:]:
         torch.testing.assert_close(found[0], other, atol=1e-4, rtol=1e-5)

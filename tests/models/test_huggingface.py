@@ -150,7 +150,7 @@ def test_a_rank_r_proxy_of_one_head_is_the_brute_force_one(name: str) -> None:
         LayerKind(layer, kind): StackedEdit([{at: _Projection(x)}, {at: _Projection(torch.eye(8))}])
         for kind, x, at in (
             ("query", axes, head),
-            ("key", key_axes, head * model.key_heads // model.heads),
+            ("key", key_axes, model.layout[0].reads(head)),
         )
     }
     logits = run(model, Batch(TOKENS, torch.ones_like(TOKENS).bool()), edits)

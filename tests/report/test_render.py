@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from anamorph.analysis.data import read
+from anamorph.analysis.findings import read
 from anamorph.errors import AnamorphError
 from anamorph.report import page as page_module
 from anamorph.report import render
@@ -209,10 +209,10 @@ def test_bad_input_says_what_is_wrong(copied: Path) -> None:
     results = pl.read_parquet(copied / "results.parquet")
     results.drop("level").write_parquet(copied / "results.parquet")
     with pytest.raises(AnamorphError, match="no column level"):
-        read(copied)
+        render(copied)
     results.with_columns(value=pl.lit(float("nan"))).write_parquet(copied / "results.parquet")
     with pytest.raises(AnamorphError, match="NaN or an infinity in value"):
-        read(copied)
+        render(copied)
     results.filter(method="identity").write_parquet(copied / "results.parquet")
     with pytest.raises(AnamorphError, match="without a proxy"):
         render(copied)

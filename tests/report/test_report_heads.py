@@ -12,8 +12,8 @@ import pytest
 import scipy.stats
 from numpy.typing import NDArray
 
-from anamorph.analysis import data
-from anamorph.analysis.data import read
+from anamorph.analysis import findings
+from anamorph.analysis.findings import read
 from anamorph.analysis.heads import Heads, _smallest, rows
 from anamorph.report import page as page_module
 from anamorph.report import render
@@ -34,7 +34,7 @@ def run(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def heads(run: Path) -> Heads:
-    found = read(run).heads
+    found = read(run).by_head
     assert found is not None
     return found
 
@@ -164,7 +164,7 @@ def test_rows_have_the_largest_gap_first(heads: Heads) -> None:
 
 
 def test_seeds_are_kept_apart(tmp_path: Path) -> None:
-    heads = read(write(tmp_path / "run", seeds=(0, 1))).heads
+    heads = read(write(tmp_path / "run", seeds=(0, 1))).by_head
     assert heads is not None
     texts = heads.smallest.filter(method=QK, layer=1, head=0, split="iid", least=0.99)
     assert dict(texts.select("seed", "text").iter_rows()) == {0: "4", 1: "none"}
@@ -247,7 +247,7 @@ def test_families_beyond_what_a_reader_can_take(
 ) -> None:
     content = read(run)
     assert len(content.families) == 5 and content.telling_families == content.families
-    monkeypatch.setattr(data, "MOST_FAMILIES", 2)
+    monkeypatch.setattr(findings, "MOST_FAMILIES", 2)
     monkeypatch.setattr(page_module, "MOST_FAMILIES", 2)
     page = render(run).read_text()
     assert "Shown are 2 of 5 families of proxies; the table has all." in page
@@ -279,4 +279,4 @@ def test_absent_where_no_proxy_edits_a_single_head(run: Path) -> None:
         frame = pl.read_parquet(run / f"{name}.parquet")
         kept = pl.col("simplification").is_in(["identity", "svd(rank=1)@1.*.{query,key}"])
         frame.filter(kept).write_parquet(run / f"{name}.parquet")
-    assert read(run).heads is None
+    assert read(run).by_head is None

@@ -268,5 +268,5 @@ def test_expand_takes_all_that_names_a_proxy_and_each_once() -> None:
     assert expand(SVD(rank=2) @ "0.0.key") == [Simplified((SVD(rank=2) @ "0.0.key",))]
     with pytest.raises(AnamorphError, match="attached to sites"):
         expand([SVD(rank=2)])  # type: ignore[list-item]
-    with pytest.raises(AnamorphError, match="names no proxy"):
+    with pytest.raises(AnamorphError, match="is not a proxy"):
         expand(SVD(rank=2))

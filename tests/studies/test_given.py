@@ -17,10 +17,12 @@ from polars.testing import assert_frame_equal
 
 from anamorph.auditing import works
 from anamorph.auditing.audit import audit, fit_on_train
-from anamorph.auditing.engine import LOOK, audit_split
+from anamorph.auditing.engine import LOOK, Settings, audit_split
+from anamorph.auditing.proxies import SimplifiedProxy
 from anamorph.cli import main
 from anamorph.errors import AnamorphError
-from anamorph.faithfulness.confidence import RatioSequence
+from anamorph.faithfulness.confidence import PRIOR_CORRELATION, RatioSequence
+from anamorph.faithfulness.estimates import Stopping
 from anamorph.faithfulness.sums import WHOLE
 from anamorph.models.decoder import Decoder, DecoderConfig
 from anamorph.models.huggingface.load import load_pretrained
@@ -168,9 +170,8 @@ def test_numbers_do_not_depend_on_the_batch(
             model,
             task.splits["b"],
             task.candidates,
-            [fitted[p] for p in proxies],
-            batch_tokens=tokens,
-            until=until,
+            [SimplifiedProxy(fitted[p], model) for p in proxies],
+            Settings(tokens, stopping=until and Stopping(until, PRIOR_CORRELATION)),
         )
         tables.append(torch.stack([cells[p].sums for p in proxies]))
         seen = [cells[p].seen for p in proxies]
@@ -192,7 +193,9 @@ def test_numbers_do_not_depend_on_order_or_padding(model: HuggingFace, task: Tas
         (shuffled, 4096),
         (shuffled, 1),
     ):
-        cells = audit_split(model, split.take(order), task.candidates, fitted, batch_tokens=tokens)
+        ready = [SimplifiedProxy(x, model) for x in fitted]
+        part = split.take(order)
+        cells = audit_split(model, part, task.candidates, ready, Settings(tokens))
         whole = np.flatnonzero(cells[proxies[0]].index.facet == WHOLE)
         sums = torch.stack([cells[p].sums[:, whole] for p in proxies])
         by_sequence.append(torch.empty_like(sums).index_copy_(2, torch.from_numpy(order), sums))

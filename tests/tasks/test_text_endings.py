@@ -20,8 +20,7 @@ import polars as pl
 import pytest
 
 from anamorph.errors import AnamorphError
-from anamorph.tasks.text import csv_files as text_csv
-from anamorph.tasks.text import json_files as text_json
+from anamorph.tasks.text import placed
 from anamorph.tasks.text.files import open_source
 from anamorph.tasks.text.rows import Fields
 from anamorph.tasks.text.task import text_task
@@ -248,10 +247,10 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12
         ("a.txt", LFS, "is a pointer of git-lfs"),
         ("a.csv", b"id,text\n1,caf\xe9\n", "not UTF-8"),
         ("a.csv", b"", "has no column 'text'; its columns are: none."),
-        ("a.csv", b'id,text\n1,"open\n2,x\n', ":2 is no record (a quote is not closed)"),
-        ("a.csv", b"id,text\n1,a\n2,b,c\n", ":3 is no record (3 field(s) for 2 columns)"),
-        ("a.csv", b"id,text\n1,of two\nlines\n", ":3 is no record (1 field(s) for 2 columns)"),
-        ("a.csv", b'id,text\n1,"a"b\n', ":2 is no record ('b\\n' stands behind a quote)"),
+        ("a.csv", b'id,text\n1,"open\n2,x\n', ":2 is not a record (a quote is not closed)"),
+        ("a.csv", b"id,text\n1,a\n2,b,c\n", ":3 is not a record (3 field(s) for 2 columns)"),
+        ("a.csv", b"id,text\n1,of two\nlines\n", ":3 is not a record (1 field(s) for 2 columns)"),
+        ("a.csv", b'id,text\n1,"a"b\n', ":2 is not a record ('b\\n' follows a closing quote)"),
         ("a.csv", b"text,text\n1,2\n", "has more than one column 'text'"),
         ("a.csv", b"id,code\n1,a\n", "has no column 'text'; its columns are: id, code"),
         ("a.csv", b"1;first\n2;second\n", "its columns are: 1, first"),
@@ -259,16 +258,20 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12
         ("a.jsonl.xz", lzma.compress(in_lines())[:-9], "Cannot read"),
         ("a.jsonl.bz2", bz2.compress(in_lines())[:-9], "Cannot read"),
         ("a.csv.gz", gzipped(in_csv())[:-9], "Cannot read"),
-        ("a.json", ARRAY[:-1], ":377 is no JSON (the array does not end)"),
-        ("a.json", ARRAY[:-9], "is no JSON ("),
-        ("a.json", ARRAY + b"\n{}", "behind the array stands '{}'"),
-        ("a.json", ARRAY.replace(b'"id": 3,', b"'id': 3,"), "is no JSON (Expecting property"),
+        ("a.json", ARRAY[:-1], ":377 is not JSON (the array does not end)"),
+        ("a.json", ARRAY[:-9], "is not JSON ("),
+        ("a.json", ARRAY + b"\n{}", "'{}' follows the array"),
+        ("a.json", ARRAY.replace(b'"id": 3,', b"'id': 3,"), "is not JSON (Expecting property"),
         ("a.json", b'[{"text": "\xe9"}]', "not UTF-8"),
         ("a.json", b"[[1, 2]]", "row 0 is a list; expected an object"),
         ("a.json", b'{"a": 1, "b": [1]}', "is one JSON object (with a, b)"),
-        ("a.json", b'{"a": [{"text": "x"}], "b": [{"text": "y"}]}', "rows it holds is not plain"),
-        ("a.json", b'{"text": ["x", "y"], "id": [1]}', "rows it holds is not plain"),
-        ("a", b"{'text': 'x'}\n", "is no JSON"),
+        (
+            "a.json",
+            b'{"a": [{"text": "x"}], "b": [{"text": "y"}]}',
+            "which rows it holds",
+        ),
+        ("a.json", b'{"text": ["x", "y"], "id": [1]}', "which rows it holds"),
+        ("a", b"{'text': 'x'}\n", "is not JSON"),
     ],
 )
 def test_what_is_not_read(name: str, content: bytes, message: str, tmp_path: Path) -> None:
@@ -278,7 +281,7 @@ def test_what_is_not_read(name: str, content: bytes, message: str, tmp_path: Pat
 def test_errors_in_json_name_the_line(tmp_path: Path) -> None:
     lines = ARRAY.split(b"\n")
     lines[41] = b"oops" + lines[41]
-    assert f"{tmp_path / 'a.json'}:42 is no JSON" in error(tmp_path / "a.json", b"\n".join(lines))
+    assert f"{tmp_path / 'a.json'}:42 is not JSON" in error(tmp_path / "a.json", b"\n".join(lines))
 
 
 @pytest.mark.parametrize("name", ["a", "a.txt", "a.data", "a.log.gz"])
@@ -302,8 +305,7 @@ ALL_CSV = [name for name in FILES if name.endswith((".csv", ".CSV", ".tsv", ".ta
 def test_documents_are_the_same_whatever_is_read_at_a_time(
     block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(text_json, "BLOCK", block)
-    monkeypatch.setattr(text_csv, "BLOCK", block)
+    monkeypatch.setattr(placed, "BLOCK", block)
     for name in ("a.Json", "a-compact.json", "a-pretty.json", "a-bom.json", "a.json", *ALL_CSV):
         test_every_ending_gives_the_documents_of_plain_jsonl(name, tmp_path)
 

@@ -183,8 +183,8 @@ def test_what_is_no_utf8(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{'text': 1}", r":2 is no JSON (Expecting property name"),
-        ("[" * 100_000, ":2 is no JSON"),
+        ("{'text': 1}", r":2 is not JSON (Expecting property name"),
+        ("[" * 100_000, ":2 is not JSON"),
         ("3", ":2 is a int; expected an object with the field 'text'"),
         (
             '{"code": "x", "id": 1}',
@@ -206,7 +206,7 @@ def test_damaged_files(tmp_path: Path) -> None:
         file.write(bytes(range(100)) * 50)
     cut = (tmp_path / "whole.gz").read_bytes()[:-20]
     (tmp_path / "a.jsonl.gz").write_bytes(b"no gzip")
-    assert f"{tmp_path / 'a.jsonl.gz'}:1 is no JSON" in error(tmp_path / "a.jsonl.gz")
+    assert f"{tmp_path / 'a.jsonl.gz'}:1 is not JSON" in error(tmp_path / "a.jsonl.gz")
     for name, data in (("a.jsonl.gz", cut), ("b.txt.gz", cut)):
         (tmp_path / name).write_bytes(data)
         assert f"Cannot read {tmp_path / name}: " in error(tmp_path / name)
@@ -245,7 +245,7 @@ class DataFrame(Dataset):
 def test_tables_in_memory_are_given_as_rows() -> None:
     assert "frame.to_dict('records')" in error(DataFrame())
     assert "frame.to_dicts()" in error(pl.DataFrame(rows()))
-    assert "row 0 cannot be had of a Labelled: KeyError(0); give a list" in error(Labelled())
+    assert "row 0 cannot be read from a Labelled: KeyError(0); give a list" in error(Labelled())
     assert texts(pl.DataFrame(rows()).to_dicts()) == texts(pl.Series(TEXTS)) == TEXTS
     assert texts(np.array(TEXTS)) == TEXTS
 

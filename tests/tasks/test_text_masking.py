@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import anamorph as am
-from anamorph.auditing.audit import scored_sequences
+from anamorph.auditing.samples import scored_sequences
 from anamorph.cli import main
 from anamorph.models.huggingface.load import load_model
 from anamorph.tasks import Split, Task, export

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from anamorph.analysis.data import IDENTITY, Proxy, Run
+from anamorph.analysis.findings import IDENTITY, Findings, NamedProxy
 from anamorph.analysis.words import (
     SIGNS,
     listing,
@@ -127,7 +127,7 @@ class Notice(NamedTuple):
     text: str
 
 
-def headline(run: Run) -> Headline:
+def headline(run: Findings) -> Headline:
     """Count the verdicts."""
     kinds = _kinds(run)
     found = list(kinds.values())
@@ -157,7 +157,7 @@ def headline(run: Run) -> Headline:
     )
 
 
-def _kinds(run: Run) -> dict[str, str]:
+def _kinds(run: Findings) -> dict[str, str]:
     """By proxy what all its verdicts together come to."""
     verdicts: dict[str, list[str | None]] = {proxy.simplification: [] for proxy in run.proxies}
     for name, verdict in run.judged.select("simplification", "verdict").iter_rows():
@@ -183,7 +183,7 @@ class Cell(NamedTuple):
     needed: int | None
 
 
-def standings(run: Run) -> list[Standing]:
+def standings(run: Findings) -> list[Standing]:
     """Of every family of proxies, by size and split, what its verdicts come to."""
     columns = ("simplification", *Cell._fields)
     rows: dict[str, list[Cell]] = {}
@@ -193,11 +193,11 @@ def standings(run: Run) -> list[Standing]:
 
 
 def _standing(
-    run: Run, title: str, proxies: Sequence[Proxy], rows: Mapping[str, Sequence[Cell]]
+    run: Findings, title: str, proxies: Sequence[NamedProxy], rows: Mapping[str, Sequence[Cell]]
 ) -> Standing:
-    trust: dict[str, list[Proxy]] = {}
-    distrust: dict[tuple[str, str], list[Proxy]] = {}
-    open_: dict[str, list[Proxy]] = {}
+    trust: dict[str, list[NamedProxy]] = {}
+    distrust: dict[tuple[str, str], list[NamedProxy]] = {}
+    open_: dict[str, list[NamedProxy]] = {}
     asked: dict[str, list[int | None]] = {}
     for proxy in proxies:
         cells = rows.get(proxy.simplification, ())
@@ -222,7 +222,7 @@ def _standing(
             open_.setdefault(where, []).append(proxy)
             asked.setdefault(where, []).extend(cell.needed for cell in undecided)
 
-    def named(some: Sequence[Proxy], where: str) -> str:
+    def named(some: Sequence[NamedProxy], where: str) -> str:
         return f"{sizes}: {where}" if (sizes := rows_of(some, proxies)) else where
 
     return Standing(
@@ -238,14 +238,14 @@ def _standing(
     )
 
 
-def rows_of(some: Sequence[Proxy], proxies: Sequence[Proxy]) -> str:
+def rows_of(some: Sequence[NamedProxy], proxies: Sequence[NamedProxy]) -> str:
     """Which sizes of a family: "rank 1, 2 and 4", "all sizes"; "" where there is no size."""
     if some[0].size_name and len(some) == len(proxies) > 1:
         return "all sizes"
     return sized(some[0].size_name, [proxy.size for proxy in some])
 
 
-def _where(run: Run, splits: Collection[str]) -> str:
+def _where(run: Findings, splits: Collection[str]) -> str:
     if len(splits) == len(run.ood) > 1:
         return "every split"
     missing = [split for split in run.ood if split not in splits]
@@ -262,7 +262,7 @@ def _asked(numbers: Sequence[int | None]) -> str:
     return f"about {sequences(max(known))} in all"
 
 
-def evidence(run: Run) -> Evidence:
+def evidence(run: Findings) -> Evidence:
     """How many sequences, scored positions and models stand behind the verdicts."""
     same = run.whole.filter(
         pl.col("seed").is_null(),
@@ -308,7 +308,7 @@ def _range(counts: pl.Series) -> str:
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
-def notices(run: Run) -> list[Notice]:
+def notices(run: Findings) -> list[Notice]:
     """What a reader must know first: that a model has not learnt, or was hardly trained."""
     found = [_not_learnt(run)]
     if NOT_TESTABLE not in run.judged["verdict"]:  # or it would be said twice
@@ -316,7 +316,7 @@ def notices(run: Run) -> list[Notice]:
     return [notice for notice in found if notice]
 
 
-def _not_learnt(run: Run) -> Notice | None:
+def _not_learnt(run: Findings) -> Notice | None:
     untestable = run.gaps.filter(verdict=NOT_TESTABLE)
     everything = untestable["seed"].is_null().any()
     seeds = untestable["seed"].drop_nulls().unique().sort().to_list()
@@ -352,7 +352,7 @@ def _not_learnt(run: Run) -> Notice | None:
     )
 
 
-def _trained_less(run: Run) -> Notice | None:
+def _trained_less(run: Findings) -> Notice | None:
     paper = _paper_steps(run)
     trained = (run.spec.get("training") or {}).get("steps")
     if paper is None or not isinstance(trained, int) or trained >= paper:
@@ -366,7 +366,7 @@ def _trained_less(run: Run) -> Notice | None:
     )
 
 
-def _paper_steps(run: Run) -> int | None:
+def _paper_steps(run: Findings) -> int | None:
     task = run.spec.get("task", {}).get("name")
     if not isinstance(task, str) or "paper" not in presets(task):
         return None

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from anamorph.analysis.data import Proxy, Run
+from anamorph.analysis.findings import Findings, NamedProxy
 from anamorph.analysis.words import listing, percent, points, sequences, split_label, threshold
 from anamorph.faithfulness.gaps import (
     DEGRADES,
@@ -41,7 +41,7 @@ class Sentence(NamedTuple):
     tone: str
 
 
-def sentences(run: Run) -> list[Sentence]:
+def sentences(run: Findings) -> list[Sentence]:
     """A few sentences for every family of proxies that was judged."""
     rows: dict[str, list[Row]] = {}
     for row in run.judged.iter_rows(named=True):
@@ -54,7 +54,7 @@ def sentences(run: Run) -> list[Sentence]:
     return found
 
 
-def _sentence(run: Run, title: str, rows: dict[Proxy, list[Row]]) -> Sentence:
+def _sentence(run: Findings, title: str, rows: dict[NamedProxy, list[Row]]) -> Sentence:
     if any(row["verdict"] == NOT_TESTABLE for of_one in rows.values() for row in of_one):
         return Sentence(
             title, "Not testable here: the model has not learnt the task.", "untestable"
@@ -76,11 +76,11 @@ def _sentence(run: Run, title: str, rows: dict[Proxy, list[Row]]) -> Sentence:
     return Sentence(title, " ".join(parts), tone)
 
 
-def _wrong(run: Run, rows: dict[Proxy, list[Row]]) -> str:
+def _wrong(run: Findings, rows: dict[NamedProxy, list[Row]]) -> str:
     """Of a family of which nothing looks right."""
     best = max(rows, key=lambda proxy: rows[proxy][0]["iid"])
     at = f" ({best.row})" if best.size_name else ""
-    asked = threshold(run.thresholds["faithful"])
+    asked = threshold(run.thresholds.faithful)
     reference = split_label(run.reference)
     text = f"Does not look right even on {reference}: {percent(rows[best][0]['iid'])} same "
     text += f"predictions{' at best' if len(rows) > 1 else ''}{at}, below the {asked} asked for."
@@ -90,7 +90,9 @@ def _wrong(run: Run, rows: dict[Proxy, list[Row]]) -> str:
     return text
 
 
-def _right(run: Run, right: list[Proxy], rows: dict[Proxy, list[Row]]) -> tuple[str, str]:
+def _right(
+    run: Findings, right: list[NamedProxy], rows: dict[NamedProxy, list[Row]]
+) -> tuple[str, str]:
     """Of the proxies that look right, and the tone of that."""
     proxies = list(rows)
     least = min(rows[proxy][0]["iid"] for proxy in right)
@@ -115,13 +117,13 @@ def _right(run: Run, right: list[Proxy], rows: dict[Proxy, list[Row]]) -> tuple[
     return " ".join(parts), "illusion" if illusions else "undecided"
 
 
-def _unclear(run: Run, unclear: list[Proxy], rows: dict[Proxy, list[Row]]) -> str:
+def _unclear(run: Findings, unclear: list[NamedProxy], rows: dict[NamedProxy, list[Row]]) -> str:
     """Of the proxies of which it is open whether they look right."""
     values = [rows[proxy][0]["iid"] for proxy in unclear]
     found = percent(min(values))
     if len(values) > 1:
         found += f" to {percent(max(values))}"
-    asked = threshold(run.thresholds["faithful"])
+    asked = threshold(run.thresholds.faithful)
     text = f"Whether it looks right on {split_label(run.reference)}{which_of(unclear, list(rows))} "
     text += f"is open: the interval of {found} same predictions holds the {asked} asked for."
     of_unclear = [row for proxy in unclear for row in rows[proxy]]
@@ -141,7 +143,9 @@ def _asked(rows: Sequence[Row]) -> str:
     return f"about {sequences(max(known))} of each split would decide"
 
 
-def _largest(run: Run, illusions: Sequence[Row], proxies: Sequence[Proxy], looked_at: int) -> str:
+def _largest(
+    run: Findings, illusions: Sequence[Row], proxies: Sequence[NamedProxy], looked_at: int
+) -> str:
     """The largest gap, with the interval that holds although it was picked as the largest.
 
     Of several models, with what it is in each: a verdict is what they agree on.
@@ -164,12 +168,12 @@ def _largest(run: Run, illusions: Sequence[Row], proxies: Sequence[Proxy], looke
     return f"{text}: it {DIRECTIONS[row['verdict']]}."
 
 
-def _places(run: Run, rows: Sequence[Row], proxies: Sequence[Proxy]) -> str:
+def _places(run: Findings, rows: Sequence[Row], proxies: Sequence[NamedProxy]) -> str:
     """On which splits the rows are, with their sizes where these are not all of the proxies'.
 
     Such as "on near", or "up to rank 8 on near and at rank 2 on far".
     """
-    splits: dict[tuple[Proxy, ...], list[str]] = {}
+    splits: dict[tuple[NamedProxy, ...], list[str]] = {}
     for split in run.ood:
         names = {row["simplification"] for row in rows if row["split"] == split}
         if some := tuple(proxy for proxy in proxies if proxy.simplification in names):
@@ -181,7 +185,7 @@ def _places(run: Run, rows: Sequence[Row], proxies: Sequence[Proxy]) -> str:
     return listing(texts)
 
 
-def which_of(some: Sequence[Proxy], proxies: Sequence[Proxy]) -> str:
+def which_of(some: Sequence[NamedProxy], proxies: Sequence[NamedProxy]) -> str:
     """Which sizes, with a space in front: " from rank 8 on"; "" where there is no size."""
     some, proxies = list(some), list(proxies)
     name = some[0].size_name

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from anamorph.analysis.views_text import functions, glyphs
 from anamorph.analysis.words import families
-from anamorph.auditing.audit import fit_batches, scored_sequences
 from anamorph.auditing.engine import BATCH_TOKENS
+from anamorph.auditing.samples import fit_batches, scored_sequences
 from anamorph.auditing.stacks import stacked_edits
 from anamorph.files import write_table
 from anamorph.models.base import Batch, LayerKind
@@ -57,9 +57,9 @@ def write(run: Run, task: Task, fit_sequences: int) -> None:
         write_table(folder / "attended.parquet", attended(model, task, chosen))
         write_table(folder / "scatter.parquet", scatter(model, task, fit_sequences))
         write_table(folder / "patterns.parquet", patterns(model, task, chosen))
-        if read and glyphs(task.vocabulary):
-            by_name = {str(proxy): fitted[proxy] for proxy in fitted}
-            shown = [by_name[name] for name in read]
+        by_name = {str(proxy): fitted[proxy] for proxy in fitted}
+        shown = [by_name[name] for name in read if name in by_name]  # not another model
+        if shown and glyphs(task.vocabulary):
             write_table(folder / "functions.parquet", functions(model, task, shown))
         write_table(folder / "sentences.parquet", sentences(task))
 

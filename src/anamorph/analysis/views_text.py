@@ -12,8 +12,8 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from anamorph.auditing.audit import scored_sequences
 from anamorph.auditing.engine import BATCH_TOKENS
+from anamorph.auditing.samples import scored_sequences
 from anamorph.auditing.stacks import stacked_edits
 from anamorph.faithfulness.divergences import jensen_shannon
 from anamorph.models.base import Batch, Model

@@ -75,7 +75,13 @@ WORDS = {
     "(Benjamini–Hochberg).",
 }
 
-_METHODS = {"svd": "SVD", "pca": "PCA", "kmeans": "k-means", "onehot": "one-hot attention"}
+_METHODS = {
+    "svd": "SVD",
+    "pca": "PCA",
+    "kmeans": "k-means",
+    "onehot": "one-hot attention",
+    "model": "another model",
+}
 
 
 def split_label(split: str) -> str:

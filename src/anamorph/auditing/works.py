@@ -5,37 +5,59 @@ therefore follows from the specification alone, and is done whole or not at all:
 killed and resumed equals one that was not, to the byte.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from hashlib import sha256
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from math import ceil
-from pathlib import Path
 from typing import Any
 
-import polars as pl
-
-from anamorph.auditing.engine import attention_heads
+from anamorph.auditing.another import load
+from anamorph.auditing.engine import Settings, Told, audit_split
+from anamorph.auditing.proxies import ModelProxy, Proxy, SimplifiedProxy, attention_heads
+from anamorph.auditing.samples import scored_sequences
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness.measuring import CellKey
-from anamorph.faithfulness.sums import CellSums, SumIndex
-from anamorph.files import replacing
+from anamorph.faithfulness.sums import CellSums
 from anamorph.models.base import Model
-from anamorph.runs.folder import Run
-from anamorph.simplifications import Simplified, sites_of
+from anamorph.models.fingerprint import differing
+from anamorph.simplifications import (
+    AnotherModel,
+    FittedProxies,
+    ProxySpec,
+    Simplified,
+    sites_of,
+)
+from anamorph.tasks import Task
 
 PROXIES = 64  # in a work, at most: the model itself runs once for all of them
 
 
-def plan(proxies: Sequence[Simplified], model: Model) -> list[tuple[Simplified, ...]]:
-    """Which proxies are audited together on every split.
+@dataclass(frozen=True)
+class Work:
+    """Cells that are computed together, as plain data.
+
+    Attributes:
+        split: the name of their split.
+        number: which of the split's works it is.
+        proxies: the spec strings of their proxies, in the order in which their sums are stored.
+    """
+
+    split: str
+    number: int
+    proxies: tuple[str, ...]
+
+
+def plan(proxies: Sequence[ProxySpec], model: Model, splits: Sequence[str]) -> list[Work]:
+    """Which cells are computed together, and in which order; nothing but these arguments decides.
 
     Args:
         proxies: all of a specification.
-        model: whose sites they stand at.
+        model: whose sites they stand at; its weights do not matter.
+        splits: the names of those that are audited.
 
     Returns:
-        every proxy once: by their first edited layer and the heads they are compared on, so that
-        those that can run in one stack stand together, then in the order in which they were given.
+        every proxy once on every split. Simplifications that can run in one stack stand together:
+        they are ordered by their first edited layer and the heads they are compared on, then as
+        they were given. Every other model is a work of its own, so that only one is in memory.
     """
     sites = model.sites
 
@@ -44,124 +66,112 @@ def plan(proxies: Sequence[Simplified], model: Model) -> list[tuple[Simplified, 
         first = min((site.layer for site in edited), default=model.layers)
         return first, attention_heads(edited, first, sites)
 
-    ordered = sorted(proxies, key=place)
+    ordered = sorted((p for p in proxies if isinstance(p, Simplified)), key=place)
     size = ceil(len(ordered) / max(1, ceil(len(ordered) / PROXIES)))
-    return [tuple(ordered[i : i + size]) for i in range(0, len(ordered), max(1, size))]
+    inside = [ordered[i : i + size] for i in range(0, len(ordered), max(1, size))]
+    others = [[p] for p in proxies if not isinstance(p, Simplified)]
+
+    def work(split: str, number: int, some: Sequence[ProxySpec]) -> Work:
+        return Work(split, number, tuple(map(str, some)))
+
+    of_model = [work(split, n, some) for split in splits for n, some in enumerate(inside)]
+    beside = enumerate(others, start=len(inside))
+    return of_model + [work(split, n, some) for n, some in beside for split in splits]
 
 
-@dataclass(frozen=True)
-class Origin:
-    """What the sums of a work come from; every part is a digest.
-
-    Attributes:
-        weights: of the model.
-        simplifications: of what was fitted.
-        data: of the split, as far as it was audited, and of the candidates.
-        options: of whatever else sums depend on, such as when a cell stops.
-    """
-
-    weights: str
-    simplifications: str
-    data: str
-    options: str
-
-
-def write_work(path: Path, cells: Mapping[Simplified, CellSums], origin: Origin) -> None:
-    """Write the sums of a work to one file that appears whole or not at all."""
-    tables = [
-        sums.table().select(pl.lit(str(proxy)).alias("proxy"), pl.all())
-        for proxy, sums in cells.items()
-    ]
-    with replacing(path) as temporary:
-        pl.concat(tables).write_parquet(
-            temporary,
-            compression="zstd",
-            row_group_size=len(tables[0]),  # so that one proxy is read without the others
-            metadata=asdict(origin),
-        )
-
-
-def check_work(path: Path, origin: Origin) -> None:
-    """Whether a work that lies there comes from what it would be computed from now.
-
-    Raises:
-        AnamorphError: if it does not, or is damaged; names what differs.
-    """
-    try:
-        found = pl.read_parquet_metadata(path)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise AnamorphError(
-            f"Cannot read {path} ({error}); delete it, and the same command makes it again."
-        ) from error
-    different = [name for name, value in asdict(origin).items() if found.get(name) != value]
-    if different:
-        raise AnamorphError(
-            f"{path} holds sums of other {' and '.join(different)} than there are now. Put back "
-            "what it was computed from; or delete it, and the same command makes it again."
-        )
-
-
-class CellFiles(Mapping[CellKey, CellSums]):
-    """The cells of a run, read from its works one at a time as they are asked for.
+class Auditor:
+    """Whoever executes works: it holds what all of them need.
 
     Args:
-        run: where they lie.
-        works: the proxies of every work, as `plan` gives them.
-        indexes: of every split.
+        model: the original, in inference mode.
+        task: its data.
+        proxies: all of the specification.
+        fitted: what was fitted of them.
+        sequences: scored sequences of each split, at most; None for all.
+        settings: how sums are computed; the defaults if it is None.
     """
 
     def __init__(
         self,
-        run: Run,
-        works: Sequence[Sequence[Simplified]],
-        indexes: Mapping[str, SumIndex],
+        model: Model,
+        task: Task,
+        proxies: Sequence[ProxySpec],
+        fitted: FittedProxies,
+        sequences: int | None = None,
+        settings: Settings | None = None,
     ) -> None:
-        self.run, self.indexes = run, indexes
-        self.places = {
-            str(proxy): (number, place)
-            for number, some in enumerate(works)
-            for place, proxy in enumerate(some)
-        }
+        self.model, self.task, self.fitted = model, task, fitted
+        self.sequences, self.settings = sequences, settings or Settings()
+        self.specs = {str(spec): spec for spec in proxies}
+        self._last: tuple[str, ModelProxy] | None = None  # another model, for its next work
 
-    def __getitem__(self, key: CellKey) -> CellSums:
-        seed, proxy, split = key
-        number, place = self.places[proxy]
-        path, index = self.run.work(seed, split, number), self.indexes[split]
-        again = "Delete it, and the same command makes it again."
-        try:
-            rows = pl.scan_parquet(path, glob=False).slice(place * len(index), len(index)).collect()
-        except (OSError, pl.exceptions.PolarsError) as error:
-            raise AnamorphError(f"Cannot read the sums in {path} ({error}). {again}") from error
-        if len(rows) != len(index) or "proxy" not in rows.columns or (rows["proxy"] != proxy).any():
-            raise AnamorphError(f"{path} does not hold {len(index)} rows of {proxy}. {again}")
-        return CellSums.of(rows.drop("proxy"), index, str(path))
+    def execute(self, work: Work, watch: Told = lambda done, total: None) -> dict[str, CellSums]:
+        """The sums of a work, by spec string, in the work's order.
 
-    def __iter__(self) -> Iterator[CellKey]:
-        for split in self.indexes:
-            for proxy in self.places:
-                for seed in self.run.spec["seeds"]:
-                    yield seed, proxy, split
+        Args:
+            work: of a plan for the same specification.
+            watch: called with what is done and the total; see `audit_split`.
 
-    def __len__(self) -> int:
-        return len(self.indexes) * len(self.places) * len(self.run.spec["seeds"])
+        Raises:
+            AnamorphError: as `audit_split`; if another model cannot be loaded.
+        """
+        part = scored_sequences(self.task.splits[work.split], self.sequences)
+        proxies = [self.proxy(text) for text in work.proxies]
+        cells = audit_split(self.model, part, self.task.candidates, proxies, self.settings, watch)
+        return {str(spec): sums for spec, sums in cells.items()}
+
+    def require_same(self, work: Work, known: Mapping[str, Mapping[str, str]]) -> None:
+        """Refuse another model that is not what it was when the audit began.
+
+        Args:
+            work: that was executed.
+            known: fingerprints of other models, by spec string.
+
+        Raises:
+            AnamorphError: names what differs.
+        """
+        for text in known.keys() & set(work.proxies):
+            assert self._last is not None  # a work has one other model at most
+            before, now = known[text], self._last[1].other.fingerprint()
+            parts = [part for part in {**before, **now} if before.get(part) != now.get(part)]
+            if parts:
+                raise AnamorphError(
+                    f"{text} was changed while it was compared ({differing(parts)}). What was "
+                    "being computed is not kept. Put the old one back, and the same command goes "
+                    "on; or begin a new run."
+                )
+
+    def proxy(self, text: str) -> Proxy:
+        """The proxy of a spec string, ready to run.
+
+        Raises:
+            AnamorphError: if it is another model, and cannot be loaded.
+        """
+        spec = self.specs[text]
+        if isinstance(spec, Simplified):
+            return SimplifiedProxy(self.fitted[spec], self.model)
+        assert isinstance(spec, AnotherModel)
+        if self._last is None or self._last[0] != text:
+            self._last = None  # one at a time in memory
+            self._last = text, ModelProxy(spec, load(spec).model, self.model)
+        return self._last[1]
 
 
-def digest(*parts: object) -> str:
-    """A digest of some texts, numbers and mappings."""
-    return sha256(repr(parts).encode()).hexdigest()[:32]
-
-
-def digest_of_file(path: Path) -> str:
-    """A digest of a file's bytes.
+def merge(
+    parts: Iterable[tuple[Work, Mapping[str, CellSums]]], seed: int = 0
+) -> dict[CellKey, CellSums]:
+    """The cells of one model from the sums of its works, executed in any order.
 
     Raises:
-        AnamorphError: if it cannot be read.
+        AnamorphError: if a cell is in two works.
     """
-    found = sha256()
-    try:
-        with path.open("rb") as file:
-            while block := file.read(1 << 22):
-                found.update(block)
-    except OSError as error:
-        raise AnamorphError(f"Cannot read {path}: {error.strerror}.") from error
-    return found.hexdigest()[:32]
+    cells: dict[CellKey, CellSums] = {}
+    for work, sums in parts:
+        for text in work.proxies:
+            key = seed, text, work.split
+            if key in cells:
+                raise AnamorphError(
+                    f"{text} on split {work.split!r} is in two works; give every work once."
+                )
+            cells[key] = sums[text]
+    return cells

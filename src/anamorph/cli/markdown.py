@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import polars as pl
 
-from anamorph.analysis.data import read
 from anamorph.analysis.edited_heads import single_heads
+from anamorph.analysis.findings import read
 from anamorph.analysis.summary import evidence, headline, notices, standings
 from anamorph.analysis.words import SIGNS, UNTESTED
 from anamorph.cli.tables import LEGEND

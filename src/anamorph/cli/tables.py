@@ -5,8 +5,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from anamorph.analysis.data import read
 from anamorph.analysis.edited_heads import single_heads
+from anamorph.analysis.findings import read
 from anamorph.analysis.heads import Heads, rows
 from anamorph.analysis.summary import Standing, evidence, headline, notices, standings
 from anamorph.analysis.words import SIGNS, UNTESTABLE, UNTESTED, rounding_sentence

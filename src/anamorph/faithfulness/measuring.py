@@ -166,21 +166,26 @@ def measure(grid: Grid, place: Place) -> Measured:
 
 
 def _load(grid: Grid, place: Place) -> tuple[Floats, Floats]:
-    """[proxy, seed, metric, row] sums; [proxy or 1, seed or 1, 1, row] scored positions seen."""
+    """[proxy, seed, metric, row] sums; [proxy or 1, seed or 1, 1, row] scored positions seen.
+
+    Sums are NaN where a proxy's attention was not compared, as that of a model of another shape.
+    """
     proxies, index = grid.proxies, place.index
-    sums = np.empty((len(proxies), len(grid.seeds), len(grid.metrics), len(index)))
+    sums = np.full((len(proxies), len(grid.seeds), len(grid.metrics), len(index)), np.nan)
+    outputs = tuple(name for name in grid.metrics if find_metric(name).kind == "output")
     tokens = np.empty((len(proxies), len(grid.seeds), 1, len(index)))
     for p, proxy in enumerate(proxies):
         for s, seed in enumerate(grid.seeds):
             cell = grid.cells[seed, proxy.simplification, place.name]
             label = f"Seed {seed}, {proxy.simplification}, split {place.name}"
-            if cell.metrics != grid.metrics or len(cell.index) != len(index):
+            if cell.metrics not in (grid.metrics, outputs) or len(cell.index) != len(index):
                 raise AnamorphError(
                     f"{label}: {len(cell.index)} rows of {', '.join(cell.metrics)}; expected "
                     f"{len(index)} rows of {', '.join(grid.metrics)}, as in the other cells. "
                     "All seeds and proxies must be audited on the same data."
                 )
             cell.require_finite(label)
-            sums[p, s], tokens[p, s] = cell.sums.cpu().numpy(), cell.tokens
+            sums[p, s, [name in cell.metrics for name in grid.metrics]] = cell.sums.cpu().numpy()
+            tokens[p, s] = cell.tokens
     every_row_seen = (tokens == index.tokens).all()
     return sums, tokens[:1, :1] if every_row_seen else tokens

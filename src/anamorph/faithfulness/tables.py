@@ -60,14 +60,15 @@ def tabulate(
     proxies, seeds (null last), groups and metrics.
 
     Args:
-        cells: every seed, proxy and split, all with the same metrics. Each is looked up once (the
-            first of each split again), so that a mapping may read files on access.
+        cells: every seed, proxy and split, all with the same metrics, but that those of attention
+            may be missing. Each is looked up once (the first of each split again), so that a
+            mapping may read files on access.
         proxies: what stands in the tables; "identity" has results, but no gaps or contrasts.
         splits: the role of each split.
         reference: the split that gaps are measured against.
         thresholds: where the lines between verdicts are drawn.
         learnt: accuracy on the reference that a model must be above for verdicts to mean anything.
-        floor: what rounding alone does to each metric (`anamorph.auditing.audit.noise_floor`);
+        floor: what rounding alone does to each metric (`anamorph.auditing.noise.noise_floor`);
             gaps of no more than that are not tested.
         stopping: how cells were stopped early, if they were.
 
@@ -223,9 +224,8 @@ def _gaps(
     tested = np.abs(made.value) > rounding
     accuracy = before[..., grid.names.index("model_accuracy")].copy()  # [proxy, seed]
     accuracy[:, -1] = accuracy[:, :-1].min(axis=1)  # all models must have learnt
-    keep = np.array([proxy.method != IDENTITY for proxy in grid.proxies])
-    p, s, m = (axis.ravel() for axis in np.indices(before.shape)[:, keep])
-    at = p, s, m
+    compared = np.array([proxy.method != IDENTITY for proxy in grid.proxies])
+    at = p, s, m = np.nonzero(~np.isnan(before) & compared[:, None, None])
     only = {
         name: after[p, s, grid.names.index(name)]
         for name in ("model_only_right", "proxy_only_right")

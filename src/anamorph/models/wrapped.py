@@ -2,9 +2,10 @@
 
 import threading
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from anamorph.errors import AnamorphError
 from anamorph.models.base import Batch, Edit, Model
 from anamorph.models.fingerprint import fingerprint_of
+from anamorph.models.layout import HeadLayout
 
 TOLERANCE = 1e-4  # of the spread of numbers: another way to run may round differently, not more
 OWN = 4e-6  # of a number itself
@@ -27,18 +29,47 @@ class Wrapped(Model):
     """
 
     module: nn.Module
+    _vocabulary: int
+    _dtype: torch.dtype  # of the logits
+    _takes_padding: bool  # at the right, without another number for a real token
+    _widths: Mapping[str, int]  # by kind of site, of heads or of the residual stream
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # threads share one preparation: the last one undoes it
         self._users = 0
         self._undo: Callable[[], None]
+
+    @property
+    def vocabulary(self) -> int:
+        """The number of logits."""
+        return self._vocabulary
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The number format of its logits."""
+        return self._dtype
 
     @property
     def device(self) -> torch.device:
         """Where the module's weights are."""
         tensors = chain(self.module.parameters(), self.module.buffers())
         return next((x.device for x in tensors), torch.device("cpu"))
+
+    def describe(self) -> dict[str, Any]:
+        """Class, shape and number format, for a report; heads as the first layer with some has."""
+        parameters = list(self.module.parameters())
+        dtype = next((x.dtype for x in parameters if x.is_floating_point()), self._dtype)
+        layout = next((here for here in self.layout if here.heads), HeadLayout(0, 0))
+        return {
+            "class": type(self.module).__name__,
+            "layers": self.layers,
+            **layout._asdict(),
+            "head_width": self._widths.get("query"),
+            "width": self._widths.get("residual"),
+            "parameters": sum(x.numel() for x in parameters),
+            "dtype": str(dtype).removeprefix("torch."),
+        }
 
     def fingerprint(self) -> dict[str, str]:
         """A digest of the module's weights, layer by layer."""
@@ -77,14 +108,10 @@ class Wrapped(Model):
                     )
                 self._require_own(Batch(alone, torch.ones_like(alone).bool()), own)
                 expected.append(own)
-            if self._takes_padding():
+            if self._takes_padding:
                 self._require_own(batch, torch.cat(expected))
         finally:
             back()
-
-    def _takes_padding(self) -> bool:
-        """Whether padding at the right changes nothing."""
-        return True
 
     def _require_own(self, batch: Batch, expected: Tensor) -> None:
         """Compare logits at the real tokens of a batch with [real token, vocabulary]."""

@@ -182,7 +182,7 @@ def self_checks(results: pl.DataFrame, noise: Sequence[Mapping[str, Any]]) -> di
 
     Args:
         results: of a run.
-        noise: of each seed `anamorph.auditing.audit.noise_floor`, as `floor`, and `rounding`.
+        noise: of each seed `anamorph.auditing.noise.noise_floor`, as `floor`, and `rounding`.
 
     Returns:
         `identity`: metric to worst value; `noise_floor`: the same over the seeds, with the spec

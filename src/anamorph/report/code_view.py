@@ -4,7 +4,7 @@ from typing import Any
 
 import polars as pl
 
-from anamorph.analysis.data import Run
+from anamorph.analysis.findings import Findings
 from anamorph.analysis.views_text import TOP
 from anamorph.analysis.words import split_label
 
@@ -12,7 +12,7 @@ SHADES = 9  # besides none
 LEAST = 0.005  # bits of divergence that are shaded at all
 
 
-def code_view(run: Run) -> dict[str, Any] | None:
+def code_view(run: Findings) -> dict[str, Any] | None:
     """What the page's script shows; None if the run has no functions.
 
     Text is handed over as text and put into the page as such, never as HTML. A position has one

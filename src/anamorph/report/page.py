@@ -15,7 +15,7 @@ import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from anamorph.analysis.data import IDENTITY, MOST_FAMILIES, Run, read
+from anamorph.analysis.findings import IDENTITY, MOST_FAMILIES, Findings, read
 from anamorph.analysis.heads import correlations, rows
 from anamorph.analysis.summary import Standing, evidence, headline, notices, standings
 from anamorph.analysis.verdicts import Sentence, sentences
@@ -69,7 +69,7 @@ def render(run: Path) -> Path:
     return target
 
 
-def _figures(run: Run) -> dict[str, Figure]:
+def _figures(run: Findings) -> dict[str, Figure]:
     """By the name under which the template places them; without those that have no data."""
     made: dict[str, Figure | None] = {
         "verdicts": charts_verdicts.matrix(run),
@@ -103,7 +103,7 @@ def _stills(figure: Figure, folder: Path) -> None:
             temporary.write_bytes(vl_convert.svg_to_png(svg, scale=SCALE))
 
 
-def _page(run: Run, figures: dict[str, Figure]) -> str:
+def _page(run: Findings, figures: dict[str, Figure]) -> str:
     environment = Environment(
         loader=PackageLoader("anamorph.report"),
         autoescape=True,
@@ -117,7 +117,7 @@ def _page(run: Run, figures: dict[str, Figure]) -> str:
     return template.render(**_parts(run, figures), **_content(run), run=run, figures=figures)
 
 
-def _parts(run: Run, figures: dict[str, Figure]) -> dict[str, Any]:
+def _parts(run: Findings, figures: dict[str, Figure]) -> dict[str, Any]:
     """Scripts, style and data that the page embeds."""
     templates = files("anamorph.report") / "templates"
     script, code_script, style = (
@@ -142,7 +142,7 @@ def _parts(run: Run, figures: dict[str, Figure]) -> dict[str, Any]:
     }
 
 
-def _content(run: Run) -> dict[str, Any]:
+def _content(run: Findings) -> dict[str, Any]:
     """What the page says and lists."""
     hidden = ("about", "choices", "environment", "source")
     spec = {key: value for key, value in run.spec.items() if key not in hidden}
@@ -160,9 +160,9 @@ def _content(run: Run) -> dict[str, Any]:
         "cells": _cells(run),
         "signs": SIGNS,
         "heads": _heads(run),
-        "correlations": correlations(run.heads) if run.heads else [],
-        "head_faithful": run.heads.least if run.heads else None,
-        "shared_keys": run.heads is not None and run.heads.shared_keys,
+        "correlations": correlations(run.by_head) if run.by_head else [],
+        "head_faithful": run.by_head.least if run.by_head else None,
+        "shared_keys": run.by_head is not None and run.by_head.shared_keys,
         "means": _means(run),
         "checks": _checks(run),
         "rounding": rounding_sentence(run.checks.get("rounding")),
@@ -195,26 +195,26 @@ def _hash(text: str) -> str:
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _cells(run: Run) -> list[dict[str, Any]]:
+def _cells(run: Findings) -> list[dict[str, Any]]:
     """Every proxy and ood split with its verdict, in the order of the matrix."""
     place = {proxy.simplification: i for i, proxy in enumerate(run.proxies)}
     rows = run.judged.to_dicts()
     return sorted(rows, key=lambda r: (place[r["simplification"]], run.splits.index(r["split"])))
 
 
-def _heads(run: Run) -> list[dict[str, Any]]:
+def _heads(run: Findings) -> list[dict[str, Any]]:
     """A table a way of simplifying heads and seed: its title, and its rows in two parts."""
-    if run.heads is None:
+    if run.by_head is None:
         return []
     made = []
-    for method, seed in product(run.heads.methods, run.seeds):
-        found = [row for row in rows(run.heads, method, run.splits) if row["seed"] == seed]
+    for method, seed in product(run.by_head.methods, run.seeds):
+        found = [row for row in rows(run.by_head, method, run.splits) if row["seed"] == seed]
         title = f"{method}, seed {seed}" if len(run.seeds) > 1 else method
         made.append({"title": title, "parts": (found[:MOST_HEADS], found[MOST_HEADS:])})
     return made
 
 
-def _means(run: Run) -> list[tuple[str, list[float | None], list[float | None]]]:
+def _means(run: Findings) -> list[tuple[str, list[float | None], list[float | None]]]:
     """Pooled and per-sequence means by split: the model's accuracy, then telling proxies."""
     whole = run.whole.filter(pl.col("seed").is_null())
     wanted = [("Model accuracy", IDENTITY, "model_accuracy")]
@@ -235,7 +235,7 @@ def _means(run: Run) -> list[tuple[str, list[float | None], list[float | None]]]
     return table
 
 
-def _checks(run: Run) -> list[tuple[str, Any, Any]]:
+def _checks(run: Findings) -> list[tuple[str, Any, Any]]:
     """Metric, worst value of the identity, worst value at full size (None where not measured)."""
     identity = run.checks.get("identity") or {}
     floor = run.checks.get("noise_floor") or {}
@@ -243,7 +243,7 @@ def _checks(run: Run) -> list[tuple[str, Any, Any]]:
     return [(find_metric(name).label, identity.get(name), floor.get(name)) for name in names]
 
 
-def _facts(run: Run) -> list[tuple[str, str]]:
+def _facts(run: Findings) -> list[tuple[str, str]]:
     """What was run, in a line each."""
     spec, seeds = run.spec, run.seeds
     task, audit = spec.get("task", {}), spec.get("audit", {})

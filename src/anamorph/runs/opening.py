@@ -237,6 +237,9 @@ def _of_fingerprints(there: Mapping[str, Any], asked: Mapping[str, Any]) -> list
         )
     for name in _changed(there, asked, "data"):
         found.append(f"the data of {name} differ" if name == "candidates" else f"{name!r} differs")
+    for name in _changed(there, asked, "models"):
+        parts = _changed(there.get("models") or {}, asked.get("models") or {}, name)
+        found.append(f"of {name}, {differing(parts)}")
     for name in _changed(there, asked, "simplifications"):
         found.append(f"what {name} reads or holds, or its code, differs")
     return found

@@ -21,8 +21,9 @@ from anamorph.simplifications.methods.onehot import OneHot
 from anamorph.simplifications.methods.pca import PCA
 from anamorph.simplifications.methods.projection import Projection
 from anamorph.simplifications.methods.svd import SVD
+from anamorph.simplifications.named import AnotherModel, ProxySpec
 from anamorph.simplifications.registry import SIMPLIFICATIONS, simplification_names
-from anamorph.simplifications.spec import check_readable, expand, parse
+from anamorph.simplifications.spec import Spec, check_readable, expand, parse
 from anamorph.simplifications.statistics.base import Statistic
 from anamorph.simplifications.sweeping import Sweep, sweep
 
@@ -31,6 +32,7 @@ __all__ = [
     "PCA",
     "SIMPLIFICATIONS",
     "SVD",
+    "AnotherModel",
     "Attachment",
     "Chain",
     "FittedProxies",
@@ -39,8 +41,10 @@ __all__ = [
     "NotFittedError",
     "OneHot",
     "Projection",
+    "ProxySpec",
     "Simplification",
     "Simplified",
+    "Spec",
     "Statistic",
     "Sweep",
     "check_proxies",

@@ -16,6 +16,7 @@ from anamorph.models.sites import HEAD_KINDS, LAYER_KINDS
 from anamorph.models.weights import read_weights, write_weights
 from anamorph.simplifications.estimator import Estimator
 from anamorph.simplifications.grammar import WORD, read_stages
+from anamorph.simplifications.named import ProxySpec
 from anamorph.simplifications.registry import find_class
 from anamorph.simplifications.statistics.base import Several
 from anamorph.simplifications.statistics.reservoir import USUAL, Reservoir
@@ -261,20 +262,14 @@ class Attachment:
         return replace(self, simplification=before + self.simplification)
 
 
-@dataclass(frozen=True)
-class Simplified:
-    """The model with simplifications at some of its sites; without any, the identity.
-
-    `str(proxy)` is its spec text, which `parse` reads.
-    """
+@dataclass(frozen=True, repr=False)
+class Simplified(ProxySpec):
+    """The model with simplifications at some of its sites; without any, the identity."""
 
     attachments: tuple[Attachment, ...]
 
     def __str__(self) -> str:
         return ";".join(map(str, self.attachments)) or "identity"
-
-    def __repr__(self) -> str:
-        return f"Simplified({str(self)!r})"
 
     def __and__(self, other: Attachment | Simplified) -> Simplified:
         """The attachments of both."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from anamorph.errors import AnamorphError
-from anamorph.simplifications.base import Simplification
+from anamorph.simplifications.base import Simplification, Simplified
 from anamorph.simplifications.estimator import is_learnt
 from anamorph.simplifications.registry import simplification_names
 from anamorph.simplifications.spec import parse
@@ -61,8 +61,9 @@ def _text(simplification: Simplification, x: Tensor) -> None:
     if not {part.name for part in simplification.parts()} <= set(simplification_names()):
         return
     (site_kind, *_) = sorted(simplification.kinds)
-    (proxy,) = parse(str(simplification @ f"*.*.{site_kind}"))
-    _require(proxy.attachments[0].simplification == simplification, f"it reads as {proxy}")
+    attached = simplification @ f"*.*.{site_kind}"
+    (proxy,) = parse(str(attached))
+    _require(proxy == Simplified((attached,)), f"it reads as {proxy}")
 
 
 def _returns_self(simplification: Simplification, x: Tensor) -> None:

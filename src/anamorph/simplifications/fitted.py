@@ -93,7 +93,7 @@ class FittedProxies(Mapping[Simplified, FittedProxy]):
             raise AnamorphError(f"{path} holds no fitted proxies; give a file made by save().")
         states = _by_place(tensors.items())
         placed = {
-            parse(text)[0]: {
+            _simplified(text): {
                 _read_site(site): parse_simplification(spec).load_state(
                     states.get(f"{text}|{site}", {})
                 )
@@ -102,6 +102,12 @@ class FittedProxies(Mapping[Simplified, FittedProxy]):
             for text, specs in metadata["placed"].items()
         }
         return cls(placed, metadata["layers"], metadata.get("origin"))
+
+
+def _simplified(text: str) -> Simplified:
+    (proxy,) = parse(text)
+    assert isinstance(proxy, Simplified)  # no other kind is fitted
+    return proxy
 
 
 def _by_place(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, dict[str, Tensor]]:

@@ -15,15 +15,18 @@ from anamorph.simplifications.base import (
     Simplified,
     find_simplification,
 )
-from anamorph.simplifications.grammar import Stage, read_proxy
+from anamorph.simplifications.grammar import Stage, read_models, read_proxy
+from anamorph.simplifications.named import AnotherModel, ProxySpec
 
 OF_ATTACHMENT = {"joint": bool, "on": str}
 """Parameters that belong to the attachment, with the type of their values."""
 
 Options = dict[str, Any]
+Spec = str | Attachment | ProxySpec
+"""What may stand for proxies where they are asked for."""
 
 
-def parse(text: str) -> list[Simplified]:
+def parse(text: str) -> list[ProxySpec]:
     """The proxies that a spec string names: one, or one for each combination of its lists.
 
     Raises:
@@ -35,43 +38,52 @@ def parse(text: str) -> list[Simplified]:
         svd(rank=1)@1.*.{query,key};onehot@1.*.pattern
         svd(rank=2)@1.*.{query,key};onehot@1.*.pattern
     """
+    if models := read_models(text):
+        return [AnotherModel(path) for path in models]
     attachments = [_attachments(text, stages, sites) for stages, sites in read_proxy(text)]
     return [Simplified(choice) for choice in product(*attachments)]
 
 
-def expand(
-    specs: str | Simplified | Attachment | Iterable[str | Simplified | Attachment],
-) -> list[Simplified]:
+def expand(specs: Spec | Iterable[Spec]) -> list[ProxySpec]:
     """All proxies that the specs name, in order, each once.
 
     Raises:
-        AnamorphError: as `parse`, and for things that name no proxy.
+        AnamorphError: as `parse`; for things that do not name a proxy; and if two models have one
+            name.
     """
-    if isinstance(specs, str | Simplified | Attachment) or not isinstance(specs, Iterable):
+    if isinstance(specs, Spec) or not isinstance(specs, Iterable):
         specs = [specs]
-    found: dict[Simplified, None] = {}
+    found: dict[ProxySpec, ProxySpec] = {}
     for spec in specs:
         if isinstance(spec, str):
-            found |= dict.fromkeys(parse(spec))
+            named = parse(spec)
         elif isinstance(spec, Attachment):
-            found[Simplified((spec,))] = None
-        elif isinstance(spec, Simplified):
-            found[spec] = None
+            named = [Simplified((spec,))]
+        elif isinstance(spec, ProxySpec):
+            named = [spec]
         else:
             raise AnamorphError(
-                f"{spec!r} names no proxy; expected a spec string such as "
-                "'svd(rank=4)@1.*.{query,key}', or a simplification attached to sites."
+                f"{spec!r} is not a proxy; expected a spec string such as "
+                "'svd(rank=4)@1.*.{query,key}', a simplification attached to sites, or a model as "
+                "am.AnotherModel(name, model)."
             )
+        for proxy in named:
+            other = found.setdefault(proxy, proxy)
+            models = [p.model for p in (other, proxy) if isinstance(p, AnotherModel)]
+            if models and models[0] is not models[1]:
+                raise AnamorphError(f"{proxy} names two models; give each a name of its own.")
     return list(found)
 
 
-def check_readable(proxies: Iterable[Simplified]) -> None:
+def check_readable(proxies: Iterable[ProxySpec]) -> None:
     """Whether each proxy can be read again from its text, as a run that is resumed must do.
 
     Raises:
         AnamorphError: if one cannot.
     """
     for proxy in proxies:
+        if not isinstance(proxy, Simplified):  # a model may have been given itself
+            continue
         text = str(proxy)
         try:
             again = parse(text)
@@ -88,8 +100,9 @@ def check_readable(proxies: Iterable[Simplified]) -> None:
             )
 
 
-def _parameters(proxy: Simplified) -> list[dict[str, object]]:
+def _parameters(proxy: ProxySpec) -> list[dict[str, object]]:
     """What text does not tell apart: 12 and '12'."""
+    assert isinstance(proxy, Simplified)
     return [part.get_params() for a in proxy.attachments for part in a.simplification.parts()]
 
 

@@ -8,14 +8,15 @@ from anamorph.errors import AnamorphError
 from anamorph.models.layout import KEY_KINDS, HeadLayout
 from anamorph.models.sites import HEAD_KINDS, Site, match_sites
 from anamorph.simplifications.base import Attachment, Simplified
-from anamorph.simplifications.spec import expand
+from anamorph.simplifications.named import ProxySpec
+from anamorph.simplifications.spec import Spec, expand
 
 Sweep = Literal["all", "layer", "head"]
 
 
 def sweep(
-    simplify: Iterable[str | Attachment | Simplified], sites: Sequence[Site], by: Sweep = "head"
-) -> list[Simplified]:
+    simplify: Spec | Iterable[Spec], sites: Sequence[Site], by: Sweep = "head"
+) -> list[ProxySpec]:
     """Split proxies by where they stand.
 
     A proxy that edits every head at once answers another question than one that edits a single
@@ -26,6 +27,7 @@ def sweep(
         simplify: spec strings, attachments or proxies; a list value stands for one proxy each.
         sites: the model's.
         by: `all` leaves proxies as they are, `layer` gives one a layer, `head` one a query head.
+            Another model is left as it is.
 
     Raises:
         AnamorphError: if a proxy cannot be split so.
@@ -40,8 +42,11 @@ def sweep(
     proxies = expand(simplify)
     if by == "all":
         return proxies
-    found: dict[str, Simplified] = {}
+    found: dict[str, ProxySpec] = {}
     for proxy in proxies:
+        if not isinstance(proxy, Simplified):
+            found[str(proxy)] = proxy
+            continue
         placed = [(a, match_sites(a.sites, sites)) for a in proxy.attachments]
         layers = sorted({site.layer for _, some in placed for site in some})
         for layer in layers:

@@ -9,13 +9,10 @@ from typing import Any
 
 import torch
 
-from anamorph.auditing.audit import (
-    check_audit,
-    few_sequences,
-    learnt_of,
-    require_sizes,
-    with_identity,
-)
+from anamorph.auditing.audit import check_audit, learnt_of, require_sizes, with_identity
+from anamorph.auditing.engine import Settings
+from anamorph.auditing.samples import few_sequences
+from anamorph.auditing.works import Auditor
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness.confidence import PRIOR_CORRELATION
 from anamorph.faithfulness.estimates import Stopping
@@ -28,7 +25,7 @@ from anamorph.paper.choices import choices_of_given
 from anamorph.progress import Watch, ignore
 from anamorph.runs.folder import Run, write_json
 from anamorph.runs.opening import check_same, open_run
-from anamorph.simplifications import Attachment, Simplified, Sweep, check_readable, sweep
+from anamorph.simplifications import Spec, Sweep, check_readable, sweep
 from anamorph.studies.specification import AuditOptions, AuditSpec
 from anamorph.studies.steps import (
     audit_seed,
@@ -48,7 +45,7 @@ BATCH_TOKENS = 1_024  # of real language models, whose blocks are wide
 def audit_given(
     model: Model,
     task: Task,
-    simplify: Sequence[str | Attachment | Simplified],
+    simplify: Spec | Sequence[Spec],
     out: Path | str,
     *,
     name: str = "model",
@@ -94,10 +91,10 @@ def audit_given(
     if not 0 < correlation <= 1:
         raise AnamorphError(f"correlation must lie above 0 and at most at 1; got {correlation}.")
     require_sizes(batch_tokens=(batch_tokens, 1))
-    simplify = [simplify] if isinstance(simplify, str | Attachment | Simplified) else list(simplify)
+    simplify = [simplify] if isinstance(simplify, Spec) else list(simplify)
     proxies = with_identity(sweep(simplify, model.sites, by))
     check_readable(proxies)
-    check_audit(model, task, proxies)
+    models = check_audit(model, task, proxies)
     how = AuditSpec.of(
         {
             "sequences": sequences,
@@ -124,20 +121,22 @@ def audit_given(
         "fingerprints": {
             "weights": _weights(model),
             "logits": probe_logits(model, few_sequences(task, model)),
-            **fingerprints(task, proxies),
+            **fingerprints(task, proxies, models),
         },
     }
     spec["choices"] = [*choices_of_given(spec), *task.about.choices]
     spec["about"] = task.about.describe()
+    stopping = Stopping(until, correlation) if until is not None else None
     with open_run(out, spec) as run:
         if run.complete:
             return run
         with model.session():
             fitted = fit_seed(run, how, task, model, proxies, 0, watch)
-            audit_seed(run, how, task, model, fitted, 0, watch, **options)
+            settings = Settings(batch_tokens, threads=run.spec["threads"], stopping=stopping)
+            auditor = Auditor(model, task, proxies, fitted, how.sequences, settings)
+            audit_seed(run, auditor, 0, watch)
             measure_noise(run, task, model, 0, watch, batch_tokens)
             score_heads(run, task, model, proxies, 0, watch, batch_tokens)
-        stopping = Stopping(until, correlation) if until is not None else None
         tabulate_run(run, how, task, model, proxies, stopping)
         write_json(run.path / "claims.json", [])
         report_run(run, watch)

@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness.confidence import PRIOR_CORRELATION
 from anamorph.faithfulness.gaps import Thresholds
-from anamorph.simplifications import Sweep
+from anamorph.simplifications import AnotherModel, Sweep
+from anamorph.simplifications.grammar import read_models
 from anamorph.tasks import task_names
 from anamorph.tasks.text.sequences import Packing
 from anamorph.training.train import TrainingConfig
@@ -203,8 +204,9 @@ def _beside(folder: Path, key: str, value: Any, hub: bool) -> Any:
     if key == "model" and isinstance(value, str):
         path = folder / expanduser(value)
         return value if hub and not path.exists() else str(path)
-    if key == "simplify" and isinstance(value, str):
-        return [value]
+    if key == "simplify":
+        specs = value if isinstance(value, list) else [value]
+        return [x for spec in specs for x in _models_beside(folder, spec)]
     if key == "data":
         if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
             raise AnamorphError(
@@ -213,6 +215,12 @@ def _beside(folder: Path, key: str, value: Any, hub: bool) -> Any:
             )
         return [f"{role}={folder / expanduser(path)}" for role, path in value.items()]
     return value
+
+
+def _models_beside(folder: Path, spec: Any) -> list[Any]:
+    """A spec in a file in that folder, with the paths of other models as seen from here."""
+    paths = read_models(spec) if isinstance(spec, str) else []
+    return [str(AnotherModel(str(folder / expanduser(path)))) for path in paths] or [spec]
 
 
 def _check_options(values: Mapping[str, Any]) -> None:

@@ -4,7 +4,9 @@ Each leaves a file and is passed over if the file is there, so that the same cal
 killed one stopped.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import polars as pl
@@ -12,24 +14,11 @@ import polars as pl
 from anamorph import report
 from anamorph.analysis.edited_heads import edited_head
 from anamorph.analysis.head_scores import head_scores
-from anamorph.auditing.audit import (
-    describe_proxies,
-    few_sequences,
-    fit_on_train,
-    noise_floor,
-    rounding,
-    scored_sequences,
-)
-from anamorph.auditing.engine import BATCH_TOKENS, audit_split
-from anamorph.auditing.works import (
-    CellFiles,
-    Origin,
-    check_work,
-    digest,
-    digest_of_file,
-    plan,
-    write_work,
-)
+from anamorph.auditing.audit import describe_proxies, fit_on_train, simplified
+from anamorph.auditing.engine import BATCH_TOKENS
+from anamorph.auditing.noise import noise_floor, rounding
+from anamorph.auditing.samples import few_sequences, scored_sequences
+from anamorph.auditing.works import Auditor, Work, plan
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness.estimates import Stopping
 from anamorph.faithfulness.metrics import all_metrics, find_metric, metric_names
@@ -40,8 +29,16 @@ from anamorph.models.base import Model
 from anamorph.models.fingerprint import Identity, differing
 from anamorph.paper import claims
 from anamorph.progress import Event, Watch
+from anamorph.runs.cells import (
+    CellFiles,
+    Origin,
+    check_work,
+    digest,
+    digest_of_file,
+    write_work,
+)
 from anamorph.runs.folder import Run, read_json, write_json
-from anamorph.simplifications import FittedProxies, Simplified
+from anamorph.simplifications import FittedProxies, ProxySpec
 from anamorph.studies.specification import AuditSpec
 from anamorph.tasks import Task
 from anamorph.tasks.base import CANDIDATES
@@ -49,12 +46,30 @@ from anamorph.tasks.base import CANDIDATES
 FINGERPRINTS = "fingerprints.json"  # of a seed's weights
 
 
-def fingerprints(task: Task, proxies: Sequence[Simplified]) -> dict[str, Any]:
-    """Digests of the data, and of what simplifications are made of, for `spec.json`."""
-    made = {a.simplification for proxy in proxies for a in proxy.attachments}
+def fingerprints(
+    task: Task, proxies: Sequence[ProxySpec], models: Mapping[str, Mapping[str, str]]
+) -> dict[str, Any]:
+    """Digests of the data and of what proxies are made of, for `spec.json`.
+
+    Args:
+        task: the data.
+        proxies: of the specification.
+        models: the fingerprints of those that are other models, as `check_models` gives them.
+
+    Raises:
+        AnamorphError: if one of these has none.
+    """
+    for text, parts in models.items():
+        if not parts:
+            raise AnamorphError(
+                f"{text} has no fingerprint(), so that a run folder could not tell its numbers "
+                "from those of another model; define it, or use am.audit."
+            )
+    made = {a.simplification for proxy in simplified(proxies) for a in proxy.attachments}
     return {
         "data": task.fingerprints(),
         "simplifications": {str(s): s.fingerprint() for s in sorted(made, key=str)},
+        "models": models,
     }
 
 
@@ -93,7 +108,7 @@ def fit_seed(
     audit: AuditSpec,
     task: Task,
     model: Model,
-    proxies: Sequence[Simplified],
+    proxies: Sequence[ProxySpec],
     seed: int,
     watch: Watch,
 ) -> FittedProxies:
@@ -117,7 +132,7 @@ def fit_seed(
                 "and the same command fits again."
             )
         return fitted
-    step = f"seed {seed}: fitting {sum(bool(p.attachments) for p in proxies)} proxies"
+    step = f"seed {seed}: fitting {sum(bool(p.attachments) for p in simplified(proxies))} proxies"
     watch(Event(step, 0, 1))
     found = fit_on_train(model, proxies, task, audit.fit_sequences)
     identity.require_same(model, batch)
@@ -126,71 +141,58 @@ def fit_seed(
     return FittedProxies.load(path)  # as whoever goes on with the run will have them
 
 
-def audit_seed(
-    run: Run,
-    audit: AuditSpec,
-    task: Task,
-    model: Model,
-    fitted: FittedProxies,
-    seed: int,
-    watch: Watch,
-    **options: Any,
-) -> None:
-    """Write the works of a seed that do not lie there yet; options are `audit_split`'s.
+def audit_seed(run: Run, auditor: Auditor, seed: int, watch: Watch) -> None:
+    """Write the works of a seed that do not lie there yet.
 
     Raises:
-        AnamorphError: if one that lies there comes from something else.
+        AnamorphError: if one that lies there comes from something else; or if a model is changed
+            meanwhile.
     """
-    works, batch = plan(list(fitted), model), few_sequences(task, model)
+    task, model, specs = auditor.task, auditor.model, list(auditor.specs.values())
+    batch, names = few_sequences(task, model), [split.name for split in task.evaluated]
     identity = Identity.of(model, batch)
-    if digest(identity.weights) != fitted.origin["weights"]:
+    if digest(identity.weights) != auditor.fitted.origin["weights"]:
         raise AnamorphError("The model was changed after simplifications were fitted to it.")
-    data = run.spec["fingerprints"]["data"]
     fits = digest_of_file(run.seed(seed) / "simplifications.safetensors")
-    for split in task.evaluated:
-        origin = Origin(
-            weights=fitted.origin["weights"],
-            simplifications=fits,
-            data=digest(data[split.name], data[CANDIDATES]),
-            options=digest(
-                run.spec["anamorph"], audit.sequences, sorted(options.items()), metric_names()
-            ),
-        )
-        part = scored_sequences(split, audit.sequences)
-        before = 0  # cells that are done
-        for number, some in enumerate(works):
-            path = run.work(seed, split.name, number)
-            if path.exists():
-                check_work(path, origin)
-            else:
-                cells = audit_split(
-                    model,
-                    part,
-                    task.candidates,
-                    [fitted[p] for p in some],
-                    threads=run.spec["threads"],
-                    watch=_of_all(
-                        watch, f"seed {seed}: audit on {split.name}", before, len(some), len(fitted)
-                    ),
-                    **options,
-                )
-                identity.require_same(model, batch)
-                write_work(path, cells, origin)
-            before += len(some)
+    done = dict.fromkeys(names, 0)  # cells of each split
+    for work in plan(specs, model, names):
+        path, origin = run.work(seed, work.split, work.number), _origin(run, auditor, work, fits)
+        if path.exists():
+            check_work(path, origin)
+        else:
+            step, cells = f"seed {seed}: audit on {work.split}", (len(work.proxies), len(specs))
+            sums = auditor.execute(work, partial(_tell, watch, step, done[work.split], cells))
+            identity.require_same(model, batch)
+            auditor.require_same(work, run.spec["fingerprints"]["models"])
+            write_work(path, sums, origin)
+        done[work.split] += len(work.proxies)
 
 
-def _of_all(
-    watch: Watch, step: str, before: int, some: int, cells: int
-) -> Callable[[int, int], None]:
-    """Tells of a work as a part of all cells of a step."""
-    return lambda done, total: watch(Event(step, before + some * done // total, cells))
+def _origin(run: Run, auditor: Auditor, work: Work, fits: str) -> Origin:
+    """What the sums of a work come from."""
+    known, options = run.spec["fingerprints"], replace(auditor.settings, threads=None)
+    models = [known["models"][text] for text in work.proxies if text in known["models"]]
+    return Origin(
+        weights=auditor.fitted.origin["weights"],
+        simplifications=digest(models) if models else fits,
+        data=digest(known["data"][work.split], known["data"][CANDIDATES]),
+        options=digest(run.spec["anamorph"], auditor.sequences, options, metric_names()),
+    )
+
+
+def _tell(
+    watch: Watch, step: str, before: int, cells: tuple[int, int], done: int, total: int
+) -> None:
+    """Tell of a work, so many of all cells, as a part of a step."""
+    some, every = cells
+    watch(Event(step, before + some * done // total, every))
 
 
 def score_heads(
     run: Run,
     task: Task,
     model: Model,
-    proxies: Sequence[Simplified],
+    proxies: Sequence[ProxySpec],
     seed: int,
     watch: Watch,
     batch_tokens: int = BATCH_TOKENS,
@@ -225,7 +227,7 @@ def tabulate_run(
     audit: AuditSpec,
     task: Task,
     model: Model,
-    proxies: Sequence[Simplified],
+    proxies: Sequence[ProxySpec],
     stopping: Stopping | None = None,
 ) -> None:
     """Write the tables of a run from its works; the model says how these are cut."""
@@ -234,7 +236,7 @@ def tabulate_run(
         for split in task.evaluated
     }
     results, gaps, contrasts = tabulate(
-        CellFiles(run, plan(proxies, model), indexes),
+        CellFiles(run, plan(proxies, model, list(indexes)), indexes),
         describe_proxies(proxies),
         {split.name: split.role for split in task.evaluated},
         reference=task.reference.name,

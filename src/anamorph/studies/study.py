@@ -17,7 +17,10 @@ import numpy as np
 import torch
 
 from anamorph.analysis import views
-from anamorph.auditing.audit import learnt_of, with_identity
+from anamorph.auditing.another import check_models
+from anamorph.auditing.audit import learnt_of, simplified, with_identity
+from anamorph.auditing.engine import Settings
+from anamorph.auditing.works import Auditor
 from anamorph.errors import AnamorphError
 from anamorph.files import replacing
 from anamorph.machine.process import processors
@@ -29,7 +32,7 @@ from anamorph.paper.choices import choices
 from anamorph.progress import Event, Watch, ignore
 from anamorph.runs.folder import Run, load_run, write_json
 from anamorph.runs.opening import check_same, open_run
-from anamorph.simplifications import Simplified, Sweep, check_proxies, check_readable, sweep
+from anamorph.simplifications import ProxySpec, Sweep, check_proxies, check_readable, sweep
 from anamorph.studies.given import audit_again
 from anamorph.studies.specification import AuditSpec, StudySpec
 from anamorph.studies.steps import (
@@ -88,7 +91,7 @@ def _study(
     spec: StudySpec,
     run: Run,
     task: Task,
-    proxies: Sequence[Simplified],
+    proxies: Sequence[ProxySpec],
     workers: int | None,
     watch: Watch,
 ) -> None:
@@ -174,14 +177,14 @@ def audit_study(
     return run
 
 
-def check(spec: StudySpec, task: Task) -> list[Simplified]:
+def check(spec: StudySpec, task: Task) -> list[ProxySpec]:
     """The proxies of a study, the identity first, tried on an untrained model.
 
     Raises:
         AnamorphError: if one does not fit, before any time is spent on training.
     """
     model = untrained(spec, task)
-    swept: list[Simplified] = []
+    swept: list[ProxySpec] = []
     for specs, by in ((spec.each_layer, "layer"), (spec.each_head, "head")):
         swept += sweep(specs, model.sites, cast(Sweep, by))
     proxies = list(dict.fromkeys(with_identity([*spec.simplify, *swept])))
@@ -191,7 +194,7 @@ def check(spec: StudySpec, task: Task) -> list[Simplified]:
             "model; give at least one, such as 'svd(rank=[1,2,4])@1.*.{query,key}'."
         )
     check_readable(proxies)
-    check_proxies(model, proxies, collate(task.train, np.arange(1)))
+    check_proxies(model, simplified(proxies), collate(task.train, np.arange(1)))
     return proxies
 
 
@@ -202,7 +205,7 @@ def untrained(spec: StudySpec, task: Task) -> Decoder:
 
 
 def describe(
-    spec: StudySpec, task: Task, proxies: Sequence[Simplified], preset: str | None
+    spec: StudySpec, task: Task, proxies: Sequence[ProxySpec], preset: str | None
 ) -> dict[str, Any]:
     """What `spec.json` says, besides the environment: everything resolved."""
     values: dict[str, Any] = spec.model_dump(mode="json")
@@ -212,7 +215,8 @@ def describe(
     values["model"] = default_model(task, **spec.model).__dict__
     values["choices"] = [*choices(values), *task.about.choices]
     values["about"] = task.about.describe()
-    values["fingerprints"] = fingerprints(task, proxies)
+    models = check_models(proxies, untrained(spec, task), task)
+    values["fingerprints"] = fingerprints(task, proxies, models)
     values["device"] = "cpu"
     values["matmul_precision"] = torch.get_float32_matmul_precision()
     return {"study": task.name, "preset": preset, **values}
@@ -235,7 +239,9 @@ def _run_seed(spec: StudySpec, run: Run, task: Task, seed: int, watch: Watch) ->
     proxies = check(spec, task)
     model = train_seed(spec, run, task, seed, watch)
     fitted = fit_seed(run, spec.audit, task, model, proxies, seed, watch)
-    audit_seed(run, spec.audit, task, model, fitted, seed, watch, batches=spec.threads)
+    settings = Settings(batches=spec.threads, threads=run.spec["threads"])
+    auditor = Auditor(model, task, proxies, fitted, spec.audit.sequences, settings)
+    audit_seed(run, auditor, seed, watch)
     measure_noise(run, task, model, seed, watch)
     score_heads(run, task, model, proxies, seed, watch)
 

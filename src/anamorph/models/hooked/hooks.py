@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from anamorph.errors import AnamorphError
+from anamorph.errors import AnamorphError, require
 from anamorph.models.base import LayerKind
 from anamorph.models.sites import HEAD_KINDS, LAYER_KINDS
 
@@ -41,15 +41,13 @@ class Hook:
     head_axis: Literal[1, 2] = 1
 
     def __post_init__(self) -> None:
-        if self.side not in ("output", "input"):
-            raise AnamorphError(f"{self}: side must be 'output' or 'input'.")
-        if self.head_axis not in (1, 2):
-            raise AnamorphError(f"{self}: head_axis must be 1 or 2.")
+        require(f"{self}: side", self.side, among=("output", "input"))
+        require(f"{self}: head_axis", self.head_axis, among=(1, 2))
+        if self.heads is not None:
+            require(f"{self}: heads", self.heads, whole=True, least=1)
         for pair in self.part, self.columns:
             if pair is not None and [type(x) for x in pair] != [int, int]:
                 raise AnamorphError(f"{self}: part and columns are two whole numbers each.")
-        if self.heads is not None and (type(self.heads) is not int or self.heads < 1):
-            raise AnamorphError(f"{self}: heads must be a whole number above 0.")
         if self.part is not None and self.columns is not None:
             raise AnamorphError(f"{self}: give part or columns, not both.")
         if self.part is not None and not 0 <= self.part[0] < self.part[1]:

@@ -15,14 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from anamorph.errors import AnamorphError
+from anamorph.errors import AnamorphError, require
 from anamorph.models.base import Batch, Edits, LayerKind, Ran, State
 from anamorph.models.hooked.hooks import Hook, first_tensor, resolve, with_first
 from anamorph.models.hooked.run import HookedRun, site_name
 from anamorph.models.probe import AGAIN, Probe, known_ids
 from anamorph.models.sites import HEAD_KINDS, Site
 from anamorph.models.tap import rows_at
-from anamorph.models.wrapped import Wrapped, copies_of, same_up_to_rounding
+from anamorph.models.wrapped import Wrapped, copies_of, same_up_to_rounding, still
 
 Forward = Callable[[Any, Tensor, Tensor], Any]
 """Takes the module, tokens [batch, position] and mask [batch, position]; gives logits."""
@@ -77,8 +77,8 @@ class HookedModel(Wrapped):
         threads: bool = False,
     ) -> None:
         super().__init__(module)
-        if context is not None and (type(context) is not int or context < 1):
-            raise AnamorphError(f"context must be a whole number of tokens above 0; got {context}.")
+        if context is not None:
+            require("HookedModel: context", context, whole=True, least=1)
         if self.device.type == "meta":
             raise AnamorphError(
                 f"{type(module).__name__} lies on the device 'meta', so its weights hold no "
@@ -96,11 +96,6 @@ class HookedModel(Wrapped):
             self._explore()
 
     @property
-    def vocabulary(self) -> int:
-        """The number of logits."""
-        return self._vocabulary
-
-    @property
     def layers(self) -> int:
         """The number of layers, as the names of the sites count them."""
         return max(key.layer for key in self.hooks) + 1
@@ -116,20 +111,8 @@ class HookedModel(Wrapped):
 
     def describe(self) -> dict[str, Any]:
         """Class, shape, number format and hooks, for a report."""
-        heads = {key.kind: shape[0] for key, shape in self._shapes.items() if len(shape) == 3}
-        widths = {key.kind: shape[-1] for key, shape in self._shapes.items()}
-        parameters = list(self.module.parameters())
-        return {
-            "class": type(self.module).__name__,
-            "layers": self.layers,
-            "heads": heads.get("query", max(heads.values(), default=0)),
-            "key_heads": heads.get("key", 0),
-            "head_width": widths.get("query"),
-            "width": widths.get("residual"),
-            "parameters": sum(p.numel() for p in parameters),
-            "dtype": str(self._dtype).removeprefix("torch."),
-            "hooks": {f"{key.layer}.{key.kind}": str(hook) for key, hook in self.hooks.items()},
-        }
+        hooks = {f"{key.layer}.{key.kind}": str(hook) for key, hook in self.hooks.items()}
+        return {**super().describe(), "hooks": hooks}
 
     def start(self, batch: Batch) -> State:
         """The state before layer 0: nothing has run yet.
@@ -141,7 +124,7 @@ class HookedModel(Wrapped):
         self._check_length(batch.tokens)
         if not bool((batch.mask[:, 1:] <= batch.mask[:, :-1]).all()):
             raise AnamorphError("Padding must stand at the right of a sequence.")
-        if not self._pads and not bool(batch.mask.all()):
+        if not self._takes_padding and not bool(batch.mask.all()):
             raise AnamorphError(
                 f"Padding changes what {type(self.module).__name__} says of real tokens. Give a "
                 "forward that uses the mask, such as forward=lambda module, tokens, mask: "
@@ -149,7 +132,8 @@ class HookedModel(Wrapped):
             )
         # The engine plans its memory by the width of the residual stream; this stand-in takes none.
         stand_in = batch.tokens.new_zeros((), dtype=self._dtype)
-        residual = stand_in.expand(1, *batch.tokens.shape, max(self.vocabulary, self._width))
+        widest = max(self.vocabulary, *self._widths.values())
+        residual = stand_in.expand(1, *batch.tokens.shape, widest)
         return _State(residual, batch.tokens, batch.mask)
 
     def layer(
@@ -220,9 +204,6 @@ class HookedModel(Wrapped):
         with self._turn:
             return self._call(tokens.clone(), torch.ones_like(tokens).bool()).clone()
 
-    def _takes_padding(self) -> bool:
-        return self._pads
-
     def _call(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """[batch, position, vocabulary] what the module gives."""
         out = self._forward(self.module, tokens, mask)
@@ -238,22 +219,17 @@ class HookedModel(Wrapped):
     def _prepare(self) -> Callable[[], None]:
         undo = ExitStack()
         undo.callback(_keep(self._moving))
-        for module in self.module.modules():
-            if module.training:
-                module.training = False
-                undo.callback(setattr, module, "training", True)
+        undo.callback(still(self.module))
         places: dict[tuple[str, str], list[LayerKind]] = {}
         for key, hook in self.hooks.items():
             places.setdefault((hook.path, hook.side), []).append(key)
         for (path, side), keys in places.items():
             module = self.module.get_submodule(path)
-            handle = (
-                module.register_forward_hook(partial(self._on_output, keys))
-                if side == "output"
-                else module.register_forward_pre_hook(
-                    partial(self._on_input, keys), with_kwargs=True
-                )
-            )
+            if side == "output":
+                handle = module.register_forward_hook(partial(self._on_output, keys))
+            else:
+                on_input = partial(self._on_input, keys)
+                handle = module.register_forward_pre_hook(on_input, with_kwargs=True)
             undo.callback(handle.remove)
         return undo.close
 
@@ -301,7 +277,7 @@ class HookedModel(Wrapped):
                 known = known_ids(self._call, logits)
                 probe = Probe(self.module, self._call, known, self.context, self.device)
                 probe.require_steady()
-                self.causal, self._pads = probe.causal(), probe.pads()
+                self.causal, self._takes_padding = probe.causal(), probe.pads()
                 if self.parallel:
                     probe.require_threads()
         except AnamorphError:
@@ -319,7 +295,7 @@ class HookedModel(Wrapped):
             raise AnamorphError(f"{type(self.module).__name__} {AGAIN}")
         # (heads, position, dim) or (position, dim) of every site
         self._shapes = {key: tuple(run.recorded[key].shape[2:]) for key in self.hooks}
-        self._width = max(shape[-1] for shape in self._shapes.values())
+        self._widths = {key.kind: shape[-1] for key, shape in self._shapes.items()}
 
 
 def _keep(buffers: Iterable[tuple[nn.Module, str]]) -> Callable[[], list[tuple[nn.Module, str]]]:

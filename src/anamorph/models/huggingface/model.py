@@ -92,8 +92,8 @@ class HuggingFace(Wrapped):
             reference = Reference.of(model, self.context)
             self.blocks = blocks_of(model, lambda: own_logits(model, reference.tokens))
             self.causal, self.parallel = reference.causal, reference.parallel
-            self._vocabulary, self._pads = reference.plain.shape[-1], reference.pads
-            self._dtype = reference.plain.dtype
+            self._vocabulary, self._dtype = reference.plain.shape[-1], reference.plain.dtype
+            self._takes_padding = reference.causal or reference.pads
             self._explore(reference)
             self.context = self._usable_context(reference.tokens)
             self._as_one = self._may_be_one(reference)
@@ -118,36 +118,6 @@ class HuggingFace(Wrapped):
         ]
         return heads + residuals + mlps
 
-    @property
-    def heads(self) -> int:
-        """Query heads of a layer, the first that has any."""
-        return next((block.heads for block in self.blocks if block.heads), 0)
-
-    @property
-    def key_heads(self) -> int:
-        """LayerKind and value heads of a layer, the first that has any."""
-        return next((block.key_heads for block in self.blocks if block.key_heads), 0)
-
-    def describe(self) -> dict[str, Any]:
-        """Class, shape and number format, for a report."""
-        parameters = list(self.module.parameters())
-        dtype = next((x.dtype for x in parameters if x.is_floating_point()), self._dtype)
-        return {
-            "class": type(self.model).__name__,
-            "layers": self.layers,
-            "heads": self.heads,
-            "key_heads": self.key_heads,
-            "head_width": next((b.dims["query"] for b in self.blocks if b.heads), None),
-            "width": self._width,
-            "parameters": sum(x.numel() for x in parameters),
-            "dtype": str(dtype).removeprefix("torch."),
-        }
-
-    @property
-    def vocabulary(self) -> int:
-        """The number of logits."""
-        return self._vocabulary
-
     def fingerprint(self) -> dict[str, str]:
         """A digest of the model's weights, layer by layer, and of its configuration."""
         return {
@@ -157,9 +127,6 @@ class HuggingFace(Wrapped):
 
     def _own(self, tokens: Tensor) -> Tensor:
         return own_logits(self.model, tokens)
-
-    def _takes_padding(self) -> bool:
-        return self.causal or self._pads
 
     def _prepare(self) -> Callable[[], None]:
         return exchange(self.model, self.blocks, self._exchanged)
@@ -283,7 +250,7 @@ class HuggingFace(Wrapped):
         right = bool((batch.mask[:, 1:] <= batch.mask[:, :-1]).all())
         if bool(batch.mask.all()) or (right and self.causal):
             return inputs  # no real position sees the padding behind it
-        if not (self._pads if right else self._pads_left):
+        if not (self._takes_padding if right else self._takes_left_padding):
             raise AnamorphError(
                 f"Padding at the {'right' if right else 'left'} changes what "
                 f"{type(self.model).__name__} itself says of real tokens, although it is told of "
@@ -313,12 +280,14 @@ class HuggingFace(Wrapped):
         if difference and not outside:
             why = f"with its attention function exchanged, {difference}"
             self.blocks = [replace(block, headless=why) for block in self.blocks]
-        self._pads_left = True
+        self._takes_left_padding = True
         batch, expected = reference.left_padded()
         try:
-            self._pads_left = not self._differs(batch, expected)
+            self._takes_left_padding = not self._differs(batch, expected)
         except Exception:  # it takes masks of another form
-            self._pads_left = False
+            self._takes_left_padding = False
+        dims = next((block.dims for block in self.blocks if block.heads), {})
+        self._widths = {**dims, "residual": self.start(batch).residual.shape[-1]}
 
     def _try(self, reference: Reference) -> str:
         """Why the model does not give its own logits, its attention function exchanged or not.
@@ -366,7 +335,6 @@ class HuggingFace(Wrapped):
         """By how much logits of a batch differ from those expected at real tokens; 0 if not."""
         state = self.run(batch).state
         found = self.logits(state)[0][batch.mask]
-        self._width = state.residual.shape[-1]
         if same_up_to_rounding(found, expected):
             return 0.0
         return float((found - expected).abs().nan_to_num(torch.inf).max())

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import altair as alt
 import polars as pl
 
-from anamorph.analysis.data import Run
+from anamorph.analysis.findings import Findings
 from anamorph.analysis.words import facet_label, split_label
 from anamorph.faithfulness.metrics import find_metric
 from anamorph.report.charts.parts import SPACED, SPLIT, interval, panels, proxy_menu, tips
@@ -26,7 +26,7 @@ SHOWN = {
 }
 
 
-def by_facet(run: Run) -> Figure | None:
+def by_facet(run: Findings) -> Figure | None:
     """Same prediction and both accuracies, or same attention, by a facet, a panel a split."""
     proxies = [p.simplification for p in run.telling(DETAILED)]
     frame = run.results.filter(
@@ -161,7 +161,7 @@ def _border(facet: str, level: str) -> alt.Chart:
     return line.encode(x=_level_axis())
 
 
-def training(run: Run) -> Figure | None:
+def training(run: Findings) -> Figure | None:
     """Accuracy and cross entropy of each split while the model was trained."""
     if run.history is None:
         return None

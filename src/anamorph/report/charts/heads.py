@@ -6,7 +6,7 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from anamorph.analysis.data import Run
+from anamorph.analysis.findings import Findings
 from anamorph.analysis.heads import HEAD, LARGEST, LEASTS, NONE, OPEN, SCORES, Heads
 from anamorph.analysis.words import points, split_label, threshold
 from anamorph.report.charts.parts import (
@@ -33,9 +33,9 @@ LESS, MORE = "less faithful than on iid", "more faithful than on iid"
 HEAD_TIPS = ("layer:O", "head:O", "split:N")
 
 
-def smallest(run: Run) -> Figure | None:
+def smallest(run: Findings) -> Figure | None:
     """Layer × head, a panel a split: the smallest size that is faithful."""
-    heads = run.heads
+    heads = run.by_head
     if heads is None:
         return None
     tried = sorted({size for _, size in heads.sizes if size is not None})
@@ -109,13 +109,13 @@ def _size_cells(grid: "_Grid", levels: Sequence[str], sizes: int) -> list[alt.Ch
     return [cells, texts.encode(text="text:N", color=ink)]
 
 
-def gaps(run: Run) -> Figure | None:
+def gaps(run: Findings) -> Figure | None:
     """Layer × head, a panel an ood split: the gap at a size, or the largest of all sizes."""
-    heads = run.heads
+    heads = run.by_head
     if heads is None or heads.gaps.is_empty():
         return None
     menus, sizes = _menus(heads), _size_menu(heads)
-    level = run.thresholds["level"]
+    level = run.thresholds.level
     frame = heads.by_size([*HEAD, "split"], level).select(
         *(choice.code() for choice in menus),
         *("layer", "head", "at", "size_text", "gap", "low", "high", "p_value", "verdict", "sure"),
@@ -181,9 +181,9 @@ def _gap_cells(grid: "_Grid", top: float) -> list[alt.Chart]:
     return [cells, ring, base.mark_text(fontSize=10).encode(text="text:N", color=ink)]
 
 
-def against_scores(run: Run) -> Figure | None:
+def against_scores(run: Findings) -> Figure | None:
     """The gap of every head against what it looks like, a panel a score."""
-    heads = run.heads
+    heads = run.by_head
     if heads is None or heads.scores is None or heads.even is None or heads.gaps.is_empty():
         return None
     even = heads.even.unpivot(SCORES, index="seed", variable_name="score", value_name="even")
@@ -192,7 +192,7 @@ def against_scores(run: Run) -> Figure | None:
     frame = (
         heads.scores.unpivot(SCORES, index=HEAD, variable_name="score", value_name="has")
         .drop_nulls("has")
-        .join(heads.by_size(HEAD, run.thresholds["level"]), on=HEAD)
+        .join(heads.by_size(HEAD, run.thresholds.level), on=HEAD)
         .join(even, on=["seed", "score"], how="left")
         .select(
             *(choice.code() for choice in menus),

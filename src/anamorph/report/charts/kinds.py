@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import altair as alt
 import polars as pl
 
-from anamorph.analysis.data import Run
+from anamorph.analysis.findings import Findings
 from anamorph.analysis.words import facet_label, split_label, threshold
 from anamorph.faithfulness.levels import level_gaps
 from anamorph.report.charts.parts import POINTS, QUIET, SPLIT, interval, panels, proxy_menu, tips
@@ -17,7 +17,7 @@ PANEL, ROOM = 160, 32  # pixels; of the second the shares at the right of a pane
 COMMON = 0.01  # share of the positions from which on a kind's interval is drawn whole
 
 
-def gap_by_kind(run: Run) -> Figure | None:
+def gap_by_kind(run: Findings) -> Figure | None:
     """Agreement on iid minus that on each ood split, by the level of a facet."""
     frame = level_gaps(run.results).drop_nulls(["low", "high"])
     if frame.is_empty():
@@ -65,7 +65,7 @@ def gap_by_kind(run: Run) -> Figure | None:
     )
 
 
-def _layers(run: Run, order: Sequence[str]) -> list[alt.Chart]:
+def _layers(run: Findings, order: Sequence[str]) -> list[alt.Chart]:
     """Intervals, points and shares, a row a level."""
     base = alt.Chart().encode(
         y=alt.Y("level:N", sort=list(order), title=None, axis=alt.Axis(**QUIET)),

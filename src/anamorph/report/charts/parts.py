@@ -6,7 +6,7 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from anamorph.analysis.data import Run
+from anamorph.analysis.findings import Findings
 from anamorph.faithfulness.metrics import find_metric
 from anamorph.report.figure import TABLE, Choice, lookup
 
@@ -74,7 +74,7 @@ def dashed(chart: alt.Chart) -> alt.Chart:
     return lines
 
 
-def proxy_menu(run: Run, simplifications: Sequence[str]) -> Choice:
+def proxy_menu(run: Findings, simplifications: Sequence[str]) -> Choice:
     """The proxies to choose from, in words."""
     return Choice.coded("proxy", "Proxy", {name: run.label(name) for name in simplifications})
 

@@ -6,7 +6,7 @@ from typing import TypeVar
 import altair as alt
 import polars as pl
 
-from anamorph.analysis.data import IDENTITY, Proxy, Run
+from anamorph.analysis.findings import IDENTITY, Findings, NamedProxy
 from anamorph.analysis.words import method_label, some_of, split_label, threshold
 from anamorph.faithfulness.metrics import find_metric
 from anamorph.report.charts.parts import (
@@ -32,7 +32,7 @@ PARTS = {
 }
 
 
-def against_size(run: Run) -> Figure | None:
+def against_size(run: Findings) -> Figure | None:
     """A metric against rank or clusters: a line a split with its band, a panel a family."""
     families = run.telling_families
     with_size = {p.simplification: p for some in families.values() for p in some if p.size_name}
@@ -60,7 +60,7 @@ def against_size(run: Run) -> Figure | None:
         name="faithfulness",
         title="Faithfulness against size",
         caption="A line a split, with its 95 % band; the dashed line is the threshold of "
-        f"{threshold(run.thresholds['faithful'])} for looking right. Look for splits that stay "
+        f"{threshold(run.thresholds.faithful)} for looking right. Look for splits that stay "
         f"apart from iid (dark) at a size where iid has already come close.{seeds} Choose a split "
         f"in the legend to single it out.{rest}",
         chart=panels(
@@ -81,7 +81,7 @@ def against_size(run: Run) -> Figure | None:
     )
 
 
-def _size_lines(run: Run, sizes: str) -> list[alt.Chart]:
+def _size_lines(run: Findings, sizes: str) -> list[alt.Chart]:
     """Bands, the threshold, single seeds, lines and points; `sizes` is what the axis counts."""
     x = alt.X(
         "size:Q",
@@ -122,7 +122,7 @@ def _size_lines(run: Run, sizes: str) -> list[alt.Chart]:
         alt.Chart()
         .transform_filter("datum.metric == 'same_prediction'")
         .transform_aggregate(rows="count()", groupby=["family"])
-    ).encode(y=alt.YDatum(run.thresholds["faithful"]))
+    ).encode(y=alt.YDatum(run.thresholds.faithful))
     return [band, looks_right, *([single] if len(run.seeds) > 1 else []), line, dots]
 
 
@@ -137,7 +137,7 @@ def _highlight(channel: type[Channel], on: float, off: float) -> Channel:
     return channel(condition={"param": "pick", "value": on}, value=off)
 
 
-def accuracies(run: Run) -> Figure | None:
+def accuracies(run: Findings) -> Figure | None:
     """The proxy's accuracy against the model's, a panel a method."""
     names = ("model_accuracy", "proxy_accuracy")
     wide = run.pooled.filter(pl.col("metric").is_in(names), pl.col("method") != IDENTITY).pivot(
@@ -193,7 +193,7 @@ def accuracies(run: Run) -> Figure | None:
     )
 
 
-def who_is_right(run: Run) -> Figure | None:
+def who_is_right(run: Findings) -> Figure | None:
     """Stacked: both right, one only, different errors, the same error; a panel a split."""
     names = ["model_accuracy", "model_only_right", "proxy_only_right", "different_errors"]
     frame = run.pooled.filter(pl.col("metric").is_in(names))
@@ -238,7 +238,7 @@ def who_is_right(run: Run) -> Figure | None:
     )
 
 
-def _shares(wide: pl.DataFrame, proxies: Mapping[str, Proxy]) -> pl.DataFrame:
+def _shares(wide: pl.DataFrame, proxies: Mapping[str, NamedProxy]) -> pl.DataFrame:
     """The share of each of `PARTS`, a row a proxy and split, with its place in the figure."""
     both = pl.col("model_accuracy") - pl.col("model_only_right")
     one = pl.col("model_only_right"), pl.col("proxy_only_right"), pl.col("different_errors")

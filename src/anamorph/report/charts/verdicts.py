@@ -7,7 +7,7 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from anamorph.analysis.data import Run
+from anamorph.analysis.findings import Findings
 from anamorph.analysis.words import SIGNS, sequences, some_of, split_label, threshold
 from anamorph.faithfulness.gaps import (
     DEGRADES,
@@ -58,14 +58,14 @@ WIDEST = 124  # pixels of a column
 MOST_GAPS = 40  # proxies in the figure of gaps; the table on the page has them all
 
 
-def matrix(run: Run) -> Figure | None:
+def matrix(run: Findings) -> Figure | None:
     """Proxies × splits: the share of same predictions as text, the verdict as colour."""
     families = run.telling_families
     rows = _cells(run)
     if not rows:
         return None
     parts = [_family(run, n, title) for n, title in enumerate(families)]
-    level = threshold(run.thresholds["faithful"])
+    level = threshold(run.thresholds.faithful)
     rest = some_of(len(families), len(run.families), "families of proxies; the table has all")
     return Figure(
         name="verdicts",
@@ -82,7 +82,7 @@ def matrix(run: Run) -> Figure | None:
     )
 
 
-def _cells(run: Run) -> list[dict[str, Any]]:
+def _cells(run: Findings) -> list[dict[str, Any]]:
     """A row a cell of the matrix; the reference is the first cell of a proxy."""
     rows = []
     judged = {(r["simplification"], r["split"]): r for r in run.judged.iter_rows(named=True)}
@@ -114,7 +114,7 @@ def _cells(run: Run) -> list[dict[str, Any]]:
     return rows
 
 
-def open_question(run: Run, cell: Mapping[str, Any]) -> str:
+def open_question(run: Findings, cell: Mapping[str, Any]) -> str:
     """Which of the two judgements is open in a cell, and what would decide; "" if none is."""
     if cell["verdict"] != UNDECIDED:
         return ""
@@ -132,7 +132,7 @@ def _label(verdict: str) -> str:
     return f"{SIGNS[verdict]} {VERDICTS[verdict][2]}".strip()
 
 
-def _family(run: Run, number: int, title: str) -> alt.LayerChart | alt.FacetChart:
+def _family(run: Findings, number: int, title: str) -> alt.LayerChart | alt.FacetChart:
     """The rows of a family; names of splits stand above the first."""
     columns, first = [split_label(name) for name in run.splits], number == 0
     x_axis = alt.Axis(
@@ -190,7 +190,7 @@ def _family(run: Run, number: int, title: str) -> alt.LayerChart | alt.FacetChar
     )
 
 
-def gaps(run: Run) -> Figure | None:
+def gaps(run: Findings) -> Figure | None:
     """The generalization gap of every proxy on every ood split, the largest at the top."""
     metrics = run.shown_metrics
     frame = run.gaps.filter(pl.col("seed").is_null(), pl.col("metric").is_in(metrics))
@@ -210,7 +210,7 @@ def gaps(run: Run) -> Figure | None:
         proxy=pl.col("simplification").replace_strict(labels),
         split=SPLIT,
     )
-    level = run.thresholds["level"]
+    level = run.thresholds.level
     units = {m: "points" if find_metric(m).share else find_metric(m).unit for m in metrics}
     headings = {m: f"Gap in {find_metric(m).label}, {unit}" for m, unit in units.items()}
     rest = some_of(len(shown), len(largest), "proxies")
@@ -234,7 +234,7 @@ def gaps(run: Run) -> Figure | None:
     )
 
 
-def _gap_lines(run: Run, proxies: Sequence[str]) -> list[alt.Chart]:
+def _gap_lines(run: Findings, proxies: Sequence[str]) -> list[alt.Chart]:
     """Zero, both intervals and the points, a row a proxy."""
     y_axis = alt.Axis(labelLimit=300, **QUIET, grid=True)
     scale, shapes = split_scale(run.splits), split_shapes(run.splits)
@@ -264,7 +264,7 @@ def _gap_lines(run: Run, proxies: Sequence[str]) -> list[alt.Chart]:
         .encode(x=alt.X("low_all:Q", title=None), x2="high_all:Q")
     )
     formats = f"unit_shown == 'share' ? {POINTS} : format(datum.value, '~g')"
-    certain = f"isValid(datum.p_value) && datum.p_value < {run.thresholds['level']}"
+    certain = f"isValid(datum.p_value) && datum.p_value < {run.thresholds.level}"
     dots = base.mark_point(size=42, strokeWidth=1.6, opacity=1).encode(
         x=alt.X("gap:Q", title=None, axis=alt.Axis(tickCount=4, labelExpr=formats)),
         fill=alt.Fill("split:N", scale=scale, legend=None),

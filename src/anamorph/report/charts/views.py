@@ -7,7 +7,7 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from anamorph.analysis.data import IDENTITY, Run
+from anamorph.analysis.findings import IDENTITY, Findings
 from anamorph.analysis.words import split_label
 from anamorph.report.charts.parts import (
     PANEL,
@@ -32,7 +32,7 @@ MODEL, PROXY = "model", "proxy"  # of whom the attention is
 HEAD = pl.format("{}.{}", "layer", "head")
 
 
-def attended(run: Run) -> Figure | None:
+def attended(run: Findings) -> Figure | None:
     """Which level a head attends to, from positions of each level: model above, proxy below."""
     view = run.views.get("attended")
     proxies = _proxies(run, view)
@@ -145,7 +145,7 @@ def _attention(column: str, title: str) -> alt.Opacity:
     )
 
 
-def key_query(run: Run) -> Figure | None:
+def key_query(run: Findings) -> Figure | None:
     """Keys and queries on their first two components, a panel a split."""
     view = run.views.get("scatter")
     if view is None or view.is_empty():
@@ -237,7 +237,7 @@ def _points(facets: Sequence[str]) -> alt.Chart:
     )
 
 
-def attention_maps(run: Run) -> Figure | None:
+def attention_maps(run: Findings) -> Figure | None:
     """The attention pattern of a sentence, model beside proxy."""
     view, sentences = run.views.get("patterns"), run.views.get("sentences")
     proxies = _proxies(run, view)
@@ -284,7 +284,7 @@ def attention_maps(run: Run) -> Figure | None:
     )
 
 
-def _proxies(run: Run, view: pl.DataFrame | None) -> Choice | None:
+def _proxies(run: Findings, view: pl.DataFrame | None) -> Choice | None:
     """A menu of the most telling proxies of a view, beside which the model is always shown."""
     if view is None:
         return None
@@ -311,9 +311,9 @@ def _heads(frame: pl.DataFrame) -> Choice:
     return Choice("head", "Layer.head", [(head, head) for head in heads])
 
 
-def _telling_splits(run: Run, view: pl.DataFrame) -> list[str]:
+def _telling_splits(run: Findings, view: pl.DataFrame) -> list[str]:
     """The reference, and the ood splits with the largest gaps among proxies that look right."""
-    right = run.judged.filter(pl.col("iid") >= run.thresholds["faithful"])
+    right = run.judged.filter(pl.col("iid") >= run.thresholds.faithful)
     worst = dict(right.group_by("split").agg(pl.col("gap").max()).iter_rows())
     present = set(view["split"].unique())
     ood = sorted((s for s in run.ood if s in present), key=lambda s: -worst.get(s, 0))
@@ -352,5 +352,5 @@ def _token_names(
     return keys, queries, options
 
 
-def _of_seed(run: Run) -> str:
+def _of_seed(run: Findings) -> str:
     return f" Seed {run.view_seed} only." if len(run.seeds) > 1 else ""

@@ -4,149 +4,114 @@ import codecs
 import json
 import re
 from collections.abc import Iterator, Mapping
-from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from anamorph.errors import AnamorphError
-from anamorph.tasks.text.content import HEAD, countable, cut_off, is_packed, reading
-from anamorph.tasks.text.places import BLOCK, Numbers, Placed, line_of
+from anamorph.tasks.text.content import HEAD, cut_off, reading
+from anamorph.tasks.text.placed import NOTHING, Placed, PlacedFile
 from anamorph.tasks.text.rows import Document, Fields, listed, to_document
+from anamorph.tasks.text.sources import decode
 
 _DECODER = json.JSONDecoder()
-_GAP = re.compile(r"[ \t\r\n,]*")
+_GAP = re.compile(r"[ \t\r\n,]+")
 
 
-class Lines:
+class Lines(PlacedFile):
     """JSONL: a document a line."""
 
-    def __init__(self, path: Path, fields: Fields) -> None:
-        self.path, self.fields = path, fields
-        self.paths = (path,)
-
-    def __iter__(self) -> Iterator[Document]:
+    def _values(self) -> Iterator[Placed]:
         start = 0
         with reading(self.path) as file:
-            for number, line in enumerate(file):
-                if line.strip():
-                    yield self._document(line, number, start)
+            for line in file:
+                yield line, start, start + len(line)
                 start += len(line)
 
-    def count(self) -> int | None:
-        """The number of documents, blank lines included."""
-        return len(self._starts) - 1 if countable(self.path) else None
+    def _parse(self, data: bytes) -> bytes:
+        return data
 
-    def pick(self, numbers: Numbers) -> Iterator[Document]:
-        """The documents with these numbers, ascending."""
-        with reading(self.path) as file:
-            for number in numbers.tolist():
-                start, stop = self._starts[number : number + 2].tolist()
-                file.seek(start)
-                line = file.read(stop - start)
-                if line.strip():
-                    yield self._document(line, number, start)
-
-    @cached_property
-    def _starts(self) -> Numbers:
-        """Where each line begins, in bytes, and the file's end; finding line ends costs little."""
-        found, size = [np.zeros(1, dtype=np.int64)], 0
-        with reading(self.path) as file:
-            while block := file.read(4 * BLOCK):
-                ends = np.flatnonzero(np.frombuffer(block, dtype=np.uint8) == ord("\n"))
-                found.append(ends + size + 1)
-                size += len(block)
-        starts = np.concatenate(found)
-        return starts if starts[-1] == size else np.append(starts, size)
-
-    def _document(self, line: bytes, number: int, start: int) -> Document:
-        where = f"{self.path}:{number + 1}"
-        text = decode(line, self.path, start)
+    def _document(self, value: bytes, number: int, start: int) -> Document | None:
+        if not value.strip():
+            return None
+        text = decode(value, self.path, start)
         try:
             row = json.loads(text)
-        except (ValueError, RecursionError) as error:  # the second if it is nested too deeply
-            reason = getattr(error, "msg", None) or error
-            raise AnamorphError(
-                f"{where} is no JSON ({reason}); in a .jsonl file every line is an object with the "
-                f"field {self.fields.text!r}."
-            ) from error
-        return to_document(row, self.fields, where)
+        except (ValueError, RecursionError) as error:
+            raise self._broken(_reason(error), number + 1) from error
+        return to_document(row, self.fields, f"{self.path}:{number + 1}")
+
+    def _broken(self, reason: str, line: int) -> AnamorphError:
+        return AnamorphError(
+            f"{self.path}:{line} is not JSON ({reason}); in a .jsonl file every line is an object "
+            f"with the field {self.fields.text!r}."
+        )
 
 
-class Json(Placed):
+class Json(PlacedFile):
     """An array, or values one after the other."""
 
-    def parse(self, data: bytes) -> Any:
-        """The value that the bytes hold."""
+    def _parse(self, data: bytes) -> Any:
         return json.loads(data)
 
-    def document(self, value: Any, number: int) -> Document:
-        """The document of a value."""
+    def _document(self, value: Any, number: int, start: int) -> Document:
         return to_document(value, self.fields, f"{self.path}, row {number}")
 
+    def _broken(self, reason: str, line: int) -> AnamorphError:
+        return AnamorphError(
+            f"{self.path}:{line} is not JSON ({reason}); expected an array of objects with the "
+            f"field {self.fields.text!r}, or such an object a line."
+        )
+
     def single_object(self) -> dict[str, Any] | None:
-        """What the file holds, if that is one object and no array."""
+        """What the file holds, if that is one object and not an array."""
         with reading(self.path) as file:
             if file.read(HEAD).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
                 return None
-        first = [value for value, _, _ in islice(self.values(), 2)]
+        first = [value for value, _, _ in islice(self._values(), 2)]
         return first[0] if len(first) == 1 and isinstance(first[0], dict) else None
 
-    def values(self) -> Iterator[tuple[Any, int, int]]:
-        """Every value, its first byte and the one behind it; little of the file is in memory."""
-        utf8 = codecs.getincrementaldecoder("utf-8")()
-        text, at, place = "", 0, 0  # what is in memory; how far it is used, in characters and bytes
-        size, ended = BLOCK, False
-        array: bool | None = None  # not known before something comes
-        with reading(self.path) as file:
-            if file.read(3) != codecs.BOM_UTF8:
-                file.seek(0)
-            else:
-                place = 3
-            while True:
-                begin = _GAP.match(text, at).end()  # type: ignore[union-attr]  # it matches all
-                place += begin - at  # blanks and commas are a byte each
-                at = begin
-                if text[at : at + 1] == "[" and array is None:
-                    at, place, array = at + 1, place + 1, True
-                    continue
-                if text[at : at + 1] == "]" and array:
-                    self._check_end(text[at + 1 :] + utf8.decode(file.read(BLOCK)), place)
-                    return
-                if at == len(text) and ended:
-                    if array:
-                        raise self._broken("the array does not end", place)
-                    return
-                try:
-                    value, stop = _DECODER.raw_decode(text, at)
-                except RecursionError as error:
-                    raise self._broken("it is nested too deeply", place) from error
-                except json.JSONDecodeError as error:
-                    if ended or not cut_off(error, text):
-                        raise self._broken(error.msg, place) from error
-                    text, at = text[at:], 0
-                    block = file.read(size)
-                    size, ended = size * 2, not block
-                    try:
-                        text += utf8.decode(block, final=ended)
-                    except UnicodeDecodeError as wrong:
-                        raise self._broken(f"not UTF-8: {wrong.reason}", place) from wrong
-                    continue
-                end = place + len(text[at:stop].encode())
-                yield value, place, end
-                at, place, size, array = stop, end, BLOCK, bool(array)
+    def _values(self) -> Iterator[Placed]:
+        return self._scanned(_Scan())
 
-    def _check_end(self, rest: str, place: int) -> None:
-        if rest.strip():
-            raise self._broken(f"behind the array stands {rest.strip()[:20]!r}", place)
 
-    def _broken(self, reason: object, place: int) -> AnamorphError:
-        return AnamorphError(
-            f"{self.path}:{line_of(self.path, place)} is no JSON ({reason}); expected an array of "
-            f"objects with the field {self.fields.text!r}, or such an object a line."
-        )
+class _Scan:
+    """Reads the values of an array, or those of a file without one."""
+
+    def __init__(self) -> None:
+        self.within = "start"  # of the file; or in an array, behind it, or in a file without one
+
+    def __call__(self, text: str, at: int, ended: bool) -> tuple[Any, int] | None:
+        """The next value; see `anamorph.tasks.text.placed.Scan`."""
+        if self.within == "end":
+            if rest := text[at:].strip():
+                raise ValueError(f"{rest[:20]!r} follows the array")
+            return None
+        if gap := _GAP.match(text, at):
+            return NOTHING, gap.end()
+        if at == len(text):
+            if ended and self.within == "array":
+                raise ValueError("the array does not end")
+            return None
+        if (text[at], self.within) in (("[", "start"), ("]", "array")):
+            self.within = "array" if text[at] == "[" else "end"
+            return NOTHING, at + 1
+        try:
+            found = _DECODER.raw_decode(text, at)
+        except (ValueError, RecursionError) as error:
+            if isinstance(error, json.JSONDecodeError) and not ended and cut_off(error, text):
+                return None
+            raise ValueError(_reason(error)) from error
+        if self.within == "start":
+            self.within = "file"
+        return found
+
+
+def _reason(error: ValueError | RecursionError) -> str:
+    """What is wrong with JSON, without the place."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    return error.msg if isinstance(error, json.JSONDecodeError) else str(error)
 
 
 def is_single_object(path: Path) -> bool:
@@ -158,10 +123,10 @@ def is_single_object(path: Path) -> bool:
 
 
 def rows_in(value: Mapping[str, Any], field: str, path: Path) -> list[Any]:
-    """The rows that a single object holds, if there is one way only to see them.
+    """The rows that a single object holds, if it can be read in one way only.
 
     Raises:
-        AnamorphError: if there is none, or more than one.
+        AnamorphError: if it cannot be read as rows, or in more than one way.
     """
     columns = list(value.values())
     text = value.get(field)
@@ -178,24 +143,7 @@ def rows_in(value: Mapping[str, Any], field: str, path: Path) -> list[Any]:
         if len(tables) == 1:
             return tables[0]
     raise AnamorphError(
-        f"{path} is one JSON object (with {listed(value)}), and which rows it holds is not plain; "
-        f"write a row a line, each with the field {field!r} (another is named with text_field), as "
-        "pandas does with frame.to_json(path, orient='records', lines=True)."
+        f"{path} is one JSON object (with {listed(value)}), and it is not clear which rows it "
+        f"holds; write a row a line, each with the field {field!r} (another is named with "
+        "text_field), as pandas does with frame.to_json(path, orient='records', lines=True)."
     )
-
-
-def decode(data: bytes, path: Path, start: int) -> str:
-    """Text from UTF-8; a mark at the beginning of the file is no part of it.
-
-    Raises:
-        AnamorphError: if it is not UTF-8; names the byte, counted from `start`.
-    """
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        unpacked = " of what it unpacks to" if is_packed(path) else ""
-        raise AnamorphError(
-            f"{path} is not UTF-8 at byte {start + error.start}{unpacked}; convert it, or leave "
-            "it out."
-        ) from error
-    return text.removeprefix(codecs.BOM_UTF8.decode()) if start == 0 else text

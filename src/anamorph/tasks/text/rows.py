@@ -1,7 +1,8 @@
 """A document, read from a string or from a row with named fields."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,6 +33,29 @@ class Fields(NamedTuple):
     text: str = "text"
     spans: str | None = None
 
+    @property
+    def asked(self) -> list[str]:
+        """The names that a row must have."""
+        return [self.text] if self.spans is None else [self.text, self.spans]
+
+    def argument(self, name: str) -> str:
+        """The argument of a text task that gives the name."""
+        return "text_field" if name == self.text else "spans_field"
+
+    def check(self, path: Path, columns: Sequence[str]) -> None:
+        """Whether a table has every column once.
+
+        Raises:
+            AnamorphError: if it has not.
+        """
+        for name in self.asked:
+            if columns.count(name) != 1:
+                raise AnamorphError(
+                    f"{path} has {'more than one' if name in columns else 'no'} column {name!r}; "
+                    f"its columns are: {', '.join(columns) or 'none'}. Name the right one with "
+                    f"{self.argument(name)}."
+                )
+
 
 def to_document(row: object, fields: Fields, where: str) -> Document:
     """Read a string, or a mapping with the fields.
@@ -46,13 +70,13 @@ def to_document(row: object, fields: Fields, where: str) -> Document:
             f"{where} is a {type(row).__name__}; expected an object with the field {fields.text!r}"
             + (f" and {fields.spans!r}." if fields.spans else ".")
         )
-    for argument, name in (("text_field", fields.text), ("spans_field", fields.spans)):
-        if name is not None and name not in row:
+    for name in fields.asked:
+        if name not in row:
             chat = next((key for key, value in row.items() if _is_chat(value)), None)
             hint = "" if chat is None else f" {chat!r} holds a conversation: {_CHAT}"
             raise AnamorphError(
                 f"{where} has no field {name!r}; its fields are: {listed(row)}. Name the right "
-                f"one with {argument}.{hint}"
+                f"one with {fields.argument(name)}.{hint}"
             )
     text = row[fields.text]
     if not isinstance(text, str):

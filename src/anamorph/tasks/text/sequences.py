@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from anamorph.errors import AnamorphError
 from anamorph.tasks.base import NOT_APPLICABLE
 from anamorph.tasks.ragged import Ragged, Rows, joined
-from anamorph.tasks.text.files import Source
 from anamorph.tasks.text.rows import Document
+from anamorph.tasks.text.sources import Source
 from anamorph.tasks.text.tokenizer import Special, Tokenizer, separator, special_tokens
 
 Packing = Literal["truncate", "window", "pack"]

@@ -1,61 +1,53 @@
 """Documents from tables that polars reads: Parquet and Arrow."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from anamorph.errors import AnamorphError
 from anamorph.tasks.text.content import Kind
 from anamorph.tasks.text.rows import Document, Fields, to_document
-
-Numbers = NDArray[np.int64]
+from anamorph.tasks.text.sources import Numbers, Source
 
 ROWS = 16_384  # in memory at a time
+NUMBER = ""  # the column with a row's number; no column that is asked for has this name
 
 
-class Table:
+class Table(Source):
     """A document a row."""
 
     def __init__(self, path: Path, fields: Fields, kind: Kind) -> None:
         self.path, self.fields, self.kind = path, fields, kind
         self.paths = (path,)
-        self._columns = [name for name in fields if name is not None]
         with self._telling():
             names = self._frame().collect_schema().names()
-        for name in self._columns:
-            if name not in names:
-                raise AnamorphError(
-                    f"{path} has no column {name!r}; its columns are: {', '.join(names)}. Name "
-                    f"the right one with {'text_field' if name == fields.text else 'spans_field'}."
-                )
+        fields.check(path, names)
 
     def __iter__(self) -> Iterator[Document]:
-        with self._telling():
-            frame = self._frame().select(self._columns)
         for start in range(0, self.count(), ROWS):
-            with self._telling():
-                rows = frame.slice(start, ROWS).collect(engine="streaming")
-            for number, row in enumerate(rows.iter_rows(named=True), start):
-                yield self._document(row, number)
+            yield from self._documents(self._rows().slice(start, ROWS))
 
     def count(self) -> int:
-        """The number of documents, blank lines included."""
+        """The number of documents."""
         with self._telling():
             return int(self._frame().select(pl.len()).collect().item())
 
     def pick(self, numbers: Numbers) -> Iterator[Document]:
-        """The documents with these numbers, ascending."""
-        chosen = pl.col("").is_in(numbers.tolist())  # no column that is asked for is called ""
+        """The documents with these numbers."""
+        return self._documents(self._rows().filter(pl.col(NUMBER).is_in(numbers.tolist())))
+
+    def _documents(self, rows: pl.LazyFrame) -> Iterator[Document]:
         with self._telling():
-            rows = self._frame().select(self._columns).with_row_index("").filter(chosen)
             found = rows.collect(engine="streaming")
         for row in found.iter_rows(named=True):
-            yield self._document(row, row[""])
+            yield to_document(row, self.fields, f"{self.path}, row {row.pop(NUMBER)}")
+
+    def _rows(self) -> pl.LazyFrame:
+        """The columns that are asked for, and the number of each row."""
+        with self._telling():
+            return self._frame().select(self.fields.asked).with_row_index(NUMBER)
 
     def _frame(self) -> pl.LazyFrame:
         if self.kind == "parquet":
@@ -73,6 +65,3 @@ class Table:
             raise AnamorphError(
                 f"Cannot read {self.path} as {name}: {error}. Give a whole {name} file."
             ) from error
-
-    def _document(self, row: Mapping[str, Any], number: int) -> Document:
-        return to_document(row, self.fields, f"{self.path}, row {number}")

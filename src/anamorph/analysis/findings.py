@@ -1,80 +1,24 @@
-"""What a report is made from: the files of a run folder, and nothing else."""
+"""What a run found, as reports, tables and sentences tell it."""
 
-import json
 from collections.abc import Collection
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import polars as pl
-from polars.exceptions import PolarsError
 
-from anamorph.analysis.heads import SCORES, Heads
+from anamorph.analysis.heads import Heads
 from anamorph.analysis.words import method_label, sites_label, sized
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness.gaps import LOOKS_RIGHT
 from anamorph.faithfulness.metrics import JUDGED, SUFFIX, all_metrics, find_metric
-from anamorph.runs.older import with_families
+from anamorph.runs.folder import Run, read_json
 
 IDENTITY = "identity"
 MOST_FAMILIES = 12  # of proxies, where each takes room; a sweep by head has one a head
 
-RESULTS = frozenset(
-    [
-        "seed",
-        "simplification",
-        "method",
-        "size",
-        "sites",
-        "split",
-        "role",
-        "facet",
-        "level",
-        "metric",
-        "value",
-        "low",
-        "high",
-        "interval",
-        "tokens",
-        "sequences",
-    ]
-)
-GAPS = frozenset(
-    [
-        "seed",
-        "simplification",
-        "method",
-        "size",
-        "sites",
-        "split",
-        "role",
-        "metric",
-        "reference",
-        "iid",
-        "ood",
-        "gap",
-        "low",
-        "high",
-        "low_all",
-        "high_all",
-        "p_value",
-        "level",
-        "change",
-        "verdict",
-        "needed",
-    ]
-)
-VIEWS = {
-    "functions": "simplification split sequence text jsd model proxy model_p proxy_p",
-    "attended": "simplification split layer head facet true_level attended_level mass",
-    "scatter": "layer head kind split position token component_1 component_2",
-    "patterns": "simplification split sequence layer head query key weight",
-    "sentences": "split sequence position token scored",
-}
 
-
-class Proxy(NamedTuple):
+class NamedProxy(NamedTuple):
     """A proxy as the page shows it.
 
     Attributes:
@@ -99,23 +43,11 @@ class Proxy(NamedTuple):
         return sized(self.size_name, [self.size])
 
 
-@dataclass(frozen=True)
-class Run:
-    """A run folder, read. Views come from the first seed that has them; each may be missing."""
-
-    path: Path
-    spec: dict[str, Any]
-    results: pl.DataFrame
-    gaps: pl.DataFrame
-    claims: list[dict[str, Any]]
-    checks: dict[str, Any]
-    history: pl.DataFrame | None
-    views: dict[str, pl.DataFrame]
-    view_seed: int | None
-    head_scores: pl.DataFrame | None = None
+class Findings(Run):
+    """A run folder, with what follows from its tables. Views and curves may be missing."""
 
     @cached_property
-    def proxies(self) -> list[Proxy]:
+    def proxies(self) -> list[NamedProxy]:
         """All proxies but the identity, by family, small sizes first."""
         columns = ("simplification", "method", "size", "size_name", "family", "sites")
         frame = self.results.select(columns).unique(maintain_order=True)
@@ -125,8 +57,8 @@ class Run:
                 continue
             joint = " · joint" if "joint=true" in family else ""
             where = " + ".join(sites_label(part) for part in sites.split(";"))
-            title = f"{method_label(method)} · {where}{joint}"
-            proxies.append(Proxy(simplification, method, size, name, family, title))
+            title = f"{method_label(method)} · {where}{joint}" if sites else family
+            proxies.append(NamedProxy(simplification, method, size, name, family, title))
         # Families whose titles are alike (another parameter differs) are told apart by their spec.
         titles: dict[str, set[str]] = {}
         for proxy in proxies:
@@ -136,15 +68,15 @@ class Run:
         return sorted(proxies, key=lambda p: (order[p.family], p.size or 0))
 
     @cached_property
-    def families(self) -> dict[str, list[Proxy]]:
+    def families(self) -> dict[str, list[NamedProxy]]:
         """Proxies by family title."""
-        families: dict[str, list[Proxy]] = {}
+        families: dict[str, list[NamedProxy]] = {}
         for proxy in self.proxies:
             families.setdefault(proxy.title, []).append(proxy)
         return families
 
     @cached_property
-    def telling_families(self) -> dict[str, list[Proxy]]:
+    def telling_families(self) -> dict[str, list[NamedProxy]]:
         """The families to show where there is no room for all: the most telling, in their order."""
         ranked = dict.fromkeys(proxy.title for proxy in self.telling(len(self.proxies)))
         kept = list(ranked)[:MOST_FAMILIES]
@@ -173,11 +105,6 @@ class Run:
         return self.splits[1:]
 
     @cached_property
-    def seeds(self) -> list[int]:
-        """Model seeds."""
-        return sorted(self.results["seed"].drop_nulls().unique().to_list())
-
-    @cached_property
     def metrics(self) -> list[str]:
         """The metrics that were measured, in the order in which they are reported."""
         present = {m for m in self.results["metric"].unique() if not m.endswith(SUFFIX)}
@@ -188,12 +115,6 @@ class Run:
     def shown_metrics(self) -> list[str]:
         """Of the metrics those that figures of proxies show: not what speaks of the model alone."""
         return [m for m in self.metrics if find_metric(m).about != "model"]
-
-    @property
-    def thresholds(self) -> dict[str, float]:
-        """Where the lines between verdicts were drawn."""
-        given: dict[str, float] = self.spec.get("audit", {}).get("thresholds", {})
-        return {"faithful": 0.9, "tolerance": 0.02, "level": 0.05, "share": 2 / 3} | given
 
     @cached_property
     def whole(self) -> pl.DataFrame:
@@ -211,19 +132,21 @@ class Run:
         return self.gaps.filter(pl.col("seed").is_null(), pl.col("metric") == JUDGED)
 
     @cached_property
-    def heads(self) -> Heads | None:
+    def by_head(self) -> Heads | None:
         """What was found of single heads; None if no proxy edits one alone."""
         model = self.spec.get("model") or {}
-        return Heads.of(self.results, self.gaps, model, self.head_scores)
+        return Heads.of(self.results, self.gaps, model, self.heads)
+
+    @cached_property
+    def _labels(self) -> dict[str, str]:
+        named = {p.simplification: " · ".join(filter(None, (p.title, p.row))) for p in self.proxies}
+        return {IDENTITY: "the model"} | named
 
     def label(self, simplification: str) -> str:
         """A spec string in words."""
-        for proxy in self.proxies:
-            if proxy.simplification == simplification:
-                return f"{proxy.title} · {proxy.row}" if proxy.size_name else proxy.title
-        return "the model" if simplification == IDENTITY else simplification
+        return self._labels.get(simplification, simplification)
 
-    def telling(self, most: int, among: Collection[str] | None = None) -> list[Proxy]:
+    def telling(self, most: int, among: Collection[str] | None = None) -> list[NamedProxy]:
         """The proxies to show in detail, the most telling first.
 
         First those of which the run holds views; then illusions, the largest gap first; then what
@@ -240,7 +163,7 @@ class Run:
         illusions = judged.filter(pl.col("verdict").str.starts_with("illusion"))
         worst = dict(illusions.group_by("simplification").agg(pl.col("gap").max()).iter_rows())
 
-        def rank(proxy: Proxy) -> tuple[bool, bool, float, bool, float]:
+        def rank(proxy: NamedProxy) -> tuple[bool, bool, float, bool, float]:
             name = proxy.simplification
             gap = -worst.get(name, 0)
             return name not in viewed, name not in worst, gap, name not in looking, proxy.size or 0
@@ -256,11 +179,12 @@ class Run:
         return [ranked[place] for *_, place in sorted(turns)[:most]]
 
 
-def read(path: Path) -> Run:
-    """Read a run folder.
+def read(path: Path) -> Findings:
+    """What a finished run found.
 
     Raises:
-        AnamorphError: if the results are missing, or a file cannot be read or lacks columns.
+        AnamorphError: if the folder has no specification or results. A file that cannot be read or
+            lacks columns is an error where it is first looked at.
     """
     for name in ("spec.json", "results.parquet", "gaps.parquet"):
         if not (path / name).is_file():
@@ -268,83 +192,4 @@ def read(path: Path) -> Run:
                 f"{path} has no {name}; a report is made from a finished run. Give the folder that "
                 "`anamorph run --out` wrote, or run the same command again to finish it."
             )
-    history: list[pl.DataFrame] = []
-    heads: list[pl.DataFrame] = []
-    views: dict[str, pl.DataFrame] = {}
-    view_seed: int | None = None
-    folders = sorted(path.glob("seed-*"), key=lambda folder: (len(folder.name), folder.name))
-    for folder in folders:
-        number = folder.name.removeprefix("seed-")
-        if not number.isdigit():
-            continue
-        file = folder / "history.parquet"
-        if file.is_file():
-            columns = ["step", "tokens", "loss", "split", "accuracy", "cross_entropy"]
-            frame = _table(file, columns).select(columns)
-            history.append(frame.with_columns(seed=pl.lit(int(number))))
-        file = folder / "heads.parquet"
-        if file.is_file():
-            columns = ["seed", "layer", "head", *SCORES, "sequences"]
-            heads.append(_table(file, columns).select(columns))
-        if not views:
-            files = {name: folder / "views" / f"{name}.parquet" for name in VIEWS}
-            found = {
-                name: _table(file, VIEWS[name].split(), may_be_empty=True)
-                for name, file in files.items()
-                if file.is_file()
-            }
-            views = {name: view for name, view in found.items() if not view.is_empty()}
-            view_seed = int(number) if views else None
-    claims, checks = _json(path / "claims.json", []), _json(path / "checks.json", {})
-    return Run(
-        path=path,
-        spec=_json(path / "spec.json", {}),
-        results=with_families(_table(path / "results.parquet", RESULTS)),
-        gaps=with_families(_table(path / "gaps.parquet", GAPS)),
-        claims=claims,
-        checks=checks,
-        history=pl.concat(history, how="vertical_relaxed") if history else None,
-        views=views,
-        view_seed=view_seed,
-        head_scores=pl.concat(heads) if any(map(len, heads)) else None,
-    )
-
-
-def _table(file: Path, columns: Collection[str], may_be_empty: bool = False) -> pl.DataFrame:
-    try:
-        frame = pl.read_parquet(file)
-    except (PolarsError, OSError) as error:
-        raise AnamorphError(
-            f"Cannot read {file}: {str(error).splitlines()[0]}. It is not a whole Parquet file; "
-            "delete it and run the same command again to make it anew."
-        ) from error
-    missing = sorted(set(columns) - set(frame.columns))
-    if missing and not (may_be_empty and frame.is_empty()):
-        raise AnamorphError(
-            f"{file} has no column {', '.join(missing)}; it has {', '.join(frame.columns)}. "
-            "It was written by another version; run the audit again."
-        )
-    broken = [c.name for c in frame if c.dtype.is_float() and not c.is_finite().all()]
-    if broken:
-        raise AnamorphError(
-            f"{file} has a NaN or an infinity in {', '.join(broken)}; expected numbers. Delete it "
-            "and run the same command again to make it anew."
-        )
-    return frame
-
-
-def _json(file: Path, missing: Any) -> Any:
-    if not file.is_file():
-        return missing
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise AnamorphError(
-            f"Cannot read {file}: {error}. Expected JSON; delete it and run the same command again."
-        ) from error
-    if type(found) is not type(missing):
-        raise AnamorphError(
-            f"{file} holds a {type(found).__name__}; expected a {type(missing).__name__}. "
-            "Delete it and run the same command again."
-        )
-    return found
+    return Findings(path, read_json(path / "spec.json", dict))

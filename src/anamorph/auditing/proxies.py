@@ -1,0 +1,153 @@
+"""What stands in for a model in an audit: its own blocks with simplifications, or another model."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Self
+
+from anamorph.auditing.model_run import Head, ModelRun, Outcome, patterns_of
+from anamorph.auditing.stacks import stacked_edits
+from anamorph.errors import AnamorphError
+from anamorph.models.base import Model, Recorded
+from anamorph.models.layout import layout_of
+from anamorph.models.sites import Site
+from anamorph.simplifications import FittedProxy, ProxySpec
+
+ATTENTION_KINDS = ("query", "key", "pattern")
+
+
+class Proxy(ABC):
+    """What gives logits, and attention where it can, at the scored positions of a batch.
+
+    Attributes:
+        spec: what names and describes it.
+        first_layer: the first layer in which it differs from the model; how many layers there are
+            if it differs in none.
+        heads: the heads over which its attention metrics average; empty if none is compared.
+        stack: proxies for which this is equal run together. It sorts them, too.
+        parallel: whether two threads may run it at once.
+    """
+
+    def __init__(self, spec: ProxySpec, first_layer: int, heads: tuple[Head, ...]) -> None:
+        self.spec, self.first_layer, self.heads = spec, first_layer, heads
+        self.stack: tuple[Any, ...] = (first_layer, heads, "")
+        self.parallel = True
+
+    def session(self) -> AbstractContextManager[None]:
+        """Prepare it once for many runs; afterwards everything is as it was before."""
+        return nullcontext()
+
+    @abstractmethod
+    def bytes(self, run: ModelRun) -> int:
+        """Bytes of the widest tensor by which a stack grows with it, on the batch of a run."""
+
+    @abstractmethod
+    def run(self, run: ModelRun, stack: Sequence[Self]) -> Outcome:
+        """What a stack that it belongs to makes of the batch of a run, a copy a proxy.
+
+        Raises:
+            AnamorphError: if something of a proxy does not take effect.
+        """
+
+
+class SimplifiedProxy(Proxy):
+    """The model with simplifications in place. It starts from the model's own states.
+
+    Attention is compared at the heads whose queries, keys or patterns are edited; if there are
+    none, at all heads from the first edited layer on (of the whole model for the identity).
+
+    Args:
+        fitted: what is put in place.
+        model: where.
+    """
+
+    def __init__(self, fitted: FittedProxy, model: Model) -> None:
+        heads = attention_heads(fitted.by_site, fitted.first_layer, model.sites)
+        super().__init__(fitted.proxy, fitted.first_layer, heads)
+        self.fitted = fitted
+
+    def bytes(self, run: ModelRun) -> int:
+        """Of attention's scores, or of an MLP's hidden units."""
+        batch, positions = run.states[0].mask.shape
+        queries = run.scored.targets.at.shape[1]
+        width = run.states[0].residual.shape[-1]
+        rows = queries if self.first_layer >= run.model.layers - 1 else positions
+        heads = len({head for _, head in self.heads})
+        return 4 * batch * max(queries * heads * positions, rows * 4 * width)
+
+    def run(self, run: ModelRun, stack: Sequence[Self]) -> Outcome:
+        """Everything from the first edited layer on.
+
+        Raises:
+            AnamorphError: if an edit does not fire exactly once.
+        """
+        first, edits = self.first_layer, stacked_edits([proxy.fitted for proxy in stack])
+        # What comes before the first edit is the model's own; the identity runs nothing again.
+        record, at = patterns_of(self.heads), run.scored.targets.at
+        patterns = Recorded({s: run.outcome.patterns[s] for s in record if s.layer < first})
+        state, found = run.model.run(run.states[first], edits, record, at, first)
+        for key, edit in edits.items():
+            if edit.fired != 1:
+                raise AnamorphError(
+                    f"The edit of {key.kind} in layer {key.layer} fired {edit.fired} times in one "
+                    "run; expected once. The model does not pass this tensor on, so nothing was "
+                    "measured."
+                )
+        return Outcome(run.model, state, patterns | found)
+
+
+class ModelProxy(Proxy):
+    """Another model with the same vocabulary. It is run by itself, from the tokens on.
+
+    Attention is compared at all heads, if both models have the same.
+
+    Args:
+        spec: what names it.
+        other: the other model, in inference mode.
+        model: the model that it is compared with.
+    """
+
+    def __init__(self, spec: ProxySpec, other: Model, model: Model) -> None:
+        heads, others = (tuple(sorted(_heads(some.sites))) for some in (model, other))
+        super().__init__(spec, 0, heads if heads == others else ())
+        self.stack = (0, self.heads, str(spec))
+        self.parallel = other.parallel
+        self.other = other
+
+    def session(self) -> AbstractContextManager[None]:
+        """The other model's."""
+        return self.other.session()
+
+    def bytes(self, run: ModelRun) -> int:
+        """Of its logits."""
+        return 4 * run.output.logits.numel()
+
+    def run(self, run: ModelRun, stack: Sequence[Self]) -> Outcome:
+        """All layers of the other model."""
+        scored = run.scored.to(self.other.device)
+        ran = self.other.run(scored.batch, record=patterns_of(self.heads), at=scored.targets.at)
+        return Outcome(self.other, ran.state, ran.recorded)
+
+
+def attention_heads(
+    edited: Iterable[Site], first_layer: int, sites: Sequence[Site]
+) -> tuple[Head, ...]:
+    """The heads over which the attention metrics of simplifications average.
+
+    Args:
+        edited: the sites that are edited.
+        first_layer: the first layer of these; the number of layers for the identity.
+        sites: the model's.
+    """
+    every = _heads(sites)
+    layout = layout_of(sites)
+    own: set[Head] = set()
+    for site in edited:
+        if site.kind in ATTENTION_KINDS and site.head is not None:
+            read = layout[site.layer].reading(site.head, site.kind)
+            own |= {(site.layer, head) for head in read} & every
+    return tuple(sorted(own or {h for h in every if h[0] >= first_layer} or every))
+
+
+def _heads(sites: Iterable[Site]) -> set[Head]:
+    return {(s.layer, s.head) for s in sites if s.kind == "pattern" and s.head is not None}

@@ -1,0 +1,127 @@
+"""The sums of an audit in a run folder: one file a work, which says what its sums come from."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import polars as pl
+
+from anamorph.auditing.works import Work
+from anamorph.errors import AnamorphError
+from anamorph.faithfulness.measuring import CellKey
+from anamorph.faithfulness.sums import CellSums, SumIndex
+from anamorph.files import replacing
+from anamorph.runs.folder import Run
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What the sums of a work come from; every part is a digest.
+
+    Attributes:
+        weights: of the model.
+        simplifications: of what was fitted, or of another model's weights.
+        data: of the split, as far as it was audited, and of the candidates.
+        options: of whatever else sums depend on, such as when a cell stops.
+    """
+
+    weights: str
+    simplifications: str
+    data: str
+    options: str
+
+
+def write_work(path: Path, cells: Mapping[str, CellSums], origin: Origin) -> None:
+    """Write the sums of a work, by spec string, to one file that appears whole or not at all."""
+    tables = [
+        sums.table().select(pl.lit(proxy).alias("proxy"), pl.all()) for proxy, sums in cells.items()
+    ]
+    with replacing(path) as temporary:
+        pl.concat(tables).write_parquet(
+            temporary,
+            compression="zstd",
+            row_group_size=len(tables[0]),  # so that one proxy is read without the others
+            metadata=asdict(origin),
+        )
+
+
+def check_work(path: Path, origin: Origin) -> None:
+    """Whether a work that lies there comes from what it would be computed from now.
+
+    Raises:
+        AnamorphError: if it does not, or is damaged; names what differs.
+    """
+    try:
+        found = pl.read_parquet_metadata(path)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise AnamorphError(
+            f"Cannot read {path} ({error}); delete it, and the same command makes it again."
+        ) from error
+    different = [name for name, value in asdict(origin).items() if found.get(name) != value]
+    if different:
+        raise AnamorphError(
+            f"{path} holds sums of other {' and '.join(different)} than there are now. Put back "
+            "what it was computed from; or delete it, and the same command makes it again."
+        )
+
+
+class CellFiles(Mapping[CellKey, CellSums]):
+    """The cells of a run, read from its works one at a time as they are asked for.
+
+    Args:
+        run: where they lie.
+        works: of its plan.
+        indexes: of every split.
+    """
+
+    def __init__(self, run: Run, works: Sequence[Work], indexes: Mapping[str, SumIndex]) -> None:
+        self.run, self.indexes = run, indexes
+        self.places = {
+            proxy: (work.number, place)
+            for work in works
+            for place, proxy in enumerate(work.proxies)
+        }
+
+    def __getitem__(self, key: CellKey) -> CellSums:
+        seed, proxy, split = key
+        number, place = self.places[proxy]
+        path, index = self.run.work(seed, split, number), self.indexes[split]
+        again = "Delete it, and the same command makes it again."
+        try:
+            rows = pl.scan_parquet(path, glob=False).slice(place * len(index), len(index)).collect()
+        except (OSError, pl.exceptions.PolarsError) as error:
+            raise AnamorphError(f"Cannot read the sums in {path} ({error}). {again}") from error
+        if len(rows) != len(index) or "proxy" not in rows.columns or (rows["proxy"] != proxy).any():
+            raise AnamorphError(f"{path} does not hold {len(index)} rows of {proxy}. {again}")
+        return CellSums.of(rows.drop("proxy"), index, str(path))
+
+    def __iter__(self) -> Iterator[CellKey]:
+        for split in self.indexes:
+            for proxy in self.places:
+                for seed in self.run.spec["seeds"]:
+                    yield seed, proxy, split
+
+    def __len__(self) -> int:
+        return len(self.indexes) * len(self.places) * len(self.run.spec["seeds"])
+
+
+def digest(*parts: object) -> str:
+    """A digest of some texts, numbers and mappings."""
+    return sha256(repr(parts).encode()).hexdigest()[:32]
+
+
+def digest_of_file(path: Path) -> str:
+    """A digest of a file's bytes.
+
+    Raises:
+        AnamorphError: if it cannot be read.
+    """
+    found = sha256()
+    try:
+        with path.open("rb") as file:
+            while block := file.read(1 << 22):
+                found.update(block)
+    except OSError as error:
+        raise AnamorphError(f"Cannot read {path}: {error.strerror}.") from error
+    return found.hexdigest()[:32]
