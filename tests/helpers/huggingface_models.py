@@ -67,3 +67,13 @@ def make(name: str, attention: str = "sdpa") -> nn.Module:
     if name not in ("gemma2", "gpt_oss", "gpt_neo"):  # those know eager attention only
         model.set_attn_implementation(attention)
     return model.eval()
+
+
+def wide(model: nn.Module) -> nn.Module:
+    """Weights large enough that every part matters."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
+    return model.eval()

@@ -61,8 +61,11 @@ def forward(model: am.Decoder, tokens: Sequence[int], edits: dict[Site, Any]) ->
                 pattern[i, : i + 1] = scipy.special.softmax(key[: i + 1] @ query[i] / dim**0.5)
             pattern = tap(Site(layer, head, "pattern"), pattern)
             heads.append(tap(Site(layer, head, "output"), pattern @ value))
-        x = x + np.concatenate(heads, axis=1) @ w[f"{name}.output.weight"].T
-        hidden = norm(x, f"{name}.norm_mlp") @ w[f"{name}.up.weight"].T + w[f"{name}.up.bias"]
+        beside = tap(Site(layer, None, "heads"), np.concatenate(heads, axis=1))
+        added = tap(Site(layer, None, "attention"), beside @ w[f"{name}.output.weight"].T)
+        x = tap(Site(layer, None, "middle"), x + added)
+        given = tap(Site(layer, None, "mlp_input"), norm(x, f"{name}.norm_mlp"))
+        hidden = given @ w[f"{name}.up.weight"].T + w[f"{name}.up.bias"]
         hidden = hidden * scipy.stats.norm.cdf(hidden)
         mlp = hidden @ w[f"{name}.down.weight"].T + w[f"{name}.down.bias"]
         x = tap(Site(layer, None, "residual"), x + tap(Site(layer, None, "mlp"), mlp))

@@ -15,6 +15,7 @@ import anamorph as am
 import running
 import transformers_tiny as tiny
 from anamorph.models.base import Batch, LayerKind
+from anamorph.models.sites import NAMED_KINDS
 
 TOLERANCE = 2e-4  # relative to the largest logit
 
@@ -225,6 +226,42 @@ def heads(model: am.HuggingFace, plain: Plain) -> list[str]:
     return checked
 
 
+def layer_kinds(model: am.HuggingFace, plain: Plain) -> list[str]:
+    """Half of heads, attention, middle and MLP input, by plain hooks where they are given or taken.
+
+    Where no submodule gives a middle, half of it is half of what the MLP's norm takes, and the
+    other half less in what the block gives.
+    """
+    checked = []
+    for layer, block in enumerate(model.blocks):
+        here = [key for key in keys(model) if key.layer == layer and key.kind in NAMED_KINDS]
+        record: dict[Any, Any] = dict.fromkeys([*here, LayerKind(layer, "mlp")])
+        run(model, plain.tokens, None, None, record)
+        sites = {key.kind: x[0] for key, x in record.items() if x is not None}
+        for key in here:
+            x = sites[key.kind]
+            giver, taker = plain.giving(block.module, x), plain.taking(block.module, x)
+            hooks: list[tuple[nn.Module | None, str, Any]]
+            given, taken = (giver, "out", _half_given), (taker, "in", _half_taken)
+            if key.kind == "middle" and giver is None:
+                between = _Between()
+                hooks = [(taker, "in", between.taken), (block.module, "out", between.given)]
+            elif key.kind == "mlp_input" and "middle" not in sites:  # attention may take the same
+                continue
+            elif key.kind == "heads" or (key.kind == "mlp_input" and _same(x, sites["middle"])):
+                hooks = [taken]
+            else:
+                hooks = [given]
+            if any(module is None for module, *_ in hooks):
+                continue
+            with hooked(*(_hook(*hook) for hook in hooks)):
+                expected = plain.logits(plain.tokens)
+            edited = run(model, plain.tokens, None, {key: _half})
+            require(edited, expected, f"logits with half of {key}")
+            checked.append(key.kind)
+    return checked
+
+
 CHECKS: tuple[Callable[[am.HuggingFace, Plain], list[str]], ...] = (
     as_it_is,
     laws,
@@ -232,6 +269,7 @@ CHECKS: tuple[Callable[[am.HuggingFace, Plain], list[str]], ...] = (
     residuals,
     mlps,
     heads,
+    layer_kinds,
 )
 
 
@@ -270,6 +308,32 @@ def _half_given(module: nn.Module, inputs: Any, out: Any) -> Any:
 
 def _half_of_last_head(x: Tensor) -> Tensor:
     return torch.cat([x[:, :, :-1], x[:, :, -1:] / 2], dim=2)
+
+
+def _half_taken(module: nn.Module, inputs: Any) -> Any:
+    return (inputs[0] / 2, *inputs[1:])
+
+
+def _hook(module: nn.Module | None, side: str, hook: Any) -> RemovableHandle:
+    assert module is not None
+    if side == "in":
+        return module.register_forward_pre_hook(hook)
+    return module.register_forward_hook(hook)
+
+
+class _Between:
+    """Hooks that halve what a norm takes, and take the same from what the block gives."""
+
+    def taken(self, module: nn.Module, inputs: Any) -> Any:
+        """Before the norm."""
+        self.half = inputs[0] / 2
+        return (self.half, *inputs[1:])
+
+    def given(self, module: nn.Module, inputs: Any, out: Any) -> Any:
+        """Behind the block."""
+        if torch.is_tensor(out):
+            return out - self.half
+        return type(out)([out[0] - self.half, *out[1:]])
 
 
 class _HalfTaken:

@@ -348,9 +348,10 @@ def test_sites_and_dimensions() -> None:
         for h in "01"
         for k in ("query", "key", "value", "pattern", "output")
     }
-    assert names == heads | {"0.residual", "1.residual", "0.mlp", "1.mlp"}
+    whole = ("residual", "mlp", "heads", "attention", "middle", "mlp_input")
+    assert names == heads | {f"{i}.{kind}" for i in "01" for kind in whole}
     assert len(model.sites) == len(names)
-    assert [model.dim(k) for k in ("query", "output", "residual", "mlp")] == [4, 4, 8, 8]
+    assert [model.dim(k) for k in ("query", "output", *whole)] == [4, 4, 8, 8, 8, 8, 8, 8]
     assert model.dim("pattern") is None and model.layers == 2
 
 

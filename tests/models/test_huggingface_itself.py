@@ -13,7 +13,7 @@ import running
 from anamorph.models.base import Batch, Context, Edit, EditBy, LayerKind, State
 from anamorph.models.checks import check_model
 from anamorph.models.listing import missing_sites
-from huggingface_models import GROUPED, MODELS, MORE, SIZES, VOCABULARY, make
+from huggingface_models import GROUPED, MODELS, MORE, SIZES, VOCABULARY, make, wide
 
 TOKENS = torch.randint(3, VOCABULARY, (3, 12), generator=torch.Generator().manual_seed(1))
 LENGTHS = 12, 7, 4
@@ -97,16 +97,6 @@ HYBRID: dict[str, Callable[[], nn.Module]] = {  # attention in the middle layer 
 }
 
 
-def wide(model: nn.Module) -> nn.Module:
-    """Weights large enough that every part matters."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
-    return model.eval()
-
-
 def build(name: str) -> nn.Module:
     if name in MODELS | MORE:
         return make(name)
@@ -171,7 +161,8 @@ def test_keeps_every_law(name: str) -> None:
 @pytest.mark.parametrize("name", OUTSIDE)
 def test_outside_the_interface_a_block_has_what_hooks_reach(name: str) -> None:
     model = am.HuggingFace(build(name))
-    assert {site.kind for site in model.sites} <= {"residual", "mlp"}
+    reached = {"residual", "mlp", "attention", "middle", "mlp_input"}
+    assert {site.kind for site in model.sites} <= reached
     assert "AttentionInterface" in missing_sites(model)[0]
 
 

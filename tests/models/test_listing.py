@@ -22,7 +22,7 @@ def test_sites_with_shape_and_firing() -> None:
     table = am.list_sites(am.HuggingFace(make("llama")))
     assert table.filter(site="2.1.key").row(0) == ("2.1.key", 2, 1, "key", "[position, 8]", 1)
     assert table.filter(site="0.mlp").row(0) == ("0.mlp", 0, None, "mlp", "[position, 32]", 1)
-    assert len(table) == 3 * (4 + 2 + 2 + 4 + 4 + 1 + 1)
+    assert len(table) == 3 * (4 + 2 + 2 + 4 + 4 + 1 + 1 + 4)
 
 
 def test_sites_that_are_alike_are_one_pattern() -> None:
@@ -34,6 +34,10 @@ def test_sites_that_are_alike_are_one_pattern() -> None:
         "0-2.0-3.output": (12, "[position, 8]", 1),
         "0-2.residual": (3, "[position, 32]", 1),
         "0-2.mlp": (3, "[position, 32]", 1),
+        "0-2.heads": (3, "[position, 32]", 1),
+        "0-2.attention": (3, "[position, 32]", 1),
+        "0-2.middle": (3, "[position, 32]", 1),
+        "0-2.mlp_input": (3, "[position, 32]", 1),
     }
 
 
@@ -103,7 +107,7 @@ def test_what_is_missing_and_why() -> None:
     assert missing_sites(am.HuggingFace(make("gpt2"))) == []
     assert missing_sites(am.HookedModel(Transformer(), {"0.residual": "blocks.0"})) == []
     attention, way = missing_sites(am.HuggingFace(make("gpt_neo")))
-    assert "No query, key, value, pattern and output in layers 0-1" in attention
+    assert "No query, key, value, pattern, output and heads in layers 0-1" in attention
     assert "AttentionInterface" in attention and "GPTNeoForCausalLM" in attention
     assert "am.HookedModel" in way
 

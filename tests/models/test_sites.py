@@ -3,7 +3,7 @@
 import pytest
 
 from anamorph.errors import AnamorphError
-from anamorph.models.sites import Site, describe_sites, match_sites
+from anamorph.models.sites import NAMED_KINDS, Site, describe_sites, match_sites
 
 # Eleven layers, so that text and number order differ.
 SITES = [
@@ -42,6 +42,20 @@ def test_a_pattern_names_its_sites(pattern: str, named: str) -> None:
 def test_everything() -> None:
     assert len(match_sites("*.*.*", SITES)) == 66
     assert len(match_sites("*.*", SITES)) == 11
+
+
+def test_a_star_leaves_out_kinds_that_hold_again_what_others_hold() -> None:
+    more = [Site(0, None, kind) for kind in ("residual", *NAMED_KINDS)]
+    assert {"heads", "attention", "middle", "mlp_input"} == NAMED_KINDS
+    assert match_sites("0.*", [*SITES, *more]) == [Site(0, None, "mlp"), Site(0, None, "residual")]
+    assert len(match_sites("0.{*,middle}", more)) == 2
+    assert [site.kind for site in match_sites("*.{heads,mlp_input}", more)] == [
+        site.kind for site in more if site.kind in ("heads", "mlp_input")
+    ]
+    with pytest.raises(AnamorphError, match=r"leaves out heads, attention.*: name these"):
+        match_sites("0.*", more[1:])
+    with pytest.raises(AnamorphError, match=r"no site '1.\*'. Its sites are: [^:]*$"):
+        match_sites("1.*", more)
 
 
 def test_a_head_is_not_a_layer() -> None:

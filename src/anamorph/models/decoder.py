@@ -81,7 +81,9 @@ class Decoder(nn.Module, Model):
     """A decoder-only Transformer with `DecoderConfig`'s shape.
 
     Sites are `layer.head.kind` for query, key, value, pattern and output (of a head, before the
-    output projection), and `layer.kind` for residual (after the block) and mlp (its output).
+    output projection), and `layer.kind` for residual (after the block), mlp (its output), heads
+    (the outputs side by side), attention (what the output projection gives), middle (the residual
+    stream between attention and MLP) and mlp_input (the same after the MLP's norm).
 
     Example:
         >>> model = Decoder(DecoderConfig(vocabulary=10, context=8))
@@ -207,9 +209,12 @@ class Decoder(nn.Module, Model):
             if recorded:
                 tap.keep("pattern", _attention_pattern(rows_at(query, at), key, at))
         heads = tap("output", heads)  # [copy, batch, head, query, dim]
-        residual = residual + block.output(heads.transpose(-3, -2).flatten(-2))
-        mlp = tap("mlp", block.down(F.gelu(block.up(block.norm_mlp(residual)))))
-        residual = tap("residual", residual + mlp)
+        heads = tap("heads", heads.transpose(-3, -2).flatten(-2))
+        attention = tap("attention", block.output(heads))
+        middle = tap("middle", residual + attention)
+        mlp_input = tap("mlp_input", block.norm_mlp(middle))
+        mlp = tap("mlp", block.down(F.gelu(block.up(mlp_input))))
+        residual = tap("residual", middle + mlp)
         return Ran(State(residual, state.tokens, state.mask, rows, tap.read), tap.recorded)
 
     def logits(self, state: State, at: Tensor | None = None) -> Tensor:

@@ -12,6 +12,10 @@ from anamorph.models.huggingface.model import HuggingFace
 from anamorph.models.sites import HEAD_KINDS
 
 LENGTH = 8  # tokens of the two sequences that are tried
+PORTS = ("attention", "middle", "mlp_input")
+SIDE_BY_SIDE = "attention and MLP are given the same stream there, so none lies between them"
+NO_MLP = "no submodule of their blocks gives just what an MLP adds to the residual stream"
+NOT_FOUND = "no submodule of their blocks was found to give or take just that"
 SCHEMA = {
     "site": pl.String,
     "layer": pl.Int64,
@@ -75,27 +79,29 @@ def missing_sites(model: Model) -> list[str]:
     """What sites of the usual kinds a model has not, and why, in a sentence each."""
     if not isinstance(model, HuggingFace):
         return []
-    reasons: dict[str, list[int]] = {}
+    reasons: dict[tuple[str, str], list[int]] = {}
     for layer, block in enumerate(model.blocks):
-        if block.headless:
-            reasons.setdefault(block.headless, []).append(layer)
-    missing = [
-        f"No {', '.join(HEAD_KINDS[:-1])} and {HEAD_KINDS[-1]} in layers {_numbers(layers)} of "
-        f"{type(model.model).__name__}: {reason}."
-        for reason, layers in reasons.items()
+        between = ["middle"] if block.side_by_side else []
+        for kinds, reason in (
+            ([*HEAD_KINDS, "heads"] if block.headless else [], block.headless),
+            (between, SIDE_BY_SIDE),
+            ([x for x in PORTS if x not in {*block.ports, *between}], NOT_FOUND),
+            (["mlp"] if "mlp" not in block.ports else [], NO_MLP),
+        ):
+            if kinds:
+                words = f"{', '.join(kinds[:-1])} and {kinds[-1]}" if kinds[1:] else kinds[0]
+                reasons.setdefault((words, reason), []).append(layer)
+    name = type(model.model).__name__
+    sentences = [
+        f"No {kinds} in layers {_numbers(layers)} of {name}: {reason}."
+        for (kinds, reason), layers in reasons.items()
     ]
-    mlps = [i for i, block in enumerate(model.blocks) if block.mlp is None]
-    if mlps:
-        missing.append(
-            f"No mlp in layers {_numbers(mlps)}: no submodule of their blocks gives just what an "
-            "MLP adds to the residual stream."
-        )
-    if missing:
-        missing.append(
+    if any(reason != SIDE_BY_SIDE for _, reason in reasons):
+        sentences.append(
             "In Python, am.HookedModel puts sites at any submodule of any model "
             "(docs/own_models.md)."
         )
-    return missing
+    return sentences
 
 
 class _Counted(Edit):

@@ -3,7 +3,8 @@
 A site is written `layer.head.kind` (`1.0.query`, `0.2.pattern`) or, where a layer has one for all
 heads, `layer.kind` (`3.residual`, `3.mlp`). A pattern may put in each place a `*`, a range `0-3`
 (both ends included) or a set `{query,key}`. A `*` stands for what there is; what is named must be
-there: a number, each end of a range, each member of a set.
+there: a number, each end of a range, each member of a set. In the place of the kind a `*` leaves
+out the kinds that must be named, as they hold what others hold.
 """
 
 import re
@@ -14,7 +15,13 @@ from typing import NamedTuple
 from anamorph.errors import AnamorphError
 
 HEAD_KINDS = ("query", "key", "value", "pattern", "output")
-LAYER_KINDS = ("residual", "mlp")
+LAYER_KINDS = ("residual", "mlp", "heads", "attention", "middle", "mlp_input")
+"""Of the whole layer: the residual stream behind the block; what its MLP adds to the stream; the
+outputs of all heads side by side, before the output projection; what attention adds to the stream;
+the stream between attention and MLP; what the MLP is given, after its norm."""
+
+NAMED_KINDS = frozenset(LAYER_KINDS[2:])
+"""Kinds that a `*` does not stand for: they hold again what other sites hold, at another stage."""
 
 
 class Site(NamedTuple):
@@ -45,7 +52,7 @@ def match_sites(pattern: str, sites: Iterable[Site]) -> list[Site]:
     layers, *heads, kinds = (_read_place(place, pattern) for place in places)
     # Each layer, head and kind is looked at once: models have thousands of sites.
     of_layers = {x for x in {site.layer for site in sites} if _any_holds(layers, x)}
-    of_kinds = {x for x in {site.kind for site in sites} if _any_holds(kinds, x)}
+    of_kinds = {x for x in {site.kind for site in sites} if _any_names(kinds, x)}
     every = {site.head for site in sites}
     of_heads = {x for x in every if _any_holds(heads[0], x)} if heads else {None}
     found = [
@@ -63,6 +70,7 @@ def match_sites(pattern: str, sites: Iterable[Site]) -> list[Site]:
         )
     ]
     if missing:
+        left_out = any(site.layer in of_layers and site.kind in NAMED_KINDS for site in sites)
         what = repr(pattern)
         if found:
             several = ", ".join(missing[:4]) + (", …" if len(missing) > 4 else "")
@@ -70,6 +78,7 @@ def match_sites(pattern: str, sites: Iterable[Site]) -> list[Site]:
         raise AnamorphError(
             f"The model has no site {what}. Its sites are: {describe_sites(sites)}."
             + (_SHARED if _shared(missing, sites) else "")
+            + (_BY_NAME if not found and left_out else "")
         )
     return found
 
@@ -101,6 +110,8 @@ _SHARED = (
     " Its query heads share keys and values, which have fewer heads: name each for itself, such as "
     "svd(rank=4)@1.{0,4}.query;svd(rank=4)@1.{0,1}.key."
 )
+
+_BY_NAME = f" A * for the kind leaves out {', '.join(LAYER_KINDS[2:])}: name these."
 
 
 def _shared(missing: Iterable[str], sites: Iterable[Site]) -> bool:
@@ -146,6 +157,12 @@ class _Part(NamedTuple):
 
 def _any_holds(parts: Sequence[_Part], value: int | str | None) -> bool:
     return any(part.holds(value) for part in parts)
+
+
+def _any_names(kinds: Sequence[_Part], kind: str) -> bool:
+    return any(
+        part.text == kind or (part.text == "*" and kind not in NAMED_KINDS) for part in kinds
+    )
 
 
 def _values(site: Site) -> list[int | str]:

@@ -151,15 +151,16 @@ class Attention:
                 touched = range(layout.count(kind)) if edit.heads is None else edit.heads
                 edited |= {reader for head in touched for reader in layout.reading(head, kind)}
         heads = sorted(edited)
-        output = self._heads_again(tap, heads)
+        output = self._heads_again(tap, heads) if heads else self.output[:, :, :0]
         assert self.projection is not None
         dim = output.shape[-1]
-        if self.matrix is None or len(heads) == total:
+        if self.matrix is None or len(heads) == total or "heads" in tap.here:
             if len(heads) < total:
                 whole = self.output.expand(len(output), -1, -1, -1, -1).clone()
                 whole[:, :, heads] = output
                 output = whole
             flat = output.transpose(2, 3).flatten(3)  # [copy, batch, position, head · dim]
+            flat = tap("heads", flat)
             projected: Tensor = self.projection(flat.flatten(0, 1))
             return projected.unflatten(0, flat.shape[:2])  # type: ignore[no-any-return, no-untyped-call]
         change = output - self.output[:, :, heads]  # [copy, batch, heads, position, dim]
@@ -266,12 +267,15 @@ def attention_forward(
     output = attention.attend(query, wide_key, wide_value, every, pattern)
     if tap is not None:
         output = tap("output", output)
+    side = output.transpose(2, 3)  # [copy, batch, position, head, dim]
+    if tap is not None and tap.concerns("heads"):
+        side = tap("heads", side.flatten(3)).unflatten(3, side.shape[3:])  # type: ignore[no-untyped-call]
     if call.probing is not None:
         call.seen.append(attention)
     if call.stop:
         attention.output = output
         call.attention = attention
-    return output.transpose(2, 3).flatten(0, 1).contiguous(), None
+    return side.flatten(0, 1).contiguous(), None
 
 
 def _edited(tap: Tap, kind: str, x: Tensor, heads: list[int]) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from anamorph.errors import AnamorphError
 from anamorph.models.huggingface.attention import Attention
 from anamorph.models.huggingface.calls import Block, Call, Form, Given, current
-from anamorph.models.huggingface.mlp import find_mlp
+from anamorph.models.huggingface.parts import with_ports
 
 OUTSIDE = "what mixes positions there does not go through transformers' AttentionInterface"
 
@@ -94,7 +94,7 @@ def probe(blocks: list[Block], call: Call, run: Callable[[], Any], tokens: Tenso
             block = replace(block, headless="attention there is not one of all positions at once")
         else:
             block = _with_attention(block, given, attentions[0])
-        found.append(_with_mlp(block, given))
+        found.append(with_ports(block, given))
     return _with_like_heads(found)
 
 
@@ -110,9 +110,7 @@ def _with_like_heads(blocks: list[Block]) -> list[Block]:
     return [
         block
         if not block.heads or (block.heads, block.key_heads) == (like.heads, like.key_heads)
-        else Block(
-            block.module, block.form, headless=other, mlp=block.mlp, mlp_scale=block.mlp_scale
-        )
+        else Block(block.module, block.form, headless=other, ports=block.ports)
         for block in blocks
     ]
 
@@ -175,17 +173,6 @@ def _with_attention(block: Block, given: Given, attention: Attention) -> Block:
         key_heads=attention.key.shape[2],
         dims={**dims, "output": dims["value"]},
     )
-
-
-def _with_mlp(block: Block, given: Given) -> Block:
-    """The same block with the submodule that gives what its MLP adds."""
-
-    def run() -> Tensor:
-        with current(Call(shape=torch.Size((1, *given.stream.shape[:2])))):
-            return block.form.first(given.call(block.module, given.stream.clone())).clone()
-
-    found = find_mlp(block.module, block.attention, run, given.stream)
-    return block if found is None else replace(block, mlp=found[0], mlp_scale=found[1])
 
 
 def _size(module: Any) -> int:

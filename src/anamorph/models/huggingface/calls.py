@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Any, Literal, Optional
 
 from torch import Tensor, nn
 
@@ -51,6 +51,24 @@ class Form:
 
 
 @dataclass(frozen=True)
+class Port:
+    """Where in a block the tensor of a site passes.
+
+    Attributes:
+        module: a submodule of the block.
+        side: whether it is what the submodule gives or its first argument.
+        scale: what the block multiplies this with; the site holds the product.
+        onto_stream: whether the site holds the sum of this and of the stream that the block was
+            given.
+    """
+
+    module: nn.Module
+    side: Literal["input", "output"] = "output"
+    scale: float = 1.0
+    onto_stream: bool = False
+
+
+@dataclass(frozen=True)
 class Block:
     """A block and where its parts are.
 
@@ -65,9 +83,10 @@ class Block:
         key_heads: key and value heads.
         dims: of query, key, value and output.
         headless: why there are no sites of heads, as the end of a sentence; empty if there are.
-        mlp: the module whose output is the site `mlp`.
-        mlp_scale: what the block multiplies this output with before it adds it to the residual
-            stream; the site holds the product.
+        ports: by kind, where the sites `attention`, `middle`, `mlp_input` and `mlp` are; in the
+            order in which their tensors pass.
+        side_by_side: whether attention and MLP are given the same stream, so that no stream lies
+            between them.
     """
 
     module: nn.Module
@@ -79,8 +98,8 @@ class Block:
     key_heads: int = 0
     dims: Mapping[str, int] = field(default_factory=dict)
     headless: str = ""
-    mlp: nn.Module | None = None
-    mlp_scale: float = 1.0
+    ports: Mapping[str, Port] = field(default_factory=dict)
+    side_by_side: bool = False
 
 
 @dataclass(frozen=True)
@@ -130,7 +149,9 @@ class Call:
         shape: (copy, batch, position) of the residual stream, whose first two are one axis inside.
         attended: [copy, batch, position, width] stands in for what the attention module gives.
         replaced: stands in for what every block gives.
-        mlp_scale: of the block, see `Block`.
+        ports: of the block, see `Block`.
+        stream: [copy · batch, position, width] what the block is given. An edit of `middle` may
+            overwrite it.
         listing: what every block is given is put here instead of running it.
         probing: every block, what it was given, its output and attentions are put here.
         stop: stop behind the attention module, which is put into `attention`.
@@ -140,7 +161,8 @@ class Call:
     shape: tuple[int, ...] = ()
     attended: Tensor | None = None
     replaced: Tensor | None = None
-    mlp_scale: float = 1.0
+    ports: Mapping[str, Port] = field(default_factory=dict)
+    stream: Tensor | None = None
     listing: list[Given] | None = None
     probing: list[tuple[nn.Module, Given, Any, list["Attention"]]] | None = None
     seen: list["Attention"] = field(default_factory=list)
@@ -216,16 +238,3 @@ def module_forward(module: nn.Module, form: Form) -> Callable[..., Any]:
         return out
 
     return forward
-
-
-def mlp_hook(module: nn.Module, inputs: Any, out: Any) -> Any:
-    """A forward hook that edits and records the output of an MLP."""
-    call = Call.now()
-    if call is None or call.tap is None or not call.tap.concerns("mlp"):
-        return None
-    x = out[0] if isinstance(out, (tuple, list)) else out
-    site = x.reshape(*call.shape, -1)
-    site = call.tap("mlp", site if call.mlp_scale == 1 else site * call.mlp_scale)
-    # A copy, as some blocks add to it in place, and what is recorded must stay as it is.
-    edited = (site / call.mlp_scale).view(x.shape)
-    return type(out)([edited, *out[1:]]) if isinstance(out, (tuple, list)) else edited

@@ -8,7 +8,8 @@ from torch import nn
 from torch.nn import functional
 
 from anamorph.models.huggingface.attention import attention_forward
-from anamorph.models.huggingface.calls import Block, block_forward, mlp_hook, module_forward
+from anamorph.models.huggingface.calls import Block, block_forward, module_forward
+from anamorph.models.huggingface.ports import hook_ports
 from anamorph.models.wrapped import still
 
 NAME = "anamorph"  # of the attention implementation
@@ -45,9 +46,7 @@ def exchange(model: nn.Module, blocks: Sequence[Block], attention: bool) -> Call
             wrapped.add(block.attention)
             forward = module_forward(block.attention, block.attends)
             undo.append(_set(block.attention, "forward", forward))
-        if block.mlp is not None and block.mlp not in wrapped:
-            wrapped.add(block.mlp)
-            undo.append(block.mlp.register_forward_hook(mlp_hook).remove)
+    undo.append(hook_ports(blocks))
 
     def back() -> None:
         while undo:

@@ -36,7 +36,7 @@ from anamorph.models.huggingface.reference import (
     require_language_model,
     without_cache,
 )
-from anamorph.models.sites import HEAD_KINDS, Site
+from anamorph.models.sites import HEAD_KINDS, LAYER_KINDS, Site
 from anamorph.models.tap import Tap, rows_at
 from anamorph.models.wrapped import Wrapped, copies_of, same_up_to_rounding
 
@@ -112,11 +112,13 @@ class HuggingFace(Wrapped):
             if block.attention is not None
             for head in range(block.key_heads if kind in ("key", "value") else block.heads)
         ]
-        residuals = [Site(layer, None, "residual") for layer in range(self.layers)]
-        mlps = [
-            Site(i, None, "mlp") for i, block in enumerate(self.blocks) if block.mlp is not None
+        return heads + [
+            Site(layer, None, kind)
+            for kind, (layer, block) in product(LAYER_KINDS, enumerate(self.blocks))
+            if kind == "residual"
+            or kind in block.ports
+            or (kind == "heads" and block.attention is not None)
         ]
-        return heads + residuals + mlps
 
     def fingerprint(self) -> dict[str, str]:
         """A digest of the model's weights, layer by layer, and of its configuration."""
@@ -194,9 +196,10 @@ class HuggingFace(Wrapped):
         """[copy, batch, position, width] after a block, before an edit of the residual stream."""
         residual, block = state.residual, self.blocks[index]
         copies = max(len(residual), copies_of(tap.here.values()))
-        heads_edited = any(kind in HEAD_KINDS for kind in tap.here)
-        more = any(kind in HEAD_KINDS for kind in tap.kept) or any(
-            kind in HEAD_KINDS and (isinstance(key, LayerKind) or kind != "pattern")
+        of_heads = *HEAD_KINDS, "heads"
+        heads_edited = any(kind in of_heads for kind in tap.here)
+        more = any(kind in of_heads for kind in tap.kept) or any(
+            kind in of_heads and (isinstance(key, LayerKind) or kind != "pattern")
             for kind, keys in tap.wanted.items()
             for key in keys
         )
@@ -205,10 +208,11 @@ class HuggingFace(Wrapped):
             call.attended = self._attention(index, state).again(tap)
         if len(residual) < copies:
             residual = residual.expand(copies, *residual.shape[1:])
-        call.shape, call.mlp_scale = residual.shape[:3], block.mlp_scale
+        call.shape, call.ports, stream = residual.shape[:3], block.ports, residual.flatten(0, 1)
+        call.stream = stream.clone() if "middle" in tap.here else stream
         given = self._given(state, copies)[index]
         with current(call):
-            out = given.call(block.module, residual.flatten(0, 1))
+            out = given.call(block.module, call.stream)
         return block.form.first(out).view(residual.shape)
 
     def _attention(self, index: int, state: _State) -> Attention:
@@ -280,14 +284,15 @@ class HuggingFace(Wrapped):
         if difference and not outside:
             why = f"with its attention function exchanged, {difference}"
             self.blocks = [replace(block, headless=why) for block in self.blocks]
+        dims = next((block.dims for block in self.blocks if block.heads), {})
+        whole = Batch(reference.tokens, torch.ones_like(reference.tokens).bool())
+        self._widths = {**dims, "residual": self.start(whole).residual.shape[-1]}
         self._takes_left_padding = True
         batch, expected = reference.left_padded()
         try:
             self._takes_left_padding = not self._differs(batch, expected)
         except Exception:  # it takes masks of another form
             self._takes_left_padding = False
-        dims = next((block.dims for block in self.blocks if block.heads), {})
-        self._widths = {**dims, "residual": self.start(batch).residual.shape[-1]}
 
     def _try(self, reference: Reference) -> str:
         """Why the model does not give its own logits, its attention function exchanged or not.

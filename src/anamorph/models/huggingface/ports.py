@@ -1,0 +1,71 @@
+"""The hooks through which the tensors of a block pass that attention does not compute."""
+
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from anamorph.models.huggingface.calls import Block, Call
+
+
+def hook_ports(blocks: Iterable[Block]) -> Callable[[], None]:
+    """Hook the ports of some blocks, which may share modules; gives what takes the hooks away."""
+    undo = ExitStack()
+    places = {(port.module, port.side): None for block in blocks for port in block.ports.values()}
+    for module, side in places:
+        handle = (
+            module.register_forward_hook(_on_output)
+            if side == "output"
+            else module.register_forward_pre_hook(_on_input, with_kwargs=True)
+        )
+        undo.callback(handle.remove)
+    return undo.close
+
+
+def _on_output(module: nn.Module, inputs: Any, out: Any) -> Any:
+    several = isinstance(out, (tuple, list))
+    edited = _through(module, "output", out[0] if several else out)
+    if edited is None or not several:
+        return edited
+    return type(out)([edited, *out[1:]])
+
+
+def _on_input(module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
+    if given:
+        edited = _through(module, "input", given[0])
+        return None if edited is None else ((edited, *given[1:]), named)
+    name = next(iter(named))
+    edited = _through(module, "input", named[name])
+    return None if edited is None else (given, {**named, name: edited})
+
+
+def _through(module: nn.Module, side: Literal["input", "output"], x: Tensor) -> Tensor | None:
+    """What passes a module, edited and recorded; None where no site is concerned."""
+    call = Call.now()
+    if call is None or call.tap is None:
+        return None
+    passed = None
+    for kind, port in call.ports.items():
+        if port.module is not module or port.side != side or not call.tap.concerns(kind):
+            continue
+        site = (x if passed is None else passed).reshape(*call.shape, -1)
+        site = site if port.scale == 1 else site * port.scale
+        site = _onto_stream(call, kind, site) if port.onto_stream else call.tap(kind, site)
+        # A copy, as some blocks add to it in place, and what is recorded must stay as it is.
+        passed = (site / port.scale).view(x.shape)
+    return passed
+
+
+def _onto_stream(call: Call, kind: str, added: Tensor) -> Tensor:
+    """What a block has to add to its stream so that the sum is what an edit makes of it.
+
+    The stream is set to 0 where there is an edit, so that the sum is just that. A difference from
+    the stream would be a number that the two leave over: in bfloat16 not even close.
+    """
+    assert call.tap is not None and call.stream is not None
+    total = call.tap(kind, call.stream.view(added.shape) + added)
+    if kind not in call.tap.here:
+        return added
+    call.stream.zero_()
+    return total
