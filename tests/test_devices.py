@@ -16,7 +16,7 @@ from anamorph.analysis.head_scores import head_scores
 from anamorph.auditing.noise import noise_floor
 from anamorph.models.base import Model
 from anamorph.simplifications import KMeans
-from anamorph.studies.given import audit_given
+from anamorph.studies.study import audit_given
 from anamorph.tasks import Split, Task
 from huggingface_models import make
 from plain import small_model

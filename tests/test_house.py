@@ -87,9 +87,7 @@ EXPECTED: dict[str, frozenset[str]] = {
     ),
     "long functions": frozenset(
         {
-            "cli/audit.py:audit",
             "models/huggingface/attention.py:attention_forward",
-            "studies/given.py:audit_given",
             "tasks/code/task.py:draw",
             "tasks/text/task.py:text_task",
         }

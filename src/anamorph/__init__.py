@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from anamorph.simplifications import Simplification as Simplification
     from anamorph.simplifications import check_simplification as check_simplification
     from anamorph.simplifications import sweep as sweep
-    from anamorph.studies.given import audit_given as audit_given
     from anamorph.studies.specification import load_preset as load_preset
+    from anamorph.studies.study import audit_given as audit_given
     from anamorph.studies.study import run_study as run_study
     from anamorph.tasks import load_task as load_task
     from anamorph.tasks.text.task import text_task as text_task
@@ -63,7 +63,7 @@ _WHERE = {
     "Thresholds": "faithfulness.gaps",
     "TrainingConfig": "training.train",
     "audit": "auditing.audit",
-    "audit_given": "studies.given",
+    "audit_given": "studies.study",
     "check_model": "models.checks",
     "check_simplification": "simplifications",
     "list_sites": "models.listing",

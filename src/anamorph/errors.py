@@ -1,6 +1,8 @@
 """The one exception that a user is meant to read, and the check of arguments that raises it."""
 
 from collections.abc import Collection
+from numbers import Integral, Real
+from typing import Any
 
 
 class AnamorphError(ValueError):
@@ -12,7 +14,7 @@ class AnamorphError(ValueError):
 
 def require(
     name: str,
-    value: object,
+    value: Any,
     *,
     whole: bool = False,
     least: float | None = None,
@@ -26,7 +28,7 @@ def require(
     Args:
         name: of the argument, behind that of its owner: `Decoder: width`.
         value: as it was given.
-        whole: whether it must be an `int`; `True` and 2.0 are not.
+        whole: whether it must be an integer; `True` and 2.0 are not.
         least: the lowest number that is allowed.
         most: the highest.
         above: a number that it must be above.
@@ -43,9 +45,9 @@ def require(
         expected = f"one of {', '.join(map(str, among))}"
     else:
         expected = f"a {'whole number' if whole else 'number'} {given.replace(' and to', ' to')}"
+        number = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
         fits = (
-            isinstance(value, int if whole else (int, float))
-            and not isinstance(value, bool)
+            number
             and (least is None or value >= least)
             and (above is None or value > above)
             and (most is None or value <= most)

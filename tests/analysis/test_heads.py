@@ -13,6 +13,7 @@ import torch
 from anamorph.analysis.edited_heads import EditedHead, edited_head
 from anamorph.analysis.head_scores import LONGEST, Places, head_scores
 from anamorph.analysis.heads import SCORES
+from anamorph.auditing.options import AuditOptions
 from anamorph.auditing.samples import scored_sequences
 from anamorph.errors import AnamorphError
 from anamorph.models.base import Batch, LayerKind, Model, Ran, State
@@ -20,8 +21,9 @@ from anamorph.models.huggingface.model import HuggingFace
 from anamorph.models.sites import HEAD_KINDS, Site
 from anamorph.progress import ignore
 from anamorph.runs.folder import Run
-from anamorph.simplifications import parse, sweep
-from anamorph.studies.steps import score_heads
+from anamorph.simplifications import sweep
+from anamorph.studies.sources import GivenStudy
+from anamorph.studies.steps import SeedAudit
 from anamorph.tasks import Split, Task
 from huggingface_models import VOCABULARY, make
 from plain import forward, small_model
@@ -265,11 +267,16 @@ def test_every_proxy_of_a_sweep_by_head_edits_one() -> None:
 
 def test_the_step_is_passed_over_if_its_file_is_there(task: Task, tmp_path: Path) -> None:
     model, run = small_model(task), Run(tmp_path, {})
-    score_heads(run, task, model, parse("svd(rank=2)@1.*.query"), 3, ignore)
+
+    def score(spec: str) -> None:
+        study = GivenStudy(model, task, spec, AuditOptions())
+        SeedAudit(run, study, model, 3, ignore).score_heads()
+
+    score("svd(rank=2)@1.*.query")
     assert not run.seed(3).exists()  # no proxy edits a single head
-    score_heads(run, task, model, parse("svd(rank=2)@1.0.query"), 3, ignore)
+    score("svd(rank=2)@1.0.query")
     path = run.seed(3) / "heads.parquet"
     assert pl.read_parquet(path)["seed"].to_list() == [3] * 5
     path.write_text("kept")
-    score_heads(run, task, model, parse("svd(rank=2)@1.0.query"), 3, ignore)
+    score("svd(rank=2)@1.0.query")
     assert path.read_text() == "kept"

@@ -619,7 +619,9 @@ def test_law_10_a_pickle_is_refused(tmp_path: Path) -> None:
 def test_arguments_out_of_their_range_are_named(
     name: str, value: Any, model: am.Decoder, task: Task
 ) -> None:
-    with pytest.raises(AnamorphError, match=f"^{name} is {value}; expected a whole number"):
+    with pytest.raises(
+        AnamorphError, match=f"^{name} must be a whole number from [12]; got {value}"
+    ):
         am.audit(model, task, SPECS[:1], **{name: value})
 
 

@@ -287,7 +287,7 @@ def test_numbers_do_not_depend_on_threads_and_batches() -> None:
 def test_into_a_run_folder(tmp_path: Path) -> None:
     task, simplify = random_task(23), ["svd(rank=[1,4])@1.*.{query,key}"]
     model = am.HookedModel(transformer(), SITES, context=CONTEXT)
-    done = am.audit_given(model, task, simplify, tmp_path / "run")
+    done = am.audit_given(model, task, simplify, tmp_path / "run", by="head")
     names = done.results["simplification"].unique().to_list()
     assert "svd(rank=1)@1.3.query;svd(rank=1)@1.1.key" in names  # it reads the second key head
     assert done.spec["model"]["hooks"]["1.residual"] == "Hook('blocks.1')"

@@ -25,8 +25,7 @@ from anamorph.models.base import Model
 from anamorph.runs import opening
 from anamorph.runs.folder import Run
 from anamorph.simplifications import SIMPLIFICATIONS, Simplification
-from anamorph.studies.given import audit_given
-from anamorph.studies.study import audit_study
+from anamorph.studies.study import audit_given, audit_study
 from anamorph.tasks import Task
 from commands import SOURCE
 from plain import small_model

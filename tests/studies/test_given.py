@@ -29,8 +29,8 @@ from anamorph.models.huggingface.load import load_pretrained
 from anamorph.models.huggingface.model import HuggingFace
 from anamorph.models.sites import Site
 from anamorph.simplifications import parse, sweep
-from anamorph.studies.given import audit_given
-from anamorph.studies.specification import AuditOptions
+from anamorph.studies.specification import GivenSpec, read_audit
+from anamorph.studies.study import audit_given
 from anamorph.tasks import Split, Task
 from anamorph.tasks.text.task import text_task
 from huggingface_models import make
@@ -206,12 +206,12 @@ def test_numbers_do_not_depend_on_order_or_padding(model: HuggingFace, task: Tas
 def test_a_cell_stops_when_its_confidence_sequence_is_narrow(
     model: HuggingFace, task: Task, tmp_path: Path
 ) -> None:
-    run = audit_given(model, task, SIMPLIFY, tmp_path / "run", until=0.25)
+    run = audit_given(model, task, SIMPLIFY, tmp_path / "run", by="head", until=0.25)
     whole = run.results.filter(pl.col("facet").is_null() & pl.col("seed").is_null())
     taken = whole.filter(metric="same_prediction").select("simplification", "split", "sequences")
     assert taken["sequences"].min() < taken["sequences"].max()
     split = task.splits["c"]
-    full = audit_given(model, task, SIMPLIFY, tmp_path / "full")
+    full = audit_given(model, task, SIMPLIFY, tmp_path / "full", by="head")
     sums = pl.read_parquet(full.work(0, "c", 0))
     for name, sequences in (
         taken.filter(split="c").select("simplification", "sequences").iter_rows()
@@ -240,7 +240,7 @@ def test_a_killed_audit_goes_on(
     """To the byte, whatever was done already, and with however many threads."""
     monkeypatch.setattr(works, "PROXIES", 5)
     torch.set_num_threads(threads[0])
-    first = audit_given(model, task, SIMPLIFY, tmp_path / "run", until=until)
+    first = audit_given(model, task, SIMPLIFY, tmp_path / "run", by="head", until=until)
     before = contents(first.path)
     done = sorted(first.path.glob("seed-0/works/*.parquet"))
     assert len(done) == 3 * 5  # splits, and 25 proxies in works of 5
@@ -255,7 +255,7 @@ def test_a_killed_audit_goes_on(
     ]
     (first.path / "seed-0" / "heads.parquet").unlink()
     torch.set_num_threads(threads[1])
-    again = audit_given(model, task, SIMPLIFY, tmp_path / "run", until=until)
+    again = audit_given(model, task, SIMPLIFY, tmp_path / "run", by="head", until=until)
     assert contents(again.path) == before
 
 
@@ -293,7 +293,7 @@ def test_the_command_line(folder: Path, tmp_path: Path, anamorph: Any) -> None:
         ([*given, "--simplify", "svd(rank=2)@7.*.key", "--out", tmp_path / "x"], "has no site"),
         ([*given, "--simplify", "svd(rank=99)@1.0.key", "--out", tmp_path / "x"], "rank"),
         ([*given, *spec, "--sequences", 1, "--out", tmp_path / "x"], "whole number from 2"),
-        ([*given, *spec, "--until", 2, "--out", tmp_path / "x"], "between 0 and 1"),
+        ([*given, *spec, "--until", 2, "--out", tmp_path / "x"], "above 0 and below 1"),
     ):
         code, text = anamorph(*wrong)
         assert code == 2 and message in text.replace("\n", " "), (wrong, text)
@@ -392,8 +392,9 @@ def test_a_run_of_ones_own_model_is_audited_again(
 
 
 def test_the_example_can_be_read() -> None:
-    options = AuditOptions.read(Path(__file__).parents[2] / "examples/audit.toml", {})
-    assert options.by == "head" and len(options.simplify) == 1
+    options, out = read_audit(Path(__file__).parents[2] / "examples/audit.toml", {})
+    assert isinstance(options, GivenSpec) and out.endswith("runs/smollm2")
+    assert (options.audit.by, options.audit.until) == ("head", 0.05) and len(options.simplify) == 1
     assert {d.split("=")[0] for d in options.data} == {"iid", "ood:python", "ood:ruby", "ood:prose"}
     for spec in options.simplify:
         assert parse(spec)
@@ -440,11 +441,17 @@ def test_a_toml_file_that_is_not_there(tmp_path: Path, anamorph: Any) -> None:
 def test_a_name_on_the_hub_is_no_path(tmp_path: Path) -> None:
     (tmp_path / "audit.toml").write_text(MINIMAL.replace("'model'", "'org/name'"))
     file = tmp_path / "audit.toml"
-    assert AuditOptions.read(file, {}).model == str(tmp_path / "org/name")
-    assert AuditOptions.read(file, {"hub": True}).model == "org/name"
+
+    def read(**given: Any) -> GivenSpec:
+        spec, _ = read_audit(file, given)
+        assert isinstance(spec, GivenSpec)
+        return spec
+
+    assert read().model == str(tmp_path / "org/name")
+    assert read(hub=True).model == "org/name"
     (tmp_path / "org/name").mkdir(parents=True)
-    assert AuditOptions.read(file, {"hub": True}).model == str(tmp_path / "org/name")
-    assert AuditOptions.read(file, {}).data == [f"iid={tmp_path}/a.jsonl"]
+    assert read(hub=True).model == str(tmp_path / "org/name")
+    assert read().data == [f"iid={tmp_path}/a.jsonl"]
 
 
 def test_a_model_outside_the_attention_interface_has_no_attention_metrics(tmp_path: Path) -> None:

@@ -1,32 +1,41 @@
 """The audit: fit simplifications, put them into the model, compare on every split."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 
 from anamorph.auditing.another import check_models
+from anamorph.auditing.options import AuditOptions
 from anamorph.auditing.samples import few_sequences, fit_batches
-from anamorph.auditing.works import Auditor, merge, plan
+from anamorph.auditing.works import Auditor, Work, merge, plan
 from anamorph.errors import AnamorphError
+from anamorph.faithfulness.confidence import PRIOR_CORRELATION
 from anamorph.faithfulness.gaps import Thresholds
 from anamorph.faithfulness.measuring import ProxyInfo
+from anamorph.faithfulness.sums import CellSums
 from anamorph.faithfulness.tables import tabulate
 from anamorph.models.base import Model
+from anamorph.progress import Event, Watch, ignore
 from anamorph.simplifications import (
     FittedProxies,
     ProxySpec,
     Simplified,
     Spec,
+    Sweep,
     check_proxies,
     expand,
     fit,
+    sweep,
 )
 from anamorph.tasks import Task
 from anamorph.tasks.batches import collate
 from anamorph.tasks.checks import check_context, check_direction, check_vocabulary
+
+Simplify = Spec | Iterable[Spec]
+"""One spec or several."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +58,17 @@ class Audit:
 def audit(
     model: Model,
     task: Task,
-    simplify: Sequence[Spec],
+    simplify: Simplify,
     *,
+    by: Sweep = "all",
     sequences: int = 1000,
     fit_sequences: int = 1000,
+    until: float | None = None,
+    correlation: float = PRIOR_CORRELATION,
     learnt: float | None = None,
+    batch_tokens: int | None = None,
     thresholds: Thresholds | None = None,
+    watch: Watch = ignore,
     resamples: int | None = None,
 ) -> Audit:
     """Fit simplifications on `train`, put them into the model, and compare on every split.
@@ -63,50 +77,83 @@ def audit(
         model: the original, in inference mode.
         task: its data.
         simplify: spec strings or attachments; a list value stands for one proxy each.
-        sequences: scored sequences of each split.
-        fit_sequences: sequences of `train` that are fitted on.
+        by: one proxy a `head`, one a `layer`, or `all` sites of a spec at once.
+        sequences: scored sequences of each split, at most.
+        fit_sequences: sequences of `train` that are fitted on, at most.
+        until: stop each cell when a confidence sequence of its `same_prediction` is so narrow.
+        correlation: of the positions of a sequence, assumed with `until` before any disagreement
+            shows what it is; see `anamorph.faithfulness.confidence`.
         learnt: accuracy on the reference that the model must be above for verdicts on it to mean
-            anything; what the task says by default (`learnt_of`).
+            anything; what the task says by default (`anamorph.auditing.options.learnt_of`).
+        batch_tokens: tokens a batch; what suits the model by default. Numbers differ by rounding
+            alone.
         thresholds: where the lines between verdicts are drawn.
+        watch: told of progress.
         resamples: has no effect: intervals are no longer made by resampling.
 
     Raises:
         AnamorphError: if an argument lies out of its range, a proxy does not fit the model or the
             data, or a number is not finite.
     """
-    require_sizes(sequences=(sequences, 2), fit_sequences=(fit_sequences, 1))
+    options = AuditOptions(
+        by=by,
+        sequences=sequences,
+        fit_sequences=fit_sequences,
+        until=until,
+        correlation=correlation,
+        learnt=learnt,
+        batch_tokens=batch_tokens,
+        thresholds=thresholds or Thresholds(),
+    ).resolved(task, model)
     if resamples is not None:
         warnings.warn(
             "resamples has no effect: intervals are no longer made by resampling; leave it out.",
             DeprecationWarning,
             stacklevel=2,
         )
-    proxies = with_identity(simplify)
+    proxies = proxies_of(model, simplify, options.by)
     check_audit(model, task, proxies)
-    fitted = fit_on_train(model, proxies, task, fit_sequences)
-    auditor = Auditor(model, task, proxies, fitted, sequences)
-    works = plan(proxies, model, [split.name for split in task.evaluated])
-    cells = merge((work, auditor.execute(work)) for work in works)
+    fitted = fit_on_train(model, proxies, task, options.fit_sequences)
+    auditor = Auditor(model, task, proxies, fitted, options.sequences, options.settings())
     tables = tabulate(
-        cells,
+        merge(_executed(auditor, watch)),
         describe_proxies(proxies),
         {split.name: split.role for split in task.evaluated},
         reference=task.reference.name,
-        learnt=learnt_of(task) if learnt is None else learnt,
-        thresholds=thresholds,
+        learnt=options.learnt,
+        thresholds=options.thresholds,
+        stopping=options.stopping,
     )
     return Audit(*tables, fitted)
 
 
-def learnt_of(task: Task) -> float:
-    """The accuracy on the reference that a model must be above for verdicts on it to mean anything.
+def _executed(auditor: Auditor, watch: Watch) -> Iterator[tuple[Work, dict[str, CellSums]]]:
+    """All works, one after the other."""
+    names = [split.name for split in auditor.task.evaluated]
+    works = plan(list(auditor.specs.values()), auditor.model, names)
+    for done, work in enumerate(works):
+        watch(Event("audit", done, len(works)))
+        yield work, auditor.execute(work)
+    watch(Event("audit", len(works), len(works)))
 
-    What the task says; or else the share of its most frequent target, which needs no model.
+
+def proxies_of(model: Model, simplify: Simplify, by: Sweep = "all") -> list[ProxySpec]:
+    """What specs stand for on a model, behind the identity, each once.
+
+    Args:
+        model: whose sites are meant.
+        simplify: one spec or several, as for `audit`.
+        by: as for `audit`.
+
+    Raises:
+        AnamorphError: if a spec cannot be read or split so.
     """
-    if task.learnt is not None:
-        return task.learnt
-    targets = task.reference.tokens[task.reference.scored]
-    return float(np.unique(targets, return_counts=True)[1].max() / len(targets))
+    return list(dict.fromkeys(with_identity(sweep(listed(simplify), model.sites, by))))
+
+
+def listed(simplify: Simplify) -> list[Spec]:
+    """One spec or several, as a list."""
+    return [simplify] if isinstance(simplify, Spec) else list(simplify)
 
 
 def check_audit(
@@ -129,23 +176,9 @@ def check_audit(
     return check_models(proxies, model, task)
 
 
-def require_sizes(**sizes: tuple[int, int]) -> None:
-    """Check arguments, each given with the least that it may be.
-
-    Raises:
-        AnamorphError: names an argument that is no whole number, or is below that.
-    """
-    for name, (value, least) in sizes.items():
-        whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-        if not whole or value < least:
-            raise AnamorphError(
-                f"{name} is {value!r}; expected a whole number, and at least {least}."
-            )
-
-
-def with_identity(simplify: Spec | Sequence[Spec]) -> list[ProxySpec]:
+def with_identity(simplify: Simplify) -> list[ProxySpec]:
     """The proxies that specs stand for, behind the identity."""
-    return expand([Simplified(()), *([simplify] if isinstance(simplify, Spec) else simplify)])
+    return expand([Simplified(()), *listed(simplify)])
 
 
 def simplified(proxies: Sequence[ProxySpec]) -> list[Simplified]:

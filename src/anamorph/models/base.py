@@ -150,11 +150,13 @@ class Model(ABC):
         context: the longest sequence, in tokens; None if there is none.
         parallel: whether two threads may run it at once. A model that keeps something of one run
             where another run can see it must say no: its batches then run one after the other.
+        batch_tokens: tokens of a batch, padding included, with which an audit of it is fastest.
     """
 
     causal: bool = True
     context: int | None = None
     parallel: bool = True
+    batch_tokens: int = 4_096
 
     @property
     @abstractmethod

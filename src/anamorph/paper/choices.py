@@ -7,8 +7,17 @@ from anamorph.tasks.about import Choice
 
 
 def choices(spec: Mapping[str, Any]) -> list[Choice]:
-    """The choices behind the specification of a study, besides those of its task."""
-    made = [
+    """The choices behind a study, besides those of its task.
+
+    Args:
+        spec: as `spec.json` has it.
+    """
+    of_models = _of_given_model if spec["training"] is None else _of_training
+    return [*of_models(spec), *_of_every_audit(spec)]
+
+
+def _of_training(spec: Mapping[str, Any]) -> list[Choice]:
+    return [
         Choice(
             what="Size of the model",
             choice=(
@@ -40,15 +49,12 @@ def choices(spec: Mapping[str, Any]) -> list[Choice]:
             ),
             why="Known of the paper: about 1,000 training sequences.",
         ),
-        *_of_every_audit(spec),
     ]
-    return made
 
 
-def choices_of_given(spec: Mapping[str, Any]) -> list[Choice]:
-    """The choices behind the audit of a given model, besides those of its task."""
+def _of_given_model(spec: Mapping[str, Any]) -> list[Choice]:
     task, audit = spec["task"], spec["audit"]
-    made = [
+    return [
         Choice(
             what="Data for the simplifications",
             choice=str(task.get("fit", f"the first {audit['fit_sequences']} training sequences")),
@@ -63,26 +69,12 @@ def choices_of_given(spec: Mapping[str, Any]) -> list[Choice]:
             }[audit["by"]],
             why="Errors of many edits add up; one at a time is another question than all at once.",
         ),
-        *_of_every_audit(spec),
     ]
-    if audit["until"] is not None:
-        made.append(
-            Choice(
-                what="When a cell stops",
-                choice=(
-                    f"when a 95 % confidence sequence of its same_prediction is at most "
-                    f"{audit['until']} wide, assuming a correlation of {audit['correlation']} "
-                    "within sequences before disagreement shows it"
-                ),
-                why="Valid at every look (docs/confidence.md); each cell by itself.",
-            )
-        )
-    return made
 
 
 def _of_every_audit(spec: Mapping[str, Any]) -> list[Choice]:
-    given = spec["training"] is None  # then there is no paper to follow
-    return [
+    given, audit = spec["training"] is None, spec["audit"]  # without a paper to follow
+    made = [
         Choice(
             what="What is fitted to",
             choice="activations of the model itself, at every site at once, never of a proxy",
@@ -90,7 +82,7 @@ def _of_every_audit(spec: Mapping[str, Any]) -> list[Choice]:
         ),
         Choice(
             what="Verdicts",
-            choice=", ".join(f"{k} {v:.3g}" for k, v in spec["audit"]["thresholds"].items()),
+            choice=", ".join(f"{k} {v:.3g}" for k, v in audit["thresholds"].items()),
             why=(
                 ("" if given else "No thresholds of the paper are known. ")
                 + "These are ours; the numbers stand by."
@@ -113,8 +105,21 @@ def _of_every_audit(spec: Mapping[str, Any]) -> list[Choice]:
             what="Learnt",
             choice=(
                 "verdicts and claims are only given of a model whose accuracy on the reference is "
-                f"above {spec['audit']['learnt']:.3g}"
+                f"above {audit['learnt']:.3g}"
             ),
             why="What is left of a view of a model that does nothing is nothing.",
         ),
     ]
+    if audit["until"] is not None:
+        made.append(
+            Choice(
+                what="When a cell stops",
+                choice=(
+                    f"when a 95 % confidence sequence of its same_prediction is at most "
+                    f"{audit['until']} wide, assuming a correlation of {audit['correlation']} "
+                    "within sequences before disagreement shows it"
+                ),
+                why="Valid at every look (docs/confidence.md); each cell by itself.",
+            )
+        )
+    return made

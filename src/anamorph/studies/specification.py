@@ -1,31 +1,62 @@
-"""What is to be done, as data: a study from a preset, an audit from options or a TOML file."""
+"""What is to be done, as data: a study from a preset, an audit from options or a TOML file.
+
+A specification says what is compared, and where the models come from: they are trained
+(`StudySpec`), given by name of a file (`GivenSpec`), or those of a run (`AgainSpec`).
+"""
 
 import tomllib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
 from difflib import get_close_matches
 from importlib import resources
 from os.path import expanduser
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
+from anamorph.auditing.options import AuditOptions
 from anamorph.errors import AnamorphError
-from anamorph.faithfulness.confidence import PRIOR_CORRELATION
-from anamorph.faithfulness.gaps import Thresholds
-from anamorph.simplifications import AnotherModel, Sweep
+from anamorph.simplifications import AnotherModel
 from anamorph.simplifications.grammar import read_models
 from anamorph.tasks import task_names
 from anamorph.tasks.text.sequences import Packing
 from anamorph.training.train import TrainingConfig
 
+AUDIT = tuple(field.name for field in fields(AuditOptions))
+OF_FILES = AuditOptions(by="head", fit_sequences=200)
+"""What `anamorph audit` does with a model of one's own unless it is told otherwise."""
 
-class _Spec(BaseModel):
+
+class Specification(BaseModel):
+    """What every specification says.
+
+    Attributes:
+        source: where the models come from: train, given or run.
+        simplify: spec strings; a list value stands for one proxy each.
+    """
+
     model_config = ConfigDict(extra="forbid", frozen=True)
+    source: ClassVar[str]
+
+    simplify: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, values: Mapping[str, Any], source: str) -> Self:
-        """Read a specification from plain values; `source` is named in errors.
+    def of(cls, values: Mapping[str, Any], where: str) -> Self:
+        """Read a specification from plain values.
+
+        Args:
+            values: by name.
+            where: they come from; named in errors.
 
         Raises:
             AnamorphError: if a key is unknown or a value does not fit.
@@ -33,57 +64,56 @@ class _Spec(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            problems = "; ".join(
-                f"{'.'.join(map(str, e['loc']))}: {e['msg']} (given: {e['input']!r})"
-                for e in error.errors()
-            )
-            raise AnamorphError(f"The specification in {source} does not fit: {problems}.") from (
-                error
-            )
+            problems = []
+            for e in error.errors():
+                own = e.get("ctx", {}).get("error")  # what our own checks say, and of what
+                said = str(own).rstrip(".") if own else f"{e['msg']} (given: {e['input']!r})"
+                problems.append(": ".join(filter(None, (".".join(map(str, e["loc"])), said))))
+            raise AnamorphError(
+                f"The specification in {where} does not fit: {'; '.join(problems)}."
+            ) from error
 
 
-class AuditSpec(_Spec):
-    """How much is audited, and how it is judged.
-
-    Attributes:
-        sequences: scored sequences a split.
-        fit_sequences: sequences of `train` on which simplifications are fitted.
-        learnt: accuracy on the reference that a model must be above for verdicts on it to mean
-            anything; None for what the task says (`anamorph.auditing.audit.learnt_of`).
-        thresholds: see `anamorph.faithfulness.Thresholds`.
-    """
-
-    sequences: int = Field(default=1000, ge=2)
-    fit_sequences: int = Field(default=1000, ge=1)
-    learnt: float | None = Field(default=None, ge=0, le=1)
-    thresholds: Thresholds = Thresholds()
-
-
-class StudySpec(_Spec):
-    """Everything that a study's numbers depend on.
+class StudySpec(Specification):
+    """Everything that the numbers of a study depend on, which trains its models.
 
     Attributes:
         task: the task's name and arguments.
         model: the decoder's shape (`anamorph.models.decoder.DecoderConfig`), without what the task
             decides.
         training: see `anamorph.training.train.TrainingConfig`.
-        simplify: spec strings; a list value stands for one proxy each.
-        each_layer: likewise, split into one proxy a layer; see `anamorph.simplifications.sweep`.
+        each_layer: as `simplify`, split into one proxy a layer (`anamorph.simplifications.sweep`).
         each_head: likewise, into one a head.
-        audit: see `AuditSpec`.
+        audit: see `anamorph.auditing.options.AuditOptions`.
         seeds: of the models.
         threads: processor threads a model uses. Sums are rounded in an order that depends on it.
     """
 
+    source = "train"
+
     task: dict[str, Any]
     model: dict[str, Any] = {}
     training: TrainingConfig = TrainingConfig()
-    simplify: tuple[str, ...] = ()
     each_layer: tuple[str, ...] = ()
     each_head: tuple[str, ...] = ()
-    audit: AuditSpec = AuditSpec()
+    audit: AuditOptions = AuditOptions()
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field(default=(0,), min_length=1)
     threads: int = Field(default=1, ge=1)
+
+    @classmethod
+    def of_run(cls, spec: Mapping[str, Any], simplify: Sequence[str], where: str) -> Self:
+        """The specification of a run that trained its models, with other simplifications.
+
+        Args:
+            spec: the content of its `spec.json`.
+            simplify: spec strings.
+            where: both come from; named in errors.
+        """
+        replaced = {"simplify": list(simplify), "each_layer": [], "each_head": []}
+        known = {key: spec[key] for key in cls.model_fields if key not in replaced}
+        # A run of an earlier version also says how its intervals were resampled.
+        known["audit"] = {key: v for key, v in known["audit"].items() if key in AUDIT}
+        return cls.of(known | replaced, where)
 
     @model_validator(mode="after")
     def _simplifies(self) -> Self:
@@ -106,79 +136,92 @@ class StudySpec(_Spec):
         return seeds
 
 
-class AuditOptions(_Spec):
-    """The options of `anamorph audit`, as its TOML files name them too.
+class GivenSpec(Specification):
+    """The audit of a pretrained model on texts, as files say it.
 
     Attributes:
-        simplify: spec strings; a list value stands for one proxy each.
-        out: the run folder for the results.
-        run: a run folder, whose models and data are used; or else:
         model: a model folder, a GGUF file, or with `hub` a name.
         data: `ROLE=PATH` or `ROLE:NAME=PATH` each; in TOML a table from roles to paths.
         fit_on: the split that is fitted on.
-        by: one proxy a `head`, one a `layer`, or `all` sites of a spec at once.
-        until: stop a cell when its interval is so narrow.
-        correlation: within a sequence, assumed with `until` before data show it.
-        sequences: of each split, at most.
-        fit_sequences: to fit on.
         length: tokens a sequence.
         packing: how documents become sequences.
         text_field: the field with the text.
         spans_field: a field with [start, end, label] spans.
         masked: for masked models, the share of tokens to hide and predict.
         hub: whether the model may be fetched from the hub.
+        audit: see `anamorph.auditing.options.AuditOptions`; in files and on the command line, its
+            attributes stand beside the others.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    source = "given"
 
-    simplify: list[str]
-    out: str
-    run: str | None = None
-    model: str | None = None
-    data: list[str] = []
+    model: str
+    data: list[str]
     fit_on: str = "train"
-    by: Sweep = "head"
-    until: float | None = None
-    correlation: float = PRIOR_CORRELATION
-    sequences: int = 1000
-    fit_sequences: int = 200
-    length: int = 128
+    length: StrictInt = 128
     packing: Packing = "truncate"
     text_field: str = "text"
     spans_field: str | None = None
     masked: float | None = None
-    hub: bool = False
+    hub: StrictBool = False
+    audit: AuditOptions = OF_FILES
 
-    @classmethod
-    def read(cls, file: Path | None, options: Mapping[str, Any]) -> Self:
-        """Options over those of a TOML file; paths in the file are relative to its folder.
-
-        Args:
-            file: the TOML file, if there is one. `fit-on` is as good as `fit_on`.
-            options: what is given beside it, and counts first.
-
-        Raises:
-            AnamorphError: if the file cannot be read, or a key or value does not fit.
-        """
-        values = {} if file is None else _read_toml(file, cls.model_fields)
-        if file is not None:
-            hub = bool(options.get("hub", values.get("hub", False)))
-            values = {key: _beside(file.parent, key, value, hub) for key, value in values.items()}
-        values |= options
-        _check_options(values)
-        return cls.of(values, "the options" if file is None else f"{file} and the options")
-
-    def source(self) -> dict[str, Any]:
-        """What says where model and data come from, and how they are read, from any folder."""
-        values = self.model_dump(mode="json", exclude={"simplify", "out", "run"})
-        if self.model is not None and Path(self.model).exists():
+    def from_anywhere(self) -> dict[str, Any]:
+        """What `read_audit` makes the same of from any folder: paths are absolute."""
+        values = self.model_dump(mode="json", exclude={"simplify", "audit"}) | asdict(self.audit)
+        if Path(self.model).exists():
             values["model"] = str(Path(self.model).absolute())
         named = [entry.partition("=") for entry in self.data]
         values["data"] = [f"{role}={Path(path).absolute()}" for role, _, path in named]
         return values
 
 
-def _read_toml(file: Path, known: Collection[str]) -> dict[str, Any]:
+class AgainSpec(Specification):
+    """The audit of the models of a run with other simplifications.
+
+    Attributes:
+        run: its folder.
+    """
+
+    source = "run"
+
+    run: str
+
+
+OPTIONS = ("run", "out", *GivenSpec.model_fields, *AUDIT)
+"""The options of `anamorph audit`, as its TOML files name them too."""
+
+
+def read_audit(file: Path | None, options: Mapping[str, Any]) -> tuple[GivenSpec | AgainSpec, str]:
+    """Options over those of a TOML file; paths in the file are relative to its folder.
+
+    Args:
+        file: the TOML file, if there is one. `fit-on` is as good as `fit_on`.
+        options: what is given beside it, and counts first: attributes of `GivenSpec` and
+            `AuditOptions`, or `run`; and `out`.
+
+    Returns:
+        the specification, and the run folder for the results.
+
+    Raises:
+        AnamorphError: if the file cannot be read, or a key or value does not fit.
+    """
+    values, where = dict(options), "the options"
+    if file is not None:
+        found = _read_toml(file)
+        hub = bool(options.get("hub", found.get("hub", False)))
+        found = {key: _beside(file.parent, key, value, hub) for key, value in found.items()}
+        values, where = found | values, f"{file} and the options"
+    _check_options(values)
+    out = str(values.pop("out"))
+    if values.get("run") is not None:
+        return AgainSpec.of(values, where), out
+    values.pop("run", None)
+    audit = asdict(OF_FILES) | {name: values.pop(name) for name in AUDIT if name in values}
+    return GivenSpec.of(values | {"audit": audit}, where), out
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
     try:
         values = tomllib.loads(file.read_text("utf-8-sig"))  # Windows may write a mark in front
     except (OSError, UnicodeDecodeError) as error:
@@ -186,11 +229,12 @@ def _read_toml(file: Path, known: Collection[str]) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         raise AnamorphError(f"{file} is not TOML: {error}.") from error
     values = {key.replace("-", "_"): value for key, value in values.items()}
+    known = [name for name in OPTIONS if name != "audit"]
     for key in values:
         if key not in known:
             near = get_close_matches(key, known, n=1)
             raise AnamorphError(
-                f"{file} has the key {key!r}, which is no option of an audit"
+                f"{file} has the key {key!r}, which is not an option of an audit"
                 + (f"; did you mean {near[0]!r}?" if near else ".")
                 + f" The options are: {', '.join(known)}."
             )
@@ -269,21 +313,20 @@ def load_preset(
     Raises:
         AnamorphError: if there is no such preset, or a change does not fit.
     """
-    if preset not in presets(task):
-        if not presets(task):
-            with_presets = ", ".join(name for name in task_names() if presets(name))
-            hint = "; audit --data takes texts of your own" if task == "text" else ""
-            raise AnamorphError(
-                f"There are no presets for {task!r}; tasks with presets are: {with_presets}{hint}."
-            )
-        known = ", ".join(presets(task))
+    known = presets(task)
+    if not known:
+        with_presets = ", ".join(name for name in task_names() if presets(name))
+        hint = "; audit --data takes texts of your own" if task == "text" else ""
         raise AnamorphError(
-            f"There is no preset {preset!r} for the task {task!r}; its presets are: {known}."
+            f"There are no presets for {task!r}; tasks with presets are: {with_presets}{hint}."
         )
-    text = (resources.files("anamorph.studies.presets") / f"{task}-{preset}.toml").read_text(
-        "utf-8"
-    )
-    values = tomllib.loads(text)
+    if preset not in known:
+        raise AnamorphError(
+            f"There is no preset {preset!r} for the task {task!r}; its presets are: "
+            f"{', '.join(known)}."
+        )
+    file = resources.files("anamorph.studies.presets") / f"{task}-{preset}.toml"
+    values = tomllib.loads(file.read_text("utf-8"))
     for setting in settings:
         _set(values, setting)
     if seeds is not None:

@@ -1,12 +1,12 @@
-"""The steps that every audit into a run folder takes, whoever trained the model.
+"""The steps of every study, whoever trained its models.
 
 Each leaves a file and is passed over if the file is there, so that the same call goes on where a
 killed one stopped.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -15,18 +15,16 @@ from anamorph import report
 from anamorph.analysis.edited_heads import edited_head
 from anamorph.analysis.head_scores import head_scores
 from anamorph.auditing.audit import describe_proxies, fit_on_train, simplified
-from anamorph.auditing.engine import BATCH_TOKENS
 from anamorph.auditing.noise import noise_floor, rounding
 from anamorph.auditing.samples import few_sequences, scored_sequences
 from anamorph.auditing.works import Auditor, Work, plan
 from anamorph.errors import AnamorphError
-from anamorph.faithfulness.estimates import Stopping
 from anamorph.faithfulness.metrics import all_metrics, find_metric, metric_names
 from anamorph.faithfulness.sums import SumIndex
 from anamorph.faithfulness.tables import tabulate
 from anamorph.files import write_table
 from anamorph.models.base import Model
-from anamorph.models.fingerprint import Identity, differing
+from anamorph.models.fingerprint import Identity
 from anamorph.paper import claims
 from anamorph.progress import Event, Watch
 from anamorph.runs.cells import (
@@ -38,221 +36,172 @@ from anamorph.runs.cells import (
     write_work,
 )
 from anamorph.runs.folder import Run, read_json, write_json
-from anamorph.simplifications import FittedProxies, ProxySpec
-from anamorph.studies.specification import AuditSpec
-from anamorph.tasks import Task
+from anamorph.simplifications import FittedProxies
+from anamorph.studies.sources import Study, keep_weights
 from anamorph.tasks.base import CANDIDATES
 
-FINGERPRINTS = "fingerprints.json"  # of a seed's weights
 
+@dataclass(frozen=True)
+class SeedAudit:
+    """The work on one model of a run: fits, sums of all cells, noise floor, scores of heads.
 
-def fingerprints(
-    task: Task, proxies: Sequence[ProxySpec], models: Mapping[str, Mapping[str, str]]
-) -> dict[str, Any]:
-    """Digests of the data and of what proxies are made of, for `spec.json`.
-
-    Args:
-        task: the data.
-        proxies: of the specification.
-        models: the fingerprints of those that are other models, as `check_models` gives them.
-
-    Raises:
-        AnamorphError: if one of these has none.
+    Attributes:
+        run: where everything is kept.
+        study: what is to be done.
+        model: in inference mode.
+        seed: of the model; 0 if it was given.
+        watch: told of progress.
     """
-    for text, parts in models.items():
-        if not parts:
-            raise AnamorphError(
-                f"{text} has no fingerprint(), so that a run folder could not tell its numbers "
-                "from those of another model; define it, or use am.audit."
-            )
-    made = {a.simplification for proxy in simplified(proxies) for a in proxy.attachments}
-    return {
-        "data": task.fingerprints(),
-        "simplifications": {str(s): s.fingerprint() for s in sorted(made, key=str)},
-        "models": models,
-    }
 
+    run: Run
+    study: Study
+    model: Model
+    seed: int
+    watch: Watch
 
-def keep_weights(run: Run, model: Model, seed: int) -> str:
-    """A digest of a seed's weights, which are written down, or compared with what was.
+    def do(self) -> None:
+        """Whatever is left to do.
 
-    Raises:
-        AnamorphError: as `check_weights`.
-    """
-    path = run.seed(seed) / FINGERPRINTS
-    if not path.exists():
-        write_json(path, model.fingerprint())
-    return check_weights(run, model, seed)
+        Raises:
+            AnamorphError: if what is there comes from another model or other data, a number is not
+                finite, or the model changes meanwhile.
+        """
+        with self.model.session():
+            self.audit(self.fit())
+            self.measure_noise()
+            self.score_heads()
 
-
-def check_weights(run: Run, model: Model, seed: int) -> str:
-    """A digest of a seed's weights.
-
-    Raises:
-        AnamorphError: if they are not those that the numbers in the run belong to.
-    """
-    path, now = run.seed(seed) / FINGERPRINTS, model.fingerprint()
-    before = read_json(path, dict) if path.exists() else now
-    different = [part for part in {**before, **now} if before.get(part) != now.get(part)]
-    if different:
-        raise AnamorphError(
-            f"The model in {run.seed(seed)} is another than the one that its numbers belong to "
-            f"({differing(different)}). Put the old one back, or delete this folder to have all of "
-            "it made again."
-        )
-    return digest(now)
-
-
-def fit_seed(
-    run: Run,
-    audit: AuditSpec,
-    task: Task,
-    model: Model,
-    proxies: Sequence[ProxySpec],
-    seed: int,
-    watch: Watch,
-) -> FittedProxies:
-    """The fitted proxies of a seed; fits them unless they lie there already.
-
-    Raises:
-        AnamorphError: if what lies there was fitted to another model or other data.
-    """
-    path = run.seed(seed) / "simplifications.safetensors"
-    batch = few_sequences(task, model)
-    identity = Identity.of(model, batch)
-    origin = {
-        "weights": keep_weights(run, model, seed),
-        "data": digest(run.spec["fingerprints"]["data"][task.train.name], audit.fit_sequences),
-    }
-    if path.exists():
-        fitted = FittedProxies.load(path)
+    def fit(self) -> FittedProxies:
+        """The fitted proxies; fits them unless they are there already."""
+        path, proxies = self._fits, self.study.proxies
+        batch = few_sequences(self.study.task, self.model)
+        identity = Identity.of(self.model, batch)
+        task, sequences = self.study.task, self.study.options.fit_sequences
+        data = self.run.spec["fingerprints"]["data"][task.train.name]
+        weights = keep_weights(self.run, self.model, self.seed)
+        origin = {"weights": weights, "data": digest(data, sequences)}
+        if not path.exists():
+            step = f"fitting {sum(bool(p.attachments) for p in simplified(proxies))} proxies"
+            self._tell(step, 0, 1)
+            found = fit_on_train(self.model, proxies, task, sequences)
+            identity.require_same(self.model, batch)
+            FittedProxies({p: f.by_site for p, f in found.items()}, found.layers, origin).save(path)
+            self._tell(step, 1, 1)
+        fitted = FittedProxies.load(path)  # as whoever goes on with the run will have them
         if fitted.origin != origin:
             raise AnamorphError(
                 f"{path} was fitted to another model or other data than there are now; delete it, "
                 "and the same command fits again."
             )
         return fitted
-    step = f"seed {seed}: fitting {sum(bool(p.attachments) for p in simplified(proxies))} proxies"
-    watch(Event(step, 0, 1))
-    found = fit_on_train(model, proxies, task, audit.fit_sequences)
-    identity.require_same(model, batch)
-    FittedProxies({p: f.by_site for p, f in found.items()}, found.layers, origin).save(path)
-    watch(Event(step, 1, 1))
-    return FittedProxies.load(path)  # as whoever goes on with the run will have them
 
+    def audit(self, fitted: FittedProxies) -> None:
+        """Write the works that are not there yet."""
+        run, study, model = self.run, self.study, self.model
+        auditor = Auditor(
+            model,
+            study.task,
+            study.proxies,
+            fitted,
+            study.options.sequences,
+            study.settings(run),
+        )
+        batch, names = few_sequences(study.task, model), [s.name for s in study.task.evaluated]
+        identity = Identity.of(model, batch)
+        if digest(identity.weights) != fitted.origin["weights"]:
+            raise AnamorphError("The model was changed after simplifications were fitted to it.")
+        fits = digest_of_file(self._fits)
+        done = dict.fromkeys(names, 0)  # cells of each split
+        for work in plan(study.proxies, model, names):
+            path = run.work(self.seed, work.split, work.number)
+            origin = self._origin(auditor, work, fits)
+            if path.exists():
+                check_work(path, origin)
+            else:
+                sums = auditor.execute(work, self._part(work, done[work.split]))
+                identity.require_same(model, batch)
+                auditor.require_same(work, study.others)
+                write_work(path, sums, origin)
+            done[work.split] += len(work.proxies)
 
-def audit_seed(run: Run, auditor: Auditor, seed: int, watch: Watch) -> None:
-    """Write the works of a seed that do not lie there yet.
+    def _origin(self, auditor: Auditor, work: Work, fits: str) -> Origin:
+        """What the sums of a work come from."""
+        known, version = self.run.spec["fingerprints"], self.run.spec["anamorph"]
+        models = [known["models"][text] for text in work.proxies if text in known["models"]]
+        options = replace(auditor.settings, threads=None)
+        return Origin(
+            weights=auditor.fitted.origin["weights"],
+            simplifications=digest(models) if models else fits,
+            data=digest(known["data"][work.split], known["data"][CANDIDATES]),
+            options=digest(version, auditor.sequences, options, metric_names()),
+        )
 
-    Raises:
-        AnamorphError: if one that lies there comes from something else; or if a model is changed
-            meanwhile.
-    """
-    task, model, specs = auditor.task, auditor.model, list(auditor.specs.values())
-    batch, names = few_sequences(task, model), [split.name for split in task.evaluated]
-    identity = Identity.of(model, batch)
-    if digest(identity.weights) != auditor.fitted.origin["weights"]:
-        raise AnamorphError("The model was changed after simplifications were fitted to it.")
-    fits = digest_of_file(run.seed(seed) / "simplifications.safetensors")
-    done = dict.fromkeys(names, 0)  # cells of each split
-    for work in plan(specs, model, names):
-        path, origin = run.work(seed, work.split, work.number), _origin(run, auditor, work, fits)
+    def measure_noise(self) -> None:
+        """Write `noise.json`: the noise floor, and what batching alone does."""
+        path, task = self.run.seed(self.seed) / "noise.json", self.study.task
         if path.exists():
-            check_work(path, origin)
-        else:
-            step, cells = f"seed {seed}: audit on {work.split}", (len(work.proxies), len(specs))
-            sums = auditor.execute(work, partial(_tell, watch, step, done[work.split], cells))
-            identity.require_same(model, batch)
-            auditor.require_same(work, run.spec["fingerprints"]["models"])
-            write_work(path, sums, origin)
-        done[work.split] += len(work.proxies)
+            return
+        self._tell("noise floor", 0, 1)
+        settings = self.study.settings(self.run)
+        floor = noise_floor(
+            self.model, task, batch_tokens=settings.batch_tokens, threads=settings.threads
+        )
+        write_json(path, {"floor": floor, "rounding": rounding(self.model, task)})
+        self._tell("noise floor", 1, 1)
+
+    def score_heads(self) -> None:
+        """Write `heads.parquet`, if some proxy edits a single head."""
+        path, sites = self.run.seed(self.seed) / "heads.parquet", self.model.sites
+        if path.exists() or not any(edited_head(p.sites, sites) for p in self.study.proxies):
+            return
+        self._tell("head scores", 0, 1)
+        tokens = self.study.settings(self.run).batch_tokens
+        scores = head_scores(self.model, self.study.task.reference, batch_tokens=tokens)
+        write_table(path, scores.select(pl.lit(self.seed, pl.Int64).alias("seed"), pl.all()))
+        self._tell("head scores", 1, 1)
+
+    @property
+    def _fits(self) -> Path:
+        return self.run.seed(self.seed) / "simplifications.safetensors"
+
+    def _tell(self, step: str, done: int, total: int) -> None:
+        self.watch(Event(f"seed {self.seed}: {step}", done, total))
+
+    def _part(self, work: Work, before: int) -> Callable[[int, int], None]:
+        """Tells of a work as a part of all cells of its split."""
+        step, some, cells = f"audit on {work.split}", len(work.proxies), len(self.study.proxies)
+        return lambda done, total: self._tell(step, before + some * done // total, cells)
 
 
-def _origin(run: Run, auditor: Auditor, work: Work, fits: str) -> Origin:
-    """What the sums of a work come from."""
-    known, options = run.spec["fingerprints"], replace(auditor.settings, threads=None)
-    models = [known["models"][text] for text in work.proxies if text in known["models"]]
-    return Origin(
-        weights=auditor.fitted.origin["weights"],
-        simplifications=digest(models) if models else fits,
-        data=digest(known["data"][work.split], known["data"][CANDIDATES]),
-        options=digest(run.spec["anamorph"], auditor.sequences, options, metric_names()),
-    )
-
-
-def _tell(
-    watch: Watch, step: str, before: int, cells: tuple[int, int], done: int, total: int
-) -> None:
-    """Tell of a work, so many of all cells, as a part of a step."""
-    some, every = cells
-    watch(Event(step, before + some * done // total, every))
-
-
-def score_heads(
-    run: Run,
-    task: Task,
-    model: Model,
-    proxies: Sequence[ProxySpec],
-    seed: int,
-    watch: Watch,
-    batch_tokens: int = BATCH_TOKENS,
-) -> None:
-    """Write `heads.parquet` of a seed, if some proxy edits a single head."""
-    path = run.seed(seed) / "heads.parquet"
-    if path.exists() or not any(edited_head(p.sites, model.sites) for p in proxies):
-        return
-    step = f"seed {seed}: head scores"
-    watch(Event(step, 0, 1))
-    scores = head_scores(model, task.reference, batch_tokens=batch_tokens)
-    write_table(path, scores.select(pl.lit(seed, pl.Int64).alias("seed"), pl.all()))
-    watch(Event(step, 1, 1))
-
-
-def measure_noise(
-    run: Run, task: Task, model: Model, seed: int, watch: Watch, batch_tokens: int = BATCH_TOKENS
-) -> None:
-    """Write `noise.json` of a seed: the noise floor, and what batching alone does."""
-    path = run.seed(seed) / "noise.json"
-    if not path.exists():
-        step = f"seed {seed}: noise floor"
-        watch(Event(step, 0, 1))
-        threads = run.spec["threads"]
-        floor = noise_floor(model, task, batch_tokens=batch_tokens, threads=threads)
-        write_json(path, {"floor": floor, "rounding": rounding(model, task)})
-        watch(Event(step, 1, 1))
-
-
-def tabulate_run(
-    run: Run,
-    audit: AuditSpec,
-    task: Task,
-    model: Model,
-    proxies: Sequence[ProxySpec],
-    stopping: Stopping | None = None,
-) -> None:
-    """Write the tables of a run from its works; the model says how these are cut."""
+def tabulate_run(run: Run, study: Study) -> None:
+    """Write the tables of a run from its works."""
+    task, options = study.task, study.options
     indexes = {
-        split.name: SumIndex.of(scored_sequences(split, audit.sequences))
+        split.name: SumIndex.of(scored_sequences(split, options.sequences))
         for split in task.evaluated
     }
     results, gaps, contrasts = tabulate(
-        CellFiles(run, plan(proxies, model, list(indexes)), indexes),
-        describe_proxies(proxies),
+        CellFiles(run, plan(study.proxies, study.shape, list(indexes)), indexes),
+        describe_proxies(study.proxies),
         {split.name: split.role for split in task.evaluated},
         reference=task.reference.name,
-        learnt=audit.learnt,
-        thresholds=audit.thresholds,
+        learnt=options.learnt,
+        thresholds=options.thresholds,
         floor=_floor(run),
-        stopping=stopping,
+        stopping=options.stopping,
     )
     write_table(run.path / "contrasts.parquet", contrasts)
     write_table(run.path / "gaps.parquet", gaps)
     write_table(run.path / "results.parquet", results)
 
 
+def _noise(run: Run) -> list[dict[str, Any]]:
+    return [read_json(run.seed(seed) / "noise.json", dict) for seed in run.seeds]
+
+
 def _floor(run: Run) -> dict[str, float]:
     """What rounding alone does to each metric, in the worst of the seeds; empty if not measured."""
-    found = [read_json(run.seed(seed) / "noise.json", dict)["floor"] for seed in run.spec["seeds"]]
+    found = [noise["floor"] for noise in _noise(run)]
     floors = [{k: v for k, v in f.items() if k in all_metrics()} for f in found if f]
     return {
         metric: find_metric(metric).worst([f[metric] for f in floors])
@@ -262,8 +211,7 @@ def _floor(run: Run) -> dict[str, float]:
 
 def report_run(run: Run, watch: Watch) -> None:
     """Write `checks.json`, and the report."""
-    noise = [read_json(run.seed(seed) / "noise.json", dict) for seed in run.spec["seeds"]]
-    write_json(run.path / "checks.json", claims.self_checks(run.results, noise))
+    write_json(run.path / "checks.json", claims.self_checks(run.results, _noise(run)))
     watch(Event("report", 0, 1))
     report.render(run.path)
     watch(Event("report", 1, 1))

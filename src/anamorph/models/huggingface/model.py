@@ -80,6 +80,8 @@ class HuggingFace(Wrapped):
             block by block than by itself, padded or not.
     """
 
+    batch_tokens = 1_024  # blocks of language models are wide
+
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
         self.model = cast(Any, model)

@@ -1,0 +1,344 @@
+"""Where the models of a study come from: they are trained in it, or given to it.
+
+This is all in which studies differ; what is done with the models is one pipeline
+(`anamorph.studies.study`).
+"""
+
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from anamorph.analysis import views
+from anamorph.auditing.audit import Simplify, check_audit, listed, proxies_of, simplified
+from anamorph.auditing.engine import BATCHES, Settings
+from anamorph.auditing.options import AuditOptions
+from anamorph.auditing.samples import few_sequences
+from anamorph.errors import AnamorphError
+from anamorph.files import replacing
+from anamorph.machine.threads import torch_threads
+from anamorph.models.base import Model
+from anamorph.models.decoder import Decoder
+from anamorph.models.fingerprint import differing, probe_logits
+from anamorph.models.huggingface.load import load_pretrained
+from anamorph.paper import claims
+from anamorph.paper.choices import choices
+from anamorph.progress import Event, Watch
+from anamorph.runs.cells import digest
+from anamorph.runs.comparing import check_same
+from anamorph.runs.folder import Run, read_json, write_json
+from anamorph.simplifications import ProxySpec, check_readable
+from anamorph.studies.specification import GivenSpec, StudySpec, read_audit
+from anamorph.tasks import Task
+from anamorph.tasks.text.task import text_task
+from anamorph.training.train import default_model, resolved, train
+
+FINGERPRINTS = "fingerprints.json"  # of a seed's weights
+
+
+class Study(ABC):
+    """What is to be done, resolved, and where the models come from.
+
+    Args:
+        task: the data.
+        shape: a model with the sites that proxies stand at; its weights may mean nothing.
+        proxies: what is compared with the models, the identity first.
+        options: nothing of them is left to task or model.
+
+    Attributes:
+        seeds: of the models; (0,) if one was given.
+        batches: as in `anamorph.auditing.engine.Settings`.
+        others: the fingerprints of proxies that are other models, by their spec strings.
+
+    Raises:
+        AnamorphError: if they do not fit together, before any time is spent.
+    """
+
+    seeds: tuple[int, ...] = (0,)
+    batches: int = BATCHES
+
+    def __init__(
+        self, task: Task, shape: Model, proxies: list[ProxySpec], options: AuditOptions
+    ) -> None:
+        self.task, self.shape, self.proxies, self.options = task, shape, proxies, options
+        if len(proxies) == 1:
+            raise AnamorphError(
+                "There is no simplification, so there is nothing to compare with the model; give "
+                "at least one, such as 'svd(rank=[1,2,4])@1.*.{query,key}'."
+            )
+        check_readable(proxies)
+        self.others = check_audit(shape, task, proxies)
+        for text, parts in self.others.items():
+            _require_fingerprint(text, parts)
+
+    def describe(self) -> dict[str, Any]:
+        """What `spec.json` says, besides version and environment: everything resolved."""
+        made = {a.simplification for proxy in simplified(self.proxies) for a in proxy.attachments}
+        spec = {
+            "study": self.task.name,
+            **self.describe_source(),
+            "task": dict(self.task.spec),
+            "about": self.task.about.describe(),
+            "audit": asdict(self.options),
+            "seeds": list(self.seeds),
+            "matmul_precision": torch.get_float32_matmul_precision(),
+        }
+        spec["choices"] = [*choices(spec), *self.task.about.choices]
+        spec["fingerprints"] = {
+            **spec.get("fingerprints", {}),
+            "data": self.task.fingerprints(),
+            "simplifications": {str(s): s.fingerprint() for s in sorted(made, key=str)},
+            "models": self.others,
+        }
+        return spec
+
+    def settings(self, run: Run) -> Settings:
+        """How the engine is to compute the sums of a run."""
+        return self.options.settings(self.batches, run.spec["threads"])
+
+    @abstractmethod
+    def describe_source(self) -> dict[str, Any]:
+        """What `spec.json` says of the models, and of how proxies are made of specs."""
+
+    @abstractmethod
+    def model(self, run: Run, seed: int, watch: Watch) -> Model:
+        """The model of a seed, in inference mode."""
+
+    def begin(self, run: Run) -> None:
+        """Bring what a run needs before anything is computed."""
+        return None
+
+    def check(self, run: Run) -> None:
+        """Refuse a complete run that holds other models than its numbers belong to."""
+        return None
+
+    def threads(self) -> AbstractContextManager[object]:
+        """Torch's threads while a model is worked on."""
+        return nullcontext()
+
+    def conclude(self, run: Run) -> list[dict[str, Any]]:
+        """The paper's claims as measured; and whatever else follows from the tables of a run."""
+        return []
+
+
+class TrainedStudy(Study):
+    """A study that trains its models, or takes those that another run trained.
+
+    Args:
+        spec: what is to be done.
+        task: as the specification names it.
+        preset: where the specification came from, for the record.
+        source: the run whose models are taken, if they are not to be trained.
+    """
+
+    def __init__(
+        self, spec: StudySpec, task: Task, preset: str | None = None, source: Run | None = None
+    ) -> None:
+        self.spec, self.preset, self.source = spec, preset, source
+        self.config = default_model(task, **spec.model)
+        with torch.random.fork_rng(devices=[]):
+            shape = Decoder(self.config).eval()
+        swept = [
+            *proxies_of(shape, spec.simplify, spec.audit.by),
+            *proxies_of(shape, spec.each_layer, "layer"),
+            *proxies_of(shape, spec.each_head, "head"),
+        ]
+        options = spec.audit.resolved(task, shape)
+        super().__init__(task, shape, list(dict.fromkeys(swept)), options)
+        self.seeds, self.batches = spec.seeds, spec.threads
+
+    def describe_source(self) -> dict[str, Any]:
+        """The specification, with the shape of the models and their training resolved."""
+        return {
+            "preset": self.preset,
+            **self.spec.model_dump(mode="json"),
+            "training": asdict(resolved(self.spec.training)),
+            "model": self.config.__dict__,
+            "device": "cpu",
+        }
+
+    def begin(self, run: Run) -> None:
+        """Take over the models of the run that has them."""
+        if self.source is None:
+            return
+        for seed in self.seeds:
+            for name in ("history.parquet", FINGERPRINTS, run.model(seed).name):
+                theirs, ours = self.source.seed(seed) / name, run.seed(seed) / name
+                if theirs.exists() and not ours.exists():
+                    with replacing(ours) as temporary:
+                        shutil.copyfile(theirs, temporary)
+
+    def check(self, run: Run) -> None:
+        """As `check_weights`, of all seeds whose model is there."""
+        for seed in self.seeds:
+            if run.model(seed).exists():
+                check_weights(run, Decoder.load(run.model(seed)), seed)
+
+    def threads(self) -> AbstractContextManager[object]:
+        """As many as the specification says."""
+        return torch_threads(self.spec.threads)
+
+    def model(self, run: Run, seed: int, watch: Watch) -> Decoder:
+        """The trained model of a seed; trains it unless it is there already."""
+        path = run.model(seed)
+        if path.exists():
+            return Decoder.load(path).eval()
+        model, _ = train(
+            self.task,
+            config=self.spec.training,
+            model=self.config,
+            seed=seed,
+            out=run.seed(seed),
+            watch=lambda p: watch(
+                Event(
+                    f"seed {seed}: training",
+                    p.step,
+                    p.steps,
+                    f"{p.tokens_per_second / 1000:.0f}k tokens/s, loss {p.loss:.3f} bits",
+                )
+            ),
+        )
+        keep_weights(run, model, seed)
+        return model.eval()
+
+    def conclude(self, run: Run) -> list[dict[str, Any]]:
+        """Write the views of every seed, and measure the paper's claims."""
+        views.write(run, self.task, self.options.fit_sequences)
+        return claims.measure(
+            run.results, run.gaps, run.spec, run.heads, run.contrasts, run.matching
+        )
+
+
+class GivenStudy(Study):
+    """The audit of one model that somebody has.
+
+    Args:
+        model: in inference mode.
+        task: its data.
+        simplify: as for `anamorph.audit`.
+        options: likewise.
+        name: what the model is called in the report.
+        source: from what `read_audit` makes the same again, for the record; None for a model that
+            was given in Python.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        task: Task,
+        simplify: Simplify,
+        options: AuditOptions,
+        name: str = "model",
+        source: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.simplify = listed(simplify)
+        self.name, self.source = name, source
+        super().__init__(
+            task, model, proxies_of(model, self.simplify, options.by), options.resolved(task, model)
+        )
+        self.weights = model.fingerprint()
+        _require_fingerprint(type(model).__name__, self.weights)
+
+    @classmethod
+    def load(cls, spec: GivenSpec) -> "GivenStudy":
+        """The model and the data that the command line or a TOML file names.
+
+        Raises:
+            AnamorphError: as `load_pretrained` and `text_task`, and if they do not fit together.
+        """
+        model, tokenizer = load_pretrained(spec.model, hub=spec.hub)
+        task = text_task(
+            spec.data,
+            tokenizer,
+            length=spec.length,
+            packing=spec.packing,
+            sequences=spec.audit.sequences,
+            fit_on=spec.fit_on,
+            fit_sequences=spec.audit.fit_sequences,
+            text_field=spec.text_field,
+            spans_field=spec.spans_field,
+            masked=spec.masked,
+            vocabulary=model.vocabulary,
+        )
+        name, source = Path(spec.model).name, spec.from_anywhere()
+        return cls(model, task, spec.simplify, spec.audit, name, source)
+
+    @classmethod
+    def again(cls, run: Run, simplify: Sequence[str]) -> "GivenStudy":
+        """The model and data of a run that was given them, with other simplifications.
+
+        Raises:
+            AnamorphError: if they cannot be loaded again, or are not what they were.
+        """
+        source = run.spec.get("source")
+        if source is None:
+            raise AnamorphError(
+                f"{run.path} audits a model that was given in Python ({run.spec['model']['name']}),"
+                " and does not hold it. Call am.audit_given with that model and its task."
+            )
+        spec, _ = read_audit(None, {**source, "simplify": simplify, "out": "again"})
+        assert isinstance(spec, GivenSpec)
+        study = cls.load(spec)
+        check_same(run, study.weights, study.task)
+        return study
+
+    def describe_source(self) -> dict[str, Any]:
+        """What the model is, by shape, weights and what it says of a few sequences."""
+        logits = probe_logits(self.shape, few_sequences(self.task, self.shape))
+        return {
+            "preset": None,
+            "model": {"name": self.name, **self.shape.describe()},
+            "training": None,
+            "simplify": [str(spec) for spec in self.simplify],
+            "threads": torch.get_num_threads(),
+            "device": str(self.shape.device),
+            "source": self.source,
+            "fingerprints": {"weights": self.weights, "logits": logits},
+        }
+
+    def model(self, run: Run, seed: int, watch: Watch) -> Model:
+        """The one that was given."""
+        return self.shape
+
+
+def _require_fingerprint(name: str, parts: Mapping[str, str]) -> None:
+    if not parts:
+        raise AnamorphError(
+            f"{name} has no fingerprint(), so that a run folder could not tell its numbers from "
+            "those of another model; define it, or use am.audit."
+        )
+
+
+def check_weights(run: Run, model: Model, seed: int) -> str:
+    """A digest of a seed's weights.
+
+    Raises:
+        AnamorphError: if they are not those that the numbers in the run belong to.
+    """
+    path, now = run.seed(seed) / FINGERPRINTS, model.fingerprint()
+    before = read_json(path, dict) if path.exists() else now
+    different = [part for part in {**before, **now} if before.get(part) != now.get(part)]
+    if different:
+        raise AnamorphError(
+            f"The model in {run.seed(seed)} is another than the one that its numbers belong to "
+            f"({differing(different)}). Put the old one back, or delete this folder to have all of "
+            "it made again."
+        )
+    return digest(now)
+
+
+def keep_weights(run: Run, model: Model, seed: int) -> str:
+    """A digest of a seed's weights, which are written down, or compared with what was.
+
+    Raises:
+        AnamorphError: as `check_weights`.
+    """
+    path = run.seed(seed) / FINGERPRINTS
+    if not path.exists():
+        write_json(path, model.fingerprint())
+    return check_weights(run, model, seed)
