@@ -79,7 +79,7 @@ def filled():
 def fill(index, values, batches):
     cell = CellSums(index)
     for positions in batches:
-        cell.add(positions, torch.from_numpy(values)[:, positions])
+        cell.add_rows(cell.index.rows_at(positions), torch.from_numpy(values)[:, positions])
     return cell
 
 
@@ -121,7 +121,9 @@ def test_to_a_table_and_back(filled):
     back = CellSums.of(cell.table(), index, "a file")
     assert back.metrics == METRICS
     assert torch.equal(back.sums, cell.sums)
-    back.add(torch.arange(3), torch.ones(len(METRICS), 3))  # and may be added to
+    back.add_rows(
+        back.index.rows_at(torch.arange(3)), torch.ones(len(METRICS), 3)
+    )  # and may be added to
 
 
 def test_a_table_of_another_split_or_version_is_refused(filled):

@@ -81,8 +81,13 @@ def cells():
     made = {}
     for key, values in VALUES.items():
         made[key] = CellSums(index[key[2]])
-        made[key].add(torch.arange(values.shape[1]), torch.from_numpy(values))
+        add(made[key], values)
     return made
+
+
+def add(cell, values):
+    """The values of the first scored positions, [metric, position]."""
+    cell.add_rows(cell.index.rows_at(torch.arange(values.shape[1])), torch.from_numpy(values))
 
 
 def run(cells, **changes):
@@ -271,7 +276,7 @@ def test_a_level_in_a_single_sequence_has_a_value_and_no_interval():
     for proxy in PROXIES:
         key = 0, proxy.simplification, "deep"
         made[key] = CellSums(index["deep"])
-        made[key].add(torch.arange(VALUES[key].shape[1]), torch.from_numpy(VALUES[key]))
+        add(made[key], VALUES[key])
     found = tabulate(made, PROXIES, {"deep": "iid"}, reference="deep")
     level = found.results.filter(level="2")
     exact = level.filter(interval="exact")
@@ -506,7 +511,7 @@ def test_a_missing_cell_is_named(cells):
 def test_a_cell_that_is_not_finite_is_named(cells):
     key = 3, "onehot@0.*.pattern", "long"
     broken = CellSums(cells[key].index)
-    broken.add(torch.arange(2), torch.full((len(METRICS), 2), torch.nan))
+    add(broken, np.full((len(METRICS), 2), np.nan))
     with pytest.raises(AnamorphError, match=r"Seed 3, onehot@.*, split long: .* is nan"):
         run(cells | {key: broken})
 

@@ -154,20 +154,11 @@ class CellSums:
         """[metric, rows] float64, on the device where they are gathered."""
         return self._sums[:, :-1]
 
-    def add(self, positions: Tensor, values: Tensor) -> None:
-        """Add the metrics of some scored positions; each position once, in one call a sequence.
-
-        Args:
-            positions: [n] which scored positions, numbered in flat token order.
-            values: [metric, n].
-        """
-        self.add_rows(self.index.rows_at(positions).to(self._sums.device), values)
-
     def add_rows(self, rows: Tensor, values: Tensor) -> None:
-        """The same with the rows of the positions, so that many cells look them up only once.
+        """Add the metrics of n scored positions; each position once, in one call a sequence.
 
         Args:
-            rows: [(1 + facets) · n] from `SumIndex.rows_at`, on the sums' device.
+            rows: [(1 + facets) · n] theirs, from `SumIndex.rows_at`, on the sums' device.
             values: [metric, n].
         """
         every_facet = values.to(self._sums).repeat(1, self.index.rows_of.shape[1])
