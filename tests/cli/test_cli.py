@@ -283,7 +283,7 @@ def test_list(anamorph: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     (broken,) = [line for line in lines if " broken" in line]
     assert "cannot be loaded" in broken and "no_such_package" in broken
     (odd,) = [line for line in lines if " odd" in line]
-    assert "no subclass of Simplification" in odd
+    assert "not a subclass of Simplification" in odd
 
 
 def test_data(anamorph: Any, tmp_path: Path) -> None:
