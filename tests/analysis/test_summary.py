@@ -230,7 +230,7 @@ def test_a_model_that_has_not_learnt(tmp_path: Path, no_stills: None, steps: int
         "svd(rank=4)@0.*.key": {"near": NOT_TESTABLE},
         "onehot@0.*.pattern": {"near": NOT_TESTABLE},
     }
-    spec = {"task": {"name": "dyck"}, "preset": "paper", "training": steps and {"steps": steps}}
+    spec = {"preset": "paper", "paper_steps": 15_000, "training": steps and {"steps": steps}}
     run = write(tmp_path / "run", cells, spec, accuracy=0.44)
     page = render(run).read_text()
     text = first_screen(page)
@@ -267,14 +267,14 @@ def test_one_of_several_models_that_has_not_learnt(tmp_path: Path) -> None:
         ({"preset": "paper", "training": {"steps": 9}}, "This run trained for 9 steps"),
         ({"preset": "paper", "training": {"steps": 15_000}}, None),
         ({"preset": None, "training": None}, None),  # a model that was given
-        ({"task": {"name": "text"}, "training": {"steps": 1}}, None),  # there is no preset
+        ({"paper_steps": None, "training": {"steps": 1}}, None),  # there is no preset
     ],
 )
 def test_less_training_than_the_papers_preset_is_told(
     tmp_path: Path, spec: dict[str, Any], words: str | None
 ) -> None:
     cells = {"onehot@0.*.pattern": {"near": FAITHFUL}}
-    found = notices(read(write(tmp_path / "run", cells, {"task": {"name": "dyck"}} | spec)))
+    found = notices(read(write(tmp_path / "run", cells, {"paper_steps": 15_000} | spec)))
     assert bool(found) == (words is not None)
     if words:
         assert found[0].title == "Trained for less than the paper’s preset"

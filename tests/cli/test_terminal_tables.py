@@ -10,7 +10,8 @@ import pytest
 from rich.console import Console
 
 from anamorph.cli.markdown import markdown
-from anamorph.cli.tables import LEGEND, STYLE, print_run
+from anamorph.cli.rows import LEGEND
+from anamorph.cli.tables import STYLE, print_run
 from anamorph.faithfulness.gaps import (
     DEGRADES,
     FAITHFUL,
@@ -27,6 +28,7 @@ from judged_run import write
 SPEC: dict[str, Any] = {
     "study": "dyck", "preset": "demo", "task": {"name": "dyck"}, "training": {"steps": 3500},
     "model": {"layers": 2, "heads": 1}, "simplify": [], "audit": {}, "seeds": [0], "threads": 1,
+    "paper_steps": 15_000,
 }  # fmt: skip
 CELLS = {
     "svd(rank=1)@0.*.key": {"near": UNFAITHFUL, "far": DEGRADES},

@@ -7,8 +7,8 @@ import polars as pl
 import pytest
 
 from anamorph.analysis.words import FAILS, HOLDS, UNTESTABLE, UNTESTED
-from anamorph.paper.claims import CLAIMS, measure, self_checks
-from anamorph.paper.tables import Estimate, at_once, mean, most, over_models
+from anamorph.paper.claims import CLAIMS, measure
+from anamorph.paper.tables import Estimate, Tables, at_once, mean, most, over_models
 
 SPEC: dict[str, Any] = {
     "task": {"name": "dyck", "m": 3},
@@ -229,7 +229,7 @@ def judged(
     rows: list[Row], spec: dict[str, Any] = SPEC, of_seed_0: float | None = 0.95
 ) -> dict[str, Row]:
     results, gaps, contrasts, matching = tables(rows, of_seed_0)
-    found = measure(results, gaps, spec, None, contrasts, matching)
+    found = measure(Tables(results, gaps, spec, None, contrasts, matching))
     return {claim["id"]: claim for claim in found}
 
 
@@ -242,7 +242,9 @@ def test_a_cell_goes_one_way_if_it_does_in_every_model() -> None:
         (again, HOLDS),
         (again.with_columns(value=pl.lit(0.6), low=pl.lit(0.5), high=pl.lit(0.7)), FAILS),
     ):
-        found = measure(pl.concat([results, another]), gaps, SPEC, None, contrasts, matching)
+        found = measure(
+            Tables(pl.concat([results, another]), gaps, SPEC, None, contrasts, matching)
+        )
         assert next(claim for claim in found if claim["id"] == "C4")["status"] == expected
 
 
@@ -287,7 +289,7 @@ def test_one_model_of_several_that_has_not_learnt_is_enough() -> None:
     results = pl.concat(
         [results, results[:1].with_columns(seed=pl.lit(1, pl.Int64), value=pl.lit(0.8))]
     )
-    assert measure(results, gaps, SPEC)[0]["status"] == UNTESTABLE
+    assert measure(Tables(results, gaps, SPEC))[0]["status"] == UNTESTABLE
 
 
 def test_claims_belong_to_their_tasks() -> None:
@@ -316,7 +318,7 @@ def test_what_is_missing_is_said() -> None:
         ({"contrasts": contrasts}, "no how often heads attend the opener"),
         ({"contrasts": contrasts[:0], "matching": matching}, "no contrasts"),
     ):
-        found = measure(results, gaps, SPEC, **given)
+        found = measure(Tables(results, gaps, SPEC, **given))
         assert found[6]["status"] == UNTESTED and lacking in found[6]["finding"]
 
 
@@ -325,7 +327,7 @@ def test_a_layer_that_matches_in_one_model_only_does_not_count() -> None:
     twice = pl.concat(
         [matching, matching.with_columns(seed=pl.lit(1, pl.Int64), value=pl.lit(0.5))]
     )
-    assert measure(results, gaps, SPEC, None, contrasts, twice)[6]["status"] == UNTESTED
+    assert measure(Tables(results, gaps, SPEC, None, contrasts, twice))[6]["status"] == UNTESTED
 
 
 def test_families_of_several_attachments_have_steps() -> None:
@@ -393,32 +395,3 @@ def test_models_that_differ_widen_the_interval() -> None:
     by_chance = [Estimate(0.2, 0.17, 0.23), Estimate(0.2, 0.16, 0.24)]
     assert over_models(by_chance) == pytest.approx((0.2, 0.175, 0.225))
     assert over_models(exact[:1]) == exact[0]
-
-
-def test_self_checks_take_the_worst_of_every_split_and_seed() -> None:
-    shown = {"same_prediction": 1.0, "same_attention": 1.0, "attention_jsd": 0.0}
-    shown |= {"output_jsd": 0.0, "output_kl": 0.0}
-    rows = [
-        value(proxy, split, metric, mean)
-        for proxy in ("identity", "svd 2")
-        for split in ("iid", "unseen_long")
-        for metric, mean in shown.items()
-    ]
-    for row in rows:
-        if row["method"] == "svd":
-            row["value"] = 0.5
-        elif (row["split"], row["metric"]) == ("unseen_long", "output_kl"):
-            row["value"] = 1e-7
-    floor = {"simplification": "svd(rank=4)@0.*.{query,key}", **shown}
-    worse = floor | {"same_prediction": 0.999, "model_accuracy": 0.1}
-    floors = [floor, worse, floor | {"output_kl": 1e-6}]
-    rounded = [{"logits": x, "positions": 10, "ties": t} for x, t in ((1e-6, 0), (3e-6, 2), (0, 1))]
-    noise = [{"floor": f, "rounding": r} for f, r in zip(floors, rounded, strict=True)]
-    found = self_checks(pl.DataFrame(rows, RESULTS), noise)
-    assert found["rounding"] == {"logits": 3e-6, "positions": 30, "ties": 3}
-    assert found["identity"] == shown | {"output_kl": 1e-7}
-    assert found["noise_floor"] == floor | {"same_prediction": 0.999, "output_kl": 1e-6}
-    assert (
-        self_checks(pl.DataFrame(rows, RESULTS), [{**noise[0], "floor": None}])["noise_floor"]
-        is None
-    )

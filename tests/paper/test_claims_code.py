@@ -14,6 +14,7 @@ from test_claims import CONTRASTS, GAPS, RESULTS, Row
 from anamorph.analysis.words import FAILS, HOLDS, UNTESTED
 from anamorph.paper.claims import measure
 from anamorph.paper.code import _within_layers
+from anamorph.paper.tables import Tables
 
 SPEC: dict[str, Any] = {
     "task": {"name": "code"},
@@ -143,7 +144,7 @@ CASES = {
 
 def judged(frames: tuple[pl.DataFrame, ...]) -> dict[str, Row]:
     results, gaps, scores, contrasts = frames
-    return {c["id"]: c for c in measure(results, gaps, SPEC, scores, contrasts)}
+    return {c["id"]: c for c in measure(Tables(results, gaps, SPEC, scores, contrasts))}
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -156,14 +157,14 @@ def test_a_claim(case: str) -> None:
 
 def test_what_is_missing_is_not_tested() -> None:
     results, gaps, scores, contrasts = study(FARTHER)
-    assert measure(results, gaps, SPEC, scores)[9]["status"] == UNTESTED
-    assert "no contrasts" in measure(results, gaps, SPEC, scores)[9]["finding"]
-    alone = measure(results, gaps, SPEC, None, contrasts)[9]  # without scores of heads
+    assert measure(Tables(results, gaps, SPEC, scores))[9]["status"] == UNTESTED
+    assert "no contrasts" in measure(Tables(results, gaps, SPEC, scores))[9]["finding"]
+    alone = measure(Tables(results, gaps, SPEC, None, contrasts))[9]  # without scores of heads
     assert alone["status"] == UNTESTED and "not measured" in alone["finding"]
     no_kinds = results.filter(pl.col("facet").is_null())
-    assert measure(no_kinds, gaps, SPEC, scores, contrasts)[9]["status"] == UNTESTED
+    assert measure(Tables(no_kinds, gaps, SPEC, scores, contrasts))[9]["status"] == UNTESTED
     near = [t.filter(pl.col("split") != "unseen_repository") for t in (results, gaps)]
-    assert measure(*near, SPEC, scores, contrasts)[8]["status"] == UNTESTED
+    assert measure(Tables(*near, SPEC, scores, contrasts))[8]["status"] == UNTESTED
 
 
 def test_three_models_that_fall_apart_do_not_cost_agreement_for_sure() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 import anamorph as am
 from anamorph.analysis.head_scores import SCORES
-from anamorph.runs.folder import COLUMNS, VIEWS, Run, load_run, read_json, read_table
+from anamorph.runs.folder import COLUMNS, PICTURES, Run, load_run, read_json, read_table
 
 SPEC = {
     "study": "dyck",
@@ -48,8 +48,8 @@ def test_what_was_asked_for(run: Run) -> None:
 
 def test_a_run_that_has_only_begun(run: Run) -> None:
     assert not run.complete
-    assert run.history is run.heads is run.matching is run.view_seed is None
-    assert (run.claims, run.checks, run.views) == ([], {}, {})
+    assert run.history is run.heads is run.matching is run.picture_seed is None
+    assert (run.claims, run.checks, run.pictures) == ([], {}, {})
     for name in ("results", "gaps", "contrasts"):
         with pytest.raises(am.AnamorphError, match=rf"{name}\.parquet.*give its command again"):
             getattr(run, name)
@@ -68,8 +68,8 @@ def test_tables_of_several_seeds_are_one(run: Run) -> None:
 def test_views_are_those_of_the_first_seed_that_has_any(run: Run) -> None:
     write(pl.DataFrame(), run.seed(7) / "views" / "attended.parquet")
     for name in ("scatter", "sentences"):
-        write(table(VIEWS[name]), run.seed(2) / "views" / f"{name}.parquet")
-    assert (run.view_seed, sorted(run.views)) == (2, ["scatter", "sentences"])
+        write(table(PICTURES[name]), run.seed(2) / "views" / f"{name}.parquet")
+    assert (run.picture_seed, sorted(run.pictures)) == (2, ["scatter", "sentences"])
 
 
 def test_a_table_is_read_once(run: Run) -> None:
@@ -119,4 +119,4 @@ def test_a_real_run_has_the_columns(smoke_run: Path) -> None:
     run = load_run(smoke_run)
     for name in ("results", "gaps", "contrasts", "history", "matching"):
         assert not getattr(run, name).is_empty()
-    assert set(run.views) == set(VIEWS) - {"functions"} and run.complete
+    assert set(run.pictures) == set(PICTURES) - {"functions"} and run.complete

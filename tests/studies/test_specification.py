@@ -9,9 +9,23 @@ import pytest
 
 import anamorph
 from anamorph.errors import AnamorphError
-from anamorph.studies.specification import GivenSpec, StudySpec, load_preset, presets, read_audit
+from anamorph.studies.specification import (
+    GivenSpec,
+    StudySpec,
+    load_preset,
+    paper_steps,
+    presets,
+    read_audit,
+)
 
 FOLDER = Path(anamorph.__file__).parent / "studies/presets"
+
+
+def test_how_long_the_preset_paper_trains() -> None:
+    for task in ("dyck", "code"):
+        there = tomllib.loads((FOLDER / f"{task}-paper.toml").read_text())
+        assert paper_steps(task) == there["training"]["steps"]
+    assert paper_steps("text") is None
 
 
 def test_the_presets_are_the_files() -> None:

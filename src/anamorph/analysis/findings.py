@@ -44,7 +44,7 @@ class NamedProxy(NamedTuple):
 
 
 class Findings(Run):
-    """A run folder, with what follows from its tables. Views and curves may be missing."""
+    """A run folder, with what follows from its tables. Pictures and curves may be missing."""
 
     @cached_property
     def proxies(self) -> list[NamedProxy]:
@@ -59,7 +59,7 @@ class Findings(Run):
             where = " + ".join(sites_label(part) for part in sites.split(";"))
             title = f"{method_label(method)} · {where}{joint}" if sites else family
             proxies.append(NamedProxy(simplification, method, size, name, family, title))
-        # Families whose titles are alike (another parameter differs) are told apart by their spec.
+        # Families whose titles are alike (another parameter differs) are called by their spec.
         titles: dict[str, set[str]] = {}
         for proxy in proxies:
             titles.setdefault(proxy.title, set()).add(proxy.family)
@@ -77,7 +77,7 @@ class Findings(Run):
 
     @cached_property
     def telling_families(self) -> dict[str, list[NamedProxy]]:
-        """The families to show where there is no room for all: the most telling, in their order."""
+        """The most telling families, in their order, to show where there is room for a few."""
         ranked = dict.fromkeys(proxy.title for proxy in self.telling(len(self.proxies)))
         kept = list(ranked)[:MOST_FAMILIES]
         return {title: proxies for title, proxies in self.families.items() if title in kept}
@@ -149,15 +149,19 @@ class Findings(Run):
     def telling(self, most: int, among: Collection[str] | None = None) -> list[NamedProxy]:
         """The proxies to show in detail, the most telling first.
 
-        First those of which the run holds views; then illusions, the largest gap first; then what
-        looks right at all; one of each family before a second of the same.
+        First those of which the run holds pictures; then illusions, the largest gap first; then
+        what looks right at all; one of each family before a second of the same.
 
         Args:
             most: how many at most.
             among: spec strings to choose from; all if not given.
         """
-        views = [self.views[name] for name in ("attended", "functions") if name in self.views]
-        viewed = {name for view in views for name in view["simplification"]}
+        pictured = {
+            proxy
+            for name in ("attended", "functions")
+            if name in self.pictures
+            for proxy in self.pictures[name]["simplification"]
+        }
         judged = self.judged
         looking = set(judged.filter(level=LOOKS_RIGHT)["simplification"])
         illusions = judged.filter(pl.col("verdict").str.starts_with("illusion"))
@@ -166,7 +170,13 @@ class Findings(Run):
         def rank(proxy: NamedProxy) -> tuple[bool, bool, float, bool, float]:
             name = proxy.simplification
             gap = -worst.get(name, 0)
-            return name not in viewed, name not in worst, gap, name not in looking, proxy.size or 0
+            return (
+                name not in pictured,
+                name not in worst,
+                gap,
+                name not in looking,
+                proxy.size or 0,
+            )
 
         ranked = sorted(self.proxies, key=rank)
         if among is not None:

@@ -28,7 +28,8 @@ FEWEST_HEADS = 5  # for a correlation
 LEASTS = (0.99, 0.95, 0.9, 0.8)
 """Shares of same predictions that can be asked of a proxy of one head.
 
-Up to more than is asked of others: most heads alone change few predictions, whatever is done.
+They reach higher than what is asked of other proxies, because most single heads change few
+predictions, whatever is done to them.
 """
 
 LARGEST = "largest"  # of `Heads.by_size`: of all sizes

@@ -27,7 +27,6 @@ from anamorph.faithfulness.gaps import (
     UNFAITHFUL,
     VERDICTS,
 )
-from anamorph.studies.specification import load_preset, presets
 
 HOLDS, ILLUSION, WRONG, OPEN = "holds", "illusion", "wrong", "open"  # or NOT_TESTABLE
 
@@ -331,7 +330,7 @@ def _not_learnt(run: Findings) -> Notice | None:
     right += reference
     if asked := run.spec.get("audit", {}).get("learnt"):
         right += f"; what counts as having learnt is more than {threshold(asked)}"
-    steps = _paper_steps(run)
+    steps = run.spec.get("paper_steps")
     trained = (run.spec.get("training") or {}).get("steps")
     how = f" (this run: {trained:,} steps" if isinstance(trained, int) else ""
     if how:
@@ -353,7 +352,7 @@ def _not_learnt(run: Findings) -> Notice | None:
 
 
 def _trained_less(run: Findings) -> Notice | None:
-    paper = _paper_steps(run)
+    paper = run.spec.get("paper_steps")
     trained = (run.spec.get("training") or {}).get("steps")
     if paper is None or not isinstance(trained, int) or trained >= paper:
         return None
@@ -364,10 +363,3 @@ def _trained_less(run: Findings) -> Notice | None:
         f"{what} for {trained:,} steps, the preset paper for {paper:,}. A model that is trained "
         "for longer may generalize differently, and its views hold or fail elsewhere.",
     )
-
-
-def _paper_steps(run: Findings) -> int | None:
-    task = run.spec.get("task", {}).get("name")
-    if not isinstance(task, str) or "paper" not in presets(task):
-        return None
-    return load_preset(task, "paper").training.steps

@@ -19,7 +19,7 @@ from anamorph.faithfulness.gaps import (
 HOLDS, FAILS, UNTESTED = "holds", "does not hold", "not tested here"  # of a claim
 UNTESTABLE = "not testable here"  # of a claim on a model that has not learnt its task
 
-# Of verdicts, so that colour is not needed; what is faithful needs none.
+# Of verdicts, so that nobody depends on colours. Faithful is left without a sign.
 SIGNS = {
     FAITHFUL: "",
     UNDER: "▼",

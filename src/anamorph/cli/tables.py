@@ -1,15 +1,18 @@
 """A run's numbers as tables in the terminal."""
 
+from collections.abc import Iterable, Sequence
+
 import polars as pl
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from anamorph.analysis.edited_heads import single_heads
-from anamorph.analysis.findings import read
-from anamorph.analysis.heads import Heads, rows
-from anamorph.analysis.summary import Standing, evidence, headline, notices, standings
-from anamorph.analysis.words import SIGNS, UNTESTABLE, UNTESTED, rounding_sentence
+from anamorph.analysis.findings import Findings
+from anamorph.analysis.heads import rows
+from anamorph.analysis.summary import evidence, headline, notices
+from anamorph.analysis.words import SIGNS, UNTESTABLE, UNTESTED, rounding_sentence, split_label
+from anamorph.cli.rows import LEGEND, STANDING, of_models, of_proxies, of_views
 from anamorph.faithfulness.gaps import (
     DEGRADES,
     FAITHFUL,
@@ -34,60 +37,46 @@ STYLE = {
     NOT_TESTABLE: "dim",
 }
 MOST_HEADS = 20  # rows
-LEGEND = ", ".join(f"{sign} {verdict}" for verdict, sign in SIGNS.items() if sign)
 
 
 def print_run(run: Run, console: Console) -> None:
     """Accuracy of the model, faithfulness and verdict of every proxy, and the claims."""
-    results = run.results.filter(pl.col("seed").is_null() & pl.col("facet").is_null())
-    splits = results["split"].unique(maintain_order=True).to_list()
-    reference = str(results.filter(role="iid")["split"][0])
-    models = len(run.spec["seeds"])
-    over = f", over {models} models" if models > 1 else ""
-    single = single_heads(run.results, run.spec["model"])
+    found = Findings(run.path, run.spec)
+    single = single_heads(found.results, found.spec["model"])
     hidden = single if len(single) > MOST_HEADS else {}
-    caption = f"{LEGEND}; no mark: faithful; {reference} is what the others are compared with"
+    caption = f"{LEGEND}; no mark: faithful; {found.reference} is what the others are compared with"
     if hidden:
         caption += f". Not shown: {len(hidden)} proxies of single heads (below; all with --json)"
-    table = Table(
-        title=f"Share of predictions that proxy and model have in common{over}", caption=caption
-    )
+    over = f", over {len(found.seeds)} models" if len(found.seeds) > 1 else ""
+    title = f"Share of predictions that proxy and model have in common{over}"
+    table = Table(title=title, caption=caption)
     table.add_column("proxy", overflow="fold")
-    for split in splits:
-        table.add_column(split.replace("_", " "), justify="right", min_width=7)
-    accuracy = _by_split(results, "model_accuracy", "identity")
-    table.add_row("accuracy of the model", *(f"{accuracy[s]:.3f}  " for s in splits), style="bold")
+    for split in found.splits:
+        table.add_column(split_label(split), justify="right", min_width=7)
+    accuracy = of_models(found, "model_accuracy")[None]
+    table.add_row("accuracy of the model", *(f"{x.value:.3f}  " for x in accuracy), style="bold")
     table.add_section()
-    verdicts = {
-        (row["simplification"], row["split"]): row["verdict"]
-        for row in run.gaps.filter(
-            pl.col("seed").is_null() & (pl.col("metric") == "same_prediction")
-        ).to_dicts()
-    }
-    for name in results["simplification"].unique(maintain_order=True).to_list():
-        if name == "identity" or name in hidden:
-            continue
-        same = _by_split(results, "same_prediction", name)
-        cells = [_cell(same[split], verdicts.get((name, split))) for split in splits]
-        table.add_row(escape(name), *cells)
+    for name, cells in of_proxies(found).items():
+        if name not in hidden:
+            table.add_row(escape(name), *(_cell(*cell) for cell in cells))
     console.print(table)
-    _print_heads(run, splits, console)
-    _print_claims(run, console)
-    if floor := run.checks.get("noise_floor"):
+    _print_heads(found, console)
+    _print_claims(found, console)
+    if floor := found.checks.get("noise_floor"):
         console.print(
             f"Noise floor (rounding alone): same prediction {floor['same_prediction']:.5f}, "
             f"divergence of the outputs {floor['output_jsd']:.1e} bits.",
             highlight=False,
         )
-    if said := rounding_sentence(run.checks.get("rounding")):
+    if said := rounding_sentence(found.checks.get("rounding")):
         console.print(said, highlight=False)
-    _print_summary(run, console)
+    _print_summary(found, console)
 
 
-def _print_claims(run: Run, console: Console) -> None:
+def _print_claims(found: Findings, console: Console) -> None:
     """Status and finding of every claim; those that cannot be tested in a line."""
     folded: dict[tuple[str, str], list[str]] = {}
-    for claim in run.claims:
+    for claim in found.claims:
         if claim["status"] in (UNTESTED, UNTESTABLE):
             why = claim["finding"] if claim["status"] == UNTESTABLE else ""
             folded.setdefault((claim["status"], why), []).append(claim["id"])
@@ -102,57 +91,49 @@ def _print_claims(run: Run, console: Console) -> None:
         console.print(escape(said), highlight=False)
 
 
-def _print_summary(run: Run, console: Console) -> None:
+def _print_summary(found: Findings, console: Console) -> None:
     """Which views hold, on what evidence, and what must be known before."""
-    content = read(run.path)
-    counted = headline(content)
-    if content.ood and counted.untestable < counted.proxies:
-        found = [s for s in standings(content) if s.title in content.telling_families]
-        console.print(_standings(found, len(content.families)))
-    for notice in notices(content):
+    if views := of_views(found):
+        families = len(found.families)
+        few = f"{len(views)} of {families} families of proxies" if len(views) < families else None
+        table = Table(title="Which simplified views hold", caption=few, show_lines=True)
+        for column in STANDING:
+            table.add_column(column)
+        for title, *texts in views:
+            table.add_row(*(escape("\n".join(each)) or "–" for each in (title, *texts)))
+        console.print(table)
+    for notice in notices(found):
         console.print(f"[yellow]{escape(notice.title)}.[/] {escape(notice.text)}", highlight=False)
-    console.print(evidence(content).sentence, highlight=False)
-    console.print(f"[bold]{escape(counted.sentence)}", highlight=False)
+    console.print(evidence(found).sentence, highlight=False)
+    console.print(f"[bold]{escape(headline(found).sentence)}", highlight=False)
 
 
-def _standings(found: list[Standing], families: int) -> Table:
-    caption = f"{len(found)} of {families} families of proxies" if len(found) < families else None
-    table = Table(title="Which simplified views hold", caption=caption, show_lines=True)
-    for column in ("view", "trust", "do not trust", "needs more data (of each split)"):
-        table.add_column(column)
-    for standing in found:
-        texts = ("\n".join(texts) for texts in standing[1:])
-        table.add_row(escape(standing.title), *(escape(text) or "–" for text in texts))
-    return table
-
-
-def _print_heads(run: Run, splits: list[str], console: Console) -> None:
+def _print_heads(found: Findings, console: Console) -> None:
     """The heads with the largest gaps, if proxies edit single heads."""
-    heads = Heads.of(run.results, run.gaps, run.spec["model"], None)
+    heads = found.by_head
     for method in heads.methods if heads else ():
         assert heads is not None
-        found = rows(heads, method, splits)
-        table = Table(
-            title=f"{escape(method)}: the smallest size that is shown to have {heads.least:.0%} of "
+        every = rows(heads, method, found.splits)
+        lines = []
+        for row in every[:MOST_HEADS]:
+            seed = f", seed {row['seed']}" if len(found.seeds) > 1 else ""
+            numbers = (row[key] for key in ("gap", "low", "high"))
+            gap, low, high = ("–" if x is None else f"{100 * x:.1f}" for x in numbers)
+            at = [split_label(part) for part in (row["split"], row["size_text"]) if part]
+            ends = (gap, f"{low} to {high}", ", ".join(at))
+            lines.append([f"{row['name']}{seed}", *row["smallest"], *ends])
+        table = _table(
+            f"{escape(method)}: the smallest size that is shown to have {heads.least:.0%} of "
             "predictions in common, and the largest gap of each head",
-            caption=f"{min(MOST_HEADS, len(found))} of {len(found)} heads, the largest gaps first; "
-            "none: shown to have less even at the largest size; ? the data cannot say; intervals "
-            "hold for all gaps at once",
+            ["head", *map(split_label, found.splits), "gap, points", "interval", "at"],
+            lines,
+            words=("head", "at"),
         )
-        for column in ("head", *splits, "gap, points", "interval", "at"):
-            words = column in ("head", "at")
-            table.add_column(column.replace("_", " "), justify="left" if words else "right")
-        for row in found[:MOST_HEADS]:
-            name = (
-                f"{row['name']}, seed {row['seed']}" if len(run.spec["seeds"]) > 1 else row["name"]
-            )
-            gap, low, high = (
-                "–" if row[key] is None else f"{100 * row[key]:.1f}"
-                for key in ("gap", "low", "high")
-            )
-            at = [row["split"], row["size_text"]]
-            where = ", ".join(part.replace("_", " ") for part in at if part)
-            table.add_row(name, *row["smallest"], gap, f"{low} to {high}", where)
+        table.caption = (
+            f"{min(MOST_HEADS, len(every))} of {len(every)} heads, the largest gaps first; "
+            "none: shown to have less even at the largest size; ? the data cannot say; intervals "
+            "hold for all gaps at once"
+        )
         console.print(table)
 
 
@@ -162,48 +143,42 @@ def print_curves(run: Run, console: Console) -> None:
     if history is None:
         return
     last = history.filter(pl.col("step") == history["step"].max())
-    table = Table(title="Accuracy of the models at scored positions")
-    splits = last["split"].unique(maintain_order=True).to_list()
-    for column in ("seed", *splits):
-        table.add_column(column.replace("_", " "), justify="right")
-    for (seed,), some in last.group_by("seed", maintain_order=True):
-        values = dict(zip(some["split"], some["accuracy"], strict=True))
-        table.add_row(str(seed), *(f"{values[s]:.3f}" for s in splits))
-    console.print(table)
+    wide = last.pivot(on="split", index="seed", values="accuracy", maintain_order=True)
+    lines = [[str(seed), *(f"{x:.3f}" for x in values)] for seed, *values in wide.iter_rows()]
+    heads = [split_label(name) for name in wide.columns]
+    console.print(_table("Accuracy of the models at scored positions", heads, lines, words=()))
 
 
 def print_splits(task: Task, console: Console) -> None:
     """Sizes of a task's splits."""
-    table = Table(title=f"Task {task.name}")
-    for column in ("split", "role", "sequences", "tokens", "scored", "mean length"):
-        table.add_column(column, justify="left" if column in ("split", "role") else "right")
+    heads = ["split", "role", "sequences", "tokens", "scored", "mean length"]
+    lines = []
     for split in task.splits.values():
-        table.add_row(
-            split.name,
-            split.role,
-            f"{len(split):,}",
-            f"{len(split.tokens):,}",
-            f"{split.scored.sum():,}",
-            f"{split.lengths.mean():.1f}",
-        )
-    console.print(table)
-    counts = task.spec.get("splits", {})
-    said = ("role", "sequences", "tokens")
-    columns = list(dict.fromkeys(k for found in counts.values() for k in found if k not in said))
-    if not columns:
-        return
-    table = Table(title="What they were made from")
-    table.add_column("split")
-    for column in columns:
-        table.add_column(column.replace("_", " "), justify="right")
-    for split, found in counts.items():
-        table.add_row(split, *(f"{found[c]:,}" if c in found else "" for c in columns))
-    console.print(table)
+        counts = (len(split), len(split.tokens), split.scored.sum())
+        mean = f"{split.lengths.mean():.1f}"
+        lines.append([split.name, split.role, *(f"{count:,}" for count in counts), mean])
+    console.print(_table(f"Task {task.name}", heads, lines, words=heads[:2]))
+    made = task.spec.get("splits", {})
+    columns = list(dict.fromkeys(k for found in made.values() for k in found if k not in heads))
+    lines = [
+        [split, *(f"{found[c]:,}" if c in found else "" for c in columns)]
+        for split, found in made.items()
+    ]
+    if columns:
+        heads = ["split", *map(split_label, columns)]
+        console.print(_table("What they were made from", heads, lines, words=heads[:1]))
 
 
-def _by_split(results: pl.DataFrame, metric: str, name: str) -> dict[str, float]:
-    rows = results.filter((pl.col("metric") == metric) & (pl.col("simplification") == name))
-    return dict(zip(rows["split"], rows["value"], strict=True))
+def _table(
+    title: str, heads: Sequence[str], lines: Iterable[Sequence[str]], words: Sequence[str]
+) -> Table:
+    """Columns of numbers, but for those of `words`."""
+    table = Table(title=title)
+    for head in heads:
+        table.add_column(head, justify="left" if head in words else "right")
+    for line in lines:
+        table.add_row(*line)
+    return table
 
 
 def _cell(value: float, verdict: str | None) -> str:

@@ -1,1 +1,1 @@
-"""The paper's claims and choices, as far as they can be measured here."""
+"""The claims of the paper, as a study measures them, and what was chosen where it is silent."""

@@ -1,7 +1,7 @@
 """What the claims are measured from: look-ups in a run's tables, and sums with intervals."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import stdev
 from typing import Any, NamedTuple
 
@@ -10,6 +10,7 @@ import polars as pl
 
 from anamorph.analysis.words import FAILS, HOLDS, UNTESTED
 from anamorph.faithfulness.intervals import LEVEL, quantile, student
+from anamorph.runs.folder import Run
 
 Finding = tuple[str, str, dict[str, Any]]  # status, sentence, numbers
 
@@ -48,6 +49,11 @@ class Tables:
         self.splits = self.results["split"].unique(maintain_order=True).to_list()
         self.ood = self.gaps["split"].unique(maintain_order=True).to_list()
 
+    @classmethod
+    def of(cls, run: Run) -> "Tables":
+        """Of a run, whose claims need not be measured yet."""
+        return cls(run.results, run.gaps, run.spec, run.heads, run.contrasts, run.matching)
+
     @property
     def looks_right(self) -> float:
         """The `same_prediction` from which a proxy looks right."""
@@ -55,7 +61,7 @@ class Tables:
 
     @property
     def tolerance(self) -> float:
-        """A fall up to this size is none."""
+        """A fall of up to this size does not count."""
         return number(self.spec["audit"]["thresholds"]["tolerance"])
 
     def cells(self, metric: str, **where: str) -> pl.DataFrame:
@@ -72,6 +78,28 @@ class Tables:
         model = self.spec["model"]
         whole = model["width"] / model["heads"]
         return rows.filter(~pl.col("method").is_in(["svd", "pca"]) | (pl.col("size") < whole))
+
+
+class Claim(NamedTuple):
+    """What a paper says, and how a study judges it.
+
+    Attributes:
+        id: C1 to C10 for the paper's.
+        tasks: the names of the tasks that it is about.
+        text: what the paper says.
+        rule: when that counts as true of a study.
+        judge: applies the rule.
+    """
+
+    id: str
+    tasks: tuple[str, ...]
+    text: str
+    rule: str
+    judge: Callable[[Tables], Finding]
+
+
+DYCK, CODE = ("dyck",), ("code",)  # tasks of claims
+BOTH = (*DYCK, *CODE)
 
 
 def not_learnt(t: Tables) -> str | None:
@@ -93,7 +121,7 @@ def not_learnt(t: Tables) -> str | None:
 
 
 def most(answers: Sequence[bool | None]) -> str:
-    """The status of a claim that must be true of most of several; None stands for undecided."""
+    """The status of a claim that must be true of most of several; None is undecided."""
     yes, unsure = answers.count(True), answers.count(None)
     if yes > len(answers) / 2:
         return HOLDS

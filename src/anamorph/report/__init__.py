@@ -6,7 +6,7 @@ from pathlib import Path
 def render(run: Path) -> Path:
     """Write `report.html`, and every figure to `figures/` as PNG and SVG.
 
-    Reads the run folder only. What a run does not hold (views of a task without them, training
+    Reads the run folder only. What a run does not hold (pictures of a task without them, training
     curves) is left out of the page.
 
     Args:

@@ -5,18 +5,17 @@ from typing import Any
 import polars as pl
 
 from anamorph.analysis.findings import Findings
-from anamorph.analysis.views_text import TOP
 from anamorph.analysis.words import split_label
 
-SHADES = 9  # besides none
+SHADES = 9  # besides unshaded
 LEAST = 0.005  # bits of divergence that are shaded at all
 
 
 def code_view(run: Findings) -> dict[str, Any] | None:
     """What the page's script shows; None if the run has no functions.
 
-    Text is handed over as text and put into the page as such, never as HTML. A position has one
-    digit for its shade, and for each of the three likeliest tokens a character and two digits of
+    Texts reach the page as text, never as HTML. A position has one
+    digit for its shade, and for each of the likeliest tokens a character and two digits of
     per cent.
 
     Returns:
@@ -24,7 +23,7 @@ def code_view(run: Findings) -> dict[str, Any] | None:
         `text`, `model` (characters) and `model_p` (digits), and by proxy `shades`, `proxy` and
         `proxy_p`.
     """
-    view = run.views.get("functions")
+    view = run.pictures.get("functions")
     if view is None:
         return None
     proxies = view["simplification"].unique(maintain_order=True).to_list()
@@ -46,7 +45,7 @@ def code_view(run: Findings) -> dict[str, Any] | None:
         "splits": [split_label(s) for s in splits],
         "proxies": [run.label(name) for name in proxies],
         "functions": functions,
-        "top": TOP,
+        "top": len(view["model"][0]) // len(view["text"][0]),
     }
 
 
@@ -61,5 +60,5 @@ def _digits(percent: list[int]) -> str:
 
 
 def shade(bits: float) -> int:
-    """0 to 9: none, then by the square root of the divergence, so that small ones are seen."""
+    """0 (unshaded) to 9, by the square root of the divergence, so that small ones are seen."""
     return 0 if bits < LEAST else max(1, min(SHADES, round(SHADES * bits**0.5)))

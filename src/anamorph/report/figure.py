@@ -168,7 +168,7 @@ def slug(text: str) -> str:
 
 
 def natural(levels: Sequence[str]) -> list[str]:
-    """Levels in reading order: what is no number first, as given; then by the leading number."""
+    """Levels in reading order: those that do not start with a number, as given; then by number."""
 
     def leading(level: str) -> float:
         digits = level[: len(level) - len(level.lstrip("0123456789"))]

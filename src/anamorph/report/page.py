@@ -10,7 +10,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -34,12 +33,7 @@ from anamorph.analysis.words import (
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness.metrics import all_metrics, find_metric
 from anamorph.files import replacing
-from anamorph.report.charts import facets as charts_facets
-from anamorph.report.charts import heads as charts_heads
-from anamorph.report.charts import kinds as charts_kinds
-from anamorph.report.charts import results as charts_results
-from anamorph.report.charts import verdicts as charts_verdicts
-from anamorph.report.charts import views as charts_views
+from anamorph.report.charts import facets, heads, inside, kinds, results, verdicts
 from anamorph.report.code_view import code_view
 from anamorph.report.figure import VEGA_LITE, Figure
 from anamorph.report.theme import CONFIG, DARK, FONT, LIGHT, MONO, css, in_light
@@ -70,22 +64,22 @@ def render(run: Path) -> Path:
 
 
 def _figures(run: Findings) -> dict[str, Figure]:
-    """By the name under which the template places them; without those that have no data."""
+    """The figures that there are data for, by the name that the template knows them by."""
     made: dict[str, Figure | None] = {
-        "verdicts": charts_verdicts.matrix(run),
-        "heads_size": charts_heads.smallest(run),
-        "heads_gap": charts_heads.gaps(run),
-        "heads_scores": charts_heads.against_scores(run),
-        "size": charts_results.against_size(run),
-        "gaps": charts_verdicts.gaps(run),
-        "accuracy": charts_results.accuracies(run),
-        "right": charts_results.who_is_right(run),
-        "kinds": charts_kinds.gap_by_kind(run),
-        "facets": charts_facets.by_facet(run),
-        "attended": charts_views.attended(run),
-        "key_query": charts_views.key_query(run),
-        "attention": charts_views.attention_maps(run),
-        "training": charts_facets.training(run),
+        "verdicts": verdicts.matrix(run),
+        "heads_size": heads.smallest(run),
+        "heads_gap": heads.gaps(run),
+        "heads_scores": heads.against_scores(run),
+        "size": results.against_size(run),
+        "gaps": verdicts.gaps(run),
+        "accuracy": results.accuracies(run),
+        "right": results.who_is_right(run),
+        "kinds": kinds.gap_by_kind(run),
+        "facets": facets.by_facet(run),
+        "attended": inside.attended(run),
+        "key_query": inside.key_query(run),
+        "attention": inside.attention_maps(run),
+        "training": facets.training(run),
     }
     return {name: figure for name, figure in made.items() if figure is not None}
 
@@ -144,7 +138,7 @@ def _parts(run: Findings, figures: dict[str, Figure]) -> dict[str, Any]:
 
 def _content(run: Findings) -> dict[str, Any]:
     """What the page says and lists."""
-    hidden = ("about", "choices", "environment", "source")
+    hidden = ("about", "choices", "environment", "paper_steps", "source")
     spec = {key: value for key, value in run.spec.items() if key not in hidden}
 
     def telling_first(found: Sequence[Standing] | Sequence[Sentence]) -> list[Any]:
@@ -164,6 +158,7 @@ def _content(run: Findings) -> dict[str, Any]:
         "head_faithful": run.by_head.least if run.by_head else None,
         "shared_keys": run.by_head is not None and run.by_head.shared_keys,
         "means": _means(run),
+        "averages": About.of(run.spec).averages,
         "checks": _checks(run),
         "rounding": rounding_sentence(run.checks.get("rounding")),
         "facts": _facts(run),
@@ -216,7 +211,6 @@ def _heads(run: Findings) -> list[dict[str, Any]]:
 
 def _means(run: Findings) -> list[tuple[str, list[float | None], list[float | None]]]:
     """Pooled and per-sequence means by split: the model's accuracy, then telling proxies."""
-    whole = run.whole.filter(pl.col("seed").is_null())
     wanted = [("Model accuracy", IDENTITY, "model_accuracy")]
     wanted += [
         (f"Same prediction, {run.label(p.simplification)}", p.simplification, "same_prediction")
@@ -224,7 +218,7 @@ def _means(run: Findings) -> list[tuple[str, list[float | None], list[float | No
     ]
     table = []
     for label, simplification, metric in wanted:
-        rows = whole.filter(simplification=simplification)
+        rows = run.pooled.filter(simplification=simplification)
         kinds = [
             dict(rows.filter(metric=name).select("split", "value").iter_rows())
             for name in (metric, f"{metric}_per_sequence")

@@ -12,10 +12,10 @@ from anamorph.models.fingerprint import close_logits, differing
 from anamorph.runs.folder import Run
 from anamorph.tasks import Task
 
-FREE = ("about", "choices", "environment", "source", "layout")
-"""What may differ. Choices, and what is said of the task, follow from the rest, in words that may
-be mended; versions of other packages are warned of; where a model or data came from is not what
-they are; the layout of files matters only to a run that goes on."""
+FREE = ("about", "choices", "environment", "paper_steps", "source", "layout")
+"""What may differ. Choices, what is said of the task, and how long the preset `paper` trains follow
+from the rest, in words that may be mended; versions of other packages are warned of; where a model
+or data came from is not what they are; the layout of files matters only to a run that goes on."""
 PLACES = {"task": ("data", "tokenizer"), "model": ("name",)}
 """Names and places of models and files: what these are, their fingerprints say."""
 UNSAID = {"by": "all", "until": None, "correlation": 0.5, "batch_tokens": 4096}

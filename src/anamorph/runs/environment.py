@@ -13,15 +13,8 @@ import torch
 from anamorph.runs.folder import Run
 
 PACKAGES = (
-    "torch",
-    "numpy",
-    "polars",
-    "scikit-learn",
-    "safetensors",
-    "transformers",
-    "tokenizers",
-    "gguf",
-    "tree-sitter",
+    *("torch", "numpy", "polars", "scikit-learn", "safetensors"),
+    *("transformers", "tokenizers", "gguf", "tree-sitter"),
 )
 
 

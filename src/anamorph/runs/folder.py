@@ -52,14 +52,14 @@ COLUMNS = {
     "matching": "seed layer head split value positions",
 }
 """What each table has at least; a table without one of these was written by another version."""
-VIEWS = {
+PICTURES = {
     "functions": "simplification split sequence text jsd model proxy model_p proxy_p",
     "attended": "simplification split layer head facet true_level attended_level mass",
     "scatter": "layer head kind split position token component_1 component_2",
     "patterns": "simplification split sequence layer head query key weight",
     "sentences": "split sequence position token scored",
 }
-"""Likewise of the tables in `views/`."""
+"""Likewise of the tables in `views/`, of which pictures are drawn."""
 
 
 class Run:
@@ -166,23 +166,23 @@ class Run:
         return self._of_seeds("matching")
 
     @property
-    def views(self) -> dict[str, pl.DataFrame]:
-        """What is drawn beside the numbers, by name (`VIEWS`), but for what is empty or missing.
+    def pictures(self) -> dict[str, pl.DataFrame]:
+        """What is drawn beside the numbers, by name (`PICTURES`), but for what is empty or missing.
 
-        All are of one model, `view_seed`.
+        All are of one model, `picture_seed`.
         """
-        return self._views[1]
+        return self._pictures[1]
 
     @property
-    def view_seed(self) -> int | None:
-        """The first seed of which there are views; None if there are none."""
-        return self._views[0]
+    def picture_seed(self) -> int | None:
+        """The first seed of which there are tables for pictures; None if there are none."""
+        return self._pictures[0]
 
     @cached_property
-    def _views(self) -> tuple[int | None, dict[str, pl.DataFrame]]:
+    def _pictures(self) -> tuple[int | None, dict[str, pl.DataFrame]]:
         for seed in self.seeds:
-            files = {name: self.seed(seed) / "views" / f"{name}.parquet" for name in VIEWS}
-            tables = {n: read_table(f, VIEWS[n].split()) for n, f in files.items() if f.exists()}
+            files = {name: self.seed(seed) / "views" / f"{name}.parquet" for name in PICTURES}
+            tables = {n: read_table(f, PICTURES[n].split()) for n, f in files.items() if f.exists()}
             if found := {name: table for name, table in tables.items() if len(table)}:
                 return seed, found
         return None, {}

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from anamorph.analysis import views
+from anamorph.analysis import pictures
 from anamorph.auditing.audit import Simplify, check_audit, listed, proxies_of, simplified
 from anamorph.auditing.engine import BATCHES, Settings
 from anamorph.auditing.options import AuditOptions
@@ -28,12 +28,13 @@ from anamorph.models.fingerprint import differing, probe_logits
 from anamorph.models.huggingface.load import load_pretrained
 from anamorph.paper import claims
 from anamorph.paper.choices import choices
+from anamorph.paper.tables import Tables
 from anamorph.progress import Event, Watch
 from anamorph.runs.cells import digest
 from anamorph.runs.comparing import check_same
 from anamorph.runs.folder import Run, read_json, write_json
 from anamorph.simplifications import ProxySpec, check_readable
-from anamorph.studies.specification import GivenSpec, StudySpec, read_audit
+from anamorph.studies.specification import GivenSpec, StudySpec, paper_steps, read_audit
 from anamorph.tasks import Task
 from anamorph.tasks.text.task import text_task
 from anamorph.training.train import default_model, resolved, train
@@ -159,6 +160,7 @@ class TrainedStudy(Study):
             **self.spec.model_dump(mode="json"),
             "training": asdict(resolved(self.spec.training)),
             "model": self.config.__dict__,
+            "paper_steps": paper_steps(self.task.name),
             "device": "cpu",
         }
 
@@ -207,11 +209,9 @@ class TrainedStudy(Study):
         return model.eval()
 
     def conclude(self, run: Run) -> list[dict[str, Any]]:
-        """Write the views of every seed, and measure the paper's claims."""
-        views.write(run, self.task, self.options.fit_sequences)
-        return claims.measure(
-            run.results, run.gaps, run.spec, run.heads, run.contrasts, run.matching
-        )
+        """Write what the pictures are drawn from, of every seed; measure the paper's claims."""
+        pictures.write(run, self.task, self.options.fit_sequences)
+        return claims.measure(Tables.of(run))
 
 
 class GivenStudy(Study):

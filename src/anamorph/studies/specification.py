@@ -299,6 +299,11 @@ def presets(task: str) -> list[str]:
     )
 
 
+def paper_steps(task: str) -> int | None:
+    """For how many steps the preset `paper` of a task trains; None if there is no such preset."""
+    return load_preset(task, "paper").training.steps if "paper" in presets(task) else None
+
+
 def load_preset(
     task: str, preset: str, settings: Sequence[str] = (), seeds: int | None = None
 ) -> StudySpec:

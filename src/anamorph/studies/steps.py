@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 
 from anamorph import report
+from anamorph.analysis.checks import self_checks, worst_floor
 from anamorph.analysis.edited_heads import edited_head
 from anamorph.analysis.head_scores import head_scores
 from anamorph.auditing.audit import describe_proxies, fit_on_train, simplified
@@ -19,13 +20,12 @@ from anamorph.auditing.noise import noise_floor, rounding
 from anamorph.auditing.samples import few_sequences, scored_sequences
 from anamorph.auditing.works import Auditor, Work, plan
 from anamorph.errors import AnamorphError
-from anamorph.faithfulness.metrics import all_metrics, find_metric, metric_names
+from anamorph.faithfulness.metrics import metric_names
 from anamorph.faithfulness.sums import SumIndex
 from anamorph.faithfulness.tables import tabulate
 from anamorph.files import write_table
 from anamorph.models.base import Model
 from anamorph.models.fingerprint import Identity
-from anamorph.paper import claims
 from anamorph.progress import Event, Watch
 from anamorph.runs.cells import (
     CellFiles,
@@ -187,7 +187,7 @@ def tabulate_run(run: Run, study: Study) -> None:
         reference=task.reference.name,
         learnt=options.learnt,
         thresholds=options.thresholds,
-        floor=_floor(run),
+        floor=worst_floor(_noise(run)),
         stopping=options.stopping,
     )
     write_table(run.path / "contrasts.parquet", contrasts)
@@ -199,19 +199,9 @@ def _noise(run: Run) -> list[dict[str, Any]]:
     return [read_json(run.seed(seed) / "noise.json", dict) for seed in run.seeds]
 
 
-def _floor(run: Run) -> dict[str, float]:
-    """What rounding alone does to each metric, in the worst of the seeds; empty if not measured."""
-    found = [noise["floor"] for noise in _noise(run)]
-    floors = [{k: v for k, v in f.items() if k in all_metrics()} for f in found if f]
-    return {
-        metric: find_metric(metric).worst([f[metric] for f in floors])
-        for metric in (floors[0] if floors else ())
-    }
-
-
 def report_run(run: Run, watch: Watch) -> None:
     """Write `checks.json`, and the report."""
-    write_json(run.path / "checks.json", claims.self_checks(run.results, _noise(run)))
+    write_json(run.path / "checks.json", self_checks(run.results, _noise(run)))
     watch(Event("report", 0, 1))
     report.render(run.path)
     watch(Event("report", 1, 1))

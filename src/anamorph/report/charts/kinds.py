@@ -92,7 +92,7 @@ def _layers(run: Findings, order: Sequence[str]) -> list[alt.Chart]:
 
 
 def _cut(frame: pl.DataFrame) -> pl.DataFrame:
-    """With `near` and `far`: the intervals, of rare kinds no farther out than the others go."""
+    """With `near` and `far`: the intervals, those of rare kinds cut where the others end."""
     common = pl.col("share") >= COMMON
     least, most = pl.col("low").filter(common).min(), pl.col("high").filter(common).max()
     near = pl.max_horizontal("low", pl.min_horizontal("gap", least))

@@ -44,18 +44,18 @@ def panels(
 
 
 def tips(*shown: str | tuple[str, ...]) -> list[alt.Tooltip]:
-    """What is told of what a reader points at.
+    """What a reader is shown of a mark under the pointer.
 
     Args:
         shown: fields such as "split:N"; or a field and its title; or field, title ("" if it is the
             field's name) and format.
     """
-    told = []
+    found = []
     for each in shown:
         field, title, form = (*((each,) if isinstance(each, str) else each), "", "")[:3]
         given: dict[str, Any] = {"title": title, "format": form}
-        told.append(alt.Tooltip(field, **{key: text for key, text in given.items() if text}))
-    return told
+        found.append(alt.Tooltip(field, **{key: text for key, text in given.items() if text}))
+    return found
 
 
 def interval(form: str, *fields: str) -> list[tuple[str, str, str]]:

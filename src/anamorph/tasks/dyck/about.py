@@ -14,6 +14,10 @@ def about(spec: Mapping[str, Any]) -> About:
         labels={"depth": "key depth (depth of the opener)"},
         borders={"depth": str(spec["m"])},
         matched="depth",
+        averages="In Dyck most scored positions of a plain iid sample lie in long sentences of "
+        "unseen structure (at k = 20, m = 10 some 94 % of far closers lie in unseen skeletons "
+        "longer than 32), so pooled iid must look like unseen long; the per-sequence mean does "
+        "not.",
     )
 
 
@@ -59,6 +63,6 @@ def _choices(spec: Mapping[str, Any]) -> tuple[Choice, ...]:
                 f"depth {spec['m'] + 1} to {2 * spec['m']}, from a sampler of twice the depth; a "
                 "second split has the lengths of unseen_long, sentence by sentence"
             ),
-            why="Deeper sentences are longer; the matched split tells depth from length.",
+            why="Deeper sentences are longer; the matched split separates depth from length.",
         ),
     )

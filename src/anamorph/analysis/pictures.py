@@ -4,8 +4,8 @@ These look at a few sequences of each split, and at the proxies that a researche
 each family the smallest that looks faithful on the reference.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from itertools import product
 
 import numpy as np
 import polars as pl
@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from anamorph.analysis.views_text import functions, glyphs
+from anamorph.analysis.texts import functions, glyphs
 from anamorph.analysis.words import families
 from anamorph.auditing.engine import BATCH_TOKENS
 from anamorph.auditing.samples import fit_batches, scored_sequences
@@ -21,10 +21,10 @@ from anamorph.auditing.stacks import stacked_edits
 from anamorph.files import write_table
 from anamorph.models.base import Batch, LayerKind
 from anamorph.models.decoder import Decoder
-from anamorph.runs.folder import Run
+from anamorph.runs.folder import PICTURES, Run
 from anamorph.simplifications import SVD, FittedProxies, FittedProxy, Simplified, expand, fit
 from anamorph.tasks import NOT_APPLICABLE, Split, Task
-from anamorph.tasks.batches import collate, plan, targets
+from anamorph.tasks.batches import Targets, collate, even_batches, targets
 
 ATTENDED = 100  # sequences a split for attended depth
 SCATTERED = 12  # sequences a split whose keys and queries are drawn
@@ -36,7 +36,7 @@ NONE = "–"  # the level of a token that a facet says nothing about
 
 
 def write(run: Run, task: Task, fit_sequences: int) -> None:
-    """Write the views of every seed of a run."""
+    """Write the tables of every seed of a run, into `views/`."""
     results = run.results
     if whole := [str(proxy) for proxy in expand(run.spec["simplify"])]:  # not single heads, then
         results = results.filter(pl.col("simplification").is_in([*whole, "identity"]))
@@ -84,7 +84,7 @@ def telling_proxies(results: pl.DataFrame, looks_right: float = 0.9) -> list[str
 
 
 def illusory_proxies(gaps: pl.DataFrame) -> list[str]:
-    """Of each method the proxy with the largest gap among illusions; if it has none, among all.
+    """For each method, its illusion with the largest gap; without an illusion, its largest gap.
 
     Args:
         gaps: as `gaps.parquet`; of its rows those of `same_prediction` over all seeds are used.
@@ -117,53 +117,51 @@ def attended(model: Decoder, task: Task, proxies: Sequence[FittedProxy]) -> pl.D
         summed over scored positions) and argmax (scored positions at which this level has the most
         attended token); empty if the task has no facet to match.
     """
-    rows: list[dict[str, Any]] = []
     matched = task.about.matched
-    if matched is None:
-        return pl.DataFrame()
-    for split in task.evaluated:
-        names = (NONE, *split.facets[matched].names)
+    tables = []
+    for split, fitted in product(task.evaluated if matched else (), proxies):
+        assert matched is not None
+        names = np.array([NONE, *split.facets[matched].names])
         part = scored_sequences(split, ATTENDED)
-        for fitted in proxies:
-            counts = _attended_counts(model, part, fitted, matched)  # [2, layer, head, true, level]
-            for layer, head, true, level in np.argwhere(counts[0] > 0):
-                mass, top = counts[:, layer, head, true, level].tolist()
-                rows.append(
-                    {
-                        "simplification": str(fitted.proxy),
-                        "split": split.name,
-                        "layer": layer,
-                        "head": head,
-                        "facet": matched,
-                        "true_level": names[true],
-                        "attended_level": names[level],
-                        "mass": mass,
-                        "argmax": int(top),
-                    }
-                )
-    return pl.DataFrame(rows)
+        counts = _attended_counts(model, part, fitted, matched)  # [2, layer, head, true, level]
+        layer, head, true, level = np.nonzero(counts[0] > 0)
+        mass, argmax = counts[:, layer, head, true, level]
+        numbers = {"layer": layer, "head": head, "true_level": names[true]}
+        numbers |= {"attended_level": names[level], "mass": mass, "argmax": argmax.astype(np.int64)}
+        table = pl.DataFrame(numbers).with_columns(facet=pl.lit(matched))
+        table = _of(table, simplification=str(fitted.proxy), split=split.name)
+        tables.append(table.select(*PICTURES["attended"].split(), "argmax"))
+    return pl.concat(tables) if tables else pl.DataFrame()
+
+
+def _of(table: pl.DataFrame, **columns: str | int | None) -> pl.DataFrame:
+    """The table with columns of one value each before its own."""
+    return table.select(*(pl.lit(value).alias(name) for name, value in columns.items()), pl.all())
+
+
+def _batches(split: Split, facet: str) -> Iterator[tuple[Batch, Targets, Tensor]]:
+    """Batches, the scored positions, and [batch, position] the codes of a facet, padded with -1."""
+    for some in even_batches(split, np.arange(len(split)), BATCH_TOKENS):
+        index, mask = split.rectangle(some)
+        codes = np.where(mask, split.facets[facet].codes[index], NOT_APPLICABLE)
+        yield collate(split, some), targets(split, some), torch.from_numpy(codes.astype(np.int64))
 
 
 def _attended_counts(
     model: Decoder, split: Split, fitted: FittedProxy, matched: str
 ) -> NDArray[np.float64]:
-    """[mass or arg-max, layer, head, true level, attended level]; level 0 stands for no level."""
+    """[mass or arg-max, layer, head, true level, attended level]; level 0 is “no level”."""
     levels = len(split.facets[matched].names) + 1
     total = torch.zeros(2, model.layers, model.config.heads, levels, levels, dtype=torch.float64)
-    order = np.argsort(split.lengths, kind="stable")
-    for part in plan(split.lengths[order], BATCH_TOKENS):
-        batch, wanted = collate(split, order[part]), targets(split, order[part])
-        at_token = torch.from_numpy(_codes(split, order[part], matched)) + 1  # [batch, position]
+    for batch, wanted, codes in _batches(split, matched):
+        at_token = codes + 1
         of_key = torch.nn.functional.one_hot(at_token, levels).double()
         true = at_token.gather(1, wanted.at + 1)[wanted.valid]  # [scored]
         for layer, pattern in enumerate(proxy_patterns(model, fitted, batch, wanted.at)):
             mass = pattern.double() @ of_key[:, None]  # [batch, head, query, level]
-            top = (
-                at_token[:, None, None]
-                .expand(*pattern.shape)
-                .gather(-1, pattern.argmax(-1, keepdim=True))
-            )
-            argmax = torch.nn.functional.one_hot(top[..., 0], levels).double()
+            every = at_token[:, None, None].expand(*pattern.shape)
+            top = every.gather(-1, pattern.argmax(-1, keepdim=True))[..., 0]
+            argmax = torch.nn.functional.one_hot(top, levels).double()
             for number, values in enumerate((mass, argmax)):
                 at_scored = values.transpose(1, 2)[wanted.valid]  # [scored, head, level]
                 total[number, layer].transpose(0, 1).index_add_(0, true, at_scored)
@@ -185,13 +183,9 @@ def matching(model: Decoder, task: Task, matched: str) -> pl.DataFrame:
     identity = FittedProxy(Simplified(()), {}, model.layers)
     tables = []
     for split in task.evaluated:
-        part = scored_sequences(split, ASKED)
         hits = torch.zeros(model.layers, model.config.heads, dtype=torch.int64)
         positions = 0
-        order = np.argsort(part.lengths, kind="stable")
-        for some in plan(part.lengths[order], BATCH_TOKENS):
-            batch, wanted = collate(part, order[some]), targets(part, order[some])
-            level = torch.from_numpy(_codes(part, order[some], matched))  # [batch, position]
+        for batch, wanted, level in _batches(scored_sequences(split, ASKED), matched):
             place = torch.arange(level.shape[1])
             own = level.gather(1, wanted.at + 1)[..., None]  # [batch, query, 1]
             alike = (place <= wanted.at[..., None]) & (level[:, None] == own) & (own >= 0)
@@ -210,12 +204,6 @@ def matching(model: Decoder, task: Task, matched: str) -> pl.DataFrame:
             )
         )
     return pl.concat(tables)
-
-
-def _codes(split: Split, sequences: NDArray[np.int64], facet: str) -> NDArray[np.int64]:
-    """[batch, position] the codes of a facet, padded with -1."""
-    index, mask = split.rectangle(sequences)
-    return np.where(mask, split.facets[facet].codes[index], NOT_APPLICABLE).astype(np.int64)
 
 
 @torch.inference_mode()
@@ -238,23 +226,18 @@ def scatter(model: Decoder, task: Task, fit_sequences: int) -> pl.DataFrame:
             whole = recorded[LayerKind(site.layer, site.kind)]
             points = whole[0, :, site.head][state.mask].double()  # [tokens, dim]
             place = points @ simplification.components_.T
-            tables.append(
-                labels.select(
-                    pl.lit(site.layer).alias("layer"),
-                    pl.lit(site.head).alias("head"),
-                    pl.lit(site.kind).alias("kind"),
-                    pl.all(),
-                    pl.Series("component_1", place[:, 0].numpy()),
-                    pl.Series("component_2", place[:, -1].numpy()),
-                )
+            table = labels.with_columns(
+                component_1=pl.Series(place[:, 0].numpy()),
+                component_2=pl.Series(place[:, -1].numpy()),
             )
+            tables.append(_of(table, **site._asdict()))
     return pl.concat(tables)
 
 
 def _labels(split: Split, task: Task) -> pl.DataFrame:
     """split, sequence, position, token and every facet of all tokens of a split.
 
-    The exact position stands in for a facet of that name.
+    A facet named `position` is left out, as the exact position is there.
     """
     columns = {
         "split": [split.name] * len(split.tokens),
@@ -262,21 +245,16 @@ def _labels(split: Split, task: Task) -> pl.DataFrame:
         "position": split.position,
         "token": [task.vocabulary[t] for t in split.tokens.tolist()],
     }
-    facets = {
-        name: [None if c == NOT_APPLICABLE else facet.names[c] for c in facet.codes.tolist()]
-        for name, facet in split.facets.items()
-        if name not in columns
-    }
     texts = [
-        pl.Series(name, values, dtype=pl.String)
-        for name, values in facets.items()
+        pl.Series(name, [None if c == NOT_APPLICABLE else facet.names[c] for c in facet.codes])
+        for name, facet in split.facets.items()
         if name not in columns  # the position itself says more than its bin
     ]
-    return pl.DataFrame(columns).with_columns(texts)
+    return pl.DataFrame(columns).with_columns(text.cast(pl.String) for text in texts)
 
 
 def mapped_sentences(split: Split) -> NDArray[np.int64]:
-    """The short sequences with the most scored positions; the shortest of all if none is short."""
+    """The short sequences with the most scored positions; if too few are short, the shortest."""
     scored = np.add.reduceat(split.scored.astype(np.int64), split.offsets[:-1])
     short = np.flatnonzero(split.lengths <= LONGEST_MAP)
     if len(short) < MAPPED:
@@ -291,24 +269,12 @@ def patterns(model: Decoder, task: Task, proxies: Sequence[FittedProxy]) -> pl.D
         for number, sequence in enumerate(mapped_sentences(split)):
             batch = collate(split, np.array([sequence]))
             for fitted in proxies:
+                about = {"simplification": str(fitted.proxy), "split": split.name}
                 for layer, pattern in enumerate(proxy_patterns(model, fitted, batch)):
-                    head, query, key = np.nonzero(np.tril(np.ones(tuple(pattern.shape[1:]))))
-                    tables.append(
-                        pl.DataFrame(
-                            {
-                                "head": head,
-                                "query": query,
-                                "key": key,
-                                "weight": pattern[0].numpy()[head, query, key],
-                            }
-                        ).select(
-                            pl.lit(str(fitted.proxy)).alias("simplification"),
-                            pl.lit(split.name).alias("split"),
-                            pl.lit(number).alias("sequence"),
-                            pl.lit(layer).alias("layer"),
-                            pl.all(),
-                        )
-                    )
+                    places = np.nonzero(np.tril(np.ones(tuple(pattern.shape[1:]))))
+                    columns = dict(zip(("head", "query", "key"), places, strict=True))
+                    table = pl.DataFrame(columns | {"weight": pattern[0].numpy()[places]})
+                    tables.append(_of(table, **about, sequence=number, layer=layer))
     return pl.concat(tables)
 
 

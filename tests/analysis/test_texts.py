@@ -6,7 +6,7 @@ import scipy.spatial.distance
 import scipy.special
 
 import anamorph as am
-from anamorph.analysis.views_text import OTHER, SHOWN, functions, glyphs
+from anamorph.analysis.texts import OTHER, SHOWN, functions, glyphs
 from anamorph.auditing.audit import fit_on_train
 from anamorph.simplifications import Simplified, expand
 from anamorph.tasks import load_task

@@ -34,22 +34,22 @@ HEAD = pl.format("{}.{}", "layer", "head")
 
 def attended(run: Findings) -> Figure | None:
     """Which level a head attends to, from positions of each level: model above, proxy below."""
-    view = run.views.get("attended")
-    proxies = _proxies(run, view)
-    if view is None or proxies is None:
+    table = run.pictures.get("attended")
+    proxies = _proxies(run, table)
+    if table is None or proxies is None:
         return None
-    facet = str(view["facet"][0])
-    splits = _telling_splits(run, view)
-    view = view.filter(
+    facet = str(table["facet"][0])
+    splits = _telling_splits(run, table)
+    table = table.filter(
         pl.col("facet") == facet,
         pl.col("split").is_in(splits),
         pl.col("simplification").is_in(list(proxies.codes)),
     )
-    levels = natural([*view["attended_level"].to_list(), *view["true_level"].to_list()])
-    rows = natural(view["true_level"].to_list())
+    levels = natural([*table["attended_level"].to_list(), *table["true_level"].to_list()])
+    rows = natural(table["true_level"].to_list())
     keys = ["simplification", "split", "layer", "head", "true_level"]
     frame = (
-        view.with_columns(share=pl.col("mass") / pl.col("mass").sum().over(keys))
+        table.with_columns(share=pl.col("mass") / pl.col("mass").sum().over(keys))
         .filter(pl.col("share") >= LEAST_WEIGHT)
         .select(
             *("true_level", "attended_level", "share"),
@@ -147,17 +147,17 @@ def _attention(column: str, title: str) -> alt.Opacity:
 
 def key_query(run: Findings) -> Figure | None:
     """Keys and queries on their first two components, a panel a split."""
-    view = run.views.get("scatter")
-    if view is None or view.is_empty():
+    table = run.pictures.get("scatter")
+    if table is None or table.is_empty():
         return None
     fixed = {"layer", "head", "kind", "split", "sequence", "position", "token"}
-    facets = [n for n, kind in view.schema.items() if n not in fixed and kind == pl.String]
+    facets = [n for n, kind in table.schema.items() if n not in fixed and kind == pl.String]
     keys = ["layer", "head", "kind", "split"]
-    view = view.filter(pl.int_range(pl.len()).shuffle(seed=0).over(keys) < MOST_POINTS)
-    view = view.with_columns(position_bin=_bins(view))
+    table = table.filter(pl.int_range(pl.len()).shuffle(seed=0).over(keys) < MOST_POINTS)
+    table = table.with_columns(position_bin=_bins(table))
     colourings = {**{name: name for name in facets}, "token": "token", "position": "position_bin"}
-    frame = view.select(
-        *_colours(view, list(colourings.values())),
+    frame = table.select(
+        *_colours(table, list(colourings.values())),
         "token",
         "position",
         site=pl.format("{}.{}.{}", "layer", "head", "kind"),
@@ -195,11 +195,11 @@ def key_query(run: Findings) -> Figure | None:
     )
 
 
-def _colours(view: pl.DataFrame, sources: Sequence[str]) -> list[pl.Expr]:
+def _colours(table: pl.DataFrame, sources: Sequence[str]) -> list[pl.Expr]:
     """Of each column, by its number: the level `c0`, and its place among the levels `o0`."""
     columns = []
     for i, source in enumerate(sources):
-        levels = natural(view[source].drop_nulls().to_list())
+        levels = natural(table[source].drop_nulls().to_list())
         place = pl.col(source).replace_strict({v: n for n, v in enumerate(levels)}, default=None)
         columns += [
             pl.col(source).fill_null("none").alias(f"c{i}"),
@@ -239,9 +239,9 @@ def _points(facets: Sequence[str]) -> alt.Chart:
 
 def attention_maps(run: Findings) -> Figure | None:
     """The attention pattern of a sentence, model beside proxy."""
-    view, sentences = run.views.get("patterns"), run.views.get("sentences")
-    proxies = _proxies(run, view)
-    if view is None or sentences is None or proxies is None:
+    table, sentences = run.pictures.get("patterns"), run.pictures.get("sentences")
+    proxies = _proxies(run, table)
+    if table is None or sentences is None or proxies is None:
         return None
     lengths = sentences.group_by("split", "sequence", maintain_order=True).len()
     kept = lengths.filter(pl.col("len") <= MOST_TOKENS).sort("sequence", maintain_order=True)
@@ -250,7 +250,7 @@ def attention_maps(run: Findings) -> Figure | None:
     if kept.is_empty():
         return None
     frame = (
-        view.join(kept, on=["split", "sequence"], maintain_order="left")
+        table.join(kept, on=["split", "sequence"], maintain_order="left")
         .filter(
             pl.col("weight") >= LEAST_WEIGHT,
             pl.col("simplification").is_in(list(proxies.codes)),
@@ -284,11 +284,11 @@ def attention_maps(run: Findings) -> Figure | None:
     )
 
 
-def _proxies(run: Findings, view: pl.DataFrame | None) -> Choice | None:
-    """A menu of the most telling proxies of a view, beside which the model is always shown."""
-    if view is None:
+def _proxies(run: Findings, table: pl.DataFrame | None) -> Choice | None:
+    """A menu of the most telling proxies of a table, beside which the model is always shown."""
+    if table is None:
         return None
-    present = set(view["simplification"])
+    present = set(table["simplification"])
     chosen = [p.simplification for p in run.telling(MOST_PROXIES, among=present)]
     menu = proxy_menu(run, chosen)
     codes: Mapping[str, str] = {IDENTITY: MODEL, **menu.codes}
@@ -311,26 +311,26 @@ def _heads(frame: pl.DataFrame) -> Choice:
     return Choice("head", "Layer.head", [(head, head) for head in heads])
 
 
-def _telling_splits(run: Findings, view: pl.DataFrame) -> list[str]:
+def _telling_splits(run: Findings, table: pl.DataFrame) -> list[str]:
     """The reference, and the ood splits with the largest gaps among proxies that look right."""
     right = run.judged.filter(pl.col("iid") >= run.thresholds.faithful)
     worst = dict(right.group_by("split").agg(pl.col("gap").max()).iter_rows())
-    present = set(view["split"].unique())
+    present = set(table["split"].unique())
     ood = sorted((s for s in run.ood if s in present), key=lambda s: -worst.get(s, 0))
     chosen = {run.reference, *ood[: MOST_SPLITS - 1]}
     return [split for split in run.splits if split in chosen & present]
 
 
-def _bins(view: pl.DataFrame) -> pl.Series:
+def _bins(table: pl.DataFrame) -> pl.Series:
     """Positions in bins that double: 0, 1, 2–3, 4–7, ..."""
-    if view["position"].dtype == pl.String:
-        return view["position"].fill_null("0")
+    if table["position"].dtype == pl.String:
+        return table["position"].fill_null("0")
 
     def name(position: int) -> str:
         low = 1 << (position.bit_length() - 1) if position else 0
         return str(low) if low < 2 else f"{low}–{2 * low - 1}"
 
-    return view["position"].map_elements(name, return_dtype=pl.String)
+    return table["position"].map_elements(name, return_dtype=pl.String)
 
 
 def _token_names(
@@ -353,4 +353,4 @@ def _token_names(
 
 
 def _of_seed(run: Findings) -> str:
-    return f" Seed {run.view_seed} only." if len(run.seeds) > 1 else ""
+    return f" Seed {run.picture_seed} only." if len(run.seeds) > 1 else ""

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 import anamorph as am
-from anamorph.analysis import views
+from anamorph.analysis import pictures
 from anamorph.auditing.audit import fit_on_train, with_identity
 from anamorph.models.sites import Site
 from anamorph.runs.older import with_families
@@ -50,7 +50,7 @@ def test_illusory_proxies_are_the_worst_illusion_of_each_method() -> None:
         rows, schema=["simplification", "method", "gap", "verdict"], orient="row"
     ).with_columns(seed=pl.lit(None, pl.Int64), metric=pl.lit("same_prediction"))
     of_a_seed = table.with_columns(seed=pl.lit(0), gap=1 - pl.col("gap"))
-    chosen = views.illusory_proxies(pl.concat([of_a_seed.cast(table.schema), table]))
+    chosen = pictures.illusory_proxies(pl.concat([of_a_seed.cast(table.schema), table]))
     assert chosen == ["svd(rank=8)@0.0.key", "onehot@0.1.pattern"]
 
 
@@ -74,17 +74,17 @@ def test_telling_proxies() -> None:
     schema = {"seed": pl.Int64, "size": pl.Float64, "facet": pl.String}
     table = with_families(pl.DataFrame(rows, schema_overrides=schema))
     other = table.with_columns(role=pl.lit("ood"), value=pl.lit(0.95))
-    chosen = views.telling_proxies(pl.concat([other, table]), 0.9)
+    chosen = pictures.telling_proxies(pl.concat([other, table]), 0.9)
     assert chosen[0] == "identity"
     both = "svd(rank=2)@0.*.key;svd(rank=2)@1.*.key"
     single = {"svd(rank=2)@1.*.key", "svd(rank=2)@0.*.key", "onehot@1.*.pattern"}
     assert set(chosen[1:]) == single | {both}
-    assert "svd(rank=4)@1.*.key" in views.telling_proxies(table, 0.95)
+    assert "svd(rank=4)@1.*.key" in pictures.telling_proxies(table, 0.95)
 
 
 def test_attended_depth(few: Task, model: am.Decoder) -> None:
     fitted = fit_on_train(model, with_identity([SPEC]), few, 5)
-    table = views.attended(model, few, list(fitted.values()))
+    table = pictures.attended(model, few, list(fitted.values()))
     mass: dict[tuple[object, ...], float] = defaultdict(float)
     argmax: dict[tuple[object, ...], int] = defaultdict(int)
     for name, edits in EDITS.items():
@@ -115,7 +115,7 @@ def test_attended_depth(few: Task, model: am.Decoder) -> None:
 
 
 def test_matching_by_a_stack(few: Task, model: am.Decoder) -> None:
-    table = views.matching(model, few, "depth")
+    table = pictures.matching(model, few, "depth")
     assert len(table) == 2 * 4 and set(table["split"]) == {"iid", "unseen_depth"}
     k = len(few.candidates)
     for split in few.evaluated:
@@ -146,14 +146,14 @@ def test_what_is_on_no_level_matches_nothing(few: Task, model: am.Decoder) -> No
     split = few.reference
     bare = Split("iid", "iid", split.tokens, split.offsets, split.scored, {"depth": level})
     task = Task("mine", {}, few.vocabulary, few.candidates, {"iid": bare})
-    assert views.matching(model, task, "depth").select("value", "positions").unique().row(0) == (
+    assert pictures.matching(model, task, "depth").select("value", "positions").unique().row(0) == (
         0.0,
         0,
     )
 
 
 def test_scatter(few: Task, model: am.Decoder) -> None:
-    table = views.scatter(model, few, 50)
+    table = pictures.scatter(model, few, 50)
     train = [forward(model, tokens, {}) for tokens in few.train]
     for site in (Site(0, 1, "query"), Site(1, 0, "key")):
         axes = np.linalg.svd(np.concatenate([run[site] for run in train]))[2][:2]
@@ -177,10 +177,10 @@ def test_scatter(few: Task, model: am.Decoder) -> None:
 
 def test_attention_maps(few: Task, model: am.Decoder) -> None:
     fitted = fit_on_train(model, with_identity([SPEC]), few, 5)
-    table = views.patterns(model, few, list(fitted.values()))
-    sentences = views.sentences(few)
+    table = pictures.patterns(model, few, list(fitted.values()))
+    sentences = pictures.sentences(few)
     for split in few.evaluated:
-        for number, sequence in enumerate(views.mapped_sentences(split)):
+        for number, sequence in enumerate(pictures.mapped_sentences(split)):
             tokens = split.tokens[split.offsets[sequence] : split.offsets[sequence + 1]]
             scored = split.scored[split.offsets[sequence] : split.offsets[sequence + 1]]
             said = sentences.filter(split=split.name, sequence=number)
@@ -204,5 +204,5 @@ def test_short_sentences_with_much_to_see_are_mapped() -> None:
         marks[start + 1 : start + 1 + count] = True
     codes = np.zeros(offsets[-1], np.int16)
     split = Split("x", "ood", codes, offsets, marks, {"depth": Facet(codes, ("1",))})
-    assert views.mapped_sentences(split).tolist() == [2, 4]
-    assert views.mapped_sentences(split.take(np.array([0, 3, 1]))).tolist() == [2]
+    assert pictures.mapped_sentences(split).tolist() == [2, 4]
+    assert pictures.mapped_sentences(split.take(np.array([0, 3, 1]))).tolist() == [2]

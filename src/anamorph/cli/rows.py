@@ -1,0 +1,56 @@
+"""The rows of a run's tables, as they are before the terminal or a document dresses them."""
+
+from typing import NamedTuple
+
+import polars as pl
+
+from anamorph.analysis.findings import IDENTITY, Findings
+from anamorph.analysis.summary import headline, standings
+from anamorph.analysis.words import SIGNS
+from anamorph.faithfulness.metrics import JUDGED
+
+LEGEND = ", ".join(f"{sign} {verdict}" for verdict, sign in SIGNS.items() if sign)
+STANDING = ("view", "trust", "do not trust", "needs more data (of each split)")
+
+
+class Number(NamedTuple):
+    """A number with its interval, if it has one."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+def of_models(found: Findings, metric: str) -> dict[int | None, list[Number]]:
+    """A metric of the models themselves: a number for each split, by seed; None is all seeds."""
+    table: dict[int | None, list[Number]] = {}
+    columns = ("seed", "split", *Number._fields)
+    rows = found.whole.filter(metric=metric, method=IDENTITY).select(columns)
+    by_place = {(seed, split): Number(*number) for seed, split, *number in rows.iter_rows()}
+    for seed in rows["seed"].unique(maintain_order=True):
+        table[seed] = [by_place[seed, split] for split in found.splits]
+    return table
+
+
+def of_proxies(found: Findings) -> dict[str, list[tuple[float, str | None]]]:
+    """By spec string the share of same predictions over all models, and the verdict, a split."""
+    same = found.pooled.filter(pl.col("method") != IDENTITY, metric=JUDGED)
+    judged = found.judged.select("simplification", "split", "verdict")
+    verdicts = {(name, split): verdict for name, split, verdict in judged.iter_rows()}
+    table = {}
+    for (name,), some in same.group_by("simplification", maintain_order=True):
+        values = dict(some.select("split", "value").iter_rows())
+        table[str(name)] = [(values[s], verdicts.get((name, s))) for s in found.splits]
+    return table
+
+
+def of_views(found: Findings) -> list[tuple[list[str], ...]]:
+    """The families to show: title, and texts for each other column of `STANDING`.
+
+    Empty if nothing can be judged.
+    """
+    counted = headline(found)
+    if not found.ood or counted.untestable == counted.proxies:
+        return []
+    shown = (s for s in standings(found) if s.title in found.telling_families)
+    return [([s.title], s.trust, s.distrust, s.open) for s in shown]
