@@ -16,7 +16,7 @@ from torch import Tensor
 from anamorph.analysis.texts import functions, glyphs
 from anamorph.analysis.words import families
 from anamorph.auditing.engine import BATCH_TOKENS
-from anamorph.auditing.samples import fit_batches, scored_sequences
+from anamorph.auditing.samples import fit_data, scored_sequences
 from anamorph.auditing.stacks import stacked_edits
 from anamorph.files import write_table
 from anamorph.models.base import Batch, LayerKind
@@ -215,7 +215,7 @@ def scatter(model: Decoder, task: Task, fit_sequences: int) -> pl.DataFrame:
         and component_2.
     """
     proxy = Simplified((SVD(rank=min(2, model.dim("key") or 2)) @ "*.*.{query,key}",))
-    directions = fit(model, [proxy], fit_batches(task, fit_sequences))[proxy].by_site
+    directions = fit(model, [proxy], fit_data(task, fit_sequences), task.train.name)[proxy].by_site
     tables = []
     for split in task.evaluated:
         part = scored_sequences(split, SCATTERED)
