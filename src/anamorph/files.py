@@ -58,3 +58,9 @@ def replacing(path: Path | str) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def write_table(path: Path, table: pl.DataFrame) -> None:
+    """Write a Parquet file that appears whole or not at all."""
+    with replacing(path) as temporary:
+        table.write_parquet(temporary, compression="zstd")

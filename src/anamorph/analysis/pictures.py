@@ -18,9 +18,10 @@ from anamorph.analysis.words import families
 from anamorph.auditing.engine import BATCH_TOKENS
 from anamorph.auditing.samples import fit_data, scored_sequences
 from anamorph.auditing.stacks import stacked_edits
+from anamorph.files import write_table
 from anamorph.models.base import Batch, LayerKind
 from anamorph.models.decoder import Decoder
-from anamorph.runs.folder import PICTURES, Run, write_table
+from anamorph.runs.folder import PICTURES, Run
 from anamorph.simplifications import SVD, FittedProxies, FittedProxy, Simplified, expand, fit
 from anamorph.tasks import NOT_APPLICABLE, Split, Task
 from anamorph.tasks.batches import Targets, collate, even_batches, targets

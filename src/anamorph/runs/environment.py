@@ -13,7 +13,7 @@ import torch
 from anamorph.runs.folder import Run
 
 PACKAGES = (
-    *("torch", "lightning-fabric", "numpy", "polars", "scikit-learn", "safetensors"),
+    *("torch", "numpy", "polars", "scikit-learn", "safetensors"),
     *("transformers", "tokenizers", "gguf", "tree-sitter"),
 )
 

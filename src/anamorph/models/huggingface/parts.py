@@ -35,7 +35,7 @@ def with_ports(block: Block, given: Given) -> Block:
     """
 
     def run() -> Tensor:
-        with current(Call(shape=torch.Size((1, *given.stream.shape[:2])))):
+        with current(Call(shape=(1, *given.stream.shape[:2]))):
             return block.form.first(given.call(block.module, given.stream.clone())).clone()
 
     watch = Watch.of(block.module, run, given.stream)
@@ -212,7 +212,7 @@ class _Search:
         tokens = torch.zeros(stream.shape[:2], dtype=torch.long, device=stream.device)
         state = State(stream[None], tokens, torch.ones_like(tokens).bool())
         tap = Tap(0, state, here, [LayerKind(0, kind) for kind in kinds])
-        shape = torch.Size((1, *stream.shape[:2]))
+        shape = (1, *stream.shape[:2])
         call = Call(tap, shape, ports=block.ports, stream=stream.clone())
         unhook = hook_ports([block])
         try:
