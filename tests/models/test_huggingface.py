@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 from anamorph.auditing.stacks import StackedEdit
 from anamorph.errors import AnamorphError
-from anamorph.models.base import Batch, Context, LayerKind
+from anamorph.models.base import Batch, LayerKind
 from anamorph.models.checks import check_model
 from anamorph.models.huggingface.model import HuggingFace
 from anamorph.models.sites import Site
-from anamorph.simplifications import OneHot, parse
+from anamorph.simplifications import OneHot, Simplification
 from huggingface_models import MODELS, MORE, VOCABULARY, make
 from running import run
 
@@ -70,8 +70,7 @@ def test_leaves_the_model_as_it_was(name: str) -> None:
 
     before, weights = look(), copy.deepcopy(model.state_dict())
     audited = HuggingFace(model)
-    edit = StackedEdit([{0: parse("svd(rank=2)@0.0.query")[0].attachments[0].simplification}])
-    edit.placed = [{0: _Half()}]  # type: ignore[dict-item]
+    edit = StackedEdit(LayerKind(0, "query"), [{0: _Half()}])
     run(audited, padded("right"), {LayerKind(0, "query"): edit})
     with pytest.raises(ZeroDivisionError):
         run(audited, padded("right"), {LayerKind(1, "mlp"): lambda x: 1 / 0})
@@ -82,11 +81,10 @@ def test_leaves_the_model_as_it_was(name: str) -> None:
 # --- proxies by brute force ---------------------------------------------------------------------
 
 
-class _Half:
-    def affine(self) -> None:
-        return None
+class _Half(Simplification):
+    name = "half"
 
-    def apply(self, x: Tensor, context: Context) -> Tensor:
+    def __call__(self, x: Tensor) -> Tensor:
         return x / 2
 
 
@@ -147,7 +145,9 @@ def test_a_rank_r_proxy_of_one_head_is_the_brute_force_one(name: str) -> None:
         for s in (0, 1)
     )
     edits = {
-        LayerKind(layer, kind): StackedEdit([{at: _Projection(x)}, {at: _Projection(torch.eye(8))}])
+        LayerKind(layer, kind): StackedEdit(
+            LayerKind(layer, kind), [{at: _Projection(x)}, {at: _Projection(torch.eye(8))}]
+        )
         for kind, x, at in (
             ("query", axes, head),
             ("key", key_axes, model.layout[0].reads(head)),
@@ -165,7 +165,8 @@ def test_a_rank_r_proxy_of_one_head_is_the_brute_force_one(name: str) -> None:
 def test_a_one_hot_proxy_of_one_head_is_the_brute_force_one(name: str) -> None:
     model = HuggingFace(make(name))
     pattern: dict[Site, Tensor | None] = {Site(1, 2, "pattern"): None, Site(1, 0, "pattern"): None}
-    edits = {LayerKind(1, "pattern"): StackedEdit([{2: OneHot()}])}
+    key = LayerKind(1, "pattern")
+    edits = {key: StackedEdit(key, [{2: OneHot()}])}
     logits = run(model, Batch(TOKENS, torch.ones_like(TOKENS).bool()), edits, pattern)
     torch.testing.assert_close(logits[0], by_hand(name, 1, 2, None), atol=2e-5, rtol=1e-4)
     edited, other = pattern.values()
@@ -175,12 +176,17 @@ def test_a_one_hot_proxy_of_one_head_is_the_brute_force_one(name: str) -> None:
     torch.testing.assert_close(other.sum(-1), torch.ones(1, 3, 11))
 
 
-class _Projection:
+class _Projection(Simplification):
+    name = "axes"
+
     def __init__(self, axes: Tensor) -> None:
         self.axes = axes
 
     def affine(self) -> tuple[Tensor, Tensor]:
         return self.axes @ self.axes.T, torch.zeros(len(self.axes))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return project(x, self.axes)
 
 
 # --- what is there, and what is not ---------------------------------------------------------------

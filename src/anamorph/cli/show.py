@@ -9,7 +9,7 @@ from anamorph.cli.console import stdout
 from anamorph.cli.markdown import markdown
 from anamorph.cli.options import RunFolder
 from anamorph.cli.tables import print_run
-from anamorph.runs.folder import load_run
+from anamorph.runs.folder import load_run, read_json
 
 
 def show(
@@ -21,6 +21,7 @@ def show(
 ) -> None:
     """Show a run's accuracies, verdicts and claims."""
     found = load_run(run)
+    read_json(found.path / "claims.json", list)  # a run that did not come to its end has none
     if as_json:
         tables = {"results": found.results, "gaps": found.gaps, "contrasts": found.contrasts}
         rows = {name: table.to_dicts() for name, table in tables.items()}

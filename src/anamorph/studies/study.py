@@ -204,12 +204,12 @@ def _each_seed(study: Study, run: Run, workers: int | None, watch: Watch) -> Non
 
 
 def _one_seed(study: Study, run: Run, seed: int, watch: Watch) -> None:
-    """Train, fit and audit one model; an error says which, if there are several."""
+    """Train, fit and audit one model; an error says which, if it is trained here."""
     try:
         with study.threads():
             SeedAudit(run, study, study.model(run, seed, watch), seed, watch).do()
     except AnamorphError as error:
-        if len(study.seeds) == 1:
+        if isinstance(study, GivenStudy):
             raise
         raise AnamorphError(f"Seed {seed}: {error}") from error
 
