@@ -266,7 +266,7 @@ def test_every_proxy_of_a_sweep_by_head_edits_one() -> None:
 
 
 def test_the_step_is_passed_over_if_its_file_is_there(task: Task, tmp_path: Path) -> None:
-    model, run = small_model(task), Run(tmp_path, {})
+    model, run = small_model(task), Run(tmp_path, {"threads": 1})
 
     def score(spec: str) -> None:
         study = GivenStudy(model, task, spec, AuditOptions())
