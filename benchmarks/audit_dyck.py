@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from anamorph.auditing.audit import with_identity
 from anamorph.auditing.engine import BATCH_TOKENS, audit_split
 from anamorph.auditing.proxies import SimplifiedProxy
-from anamorph.auditing.samples import fit_batches, scored_sequences
+from anamorph.auditing.samples import fit_data, scored_sequences
 from anamorph.faithfulness.metrics import metric_names
 from anamorph.faithfulness.sums import CellSums
 from anamorph.models.decoder import Decoder
@@ -61,7 +61,7 @@ def main() -> None:
     double = copy.deepcopy(model).double()
     proxies = with_identity(spec.simplify)
     start = time.perf_counter()
-    fitted = fit(model, proxies, fit_batches(task, spec.audit.fit_sequences))
+    fitted = fit(model, proxies, fit_data(task, spec.audit.fit_sequences), task.train.name)
     print(f"{len(proxies)} proxies, fitted in {time.perf_counter() - start:.1f} s")
 
     total_audit = total_loop = 0.0

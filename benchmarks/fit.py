@@ -119,7 +119,7 @@ def speed(rounds: int) -> None:
         times: dict[str, list[float]] = {"anamorph": [], "float32": [], "float64": []}
         for _ in range(rounds):
             start = time.process_time()
-            fitted = fit(source, proxies, batches(SHORT))
+            fitted = fit(source, proxies, {"train": batches(SHORT)})
             times["anamorph"].append(time.process_time() - start)
             theirs = {}
             for dtype in ("float32", "float64"):
@@ -216,7 +216,7 @@ def stream_once(positions: int) -> None:
     gc.collect()
     before = peak()
     start = time.perf_counter()
-    fit(source, proxies, batches(positions))
+    fit(source, proxies, {"train": batches(positions)})
     print(before, peak(), time.perf_counter() - start)
 
 

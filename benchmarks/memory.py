@@ -73,7 +73,7 @@ def main() -> None:
                 places[(done // 2 + i) % len(places)] for i in range(STEP // 2)
             )
         ]
-        fitted = fit(model, expand(specs), [collate(train, np.arange(SEQUENCES))])
+        fitted = fit(model, expand(specs), {"train": [collate(train, np.arange(SEQUENCES))]})
         for split in splits:
             proxies = [SimplifiedProxy(x, model) for x in fitted.values()]
             found = audit_split(model, split, np.arange(2000), proxies)

@@ -120,7 +120,7 @@ def of_dyck(run: Path, sequences: int) -> tuple[list[Population], list[Populatio
         sequences: how many sentences stand for the population.
     """
     import anamorph as am
-    from anamorph.auditing.audit import fit_on_train, with_identity
+    from anamorph.auditing.audit import fit_on_task, with_identity
     from anamorph.auditing.engine import audit_split
     from anamorph.auditing.proxies import SimplifiedProxy
     from anamorph.auditing.samples import scored_sequences
@@ -132,7 +132,7 @@ def of_dyck(run: Path, sequences: int) -> tuple[list[Population], list[Populatio
     task = am.load_task(**{**spec["task"], "test": sequences})
     model = Decoder.load(run / f"seed-{spec['seeds'][0]}" / "model.safetensors").eval()
     proxies = with_identity(PROXIES)[1:]
-    fitted = fit_on_train(model, proxies, task, 1000)
+    fitted = fit_on_task(model, proxies, task, 1000)
     part = scored_sequences(task.reference, sequences)
     ready = [SimplifiedProxy(fitted[p], model) for p in proxies]
     cells = audit_split(model, part, task.candidates, ready)

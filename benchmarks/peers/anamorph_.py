@@ -19,7 +19,7 @@ from anamorph.tasks import Split
 METRICS = metric_names()
 
 PACKAGE = "anamorph"
-BATCH_TOKENS = 1_024  # as in `audit_given`
+BATCH_TOKENS = 1_024  # as by default
 
 
 def setting(

@@ -22,7 +22,7 @@ def file_name(name: str) -> str:
     is kept, and a digest tells it from names that differ by case or by a sign alone.
     """
     plain = re.sub(r"[^a-z0-9_-]+", "-", name.lower()).strip("-")[:MOST_LETTERS]
-    if plain == name and name not in RESERVED:
+    if plain and plain == name and name not in RESERVED:
         return name
     return f"{plain}-{sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}".lstrip("-")
 
@@ -58,3 +58,9 @@ def replacing(path: Path | str) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def write_table(path: Path, table: pl.DataFrame) -> None:
+    """Write a Parquet file that appears whole or not at all."""
+    with replacing(path) as temporary:
+        table.write_parquet(temporary, compression="zstd")

@@ -9,7 +9,7 @@ import pytest
 
 import anamorph as am
 from anamorph.analysis import pictures
-from anamorph.auditing.audit import fit_on_train, with_identity
+from anamorph.auditing.audit import fit_on_task, with_identity
 from anamorph.models.sites import Site
 from anamorph.runs.older import with_families
 from anamorph.tasks import Facet, Split, Task
@@ -83,7 +83,7 @@ def test_telling_proxies() -> None:
 
 
 def test_attended_depth(few: Task, model: am.Decoder) -> None:
-    fitted = fit_on_train(model, with_identity([SPEC]), few, 5)
+    fitted = fit_on_task(model, with_identity([SPEC]), few, 5)
     table = pictures.attended(model, few, list(fitted.values()))
     mass: dict[tuple[object, ...], float] = defaultdict(float)
     argmax: dict[tuple[object, ...], int] = defaultdict(int)
@@ -176,7 +176,7 @@ def test_scatter(few: Task, model: am.Decoder) -> None:
 
 
 def test_attention_maps(few: Task, model: am.Decoder) -> None:
-    fitted = fit_on_train(model, with_identity([SPEC]), few, 5)
+    fitted = fit_on_task(model, with_identity([SPEC]), few, 5)
     table = pictures.patterns(model, few, list(fitted.values()))
     sentences = pictures.sentences(few)
     for split in few.evaluated:

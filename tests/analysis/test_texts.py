@@ -7,7 +7,7 @@ import scipy.special
 
 import anamorph as am
 from anamorph.analysis.texts import OTHER, SHOWN, functions, glyphs
-from anamorph.auditing.audit import fit_on_train
+from anamorph.auditing.audit import fit_on_task
 from anamorph.simplifications import Simplified, expand
 from anamorph.tasks import load_task
 from plain import forward, small_model
@@ -22,7 +22,7 @@ def test_predictions_are_those_of_a_plain_forward(tmp_path: Path, unit: str) -> 
     )
     model = small_model(task, positions="sinusoidal")
     proxies = expand(["svd(rank=1)@*.*.{query,key}", "onehot@1.*.pattern"])
-    fitted = fit_on_train(model, [Simplified(()), *proxies], task, 10)
+    fitted = fit_on_task(model, [Simplified(()), *proxies], task, 10)
     table = functions(model, task, list(fitted.values()))
     assert sorted(set(table["simplification"])) == sorted(map(str, proxies))
     assert table.group_by("split", "simplification").len()["len"].max() <= SHOWN

@@ -18,7 +18,7 @@ import scipy.stats
 import torch
 
 import anamorph as am
-from anamorph.auditing.audit import fit_on_train, with_identity
+from anamorph.auditing.audit import fit_on_task, with_identity
 from anamorph.auditing.engine import Settings, audit_split
 from anamorph.auditing.proxies import ModelProxy, SimplifiedProxy
 from anamorph.auditing.works import Auditor, Work, merge, plan
@@ -382,7 +382,7 @@ def test_law_4_neither_company_nor_threads_matter(
 ) -> None:
     model, other = models
     split = task.splits["unseen_depth"].take(np.arange(12))
-    fitted = fit_on_train(model, with_identity(["svd(rank=1)@0.*.{query,key}"]), task, 20)
+    fitted = fit_on_task(model, with_identity(["svd(rank=1)@0.*.{query,key}"]), task, 20)
     beside = [SimplifiedProxy(x, model) for x in fitted.values()]
     proxy = ModelProxy(AnotherModel("b", other), other, model)
     usual = sums(models, task, split)
@@ -473,7 +473,7 @@ def test_works_in_any_order_are_merged_to_the_same_cells(
 ) -> None:
     model, other = models
     proxies = with_identity([AnotherModel("b", other), "svd(rank=[1,2])@1.*.key"])
-    fitted = fit_on_train(model, proxies, task, 20)
+    fitted = fit_on_task(model, proxies, task, 20)
     works = plan(proxies, model, [s.name for s in task.evaluated])
     found = []
     for order in (works, works[::-1]):

@@ -18,7 +18,7 @@ import scipy.stats
 import torch
 
 import anamorph as am
-from anamorph.auditing.audit import fit_on_train, with_identity
+from anamorph.auditing.audit import fit_on_task, with_identity
 from anamorph.auditing.engine import Settings, audit_split
 from anamorph.auditing.noise import noise_floor, rounding
 from anamorph.auditing.proxies import SimplifiedProxy
@@ -54,7 +54,7 @@ def model(task: Task) -> am.Decoder:
 
 @pytest.fixture(scope="module")
 def fitted(task: Task, model: am.Decoder) -> FittedProxies:
-    return fit_on_train(model, with_identity(SPECS), task, 100)
+    return fit_on_task(model, with_identity(SPECS), task, 100)
 
 
 @pytest.fixture(scope="module")
@@ -220,7 +220,7 @@ def test_every_sum_is_that_of_a_plain_loop(
 
 def test_means_and_gaps_are_those_of_the_sums(task: Task, model: am.Decoder) -> None:
     found = am.audit(model, task, [SPECS[0]], sequences=12, fit_sequences=100)
-    fitted = fit_on_train(model, with_identity([SPECS[0]]), task, 100)
+    fitted = fit_on_task(model, with_identity([SPECS[0]]), task, 100)
     mean = {}
     for split in (task.reference, task.splits["unseen_depth"]):
         part = split.take(np.arange(12))
@@ -271,7 +271,7 @@ def test_law_1_the_identity_is_the_model(task: Task, model: am.Decoder) -> None:
 def test_law_1_with_and_without_company(
     task: Task, model: am.Decoder, split: Split, specs: list[str]
 ) -> None:
-    fitted = fit_on_train(model, with_identity(specs), task, 5)
+    fitted = fit_on_task(model, with_identity(specs), task, 5)
     sums = audit(model, task, split, fitted)[Simplified(())].sums[:5].sum(dim=1).tolist()
     scored = int(split.scored.sum()) * (1 + len(split.facets))  # each applies everywhere here
     assert sums == [scored, 0, scored, 0, 0]
@@ -288,7 +288,7 @@ def test_law_1_with_and_without_company(
 def test_law_2_full_rank_is_the_model_up_to_rounding(
     task: Task, model: am.Decoder, split: Split, spec: str
 ) -> None:
-    fitted = fit_on_train(model, with_identity([spec]), task, 100)
+    fitted = fit_on_task(model, with_identity([spec]), task, 100)
     assert_faithful(audit(model, task, split, fitted)[list(fitted)[1]])
 
 
@@ -327,7 +327,7 @@ def test_law_2_as_many_clusters_as_points(task: Task, model: am.Decoder) -> None
     few = Task(task.name, task.spec, task.vocabulary, task.candidates, {"train": as_train(task, 3)})
     points = {tuple(t) for s in few.train for t in prefixes(s)}
     spec = f"kmeans(clusters={len(points)})@0.0.{{query,key}}"
-    fitted = fit_on_train(model, with_identity([spec]), few, 3)
+    fitted = fit_on_task(model, with_identity([spec]), few, 3)
     assert_faithful(audit(model, task, few.train, fitted)[list(fitted)[1]])
 
 
@@ -470,7 +470,7 @@ def test_law_6_an_edit_fires_once_or_it_is_an_error(
     task: Task, split: Split, kind: type[am.Decoder], times: int
 ) -> None:
     broken = small_model(task, kind)
-    fitted = fit_on_train(broken, with_identity(["svd(rank=1)@1.*.key"]), task, 5)
+    fitted = fit_on_task(broken, with_identity(["svd(rank=1)@1.*.key"]), task, 5)
     with pytest.raises(am.AnamorphError, match=f"key in layer 1 fired {times} times.*once"):
         audit(broken, task, split, fitted)
 
@@ -502,7 +502,7 @@ def test_law_8_a_number_that_is_none_names_cell_split_and_sequence(
         if token in tokens[: np.flatnonzero(deepest.scored[deepest.offsets[number] :])[-1]]
     ]
     clean = small_model(task)
-    fitted = fit_on_train(clean, with_identity(["svd(rank=1)@1.0.key"]), task, 5)
+    fitted = fit_on_task(clean, with_identity(["svd(rank=1)@1.0.key"]), task, 5)
     with pytest.raises(am.AnamorphError) as caught:
         audit_some(model, task, deepest, [fitted[list(fitted)[1]]])
     text = str(caught.value)
@@ -524,7 +524,7 @@ def test_law_8_through_a_fit(task: Task) -> None:
 def test_law_8_a_spoilt_simplification(
     task: Task, model: am.Decoder, fitted: FittedProxies, split: Split
 ) -> None:
-    spoilt = fit_on_train(model, with_identity(["svd(rank=1)@0.0.key"]), task, 5)
+    spoilt = fit_on_task(model, with_identity(["svd(rank=1)@0.0.key"]), task, 5)
     proxy = list(spoilt)[1]
     spoilt[proxy].by_site[Site(0, 0, "key")].components_[0, 0] = float("nan")
     with pytest.raises(am.AnamorphError, match=r"svd\(rank=1\)@0.0.key on split .* sequence \d"):
@@ -535,7 +535,7 @@ def test_law_9_memory_is_flat(task: Task) -> None:
     """Many times the sequences and cells need no more memory than their sums take."""
     model = am.Decoder(am.DecoderConfig(vocabulary=8, context=64, width=64)).eval()
     proxies = with_identity(["svd(rank=[1,2,3,4,5,6,7,8,9,10,11])@0.*.{query,key}"])
-    fitted = list(fit_on_train(model, proxies, task, 20).values())
+    fitted = list(fit_on_task(model, proxies, task, 20).values())
 
     def growth(sequences: int, some: list[Any]) -> float:
         """Megabytes by which the process grew while it audited, beside the sums."""

@@ -271,7 +271,7 @@ def test_list(anamorph: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "dyck (presets: demo, paper, smoke)" in done.out
     lines = done.out.splitlines()
     names = [line.split()[1].partition("(")[0].rstrip(":") for line in lines if line[0] == "s"]
-    assert names == ["bare", "blur", "broken", "kmeans", "odd", "onehot", "pca", "svd"]
+    assert names == ["bare", "blur", "broken", "kmeans", "linear", "odd", "onehot", "pca", "svd"]
     blur = lines.index("simplification  blur(radius=…, wrap=true, edge=zero)")
     does, at = (line.strip() for line in lines[blur + 1 : blur + 3])
     assert does == "Averages over neighbours."
@@ -283,7 +283,7 @@ def test_list(anamorph: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     (broken,) = [line for line in lines if " broken" in line]
     assert "cannot be loaded" in broken and "no_such_package" in broken
     (odd,) = [line for line in lines if " odd" in line]
-    assert "no subclass of Simplification" in odd
+    assert "not a subclass of Simplification" in odd
 
 
 def test_data(anamorph: Any, tmp_path: Path) -> None:
@@ -314,7 +314,7 @@ def test_help(anamorph: Any, verb: str) -> None:
         ("simplify=['svd(rank=1)@7.*.key']", "no site '7.*.key'"),
         ("simplify=['svd(rank=1)@1.*.keys']", "no site '1.*.keys'"),
         ("simplify=['svd(rank=1)']", "svd(rank=1)"),
-        ("simplify=['onehot@1.*.key']", "onehot cannot stand at 1.0.key"),
+        ("simplify=['onehot@1.*.key']", "onehot cannot be put at 1.0.key"),
         ("simplify=['svd(rank=17)@1.*.key']", "rank above dimension"),
         ("simplify=['svd(rank=-1)@1.*.key']", "rank must be a whole number"),
         ("simplify=['svd(rank=0)@1.*.key']", "rank must be a whole number"),

@@ -185,7 +185,7 @@ def test_our_recipes_name_every_package_once(name: str) -> None:
         ("[cobol]\nclient = 'npm'\npackages = []", "no such language"),
         ("[java]\nclient = 'cargo'\npackages = []", "client must be one of pip, npm"),
         ("[java]\nclient = 'apt'", "a table with client and packages"),
-        ("[java]\nclient = 'apt'\npackages = ['-o x']", "is no name of a package"),
+        ("[java]\nclient = 'apt'\npackages = ['-o x']", "is not the name of a package"),
         ("[java]\nclient = 'apt'\npackages = 'x'", "must be a list of names"),
         ("[java]\nclient = 'apt'\npackages = []\nextra = 1", "unknown extra"),
         ("java", "is not TOML"),

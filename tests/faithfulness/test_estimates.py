@@ -51,11 +51,9 @@ def test_every_cell_is_as_if_it_were_alone(models):
 def test_gaps_are_differences():
     first, second = (Estimates.of(*cells(s, p=p), KINDS, None) for s, p in ((1, 0.98), (2, 0.9)))
     gaps = Gaps.of(first, second, 6, 0.02)
-    of_models = spread(np.moveaxis(first.each.value - second.each.value, 1, 0))
-    pairs = [
-        (Differences(first.each[:, s], second.each[:, s], np.zeros((3, 3))), s) for s in range(2)
-    ]
-    for d, s in [*pairs, (Differences(first.over, second.over, of_models), 2)]:
+    of_models = spread(np.moveaxis((first.value - second.value)[:, :2], 1, 0))
+    for s, apart in enumerate([np.zeros((3, 3)), np.zeros((3, 3)), of_models]):
+        d = Differences(first.means[:, s], second.means[:, s], apart)
         np.testing.assert_allclose(gaps.value[:, s], d.value)
         np.testing.assert_allclose(gaps.ends.low[:, s], d.ends().low)
         np.testing.assert_allclose(gaps.zero[:, s], d.p_value_of_none())

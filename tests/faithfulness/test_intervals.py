@@ -38,7 +38,7 @@ def means(sums, counts, share=SHARE):
 def made(value, positions, error, *, length=1.0, freedom=1e12, share=SHARE):
     """Means of which everything is given."""
     numbers = (np.array(float(x)) for x in (value, error, positions, length, freedom))
-    return Means(*numbers, share, np.array(0.0))
+    return Means(*numbers, share, np.array(0.0), np.array(1))
 
 
 def independent(right, trials):

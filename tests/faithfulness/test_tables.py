@@ -413,6 +413,30 @@ def same_but_for_rounding(ours, expected):
         )
 
 
+@pytest.mark.parametrize("stopping", [None, Stopping(0.1, 0.3)])
+@pytest.mark.filterwarnings("error")
+def test_a_proxy_whose_attention_was_not_compared(cells, stopping):
+    """Its rows of attention are missing; all others stay as they are."""
+    outputs = metric_names(attention=False)
+    places = [METRICS.index(name) for name in outputs]
+    which = PROXIES[1].simplification
+    cut = dict(cells)
+    for key in cells:
+        if key[1] == which:
+            cut[key] = CellSums(cells[key].index, outputs)
+            cut[key].sums.copy_(cells[key].sums[places])
+    attention = pl.col("metric").is_in(set(METRICS) - set(outputs))
+    pairs = zip(run(cells, stopping=stopping), run(cut, stopping=stopping), strict=True)
+    for before, after in pairs:
+        left_out = (pl.col("simplification") == which) & attention
+        kept = [before.filter(~left_out), after]
+        if "p_value" in after.columns:  # of attention, they are corrected for fewer
+            corrected = pl.when(~attention).then("p_value").alias("p_value")
+            kept = [table.with_columns(corrected) for table in kept]
+        assert kept[0].equals(kept[1], null_equal=True)
+        assert before.is_empty() or not before.filter(left_out).is_empty()
+
+
 def test_cells_that_stopped_early(cells):
     """Each with the interval of the look that stopped it, also in gaps; no contrasts."""
     cut = {}

@@ -45,12 +45,14 @@ hf = pytest.importorskip("transformers")
 def test_names_with_something_in_front(
     tmp_path: Path, prefix: str, wrapper: str, name: str
 ) -> None:
-    requires(folder(tmp_path, name, within(prefix)), f"have {prefix!r} too much", wrapper)
+    requires(folder(tmp_path, name, within(prefix)), f"have {prefix!r} in addition", wrapper)
 
 
 def test_names_with_something_between(tmp_path: Path) -> None:
     path = folder(tmp_path, LLAMA, renamed(".self_attn.", "._fsdp_wrapped_module.self_attn."))
-    requires(path, "and 8 more are not in the weights", "'_fsdp_wrapped_module.' too much", "FSDP")
+    requires(
+        path, "and 8 more are not in the weights", "'_fsdp_wrapped_module.' in addition", "FSDP"
+    )
 
 
 def test_names_with_something_too_few(tmp_path: Path) -> None:
@@ -66,7 +68,7 @@ def test_weights_of_a_wrapped_model(tmp_path: Path) -> None:
     path = folder(tmp_path, GPT2)
     (path / FILE).unlink()
     torch.save(torch.nn.DataParallel(make(GPT2)).state_dict(), path / "pytorch_model.bin")
-    requires(path, "'module.' too much", "DataParallel wraps")
+    requires(path, "'module.' in addition", "DataParallel wraps")
     torch.save(make(GPT2).state_dict(), path / "pytorch_model.bin")
     load_model(path)
 

@@ -403,7 +403,10 @@ def test_a_sequence_beyond_the_context_is_an_error() -> None:
         ({"layers": -1}, "layers must be a whole number above 0; got -1"),
         ({"mlp": 2.5}, r"mlp must be a whole number above 0; got 2\.5"),
         ({"heads": 3}, "width must be a multiple of heads; got width=32, heads=3"),
-        ({"positions": "absolute"}, "positions must be learned, sinusoidal or rotary; got 'absol"),
+        (
+            {"positions": "absolute"},
+            "positions must be one of learned, sinusoidal, rotary; got 'absol",
+        ),
         (
             {"width": 6, "heads": 2, "positions": "rotary"},
             "even number of dimensions a head; got 3",

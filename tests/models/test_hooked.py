@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import anamorph as am
 import running
-from anamorph.auditing.audit import fit_on_train, with_identity
+from anamorph.auditing.audit import fit_on_task, with_identity
 from anamorph.auditing.engine import Settings, audit_split
 from anamorph.auditing.proxies import SimplifiedProxy
 from anamorph.auditing.stacks import stacked_edits
@@ -155,7 +155,7 @@ def test_proxies_of_gpt2_are_those_of_its_own_blocks() -> None:
     task, proxies = random_task(VOCABULARY), with_identity(SIMPLIFY)[1:]
     logits = []
     for model in (am.HookedModel(make("gpt2"), GPT2, context=32), am.HuggingFace(make("gpt2"))):
-        fitted = fit_on_train(model, proxies, task, 20)
+        fitted = fit_on_task(model, proxies, task, 20)
         logits.append(run(model, stacked_edits([fitted[p] for p in proxies])))
         assert len(logits[-1]) == 6
         assert ((logits[-1] - run(model)).abs().amax((1, 2, 3)) > 0.01).all()
@@ -256,7 +256,7 @@ def test_one_forward_for_the_model_and_one_for_a_stack() -> None:
     proxies = with_identity(
         ["svd(rank=[1,2,3])@*.*.{query,key}", "onehot@*.*.pattern", "svd(rank=2)@1.mlp"]
     )
-    fitted = fit_on_train(model, proxies, task, 6)
+    fitted = fit_on_task(model, proxies, task, 6)
     calls.clear()
     ready = [SimplifiedProxy(fitted[p], model) for p in proxies]
     audit_split(model, task.splits["far"], task.candidates, ready)
@@ -268,7 +268,7 @@ def test_numbers_do_not_depend_on_threads_and_batches() -> None:
     task = random_task(23)
     model = am.HookedModel(transformer(), SITES)
     proxies = with_identity(["svd(rank=[1,2])@*.*.{query,key}", "onehot@1.*.pattern"])
-    fitted = fit_on_train(model, proxies, task, 20)
+    fitted = fit_on_task(model, proxies, task, 20)
     ready = [SimplifiedProxy(fitted[p], model) for p in proxies]
     found = []
     for threads, tokens, memory in ((1, 10_000, 2**23), (2, 30, 2**23), (2, 60, 1)):

@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 import anamorph as am
 import running
 from anamorph.models.base import Batch, Context, Edit, LayerKind
-from anamorph.models.huggingface.attention import linear_matrix
+from anamorph.models.huggingface.again import linear_matrix
 from huggingface_models import VOCABULARY, make
 
 TOKENS = torch.randint(3, VOCABULARY, (2, 9), generator=torch.Generator().manual_seed(1))

@@ -91,7 +91,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     ),
     "compiled": (lambda: Compiled(make("llama")), r"wrapper.*model\._orig_mod"),
     "compiled in place": (compiled_in_place, "compiled in place"),
-    "any module": (lambda: nn.Linear(3, 3), r"Linear is no model of transformers.*HookedModel"),
+    "any module": (lambda: nn.Linear(3, 3), r"Linear is not a model of transformers.*HookedModel"),
     "seq2seq": (
         lambda: hf.BartForConditionalGeneration(hf.BartConfig(**SEQ2SEQ)),
         "BartForConditionalGeneration has an encoder and a decoder",
@@ -112,13 +112,13 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
         lambda: hf.ViTForImageClassification(
             hf.ViTConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=4)
         ),
-        "takes pixel_values and no token ids",
+        "takes pixel_values, not token ids",
     ),
     "sound": (
         lambda: hf.Wav2Vec2ForCTC(
             hf.Wav2Vec2Config(hidden_size=32, num_hidden_layers=1, num_attention_heads=4)
         ),
-        "takes input_values and no token ids",
+        "takes input_values, not token ids",
     ),
     "shared layers": (
         lambda: hf.AlbertForMaskedLM(hf.AlbertConfig(**SIZES)),

@@ -70,7 +70,7 @@ def test_a_configuration_that_names_no_class(tmp_path: Path) -> None:
 def test_no_tokenizer(tmp_path: Path) -> None:
     with pytest.raises(am.AnamorphError, match=r"no tokenizer in .* tokenizer\.save_pretrained"):
         am.load_pretrained(folder(tmp_path))
-    with pytest.raises(am.AnamorphError, match="is no GGUF file"):
+    with pytest.raises(am.AnamorphError, match="is not a GGUF file"):
         am.load_pretrained(tmp_path / FILE)
 
 
@@ -99,10 +99,10 @@ def test_an_adapter(tmp_path: Path, base: bool) -> None:
         ("T5Config", "an encoder with a decoder"),
         ("BartConfig", "an encoder with a decoder"),
         ("MarianConfig", "an encoder with a decoder"),
-        ("ViTConfig", "no causal or masked language model"),
+        ("ViTConfig", "not a causal or masked language model"),
         ("WhisperConfig", "an encoder with a decoder"),
-        ("Wav2Vec2Config", "no causal or masked language model"),
-        ("CLIPConfig", "no causal or masked language model"),
+        ("Wav2Vec2Config", "not a causal or masked language model"),
+        ("CLIPConfig", "not a causal or masked language model"),
     ],
 )
 def test_models_of_other_kinds(tmp_path: Path, config: str, sentence: str) -> None:

@@ -167,6 +167,21 @@ class FiresForNothingAndRounds(am.Decoder):
         return changed(after, after.state.residual * (1 + 1e-6))
 
 
+class ForgetsWhatIsRead(am.Decoder):
+    def layer(self, *args: Any, **kwargs: Any) -> Ran:
+        ran = super().layer(*args, **kwargs)
+        return Ran(replace(ran.state, read={}), ran.recorded)
+
+
+class ShowsAnotherRun(am.Decoder):
+    parallel = False
+
+    def layer(self, index: int, state: State, *args: Any, **kwargs: Any) -> Ran:
+        if state.read:
+            state = replace(state, read={key: x + 0.1 for key, x in state.read.items()})
+        return super().layer(index, state, *args, **kwargs)
+
+
 class Rounds(am.Decoder):
     def layer(self, index: int, state: State, edits: Edits | None = None, *rest: Any, **kw: Any):
         ran = super().layer(index, state, edits, *rest, **kw)
@@ -207,6 +222,8 @@ BROKEN = {
     FiresTwice: "an edit fires exactly once",
     FiresForNothing: "an edit fires exactly once",
     FiresForNothingAndRounds: "an edit fires exactly once",
+    ForgetsWhatIsRead: "an edit is shown what its run computed",
+    ShowsAnotherRun: "an edit is shown what its run computed",
     Rounds: "an edit that changes nothing changes nothing",
     WrongRows: "positions asked for are as among all",
     MixesCopies: "copies run as they would alone",

@@ -1,6 +1,7 @@
 import json
 import re
 import shutil
+from itertools import chain
 from pathlib import Path
 
 import polars as pl
@@ -12,6 +13,7 @@ from anamorph.report import page as page_module
 from anamorph.report import render
 from anamorph.report.charts.facets import _ordered
 from anamorph.report.charts.kinds import _cut
+from anamorph.report.charts.sections import draw
 from synthetic_run import NASTY, SPLITS, make_run
 
 FIGURES = {
@@ -57,7 +59,7 @@ def test_writes_page_and_every_figure_twice(rendered: Path) -> None:
 
 
 def test_every_chart_is_valid_vega_lite(rendered: Path) -> None:
-    for figure in page_module._figures(read(rendered)).values():
+    for figure in chain(*draw(read(rendered)).values()):
         # Validation raises; when rendering it is left out, as it takes a second.
         assert figure.drawn.to_dict(validate=True) == figure.drawn.to_dict(validate=False)
 
@@ -101,7 +103,7 @@ def test_claims_stand_with_their_rules(rendered: Path) -> None:
 
 
 def test_attention_by_key_depth_can_be_chosen(rendered: Path) -> None:
-    figure = page_module._figures(read(rendered))["facets"]
+    (figure,) = (f for f in draw(read(rendered))["where"] if f.name == "facets")
     menus = {choice.name: dict(choice.options) for choice in figure.choices}
     depth = next(value for value, text in menus["facet"].items() if "key depth" in text)
     assert menus["lines"]["attention"] == "same attention target"

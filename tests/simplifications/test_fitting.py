@@ -8,12 +8,14 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from sklearn.decomposition import PCA as ScikitPCA
 from torch import Tensor
 
 from anamorph.errors import AnamorphError
 from anamorph.models.base import Batch, Edits, LayerKind, Model, Ran, State
 from anamorph.models.sites import Site
+from anamorph.models.weights import write_weights
 from anamorph.simplifications import (
     SVD,
     FittedProxies,
@@ -104,7 +106,7 @@ def rows(model: TableModel, site: Site, sequences: list[np.ndarray]) -> np.ndarr
 
 def test_each_site_has_a_fit_of_its_own(model: TableModel, sequences: list[np.ndarray]) -> None:
     (proxy,) = proxies = expand("pca(rank=2)@1.*.{query,key}")
-    fitted = fit(model, proxies, batches(sequences, 5))[proxy]
+    fitted = fit(model, proxies, {"train": batches(sequences, 5)})[proxy]
     expected_sites = {Site(1, h, k) for h in (0, 1) for k in ("query", "key")}
     assert set(fitted.by_site) == expected_sites
     for site in expected_sites:
@@ -116,7 +118,7 @@ def test_each_site_has_a_fit_of_its_own(model: TableModel, sequences: list[np.nd
 
 def test_joint_sites_of_a_head_share_a_fit(model: TableModel, sequences: list[np.ndarray]) -> None:
     (proxy,) = proxies = expand("svd(rank=1, joint=true)@*.*.{query,key}")
-    by_site = fit(model, proxies, batches(sequences, 5))[proxy].by_site
+    by_site = fit(model, proxies, {"train": batches(sequences, 5)})[proxy].by_site
     for layer in (0, 1):
         for head in range(HEADS):
             query, key = Site(layer, head, "query"), Site(layer, head, "key")
@@ -138,7 +140,7 @@ def test_the_fit_does_not_depend_on_the_batch_size(
             "pca(rank=2)@1.*.query",
         ]
     )
-    one, many = (fit(model, proxies, batches(sequences, size)) for size in (1, 100))
+    one, many = (fit(model, proxies, {"train": batches(sequences, size)}) for size in (1, 100))
     for proxy in proxies:
         for site, simplification in one[proxy].by_site.items():
             state = many[proxy].by_site[site].state_dict()
@@ -151,7 +153,7 @@ def test_proxies_are_not_changed_and_what_is_equal_is_learnt_once(
     learn = Mock(side_effect=SVD.learn)
     monkeypatch.setattr(SVD, "learn", lambda *args: learn(*args))
     proxies = expand(["svd(rank=2)@0.0.key", "svd(rank=2)@0.*.key", "svd(rank=1)@0.0.key"])
-    fit(model, proxies, batches(sequences, 5))
+    fit(model, proxies, {"train": batches(sequences, 5)})
     assert learn.call_count == 3  # rank 2 at head 0 and at head 1, rank 1 at head 0
     assert not hasattr(proxies[0].attachments[0].simplification, "components_")
 
@@ -159,7 +161,7 @@ def test_proxies_are_not_changed_and_what_is_equal_is_learnt_once(
 def test_only_the_layers_that_are_needed_are_run(
     model: TableModel, sequences: list[np.ndarray]
 ) -> None:
-    fit(model, expand("svd(rank=2)@0.*.key"), batches(sequences, 100))
+    fit(model, expand("svd(rank=2)@0.*.key"), {"train": batches(sequences, 100)})
     assert model.layers_run == [0]
 
 
@@ -169,7 +171,7 @@ def test_where_there_is_nothing_to_fit_no_data_is_read(model: TableModel) -> Non
         yield
 
     proxies = expand(["identity", "onehot@1.*.pattern"])
-    fitted = fit(model, proxies, unread())
+    fitted = fit(model, proxies, {"train": unread()})
     assert list(fitted) == proxies
     assert [fitted[proxy].first_layer for proxy in proxies] == [2, 1]
     assert list(fitted[proxies[1]].by_site) == [Site(1, 0, "pattern"), Site(1, 1, "pattern")]
@@ -183,7 +185,7 @@ def test_save_and_load(model: TableModel, sequences: list[np.ndarray], tmp_path:
             "svd(rank=2)+kmeans(clusters=3)@0.mlp",
         ]
     )
-    fitted = fit(model, proxies, batches(sequences, 5))
+    fitted = fit(model, proxies, {"train": batches(sequences, 5)})
     fitted.save(tmp_path / "all.safetensors")
     loaded = FittedProxies.load(tmp_path / "all.safetensors")
     assert list(loaded) == proxies
@@ -195,6 +197,59 @@ def test_save_and_load(model: TableModel, sequences: list[np.ndarray], tmp_path:
         for site, simplification in fitted[proxy].by_site.items():
             given = torch.randn(7, WIDTH) if site.head is None else x
             assert torch.equal(loaded[proxy].by_site[site](given), simplification(given))
+
+
+def test_a_fit_is_stored_once_however_many_proxies_use_it(
+    model: TableModel, sequences: list[np.ndarray], tmp_path: Path
+) -> None:
+    proxies = expand(
+        [
+            "svd(rank=2)@0.*.key",
+            "svd(rank=2)@0.0.key;onehot@1.*.pattern",
+            "svd(rank=2, on=train)@0.1.key",
+            "svd(rank=2, on=other)@0.1.key",
+            "svd(rank=2, joint=true)@0.1.{query,key}",
+        ]
+    )
+    data = {"train": batches(sequences, 5), "other": batches(sequences[:9], 5)}
+    fitted = fit(model, proxies, data)
+    fitted.save(tmp_path / "all.safetensors")
+    with safe_open(tmp_path / "all.safetensors", framework="pt") as file:
+        assert len(list(file.keys())) == 4  # head 0, head 1, head 1 on other, joint at head 1
+    for proxies_ in (fitted, FittedProxies.load(tmp_path / "all.safetensors")):
+        one, two, three, four, _ = (proxies_[proxy].by_site for proxy in proxies)
+        assert one[Site(0, 0, "key")] is two[Site(0, 0, "key")]
+        assert one[Site(0, 1, "key")] is three[Site(0, 1, "key")]
+        assert one[Site(0, 1, "key")] is not four[Site(0, 1, "key")]
+
+
+def test_a_file_of_before_fits_were_stored_once(tmp_path: Path) -> None:
+    write_weights(tmp_path / "old", {}, {"layers": 2, "placed": {}, "origin": {}})
+    with pytest.raises(AnamorphError, match=r"written by an older anamorph.*delete it"):
+        FittedProxies.load(tmp_path / "old")
+
+
+def test_a_proxy_is_fitted_on_the_split_that_it_names(
+    model: TableModel, sequences: list[np.ndarray]
+) -> None:
+    proxies = expand(["svd(rank=1)@0.0.key", "svd(rank=1, on=other)@0.0.key;pca(rank=1)@1.mlp"])
+    splits = {"mine": sequences[:15], "other": sequences[15:]}
+    data = {name: batches(some, 4) for name, some in splits.items()}
+    fitted = fit(model, proxies, data, train="mine")
+    site = Site(0, 0, "key")
+    for proxy, name in zip(proxies, splits, strict=True):
+        axis = np.linalg.svd(rows(model, site, splits[name]))[2][0]
+        found = fitted[proxy].by_site[site].components_[0]
+        np.testing.assert_allclose(found.abs(), np.abs(axis), atol=1e-9)
+    mean = rows(model, Site(1, None, "mlp"), splits["mine"]).mean(axis=0)
+    np.testing.assert_allclose(fitted[proxies[1]].by_site[Site(1, None, "mlp")].mean_, mean)
+
+
+def test_a_split_that_there_is_not(model: TableModel, sequences: list[np.ndarray]) -> None:
+    proxies = expand("svd(rank=1, on=far)@0.0.key")
+    for look in (fit, check_proxies):
+        with pytest.raises(AnamorphError, match=r"no split 'far' to fit on; there are: mine, iid"):
+            look(model, proxies, {"mine": batches(sequences, 5), "iid": []}, "mine")
 
 
 def test_a_file_of_something_else(tmp_path: Path) -> None:
@@ -216,14 +271,17 @@ def test_sites_of_a_proxy(model: TableModel) -> None:
     ("spec", "message"),
     [
         ("svd(rank=1)@5.*.key", "no site '5.*.key'"),
-        ("svd(rank=1)@0.*.pattern", r"svd\(rank=1\) cannot stand at 0.0.pattern.*key, mlp, output"),
-        ("onehot@0.0.key", "onehot cannot stand at 0.0.key.*kinds pattern"),
+        (
+            "svd(rank=1)@0.*.pattern",
+            r"svd\(rank=1\) cannot be put at 0.0.pattern.*key, middle, mlp",
+        ),
+        ("onehot@0.0.key", "onehot cannot be put at 0.0.key.*kinds pattern"),
         ("svd(rank=1)@0.*.key;pca(rank=1)@*.1.key", r"two attachments edit 0.1.key.*chain"),
     ],
 )
 def test_proxies_that_do_not_suit_the_model(model: TableModel, spec: str, message: str) -> None:
     with pytest.raises(AnamorphError, match=message):
-        fit(model, expand(spec), [])
+        fit(model, expand(spec), {"train": []})
 
 
 def test_a_rank_above_the_dimension_is_found_on_the_first_batch(
@@ -232,18 +290,18 @@ def test_a_rank_above_the_dimension_is_found_on_the_first_batch(
     proxies = expand(["svd(rank=5)@1.mlp", "svd(rank=5)@1.1.key"])
     first = next(batches(sequences, 5))
     with pytest.raises(AnamorphError, match=r"at 1.1.key: .*rank above dimension.*4 dimensions"):
-        check_proxies(model, proxies, first)
-    check_proxies(model, proxies[:1], first)
+        check_proxies(model, proxies, {"train": [first]})
+    check_proxies(model, proxies[:1], {"train": [first]})
 
 
 def test_clusters_above_points(model: TableModel, sequences: list[np.ndarray]) -> None:
     with pytest.raises(AnamorphError, match=r"at 1.mlp: .*clusters above points"):
-        fit(model, expand("kmeans(clusters=51)@1.mlp"), batches(sequences, 5))
+        fit(model, expand("kmeans(clusters=51)@1.mlp"), {"train": batches(sequences, 5)})
 
 
 def test_no_data(model: TableModel) -> None:
     with pytest.raises(AnamorphError, match="no data to fit to"):
-        fit(model, expand("svd(rank=1)@1.mlp"), [])
+        fit(model, expand("svd(rank=1)@1.mlp"), {"train": []})
 
 
 def test_a_nan_names_site_and_sequence_and_padding_does_not_count(
@@ -251,17 +309,17 @@ def test_a_nan_names_site_and_sequence_and_padding_does_not_count(
 ) -> None:
     sequences = [np.where(s == 49, 0, s) for s in sequences]
     model.tables[Site(0, 1, "key")][49] = float("nan")  # the padding's token
-    fit(model, expand("svd(rank=1)@0.1.key"), batches(sequences, 5))
+    fit(model, expand("svd(rank=1)@0.1.key"), {"train": batches(sequences, 5)})
     sequences[17][0] = 49
     with pytest.raises(AnamorphError, match=r"Cannot fit at 0\.1\.key: sequence 17"):
-        fit(model, expand("svd(rank=1)@0.1.key"), batches(sequences, 5))
+        fit(model, expand("svd(rank=1)@0.1.key"), {"train": batches(sequences, 5)})
 
 
 def test_joint_sites_stream_a_sequence_at_a_time(
     model: TableModel, sequences: list[np.ndarray]
 ) -> None:
     (proxy,) = proxies = expand("kmeans(clusters=4, reservoir=20, joint=true)@0.1.{query,key}")
-    fitted = fit(model, proxies, batches(sequences, 6))[proxy].by_site[Site(0, 1, "key")]
+    fitted = fit(model, proxies, {"train": batches(sequences, 6)})[proxy].by_site[Site(0, 1, "key")]
     streamed = [model.tables[Site(0, 1, kind)][s] for s in sequences for kind in ("query", "key")]
     by_hand = proxy.attachments[0].simplification.clone().fit(torch.cat(streamed))
     assert torch.equal(fitted.centers_, by_hand.centers_)
@@ -272,8 +330,8 @@ def test_a_batch_of_padding_alone_changes_nothing(
 ) -> None:
     (proxy,) = proxies = expand("svd(rank=2, joint=true)@0.0.{query,key};kmeans(clusters=3)@1.mlp")
     empty = Batch(torch.zeros(2, 3, dtype=torch.int64), torch.zeros(2, 3, dtype=torch.bool))
-    without = fit(model, proxies, batches(sequences, 5))[proxy].by_site
-    some = fit(model, proxies, [empty, *batches(sequences, 5), empty])[proxy].by_site
+    without = fit(model, proxies, {"train": batches(sequences, 5)})[proxy].by_site
+    some = fit(model, proxies, {"train": [empty, *batches(sequences, 5), empty]})[proxy].by_site
     for site, simplification in without.items():
         state = some[site].state_dict()
         assert all(torch.equal(v, state[k]) for k, v in simplification.state_dict().items())
@@ -283,10 +341,10 @@ def test_only_the_sites_that_are_asked_for_must_be_finite(
     model: TableModel, sequences: list[np.ndarray]
 ) -> None:
     model.tables[Site(0, 0, "key")][:] = float("nan")
-    fit(model, expand("svd(rank=1)@0.1.key"), batches(sequences, 5))
+    fit(model, expand("svd(rank=1)@0.1.key"), {"train": batches(sequences, 5)})
     with pytest.raises(AnamorphError, match=r"Cannot fit at 0\.0\.key: sequence 0"):
-        fit(model, expand("svd(rank=1)@0.*.key"), batches(sequences, 5))
+        fit(model, expand("svd(rank=1)@0.*.key"), {"train": batches(sequences, 5)})
     # Great numbers whose sum overflows are finite all the same.
     model.tables[Site(0, 1, "key")] = torch.full((50, DIM), 3e38)
     model.tables[Site(0, 0, "key")] = torch.full((50, DIM), 3e38)
-    fit(model, expand("pca(rank=1)@0.1.key"), batches(sequences, 5))
+    fit(model, expand("pca(rank=1)@0.1.key"), {"train": batches(sequences, 5)})

@@ -36,6 +36,11 @@ QK = "1.*.{query,key}"
             Simplified((PCA(rank=2).at("0-1.0.key", joint=True),)),
         ),
         ("onehot(joint=true)@0.0.pattern", Simplified((OneHot().at("0.0.pattern", joint=True),))),
+        ("svd(rank=4, on=far)@1.0.key", Simplified((SVD(rank=4).at("1.0.key", on="far"),))),
+        (
+            "svd(rank=8, joint=true, on=un-seen.1)+kmeans(clusters=64)@1.*.{query,key}",
+            Simplified(((SVD(rank=8) + KMeans(clusters=64)).at(QK, joint=True, on="un-seen.1"),)),
+        ),
         (
             "svd(rank=8, joint=true)+kmeans(clusters=64, seed=3)@1.*.{query,key}",
             Simplified(((SVD(rank=8) + KMeans(clusters=64, seed=3)).at(QK, joint=True),)),
@@ -145,6 +150,9 @@ def test_a_family_is_the_text_without_the_size(
         ("svd(rank=4, rank=5)@1.0.key", "gives rank of svd twice"),
         ("svd(rank=-1)@1.0.key", "rank must be a whole number"),
         ("svd(rank=four)@1.0.key", "rank must be a whole number.*got 'four'"),
+        ("svd(rank=4, on=2020)@1.0.key", "on must be the name of a split; got 2020"),
+        ("svd(rank=4, on=a)+pca(rank=2, on=b)@1.0.key", "both on=a and on=b"),
+        ("linear+svd(rank=4)@1.mlp", "linear makes what is at a site from other sites"),
         ("svd(rank=4, joint=1)@1.0.key", "joint must be true or false; got 1"),
         (
             "svd(rank=4,joint=true)+pca(rank=2,joint=false)@1.0.key",
@@ -152,7 +160,7 @@ def test_a_family_is_the_text_without_the_size(
         ),
         (
             "nonsense(rank=4)@1.0.key",
-            "no simplification 'nonsense'; there are: kmeans, onehot, pca, svd",
+            "no simplification 'nonsense'; there are: kmeans, linear, onehot, pca, svd",
         ),
         ("svd(rank=__import__('os'))@1.0.key", r"before \"\('os'\)\)@1.0.key\""),
     ],
@@ -160,6 +168,12 @@ def test_a_family_is_the_text_without_the_size(
 def test_what_cannot_be_read_says_why(text: str, message: str) -> None:
     with pytest.raises(AnamorphError, match=message):
         parse(text)
+
+
+def test_splits_that_a_spec_cannot_name() -> None:
+    with pytest.raises(AnamorphError, match=r"Cannot fit .* on the split 'a b'.*rename the split"):
+        SVD(rank=4).at("1.0.key", on="a b")
+    assert "on=far" in str(SVD(rank=1) + KMeans(clusters=2).at("1.0.key", on="far"))
 
 
 def test_sites_that_cannot_be_a_pattern() -> None:
@@ -247,7 +261,7 @@ def test_other_packages_add_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(AnamorphError, match="calls itself 'round'"):
         find_simplification("other")
     with pytest.raises(
-        AnamorphError, match="there are: kmeans, number, onehot, other, pca, round, svd"
+        AnamorphError, match="there are: kmeans, linear, number, onehot, other, pca, round, svd"
     ):
         find_simplification("square")
 

@@ -16,7 +16,7 @@ import transformers
 from polars.testing import assert_frame_equal
 
 from anamorph.auditing import works
-from anamorph.auditing.audit import audit, fit_on_train
+from anamorph.auditing.audit import audit, fit_on_task
 from anamorph.auditing.engine import LOOK, Settings, audit_split
 from anamorph.auditing.proxies import SimplifiedProxy
 from anamorph.cli import main
@@ -163,7 +163,7 @@ def test_numbers_do_not_depend_on_the_batch(
     model: HuggingFace, task: Task, until: float | None
 ) -> None:
     proxies = sweep(SIMPLIFY, model.sites)
-    fitted = fit_on_train(model, proxies, task, 30)
+    fitted = fit_on_task(model, proxies, task, 30)
     tables = []
     for tokens in (1, 7 * 24, 4096):
         cells = audit_split(
@@ -183,7 +183,7 @@ def test_numbers_do_not_depend_on_the_batch(
 def test_numbers_do_not_depend_on_order_or_padding(model: HuggingFace, task: Task) -> None:
     """Sorted, shuffled, and one sequence at a time without any padding."""
     proxies = sweep(SIMPLIFY, model.sites)
-    fitted = list(fit_on_train(model, proxies, task, 30).values())
+    fitted = list(fit_on_task(model, proxies, task, 30).values())
     split = task.splits["b"]
     assert len(set(split.lengths)) > 5
     shuffled = np.random.default_rng(0).permutation(len(split))

@@ -284,7 +284,7 @@ def test_copies_of_train_alone_are_too_few(tmp_path: Path) -> None:
         path = tmp_path / "c" / ("one", "two", "three")[number] / "a.c"
         text = "\n".join(function.replace("{name}", f"{name}{i}") for i in range(40))
         path.write_text(text, "utf-8")
-    with pytest.raises(AnamorphError, match=r"no duplicates \(\d+ held out, 0 left\)"):
+    with pytest.raises(AnamorphError, match=r"not duplicates \(\d+ held out, 0 left\)"):
         make(corpus, str(tmp_path / "cache"))
 
 

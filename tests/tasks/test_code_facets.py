@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from anamorph.corpora.functions import parse_function
 from anamorph.corpora.languages import LANGUAGES
 from anamorph.corpora.token_kinds import Spans
-from anamorph.tasks.code.facets import Labels, label
+from anamorph.tasks.code.facets import label
 
 TEXT = """int total(int[] total) {
   int x1 = total(0); // total (
@@ -13,7 +13,7 @@ TEXT = """int total(int[] total) {
 }"""
 
 
-def labels(text: str, copied: int = 4, language: str = "java") -> Labels:
+def labels(text: str, copied: int = 4, language: str = "java") -> dict[str, np.ndarray]:
     spans = parse_function(text, LANGUAGES[language])
     assert spans is not None
     return label(text, spans, copied, len(text))
@@ -28,7 +28,7 @@ def at(codes: np.ndarray, text: str, part: str, nth: int = 0) -> list[int]:
 
 
 def test_identifiers_are_new_or_so_far_back() -> None:
-    codes = labels(TEXT).identifier
+    codes = labels(TEXT)["identifier"]
     assert at(codes, TEXT, "total") == [0] * 5
     assert at(codes, TEXT, "total", 1) == [1] * 5, "12 characters back"
     assert at(codes, TEXT, "total", 2) == [1] * 5, "20 characters from the last occurrence"
@@ -40,7 +40,7 @@ def test_identifiers_are_new_or_so_far_back() -> None:
 
 
 def test_closing_brackets_and_their_distance() -> None:
-    codes = labels(TEXT).closing_distance
+    codes = labels(TEXT)["closing distance"]
     found = {int(i): int(codes[i]) for i in np.flatnonzero(codes >= 0)}
     # "[" to "]": 1; "(" to ")": 12, and 2 in the second line; "{" to "}": 54
     ends = [TEXT.index("]"), TEXT.index(")"), TEXT.index(");"), TEXT.index("}")]
@@ -49,18 +49,18 @@ def test_closing_brackets_and_their_distance() -> None:
 
 def test_parts_kinds_and_depths() -> None:
     found = labels(TEXT)
-    assert at(found.token_part, TEXT, "total") == [0, 1, 1, 1, 1]
-    assert at(found.token_part, TEXT, "\n  ") == [-1] * 3, "white space is no token"
-    assert at(found.token_kind, TEXT, "return x1 ") == [0] * 6 + [7] + [1] * 2 + [7]
-    assert at(found.token_kind, TEXT, "\n  int") == [7, 8, 8, 0, 0, 0]
-    deep, flat = at(found.tree_depth, TEXT, "0")[0], at(found.tree_depth, TEXT, "total")[0]
+    assert at(found["token part"], TEXT, "total") == [0, 1, 1, 1, 1]
+    assert at(found["token part"], TEXT, "\n  ") == [-1] * 3, "white space is no token"
+    assert at(found["token kind"], TEXT, "return x1 ") == [0] * 6 + [7] + [1] * 2 + [7]
+    assert at(found["token kind"], TEXT, "\n  int") == [7, 8, 8, 0, 0, 0]
+    deep, flat = at(found["tree depth"], TEXT, "0")[0], at(found["tree depth"], TEXT, "total")[0]
     assert deep > flat == 0
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.text(alphabet="ab(", min_size=1, max_size=60), st.integers(1, 4))
 def test_copying_against_a_search_backwards(text: str, copied: int) -> None:
-    codes = label(text, Spans([len(text)], [3], [0]), copied, len(text)).copying
+    codes = label(text, Spans([len(text)], [3], [0]), copied, len(text))["copying"]
     for i, code in enumerate(codes):
         if i < copied:
             assert code == -1
@@ -76,5 +76,5 @@ def test_a_cut_function_has_the_labels_of_the_whole() -> None:
     whole = labels(TEXT)
     for size in range(1, len(TEXT)):
         cut = label(TEXT, spans, 4, size)
-        for name, codes in cut._asdict().items():
-            np.testing.assert_array_equal(codes, getattr(whole, name)[:size], name)
+        for name, codes in cut.items():
+            np.testing.assert_array_equal(codes, whole[name][:size], name)

@@ -79,7 +79,7 @@ def test_the_fit_data_drawn_from_the_same_file(tmp_path: Path) -> None:
 
 def test_much_of_one_split_in_another() -> None:
     _, said = told({"iid": texts(50), "ood": [*texts(10), *texts(30, 100)]})
-    assert "10 of the 40 sequences of the split 'ood' stand in 'iid' too" in only(said)
+    assert "10 of the 40 sequences of the split 'ood' are in 'iid' too" in only(said)
     _, said = told({"iid": texts(10), "ood": texts(400)})
     assert "10 of the 400 sequences of the split 'ood'" in only(said), "all of the smaller one"
 

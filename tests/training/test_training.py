@@ -16,7 +16,9 @@ import torch
 from anamorph.errors import AnamorphError
 from anamorph.models.decoder import Decoder, DecoderConfig
 from anamorph.tasks import Facet, Split, Task
-from anamorph.tasks.batches import plan, shuffled
+from anamorph.tasks.batches import collate, plan, shuffled
+from anamorph.training.cpu.gradient import gradient_in_pieces
+from anamorph.training.gradient import set_gradient
 from anamorph.training.train import (
     Progress,
     TrainingConfig,
@@ -358,3 +360,26 @@ def test_other_precisions_learn_too(words: Task, precision: Any) -> None:
     first, last = curves["loss"][0], curves["loss"][-1]
     assert last < first < 3
     assert all(p.dtype == torch.float32 and p.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_the_fast_gradient_is_the_plain_one(words: Task, threads: int, bfloat16: bool) -> None:
+    torch.manual_seed(0)
+    model = Decoder(default_model(words, **SHAPE))
+    batch = collate(words.train, np.arange(400))  # more than one piece
+    loss = set_gradient(model, bfloat16, batch.tokens, batch.mask)
+    plain = [p.grad for p in model.parameters()]
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        with gradient_in_pieces(model, bfloat16) as gradient:
+            again = gradient(batch.tokens, batch.mask)
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    rounding = 2e-3 if bfloat16 else 1e-6
+    torch.testing.assert_close(again, loss, atol=rounding, rtol=0)
+    for parameter, expected in zip(model.parameters(), plain, strict=True):
+        assert parameter.grad is not None and parameter.grad is not expected
+        torch.testing.assert_close(parameter.grad, expected, atol=rounding, rtol=0)

@@ -16,11 +16,12 @@ from torch import Tensor
 from anamorph.analysis.texts import functions, glyphs
 from anamorph.analysis.words import families
 from anamorph.auditing.engine import BATCH_TOKENS
-from anamorph.auditing.samples import fit_batches, scored_sequences
+from anamorph.auditing.samples import fit_data, scored_sequences
 from anamorph.auditing.stacks import stacked_edits
+from anamorph.files import write_table
 from anamorph.models.base import Batch, LayerKind
 from anamorph.models.decoder import Decoder
-from anamorph.runs.folder import PICTURES, Run, write_table
+from anamorph.runs.folder import PICTURES, Run
 from anamorph.simplifications import SVD, FittedProxies, FittedProxy, Simplified, expand, fit
 from anamorph.tasks import NOT_APPLICABLE, Split, Task
 from anamorph.tasks.batches import Targets, collate, even_batches, targets
@@ -214,7 +215,7 @@ def scatter(model: Decoder, task: Task, fit_sequences: int) -> pl.DataFrame:
         and component_2.
     """
     proxy = Simplified((SVD(rank=min(2, model.dim("key") or 2)) @ "*.*.{query,key}",))
-    directions = fit(model, [proxy], fit_batches(task, fit_sequences))[proxy].by_site
+    directions = fit(model, [proxy], fit_data(task, fit_sequences), task.train.name)[proxy].by_site
     tables = []
     for split in task.evaluated:
         part = scored_sequences(split, SCATTERED)

@@ -4,14 +4,12 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import polars as pl
 
 from anamorph.auditing.another import check_models
 from anamorph.auditing.options import AuditOptions
-from anamorph.auditing.samples import few_sequences, fit_batches
+from anamorph.auditing.samples import few_sequences, fit_data
 from anamorph.auditing.works import Auditor, Work, merge, plan
-from anamorph.errors import AnamorphError
 from anamorph.faithfulness.confidence import PRIOR_CORRELATION
 from anamorph.faithfulness.gaps import Thresholds
 from anamorph.faithfulness.measuring import ProxyInfo
@@ -31,7 +29,6 @@ from anamorph.simplifications import (
     sweep,
 )
 from anamorph.tasks import Task
-from anamorph.tasks.batches import collate
 from anamorph.tasks.checks import check_context, check_direction, check_vocabulary
 
 Simplify = Spec | Iterable[Spec]
@@ -113,7 +110,7 @@ def audit(
         )
     proxies = proxies_of(model, simplify, options.by)
     check_audit(model, task, proxies)
-    fitted = fit_on_train(model, proxies, task, options.fit_sequences)
+    fitted = fit_on_task(model, proxies, task, options.fit_sequences)
     auditor = Auditor(model, task, proxies, fitted, options.sequences, options.settings())
     tables = tabulate(
         merge(_executed(auditor, watch)),
@@ -172,7 +169,7 @@ def check_audit(
     if model.context is not None:
         check_context(task, model.context)
     model.check(few_sequences(task, model))
-    check_proxies(model, simplified(proxies), collate(task.train, np.arange(1)))
+    check_proxies(model, simplified(proxies), fit_data(task, 1), task.train.name)
     return check_models(proxies, model, task)
 
 
@@ -194,18 +191,12 @@ def describe_proxies(proxies: Sequence[ProxySpec]) -> list[ProxyInfo]:
     ]
 
 
-def fit_on_train(
-    model: Model,
-    proxies: Sequence[ProxySpec],
-    task: Task,
-    sequences: int,
+def fit_on_task(
+    model: Model, proxies: Sequence[ProxySpec], task: Task, sequences: int
 ) -> FittedProxies:
-    """Fit what is to be fitted of proxies to the first sequences of `train`.
+    """Fit what is to be fitted of proxies to the first sequences of `train`, or of their `on=`.
 
     Raises:
-        AnamorphError: as `anamorph.simplifications.fit`; names the split.
+        AnamorphError: as `anamorph.simplifications.fit`.
     """
-    try:
-        return fit(model, simplified(proxies), fit_batches(task, sequences))
-    except AnamorphError as error:
-        raise AnamorphError(f"Split {task.train.name!r}: {error}") from error
+    return fit(model, simplified(proxies), fit_data(task, sequences), task.train.name)

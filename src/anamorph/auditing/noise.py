@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from anamorph.auditing.audit import fit_on_train
+from anamorph.auditing.audit import fit_on_task
 from anamorph.auditing.engine import BATCH_TOKENS, Settings, audit_split
 from anamorph.auditing.proxies import SimplifiedProxy
 from anamorph.auditing.samples import scored_sequences
@@ -53,7 +53,7 @@ def noise_floor(
     with torch.inference_mode(), model.session():
         query = model.run(batch, record=[first], stop=1).recorded[first]
     whole = Simplified((SVD(rank=query.shape[-1]) @ "0.*.{query,key}",))
-    fitted = fit_on_train(model, [whole], task, sequences)[whole]
+    fitted = fit_on_task(model, [whole], task, sequences)[whole]
     rotated = {site: _RoundTrip.of(svd) for site, svd in fitted.by_site.items()}
     proxy = SimplifiedProxy(replace(fitted, by_site=rotated), model)
     settings = Settings(batch_tokens=batch_tokens, threads=threads)

@@ -49,15 +49,17 @@ class AuditOptions:
 
     def __post_init__(self) -> None:
         require("by", self.by, among=get_args(Sweep))
-        require("sequences", self.sequences, whole=True, least=2)
-        require("fit_sequences", self.fit_sequences, whole=True, least=1)
+        whole = {"sequences": (self.sequences, 2), "fit_sequences": (self.fit_sequences, 1)}
+        if self.batch_tokens is not None:
+            whole["batch_tokens"] = self.batch_tokens, 1
+        for name, (value, least) in whole.items():
+            require(name, value, whole=True, least=least)
+            object.__setattr__(self, name, int(value))  # NumPy's are not JSON
         if self.until is not None:
             require("until", self.until, above=0, below=1)
         require("correlation", self.correlation, above=0, most=1)
         if self.learnt is not None:
             require("learnt", self.learnt, least=0, most=1)
-        if self.batch_tokens is not None:
-            require("batch_tokens", self.batch_tokens, whole=True, least=1)
 
     def resolved(self, task: Task, model: Model) -> "AuditOptions":
         """With what task and model decide where the options leave it to them."""

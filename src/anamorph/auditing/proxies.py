@@ -1,7 +1,7 @@
 """What stands in for a model in an audit: its own blocks with simplifications, or another model."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Self
 
@@ -62,7 +62,7 @@ class SimplifiedProxy(Proxy):
     """
 
     def __init__(self, fitted: FittedProxy, model: Model) -> None:
-        heads = attention_heads(fitted.by_site, fitted.first_layer, model.sites)
+        heads = attention_heads(fitted.by_site, model.sites)
         super().__init__(fitted.proxy, fitted.first_layer, heads)
         self.fitted = fitted
 
@@ -129,14 +129,11 @@ class ModelProxy(Proxy):
         return Outcome(self.other, ran.state, ran.recorded)
 
 
-def attention_heads(
-    edited: Iterable[Site], first_layer: int, sites: Sequence[Site]
-) -> tuple[Head, ...]:
+def attention_heads(edited: Collection[Site], sites: Sequence[Site]) -> tuple[Head, ...]:
     """The heads over which the attention metrics of simplifications average.
 
     Args:
         edited: the sites that are edited.
-        first_layer: the first layer of these; the number of layers for the identity.
         sites: the model's.
     """
     every = _heads(sites)
@@ -146,7 +143,8 @@ def attention_heads(
         if site.kind in ATTENTION_KINDS and site.head is not None:
             read = layout[site.layer].reading(site.head, site.kind)
             own |= {(site.layer, head) for head in read} & every
-    return tuple(sorted(own or {h for h in every if h[0] >= first_layer} or every))
+    first = min((site.layer for site in edited), default=0)
+    return tuple(sorted(own or {h for h in every if h[0] >= first} or every))
 
 
 def _heads(sites: Iterable[Site]) -> set[Head]:

@@ -29,7 +29,12 @@ def few_sequences(task: Task, model: Model) -> Batch:
     return Batch(batch.tokens[:, :TRIED], batch.mask[:, :TRIED]).to(model.device)
 
 
-def fit_batches(task: Task, sequences: int) -> Iterator[Batch]:
-    """The first sequences of `train`, in their order, in batches."""
-    sample = task.train.take(np.arange(min(sequences, len(task.train))))
-    return (collate(sample, part) for part in plan(sample.lengths, FIT_TOKENS))
+def fit_data(task: Task, sequences: int) -> dict[str, Iterator[Batch]]:
+    """By the name of a split its first sequences, in their order, in batches."""
+
+    def batches(split: Split) -> Iterator[Batch]:
+        sample = split.take(np.arange(min(sequences, len(split))))
+        for part in plan(sample.lengths, FIT_TOKENS):
+            yield collate(sample, part)
+
+    return {name: batches(split) for name, split in task.splits.items()}

@@ -6,6 +6,9 @@ import torch
 from torch import Tensor
 
 from anamorph.models.base import Context, Edit, LayerKind
+from anamorph.models.layout import KEY_KINDS
+from anamorph.models.sites import Site
+from anamorph.models.tap import rows_at
 from anamorph.simplifications import FittedProxy, Simplification
 
 
@@ -13,13 +16,18 @@ class StackedEdit(Edit):
     """The edits of all proxies of a stack to one tensor of a layer.
 
     Args:
+        key: the tensor.
         placed: for each copy the simplification at each head (None for kinds without heads); a head
             that is not there is left as it is.
     """
 
-    def __init__(self, placed: Sequence[Mapping[int | None, Simplification]]) -> None:
-        self.placed = placed
+    def __init__(
+        self, key: LayerKind, placed: Sequence[Mapping[int | None, Simplification]]
+    ) -> None:
+        self.key, self.placed = key, placed
         self.copies = len(placed)
+        read = {s for here in placed for head, x in here.items() for s in x.reads(self.site(head))}
+        self.reads = tuple(sorted({LayerKind(site.layer, site.kind) for site in read}))
         self.heads: list[int] = sorted({h for here in placed for h in here if h is not None})
         self.fired = 0
 
@@ -57,8 +65,24 @@ class StackedEdit(Edit):
         for copy, placed in enumerate(self.placed):
             if affine[copy] is None:
                 source = x[copy if len(x) > 1 else 0]
-                out[copy] = placed[head].apply(source, context) if head in placed else source
+                if head in placed:
+                    reads = placed[head].reads(self.site(head))
+                    given = [_read(site, copy, context) for site in reads] or [source]
+                    source = placed[head].apply(*given, context=context)
+                out[copy] = source
         return out
+
+    def site(self, head: int | None) -> Site:
+        """The site of a head, or of the whole tensor."""
+        return Site(self.key.layer, head, self.key.kind)
+
+
+def _read(site: Site, copy: int, context: Context) -> Tensor:
+    """What a copy has at a site that is read, [batch, position, dim], at the edit's positions."""
+    x = context.read[LayerKind(site.layer, site.kind)]
+    x = x[copy if len(x) > 1 else 0][None]
+    x = x if site.head is None else x[:, :, site.head]
+    return rows_at(x, context.at if site.kind in KEY_KINDS else None)[0]
 
 
 def _affine(x: Tensor, matrix: Tensor, bias: Tensor) -> Tensor:
@@ -73,6 +97,7 @@ def stacked_edits(stack: Sequence[FittedProxy]) -> dict[LayerKind, StackedEdit]:
     keys = {LayerKind(site.layer, site.kind) for fitted in stack for site in fitted.by_site}
     return {
         key: StackedEdit(
+            key,
             [
                 {
                     site.head: simplification
@@ -80,7 +105,7 @@ def stacked_edits(stack: Sequence[FittedProxy]) -> dict[LayerKind, StackedEdit]:
                     if (site.layer, site.kind) == key
                 }
                 for fitted in stack
-            ]
+            ],
         )
         for key in sorted(keys)
     }

@@ -24,6 +24,7 @@ from anamorph.simplifications import (
     FittedProxies,
     ProxySpec,
     Simplified,
+    first_layer,
     sites_of,
 )
 from anamorph.tasks import Task
@@ -56,15 +57,15 @@ def plan(proxies: Sequence[ProxySpec], model: Model, splits: Sequence[str]) -> l
 
     Returns:
         every proxy once on every split. Simplifications that can run in one stack stand together:
-        they are ordered by their first edited layer and the heads they are compared on, then as
-        they were given. Every other model is a work of its own, so that only one is in memory.
+        they are ordered by the first layer that they read or edit and the heads they are compared
+        on, then as they were given. Every other model is a work of its own, so that only one is in
+        memory.
     """
     sites = model.sites
 
     def place(proxy: Simplified) -> tuple[Any, ...]:
-        edited = [site for _, some in sites_of(proxy, sites) for site in some]
-        first = min((site.layer for site in edited), default=model.layers)
-        return first, attention_heads(edited, first, sites)
+        edited = {s: a.simplification for a, some in sites_of(proxy, sites) for s in some}
+        return first_layer(edited, model.layers), attention_heads(edited, sites)
 
     ordered = sorted((p for p in proxies if isinstance(p, Simplified)), key=place)
     size = ceil(len(ordered) / max(1, ceil(len(ordered) / PROXIES)))

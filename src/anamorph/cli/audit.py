@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -39,10 +40,11 @@ OPTIONS: dict[str, tuple[Any, str]] = {
 
 def _with_options(verb: Callable[..., None]) -> Callable[..., None]:
     """Give a verb `OPTIONS` in place of its `**options`."""
-    defaults = {name: field.default for name, field in GivenSpec.model_fields.items()}
+    fields = {name: field.default for name, field in GivenSpec.model_fields.items()}
+    defaults = fields | asdict(OF_FILES)
     parameters = list(inspect.signature(verb).parameters.values())[:-1]
     for name, (kind, text) in OPTIONS.items():
-        default = getattr(OF_FILES, name, defaults.get(name))
+        default = defaults[name]
         option = typer.Option(
             f"--{name.replace('_', '-')}",
             help=escape(text),

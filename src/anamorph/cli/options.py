@@ -27,15 +27,15 @@ Workers = Annotated[
 ]
 TrainFolder = Annotated[
     Path | None,
-    typer.Option("--train", help="code: a folder with source code in task.language."),
+    typer.Option("--train", help="A folder to train on, for tasks with task.corpus."),
 ]
 UnseenFolder = Annotated[
     Path | None,
-    typer.Option("--unseen", help="code: a folder with other repositories of that language."),
+    typer.Option("--unseen", help="A folder like it, not to be trained on."),
 ]
 OodFolders = Annotated[
     list[str] | None,
-    typer.Option("--ood", help="code: LANGUAGE=FOLDER, another language; repeatable."),
+    typer.Option("--ood", help="NAME=FOLDER for another split, such as a language; repeatable."),
 ]
 RunFolder = Annotated[Path, typer.Argument(help="A run folder.", show_default=False)]
 

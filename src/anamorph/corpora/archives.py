@@ -1,7 +1,7 @@
 """Source files out of downloaded archives, which are hostile until shown otherwise.
 
-Nothing is ever extracted to disk: members are read one after the other, into memory, as far as the
-limits go. A path can therefore not escape, and a link leads nowhere.
+Nothing is ever extracted to disk: members are read one after the other, into memory, up to the
+limits. A path can therefore not escape, and a link leads nowhere.
 """
 
 import bz2

@@ -1,7 +1,7 @@
 """Corpora of functions: from recipes, from CodeSearchNet's files, from folders of source code.
 
 Whatever they come from, functions are extracted once into the cache, one Parquet file a source;
-what is killed half-way goes on with the sources that have none.
+what is killed half-way continues with the sources that have no file yet.
 """
 
 import gzip
@@ -28,7 +28,7 @@ from anamorph.corpora.functions import (
     functions_in,
     is_test,
     parse_function,
-    to_rows,
+    to_row,
     wanted_file,
 )
 from anamorph.corpora.languages import LANGUAGES, language_of, parser
@@ -248,7 +248,7 @@ def extract(sources: Sequence[Source], cache: Path, watch: Watch = ignore) -> Co
             }
         )
         tables.setdefault(source.language, []).append(
-            pl.read_parquet(place.with_suffix(".parquet"))
+            pl.read_parquet(place.with_suffix(".parquet"), columns=list(SCHEMA))
         )
     functions = {
         language: pl.concat(some).unique(["exact", "partition"], keep="first", maintain_order=True)
@@ -353,13 +353,8 @@ def _loose(source: Source, problems: Problems) -> Iterator[tuple[Any, ...]]:
 
 def _of_file(source: Source, path: str, text: str) -> Iterator[tuple[Any, ...]]:
     if wanted_file(path, text):
-        yield from to_rows(
-            functions_in(text, language_of(source.language)),
-            repo=source.repo,
-            path=path,
-            language=source.language,
-            partition=source.partition,
-        )
+        for function in functions_in(text, language_of(source.language)):
+            yield to_row(function, source.repo, path, source.partition)
 
 
 def _codesearchnet(source: Source, problems: Problems) -> Iterator[tuple[Any, ...]]:
@@ -379,14 +374,7 @@ def _codesearchnet(source: Source, problems: Problems) -> Iterator[tuple[Any, ..
                 if spans is None:
                     problems.add("syntax error", f"line {number}")
                     continue
-                made = Function(name, text, str(row.get("docstring", "")), spans)
-                (columns,) = to_rows(
-                    [made],
-                    repo=repo,
-                    path=str(row.get("path", "")),
-                    language=source.language,
-                    partition=source.partition,
-                )
-                yield columns
+                function = Function(name, text, spans)
+                yield to_row(function, repo, str(row.get("path", "")), source.partition)
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         problems.add(f"the rest cannot be read: {error}", path.name)

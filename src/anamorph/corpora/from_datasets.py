@@ -22,7 +22,7 @@ CODESEARCHNET = ("go", "java", "javascript", "php", "python", "ruby")
 
 
 def write_files(name: str, languages: Sequence[str] | None, cache: Path) -> Path:
-    """Write a data set's languages in CodeSearchNet's layout, as far as they are not there yet.
+    """Write a data set's languages in CodeSearchNet's layout, unless they are there already.
 
     Args:
         name: of the data set, or a folder that `datasets` can read; it must have a configuration

@@ -1,4 +1,4 @@
-"""Functions out of source files, in CodeSearchNet's fields, with the kind of every token.
+"""Functions out of source files, with the kind of every token.
 
 Which functions are kept follows Husain et al. 2019 (arXiv 1909.09436), section 2.1, where it can:
 at least three lines, no tests, no constructors; and beyond it no generated or minified files, none
@@ -6,7 +6,7 @@ with syntax errors, and none of more than 4,000 characters.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from hashlib import blake2b
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
@@ -37,12 +37,7 @@ SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "path": pl.String,
     "func_name": pl.String,
     "original_string": pl.String,
-    "code": pl.String,
-    "code_tokens": pl.List(pl.String),
-    "docstring": pl.String,
-    "language": pl.String,
     "partition": pl.String,
-    "url": pl.String,
     # ours: consecutive spans that cover original_string, see anamorph.corpora.token_kinds.Spans
     "span_lengths": pl.List(pl.UInt16),
     "span_kinds": pl.List(pl.UInt8),
@@ -65,14 +60,12 @@ class Function(NamedTuple):
 
     Attributes:
         name: its own, without that of its class.
-        text: as it stands in the file, from its first character to its last.
-        docstring: the text in front of it, or at its beginning, that describes it; may be empty.
+        text: as it is in the file, from its first character to its last.
         spans: of the text.
     """
 
     name: str
     text: str
-    docstring: str
     spans: Spans
 
 
@@ -106,7 +99,7 @@ def _opened(source: bytes, language: Language) -> bytes:
 
 
 def parse_function(text: str, language: Language) -> Spans | None:
-    """The spans of a function that stands alone; None if it has syntax errors.
+    """The spans of a function without a file around it; None if it has syntax errors.
 
     Args:
         text: from its first character to its last.
@@ -122,35 +115,11 @@ def parse_function(text: str, language: Language) -> Spans | None:
     return None
 
 
-def to_rows(
-    functions: Iterable[Function], *, repo: str, path: str, language: str, partition: str
-) -> list[tuple[object, ...]]:
-    """Rows of `SCHEMA`."""
-    return [
-        (
-            repo,
-            path,
-            f.name,
-            f.text,
-            f.text,
-            code_tokens(f.text, f.spans),
-            f.docstring,
-            language,
-            partition,
-            "",
-            f.spans.lengths,
-            f.spans.kinds,
-            f.spans.depths,
-            _hash("".join(f.text.split())),
-            _hash(abstracted(f.text, f.spans)),
-        )
-        for f in functions
-    ]
-
-
-def code_tokens(text: str, spans: Spans) -> list[str]:
-    """The tokens, without white space and comments."""
-    return [t for kind, t in spans.texts(text) if kind not in (COMMENT, WHITESPACE, INDENTATION)]
+def to_row(function: Function, repo: str, path: str, partition: str) -> tuple[object, ...]:
+    """A row of `SCHEMA`."""
+    name, text, spans = function
+    hashes = _hash("".join(text.split())), _hash(abstracted(text, spans))
+    return (repo, path, name, text, partition, spans.lengths, spans.kinds, spans.depths, *hashes)
 
 
 def abstracted(text: str, spans: Spans) -> str:
@@ -158,14 +127,8 @@ def abstracted(text: str, spans: Spans) -> str:
 
     Two functions for which this is the same are type-2 clones (Roy and Cordy 2007).
     """
-    names = {
-        IDENTIFIER: "i",
-        STRING: "s",
-        NUMBER: "n",
-        COMMENT: "",
-        WHITESPACE: "",
-        INDENTATION: "",
-    }
+    names = {IDENTIFIER: "i", STRING: "s", NUMBER: "n"}
+    names |= dict.fromkeys((COMMENT, WHITESPACE, INDENTATION), "")
     return " ".join(filter(None, (names.get(kind, part) for kind, part in spans.texts(text))))
 
 
@@ -185,14 +148,14 @@ def _function(node: "tree_sitter.Node", source: bytes) -> Function | None:
     name = _name(node, source)
     if len(text) > MOST_CHARACTERS or not name or name in CONSTRUCTORS:
         return None
-    return Function(name, text, _docstring(node, source), spans_of(node, source))
+    return Function(name, text, spans_of(node, source))
 
 
 _NAMING = ("variable_declarator", "assignment_expression", "pair", "field_definition")
 
 
 def _name(node: "tree_sitter.Node", source: bytes) -> str:
-    """The name that a function has or is assigned to; empty if it has none."""
+    """The name that a function has or is assigned to; empty if it has no name."""
     named = node.child_by_field_name("name")
     declarator = node.child_by_field_name("declarator")  # in C, under pointers and parameters
     while named is None and declarator is not None:
@@ -204,19 +167,3 @@ def _name(node: "tree_sitter.Node", source: bytes) -> str:
         for field in ("name", "left", "key", "property"):
             named = named or above.child_by_field_name(field)
     return "" if named is None else source[named.start_byte : named.end_byte].decode()
-
-
-def _docstring(node: "tree_sitter.Node", source: bytes) -> str:
-    """The comment right in front of a function, or in Python the string that it begins with."""
-    body = node.child_by_field_name("body")
-    first = body.named_children[:1] if body is not None else []
-    if [statement.type for statement in first] == ["expression_statement"]:
-        inner = first[0].named_children
-        if [expression.type for expression in inner] == ["string"]:
-            return source[inner[0].start_byte : inner[0].end_byte].decode()
-    while node.prev_sibling is None and node.parent and node.parent.start_byte == node.start_byte:
-        node = node.parent
-    before = node.prev_sibling
-    if before is not None and "comment" in before.type:
-        return source[before.start_byte : before.end_byte].decode()
-    return ""

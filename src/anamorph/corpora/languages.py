@@ -20,7 +20,7 @@ class Language:
         name: as CodeSearchNet calls it.
         suffixes: of its files.
         functions: the grammar's node types that are a function with a body.
-        wrappers: what to put around a function that stands alone, so that the grammar takes it; the
+        wrappers: what to put around a function without a file, so that the grammar takes it; the
             first that parses without an error counts.
         grammar: the function of the grammar's package that gives the grammar.
     """

@@ -89,5 +89,5 @@ def _packages(recipe: str, language: str, table: Any) -> Packages:
             raise AnamorphError(f"{where}: {key} must be a list of names; got {names!r}.")
         for package in names:
             if package.startswith("-") or any(c.isspace() for c in package):
-                raise AnamorphError(f"{where}: {package!r} is no name of a package.")
+                raise AnamorphError(f"{where}: {package!r} is not the name of a package.")
     return Packages(table["client"], tuple(table["packages"]), tuple(table.get("unseen", ())))

@@ -8,71 +8,34 @@ if TYPE_CHECKING:
     import tree_sitter
 
 KINDS = (
-    "keyword",
-    "identifier",
-    "string",
-    "comment",
-    "number",
-    "operator",
-    "punctuation",
-    "whitespace",
-    "indentation",
+    *("keyword", "identifier", "string", "comment", "number"),
+    *("operator", "punctuation", "whitespace", "indentation"),
 )
 (KEYWORD, IDENTIFIER, STRING, COMMENT, NUMBER, OPERATOR, PUNCTUATION, WHITESPACE, INDENTATION) = (
     range(len(KINDS))
 )
 DEEPEST = 255  # of the tree, as it is stored
 
-_STRINGS = frozenset(
-    # every language's, as no two of them mean different things by one of these names
+_STRINGS = frozenset(  # of every language: no name means two things
     [
-        "string",
-        "string_literal",
-        "character_literal",
-        "template_string",
-        "regex",
-        "encapsed_string",
-        "heredoc",
-        "nowdoc",
-        "heredoc_body",
-        "heredoc_beginning",
-        "string_array",
-        "symbol_array",
-        "interpreted_string_literal",
-        "raw_string_literal",
-        "rune_literal",
-        "char_literal",
-        "system_lib_string",
-        "simple_symbol",
-        "delimited_symbol",
-        "hash_key_symbol",
-        "subshell",
-        "bare_string",
-        "bare_symbol",
-        "shell_command_expression",
-        "character",
-        "chained_string",
-        "concatenated_string_part",
+        *("string", "string_literal", "character_literal", "template_string", "regex"),
+        *("encapsed_string", "heredoc", "nowdoc", "heredoc_body", "heredoc_beginning"),
+        *("string_array", "symbol_array", "interpreted_string_literal", "raw_string_literal"),
+        *("rune_literal", "char_literal", "system_lib_string", "simple_symbol", "delimited_symbol"),
+        *("hash_key_symbol", "subshell", "bare_string", "bare_symbol", "shell_command_expression"),
+        *("character", "chained_string", "concatenated_string_part"),
     ]
 )
 _CODE_IN_STRINGS = frozenset(
     [
-        "interpolation",
-        "template_substitution",
-        "variable_name",
-        "dynamic_variable_name",
-        "subscript_expression",
-        "member_access_expression",
+        *("interpolation", "template_substitution", "variable_name", "dynamic_variable_name"),
+        *("subscript_expression", "member_access_expression"),
     ]
 )
-_WHOLE = frozenset(["variable_name"])  # identifiers that are no leaves
+_WHOLE = frozenset(["variable_name"])  # identifiers that are not leaves
 _NAMED_KEYWORDS = frozenset(
     [
-        "primitive_type",
-        "void_type",
-        "boolean_type",
-        "null_literal",
-        "mutable_specifier",
+        *("primitive_type", "void_type", "boolean_type", "null_literal", "mutable_specifier"),
         "relative_scope",
     ]
 )
@@ -89,7 +52,7 @@ class Spans:
     Attributes:
         lengths: [span] in characters; they sum to the length of the source.
         kinds: [span] indexes of `KINDS`.
-        depths: [span] how deep in the tree the token stands, counted from the function; that of the
+        depths: [span] the depth of the token in the tree, counted from the function; that of the
             token before for white space.
     """
 
@@ -183,7 +146,7 @@ def _kind(text: str, name: str, named: bool) -> int:
 
 
 def _fill(spans: Spans, between: bytes, depth: int) -> None:
-    """Add what stands between two tokens."""
+    """Add what is between two tokens."""
     for part in _GAP.split(between.decode()):
         if not part:
             continue

@@ -56,7 +56,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from anamorph.errors import AnamorphError
+from anamorph.errors import AnamorphError, require
 
 FEWEST_SEQUENCES = 16
 """Until a cell has seen so many sequences, its interval is [0, 1]."""
@@ -270,17 +270,10 @@ class RatioSequence:
         prior_correlation: float = PRIOR_CORRELATION,
         device: torch.device | str = "cpu",
     ) -> None:
-        if cells < 1:
-            raise AnamorphError(f"There are {cells} cells to follow; expected at least one.")
-        for name, value, most in (
-            ("The width to stop at", until, 1.0),
-            ("alpha", alpha, 0.5),
-            ("The prior correlation", prior_correlation, 1.0),
-        ):
-            if not 0 < value <= most:
-                raise AnamorphError(
-                    f"{name} is {value}; expected a number above 0 and at most {most:g}."
-                )
+        require("The number of cells to follow", cells, least=1)
+        require("The width to stop at", until, above=0, most=1)
+        require("alpha", alpha, above=0, most=0.5)
+        require("The prior correlation", prior_correlation, above=0, most=1)
         self.until = until
         self.alpha = alpha
         self.prior_correlation = prior_correlation
@@ -310,10 +303,6 @@ class RatioSequence:
         sums = RatioSums(*(total[rows] for total in self.sums))
         low, high = sequence_interval(sums, self.until, self.alpha, self.prior_correlation)
         self._low[rows], self._high[rows] = low, high
-
-    def mean(self) -> Tensor:
-        """The pooled means so far: [cells]; NaN for a cell without sequences."""
-        return self.sums.a / self.sums.c
 
     def interval(self) -> tuple[Tensor, Tensor]:
         """Low and high, each [cells]: [0, 1] until a cell has `FEWEST_SEQUENCES`."""

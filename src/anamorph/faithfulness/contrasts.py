@@ -11,9 +11,9 @@ from anamorph.faithfulness.intervals import (
     Floats,
     Means,
     correlation,
-    joined,
+    of_all,
     residuals,
-    spread,
+    with_mean,
 )
 from anamorph.faithfulness.sums import Group, SumIndex
 
@@ -48,9 +48,6 @@ class _Side(NamedTuple):
 
     def without(self, other: "_Side") -> "_Side":
         return _Side(self.sums - other.sums, self.counts - other.counts)
-
-    def by_model(self) -> "_Side":
-        return _Side(np.moveaxis(self.sums, 1, 0), np.moveaxis(self.counts, 1, 0))
 
 
 def contrasts(
@@ -91,28 +88,22 @@ def _spread_out(index: SumIndex, values: Floats, group: Group) -> Floats:
 
 def _contrast(group: Group, here: _Side, rest: _Side, share: NDArray[np.bool_]) -> Contrast:
     assert group.facet is not None and group.level is not None
-    a, b = (Means.of(*side, share) for side in (here, rest))
-    ours, theirs = residuals(*here), residuals(*rest)  # [proxy, model, metric, sequence]
-    of_models = spread(np.moveaxis(a.value - b.value, 1, 0))
-    over = [Means.over_models(*side.by_model(), share) for side in (here, rest)]
-    our_mean, their_mean = ours.mean(1), theirs.mean(1)
-    each = Differences(a, b, np.zeros_like(a.value), correlation(ours, theirs))
-    mean = Differences(over[0], over[1], of_models, correlation(our_mean, their_mean))
-    ends, ends_of_mean = each.ends(), mean.ends()
-    errors = np.sqrt(((ours - theirs) ** 2).sum(-1))
-    of_mean = np.sqrt(((our_mean - their_mean) ** 2).sum(-1) + of_models**2)
+    a, b = (Means.of_every_model(*side, share) for side in (here, rest))
+    ours, theirs = (with_mean(residuals(*side)) for side in (here, rest))
+    gaps = Differences.of_every_model(a, b, correlation(ours, theirs))
+    ends = Ends(*map(of_all, gaps.ends()))
+    error = of_all(np.sqrt(((ours - theirs) ** 2).sum(-1) + gaps.spread**2))
     count = here.counts[:, :, 0]  # [proxy, model, sequence]
     tokens, sequences = (
         np.concatenate([x, x.max(axis=1, keepdims=True)], axis=1).astype(np.int64)
         for x in (count.sum(-1), np.count_nonzero(count, axis=-1))
     )
-    low, high = (joined(x, y) for x, y in zip(ends, ends_of_mean, strict=True))
     return Contrast(
         group.facet,
         group.level,
-        joined(each.value, mean.value),
-        Ends(low, high),
-        np.where(np.isnan(low), np.nan, joined(errors, of_mean)),
+        of_all(gaps.value),
+        ends,
+        np.where(np.isnan(ends.low), np.nan, error),
         tokens,
         sequences,
     )

@@ -9,12 +9,12 @@ says what the data can carry and no more:
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from anamorph.errors import AnamorphError
+from anamorph.errors import require
 
 FAITHFUL = "faithful"
 UNDER = "illusion (under-generalizes)"
@@ -54,12 +54,9 @@ class Thresholds:
     share: float = 2 / 3
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            low, value = 0.5 if field.name == "share" else 0, getattr(self, field.name)
-            if not low <= value <= 1:
-                raise AnamorphError(
-                    f"The threshold {field.name} is {value}; expected a number from {low} to 1."
-                )
+        for name, value in vars(self).items():
+            least = 0.5 if name == "share" else 0
+            require(f"The threshold {name}", value, least=least, most=1)
 
 
 def benjamini_hochberg(p_values: NDArray[np.float64]) -> NDArray[np.float64]:

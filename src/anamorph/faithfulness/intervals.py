@@ -90,7 +90,7 @@ class Means:
     freedom: Floats
     share: NDArray[np.bool_]
     spread: Floats
-    models: int = 1
+    models: NDArray[np.int64]
 
     @classmethod
     def of(cls, sums: Floats, counts: Floats, share: NDArray[np.bool_]) -> Self:
@@ -118,6 +118,7 @@ class Means:
             freedom=total**2 / np.maximum(squares, 1) - 1,
             share=np.broadcast_to(share, value.shape),
             spread=np.zeros_like(value),
+            models=np.ones(value.shape, np.int64),
         )
 
     @classmethod
@@ -135,12 +136,28 @@ class Means:
             length=each.length.mean(0),
             freedom=each.freedom.mean(0),
             spread=spread(each.value),
-            models=len(sums),
+            models=np.full_like(each[0].models, len(sums)),
         )
 
+    @classmethod
+    def of_every_model(cls, sums: Floats, counts: Floats, share: NDArray[np.bool_]) -> Self:
+        """Of each model, and behind them, if there are several, over all.
+
+        Args:
+            sums: [proxy, model, ..., sequences].
+            counts: broadcast against `sums`.
+            share: as for `of`.
+        """
+        counts = np.broadcast_to(counts, sums.shape)
+        each = cls.of(sums, counts, share)
+        if sums.shape[1] == 1:
+            return each
+        over = cls.over_models(np.moveaxis(sums, 1, 0), np.moveaxis(counts, 1, 0), share)
+        pairs = zip(vars(each).values(), vars(over).values(), strict=True)
+        return cls(*(np.concatenate([x, mean[:, None]], axis=1) for x, mean in pairs))
+
     def __getitem__(self, key: Any) -> Self:
-        arrays = ("value", "error", "positions", "length", "freedom", "share", "spread")
-        return replace(self, **{name: getattr(self, name)[key] for name in arrays})
+        return type(self)(*(values[key] for values in vars(self).values()))
 
     def of_sequences(self, z: Floats) -> Ends:
         """The ends of an interval that knows of the error over sequences alone.
@@ -198,6 +215,16 @@ class Differences:
     second: Means
     spread: Floats
     correlation: Floats | float = 0.0
+
+    @classmethod
+    def of_every_model(
+        cls, first: Means, second: Means, correlation: Floats | float = 0.0
+    ) -> "Differences":
+        """Of means as `Means.of_every_model` gives them."""
+        apart = np.moveaxis(first.value - second.value, 1, 0)
+        over_models = np.zeros_like(first.value)
+        over_models[:, -1] = spread(apart[:-1] if len(apart) > 1 else apart)
+        return cls(first, second, over_models, correlation)
 
     @property
     def value(self) -> Floats:
@@ -272,9 +299,16 @@ def correlation(first: Floats, second: Floats) -> Floats:
     return found
 
 
-def joined(each: Floats, over: Floats) -> Floats:
-    """[proxy, model, ...] of every model, and behind them [proxy, ...] over all: one axis."""
-    return np.concatenate([each, over[:, None]], axis=1)
+def with_mean(values: Floats) -> Floats:
+    """[proxy, model, ...] of every model, and behind them, if there are several, their mean."""
+    if values.shape[1] == 1:
+        return values
+    return np.concatenate([values, values.mean(1, keepdims=True)], axis=1)
+
+
+def of_all(values: Floats) -> Floats:
+    """[proxy, 1, ...] of a single model twice, as it is all models too; others as they are."""
+    return values if values.shape[1] > 1 else values[:, [0, 0]]
 
 
 def spread(values: Floats) -> Floats:
@@ -308,10 +342,12 @@ def _distances(means: Means, z: Floats) -> tuple[Floats, Floats]:
     return np.maximum(means.value - low, 0), np.maximum(high - means.value, 0)
 
 
-def _of_models(spread: Floats, models: int, z: Floats) -> Floats:
-    if models == 1:
-        return np.zeros_like(z)
-    return spread * student(z, np.full_like(z, models - 1))
+def _of_models(spread: Floats, models: NDArray[np.int64], z: Floats) -> Floats:
+    apart, count = np.broadcast_to(spread, z.shape), np.broadcast_to(models, z.shape)
+    found, several = np.zeros_like(z), count > 1
+    freedom = count[several].astype(np.float64) - 1
+    found[several] = apart[several] * student(z[several], freedom)
+    return found
 
 
 def _known(low: Floats, high: Floats, freedom: Floats) -> Ends:

@@ -1,4 +1,4 @@
-"""The process that anamorph runs in, which is the user's: how much of it is taken, and left."""
+"""The user's process, in which anamorph runs: what it may use of it, and what it restores."""
 
 import math
 import os
@@ -16,7 +16,7 @@ import torch
 def as_found() -> Iterator[None]:
     """Restore environment, warnings filters and random state, which some libraries change.
 
-    They do so on import or when they are first used. To be held for as short as can be: what other
+    They do so on import or when they are first used. Hold it as briefly as possible: what other
     threads change meanwhile is undone too.
     """
     before = dict(os.environ)

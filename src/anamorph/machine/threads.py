@@ -21,7 +21,7 @@ _turn = threading.RLock()  # torch's number of threads belongs to the whole proc
 
 @contextmanager
 def torch_threads(number: int) -> Iterator[int]:
-    """Have torch use so many threads in an operation; afterwards as many as before.
+    """Set how many threads torch uses in an operation; afterwards it is as it was.
 
     Autocast, which is each thread's own, is off meanwhile. Whoever comes from another thread waits
     for their turn.

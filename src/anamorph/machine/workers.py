@@ -149,7 +149,11 @@ class _Worker:
             try:
                 while True:
                     answers.put((self, pickle.load(stream)))
-            except (EOFError, OSError, pickle.UnpicklingError):  # it ended, perhaps in a word
+            except (
+                EOFError,
+                OSError,
+                pickle.UnpicklingError,
+            ):  # it ended, perhaps within an answer
                 answers.put((self, _Ended()))
 
     def send(self, call: Call) -> None:

@@ -146,6 +146,8 @@ class Model(ABC):
     What most models agree on stands here as a default; a model that differs says so.
 
     Attributes:
+        layers: the number of blocks.
+        vocabulary: the number of logits.
         causal: whether no position sees those behind it.
         context: the longest sequence, in tokens; None if there is none.
         parallel: whether two threads may run it at once. A model that keeps something of one run
@@ -153,6 +155,8 @@ class Model(ABC):
         batch_tokens: tokens of a batch, padding included, with which an audit of it is fastest.
     """
 
+    layers: int
+    vocabulary: int
     causal: bool = True
     context: int | None = None
     parallel: bool = True
@@ -162,16 +166,6 @@ class Model(ABC):
     @abstractmethod
     def sites(self) -> Sequence[Site]:
         """Every tensor that can be read and replaced."""
-
-    @property
-    @abstractmethod
-    def layers(self) -> int:
-        """The number of blocks."""
-
-    @property
-    @abstractmethod
-    def vocabulary(self) -> int:
-        """The number of logits."""
 
     @property
     def layout(self) -> tuple[HeadLayout, ...]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -145,6 +146,18 @@ def _firing(model: Model, tokens: Tensor) -> None:
             _require(changed, f"what an edit makes of {place} goes nowhere")
 
 
+def _reading(model: Model, tokens: Tensor) -> None:
+    keys = list(_keys(model))
+    for key in keys:
+        for read in [other for other in keys if other.layer < key.layer][-2:]:
+            edit = _Reads(read)
+            recorded = _ran(model, tokens, {key: edit}, [read]).recorded[read]
+            what = f"{read.kind} of layer {read.layer}, read by an edit of layer {key.layer},"
+            _same(edit.context.read[read], recorded, what)
+            told = torch.equal(edit.context.tokens, tokens) and bool(edit.context.mask.all())
+            _require(told, f"an edit of layer {key.layer} is told of other tokens")
+
+
 def _identity(model: Model, tokens: Tensor) -> None:
     usual = _run(model, tokens)
     for key in _keys(model):
@@ -182,6 +195,7 @@ LAWS: dict[str, Check] = {
     "padding changes nothing": _padding,
     "no position sees its future": _causality,
     "an edit fires exactly once": _firing,
+    "an edit is shown what its run computed": _reading,
     "an edit that changes nothing changes nothing": _identity,
     "positions asked for are as among all": _at,
     "copies run as they would alone": _copies,
@@ -195,6 +209,19 @@ class _Counted(EditBy):
     def __call__(self, x: Tensor, context: Context) -> Tensor:
         self.fired += 1
         return super().__call__(x, context)
+
+
+class _Reads(Edit):
+    """Changes nothing, and remembers what it was shown."""
+
+    context: Context
+
+    def __init__(self, *reads: LayerKind) -> None:
+        self.reads = reads
+
+    def __call__(self, x: Tensor, context: Context) -> Tensor:
+        self.context = context
+        return x.clone()
 
 
 class _Both(Edit):
@@ -224,16 +251,9 @@ def _logits(model: Model, ran: Ran) -> Tensor:
     return model.logits(ran.state).clone()  # it may write over them in its next run
 
 
-def _run(
-    model: Model,
-    tokens: Tensor,
-    edits: Edits | None = None,
-    *,
-    mask: Tensor | None = None,
-    at: Tensor | None = None,
-) -> Tensor:
+def _run(model: Model, tokens: Tensor, edits: Edits | None = None, **more: Any) -> Tensor:
     """[copy, batch, query, vocabulary] logits of a whole run."""
-    return _logits(model, _ran(model, tokens, edits, mask=mask, at=at))
+    return _logits(model, _ran(model, tokens, edits, **more))
 
 
 def _keys(model: Model) -> Iterator[LayerKind]:

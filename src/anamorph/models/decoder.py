@@ -11,13 +11,13 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, Self, cast, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anamorph.errors import AnamorphError
+from anamorph.errors import AnamorphError, require
 from anamorph.machine.process import usual_tensors
 from anamorph.models.base import Batch, Edits, LayerKind, Model, Ran, State
 from anamorph.models.causal import causal_attention, rotated
@@ -57,18 +57,13 @@ class DecoderConfig:
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if name != "positions" and (not isinstance(value, int) or value < 1):
-                raise AnamorphError(
-                    f"Decoder: {name} must be a whole number above 0; got {value!r}."
-                )
+            if name != "positions":
+                require(f"Decoder: {name}", value, whole=True, above=0)
+        require("Decoder: positions", self.positions, among=get_args(Positions))
         if self.width % self.heads:
             raise AnamorphError(
                 f"Decoder: width must be a multiple of heads; got width={self.width}, "
                 f"heads={self.heads}."
-            )
-        if self.positions not in ("learned", "sinusoidal", "rotary"):
-            raise AnamorphError(
-                f"Decoder: positions must be learned, sinusoidal or rotary; got {self.positions!r}."
             )
         if self.positions != "learned" and self.width // self.heads % 2:
             raise AnamorphError(
@@ -96,7 +91,8 @@ class Decoder(nn.Module, Model):
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.layers = config, config.layers
+        self.vocabulary, self.context = config.vocabulary, config.context
         with usual_tensors():
             self._make(config)
 
@@ -116,24 +112,14 @@ class Decoder(nn.Module, Model):
         self._initialize()
 
     @property
-    def layers(self) -> int:
-        """The number of blocks."""
-        return self.config.layers
-
-    @property
-    def vocabulary(self) -> int:
-        """The number of logits."""
-        return self.config.vocabulary
-
-    @property
-    def context(self) -> int:  # type: ignore[override]
-        """The longest sequence, in tokens."""
-        return self.config.context
-
-    @property
     def device(self) -> torch.device:
         """Where its weights are."""
         return self.unembedding.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The number format of its weights and logits."""
+        return self.unembedding.weight.dtype
 
     def describe(self) -> dict[str, Any]:
         """Its configuration."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -46,6 +47,12 @@ class Tap:
         reads = {key for edit in self.edits.values() for key in edit.reads}
         self.kept = {key.kind for key in reads if key.layer == self.layer}
         self.read |= self.state.read
+
+    @classmethod
+    def idle(cls) -> Self:
+        """One that does nothing."""
+        nothing = torch.empty(0)
+        return cls(0, State(nothing, nothing, nothing), {})
 
     def __call__(self, kind: str, x: Tensor) -> Tensor:
         """Edit, record and keep `x` [copy, batch, (head,) position, dim], all heads of it."""

@@ -29,7 +29,6 @@ class Wrapped(Model):
     """
 
     module: nn.Module
-    _vocabulary: int
     _dtype: torch.dtype  # of the logits
     _takes_padding: bool  # at the right, without another number for a real token
     _widths: Mapping[str, int]  # by kind of site, of heads or of the residual stream
@@ -39,11 +38,6 @@ class Wrapped(Model):
         self._lock = threading.Lock()  # threads share one preparation: the last one undoes it
         self._users = 0
         self._undo: Callable[[], None]
-
-    @property
-    def vocabulary(self) -> int:
-        """The number of logits."""
-        return self._vocabulary
 
     @property
     def dtype(self) -> torch.dtype:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from anamorph.simplifications import expand
 from anamorph.tasks.about import Choice
 
 
@@ -45,7 +46,7 @@ def _of_training(spec: Mapping[str, Any]) -> list[Choice]:
             what="Data for the simplifications",
             choice=(
                 f"the first {spec['audit']['fit_sequences']} training sequences, every position, "
-                "START included"
+                f"START included{_other_splits(spec)}"
             ),
             why="Known of the paper: about 1,000 training sequences.",
         ),
@@ -57,7 +58,8 @@ def _of_given_model(spec: Mapping[str, Any]) -> list[Choice]:
     return [
         Choice(
             what="Data for the simplifications",
-            choice=str(task.get("fit", f"the first {audit['fit_sequences']} training sequences")),
+            choice=str(task.get("fit", f"the first {audit['fit_sequences']} training sequences"))
+            + _other_splits(spec),
             why="What is fitted on must not be judged on.",
         ),
         Choice(
@@ -123,3 +125,10 @@ def _of_every_audit(spec: Mapping[str, Any]) -> list[Choice]:
             )
         )
     return made
+
+
+def _other_splits(spec: Mapping[str, Any]) -> str:
+    """Which simplifications are fitted on other splits than the training split."""
+    texts = [text for key in ("simplify", "each_layer", "each_head") for text in spec.get(key, ())]
+    on = sorted({name for proxy in expand(texts) for name in proxy.on})
+    return f"; with on=, as many of the split that is named ({', '.join(on)})" if on else ""

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from anamorph.analysis.words import (
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness.metrics import all_metrics, find_metric
 from anamorph.files import replacing
-from anamorph.report.charts import facets, heads, inside, kinds, results, verdicts
+from anamorph.report.charts.sections import draw
 from anamorph.report.code_view import code_view
 from anamorph.report.figure import VEGA_LITE, Figure
 from anamorph.report.theme import CONFIG, DARK, FONT, LIGHT, MONO, css, in_light
@@ -53,35 +53,14 @@ def render(run: Path) -> Path:
             f"{run} holds results of the model alone, without a proxy; there is nothing to judge. "
             "Give at least one simplification and run again."
         )
-    figures = _figures(content)
+    figures = draw(content)
     page = _page(content, figures)
-    for figure in figures.values():
+    for figure in chain(*figures.values()):
         _stills(figure, content.path / "figures")
     target = content.path / "report.html"
     with replacing(target) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return target
-
-
-def _figures(run: Findings) -> dict[str, Figure]:
-    """The figures that there are data for, by the name that the template knows them by."""
-    made: dict[str, Figure | None] = {
-        "verdicts": verdicts.matrix(run),
-        "heads_size": heads.smallest(run),
-        "heads_gap": heads.gaps(run),
-        "heads_scores": heads.against_scores(run),
-        "size": results.against_size(run),
-        "gaps": verdicts.gaps(run),
-        "accuracy": results.accuracies(run),
-        "right": results.who_is_right(run),
-        "kinds": kinds.gap_by_kind(run),
-        "facets": facets.by_facet(run),
-        "attended": inside.attended(run),
-        "key_query": inside.key_query(run),
-        "attention": inside.attention_maps(run),
-        "training": facets.training(run),
-    }
-    return {name: figure for name, figure in made.items() if figure is not None}
 
 
 def _stills(figure: Figure, folder: Path) -> None:
@@ -97,7 +76,7 @@ def _stills(figure: Figure, folder: Path) -> None:
             temporary.write_bytes(vl_convert.svg_to_png(svg, scale=SCALE))
 
 
-def _page(run: Findings, figures: dict[str, Figure]) -> str:
+def _page(run: Findings, figures: dict[str, list[Figure]]) -> str:
     environment = Environment(
         loader=PackageLoader("anamorph.report"),
         autoescape=True,
@@ -111,7 +90,7 @@ def _page(run: Findings, figures: dict[str, Figure]) -> str:
     return template.render(**_parts(run, figures), **_content(run), run=run, figures=figures)
 
 
-def _parts(run: Findings, figures: dict[str, Figure]) -> dict[str, Any]:
+def _parts(run: Findings, figures: dict[str, list[Figure]]) -> dict[str, Any]:
     """Scripts, style and data that the page embeds."""
     templates = files("anamorph.report") / "templates"
     script, code_script, style = (
@@ -123,8 +102,8 @@ def _parts(run: Findings, figures: dict[str, Figure]) -> dict[str, Any]:
     code = code_view(run)
     return {
         "specs": {
-            name: _embedded({"spec": figure.spec(), "columns": figure.columns()})
-            for name, figure in figures.items()
+            figure.name: _embedded({"spec": figure.spec(), "columns": figure.columns()})
+            for figure in chain(*figures.values())
         },
         "config": _embedded(CONFIG),
         "bundle": Markup(_bundle()),

@@ -13,16 +13,8 @@ import torch
 from anamorph.runs.folder import Run
 
 PACKAGES = (
-    "torch",
-    "lightning-fabric",
-    "numpy",
-    "polars",
-    "scikit-learn",
-    "safetensors",
-    "transformers",
-    "tokenizers",
-    "gguf",
-    "tree-sitter",
+    *("torch", "numpy", "polars", "scikit-learn", "safetensors"),
+    *("transformers", "tokenizers", "gguf", "tree-sitter"),
 )
 
 

@@ -252,12 +252,6 @@ def read_table(path: Path, columns: Sequence[str] = ()) -> pl.DataFrame:
     return table
 
 
-def write_table(path: Path, table: pl.DataFrame) -> None:
-    """Write a Parquet file that appears whole or not at all."""
-    with replacing(path) as temporary:
-        table.write_parquet(temporary, compression="zstd")
-
-
 def read_json(path: Path, kind: type[_Json]) -> _Json:
     """A JSON file.
 

@@ -19,7 +19,7 @@ from anamorph.runs.environment import environment, warn_of_versions
 from anamorph.runs.folder import Run, load_run, write_json
 from anamorph.version import version
 
-LAYOUT = 2  # of the files of an unfinished run; one more whenever older ones cannot be gone on with
+LAYOUT = 2  # of the files of an unfinished run; raised whenever older ones cannot be resumed
 MOST_DIFFERENCES = 6  # between two specifications, that an error names
 LOCK, HOLDER = ".lock", ".holder.json"
 OF_SYSTEMS = (".DS_Store", "Thumbs.db", "desktop.ini")  # that file managers put into any folder

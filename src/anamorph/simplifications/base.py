@@ -7,12 +7,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 from torch import Tensor
 
 from anamorph.errors import AnamorphError
-from anamorph.models.sites import HEAD_KINDS, LAYER_KINDS
+from anamorph.models.base import Context
+from anamorph.models.sites import HEAD_KINDS, LAYER_KINDS, Site
 from anamorph.models.weights import read_weights, write_weights
 from anamorph.simplifications.estimator import Estimator
 from anamorph.simplifications.grammar import WORD, read_stages
@@ -29,13 +30,20 @@ class Simplification(Estimator):
     """A map from activations `[..., dim]` to simpler ones of the same shape, dtype and device.
 
     A subclass has a keyword-only `__init__` that stores its hyper-parameters and does nothing else,
-    and defines `name`, `statistic`, `learn` and `__call__`. `check_simplification` tests it.
+    and defines `name` and `__call__`; one that is fitted, `statistic` and `learn` too.
+    `check_simplification` tests it.
 
     Attributes:
         kinds: the kinds of site to which it can be attached.
+        chains: whether it can be a stage of a chain.
     """
 
     kinds: ClassVar[frozenset[str]] = VECTOR_KINDS
+    chains: ClassVar[bool] = True
+
+    def reads(self, site: Site) -> tuple[Site, ...]:
+        """The sites from which a replacement makes what it writes at `site`; of a map, none."""
+        return ()
 
     def parts(self) -> tuple[Simplification, ...]:
         """The stages of a chain; of any other simplification, itself."""
@@ -135,6 +143,11 @@ class Chain(Simplification):
             raise AnamorphError(f"A chain needs two stages or more; got {self.stages!r}.")
         for stage in self.stages:
             stage.validate(dim)
+            if not stage.chains:
+                raise AnamorphError(
+                    f"{self}: {stage.name} makes what is at a site from other sites and cannot be "
+                    "a stage of a chain; attach each at its own sites, joined by ';'."
+                )
         if not self.kinds:
             each = "; ".join(f"{s.name}: {', '.join(sorted(s.kinds))}" for s in self.stages)
             raise AnamorphError(
@@ -182,10 +195,10 @@ class Chain(Simplification):
             x = stage(x)
         return x
 
-    def apply(self, x: Tensor, context: Any) -> Tensor:
+    def apply(self, x: Tensor, *, context: Context) -> Tensor:
         """Apply the stages where `x` is in the model."""
         for stage in self.stages_:
-            x = stage.apply(x, context)
+            x = stage.apply(x, context=context)
         return x
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -304,6 +317,11 @@ class Simplified(ProxySpec):
         parts = [part for a in self.attachments for part in a.simplification.parts()]
         found = {(p.size_name, p.size) for p in parts if p.size_name and p.size is not None}
         return found.pop() if len(found) == 1 else None
+
+    @property
+    def on(self) -> tuple[str, ...]:
+        """See `ProxySpec.on`."""
+        return tuple(sorted({a.on for a in self.attachments if a.on is not None}))
 
     @property
     def sites(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,12 +13,34 @@ import torch
 from torch import Tensor
 
 from anamorph.errors import AnamorphError
+from anamorph.models.sites import HEAD_KINDS, Site
 from anamorph.simplifications.base import Simplification, Simplified
 from anamorph.simplifications.estimator import is_learnt
+from anamorph.simplifications.placing import is_earlier
 from anamorph.simplifications.registry import simplification_names
 from anamorph.simplifications.spec import parse
+from anamorph.simplifications.statistics.base import Mergeable
 
-Check = Callable[[Simplification, Tensor], None]
+
+@dataclass(frozen=True)
+class Sample:
+    """Points to try a simplification on.
+
+    Attributes:
+        points: each [points, dim]: what a map maps; or what a replacement reads and, last, writes.
+        given: those of them that it is called with.
+    """
+
+    points: tuple[Tensor, ...]
+    given: tuple[Tensor, ...]
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """The width of each."""
+        return tuple(x.shape[1] for x in self.points)
+
+
+Check = Callable[[Simplification, Sample], None]
 
 
 def check_simplification(
@@ -39,14 +62,23 @@ def check_simplification(
     x = 0.5 + noise @ mix
     if simplification.kinds == {"pattern"}:
         x = x.softmax(dim=-1)
+    read = len(simplification.reads(_site(sorted(simplification.kinds)[0])))
+    given = tuple(x.roll(n, dims=1) for n in range(max(read, 1)))
+    written = (torch.tanh(sum(given) @ mix),) if read else ()  # type: ignore[operator]
     for law, check in LAWS.items():
+        fresh = tuple(part.clone() for part in (*given, *written))
         try:
-            check(simplification, x.clone())
+            check(simplification, Sample(fresh, fresh[: len(given)]))
         except Exception as error:
             raise AssertionError(f"{law}: {simplification!r}: {error}") from error
 
 
-def _hyper_parameters(simplification: Simplification, x: Tensor) -> None:
+def _site(kind: str) -> Site:
+    """Some site of a kind, with layers before it."""
+    return Site(3, 0 if kind in HEAD_KINDS else None, kind)
+
+
+def _hyper_parameters(simplification: Simplification, sample: Sample) -> None:
     kind = type(simplification)
     parameters = inspect.signature(kind).parameters.values()
     loose = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY]
@@ -57,7 +89,7 @@ def _hyper_parameters(simplification: Simplification, x: Tensor) -> None:
     _require(not changed, f"__init__ does not store {changed} as given")
 
 
-def _text(simplification: Simplification, x: Tensor) -> None:
+def _text(simplification: Simplification, sample: Sample) -> None:
     if not {part.name for part in simplification.parts()} <= set(simplification_names()):
         return
     (site_kind, *_) = sorted(simplification.kinds)
@@ -66,105 +98,137 @@ def _text(simplification: Simplification, x: Tensor) -> None:
     _require(proxy == Simplified((attached,)), f"it reads as {proxy}")
 
 
-def _returns_self(simplification: Simplification, x: Tensor) -> None:
+def _reads(simplification: Simplification, sample: Sample) -> None:
+    for site in map(_site, sorted(simplification.kinds)):
+        late = [str(read) for read in simplification.reads(site) if not is_earlier(read, site)]
+        _require(not late, f"at {site} it reads {', '.join(late)}")
+
+
+def _returns_self(simplification: Simplification, sample: Sample) -> None:
     fresh = simplification.clone()
-    _require(fresh.fit(x) is fresh, "fit returns something else")
+    _require(fresh.fit(*sample.points) is fresh, "fit returns something else")
 
 
-def _underscore(simplification: Simplification, x: Tensor) -> None:
+def _underscore(simplification: Simplification, sample: Sample) -> None:
     fresh = simplification.clone()
     before = dict(vars(fresh))
-    after = vars(fresh.fit(x))
+    after = vars(fresh.fit(*sample.points))
     changed = [k for k in before if k not in after or after[k] is not before[k]]
     _require(not changed, f"fit changes the hyper-parameters {changed}")
     learnt = [k for k in after if k not in before and not is_learnt(k) and not k.startswith("_")]
     _require(not learnt, f"fit sets {learnt}")
 
 
-def _input_untouched(simplification: Simplification, x: Tensor) -> None:
-    kept = x.clone()
-    fitted = simplification.clone().fit(x)
-    _require(torch.equal(x, kept), "fit changes its input")
-    fitted(x)
-    _require(torch.equal(x, kept), "calling changes its input")
+def _input_untouched(simplification: Simplification, sample: Sample) -> None:
+    kept = [x.clone() for x in sample.points]
+    fitted = simplification.clone().fit(*sample.points)
+    _require(all(map(torch.equal, sample.points, kept)), "fit changes its input")
+    fitted(*sample.given)
+    _require(all(map(torch.equal, sample.points, kept)), "calling changes its input")
 
 
-def _nan(simplification: Simplification, x: Tensor) -> None:
+def _nan(simplification: Simplification, sample: Sample) -> None:
     for bad in (float("nan"), float("inf")):
-        x[len(x) // 2, 0] = bad
+        sample.points[0][len(sample.points[0]) // 2, 0] = bad
         try:
-            simplification.clone().fit(x)
+            simplification.clone().fit(*sample.points)
         except AnamorphError:
             continue
         _require(False, f"fit takes a {bad} for a number")
 
 
-def _shape(simplification: Simplification, x: Tensor) -> None:
-    fitted = simplification.clone().fit(x)
+def _shape(simplification: Simplification, sample: Sample) -> None:
+    fitted = simplification.clone().fit(*sample.points)
     for dtype in (torch.float32, torch.float64, torch.bfloat16):
-        given = x.to(dtype)
-        got = fitted(given)
+        wanted = sample.points[-1].to(dtype)
+        got = fitted(*(x.to(dtype) for x in sample.given))
         for what in ("shape", "dtype", "device"):
-            before, after = getattr(given, what), getattr(got, what)
+            before, after = getattr(wanted, what), getattr(got, what)
             _require(before == after, f"{what} {before} becomes {after}")
 
 
-def _leading_axes(simplification: Simplification, x: Tensor) -> None:
-    fitted = simplification.clone().fit(x)
-    whole = fitted(x)
-    half = len(x) // 2
-    folded = fitted(x[: 2 * half].reshape(2, half, 1, -1)).reshape(2 * half, -1)
-    _require(_close(folded, whole[: 2 * half]), "folded into more axes, points map elsewhere")
-    singly = torch.stack([fitted(point) for point in x])
+def _leading_axes(simplification: Simplification, sample: Sample) -> None:
+    fitted = simplification.clone().fit(*sample.points)
+    whole = fitted(*sample.given)
+    half = len(whole) // 2
+    folded = fitted(*(x[: 2 * half].reshape(2, half, 1, -1) for x in sample.given))
+    same = _close(folded.reshape(2 * half, -1), whole[: 2 * half])
+    _require(same, "folded into more axes, points map elsewhere")
+    singly = torch.stack([fitted(*point) for point in zip(*sample.given, strict=True)])
     _require(_close(singly, whole), "one at a time, points map elsewhere")
 
 
-def _refit(simplification: Simplification, x: Tensor) -> None:
-    fresh = simplification.clone().fit(x)
-    expected = fresh(x)
-    _require(torch.equal(fresh.fit(x)(x), expected), "the same data give another map")
-    fresh.fit(x.flip(-1))
-    _require(torch.equal(fresh.fit(x)(x), expected), "what was fitted before leaves traces")
+def _refit(simplification: Simplification, sample: Sample) -> None:
+    fresh = simplification.clone().fit(*sample.points)
+    expected = fresh(*sample.given)
+    again = fresh.fit(*sample.points)(*sample.given)
+    _require(torch.equal(again, expected), "the same data give another map")
+    fresh.fit(*(x.flip(-1) for x in sample.points))
+    again = fresh.fit(*sample.points)(*sample.given)
+    _require(torch.equal(again, expected), "what was fitted before leaves traces")
 
 
-def _streams(simplification: Simplification, x: Tensor) -> None:
-    expected = simplification.clone().fit(x)(x)
+def _streams(simplification: Simplification, sample: Sample) -> None:
+    expected = simplification.clone().fit(*sample.points)(*sample.given)
+    x = torch.cat(sample.points, dim=1)
     for size in (1, 7, len(x)):
         fresh = simplification.clone()
-        statistic = fresh.statistic(x.shape[1])
+        statistic = fresh.statistic(*sample.dims)
         if statistic is None:
             return
         for chunk in torch.split(x, size):
             statistic.update(chunk)
-        _require(
-            _close(fresh.learn(statistic)(x), expected),
-            f"in chunks of {size} it learns another map",
-        )
+        learnt = fresh.learn(statistic)(*sample.given)
+        _require(_close(learnt, expected), f"in chunks of {size} it learns another map")
 
 
-def _save_and_load(simplification: Simplification, x: Tensor) -> None:
-    fitted = simplification.clone().fit(x)
+def _merges(simplification: Simplification, sample: Sample) -> None:
+    statistic = simplification.clone().statistic(*sample.dims)
+    if not isinstance(statistic, Mergeable):
+        return
+    try:
+        statistic.part(0)
+    except AnamorphError:  # of a chain whose first stage cannot be put together from parts
+        return
+    expected = simplification.clone().fit(*sample.points)(*sample.given)
+    x = torch.cat(sample.points, dim=1)
+    parts, start = [], 0
+    for chunk in torch.split(x, len(x) // 3):
+        parts.append(statistic.part(start))
+        parts[-1].update(chunk)
+        start += len(chunk)
+    for part in parts[1:]:
+        parts[0].merge(part)
+    learnt = simplification.clone().learn(parts[0])(*sample.given)
+    _require(_close(learnt, expected), "of parts put together it learns another map")
+
+
+def _save_and_load(simplification: Simplification, sample: Sample) -> None:
+    fitted = simplification.clone().fit(*sample.points)
     with TemporaryDirectory() as folder:
         path = Path(folder) / "simplification.safetensors"
         fitted.save(path)
         loaded = type(simplification).load(path)
     _require(loaded == fitted, f"it comes back as {loaded}")
-    _require(torch.equal(loaded(x), fitted(x)), "it comes back as another map")
+    same = torch.equal(loaded(*sample.given), fitted(*sample.given))
+    _require(same, "it comes back as another map")
 
 
-def _full_size(simplification: Simplification, x: Tensor) -> None:
+def _full_size(simplification: Simplification, sample: Sample) -> None:
+    (x, *_) = sample.given
     size = simplification.exact_size(x.shape[1], len(x))
     if size is None or simplification.size_name is None:
         return
     params: dict[str, Any] = {**simplification.get_params(), simplification.size_name: size}
-    full = type(simplification)(**params).fit(x)
-    error = (full(x) - x).abs().max().item()
-    _require(_close(full(x), x), f"at {full} points move by up to {error:.2g}")
+    full = type(simplification)(**params).fit(*sample.points)(*sample.given)
+    error = (full - sample.points[-1]).abs().max().item()
+    _require(_close(full, sample.points[-1]), f"at {size} points move by up to {error:.2g}")
 
 
 LAWS: dict[str, Check] = {
     "hyper-parameters are keyword-only and stored as given": _hyper_parameters,
     "the text reads back as the same simplification": _text,
+    "what is read is computed before what is written": _reads,
     "fit returns self": _returns_self,
     "what is learnt ends in an underscore": _underscore,
     "the input stays as it is": _input_untouched,
@@ -173,6 +237,7 @@ LAWS: dict[str, Check] = {
     "every point is mapped by itself": _leading_axes,
     "a second fit gives the same": _refit,
     "a statistic updated in chunks teaches the same": _streams,
+    "a statistic of parts teaches the same": _merges,
     "save and load keep every bit": _save_and_load,
     "full size is the identity": _full_size,
 }

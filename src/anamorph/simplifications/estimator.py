@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Self
 from torch import Tensor
 
 from anamorph.errors import AnamorphError
+from anamorph.models.base import Context
 from anamorph.simplifications.fingerprint import fingerprint_of
 from anamorph.simplifications.statistics.base import Statistic, as_points
 
@@ -38,28 +39,28 @@ class Estimator(ABC):
     name: ClassVar[str]
     size_name: ClassVar[str | None] = None
 
-    @abstractmethod
     def statistic(self, dim: int) -> Statistic | None:
-        """An empty statistic for points of width `dim`, or None if there is nothing to fit.
+        """An empty statistic for points of width `dim`; by default None: there is nothing to fit.
 
         Raises:
             AnamorphError: if a hyper-parameter makes no sense for this width.
         """
+        return None
 
-    @abstractmethod
     def learn(self, statistic: Any) -> Self:
-        """Set the learnt attributes, tensors, from a statistic that has seen the data."""
+        """Set the learnt attributes, tensors of any dtype, from a statistic that saw the data."""
+        return self
 
     @abstractmethod
     def __call__(self, x: Tensor) -> Tensor:
         """Map `x` [..., dim], every point by itself, in the dtype of `x`."""
 
-    def apply(self, x: Tensor, context: Any) -> Tensor:
+    def apply(self, x: Tensor, *, context: Context) -> Tensor:
         """Map `x` where it is in the model; override it to use what is known of the points.
 
         Args:
             x: [batch, position, dim], or of a pattern [batch, query, key].
-            context: the tokens, the mask and the positions of `x` (`anamorph.models.base.Context`).
+            context: the tokens, the mask and the positions of `x`.
 
         Returns:
             a tensor of the shape, dtype and device of `x`; what `__call__` gives by default.
@@ -67,7 +68,7 @@ class Estimator(ABC):
         return self(x)
 
     def validate(self, dim: int | None = None) -> None:
-        """Check the hyper-parameters, as far as can be done before any data is seen.
+        """Check what can be checked of the hyper-parameters before any data is seen.
 
         Raises:
             AnamorphError: if one makes no sense, on its own or for points of width `dim`.
@@ -79,7 +80,10 @@ class Estimator(ABC):
         return None
 
     def affine(self) -> tuple[Tensor, Tensor] | None:
-        """(matrix [dim, dim], bias [dim]) in float64 if the map is `x @ matrix + bias`."""
+        """(matrix [dim, dim], bias [dim]) in float64 if the map is `x @ matrix + bias`.
+
+        It is None for a map that needs more than the point, by `apply`.
+        """
         return None
 
     def fit(self, x: Tensor) -> Self:
@@ -89,7 +93,10 @@ class Estimator(ABC):
             AnamorphError: if `x` holds a NaN or infinity, or does not suit the hyper-parameters.
         """
         points = as_points(x)
-        statistic = self.statistic(points.shape[1])
+        return self._fit(points, points.shape[1])
+
+    def _fit(self, points: Tensor, *dims: int) -> Self:
+        statistic = self.statistic(*dims)
         self.load_state({})
         if statistic is not None:
             statistic.update(points)

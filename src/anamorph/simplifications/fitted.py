@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,17 +12,18 @@ from anamorph.errors import AnamorphError
 from anamorph.models.sites import Site
 from anamorph.models.weights import read_weights, write_weights
 from anamorph.simplifications.base import Simplification, Simplified, parse_simplification
+from anamorph.simplifications.placing import first_layer
 from anamorph.simplifications.spec import parse
 
 
 @dataclass(frozen=True)
 class FittedProxy:
-    """A proxy whose simplifications have learnt what they stand for.
+    """A proxy whose simplifications are fitted.
 
     Attributes:
         proxy: the specification.
-        by_site: the fitted simplification at each site; joint sites share one.
-        first_layer: the first layer that is edited; the number of layers for the identity.
+        by_site: the fitted simplification at each site; sites that share a fit share the object.
+        first_layer: the first layer that is read or edited; the number of layers for the identity.
     """
 
     proxy: Simplified
@@ -48,7 +49,7 @@ class FittedProxies(Mapping[Simplified, FittedProxy]):
         self.layers = layers
         self.origin = dict(origin or {})
         self._fitted = {
-            proxy: FittedProxy(proxy, by_site, min((s.layer for s in by_site), default=layers))
+            proxy: FittedProxy(proxy, by_site, first_layer(by_site, layers))
             for proxy, by_site in placed.items()
         }
 
@@ -61,25 +62,31 @@ class FittedProxies(Mapping[Simplified, FittedProxy]):
     def __len__(self) -> int:
         return len(self._fitted)
 
+    def from_origin(self, origin: Mapping[str, str]) -> FittedProxies:
+        """The same, with what they were fitted to in digests."""
+        return FittedProxies({p: f.by_site for p, f in self.items()}, self.layers, origin)
+
     def save(self, path: Path | str) -> None:
-        """Write to one safetensors file, a tensor under `proxy text|site|attribute`.
+        """Write to one safetensors file: each fit once, its tensors under `number|attribute`.
 
         Raises:
             AnamorphError: if the file cannot be written.
         """
-        # Copies, because safetensors refuses tensors that share memory, as those of joint sites do.
+        every = (s for fitted in self.values() for s in fitted.by_site.values())
+        fits = list({id(simplification): simplification for simplification in every}.values())
+        number = {id(simplification): n for n, simplification in enumerate(fits)}
+        # Copies, because safetensors refuses tensors that share memory.
         tensors = {
-            f"{proxy}|{site}|{name}": value.clone()
-            for proxy, fitted in self.items()
-            for site, simplification in fitted.by_site.items()
+            f"{n}|{name}": value.clone()
+            for n, simplification in enumerate(fits)
             for name, value in simplification.state_dict().items()
         }
         placed = {
-            str(proxy): {str(site): str(s) for site, s in fitted.by_site.items()}
+            str(proxy): {str(site): number[id(s)] for site, s in fitted.by_site.items()}
             for proxy, fitted in self.items()
         }
-        metadata = {"layers": self.layers, "placed": placed, "origin": self.origin}
-        write_weights(path, tensors, metadata)
+        metadata = {"layers": self.layers, "fits": list(map(str, fits)), "placed": placed}
+        write_weights(path, tensors, {**metadata, "origin": self.origin})
 
     @classmethod
     def load(cls, path: Path | str) -> FittedProxies:
@@ -91,15 +98,22 @@ class FittedProxies(Mapping[Simplified, FittedProxy]):
         tensors, metadata = read_weights(path)
         if not {"layers", "placed"} <= metadata.keys():
             raise AnamorphError(f"{path} holds no fitted proxies; give a file made by save().")
-        states = _by_place(tensors.items())
+        if "fits" not in metadata:
+            raise AnamorphError(
+                f"{path} was written by an older anamorph, which stored a fit with every proxy; "
+                "delete it, and the same command fits again."
+            )
+        states: list[dict[str, Tensor]] = [{} for _ in metadata["fits"]]
+        for key, value in tensors.items():
+            number, name = key.split("|", 1)
+            states[int(number)][name] = value
+        fits = [
+            parse_simplification(text).load_state(state)
+            for text, state in zip(metadata["fits"], states, strict=True)
+        ]
         placed = {
-            _simplified(text): {
-                _read_site(site): parse_simplification(spec).load_state(
-                    states.get(f"{text}|{site}", {})
-                )
-                for site, spec in specs.items()
-            }
-            for text, specs in metadata["placed"].items()
+            _simplified(text): {_read_site(site): fits[number] for site, number in by_site.items()}
+            for text, by_site in metadata["placed"].items()
         }
         return cls(placed, metadata["layers"], metadata.get("origin"))
 
@@ -108,14 +122,6 @@ def _simplified(text: str) -> Simplified:
     (proxy,) = parse(text)
     assert isinstance(proxy, Simplified)  # no other kind is fitted
     return proxy
-
-
-def _by_place(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
-    states: dict[str, dict[str, Tensor]] = {}
-    for key, value in tensors:
-        place, name = key.rsplit("|", 1)
-        states.setdefault(place, {})[name] = value
-    return states
 
 
 def _read_site(text: str) -> Site:

@@ -1,14 +1,15 @@
-"""One pass over the data fits every simplification of every proxy.
+"""One pass over a split fits every simplification of every proxy that is fitted on it.
 
-Sites are recorded as the model runs. For each group of sites that share a fit (a site alone, or
-the joint sites of a head) and each distinct statistic, points stream in sequence by sequence, so
+Sites are recorded as the model runs. For each stream of points that a fit sees (of a site alone, or
+of the joint sites of a head) and each distinct statistic, points come in sequence by sequence, so
 that nothing depends on how the sequences are batched. Then everything is learnt.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import NamedTuple
 
 import torch
@@ -18,77 +19,98 @@ from torch import Tensor
 from anamorph.errors import AnamorphError
 from anamorph.machine.threads import side_by_side, torch_threads
 from anamorph.models.base import Batch, LayerKind, Model, Recorded
-from anamorph.models.sites import Site, match_sites
+from anamorph.models.sites import Site
 from anamorph.simplifications.base import Attachment, Simplification, Simplified
 from anamorph.simplifications.fitted import FittedProxies
+from anamorph.simplifications.placing import sites_of
 from anamorph.simplifications.statistics.base import Statistic
 
-Placement = list[tuple[Attachment, list[Site]]]
-Group = tuple[Site, ...]
-"""The sites that share one fit, in the model's order."""
+Place = tuple[Site, ...]
+"""Where a point is taken: at a site; or at those that a replacement reads and, last, the one that
+it writes."""
+
+Stream = tuple[Place, ...]
+"""The places whose points one fit sees, in the model's order: several if a fit is joint."""
 
 
-def sites_of(proxy: Simplified, model_sites: Iterable[Site]) -> Placement:
-    """Each attachment of a proxy with the sites that its pattern names.
-
-    Raises:
-        AnamorphError: if a pattern names no site, or one at which the simplification may not
-            stand, or if two attachments name the same site.
-    """
-    model_sites = list(model_sites)
-    taken: set[Site] = set()
-    placement = []
-    for attachment in proxy.attachments:
-        simplification = attachment.simplification
-        sites = match_sites(attachment.sites, model_sites)
-        for site in sites:
-            if site.kind not in simplification.kinds:
-                raise AnamorphError(
-                    f"{attachment}: {simplification} cannot stand at {site}; it can stand at "
-                    f"sites of the kinds {', '.join(sorted(simplification.kinds))}."
-                )
-            if site in taken:
-                raise AnamorphError(
-                    f"{proxy}: two attachments edit {site}. To apply two simplifications one after "
-                    "the other, chain them with '+', such as svd(rank=8)+kmeans(clusters=64)@…"
-                )
-            taken.add(site)
-        placement.append((attachment, sites))
-    return placement
-
-
-def check_proxies(model: Model, proxies: Sequence[Simplified], batch: Batch) -> None:
+def check_proxies(
+    model: Model,
+    proxies: Sequence[Simplified],
+    data: Mapping[str, Iterable[Batch]],
+    train: str = "train",
+) -> None:
     """Find out on one batch, before anything is trained, whether proxies suit a model.
 
+    Args:
+        model: it is run without gradients.
+        proxies: what will be fitted.
+        data: as for `fit`; the first batch of a split is enough.
+        train: likewise.
+
     Raises:
-        AnamorphError: as `sites_of`, and for sizes above the dimension of a site.
+        AnamorphError: as `sites_of`, for splits that there are not, and for sizes above the
+            dimension of a site.
     """
-    fitting = _Pass(model, proxies)
-    if fitting.keys:
-        fitting.take(fitting.points((0, batch)))
+    for name, fitting in _passes(model, proxies, data, train).items():
+        for batch in islice(data[name], 1 if fitting.keys else 0):
+            fitting.take(fitting.points((0, batch)))
 
 
-def fit(model: Model, proxies: Sequence[Simplified], batches: Iterable[Batch]) -> FittedProxies:
-    """Fit all proxies in one pass; padding is left out.
+def fit(
+    model: Model,
+    proxies: Sequence[Simplified],
+    data: Mapping[str, Iterable[Batch]],
+    train: str = "train",
+) -> FittedProxies:
+    """Fit all proxies, in one pass over each split that some are fitted on; padding is left out.
 
     Args:
         model: it is run without gradients.
         proxies: what to fit; they are not changed.
-        batches: the data, on any device. Not read if there is nothing to fit.
+        data: by the name of a split its batches, on any device. A split is read only if there is
+            something to fit on it.
+        train: the split on which is fitted what does not name another (`on=`).
 
     Raises:
         AnamorphError: if a proxy does not suit the model or the data, or if an activation is a NaN
             or infinity.
     """
-    fitting = _Pass(model, proxies)
+    fits: dict[Attachment, dict[Site, Simplification]] = {}
     on_cpu = model.device.type == "cpu"
     one_thread = threadpool_limits(1, user_api="blas")  # in NumPy: the same numbers everywhere
     with model.session(), torch_threads(1) as threads, one_thread:
-        if fitting.keys:
-            workers = threads if model.parallel and on_cpu else 1
-            for points in side_by_side(fitting.points, _numbered(batches), workers):
-                fitting.take(points)
-        return FittedProxies(fitting.learn(), model.layers)
+        workers = threads if model.parallel and on_cpu else 1
+        for name, fitting in _passes(model, proxies, data, train).items():
+            try:
+                if fitting.keys:
+                    for points in side_by_side(fitting.points, _numbered(data[name]), workers):
+                        fitting.take(points)
+                fits |= fitting.learn()
+            except AnamorphError as error:
+                raise AnamorphError(f"Split {name!r}: {error}") from error
+    placed: dict[Simplified, dict[Site, Simplification]] = {}
+    for proxy in proxies:
+        placed[proxy] = {}
+        for attachment in proxy.attachments:
+            placed[proxy] |= fits[attachment]
+    return FittedProxies(placed, model.layers)
+
+
+def _passes(
+    model: Model, proxies: Sequence[Simplified], data: Mapping[str, Iterable[Batch]], train: str
+) -> dict[str, _Pass]:
+    """What is fitted on each split."""
+    wanted: dict[str, dict[Attachment, list[Site]]] = {}
+    for proxy in proxies:
+        for attachment, sites in sites_of(proxy, model.sites):
+            name = train if attachment.on is None else attachment.on
+            if name not in data:
+                raise AnamorphError(
+                    f"{attachment}: there is no split {name!r} to fit on; there are: "
+                    f"{', '.join(data)}."
+                )
+            wanted.setdefault(name, {})[attachment] = sites
+    return {name: _Pass(model, placed) for name, placed in wanted.items()}
 
 
 def _numbered(batches: Iterable[Batch]) -> Iterator[tuple[int, Batch]]:
@@ -100,83 +122,81 @@ def _numbered(batches: Iterable[Batch]) -> Iterator[tuple[int, Batch]]:
 
 
 class _Pass:
-    """The statistics of one pass over the data."""
+    """The statistics of one pass over a split.
 
-    def __init__(self, model: Model, proxies: Sequence[Simplified]) -> None:
-        self.model = model
-        self.placements = {proxy: sites_of(proxy, model.sites) for proxy in proxies}
+    Args:
+        model: whose activations are the points.
+        placed: what is fitted, with the sites of each.
+    """
+
+    def __init__(self, model: Model, placed: Mapping[Attachment, Sequence[Site]]) -> None:
+        self.model, self.placed = model, placed
+        seen = {
+            seen
+            for attachment, sites in placed.items()
+            for site in sites
+            for seen in (site, *attachment.simplification.reads(site))
+        }
         # A pattern is as wide as its sequence is long, so that nothing can be fitted to it.
-        self.sites = [
-            site
-            for site in model.sites
-            if site.kind != "pattern"
-            and any(site in sites for p in self.placements.values() for _, sites in p)
-        ]
+        self.sites = [site for site in model.sites if site.kind != "pattern" and site in seen]
         self.keys = list(dict.fromkeys(LayerKind(site.layer, site.kind) for site in self.sites))
         self.dims: dict[Site, int] = {}
-        self.statistics: dict[Group, dict[Hashable, Statistic]] = {}
+        self.statistics: dict[Stream, dict[Hashable, Statistic]] = {}
 
     def take(self, points: _Points) -> None:
         """Take in the activations of the next batch."""
         if not self.dims:
             self.dims = {site: x.shape[1] for site, x in points.at.items()}
-            self._begin()
+            for attachment in self.placed:
+                for stream in self._streams(attachment):
+                    statistic = self._statistic(attachment, stream)
+                    if statistic is not None:
+                        self.statistics.setdefault(stream, {}).setdefault(statistic.key, statistic)
         orders = {
             size: points.sequence.repeat(size).argsort(stable=True)
             for size in set(map(len, self.statistics)) - {1}
         }
-        for group, statistics in self.statistics.items():
-            x = points.at[group[0]]
-            if len(group) > 1:  # a sequence at all sites, then the next
-                x = torch.cat([points.at[site] for site in group])[orders[len(group)]]
+        for stream, statistics in self.statistics.items():
+            each = [_side_by_side([points.at[site] for site in place]) for place in stream]
+            # A sequence at all sites that share the fit, then the next.
+            x = each[0] if len(each) == 1 else torch.cat(each)[orders[len(each)]]
             for statistic in statistics.values():
                 statistic.update(x)
 
-    def learn(self) -> dict[Simplified, dict[Site, Simplification]]:
-        """The fitted simplification at every site of every proxy."""
+    def learn(self) -> dict[Attachment, dict[Site, Simplification]]:
+        """Of each attachment the fitted simplification at every site; equal ones are one object."""
         if self.keys and not self.dims:
             raise AnamorphError("There is no data to fit to; give at least one batch.")
-        learnt: dict[Simplification, dict[Group, Simplification]] = {}
-        placed: dict[Simplified, dict[Site, Simplification]] = {}
-        for proxy, placement in self.placements.items():
-            placed[proxy] = {}
-            for attachment, sites in placement:
-                fits = learnt.setdefault(attachment.simplification, {})
-                for group in self._groups(attachment, sites):
-                    if group not in fits:
-                        fits[group] = self._learn(attachment, group)
-                    placed[proxy] |= dict.fromkeys(group, fits[group])
-        return placed
-
-    def _begin(self) -> None:
-        for placement in self.placements.values():
-            for attachment, sites in placement:
-                for group in self._groups(attachment, sites):
-                    statistic = self._statistic(attachment, group)
+        learnt: dict[Simplification, dict[Stream, Simplification]] = {}
+        found: dict[Attachment, dict[Site, Simplification]] = {}
+        for attachment in self.placed:
+            fits = learnt.setdefault(attachment.simplification, {})
+            at_site: dict[Site, Simplification] = {}
+            for stream in self._streams(attachment):
+                if stream not in fits:
+                    fits[stream] = attachment.simplification.clone()
+                    statistic = self._statistic(attachment, stream)
                     if statistic is not None:
-                        self.statistics.setdefault(group, {}).setdefault(statistic.key, statistic)
+                        with _told_where(attachment, stream):
+                            fits[stream].learn(self.statistics[stream][statistic.key])
+                at_site |= dict.fromkeys((place[-1] for place in stream), fits[stream])
+            found[attachment] = at_site
+        return found
 
-    def _statistic(self, attachment: Attachment, group: Group) -> Statistic | None:
-        if group[0] not in self.dims:
+    def _statistic(self, attachment: Attachment, stream: Stream) -> Statistic | None:
+        if any(site not in self.dims for site in stream[0]):
             return None
-        with _told_where(attachment, group):
-            return attachment.simplification.statistic(self.dims[group[0]])
+        with _told_where(attachment, stream):
+            return attachment.simplification.statistic(*(self.dims[site] for site in stream[0]))
 
-    def _learn(self, attachment: Attachment, group: Group) -> Simplification:
-        simplification = attachment.simplification.clone()
-        statistic = self._statistic(attachment, group)
-        if statistic is None:
-            return simplification
-        with _told_where(attachment, group):
-            return simplification.learn(self.statistics[group][statistic.key])
-
-    def _groups(self, attachment: Attachment, sites: Sequence[Site]) -> list[Group]:
-        if not attachment.joint:
-            return [(site,) for site in sites]
-        groups: dict[Hashable, list[Site]] = {}
-        for site in sites:
-            groups.setdefault((site.layer, site.head, self.dims.get(site)), []).append(site)
-        return [tuple(group) for group in groups.values()]
+    def _streams(self, attachment: Attachment) -> list[Stream]:
+        """The points of each fit of an attachment."""
+        groups: dict[Hashable, list[Place]] = {}
+        for site in self.placed[attachment]:
+            same_fit = (site.layer, site.head, self.dims.get(site))
+            place = (*attachment.simplification.reads(site), site)
+            groups.setdefault(same_fit if attachment.joint else site, []).append(place)
+        return list(map(tuple, groups.values()))
 
     def points(self, numbered: tuple[int, Batch]) -> _Points:
         """What the model computes at the sites, sequence by sequence and without padding.
@@ -233,9 +253,13 @@ def _record(model: Model, batch: Batch, keys: Sequence[LayerKind]) -> Recorded:
 
 
 @contextmanager
-def _told_where(attachment: Attachment, group: Group) -> Iterator[None]:
+def _told_where(attachment: Attachment, stream: Stream) -> Iterator[None]:
     try:
         yield
     except AnamorphError as error:
-        sites = ", ".join(map(str, group))
+        sites = ", ".join(str(place[-1]) for place in stream)
         raise AnamorphError(f"{attachment}, at {sites}: {error}") from error
+
+
+def _side_by_side(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=1)

@@ -47,6 +47,11 @@ class ProxySpec(ABC):
         return None
 
     @property
+    def on(self) -> tuple[str, ...]:
+        """The splits that it names to be fitted on (`on=`), besides the training split, sorted."""
+        return ()
+
+    @property
     def sites(self) -> str:
         """The patterns of the sites that it edits, joined by `;`; empty if it edits none."""
         return ""

@@ -15,6 +15,7 @@ METHODS = "anamorph.simplifications.methods"
 
 SIMPLIFICATIONS: dict[str, type[Estimator] | str] = {
     "kmeans": f"{METHODS}.kmeans:KMeans",
+    "linear": f"{METHODS}.linear:Linear",
     "onehot": f"{METHODS}.onehot:OneHot",
     "pca": f"{METHODS}.pca:PCA",
     "svd": f"{METHODS}.svd:SVD",

@@ -1,4 +1,4 @@
-"""One proxy a head, or one a layer, from proxies that stand at many."""
+"""One proxy a head, or one a layer, from proxies that edit many."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -17,7 +17,7 @@ Sweep = Literal["all", "layer", "head"]
 def sweep(
     simplify: Spec | Iterable[Spec], sites: Sequence[Site], by: Sweep = "head"
 ) -> list[ProxySpec]:
-    """Split proxies by where they stand.
+    """Split proxies by what they edit.
 
     A proxy that edits every head at once answers another question than one that edits a single
     head: errors of the first add up. Where query heads share keys and values, the proxy of a head
@@ -89,10 +89,10 @@ def _layouts(sites: Sequence[Site], layer: int) -> dict[str, HeadLayout]:
 def _at_head(
     attachment: Attachment, sites: Sequence[Site], head: int, layouts: Mapping[str, HeadLayout]
 ) -> list[Attachment]:
-    """What of an attachment stands at the tensors that a query head reads."""
+    """An attachment at only those tensors that a query head reads."""
     if any(site.head is None for site in sites):
         raise AnamorphError(
-            f"{attachment} stands at tensors that all heads share, so it cannot be swept by head; "
+            f"{attachment} edits tensors that all heads share, so it cannot be swept by head; "
             "sweep by layer or all."
         )
     kinds: dict[int, list[str]] = {}

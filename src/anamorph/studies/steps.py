@@ -15,7 +15,7 @@ from anamorph import report
 from anamorph.analysis.checks import self_checks, worst_floor
 from anamorph.analysis.edited_heads import edited_head
 from anamorph.analysis.head_scores import head_scores
-from anamorph.auditing.audit import describe_proxies, fit_on_train, simplified
+from anamorph.auditing.audit import describe_proxies, fit_on_task, simplified
 from anamorph.auditing.noise import noise_floor, rounding
 from anamorph.auditing.samples import few_sequences, scored_sequences
 from anamorph.auditing.works import Auditor, Work, plan
@@ -23,6 +23,7 @@ from anamorph.errors import AnamorphError
 from anamorph.faithfulness.metrics import metric_names
 from anamorph.faithfulness.sums import SumIndex
 from anamorph.faithfulness.tables import tabulate
+from anamorph.files import write_table
 from anamorph.models.base import Model
 from anamorph.models.fingerprint import Identity
 from anamorph.progress import Event, Watch
@@ -34,7 +35,7 @@ from anamorph.runs.cells import (
     digest_of_file,
     write_work,
 )
-from anamorph.runs.folder import Run, read_json, write_json, write_table
+from anamorph.runs.folder import Run, read_json, write_json
 from anamorph.simplifications import FittedProxies
 from anamorph.studies.sources import Study, keep_weights
 from anamorph.tasks.base import CANDIDATES
@@ -76,15 +77,19 @@ class SeedAudit:
         batch = few_sequences(self.study.task, self.model)
         identity = Identity.of(self.model, batch)
         task, sequences = self.study.task, self.study.options.fit_sequences
-        data = self.run.spec["fingerprints"]["data"][task.train.name]
+        known = self.run.spec["fingerprints"]["data"]
+        on = {task.train.name, *(name for proxy in proxies for name in proxy.on)}
         weights = keep_weights(self.run, self.model, self.seed)
-        origin = {"weights": weights, "data": digest(data, sequences)}
+        origin = {
+            "weights": weights,
+            "data": digest(*(known[name] for name in sorted(on)), sequences),
+        }
         if not path.exists():
             step = f"fitting {sum(bool(p.attachments) for p in simplified(proxies))} proxies"
             self._tell(step, 0, 1)
-            found = fit_on_train(self.model, proxies, task, sequences)
+            found = fit_on_task(self.model, proxies, task, sequences)
             identity.require_same(self.model, batch)
-            FittedProxies({p: f.by_site for p, f in found.items()}, found.layers, origin).save(path)
+            found.from_origin(origin).save(path)
             self._tell(step, 1, 1)
         fitted = FittedProxies.load(path)  # as whoever goes on with the run will have them
         if fitted.origin != origin:

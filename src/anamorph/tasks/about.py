@@ -21,7 +21,7 @@ class About:
         facts: short ones for one line, such as "k = 20".
         checksum: of the data, where they come from outside.
         choices: how the data are made, and why so.
-        labels: what a facet is called where its name alone does not tell.
+        labels: what a facet is called where its name alone is not clear.
         borders: by facet the last of its levels that training has; charts draw a line behind it.
         matched: the facet in whose levels an attention head may match a token with the one that it
             is about, such as the depth of brackets; charts show whether it does.
@@ -37,7 +37,7 @@ class About:
     averages: str = ""
 
     def describe(self) -> dict[str, Any]:
-        """JSON values for a run's `spec.json`; the choices stand there beside those of the run."""
+        """JSON values for a run's `spec.json`, which lists the choices with those of the run."""
         return {key: value for key, value in asdict(self).items() if key != "choices"}
 
     @classmethod

@@ -1,6 +1,6 @@
 """What a task is: sequences in named splits, and the positions at which predictions count.
 
-All labels stand at the token they describe: `scored[t]` and the facet codes at `t` speak of the
+All labels are at the token they describe: `scored[t]` and the facet codes at `t` are about the
 prediction *of* token `t`, which a model makes at input position `t - 1`. The first token of a
 sequence is therefore never scored. A masked split is the exception: it hides the scored tokens from
 the model, which predicts each at its own position.
@@ -25,7 +25,7 @@ Role = Literal["train", "iid", "ood"]
 
 Tokens = NDArray[np.signedinteger[Any]]  # int16 where the vocabulary allows it, otherwise int32
 
-NOT_APPLICABLE = -1  # the facet code of a position that the facet says nothing about
+NOT_APPLICABLE = -1  # the facet code of a position that the facet does not apply to
 CANDIDATES = "candidates"  # among a task's fingerprints; no split can have this name
 
 _BLOCK = 1 << 20  # entries of an array that are hashed at a time
@@ -100,7 +100,7 @@ class Split(Ragged):
         elif len(lengths) and self.scored[self.offsets[:-1]].any():
             raise AnamorphError(
                 f"Split {self.name!r}: the first token of a sequence is scored, but nothing "
-                "stands before it to predict it from; put a start token in front."
+                "comes before it to predict it from; put a start token in front."
             )
 
     def __iter__(self) -> Iterator[Tokens]:
@@ -145,11 +145,11 @@ class Task:
         candidates: [candidates] token ids among which a prediction is chosen.
         splits: by name; exactly one has the role `iid`.
         learnt: accuracy on `iid` above which a model counts as having learnt the task; None where
-            nobody can say.
+            it is not known.
         about: what a report says of the task.
 
     Raises:
-        AnamorphError: if a split stands under another name than its own, or under a reserved one.
+        AnamorphError: if a split is under another name than its own, or under a reserved one.
 
     Warns:
         UserWarning: if two splits hold the same sequences.

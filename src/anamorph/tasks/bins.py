@@ -15,9 +15,11 @@ def binned(values: NDArray[Any], edges: Sequence[int]) -> NDArray[np.int16]:
         values: of any shape.
         edges: the lowest value of each bin, ascending; the last bin has no end.
     """
-    capped = np.arange(edges[-1] + 1)  # a look-up is faster than a search for each value
-    of_value = (np.searchsorted(edges, capped, side="right") - 1).astype(np.int16)
-    codes: NDArray[np.int16] = of_value[np.minimum(values, edges[-1])]
+    if values.max(initial=0) > edges[-1]:
+        values = np.minimum(values, edges[-1])
+    every = np.arange(edges[-1] + 1)  # a look-up is faster than a search for each value
+    of_value = (np.searchsorted(edges, every, side="right") - 1).astype(np.int16)
+    codes: NDArray[np.int16] = of_value[values]
     return codes
 
 

@@ -34,13 +34,14 @@ class Ragged:
 
     @property
     def position(self) -> Indices:
-        """[entries] where each entry stands in its sequence, from 0."""
+        """[entries] the place of each entry in its sequence, from 0."""
         return np.arange(self.offsets[-1]) - np.repeat(self.offsets[:-1], self.lengths)
 
     def entries(self, sequences: Indices) -> Indices:
         """[entries of these sequences] their indices, one sequence after the other."""
         taken = Rows.of(self.lengths[sequences])
-        return taken.position + np.repeat(self.offsets[sequences], taken.lengths)
+        shift = self.offsets[sequences] - taken.offsets[:-1]
+        return np.arange(taken.offsets[-1]) + np.repeat(shift, taken.lengths)
 
     def rectangle(self, sequences: Indices, least: int = 0) -> tuple[Indices, NDArray[np.bool_]]:
         """The given sequences as rows, as wide as the longest of them and at least `least`.

@@ -53,6 +53,7 @@ class HookedModel(Wrapped):
 
     Attributes:
         causal: whether no position sees those behind it, as found out on a few tokens.
+        layers: the number of layers, as the names of the sites count them.
         hooks: the hook of every layer and kind.
         parallel: the same as `threads`.
 
@@ -90,15 +91,11 @@ class HookedModel(Wrapped):
         self._turn: AbstractContextManager[Any] = nullcontext() if threads else threading.RLock()
         self._moving: list[tuple[nn.Module, str]] = []  # buffers that a run writes to
         self.hooks = resolve(module, sites)
+        self.layers = max(key.layer for key in self.hooks) + 1
         self._forward = forward or (lambda module, tokens, mask: module(tokens))
         self._thread = threading.local()
         with torch.inference_mode():
             self._explore()
-
-    @property
-    def layers(self) -> int:
-        """The number of layers, as the names of the sites count them."""
-        return max(key.layer for key in self.hooks) + 1
 
     @property
     def sites(self) -> list[Site]:
@@ -273,7 +270,7 @@ class HookedModel(Wrapped):
         try:
             with self.session():
                 logits = self._call(tokens.clone(), full.clone()).clone()
-                self._vocabulary, self._dtype = logits.shape[-1], logits.dtype
+                self.vocabulary, self._dtype = logits.shape[-1], logits.dtype
                 known = known_ids(self._call, logits)
                 probe = Probe(self.module, self._call, known, self.context, self.device)
                 probe.require_steady()

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from anamorph.errors import AnamorphError
+from anamorph.models.huggingface.again import Attending, side_by_side
 from anamorph.models.huggingface.attention import Attention
-from anamorph.models.huggingface.calls import Block, Call, Form, Given, current
+from anamorph.models.huggingface.calls import Block, Form, Given, Probing, current
 from anamorph.models.huggingface.parts import with_ports
 
 OUTSIDE = "what mixes positions there does not go through transformers' AttentionInterface"
@@ -61,26 +62,27 @@ def _running(modules: set[nn.Module], run: Callable[[], Any]) -> set[nn.Module]:
     return ran
 
 
-def probe(blocks: list[Block], call: Call, run: Callable[[], Any], tokens: Tensor) -> list[Block]:
+def probe(
+    blocks: list[Block], call: Probing, run: Callable[[], Any], tokens: Tensor
+) -> list[Block]:
     """The same blocks with what is known once a model has run.
 
     Args:
         blocks: of a model that is exchanged.
-        call: a new one, for probing.
+        call: a new one.
         run: runs the model.
         tokens: [batch, position] on which it runs.
 
     Raises:
         CannotSplit: if the blocks do not follow each other, once each.
     """
-    call.probing, call.shape = [], torch.Size((1, *tokens.shape))
+    call.shape = (1, *tokens.shape)
     with current(call):
         run()
-    assert call.probing is not None
-    if [module for module, *_ in call.probing] != [block.module for block in blocks]:
+    if [module for module, *_ in call.blocks] != [block.module for block in blocks]:
         raise CannotSplit("its blocks do not run one after the other, once each")
     found = []
-    for block, (_, given, out, attentions) in zip(blocks, call.probing, strict=True):
+    for block, (_, given, out, attentions) in zip(blocks, call.blocks, strict=True):
         stream, form = given.stream, Form.of(out)
         if stream.shape[:2] != tokens.shape or form.first(out).shape != stream.shape:
             raise CannotSplit(
@@ -139,18 +141,18 @@ def _with_attention(block: Block, given: Given, attention: Attention) -> Block:
         module.register_forward_hook(ends if module is attention.module else within)
         for module in attention.module.modules()
     ]
-    call = Call(stop=True, shape=torch.Size((1, *given.stream.shape[:2])))
+    call = Attending(shape=(1, *given.stream.shape[:2]))
     try:
         with current(call):
             given.call(block.module, given.stream.clone())
     finally:
         for handle in handles:
             handle.remove()
-    if len(outs) != 1 or call.attention is None:
+    if len(outs) != 1 or call.output is None:
         return replace(block, headless="its attention module runs more than once in a block")
     form = Form.of(outs[0])
     alone = not form.items or all(x is None for x in outs[0][1:])
-    heads, gives = call.attention.heads()[0], form.first(outs[0])
+    heads, gives = side_by_side(call.output)[0], form.first(outs[0])
     projection = next(
         (
             module

@@ -1,4 +1,4 @@
-"""What is to happen while a Hugging Face model runs, and the wrapped parts of it that look it up.
+"""What is to happen while a Hugging Face model runs; the wrapped parts of it look it up.
 
 A `Call` is one thread's, so that batches can run side by side in one model. Where there is none,
 the wrapped parts do what they always do.
@@ -8,16 +8,12 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, Optional
+from typing import Any, Literal, Optional
 
 from torch import Tensor, nn
 
+from anamorph.models.huggingface.attention import Attention
 from anamorph.models.tap import Tap
-
-if TYPE_CHECKING:
-    from anamorph.models.huggingface.attention import Attention
-
-_thread = threading.local()
 
 
 @dataclass(frozen=True)
@@ -142,43 +138,110 @@ class Given:
 
 @dataclass
 class Call:
-    """What is to happen while a model, or one block of it, runs.
+    """What is to happen while a model, or one block of it, runs: here, tensors pass through a tap.
 
     Attributes:
         tap: through which the tensors of a block pass.
         shape: (copy, batch, position) of the residual stream, whose first two are one axis inside.
-        attended: [copy, batch, position, width] stands in for what the attention module gives.
-        replaced: stands in for what every block gives.
         ports: of the block, see `Block`.
         stream: [copy · batch, position, width] what the block is given. An edit of `middle` may
             overwrite it.
-        listing: what every block is given is put here instead of running it.
-        probing: every block, what it was given, its output and attentions are put here.
-        stop: stop behind the attention module, which is put into `attention`.
+        attended: [copy, batch, position, width] stands in for what the attention module gives.
     """
 
-    tap: Tap | None = None
+    tap: Tap = field(default_factory=Tap.idle)
     shape: tuple[int, ...] = ()
-    attended: Tensor | None = None
-    replaced: Tensor | None = None
     ports: Mapping[str, Port] = field(default_factory=dict)
     stream: Tensor | None = None
-    listing: list[Given] | None = None
-    probing: list[tuple[nn.Module, Given, Any, list["Attention"]]] | None = None
-    seen: list["Attention"] = field(default_factory=list)
-    stop: bool = False
-    attention: Optional["Attention"] = None
+    attended: Tensor | None = None
 
     @staticmethod
     def now() -> Optional["Call"]:
         """This thread's."""
-        return getattr(_thread, "call", None)
+        return _thread.call
+
+    def block(self, block: Block, run: Callable[..., Any], given: Given) -> Any:
+        """What a block gives; `run` is what it does by itself."""
+        return given.call(run, given.stream)
+
+    def module(self, form: Form, run: Callable[[], Any]) -> Any:
+        """What an attention module gives; `run` is what it does by itself."""
+        return run() if self.attended is None else form.made_of(self.attended.flatten(0, 1))
+
+    def attend(self, attention: Attention) -> Tensor:
+        """[copy, batch, head, position, dim] what the heads give."""
+        return attention.through(self.tap)
+
+
+@dataclass(kw_only=True)
+class Listing(Call):
+    """No block runs; what each is given is listed.
+
+    Attributes:
+        layers: how many blocks there are; the model stops at the last.
+        given: of each block.
+    """
+
+    layers: int
+    given: list[Given] = field(default_factory=list)
+
+    def block(self, block: Block, run: Callable[..., Any], given: Given) -> Any:
+        """The stream that it is given."""
+        self.given.append(given)
+        if len(self.given) == self.layers:
+            raise Stop
+        return block.form.made_of(given.stream)
+
+
+@dataclass(kw_only=True)
+class StandIn(Call):
+    """No block runs; `residual` [copy · batch, position, width] stands in for what each gives."""
+
+    residual: Tensor
+
+    def block(self, block: Block, run: Callable[..., Any], given: Given) -> Any:
+        """The stream that stands in."""
+        return block.form.made_of(self.residual)
+
+
+@dataclass
+class Probing(Call):
+    """What happens is looked at.
+
+    Attributes:
+        blocks: the module of each block, what it was given, what it gave, and what it attended.
+        seen: whatever attended so far.
+    """
+
+    blocks: list[tuple[nn.Module, Given, Any, list[Attention]]] = field(default_factory=list)
+    seen: list[Attention] = field(default_factory=list)
+
+    def block(self, block: Block, run: Callable[..., Any], given: Given) -> Any:
+        """What it gives."""
+        before, kept = len(self.seen), replace(given, stream=given.stream.clone())
+        out = given.call(run, given.stream)
+        self.blocks.append((block.module, kept, out, self.seen[before:]))
+        return out
+
+    def attend(self, attention: Attention) -> Tensor:
+        """What the heads give."""
+        self.seen.append(attention)
+        return super().attend(attention)
+
+
+class _Thread(threading.local):
+    """What the wrapped parts of a model cannot be handed, as the model itself calls them."""
+
+    call: Call | None = None
+
+
+_thread = _Thread()
 
 
 @contextmanager
 def current(call: Call) -> Iterator[None]:
     """Make a call this thread's."""
-    before = Call.now()
+    before = _thread.call
     _thread.call = call
     try:
         yield
@@ -188,53 +251,3 @@ def current(call: Call) -> Iterator[None]:
 
 class Stop(Exception):
     """What was asked for is known; the rest of the model need not run."""
-
-
-def block_forward(block: Block, last: bool) -> Callable[..., Any]:
-    """A block's `forward`, in whose place another may be taken, its arguments listed, or neither.
-
-    Args:
-        block: whose forward it is.
-        last: whether no block follows.
-    """
-    original = block.module.forward
-
-    def forward(*arguments: Any, **keywords: Any) -> Any:
-        call = Call.now()
-        if call is None:
-            return original(*arguments, **keywords)
-        if call.replaced is not None:
-            return block.form.made_of(call.replaced)
-        if call.listing is not None:
-            given = Given.of(arguments, keywords)
-            call.listing.append(given)
-            if last:
-                raise Stop
-            return block.form.made_of(given.stream)
-        if call.probing is not None:
-            before = len(call.seen)
-            given = Given.of(arguments, keywords)
-            given = replace(given, stream=given.stream.clone())
-            out = original(*arguments, **keywords)
-            call.probing.append((block.module, given, out, call.seen[before:]))
-            return out
-        return original(*arguments, **keywords)
-
-    return forward
-
-
-def module_forward(module: nn.Module, form: Form) -> Callable[..., Any]:
-    """An attention module's `forward`, for which an output of our own may stand in."""
-    original = module.forward
-
-    def forward(*arguments: Any, **keywords: Any) -> Any:
-        call = Call.now()
-        if call is not None and call.attended is not None:
-            return form.made_of(call.attended.flatten(0, 1))
-        out = original(*arguments, **keywords)
-        if call is not None and call.stop and call.attention is not None:
-            call.attention.given = form.first(out)
-            raise Stop
-        return out
-
-    return forward

@@ -40,28 +40,28 @@ SHOWN = 4  # names in a message
 
 
 def require_whole(model: nn.Module, found: Mapping[str, Any]) -> None:
-    """Whether every weight of a model came out of its checkpoint, and none was left in it.
+    """Make sure that every weight of a model came from its checkpoint, and that none was left over.
 
-    Parts that a language model has no use for may be left: poolers, other heads, towers for images.
+    Parts that a language model does not use may be left: poolers, other heads, towers for images.
 
     Args:
         model: as transformers loaded it.
-        found: what its `from_pretrained` tells with `output_loading_info`.
+        found: what its `from_pretrained` reports with `output_loading_info`.
 
     Raises:
         AnamorphError: if weights are missing, left, or of other shapes, with their names and the
-            likely cause; or if they are no numbers.
+            likely cause; or if they are not finite numbers, or all zero.
 
     Warns:
-        UserWarning: of parts that are left.
+        UserWarning: if other parts are left.
     """
     missing = sorted(found["missing_keys"])
     wrong = sorted(found["mismatched_keys"])
     left = sorted(key for key in found["unexpected_keys"] if _needed(model, key))
     if wrong:
-        told = [f"{name} ({list(given)} for {list(own)})" for name, given, own in wrong]
+        shapes = [f"{name} ({list(given)} for {list(own)})" for name, given, own in wrong]
         raise AnamorphError(
-            f"{_some(told)} in the weights {_has(wrong)} another shape than config.json says. "
+            f"{_some(shapes)} in the weights {_has(wrong)} another shape than config.json says. "
             "Configuration and weights belong to different models, or one was changed without the "
             "other: give a folder that one save_pretrained wrote."
         )
@@ -114,7 +114,7 @@ def damage(folder: Path) -> str | None:
                 f"{path.name} holds more than tensors, and Python objects are not run. Save the "
                 "weights alone: model.save_pretrained(folder)"
             )
-        except Exception as error:  # every kind
+        except Exception as error:  # of every kind
             reason = str(error).split("\n")[0]
             return f"{path.name} is damaged or cut off ({reason}). Copy or download it again."
     return None
@@ -135,7 +135,7 @@ def _cause(model: nn.Module, missing: Collection[str], left: Collection[str]) ->
         )
     extra = _extra(missing, left)
     if extra:
-        cause = f"names in the file have {extra!r} too much"
+        cause = f"names in the file have {extra!r} in addition"
         wrapper = next((w for part, w in WRAPPERS.items() if part in extra.split(".")), None)
         if wrapper is not None:
             cause += f", as those of a model that {wrapper} wraps"
@@ -156,7 +156,7 @@ def _cause(model: nn.Module, missing: Collection[str], left: Collection[str]) ->
 
 
 def _extra(missing: Collection[str], left: Collection[str]) -> str | None:
-    """What most of the names that are left have more than names that are missing."""
+    """The part that most of the names left over have in addition to names that are missing."""
     wanted = set(missing)
     found: Counter[str] = Counter()
     for name in left:
@@ -182,8 +182,8 @@ def _cuts(parts: list[str]) -> Iterator[tuple[int, int]]:
 def _needed(model: nn.Module, key: str) -> bool:
     """Whether a name that is left belongs to a part that the model has.
 
-    That is so within its lists of blocks, and beside weights of one module. Where several parts
-    stand side by side, as the heads of a checkpoint do, the model needs none but its own.
+    That is so inside its lists of blocks, and beside weights of one module. Where a checkpoint has
+    several parts side by side, such as heads, the model needs only its own.
     """
     if MASKS.search(key):
         return False
@@ -203,11 +203,7 @@ def _needed(model: nn.Module, key: str) -> bool:
 
 
 def _require_numbers(model: nn.Module) -> None:
-    """Whether weights are there, finite, and not all zero.
-
-    Raises:
-        AnamorphError: if they are not.
-    """
+    """Refuse weights that are not there, not finite, or all zero."""
     largest = {name: _largest(weight) for name, weight in model.named_parameters()}
     lost = [name for name, size in largest.items() if size is None]
     if lost:

@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
-from anamorph.models.huggingface.attention import attention_forward
-from anamorph.models.huggingface.calls import Block, block_forward, module_forward
+from anamorph.models.huggingface.attention import Attention
+from anamorph.models.huggingface.calls import Block, Call, Form, Given
 from anamorph.models.huggingface.ports import hook_ports
 from anamorph.models.wrapped import still
 
@@ -41,10 +41,10 @@ def exchange(model: nn.Module, blocks: Sequence[Block], attention: bool) -> Call
             undo.append(_set(module, "forward", partial(functional.gelu, approximate="tanh")))
     wrapped: set[nn.Module] = set()  # some blocks share modules
     for block in blocks:
-        undo.append(_set(block.module, "forward", block_forward(block, block is blocks[-1])))
+        undo.append(_set(block.module, "forward", _block_forward(block)))
         if block.attention is not None and block.attention not in wrapped:
             wrapped.add(block.attention)
-            forward = module_forward(block.attention, block.attends)
+            forward = _module_forward(block.attention, block.attends)
             undo.append(_set(block.attention, "forward", forward))
     undo.append(hook_ports(blocks))
 
@@ -53,6 +53,52 @@ def exchange(model: nn.Module, blocks: Sequence[Block], attention: bool) -> Call
             undo.pop()()
 
     return back
+
+
+def attention_forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """The attention function: `[batch, head, position, dim]` to `[batch, position, head, dim]`.
+
+    Raises:
+        AnamorphError: if it is given something that changes what it computes in an unknown way.
+    """
+    call = Call.now() or Call()
+    copies = call.shape[0] if call.shape else 1
+    attention = Attention.of(module, (query, key, value), attention_mask, options, copies)
+    heads = call.attend(attention).transpose(2, 3)  # [copy, batch, position, head, dim]
+    if call.tap.concerns("heads"):
+        heads = call.tap("heads", heads.flatten(3)).unflatten(3, heads.shape[3:])  # type: ignore[no-untyped-call]
+    return heads.flatten(0, 1).contiguous(), None
+
+
+def _block_forward(block: Block) -> Callable[..., Any]:
+    """A block's `forward`, which asks what is to happen."""
+    original = block.module.forward
+
+    def forward(*arguments: Any, **keywords: Any) -> Any:
+        call = Call.now()
+        if call is None:
+            return original(*arguments, **keywords)
+        return call.block(block, original, Given.of(arguments, keywords))
+
+    return forward
+
+
+def _module_forward(module: nn.Module, form: Form) -> Callable[..., Any]:
+    """An attention module's `forward`, which asks what is to happen."""
+    original = module.forward
+
+    def forward(*arguments: Any, **keywords: Any) -> Any:
+        call, run = Call.now(), partial(original, *arguments, **keywords)
+        return run() if call is None else call.module(form, run)
+
+    return forward
 
 
 def _is_gelu(module: nn.Module) -> bool:

@@ -1,4 +1,4 @@
-"""What a GGUF file says and transformers does not hear."""
+"""What a GGUF file holds and transformers does not read."""
 
 import re
 from collections import Counter
@@ -13,11 +13,11 @@ from anamorph.errors import AnamorphError
 FREQUENCIES = "rope_freqs.weight"
 
 
-def heed(model: nn.Module, path: Path) -> None:
-    """Scale rotary positions as a file says, and see that nothing else of it was left out.
+def require_gguf_read(model: nn.Module, path: Path) -> None:
+    """Scale rotary positions as a file says, and make sure that nothing else was left out.
 
-    Transformers takes the tensors that it knows and leaves the rest without a word; the scaling of
-    rotary positions that Llama 3.1 and its followers have is among that.
+    Transformers takes the tensors that it knows and silently leaves the rest. The scaling of rotary
+    positions in Llama 3.1 and models like it is part of that rest.
 
     Args:
         model: as transformers loaded it from the file; its rotary frequencies are scaled.
@@ -34,7 +34,7 @@ def heed(model: nn.Module, path: Path) -> None:
     config: Any = model.config
     rope = getattr(config.get_text_config(), "rope_parameters", None) or {}
     if rope.get("rope_type", "default") != "default":
-        return  # it was heard
+        return  # transformers has read it
     scaling = _text(reader, f"{_text(reader, 'general.architecture')}.rope.scaling.type")
     factors = [tensor.data for tensor in reader.tensors if tensor.name == FREQUENCIES]
     scaled = [_scale(model, torch.from_numpy(x.copy()).float().flatten()) for x in factors]
@@ -47,7 +47,7 @@ def heed(model: nn.Module, path: Path) -> None:
 
 
 def _text(reader: Any, name: str) -> str:
-    """A text among the file's metadata; `none` where there is none."""
+    """A text in the file's metadata; `none` if it has no such text."""
     field = reader.fields.get(name)
     return "none" if field is None else bytes(field.parts[field.data[0]]).decode()
 

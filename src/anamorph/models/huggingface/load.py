@@ -13,7 +13,7 @@ import torch
 
 from anamorph.errors import AnamorphError
 from anamorph.models.huggingface.checkpoint import damage, require_whole
-from anamorph.models.huggingface.gguf_file import heed
+from anamorph.models.huggingface.gguf_file import require_gguf_read
 from anamorph.models.huggingface.model import HuggingFace
 
 OTHER_HEADS = (
@@ -40,8 +40,8 @@ def load_pretrained(source: Path | str, *, hub: bool = False) -> tuple[HuggingFa
 
     Raises:
         AnamorphError: if there is no such folder or file; if transformers cannot load it; if it is
-            no causal or masked language model; if weights are missing, left or no numbers; if an
-            adapter lies beside them.
+            not a causal or masked language model; if weights are missing, left over or not numbers;
+            if an adapter lies beside them.
     """
     with _loading(source, hub) as (transformers, where, options):
         config = _config(transformers, where, options)
@@ -67,19 +67,19 @@ def _model(transformers: Any, where: str | Path, config: Any, options: dict[str,
         config=config,
         dtype="float32",
         output_loading_info=True,
-        ignore_mismatched_sizes=True,  # they are told instead
+        ignore_mismatched_sizes=True,  # require_whole names them
         **dense,
         **options,
     )
     require_whole(model, found)
     if "gguf_file" in options:
-        heed(model, Path(where) / options["gguf_file"])
+        require_gguf_read(model, Path(where) / options["gguf_file"])
     ends = model.get_input_embeddings(), model.get_output_embeddings()
     tied = getattr(config, "tie_word_embeddings", False)
     if tied and None not in ends and ends[0].weight is not ends[1].weight:
         warnings.warn(
             "config.json says that the embedding and the head are one matrix, but the weights hold "
-            "two that differ; both are used as they stand.",
+            "two that differ; both are used as they are.",
             stacklevel=4,
         )
     return model.train(False)
@@ -88,7 +88,7 @@ def _model(transformers: Any, where: str | Path, config: Any, options: dict[str,
 def _tokenizer(transformers: Any, where: str | Path, options: dict[str, Any]) -> Any:
     try:
         return transformers.AutoTokenizer.from_pretrained(where, **options)
-    except Exception as error:  # every kind
+    except Exception as error:  # of every kind
         raise AnamorphError(
             f"There is no tokenizer in {where} that transformers can load "
             f"({_reason(error)}). Save it beside the model, with tokenizer.save_pretrained."
@@ -96,11 +96,7 @@ def _tokenizer(transformers: Any, where: str | Path, options: dict[str, Any]) ->
 
 
 def _refuse_adapter(transformers: Any, where: str | Path, options: dict[str, Any]) -> None:
-    """Whether an adapter lies beside a model, or in its place.
-
-    Raises:
-        AnamorphError: if it does.
-    """
+    """Refuse a folder with an adapter, alone or beside a model."""
     find = transformers.utils.find_adapter_config_file
     files = [file.name for file in sorted(Path(where).glob("adapter_model.*"))]
     if find(str(where), local_files_only=options["local_files_only"]) is not None:
@@ -168,8 +164,9 @@ def _class_for(transformers: Any, config: Any) -> Any:
             return auto if kind in mapping else getattr(transformers, name)
     if kind not in causal and kind not in masked:
         raise AnamorphError(
-            f"The checkpoint is of {what}, which is no causal or masked language model of text. A "
-            "language model within it can be saved by itself; am.HookedModel takes any module."
+            f"The checkpoint is of {what}, which is not a causal or masked language model of text. "
+            "If it has a language model inside, save that by itself; am.HookedModel takes any "
+            "module."
         )
     decodes = kind in causal and getattr(config, "is_decoder", False)
     if kind in masked and not decodes:
@@ -179,7 +176,7 @@ def _class_for(transformers: Any, config: Any) -> Any:
 
 @contextmanager
 def _loading(source: Path | str, hub: bool) -> Iterator[tuple[Any, str | Path, dict[str, Any]]]:
-    """Transformers, keeping quiet, and what its loaders take; their errors as ours."""
+    """Transformers without its messages, and what its loaders take; errors of theirs are ours."""
     try:
         import transformers
     except ImportError as error:
@@ -198,8 +195,8 @@ def _loading(source: Path | str, hub: bool) -> Iterator[tuple[Any, str | Path, d
         with path.open("rb") as file:
             if file.read(4) != b"GGUF":
                 raise AnamorphError(
-                    f"{source} is no GGUF file. Give one, or the folder in which config.json and "
-                    "the weights are."
+                    f"{source} is not a GGUF file. Give one, or the folder in which config.json "
+                    "and the weights are."
                 )
         where, options["gguf_file"] = path.parent, path.name
     try:
@@ -207,7 +204,7 @@ def _loading(source: Path | str, hub: bool) -> Iterator[tuple[Any, str | Path, d
             yield transformers, where, options
     except AnamorphError:
         raise
-    except Exception as error:  # every kind that loaders of files of every kind raise
+    except Exception as error:  # of every kind that loaders raise
         reason = (damage(path) if path.is_dir() else None) or _reason(error)
         raise AnamorphError(
             f"Cannot load a causal or masked language model from {source}: {reason}"
@@ -216,7 +213,7 @@ def _loading(source: Path | str, hub: bool) -> Iterator[tuple[Any, str | Path, d
 
 def _reason(error: Exception) -> str:
     """The first line of an error, without a colon for what would follow."""
-    if "CONVERSION" in str(error):  # what it points to is a table in a log
+    if "CONVERSION" in str(error):  # it points to a table in a log
         return (
             "weights that transformers joins into one, such as the experts of a layer, do not fit "
             "together: a part is missing or has another shape. Give a folder that one "
@@ -227,7 +224,7 @@ def _reason(error: Exception) -> str:
 
 @contextmanager
 def _quiet(transformers: Any, downloads: bool) -> Iterator[None]:
-    """No progress bars, but those of downloads at a terminal, and no messages but errors."""
+    """No progress bars, except of downloads at a terminal, and no messages except errors."""
     import huggingface_hub
     import transformers.modeling_gguf_pytorch_utils as gguf
 
@@ -238,7 +235,7 @@ def _quiet(transformers: Any, downloads: bool) -> Iterator[None]:
     bars = vars(gguf).get("tqdm")
     if not (downloads and sys.stderr is not None and sys.stderr.isatty()):
         messages.disable_progress_bar()
-    if bars is not None:  # those of GGUF files ask nobody whether they are wanted
+    if bars is not None:  # bars of GGUF files heed no setting
         vars(gguf)["tqdm"] = partial(bars, disable=True)
     messages.set_verbosity(logging.ERROR)
     try:

@@ -23,9 +23,17 @@ from torch import Tensor, nn
 from anamorph.errors import AnamorphError
 from anamorph.models.base import Batch, Edits, LayerKind, Ran, State
 from anamorph.models.fingerprint import CONFIGURATION, digest_of
-from anamorph.models.huggingface.attention import Attention, linear_matrix
+from anamorph.models.huggingface.again import Attended, Attending
 from anamorph.models.huggingface.blocks import OUTSIDE, CannotSplit, blocks_of, probe
-from anamorph.models.huggingface.calls import Call, Given, Stop, current
+from anamorph.models.huggingface.calls import (
+    Call,
+    Given,
+    Listing,
+    Probing,
+    StandIn,
+    Stop,
+    current,
+)
 from anamorph.models.huggingface.exchange import exchange
 from anamorph.models.huggingface.reference import (
     Reference,
@@ -54,6 +62,17 @@ class _State(State):
 
     inputs: Mapping[str, Any] = field(default_factory=dict)
     given: dict[int, list[Given]] = field(default_factory=dict)
+
+
+class _Memory(threading.local):
+    """What one thread computed last, for the stacks of proxies that start at the same block.
+
+    For one state alone: of all blocks it would be too large.
+    """
+
+    state: State | None = None
+    index: int = -1
+    attended: Attended | None = None
 
 
 class HuggingFace(Wrapped):
@@ -89,21 +108,17 @@ class HuggingFace(Wrapped):
         self.context = context_of(model)
         self._exchanged = True  # its attention function, in sessions
         self._as_one = False  # behind the last block all positions are one sequence
-        self._memory = threading.local()
+        self._memory = _Memory()
         with torch.inference_mode():
             reference = Reference.of(model, self.context)
             self.blocks = blocks_of(model, lambda: own_logits(model, reference.tokens))
+            self.layers = len(self.blocks)
             self.causal, self.parallel = reference.causal, reference.parallel
-            self._vocabulary, self._dtype = reference.plain.shape[-1], reference.plain.dtype
+            self.vocabulary, self._dtype = reference.plain.shape[-1], reference.plain.dtype
             self._takes_padding = reference.causal or reference.pads
             self._explore(reference)
             self.context = self._usable_context(reference.tokens)
             self._as_one = self._may_be_one(reference)
-
-    @property
-    def layers(self) -> int:
-        """The number of blocks."""
-        return len(self.blocks)
 
     @property
     def sites(self) -> list[Site]:
@@ -175,7 +190,7 @@ class HuggingFace(Wrapped):
         residual = rows_at(state.residual, at)
         width = residual.shape[-1]
         single = residual.reshape(1, -1, width) if self._as_one else residual.reshape(-1, 1, width)
-        with self.session(), current(Call(replaced=single)):
+        with self.session(), current(StandIn(residual=single)):
             tokens = torch.zeros(len(single), 1, dtype=torch.long, device=residual.device)
             out = self.model(input_ids=tokens, **without_cache(self.model))
         logits = logits_of(self.model, out, None)
@@ -207,7 +222,7 @@ class HuggingFace(Wrapped):
         )
         call = Call(tap)
         if len(residual) == 1 and heads_edited and not more and block.projection is not None:
-            call.attended = self._attention(index, state).again(tap)
+            call.attended = self._attended(index, state, block.projection).again(tap)
         if len(residual) < copies:
             residual = residual.expand(copies, *residual.shape[1:])
         call.shape, call.ports, stream = residual.shape[:3], block.ports, residual.flatten(0, 1)
@@ -217,28 +232,21 @@ class HuggingFace(Wrapped):
             out = given.call(block.module, call.stream)
         return block.form.first(out).view(residual.shape)
 
-    def _attention(self, index: int, state: _State) -> Attention:
-        """The attention of a block as the model itself computes it, remembered for one state."""
-        kept = getattr(self._memory, "attention", None)
-        if kept is None or kept[0] is not state or kept[1] != index:
-            block = self.blocks[index]
-            call = Call(stop=True, shape=state.residual.shape[:3])
+    def _attended(self, index: int, state: _State, projection: nn.Module) -> Attended:
+        """What the attention of a block computes with nothing edited, remembered for one state."""
+        memory = self._memory
+        if memory.attended is None or memory.state is not state or memory.index != index:
+            call = Attending(shape=state.residual.shape[:3])
             with current(call), suppress(Stop):
-                self._given(state, 1)[index].call(block.module, state.residual[0])
-            attention = call.attention
-            assert attention is not None and block.projection is not None
-            attention.projection = block.projection
-            heads = attention.heads()[0]
-            assert attention.given is not None
-            attention.matrix = linear_matrix(block.projection, heads, attention.given)
-            kept = self._memory.attention = (state, index, attention)
-        found: Attention = kept[2]
-        return found
+                self._given(state, 1)[index].call(self.blocks[index].module, state.residual[0])
+            memory.state, memory.index = state, index
+            memory.attended = call.through(projection)
+        return memory.attended
 
     def _given(self, state: _State, copies: int) -> list[Given]:
         """What the model hands to its blocks, for so many copies of a batch."""
         if copies not in state.given:
-            call = Call(listing=[])
+            call = Listing(layers=self.layers)
             inputs = {
                 name: value.repeat(copies, *[1] * (value.dim() - 1))
                 if torch.is_tensor(value)
@@ -247,8 +255,7 @@ class HuggingFace(Wrapped):
             }
             with current(call), suppress(Stop):
                 self.model(**inputs)
-            assert call.listing is not None
-            state.given[copies] = call.listing
+            state.given[copies] = call.given
         return state.given[copies]
 
     def _inputs(self, batch: Batch) -> dict[str, Any]:
@@ -303,7 +310,7 @@ class HuggingFace(Wrapped):
             the end of a sentence; empty if it gives them.
         """
         inputs = {"input_ids": reference.tokens, **without_cache(self.model)}
-        doing, call, run = "it does not run in parts", Call(), lambda: self.model(**inputs)
+        doing, call, run = "it does not run in parts", Probing(), lambda: self.model(**inputs)
         try:
             with self.session():
                 self.blocks = probe(self.blocks, call, run, reference.tokens)

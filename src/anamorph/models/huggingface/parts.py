@@ -35,7 +35,7 @@ def with_ports(block: Block, given: Given) -> Block:
     """
 
     def run() -> Tensor:
-        with current(Call(shape=torch.Size((1, *given.stream.shape[:2])))):
+        with current(Call(shape=(1, *given.stream.shape[:2]))):
             return block.form.first(given.call(block.module, given.stream.clone())).clone()
 
     watch = Watch.of(block.module, run, given.stream)
@@ -43,12 +43,14 @@ def with_ports(block: Block, given: Given) -> Block:
     mlp = {} if added is None else {"mlp": Port(added.mlp.module, scale=added.scale)}
     parallel = added is not None and added.beside is not None
     search = _Search(replace(block, ports=mlp, side_by_side=parallel), given, watch, added)
+    entry = next(search.entering(), None)
+    first = {} if entry is None else {"mlp_input": entry}
     for attends in islice(search.attending(), TRIED):
-        if search.holds(attends):
+        if search.holds({**attends, **first, **mlp}):
             search.block = replace(search.block, ports=attends | mlp)
             break
+    between = {kind: port for kind, port in search.block.ports.items() if kind != "mlp"}
     for port in islice(search.entering(), TRIED):
-        between = {kind: x for kind, x in search.block.ports.items() if kind != "mlp"}
         if search.enters(ports := {**between, "mlp_input": port, **mlp}):
             return replace(search.block, ports=ports)
     return search.block
@@ -63,12 +65,14 @@ class _Search:
         given: what it is given.
         watch: of the block.
         added: the sum that it ends with, if its MLP was found.
+        last: ports, and what they held of both streams.
     """
 
     block: Block
     given: Given
     watch: Watch
     added: Added | None
+    last: tuple[Mapping[str, Port], tuple[dict[str, Tensor], dict[str, Tensor]]] | None = None
 
     def attending(self) -> Iterator[dict[str, Port]]:
         """Candidates for `attention`, with `middle` if there is one."""
@@ -103,17 +107,22 @@ class _Search:
         if not norms and (self._norms_of_sums() or self._adds_of_norm()):
             yield from self._taking(stream)
 
-    def holds(self, attends: Mapping[str, Port]) -> bool:
-        """Whether candidates are what attention adds and, if asked for, the stream behind it."""
+    def holds(self, ports: Mapping[str, Port]) -> bool:
+        """Whether candidates are what attention adds and, if asked for, the stream behind it.
+
+        Where the heads are known, they are changed together with what attention adds: whatever they
+        changed besides would show.
+        """
         try:
-            block = replace(self.block, ports={**attends, **self.block.ports})
-            own, other = self._run(block), self._run(block, self._other)
+            block = replace(self.block, ports=ports)
+            own, other = self._both(block)
+            kinds = ("heads", "attention") if block.heads else ("attention",)
             if same_up_to_rounding(own["attention"], other["attention"]):
                 return False
-            if not self._comes_of_heads(block, own, other):
+            if not (block.heads or self._attends(block, own)):
                 return False
-            if "middle" not in attends:
-                edited = self._run(block, edits={"attention": other["attention"]})
+            edited = self._run(block, edits={kind: other[kind] for kind in kinds})
+            if "middle" not in ports:
                 mlp = {kind: x for kind, x in own.items() if kind == "mlp"}
                 total = sum(mlp.values(), self.watch.given + other["attention"])
                 return _agree(edited, {**mlp, BLOCK: self._ended(total)})
@@ -121,9 +130,8 @@ class _Search:
             kept = {"attention": own["attention"]}
             if not _agree(between, {**kept, "mlp": other["mlp"], BLOCK: other[BLOCK]}):
                 return False
-            port, joined = attends["middle"], self.watch.given + other["attention"]
+            port, joined = ports["middle"], self.watch.given + other["attention"]
             joined = joined if port.onto_stream else port.module(joined)
-            edited = self._run(block, edits={"attention": other["attention"]})
             again = self._run(block, edits={"middle": joined})
             behind = {kind: again[kind] for kind in ("mlp", BLOCK)}
             return _agree(edited, {**behind, "middle": joined})
@@ -134,7 +142,7 @@ class _Search:
         """Whether a candidate is what the MLP is given, and nothing else depends on it."""
         try:
             block = replace(self.block, ports=ports)
-            own, other = self._run(block), self._run(block, self._other)
+            own, other = self._both(block)
             edited = self._run(block, edits={"mlp_input": other["mlp_input"]})
             total = self._ended_with(other["mlp"])
             kept = {kind: own[kind] for kind in ("attention", "middle") if kind in ports}
@@ -184,6 +192,13 @@ class _Search:
         for seen in sorted(some, key=lambda seen: (seen.path.count("."), seen.before)):
             yield Port(seen.module, "input")
 
+    def _both(self, block: Block) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """What the sites of a block hold of its own stream and of the other; the last is kept."""
+        if self.last is None or self.last[0] != block.ports:
+            both = self._run(block), self._run(block, self._other)
+            self.last = (block.ports, both)
+        return self.last[1]
+
     def _run(
         self, block: Block, stream: Tensor | None = None, edits: Mapping[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
@@ -197,7 +212,7 @@ class _Search:
         tokens = torch.zeros(stream.shape[:2], dtype=torch.long, device=stream.device)
         state = State(stream[None], tokens, torch.ones_like(tokens).bool())
         tap = Tap(0, state, here, [LayerKind(0, kind) for kind in kinds])
-        shape = torch.Size((1, *stream.shape[:2]))
+        shape = (1, *stream.shape[:2])
         call = Call(tap, shape, ports=block.ports, stream=stream.clone())
         unhook = hook_ports([block])
         try:
@@ -208,16 +223,8 @@ class _Search:
             unhook()
         return {key.kind: x[0].clone() for key, x in tap.recorded.items()} | {BLOCK: out}
 
-    def _comes_of_heads(
-        self, block: Block, own: Mapping[str, Tensor], other: Mapping[str, Tensor]
-    ) -> bool:
-        """Whether `attention` depends on the heads, and all that does so depends on it alone."""
-        if block.heads:
-            heads = {"heads": other["heads"]}
-            edited = self._run(block, edits=heads)
-            kept = self._run(block, edits={**heads, "attention": own["attention"]})
-            changes = not same_up_to_rounding(edited["attention"], own["attention"])
-            return changes and same_up_to_rounding(kept[BLOCK], own[BLOCK])
+    def _attends(self, block: Block, own: Mapping[str, Tensor]) -> bool:
+        """Whether `attention`, of heads that are not known, mixes positions and is called so."""
         module = block.ports["attention"].module
         (seen,) = (seen for seen in self.watch.once if seen.module is module)
         if NAME not in f"{seen.path} {type(module).__name__}".lower():

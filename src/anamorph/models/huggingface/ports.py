@@ -43,7 +43,7 @@ def _on_input(module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) 
 def _through(module: nn.Module, side: Literal["input", "output"], x: Tensor) -> Tensor | None:
     """What passes a module, edited and recorded; None where no site is concerned."""
     call = Call.now()
-    if call is None or call.tap is None:
+    if call is None:
         return None
     passed = None
     for kind, port in call.ports.items():
@@ -63,7 +63,7 @@ def _onto_stream(call: Call, kind: str, added: Tensor) -> Tensor:
     The stream is set to 0 where there is an edit, so that the sum is just that. A difference from
     the stream would be a number that the two leave over: in bfloat16 not even close.
     """
-    assert call.tap is not None and call.stream is not None
+    assert call.stream is not None
     total = call.tap(kind, call.stream.view(added.shape) + added)
     if kind not in call.tap.here:
         return added

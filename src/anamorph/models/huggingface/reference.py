@@ -1,4 +1,4 @@
-"""What a Hugging Face model itself says, untouched: what anamorph's own runs are compared with."""
+"""What a Hugging Face model gives by itself, to compare anamorph's own runs with."""
 
 import inspect
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ COPIED = 2**16  # numbers of a tensor that is compared by value
 
 
 def require_language_model(model: nn.Module) -> None:
-    """Refuse what cannot be audited, as far as it can be told without running it.
+    """Refuse a model of which it shows without running it that it cannot be audited.
 
     Raises:
         AnamorphError: in one sentence, with what to do.
@@ -39,13 +39,13 @@ def require_language_model(model: nn.Module) -> None:
     config: Any = getattr(model, "config", None)
     if not hasattr(config, "get_text_config") or not hasattr(model, "get_output_embeddings"):
         raise AnamorphError(
-            f"{name} is no model of transformers: it has no configuration. am.HookedModel takes "
-            "any module."
+            f"{name} is not a model of transformers: it has no configuration. am.HookedModel "
+            "takes any module."
         )
     main = getattr(model, "main_input_name", "input_ids")
     if main != "input_ids" and "input_ids" not in inspect.signature(model.forward).parameters:
         raise AnamorphError(
-            f"{name} takes {main} and no token ids; anamorph audits language models that need "
+            f"{name} takes {main}, not token ids; anamorph audits language models that need "
             "nothing but those."
         )
     if getattr(config, "is_encoder_decoder", False):
@@ -81,8 +81,8 @@ class Reference:
         plain: [2, position, vocabulary] of both.
         short: [1, fewer positions, vocabulary] of the start of the second, alone.
         causal: whether no position sees those behind it.
-        pads: whether the model, told so by a mask, leaves padding out of account.
-        parallel: whether it keeps nothing of one run where another can see it, as far as found.
+        pads: whether padding that a mask marks changes nothing for the real tokens.
+        parallel: whether two threads may run it: nothing was seen to stay of a run in the model.
     """
 
     tokens: Tensor
@@ -112,7 +112,7 @@ class Reference:
             again = own_logits(model, tokens)
             shorter = own_logits(model, tokens[:, :2])
             padded = own_logits(model, tokens, mask) if accepts(model, "attention_mask") else None
-            parallel = not _differ(before, _kept(model)) and not rotary_limits(model)
+            parallel = before == _kept(model) and not rotary_limits(model)
         finally:
             back()
         if plain.isnan().any():
@@ -153,7 +153,7 @@ class Reference:
 
 
 def own_logits(model: nn.Module, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-    """[batch, position, vocabulary] what a model says of [batch, position] tokens.
+    """[batch, position, vocabulary] what a model gives for [batch, position] tokens.
 
     Raises:
         AnamorphError: if it does not run on them, or gives something else.
@@ -172,10 +172,15 @@ def own_logits(model: nn.Module, tokens: Tensor, mask: Tensor | None = None) -> 
 
 
 def logits_of(model: nn.Module, out: Any, tokens: Tensor | None) -> Tensor:
-    """[batch, position, vocabulary] in what a model gave for tokens, if those are known.
+    """[batch, position, vocabulary] the logits in what a model gave.
+
+    Args:
+        model: of transformers.
+        out: what it gave.
+        tokens: [batch, position] for which it gave that; None if that is not to be checked.
 
     Raises:
-        AnamorphError: if there are none.
+        AnamorphError: if there are no logits, or logits of another shape.
     """
     name = type(model).__name__
     logits = getattr(out, "logits", out[0] if isinstance(out, tuple) and out else None)
@@ -214,8 +219,8 @@ def without_cache(model: nn.Module) -> dict[str, bool]:
 def context_of(model: nn.Module) -> int | None:
     """The longest sequence, in tokens, if a model's configuration names one.
 
-    Where rotary embeddings change with the longest sequence of a batch, it is what they do not
-    change up to: beyond it, the numbers of a sequence would depend on those beside it.
+    Some rotary embeddings change as soon as a sequence of the batch is longer than a limit; then it
+    is that limit: beyond it, what a sequence gives would depend on those beside it.
     """
     known: Any = model
     config = known.config.get_text_config()
@@ -227,7 +232,7 @@ def context_of(model: nn.Module) -> int | None:
 def rotary_limits(model: nn.Module) -> list[int]:
     """Lengths beyond which rotary embeddings depend on the longest sequence of a batch.
 
-    Such embeddings keep what they made of one batch in a buffer, for the next one.
+    Such embeddings also keep what they computed for one batch in a buffer, for the next one.
     """
     limits = []
     for module in model.modules():
@@ -235,21 +240,19 @@ def rotary_limits(model: nn.Module) -> list[int]:
         kinds = set(rope.values() if isinstance(rope, dict) else [rope])
         if "longrope" in kinds:
             config: Any = getattr(module, "config", None)
-            limits += _numbers(getattr(config, "rope_parameters", None), _ORIGINAL)
+            limits += _original_lengths(getattr(config, "rope_parameters", None))
         if "dynamic" in kinds:
             limits.append(int(getattr(module, "original_max_seq_len", 1)))
     return limits
 
 
-_ORIGINAL = "original_max_position_embeddings"
-
-
-def _numbers(given: Any, name: str) -> list[int]:
-    """The numbers of this name in dictionaries within each other."""
-    if not isinstance(given, dict):
+def _original_lengths(parameters: Any) -> list[int]:
+    """The lengths that a model was first trained with, in dictionaries within each other."""
+    if not isinstance(parameters, dict):
         return []
-    inside = [number for value in given.values() for number in _numbers(value, name)]
-    return inside + ([given[name]] if isinstance(given.get(name), int) else [])
+    here = parameters.get("original_max_position_embeddings")
+    inside = [length for value in parameters.values() for length in _original_lengths(value)]
+    return inside + ([here] if isinstance(here, int) else [])
 
 
 def _tokens(model: nn.Module, length: int) -> Tensor:
@@ -267,27 +270,16 @@ def _tokens(model: nn.Module, length: int) -> Tensor:
 
 
 def _kept(model: nn.Module) -> dict[str, Any]:
-    """What the modules of a model keep, but for weights: copies of it, or its size."""
+    """What the modules of a model keep besides weights: numbers, or how many or which object."""
     kept: dict[str, Any] = {}
     for path, module in model.named_modules():
         values = {k: v for k, v in vars(module).items() if not k.startswith("_")}
         for name, value in (values | dict(module.named_buffers(recurse=False))).items():
             if torch.is_tensor(value):
-                value = value.clone() if value.numel() <= COPIED else id(value)
+                small = value.numel() <= COPIED
+                kept[f"{path}.{name}"] = value.tolist() if small else id(value)
             elif isinstance(value, (dict, list, set)):
-                value = len(value)
-            if torch.is_tensor(value) or isinstance(value, (int, float, str, type(None))):
+                kept[f"{path}.{name}"] = len(value)
+            elif isinstance(value, (int, float, str, type(None))):
                 kept[f"{path}.{name}"] = value
     return kept
-
-
-def _differ(before: dict[str, Any], after: dict[str, Any]) -> bool:
-    """Whether anything that is kept has changed."""
-    if before.keys() != after.keys():
-        return True
-    return any(
-        not torch.equal(x, y)
-        if torch.is_tensor(x) and torch.is_tensor(y)
-        else x is not y and x != y
-        for x, y in ((before[name], after[name]) for name in before)
-    )

@@ -1,6 +1,6 @@
 """One-hot attention: every query attends only to the key it attends to most."""
 
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -18,14 +18,6 @@ class OneHot(Simplification):
 
     name: ClassVar[str] = "onehot"
     kinds: ClassVar[frozenset[str]] = frozenset({"pattern"})
-
-    def statistic(self, dim: int) -> None:
-        """Nothing to fit."""
-        return None
-
-    def learn(self, statistic: object) -> Self:
-        """Nothing to learn."""
-        return self
 
     def __call__(self, x: Tensor) -> Tensor:
         """Harden `x` [..., keys]."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -20,15 +21,21 @@ class Moments:
     The scatter is kept around the mean and merged by the rule of Chan, Golub and LeVeque (1979), so
     that points far from the origin do not cancel away what sets them apart.
 
+    Args:
+        dims: the width of a point, or of the parts that a point has side by side.
+
     Attributes:
+        dim: the width of a point.
         count: points seen.
     """
 
-    def __init__(self, dim: int) -> None:
-        self.dim = dim
+    def __init__(self, *dims: int) -> None:
+        self.dims = dims
+        self.dim = sum(dims)
         self.count = 0
         self._blocks: _Sums | None = None
         self._rest: list[Tensor] = []  # fewer than BLOCK points, in their own dtype
+        self._waiting = 0  # points in it
         self._device: torch.device | None = None
 
     @property
@@ -42,16 +49,33 @@ class Moments:
             return
         x = x.detach().to(self._device or x.device)
         self._device = x.device
-        missing = BLOCK - self.count % BLOCK
+        self.count += len(x)
+        missing = BLOCK - self._waiting
         for start, stop in pairwise([0, *range(missing, len(x), BLOCK), len(x)]):
             piece = x[start:stop]
-            self.count += len(piece)
-            if self.count % BLOCK:
+            self._waiting += len(piece)
+            if self._waiting < BLOCK:
                 self._rest.append(piece.clone())
             else:
                 block = torch.cat([*self._rest, piece]) if self._rest else piece
                 self._blocks = _merge(self._blocks, _sums(block))
-                self._rest = []
+                self._rest, self._waiting = [], 0
+        self._forget()
+
+    def part(self, start: int) -> Self:
+        """Empty moments of points of the same width, wherever in the stream they are."""
+        return type(self)(*self.dims)
+
+    def merge(self, later: Moments) -> None:
+        """Take in what other moments have seen, of any part of the stream."""
+        if later._blocks is not None:
+            self._blocks = _merge(self._blocks, later._blocks)
+            self.count += later._blocks.count
+        for points in later._rest:
+            self.update(points)
+        self._forget()
+
+    def _forget(self) -> None:
         for name in ("_total", "axes", "centred_axes"):
             self.__dict__.pop(name, None)
 

@@ -7,6 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from anamorph.errors import AnamorphError
+
 USUAL = 32768
 """Points that are kept where nobody asks for another number."""
 
@@ -21,12 +23,16 @@ class Reservoir:
     Args:
         capacity: how many points to keep.
         seed: which sample.
+        start: how many points of the stream come before those that it will see.
+
+    Attributes:
+        seen: points of the stream that it has seen, or that came before.
     """
 
-    def __init__(self, *, capacity: int, seed: int) -> None:
+    def __init__(self, *, capacity: int, seed: int, start: int = 0) -> None:
         self.capacity = capacity
         self.seed = seed
-        self.seen = 0
+        self.start = self.seen = start
         self._hashes = np.empty(0, dtype=np.uint64)  # as many as points, in the stream's order
         self._points = torch.empty(0, 0)
         self._held = 0  # of both; behind it is room
@@ -45,13 +51,35 @@ class Reservoir:
         if self._limit is not None:
             chosen = np.flatnonzero(hashes < self._limit)
             hashes, x = hashes[chosen], x[torch.from_numpy(chosen).to(x.device)]
-        x = x.detach().cpu()
+        self._take(hashes, x.detach().cpu())
+
+    def _take(self, hashes: NDArray[np.uint64], x: Tensor) -> None:
         while len(x):
             room = self._most - self._held
             self._append(hashes[:room], x[:room])
             hashes, x = hashes[room:], x[room:]
             if self._held == self._most:
                 self._compact()
+
+    def part(self, start: int) -> Reservoir:
+        """An empty one for the points from number `start` of the stream on."""
+        return Reservoir(capacity=self.capacity, seed=self.seed, start=start)
+
+    def merge(self, later: Reservoir) -> None:
+        """Take in what `later` has kept of the part of the stream that follows its own.
+
+        The sample is then, to the byte, that of the whole stream.
+
+        Raises:
+            AnamorphError: if that part does not follow.
+        """
+        if (later.key, later.start) != (self.key, self.seen):
+            raise AnamorphError(
+                f"The part of a sample that begins at point {later.start} cannot follow one that "
+                f"ends before point {self.seen}; merge parts in the order of the stream."
+            )
+        self.seen = later.seen
+        self._take(later._hashes[: later._held], later._points[: later._held])
 
     def points(self) -> Tensor:
         """[at most capacity, dim] the sample, in the order of the stream, float64."""

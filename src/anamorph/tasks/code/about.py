@@ -25,7 +25,7 @@ def _choices(spec: Mapping[str, Any]) -> tuple[Choice, ...]:
             what="Sequences",
             choice=(
                 f"START and a function's first {spec['context'] - 1} {spec['unit']}; every split "
-                "has the lengths of iid, function by function, as far as there are some"
+                "has the lengths of iid, function by function, where there are enough functions"
             ),
             why="Longer functions are not longer sequences, and lengths do not make the gaps.",
         ),
@@ -45,6 +45,6 @@ def _choices(spec: Mapping[str, Any]) -> tuple[Choice, ...]:
         Choice(
             what="Rare characters",
             choice="those that train has fewer than 20 times are one token, which is scored too",
-            why="Other languages have characters that the model has hardly seen; a facet tells.",
+            why="Other languages have characters that the model hardly knows; a facet marks them.",
         ),
     )

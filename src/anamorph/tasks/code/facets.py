@@ -1,7 +1,5 @@
 """What kind of prediction every character of a function is."""
 
-from typing import NamedTuple
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -39,19 +37,8 @@ _CLOSES = {")": "(", "]": "[", "}": "{"}
 _NO_CODE = (STRING, COMMENT, WHITESPACE, INDENTATION)
 
 
-class Labels(NamedTuple):
-    """The codes of a function's characters, each [characters]; see `LEVELS`."""
-
-    token_kind: NDArray[np.int16]
-    token_part: NDArray[np.int16]
-    identifier: NDArray[np.int16]
-    copying: NDArray[np.int16]
-    closing_distance: NDArray[np.int16]
-    tree_depth: NDArray[np.int16]
-
-
-def label(text: str, spans: Spans, copied: int, most: int) -> Labels:
-    """Label the first characters of a function.
+def label(text: str, spans: Spans, copied: int, most: int) -> dict[str, NDArray[np.int16]]:
+    """The facets of a function's first characters, but for `character`.
 
     *token kind*: see `anamorph.corpora.token_kinds`. *token part*: first or later character of a
     token. *identifier*: whether the function has had the identifier before, and how many characters
@@ -64,6 +51,9 @@ def label(text: str, spans: Spans, copied: int, most: int) -> Labels:
         spans: of its text.
         copied: characters that must have occurred before.
         most: only so many characters are labelled, the first.
+
+    Returns:
+        by facet [characters] codes of its `LEVELS`.
     """
     size = min(len(text), most)
     kind, depth = (
@@ -94,7 +84,15 @@ def label(text: str, spans: Spans, copied: int, most: int) -> Labels:
         followed = after.get(context)
         copying[at] = 2 if followed is None else int(followed != text[at])
         after[context] = text[at]
-    return Labels(kind, part, identifier, copying, closing, binned(depth, DEPTH_BINS))
+    return {
+        "token kind": kind,
+        "token part": part,
+        "identifier": identifier,
+        "copying": copying,
+        "closing distance": closing,
+        "tree depth": binned(depth, DEPTH_BINS),
+        "position": binned(np.arange(1, size + 1), POSITION_BINS),
+    }
 
 
 def _brackets(

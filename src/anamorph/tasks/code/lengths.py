@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 LENGTH_BINS = 20  # in which the lengths of splits are matched
-MATCHED_WITHIN = 0.02  # of the mean length; a split that misses its lengths by more is told
+MATCHED_WITHIN = 0.02  # of the mean length; beyond it, a warning
 
 
 def matching(

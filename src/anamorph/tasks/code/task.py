@@ -41,9 +41,8 @@ from anamorph.corpora.token_kinds import Spans
 from anamorph.errors import AnamorphError, require
 from anamorph.progress import Watch, ignore
 from anamorph.tasks.base import NOT_APPLICABLE, Facet, Split, Task, role_of
-from anamorph.tasks.bins import binned
 from anamorph.tasks.code.about import about
-from anamorph.tasks.code.facets import LEVELS, POSITION_BINS, Labels, label
+from anamorph.tasks.code.facets import LEVELS, label
 from anamorph.tasks.code.lengths import matching, tell_lengths
 from anamorph.tasks.ragged import Rows
 
@@ -155,7 +154,7 @@ def read_corpus(
 def draw(
     corpus: Corpus, language: str, train: int, test: int, context: int, seed: int
 ) -> tuple[dict[str, pl.DataFrame], dict[str, dict[str, int]]]:
-    """The functions of every split, and the counts that the specification tells.
+    """The functions of every split, and the counts for the specification.
 
     Raises:
         AnamorphError: if the corpus has too little of the training language.
@@ -169,26 +168,7 @@ def draw(
             "fewer than three lines, constructors, tests and generated files do not count; "
             "task.language names the language to train on."
         )
-    seen = whole.filter(pl.col("partition") == "train")
-    unseen = whole.filter(pl.col("partition") == "test")
-    if not len(unseen):
-        repos = rng.permutation(seen["repo"].unique(maintain_order=True).to_list())
-        held = repos[: int(UNSEEN_SHARE * len(repos))].tolist()
-        seen, unseen = (
-            seen.filter(~pl.col("repo").is_in(held)),
-            seen.filter(pl.col("repo").is_in(held)),
-        )
-    # repository by repository, functions in random order: the first of each are held out
-    shuffled = seen[rng.permutation(len(seen))]
-    wanted = min(2 * test / max(1, len(seen)), 0.2)  # twice: duplicates of train go
-    rank = pl.int_range(pl.len()).over("repo")
-    held_out = rank < (wanted * pl.len().over("repo")).ceil()
-    learnt = shuffled.filter(~held_out).head(train)
-    pools = {
-        "iid": shuffled.filter(held_out),
-        "unseen_repository": unseen,
-        **{name: table for name, table in corpus.functions.items() if name != language},
-    }
+    learnt, pools = _pools(corpus.functions, language, train, test, rng)
     chosen = {"train": learnt}
     counts = {"train": _count(learnt)}
     target: NDArray[np.int64] | None = None
@@ -198,14 +178,8 @@ def draw(
         fresh = pool.filter(~exact & ~similar)
         fresh = fresh[rng.permutation(len(fresh))]
         lengths = np.minimum(fresh["original_string"].str.len_chars().to_numpy(), context - 1)
-        if target is None:
-            if not len(fresh) or len(learnt) < 2:
-                raise AnamorphError(
-                    f"code: {len(seen):,} functions of {seen['repo'].n_unique()} repositories in "
-                    f"{language} are too few to train on and to hold some out that are no "
-                    f"duplicates ({len(pool):,} held out, {len(fresh):,} left); give more source "
-                    "code."
-                )
+        if target is None:  # it is iid, which comes first
+            _check_enough(learnt, pool, fresh, language)
             target = lengths[:test]
             part = fresh.head(test)
         else:
@@ -214,15 +188,15 @@ def draw(
             part = fresh[found]
         if len(part):
             chosen[name] = part
-            left_out = {
+            counts[name] = {
+                **_count(part),
                 "exact_duplicates_left_out": int(exact.sum()),
                 "renamed_duplicates_left_out": int(similar.sum()),
             }
-            counts[name] = {**_count(part), **left_out}
         elif name != "unseen_repository":
             warnings.warn(
-                f"code: there is no split {name}: of {len(pool):,} functions {len(fresh):,} are no "
-                "duplicates of train, and none of these has a length that iid has.",
+                f"code: there is no split {name}: of {len(pool):,} functions {len(fresh):,} are "
+                "not duplicates of train, and none of these has a length that iid has.",
                 stacklevel=3,
             )
     if set(chosen) <= {"train", "iid"}:
@@ -232,6 +206,44 @@ def draw(
             "(--ood python=FOLDER), or a corpus that has some."
         )
     return chosen, counts
+
+
+def _pools(
+    functions: Mapping[str, pl.DataFrame],
+    language: str,
+    train: int,
+    test: int,
+    rng: np.random.Generator,
+) -> tuple[pl.DataFrame, dict[str, pl.DataFrame]]:
+    """The functions to train on, and by test split those that it is drawn from, `iid` first."""
+    whole = functions[language]
+    seen = whole.filter(pl.col("partition") == "train")
+    unseen = whole.filter(pl.col("partition") == "test")
+    if not len(unseen):
+        repos = rng.permutation(seen["repo"].unique(maintain_order=True).to_list())
+        held = pl.col("repo").is_in(repos[: int(UNSEEN_SHARE * len(repos))].tolist())
+        seen, unseen = seen.filter(~held), seen.filter(held)
+    # repository by repository, functions in random order: the first of each are held out
+    shuffled = seen[rng.permutation(len(seen))]
+    wanted = min(2 * test / max(1, len(seen)), 0.2)  # twice: duplicates of train go
+    rank = pl.int_range(pl.len()).over("repo")
+    held_out = rank < (wanted * pl.len().over("repo")).ceil()
+    others = {name: table for name, table in functions.items() if name != language}
+    pools = {"iid": shuffled.filter(held_out), "unseen_repository": unseen, **others}
+    return shuffled.filter(~held_out).head(train), pools
+
+
+def _check_enough(
+    learnt: pl.DataFrame, pool: pl.DataFrame, fresh: pl.DataFrame, language: str
+) -> None:
+    """Whether there is something to train on, and something of `iid`."""
+    if not len(fresh) or len(learnt) < 2:
+        repositories = pl.concat([learnt["repo"], pool["repo"]]).n_unique()
+        raise AnamorphError(
+            f"code: {len(learnt) + len(pool):,} functions of {repositories} repositories in "
+            f"{language} are too few to train on and to hold out some that are not duplicates "
+            f"({len(pool):,} held out, {len(fresh):,} left); give more source code."
+        )
 
 
 def _check_apart(folders: Mapping[str, str]) -> None:
@@ -304,7 +316,8 @@ def _to_split(
         tokens.append(np.array([START, *ids], np.int16))
         if name == "train":  # is not audited
             continue
-        made = _labels(text, label(whole, Spans(*spans), copied, len(text)), known)
+        made = label(whole, Spans(*spans), copied, len(text))
+        made["character"] = np.array([c not in known for c in text], np.int16)
         for facet, codes in made.items():
             labels[facet].append(np.concatenate([[NOT_APPLICABLE], codes[owner]]))
     offsets = Rows.of([len(x) for x in tokens]).offsets
@@ -322,17 +335,6 @@ def _to_split(
             if codes
         },
     )
-
-
-def _labels(text: str, labels: Labels, known: set[str]) -> dict[str, NDArray[np.int16]]:
-    """All facets of a function's characters."""
-    position = np.arange(1, len(text) + 1, dtype=np.int16)
-    unknown = np.array([c not in known for c in text], np.int16)
-    return {
-        **{name.replace("_", " "): codes for name, codes in labels._asdict().items()},
-        "character": unknown,
-        "position": binned(position, POSITION_BINS),
-    }
 
 
 def _check(spec: dict[str, Any]) -> None:

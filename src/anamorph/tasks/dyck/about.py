@@ -63,6 +63,6 @@ def _choices(spec: Mapping[str, Any]) -> tuple[Choice, ...]:
                 f"depth {spec['m'] + 1} to {2 * spec['m']}, from a sampler of twice the depth; a "
                 "second split has the lengths of unseen_long, sentence by sentence"
             ),
-            why="Deeper sentences are longer; the matched split tells depth from length.",
+            why="Deeper sentences are longer; the matched split separates depth from length.",
         ),
     )

@@ -34,7 +34,7 @@ class Sentences(Ragged):
 
     Attributes:
         brackets: [brackets] `t` opens and `k + t` closes the bracket type `t < k`.
-        depth: [brackets] how deep the bracket stands, 1 for the outermost.
+        depth: [brackets] nesting depth of the bracket, 1 for the outermost.
         distance: [brackets] tokens from a closer back to its opener; 0 for openers.
         offsets: [sentences + 1] where each sentence starts, and the end.
     """

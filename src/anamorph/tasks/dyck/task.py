@@ -46,8 +46,10 @@ FAR = 10  # tokens between a closer and its opener, from which a prediction coun
 BINS = (1, 2, 4, 8, FAR, 16, 32, 64, 128, 256, 512, 1024)  # lower ends, for distance and position
 TRAINED_DEPTH, WITHIN = "trained depth", "within"  # a facet, and its level up to depth m
 
-LEARNT = 0.9  # accuracy: every scored position has one right answer, which the brackets tell
-MATCHED_WITHIN = 0.02  # of the mean length; a split that misses its lengths by more is told
+LEARNT = (
+    0.9  # accuracy: every scored position has one right answer, which follows from the brackets
+)
+MATCHED_WITHIN = 0.02  # of the mean length; beyond it, a warning
 
 MOST_BLOCKS = 40  # of the sampler, spent on filling a split before it is left as small as it is
 
@@ -132,7 +134,8 @@ def vocabulary(k: int) -> tuple[str, ...]:
 def to_split(name: str, sentences: Sentences, m: int, scored: Scored) -> Split:
     """Put START and END around the sentences, and label every token; m is the trained depth."""
     framed = Rows.of(sentences.lengths + 2)
-    place = np.arange(len(sentences.brackets)) + 2 * sentences.owner + 1
+    shift = np.repeat(2 * np.arange(len(sentences)) + 1, sentences.lengths)
+    place = np.arange(len(sentences.brackets)) + shift
 
     def spread(values: NDArray[Any], fill: int) -> NDArray[np.int16]:
         out = np.full(framed.offsets[-1], fill, dtype=np.int16)
@@ -156,7 +159,7 @@ def to_split(name: str, sentences: Sentences, m: int, scored: Scored) -> Split:
             TRAINED_DEPTH: Facet(beyond, (WITHIN, "beyond")),
             "distance": Facet(spread(binned(sentences.distance, BINS), NOT_APPLICABLE), names),
             "position": Facet(binned(framed.position, BINS), names),
-            "length": Facet(binned(sentences.lengths, BINS)[framed.owner], names),
+            "length": Facet(np.repeat(binned(sentences.lengths, BINS), framed.lengths), names),
         },
     )
 
@@ -269,7 +272,7 @@ def _matching(deep: Iterator[Sentences], lengths: NDArray[np.int64]) -> Sentence
         mean = f"{found.lengths.mean():.0f}" if len(found) else "none"
         warnings.warn(
             "dyck: unseen_depth_matched is not as long as unseen_long: there are too few deep "
-            "sentences of these lengths, so that longer ones stand in for them (mean length "
+            "sentences of these lengths, so that longer ones are taken instead (mean length "
             f"{mean} against {lengths.mean():.0f}; {missing:,} of {len(lengths):,} sentences "
             "missing). Ask for fewer test sentences (task.test), or do not read depth off this "
             "split alone.",

@@ -1,1 +1,1 @@
-"""The text task: texts that somebody has."""
+"""The text task: a user's own texts."""

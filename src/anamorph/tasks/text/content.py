@@ -47,7 +47,7 @@ _MAGIC: dict[bytes, Kind] = {
 }
 _UNPACK = "unpack it, and give the file or folder that comes out"
 _ICONV = "convert it to UTF-8, as with iconv -f UTF-16 -t UTF-8"
-_NOT_READ: dict[bytes, str] = {  # what begins so is no text and no table that is read
+_NOT_READ: dict[bytes, str] = {  # first bytes of what is neither text nor a table that can be read
     b"version https://git-lfs": "a pointer of git-lfs, without the data; get them: git lfs pull",
     b"PK\x03\x04": f"a zip archive (as .npz, .xlsx and many .pt files are, too); {_UNPACK}",
     b"7z\xbc\xaf": f"a 7z archive; {_UNPACK}",
@@ -159,10 +159,10 @@ def kind_of(path: Path) -> Kind:
 
 
 def check_text(path: Path, head: bytes) -> None:
-    """Whether what begins so is text.
+    """Check that a file that begins with these bytes is text.
 
     Raises:
-        AnamorphError: if it is something else; says what it is, as far as that shows.
+        AnamorphError: if it is something else; says what, where that can be seen.
     """
     for magic, what in _NOT_READ.items():
         if head.startswith(magic):
@@ -182,12 +182,12 @@ def _is_json(begins: str, suffix: str) -> bool:
         return False
     if not suffix:
         return True
-    try:  # a text may begin with a bracket: it is JSON if an object stands there
+    try:  # a text may begin with a bracket: it is JSON if an object follows
         value, end = json.JSONDecoder().raw_decode(begins)
     except json.JSONDecodeError as error:
         objects = re.match(r"\{|\[\s*\{", begins) is not None
         return objects and cut_off(error, begins) and len(begins) > HEAD / 8
-    if begins[end:].partition("\n")[0].strip():  # a sentence goes on behind it
+    if begins[end:].partition("\n")[0].strip():  # a sentence continues after it
         return False
     return isinstance(value[0] if isinstance(value, list) and value else value, dict)
 

@@ -22,7 +22,7 @@ class TextData:
         source: see `anamorph.tasks.text.files.open_source`.
 
     Raises:
-        AnamorphError: if there is no such role, or the name is none for a file.
+        AnamorphError: if there is no such role, or the name cannot be that of a file.
     """
 
     name: str

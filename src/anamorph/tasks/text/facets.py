@@ -1,6 +1,6 @@
-"""Labels that any text has: where a token stands, how rare it is, and whether context gives it.
+"""Labels for any text: a token's position, how rare it is, and whether context predicts it.
 
-All speak of a token as the target of a prediction. The first of a sequence is no target.
+All describe a token as the target of a prediction. The first of a sequence is not one.
 """
 
 from typing import Any
@@ -16,6 +16,7 @@ Offsets = NDArray[np.int64]
 
 FREQUENCIES = (0, 1, 10, 100, 1000)  # lower ends
 FREQUENCY_NAMES = ("unseen", "1–9", "10–99", "100–999", "1000+")
+CONTINUATIONS = ("predictable", "other earlier continuation", "no earlier occurrence")
 SHORTEST_POSITION = 16  # where the second bucket of positions begins; each further one is double
 
 
@@ -27,18 +28,19 @@ def text_facets(
     Args:
         tokens: [tokens] all sequences one after the other.
         offsets: [sequences + 1] where each begins, and the end.
-        counts: [vocabulary] how often each token stands in train.
+        counts: [vocabulary] how often each token occurs in train.
         length: of the longest sequence that the task allows; it decides the buckets of `position`.
     """
     rows = Rows(offsets)
-    sequence = rows.owner
-    first = np.zeros(len(tokens), dtype=np.bool_)
-    first[offsets[:-1]] = True
+    sequence, first = rows.owner, rows.position == 0
+    starts = [1]
+    while (start := max(2 * starts[-1], SHORTEST_POSITION)) < length:
+        starts.append(start)
     facets = {
-        "position": _position(rows.position, length),
-        "frequency": _frequency(counts[tokens]),
-        "repeated": _repeated(tokens, sequence),
-        "induction": _induction(tokens, sequence, first),
+        "position": (binned(rows.position, starts), bin_names(starts, start)),
+        "frequency": (binned(counts[tokens], FREQUENCIES), FREQUENCY_NAMES),
+        "repeated": (_occurred(sequence, tokens), ("new", "seen before")),
+        "induction": (_induction(tokens, sequence, first), CONTINUATIONS),
     }
     return {
         name: Facet(np.where(first, NOT_APPLICABLE, codes).astype(np.int16), names)
@@ -46,40 +48,21 @@ def text_facets(
     }
 
 
-Codes = tuple[NDArray[Any], tuple[str, ...]]
-
-
-def _position(position: NDArray[np.int64], length: int) -> Codes:
-    starts = [1]
-    while (start := max(2 * starts[-1], SHORTEST_POSITION)) < length:
-        starts.append(start)
-    end = max(2 * starts[-1], SHORTEST_POSITION)
-    return binned(position, starts), bin_names(starts, end)
-
-
-def _frequency(count: NDArray[np.int64]) -> Codes:
-    return binned(count, FREQUENCIES), FREQUENCY_NAMES
-
-
-def _repeated(tokens: Tokens, sequence: NDArray[np.int64]) -> Codes:
-    """Whether the token stands earlier in its sequence."""
-    return _stood_before(sequence, tokens), ("new", "seen before")
-
-
-def _induction(tokens: Tokens, sequence: NDArray[np.int64], first: NDArray[np.bool_]) -> Codes:
+def _induction(
+    tokens: Tokens, sequence: NDArray[np.int64], first: NDArray[np.bool_]
+) -> NDArray[np.int64]:
     """What followed the current token, the one before the target, earlier in the sequence.
 
     An induction head (Olsson et al. 2022, arXiv 2209.11895) looks for an earlier occurrence of the
     current token and predicts what followed it there.
     """
     current = np.where(first, -1, np.roll(tokens, 1))
-    predictable = _stood_before(sequence, current, tokens)
-    occurred = np.roll(_stood_before(sequence, tokens), 1)
-    codes = np.where(predictable, 0, np.where(occurred, 1, 2))
-    return codes, ("predictable", "other earlier continuation", "no earlier occurrence")
+    predictable = _occurred(sequence, current, tokens)
+    occurred = np.roll(_occurred(sequence, tokens), 1)
+    return np.where(predictable, 0, np.where(occurred, 1, 2))
 
 
-def _stood_before(sequence: NDArray[np.int64], *values: NDArray[Any]) -> NDArray[np.bool_]:
+def _occurred(sequence: NDArray[np.int64], *values: NDArray[Any]) -> NDArray[np.bool_]:
     """Whether an earlier position of the same sequence has the same values."""
     order = np.lexsort((*values, sequence))  # stable: equal ones stay in the order of positions
     same = np.ones(max(len(order) - 1, 0), dtype=np.bool_)

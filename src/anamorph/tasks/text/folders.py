@@ -1,7 +1,7 @@
 """Which files of a folder hold its documents: those of a data set, or every one of a text folder.
 
 A folder cloned from a hub, or written by `datasets`, has files about the data beside the data. And
-it may hold several splits, which nobody wants mixed: then it is not read as one.
+it may hold several splits, which must not be mixed: then it is refused.
 """
 
 import json

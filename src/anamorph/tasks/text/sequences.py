@@ -5,7 +5,6 @@
 as BOS, does so in front of every sequence, as the model saw it in training.
 """
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
@@ -33,7 +32,7 @@ class Encoded(Ragged):
     Attributes:
         tokens: [tokens] token ids.
         offsets: [sequences + 1] where each begins, and the end.
-        labels: [tokens] a code for the label of the span that each stands in; -1 for none.
+        labels: [tokens] a code for the label of the span around each; -1 outside all spans.
     """
 
     tokens: NDArray[np.int32]
@@ -81,7 +80,7 @@ class Cut:
         """The way of cutting that suits a tokenizer.
 
         Raises:
-            AnamorphError: if it has no token to join documents with, or no room for any of theirs.
+            AnamorphError: if it has no token to join documents with, or leaves no room for text.
         """
         if packing == "truncate":
             return cls(packing, length)
@@ -153,10 +152,10 @@ class Reading:
         documents: read, all in all.
         chosen: which those are: `all`, `at random` or `the first`.
         dropped: of them, blank or too short for anything to be scored.
-        cut_tokens: tokens of the documents read that stand in no sequence.
+        cut_tokens: tokens of the documents read that are in no sequence.
         blank: of the documents, those without anything but white space.
         doubled: of the documents, those that begin or end with what the tokenizer adds there.
-        special: how often special tokens stand in the text itself, by name.
+        special: how often special tokens occur in the text itself, by name.
     """
 
     documents: int
@@ -191,26 +190,16 @@ def read(
             for.
     """
     parts = [_encode([], tokenizer, cut, labels)]
-    documents = dropped = tokens = made = blank = doubled = 0
-    special, found = Special.of(tokenizer), Counter[int]()
+    documents = tokens = windows = 0
     chosen: Literal["all", "at random", "the first"] = "all"
     count = None if needed is None else source.count()
     for batch in _batches(source, count, min(needed or BATCH, BATCH), rng):
         part = _encode([d for d in batch if d.text.strip()], tokenizer, cut, labels)
         parts.append(part)
         documents += len(batch)
-        blank += len(batch) - len(part)
-        twice, inside = _special(part, special, cut)
-        doubled += twice
-        found.update(inside)
-        short = part.lengths < cut.least if cut.packing != "pack" else np.zeros(0)
-        dropped += len(batch) - len(part) + int(short.sum())
         tokens += len(part.tokens)
-        made = (
-            tokens // cut.step
-            if cut.packing == "pack"
-            else made + len(cut.windows(part.offsets)[0])
-        )
+        windows += len(cut.windows(part.offsets)[0])
+        made = tokens // cut.step if cut.packing == "pack" else windows
         if needed is not None and made >= needed and documents != count:
             chosen = "the first" if count is None else "at random"
             break
@@ -219,19 +208,14 @@ def read(
         joined(parts),
         np.concatenate([part.labels for part in parts]),
     )
+    blank = documents - len(whole)
+    short = 0 if cut.packing == "pack" else int((whole.lengths < cut.least).sum())
+    doubled, special = _special(whole, tokenizer, cut)
     if needed is None:
         whole = whole.take(rng.permutation(len(whole)))
     starts, lengths = (x[:needed] for x in cut.windows(whole.offsets))
-    names = dict(zip(found, tokenizer.convert_ids_to_tokens(list(found)), strict=True))
-    reading = Reading(
-        documents,
-        chosen,
-        dropped,
-        len(whole.tokens) - int(lengths.sum()),
-        blank,
-        doubled,
-        {str(names[token]): found[token] for token in sorted(found)},
-    )
+    left = len(whole.tokens) - int(lengths.sum())
+    reading = Reading(documents, chosen, blank + short, left, blank, doubled, special)
     return whole.slices(starts, lengths, cut.front), reading
 
 
@@ -253,7 +237,7 @@ def _batches(
 def _encode(
     batch: Sequence[Document], tokenizer: Tokenizer, cut: Cut, labels: dict[str, int] | None
 ) -> Encoded:
-    """The documents' tokens, with what stands behind each."""
+    """The documents' tokens, with what is put behind each."""
     if not batch:
         return Encoded(np.zeros(0, np.int32), np.zeros(1, np.int64), np.zeros(0, np.int16))
     options = {} if labels is None else {"return_offsets_mapping": True}
@@ -273,36 +257,43 @@ def _encode(
     return Encoded(tokens, offsets, codes)
 
 
-def _special(part: Encoded, special: Special, cut: Cut) -> tuple[int, list[int]]:
+def _special(part: Encoded, tokenizer: Tokenizer, cut: Cut) -> tuple[int, dict[str, int]]:
     """How many documents have their first or last special token twice, and those in their text.
 
     Args:
         part: a document a sequence, with the tokens that the tokenizer or `cut` added to it.
-        special: the tokenizer's special tokens.
+        tokenizer: that made them.
         cut: how the documents become sequences.
+
+    Returns:
+        the number of documents, and by name how often each special token is in the text.
     """
+    special = Special.of(tokenizer)
     whole = cut.packing == "truncate"
     front, behind = (len(special.front), special.behind) if whole else (0, cut.behind)
     lengths, place = part.lengths, part.position
     inside = (place >= front) & (place < (lengths - len(behind))[part.owner])
     if whole:
         inside &= place < cut.length
-    hits = part.tokens[inside & np.isin(part.tokens, special.ids)]
+    found, times = np.unique(
+        part.tokens[inside & np.isin(part.tokens, special.ids)], return_counts=True
+    )
     some = lengths > front + len(behind)
     first = part.tokens[(part.offsets[:-1] + front)[some]]
     last = part.tokens[(part.offsets[1:] - len(behind) - 1)[some]]
     twice = np.isin(first, special.front[-1:]) | np.isin(last, behind[:1])
-    return int(twice.sum()), hits.tolist()
+    names = tokenizer.convert_ids_to_tokens(found.tolist())
+    return int(twice.sum()), dict(zip(map(str, names), times.tolist(), strict=True))
 
 
 def token_labels(
     document: Document, where: Sequence[tuple[int, int]], labels: dict[str, int]
 ) -> NDArray[np.int16]:
-    """The label of each token: that of the span around its first character that is no white space.
+    """The label of each token: that of the span around its first character that is not white space.
 
     Args:
         document: the text and its spans.
-        where: [tokens] the characters that each token stands for; the end is exclusive.
+        where: [tokens] the characters of each token; the end is exclusive.
         labels: their codes, to which new ones are added.
 
     Returns:

@@ -7,7 +7,7 @@ facets `position`, `frequency`, `repeated` and `induction` are made for any text
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 from zlib import crc32
@@ -48,7 +48,7 @@ def text_task(
 ) -> Task:
     """Make a task from text.
 
-    Sequences of a split stand in random order, so that its first ones are a sample of it. Windows
+    Sequences of a split are in random order, so that its first ones are a sample of it. Windows
     of one document, and sequences of one pack, are not independent of each other: intervals, which
     take sequences as independent, are then too narrow.
 
@@ -70,7 +70,7 @@ def text_task(
         fit_sequences: how many those are.
         text_field: the field or column with the text.
         spans_field: the field or column with `[start, end, label]` in characters, for a facet of
-            that name; None for none.
+            that name; None for no such facet.
         masked: for masked models, the share of each sequence's tokens (at least one; none that is
             special or the first) that is hidden behind the tokenizer's mask token, to be predicted
             from both sides. The facets are then `position` and `frequency` alone. None for
@@ -90,7 +90,7 @@ def text_task(
 
     Warns:
         UserWarning: if an evaluated split shares sequences with `train`, or many with another; if
-            many documents are blank, or the same; and if special tokens stand in the text, above
+            many documents are blank, or the same; and if special tokens occur in the text, above
             all where the tokenizer adds them a second time.
     """
     spec = {key: value for key, value in locals().items() if key not in ("data", "tokenizer")}
@@ -106,36 +106,18 @@ def text_task(
         )
     mask = None if masked is None else Mask.of(tokenizer_, masked)
     cut = Cut.of(tokenizer_, packing, length)
-    labels: dict[str, int] | None = None if spans_field is None else {}
-    parts: dict[str, Encoded] = {}
-    readings: dict[str, Reading] = {}
-    checksums: dict[str, str] = {}
-    paths: dict[str, Sequence[Path]] = {}
+    found = _Found(None if spans_field is None else {})
     for d in given:
-        rng = np.random.default_rng([seed, crc32(d.name.encode())])  # each split has its own
-        needed = _needed(d, sequences, fit_sequences, held_out)
-        source = open_source(d.source, Fields(text_field, spans_field))
-        if isinstance(d.source, (str, Path)):
-            paths[d.name] = source.paths
-            checksums[d.name] = checksum(d.source, source.paths)
-        part, readings[d.name] = read(source, tokenizer_, cut, needed, rng, labels)
-        if d.name == held_out:
-            first, rest = np.split(np.arange(len(part)), [fit_sequences])
-            parts["train"] = _shuffled(part.take(first), rng)
-            part = part.take(rest)
-        _check_size(d, part, readings[d.name], held_out, fit_sequences)
-        parts[d.name] = _shuffled(part, rng)
+        found.read(d, spec, tokenizer_, cut, held_out)
     roles: dict[str, Role] = {"train": "train"} if held_out else {}
     roles |= {d.name: d.role for d in given}
     train = next(name for name, role in roles.items() if role == "train")
     size = len(tokenizer_) if vocabulary is None else vocabulary
-    _check_ids(parts, size)
-    counts = np.bincount(parts[train].tokens, minlength=size)
-    splits = {
-        name: _to_split(name, role, parts[name], counts, length, spans_field, labels, mask, seed)
-        for name, role in sorted(roles.items(), key=lambda item: ROLES.index(item[1]))
-    }
-    shared = tell(splits, readings, checksums, paths)
+    _check_ids(found.parts, size)
+    counts = np.bincount(found.parts[train].tokens, minlength=size)
+    in_order = sorted(roles, key=lambda name: ROLES.index(roles[name]))
+    splits = {name: found.split(name, roles[name], counts, spec, mask) for name in in_order}
+    shared = tell(splits, found.readings, found.checksums, found.paths)
     made = cut.sentence(tokenizer_) + ("" if mask is None else mask.sentence())
     return Task(
         name="text",
@@ -145,10 +127,10 @@ def text_task(
             "tokenizer": str(tokenizer) if isinstance(tokenizer, (str, Path)) else _name(tokenizer),
             **spec,
             "vocabulary": size,
-            "fit": _fit_sentence(train, held_out, len(parts[train]), packing),
+            "fit": _fit_sentence(train, held_out, len(found.parts[train]), packing),
             "made": made,
-            "files": {str(d.source): checksums[d.name] for d in given if d.name in checksums},
-            "read": {name: asdict(reading) for name, reading in readings.items()},
+            "files": {str(d.source): c for d in given if (c := found.checksums.get(d.name))},
+            "read": {name: asdict(reading) for name, reading in found.readings.items()},
             "splits": {name: _numbers(split, shared) for name, split in splits.items()},
         },
         vocabulary=token_names(tokenizer_, size),
@@ -158,45 +140,81 @@ def text_task(
     )
 
 
-def _needed(
-    d: TextData, sequences: int | None, fit_sequences: int, held_out: str | None
-) -> int | None:
-    if sequences is None:
-        return None
-    if d.role == "train":
-        return fit_sequences
-    return sequences + (fit_sequences if d.name == held_out else 0)
+@dataclass(frozen=True)
+class _Found:
+    """What the sources hold, by split.
 
+    Attributes:
+        labels: codes of the spans' labels; None if no spans are asked for.
+        parts: sequences, in random order.
+        readings: what was read for them.
+        checksums: of the files that were read; objects in memory have none.
+        paths: of these files.
+    """
 
-def _shuffled(part: Encoded, rng: np.random.Generator) -> Encoded:
-    return part.take(rng.permutation(len(part)))
+    labels: dict[str, int] | None
+    parts: dict[str, Encoded] = field(default_factory=dict)
+    readings: dict[str, Reading] = field(default_factory=dict)
+    checksums: dict[str, str] = field(default_factory=dict)
+    paths: dict[str, Sequence[Path]] = field(default_factory=dict)
 
+    def read(
+        self,
+        d: TextData,
+        spec: Mapping[str, Any],
+        tokenizer: Tokenizer,
+        cut: Cut,
+        held_out: str | None,
+    ) -> None:
+        """Read what a split needs, and what is held out of it for the fit.
 
-def _to_split(
-    name: str,
-    role: Role,
-    part: Encoded,
-    counts: NDArray[np.int64],
-    length: int,
-    spans_field: str | None,
-    labels: Mapping[str, int] | None,
-    mask: Mask | None,
-    seed: int,
-) -> Split:
-    scored = np.ones(len(part.tokens), dtype=np.bool_)
-    scored[part.offsets[:-1]] = False
-    facets = text_facets(part.tokens, part.offsets, counts, length)
-    masked = None
-    if mask is not None:
-        rng = np.random.default_rng([seed, crc32(name.encode()), 1])
-        scored = mask.choose(part.tokens, part.offsets, scored, rng)
-        masked = np.where(scored, np.int32(mask.token), part.tokens)
-        facets = {key: facets[key] for key in FACETS[:2]}  # the others speak of what stands before
-    if spans_field is not None and labels is not None:
-        names = tuple(sorted(labels))  # not in the order in which chance brought them up
-        rank = np.array([*(names.index(label) for label in labels), -1], dtype=np.int16)
-        facets[spans_field] = Facet(np.where(scored, rank[part.labels], np.int16(-1)), names)
-    return Split(name, role, part.tokens, part.offsets, scored, facets, masked)
+        Raises:
+            AnamorphError: if it cannot be read, or there is too little of it.
+        """
+        fit_sequences = spec["fit_sequences"]
+        rng = np.random.default_rng([spec["seed"], crc32(d.name.encode())])  # each has its own
+        needed = spec["sequences"]
+        if needed is not None and d.role == "train":
+            needed = fit_sequences
+        elif needed is not None and d.name == held_out:
+            needed += fit_sequences
+        source = open_source(d.source, Fields(spec["text_field"], spec["spans_field"]))
+        if isinstance(d.source, (str, Path)):
+            self.paths[d.name] = source.paths
+            self.checksums[d.name] = checksum(d.source, source.paths)
+        part, self.readings[d.name] = read(source, tokenizer, cut, needed, rng, self.labels)
+        if d.name == held_out:
+            first, part = (
+                part.take(some) for some in np.split(np.arange(len(part)), [fit_sequences])
+            )
+            self.parts["train"] = first.take(rng.permutation(len(first)))
+        _check_size(d, part, self.readings[d.name], held_out, fit_sequences)
+        self.parts[d.name] = part.take(rng.permutation(len(part)))
+
+    def split(
+        self,
+        name: str,
+        role: Role,
+        counts: NDArray[np.int64],
+        spec: Mapping[str, Any],
+        mask: Mask | None,
+    ) -> Split:
+        """A split with its facets; `counts` are those of each token in train."""
+        part = self.parts[name]
+        scored = part.position > 0
+        facets = text_facets(part.tokens, part.offsets, counts, spec["length"])
+        masked = None
+        if mask is not None:
+            rng = np.random.default_rng([spec["seed"], crc32(name.encode()), 1])
+            scored = mask.choose(part.tokens, part.offsets, scored, rng)
+            masked = np.where(scored, np.int32(mask.token), part.tokens)
+            facets = {key: facets[key] for key in FACETS[:2]}  # the others are of what comes before
+        if self.labels is not None:
+            names = tuple(sorted(self.labels))  # not in the order in which chance brought them up
+            rank = np.array([*(names.index(label) for label in self.labels), -1], dtype=np.int16)
+            codes = np.where(scored, rank[part.labels], np.int16(-1))
+            facets[spec["spans_field"]] = Facet(codes, names)
+        return Split(name, role, part.tokens, part.offsets, scored, facets, masked)
 
 
 def _numbers(split: Split, shared: Mapping[str, int]) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def to_tokenizer(tokenizer: object) -> Tokenizer:
     Nothing in the folder is executed, and nothing is downloaded when `HF_HUB_OFFLINE=1` is set.
 
     Raises:
-        AnamorphError: if it cannot be loaded, or is no Hugging Face tokenizer.
+        AnamorphError: if it cannot be loaded, or is not a Hugging Face tokenizer.
     """
     if isinstance(tokenizer, (str, Path)):
         return _load(str(tokenizer))
@@ -106,7 +106,7 @@ class Special:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> "Special":
-        """Those of a tokenizer; none where it does not tell."""
+        """Those of a tokenizer; empty where they cannot be found out."""
         try:
             front, behind = special_tokens(tokenizer)
         except AnamorphError:
@@ -119,7 +119,7 @@ class Special:
 
 
 def separator(tokenizer: Tokenizer) -> int:
-    """The token id that stands between documents: EOS, or SEP or BOS where there is none.
+    """The token id to put between documents: EOS, or SEP or BOS where there is no EOS.
 
     Raises:
         AnamorphError: if the tokenizer has none of them.

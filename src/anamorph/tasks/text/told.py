@@ -1,9 +1,9 @@
-"""What is told of text before an audit: what makes numbers mean less than they seem to."""
+"""Warnings about text before an audit: what makes numbers mean less than they seem to."""
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
-from itertools import combinations
+from itertools import chain, combinations
 from pathlib import Path
 
 from anamorph.tasks.base import Split
@@ -24,41 +24,36 @@ def tell(
     Args:
         splits: of a task.
         readings: what was read for them, by split.
-        checksums: of the files that were read for them, by split; none for objects in memory.
+        checksums: of the files that were read for them, by split; objects in memory have none.
         paths: of these files.
 
     Returns:
-        how many sequences of each evaluated split stand in `train` too.
+        how many sequences of each evaluated split are in `train` too.
     """
-    known = {name: [_digest(s.tobytes()) for s in split] for name, split in splits.items()}
+    known = {
+        name: [blake2b(s.tobytes(), digest_size=16).digest() for s in split]
+        for name, split in splits.items()
+    }
     (train,) = (split.name for split in splits.values() if split.role == "train")
     evaluated = [split.name for split in splits.values() if split.role != "train"]
     shared = {name: _common(known[name], known[train]) for name in evaluated}
-    sentences: list[str] = []
-    for name, reading in readings.items():
-        sentences += _of_reading(name, reading)
-    for name, files in paths.items():
-        kinds = sorted({ending(file) for file in files if named_kind(file) is not None})
-        if len(kinds) > 1:
-            sentences.append(
-                f"The split {name!r} is read from {len(files)} files of several formats "
-                f"({', '.join(kinds)}), such as {files[0].name}."
-            )
-    for name, digests in known.items():
-        sentences += _of_repeated(name, digests)
-    sentences += [
-        f"The split {name!r} shares {number} of its {len(splits[name])} sequences with the fit "
-        f"data ({train!r}); on these a proxy is not tested on anything new."
-        for name, number in shared.items()
-        if number
+    sentences = [
+        *chain.from_iterable(_of_reading(name, reading) for name, reading in readings.items()),
+        *_of_formats(paths),
+        *_of_repeated(known),
     ]
-    if train in checksums:
-        sentences += [
-            f"The split {name!r} is drawn from the same text as the fit data ({train!r}), so that "
-            "it is no test on new text. Give each its own."
-            for name in evaluated
-            if checksums.get(name) == checksums[train] and not shared[name]
-        ]
+    for name, number in shared.items():
+        if number:
+            sentences.append(
+                f"The split {name!r} shares {number} of its {len(splits[name])} sequences with the "
+                f"fit data ({train!r}); on these a proxy is not tested on anything new."
+            )
+    for name in evaluated if train in checksums else ():
+        if checksums.get(name) == checksums[train] and not shared[name]:
+            sentences.append(
+                f"The split {name!r} is drawn from the same text as the fit data ({train!r}), so "
+                "that it is not a test on new text. Give each its own."
+            )
     for one, other in combinations(evaluated, 2):
         same_file = one in checksums and checksums[one] == checksums.get(other)
         sentences += _of_pair((one, known[one]), (other, known[other]), same_file)
@@ -88,15 +83,27 @@ def _of_reading(name: str, reading: Reading) -> Iterator[str]:
         )
 
 
-def _of_repeated(name: str, digests: Sequence[bytes]) -> Iterator[str]:
+def _of_formats(paths: Mapping[str, Sequence[Path]]) -> Iterator[str]:
+    """Whether the files of a split are of several formats."""
+    for name, files in paths.items():
+        kinds = sorted({ending(file) for file in files if named_kind(file) is not None})
+        if len(kinds) > 1:
+            yield (
+                f"The split {name!r} is read from {len(files)} files of several formats "
+                f"({', '.join(kinds)}), such as {files[0].name}."
+            )
+
+
+def _of_repeated(known: Mapping[str, Sequence[bytes]]) -> Iterator[str]:
     """Whether many sequences of a split are the same."""
-    different = len(set(digests))
-    if len(digests) - different > LITTLE * len(digests):
-        yield (
-            f"Of the {len(digests)} sequences of the split {name!r} only {different} are "
-            "different. Leave repeated documents out: to intervals, each is evidence of its own, "
-            "and to a fit it counts as often."
-        )
+    for name, digests in known.items():
+        different = len(set(digests))
+        if len(digests) - different > LITTLE * len(digests):
+            yield (
+                f"Of the {len(digests)} sequences of the split {name!r} only {different} are "
+                "different. Leave repeated documents out: to intervals, each is evidence of its "
+                "own, and to a fit it counts as often."
+            )
 
 
 def _of_pair(
@@ -117,7 +124,7 @@ def _of_pair(
         )
     elif number > LITTLE * min(len(one[1]), len(other[1])):
         yield (
-            f"{number} of the {len(other[1])} sequences of the split {other[0]!r} stand in "
+            f"{number} of the {len(other[1])} sequences of the split {other[0]!r} are in "
             f"{one[0]!r} too, so that a gap between them is smaller than it would be."
         )
 
@@ -125,7 +132,3 @@ def _of_pair(
 def _common(digests: Sequence[bytes], others: Sequence[bytes]) -> int:
     there = set(others)
     return sum(digest in there for digest in digests)
-
-
-def _digest(data: bytes) -> bytes:
-    return blake2b(data, digest_size=16).digest()

@@ -1,77 +1,57 @@
-"""The gradient of next-token prediction, for training."""
+"""The gradient of next-token prediction, fast on a CPU.
+
+At these sizes two threads with a half of a batch each are much faster than two threads on one
+tensor.
+"""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Self, cast
+from contextlib import contextmanager
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    import lightning_fabric as lf
+from anamorph.training.gradient import summed_loss
 
-PIECE = 2048  # tokens of which a CPU takes the gradient at once
+PIECE = 2048  # tokens of which the gradient is taken at once
 
 
-class Gradient:
-    """The gradient of a batch; on a CPU in pieces that fit its caches, a share of them a thread.
+@contextmanager
+def gradient_in_pieces(
+    model: nn.Module, bfloat16: bool
+) -> Iterator[Callable[[Tensor, Tensor], Tensor]]:
+    """A function of tokens and mask that does what `anamorph.training.gradient.set_gradient` does.
 
-    At these sizes two threads with a half each are much faster than two threads on one tensor.
+    It takes the gradient in pieces that fit a CPU's caches, a share of the sequences in each of
+    torch's threads. How many there are makes a difference by rounding.
     """
+    parameters, threads = list(model.parameters()), torch.get_num_threads()
 
-    def __init__(self, fabric: "lf.Fabric", model: nn.Module) -> None:
-        self.fabric = fabric
-        self.parameters = list(model.parameters())
-        self.whole = fabric.device.type != "cpu" or fabric.world_size > 1
-        # Fabric's wrapper allows no backward pass but its own, which sums into the parameters.
-        self.model = model if self.whole else cast(nn.Module, model.module)
-        self.threads = torch.get_num_threads()
-        self.pool = ThreadPoolExecutor(
-            self.threads, initializer=torch.set_num_threads, initargs=(1,)
-        )
+    def share(given: tuple[Tensor, Tensor], count: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        total: Tensor | None = None
+        pieces = min(len(given[0]), math.ceil(given[0].numel() / PIECE))
+        for piece in zip(*(torch.tensor_split(x, pieces) for x in given), strict=True):
+            loss = summed_loss(model, bfloat16, *piece) / count
+            found = torch.autograd.grad(loss, parameters)
+            if total is None:
+                total, gradients = loss.detach(), found
+            else:
+                total += loss.detach()
+                torch._foreach_add_(gradients, found)
+        assert total is not None
+        return total, gradients
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.pool.shutdown()
-        torch.set_num_threads(self.threads)  # MKL's threads are one number for all
-
-    def __call__(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Set gradients from tokens and mask [batch, position]; gives the loss in bits a token."""
+    def set_gradient(tokens: Tensor, mask: Tensor) -> Tensor:
         count = mask[:, 1:].sum()
-        if self.whole:
-            loss = self._loss(tokens, mask) / count
-            self.fabric.backward(loss)
-            return loss.detach() / math.log(2)
-
-        def part(given: tuple[Tensor, Tensor]) -> tuple[Tensor, Sequence[Tensor]]:
-            total: Tensor | None = None
-            pieces = min(len(given[0]), math.ceil(given[0].numel() / PIECE))
-            for piece in zip(*(torch.tensor_split(x, pieces) for x in given), strict=True):
-                loss = self._loss(*piece) / count
-                found = torch.autograd.grad(loss, self.parameters)
-                if total is None:
-                    total, gradients = loss.detach(), found
-                else:
-                    total += loss.detach()
-                    torch._foreach_add_(gradients, found)
-            assert total is not None
-            return total, gradients
-
-        parts = zip(tokens.chunk(self.threads), mask.chunk(self.threads), strict=True)
-        losses, gradients = zip(*self.pool.map(part, parts), strict=True)
-        for parameter, *found in zip(self.parameters, *gradients, strict=True):
+        shares = zip(tokens.chunk(threads), mask.chunk(threads), strict=True)
+        losses, gradients = zip(*pool.map(lambda some: share(some, count), shares), strict=True)
+        for parameter, *found in zip(parameters, *gradients, strict=True):
             parameter.grad = torch.stack(found).sum(0)  # in a fixed order
         return torch.stack(losses).sum() / math.log(2)
 
-    def _loss(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """The cross-entropy of all real tokens but the first, in nats, summed."""
-        with self.fabric.autocast():
-            logits = self.model(tokens[:, :-1]).float()
-        wanted = tokens[:, 1:].masked_fill(~mask[:, 1:], -100)
-        return F.cross_entropy(
-            logits.flatten(0, 1), wanted.flatten(), ignore_index=-100, reduction="sum"
-        )
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield set_gradient
+    finally:
+        torch.set_num_threads(threads)  # MKL's threads are one number for all

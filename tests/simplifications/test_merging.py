@@ -1,0 +1,91 @@
+"""Statistics of parts of a stream, put together, are those of the whole."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from anamorph.errors import AnamorphError
+from anamorph.simplifications import PCA, SVD, KMeans, Simplification
+from anamorph.simplifications.statistics import moments
+from anamorph.simplifications.statistics.base import Mergeable, Several
+from anamorph.simplifications.statistics.moments import Moments
+from anamorph.simplifications.statistics.reservoir import Reservoir
+
+CUTS = [[0, 1000], [0, 1, 700, 700, 1000], [0, 64, 128, 999, 1000], [0, 333, 666, 1000]]
+
+
+@pytest.fixture
+def stream() -> torch.Tensor:
+    rng = np.random.default_rng(0)
+    return torch.from_numpy(rng.normal(size=(1000, 6)) @ rng.normal(size=(6, 6)) + 100.0)
+
+
+def parts_of(whole: Mergeable, stream: torch.Tensor, cuts: list[int]) -> Mergeable:
+    parts = []
+    for start, stop in pairwise(cuts):
+        parts.append(whole.part(start))
+        for chunk in torch.split(stream[start:stop], 37):
+            parts[-1].update(chunk)
+    for part in parts[1:]:
+        parts[0].merge(part)
+    return parts[0]
+
+
+@pytest.mark.parametrize("cuts", CUTS)
+def test_moments(stream: torch.Tensor, cuts: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(moments, "BLOCK", 64)
+    merged = parts_of(Moments(6), stream, cuts)
+    assert isinstance(merged, Moments)
+    x = stream.numpy()
+    assert merged.count == 1000
+    np.testing.assert_allclose(merged.mean, x.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(merged.scatter, np.cov(x.T, ddof=0) * 1000, rtol=1e-9)
+    merged.update(stream[:10])  # it goes on
+    assert merged.count == 1010
+    np.testing.assert_allclose(merged.mean, np.concatenate([x, x[:10]]).mean(axis=0), rtol=1e-12)
+
+
+@pytest.mark.parametrize("cuts", CUTS)
+@pytest.mark.parametrize("capacity", [5, 100, 999, 1000, 2000])
+def test_a_sample_is_the_same_to_the_byte(
+    stream: torch.Tensor, cuts: list[int], capacity: int
+) -> None:
+    whole = Reservoir(capacity=capacity, seed=3)
+    whole.update(stream)
+    merged = parts_of(Reservoir(capacity=capacity, seed=3), stream, cuts)
+    assert isinstance(merged, Reservoir)
+    assert torch.equal(merged.points(), whole.points())
+    assert merged.seen == 1000
+
+
+def test_parts_of_a_sample_must_follow_each_other(stream: torch.Tensor) -> None:
+    one, other = Reservoir(capacity=9, seed=0), Reservoir(capacity=9, seed=0, start=50)
+    one.update(stream[:40])
+    with pytest.raises(AnamorphError, match=r"begins at point 50 cannot follow.*before point 40"):
+        one.merge(other)
+
+
+@pytest.mark.parametrize(
+    "simplification",
+    [SVD(rank=2), PCA(rank=2), KMeans(clusters=4, reservoir=90), SVD(rank=3) + KMeans(clusters=5)],
+    ids=str,
+)
+def test_what_is_learnt_of_parts(simplification: Simplification, stream: torch.Tensor) -> None:
+    statistic = simplification.statistic(6)
+    assert isinstance(statistic, Mergeable)
+    merged = simplification.clone().learn(parts_of(statistic, stream, [0, 300, 1000]))
+    expected = simplification.fit(stream)
+    torch.testing.assert_close(merged(stream), expected(stream), rtol=1e-9, atol=1e-9)
+
+
+def test_what_cannot_be_merged_says_so() -> None:
+    class Plain:
+        key = "plain"
+
+        def update(self, x: torch.Tensor) -> None:
+            raise NotImplementedError
+
+    with pytest.raises(AnamorphError, match="Plain cannot be put together from parts"):
+        Several(Plain(), None).part(3)

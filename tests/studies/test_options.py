@@ -1,0 +1,119 @@
+"""The options of an audit: the same in memory, into a run folder, and in a study."""
+
+import inspect
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import anamorph as am
+from anamorph.auditing.options import AuditOptions
+from anamorph.progress import Event
+from anamorph.tasks import Task
+from plain import small_model
+
+pytestmark = pytest.mark.usefixtures("quick_report")
+
+SPECS = ["svd(rank=[1,3])@1.*.{query,key}", "onehot@*.*.pattern"]
+
+
+def test_both_functions_take_every_option_with_the_same_default() -> None:
+    audit, given = (inspect.signature(f).parameters for f in (am.audit, am.audit_given))
+    options = AuditOptions()
+    for field in fields(AuditOptions):
+        assert audit[field.name] == given[field.name]
+        expected = None if field.name == "thresholds" else getattr(options, field.name)
+        assert audit[field.name].default == expected
+    assert {*audit} - {*given} == {"resamples"}
+    assert {*given} - {*audit} == {"out", "name", "source"}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"by": "head", "fit_sequences": 30, "learnt": 0.0, "batch_tokens": 300},
+        {"by": "layer", "until": 0.3, "correlation": 0.1},
+        {"sequences": np.int64(20), "thresholds": am.Thresholds(faithful=0.5, tolerance=0.2)},
+    ],
+)
+def test_options_mean_the_same_in_both(options: dict[str, Any], task: Task, tmp_path: Path) -> None:
+    """But for what the noise floor of a run folder has to say of gaps."""
+    model = small_model(task)
+    events: list[Event] = []
+    found = am.audit(model, task, SPECS, watch=events.append, **options)
+    run = am.audit_given(model, task, SPECS, tmp_path / "run", **options)
+    assert found.results.filter(seed=0).equals(run.results.filter(seed=0))
+    columns = ["simplification", "split", "metric", "gap", "verdict"]
+    own, kept = (gaps.filter(seed=0).select(columns) for gaps in (found.gaps, run.gaps))
+    assert own.equals(kept)
+    assert events[-1].done == events[-1].total > 0
+    names = set(found.results["simplification"])
+    assert ("svd(rank=3)@1.0.{query,key}" in names) == (options.get("by") == "head")
+    if "until" in options:
+        assert "sequence" in set(found.results["interval"])
+
+
+def test_a_study_takes_them_too(tmp_path: Path) -> None:
+    settings = ["audit.until=0.3", "audit.by=layer", "audit.batch_tokens=500"]
+    spec = am.load_preset("dyck", "smoke", settings)
+    assert spec.audit == AuditOptions(
+        sequences=spec.audit.sequences, fit_sequences=200, until=0.3, by="layer", batch_tokens=500
+    )
+
+
+# Runs of earlier versions
+
+
+def older(run: Path) -> None:
+    """As the run of an earlier version said what it was."""
+    spec = json.loads((run / "spec.json").read_text())
+    for key in ("layout", "about"):
+        del spec[key]
+    (run / "spec.json").write_text(json.dumps(spec))
+
+
+def test_a_complete_run_of_an_earlier_layout(task: Task, tmp_path: Path) -> None:
+    model = small_model(task)
+    run = am.audit_given(model, task, SPECS, tmp_path / "run", sequences=10)
+    older(run.path)
+    before = {f: f.read_bytes() for f in run.path.rglob("*") if f.is_file()}
+    again = am.audit_given(model, task, SPECS, tmp_path / "run", sequences=10)
+    assert again.complete and again.results.equals(run.results)
+    assert {f: f.read_bytes() for f in run.path.rglob("*") if f.is_file()} == before
+
+
+def test_an_unfinished_run_of_an_earlier_layout(task: Task, tmp_path: Path) -> None:
+    model = small_model(task)
+    run = am.audit_given(model, task, SPECS, tmp_path / "run", sequences=10)
+    older(run.path)
+    run.report.unlink()
+    with pytest.raises(am.AnamorphError, match=r"earlier version.*Delete .*works.*goes on from"):
+        am.audit_given(model, task, SPECS, tmp_path / "run", sequences=10)
+    (run.path / "seed-0" / "simplifications.safetensors").unlink()
+    for file in (run.path / "seed-0" / "works").iterdir():
+        file.unlink()
+    (run.path / "seed-0" / "works").rmdir()
+    again = am.audit_given(model, task, SPECS, tmp_path / "run", sequences=10)
+    assert again.complete and again.results.equals(run.results) and again.spec["layout"] == 2
+
+
+def test_what_a_study_of_an_earlier_version_did_not_say(smoke_run: Path, tmp_path: Path) -> None:
+    """Only the options that a study has been given since are asked to be as they always were."""
+    out = tmp_path / "run"
+    out.mkdir()
+    for file in smoke_run.rglob("*"):
+        if file.is_file() and "figures" not in file.parts:
+            (out / file.relative_to(smoke_run)).parent.mkdir(parents=True, exist_ok=True)
+            (out / file.relative_to(smoke_run)).write_bytes(file.read_bytes())
+    spec = json.loads((out / "spec.json").read_text())
+    kept = ("sequences", "fit_sequences", "learnt", "thresholds")
+    spec["audit"] = {name: spec["audit"][name] for name in kept}
+    (out / "spec.json").write_text(json.dumps(spec))
+    older(out)
+    assert am.run_study(am.load_preset("dyck", "smoke"), out, preset="smoke").complete
+    with pytest.raises(am.AnamorphError, match=r"audit\.until: there None, asked 0\.1"):
+        am.run_study(am.load_preset("dyck", "smoke", ["audit.until=0.1"]), out, preset="smoke")
