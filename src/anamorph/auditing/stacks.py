@@ -51,7 +51,12 @@ class StackedEdit(Edit):
 
     def _edit_head(self, head: int | None, x: Tensor, context: Context) -> Tensor:
         """Every copy of one head: [1 or copy, batch, ...] to [copy, batch, ...]."""
-        affine = [placed[head].affine() if head in placed else None for placed in self.placed]
+        # Only of what maps this very tensor: a replacement is a function of others.
+        affine = [
+            placed[head].affine() if head in placed and not placed[head].reads(site) else None
+            for site in [self.site(head)]
+            for placed in self.placed
+        ]
         maps = [map_ for map_ in affine if map_ is not None]
         if maps:
             matrix = torch.stack([m for m, _ in maps]).to(x)  # [affine, dim, dim]
