@@ -59,8 +59,9 @@ SPLITS = {name: make_split(name) for name in ROLES}
 def make_values(seed, proxy, split):
     """[metric, scored positions]: when proxy and model differ, the model is right."""
     rng = np.random.default_rng([seed, proxy, len(split.name)])
-    values = rng.random((len(METRICS), split.scored.sum()))
+    values = rng.random((12, split.scored.sum()))
     same = rng.random(split.scored.sum()) < AGREES[split.name][proxy]
+    values = np.concatenate([values, rng.random((len(METRICS) - 12, split.scored.sum()))])
     values[METRICS.index("same_prediction")] = same
     values[METRICS.index("model_only_right")] = ~same
     values[METRICS.index("proxy_only_right")] = 0
@@ -128,8 +129,8 @@ def test_columns_and_number_of_rows(study):
         **dict.fromkeys(["tokens", "sequences"], pl.Int64),
     }
     # splits x proxies x (seeds + all) x (metrics of the whole and 3 levels, and 3 per sequence)
-    assert len(study.results) == 3 * 3 * 3 * (12 * 4 + 3)
-    assert len(study.gaps) == 2 * 2 * 3 * 15
+    assert len(study.results) == 3 * 3 * 3 * (len(METRICS) * 4 + 3)
+    assert len(study.gaps) == 2 * 2 * 3 * (len(METRICS) + 3)
     assert len(study.contrasts) == 3 * 2 * 3 * 3 * 2
     for table, order in ((study.results, list(ROLES)), (study.gaps, ["deep", "long"])):
         assert table["seed"].unique(maintain_order=True).to_list() == [0, 3, None]
@@ -280,7 +281,8 @@ def test_a_level_in_a_single_sequence_has_a_value_and_no_interval():
     found = tabulate(made, PROXIES, {"deep": "iid"}, reference="deep")
     level = found.results.filter(level="2")
     exact = level.filter(interval="exact")
-    assert len(exact) == 2 * 8 and set(exact["method"]) == {"identity"}
+    compared = [name for name in METRICS if find_metric(name).about == "both"]
+    assert len(exact) == 2 * len(compared) and set(exact["method"]) == {"identity"}
     others = level.filter(pl.col("interval").is_null())
     assert len(others) == len(level) - len(exact)
     assert others["low"].is_null().all() and others["high"].is_null().all()

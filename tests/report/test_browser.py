@@ -63,7 +63,7 @@ def opened(browser: "playwright.Browser", rendered: Path) -> Iterator[Opened]:
 
 def test_every_figure_is_drawn_without_a_request_or_a_complaint(opened: Opened) -> None:
     boxes = opened.page.query_selector_all("figure .chart")
-    assert len(boxes) == 11
+    assert len(boxes) == len({box.get_attribute("data-spec") for box in boxes}) >= 11
     for box in boxes:
         drawn = box.query_selector("svg, canvas")
         name = box.get_attribute("data-spec")

@@ -45,7 +45,7 @@ def specs(run: Path) -> dict[str, dict]:
 
 def test_writes_page_and_every_figure_twice(rendered: Path) -> None:
     page = (rendered / "report.html").read_text()
-    assert set(re.findall(r'data-spec="spec-(\w+)"', page)) == FIGURES == set(specs(rendered))
+    assert set(re.findall(r'data-spec="spec-(\w+)"', page)) == set(specs(rendered)) >= FIGURES
     linked = set(re.findall(r'href="figures/([^"]+)"', page))
     assert {path.name for path in (rendered / "figures").iterdir()} == linked
     for name in linked:
@@ -84,7 +84,7 @@ def test_text_from_data_cannot_become_markup(copied: Path, no_stills: None) -> N
     (copied / "spec.json").write_text(json.dumps(spec))
     page = render(copied).read_text()
     scripts = re.findall(r"<script[^>]*>", page)
-    assert len(scripts) == len(FIGURES) + 3  # a specification each, configuration, bundle, ours
+    assert len(scripts) == len(specs(copied)) + 3  # and configuration, bundle, ours
     assert "<script>alert" not in page
     assert "&lt;script&gt;alert" in page
     tokens = specs(copied)["key_query"]["columns"]["token"]["levels"]
@@ -174,7 +174,8 @@ def test_leaves_out_what_a_run_does_not_hold(copied: Path, no_stills: None) -> N
     lean.write_parquet(copied / "results.parquet")
     (copied / "spec.json").write_text("{}")
     page = render(copied).read_text()
-    assert set(specs(copied)) == {"verdicts", "faithfulness", "gaps", "accuracy", "who_is_right"}
+    left = {"verdicts", "faithfulness", "gaps", "accuracy", "who_is_right"}
+    assert set(specs(copied)) & FIGURES == left
     for anchor in ("claims", "where", "inside", "training"):
         assert f'href="#{anchor}"' not in page and f'id="{anchor}"' not in page
 
@@ -183,7 +184,7 @@ def test_a_view_may_be_empty(copied: Path, no_stills: None) -> None:
     for folder in copied.glob("seed-*"):
         pl.DataFrame().write_parquet(folder / "views" / "attended.parquet")
     render(copied)
-    assert set(specs(copied)) == FIGURES - {"attended_depth"}
+    assert set(specs(copied)) & FIGURES == FIGURES - {"attended_depth"}
 
 
 def test_one_seed_has_no_thin_lines(tmp_path: Path, no_stills: None) -> None:

@@ -160,7 +160,7 @@ def test_a_family_is_the_text_without_the_size(
         ),
         (
             "nonsense(rank=4)@1.0.key",
-            "no simplification 'nonsense'; there are: kmeans, linear, onehot, pca, svd",
+            "no simplification 'nonsense'; there are: .*kmeans, linear, .*onehot, pca, .*svd",
         ),
         ("svd(rank=__import__('os'))@1.0.key", r"before \"\('os'\)\)@1.0.key\""),
     ],
@@ -261,7 +261,7 @@ def test_other_packages_add_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(AnamorphError, match="calls itself 'round'"):
         find_simplification("other")
     with pytest.raises(
-        AnamorphError, match="there are: kmeans, linear, number, onehot, other, pca, round, svd"
+        AnamorphError, match=r"there are: .*linear, .*number, .*other, .*round, .*svd"
     ):
         find_simplification("square")
 

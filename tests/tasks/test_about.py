@@ -41,4 +41,4 @@ def test_no_task_is_imported_before_it_is_asked_for() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, env=environment()
     )
     assert (found.stdout.strip(), found.stderr) == ("[]", "")
-    assert task_names() == ["code", "dyck", "text"]
+    assert {"code", "dyck", "text"} <= {*task_names()}

@@ -124,11 +124,13 @@ def families(rows: pl.DataFrame) -> list[pl.DataFrame]:
 
 
 def sized(size_name: str | None, sizes: Sequence[float | None]) -> str:
-    """Sizes with their name: "rank 4", "rank 4 and 8", "64 clusters"; "" if there is no name."""
+    """Sizes with their name: "rank 4 and 8", "64 clusters", "1 cluster"; "" if it has no name."""
     if not size_name:
         return ""
     numbers = listing([f"{size:g}" for size in sizes])
-    return f"{numbers} {size_name}" if size_name.endswith("s") else f"{size_name} {numbers}"
+    if not size_name.endswith("s"):
+        return f"{size_name} {numbers}"
+    return f"{numbers} {size_name[:-1] if list(sizes) == [1] else size_name}"
 
 
 def percent(value: float) -> str:

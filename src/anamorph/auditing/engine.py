@@ -28,7 +28,7 @@ from anamorph.errors import AnamorphError
 from anamorph.faithfulness.comparison import position_metrics
 from anamorph.faithfulness.confidence import RatioSequence
 from anamorph.faithfulness.estimates import Stopping
-from anamorph.faithfulness.metrics import metric_names
+from anamorph.faithfulness.metrics import JUDGED, metric_names
 from anamorph.faithfulness.sums import WHOLE, CellSums, SumIndex
 from anamorph.machine.threads import side_by_side, torch_threads
 from anamorph.models.base import Model
@@ -239,7 +239,7 @@ class Following:
         """Take in new sequences of all active cells, and drop those that are narrow enough."""
         rows = np.flatnonzero(np.isin(self.index.sequence, sequences) & (self.index.facet == WHOLE))
         places = [i for i, spec in enumerate(self.order) if spec in self.active]
-        metric = self.cells[self.order[0]].metrics.index("same_prediction")
+        metric = self.cells[self.order[0]].metrics.index(JUDGED)
         sums = torch.stack([self.cells[self.order[i]].sums[metric, rows] for i in places]).cpu()
         self.ratios.update(sums, torch.from_numpy(self.index.tokens[rows]), torch.tensor(places))
         width = self.ratios.width()

@@ -99,18 +99,9 @@ def _affine(x: Tensor, matrix: Tensor, bias: Tensor) -> Tensor:
 
 def stacked_edits(stack: Sequence[FittedProxy]) -> dict[LayerKind, StackedEdit]:
     """The edits that make the copies of a stack into the given proxies."""
-    keys = {LayerKind(site.layer, site.kind) for fitted in stack for site in fitted.by_site}
-    return {
-        key: StackedEdit(
-            key,
-            [
-                {
-                    site.head: simplification
-                    for site, simplification in fitted.by_site.items()
-                    if (site.layer, site.kind) == key
-                }
-                for fitted in stack
-            ],
-        )
-        for key in sorted(keys)
-    }
+    placed: dict[LayerKind, list[dict[int | None, Simplification]]] = {}
+    for copy, fitted in enumerate(stack):
+        for site, simplification in fitted.by_site.items():
+            key = LayerKind(site.layer, site.kind)
+            placed.setdefault(key, [{} for _ in stack])[copy][site.head] = simplification
+    return {key: StackedEdit(key, placed[key]) for key in sorted(placed)}

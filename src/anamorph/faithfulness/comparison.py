@@ -24,7 +24,8 @@ from anamorph.faithfulness.divergences import (
     most_attended,
     overlap,
 )
-from anamorph.faithfulness.metrics import Metric, all_metrics
+from anamorph.faithfulness.metric import Metric
+from anamorph.faithfulness.metrics import all_metrics
 
 NATS = math.log(2)  # in a bit
 

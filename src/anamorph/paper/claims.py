@@ -19,7 +19,7 @@ from anamorph.paper.tables import Claim, Finding, Tables, not_learnt
 ENTRY_POINTS = "anamorph.claims"
 TASKS = {"dyck": "Dyck languages", "code": "code completion"}
 CLAIMS: tuple[Claim, ...] = tuple(
-    sorted((*dyck.CLAIMS, *both.CLAIMS, *code.CLAIMS), key=lambda claim: int(claim.id[1:]))
+    sorted((*dyck.CLAIMS, *both.CLAIMS, *code.CLAIMS), key=lambda claim: (len(claim.id), claim.id))
 )
 
 

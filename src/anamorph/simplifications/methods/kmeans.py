@@ -92,11 +92,12 @@ class KMeans(Simplification):
         return self
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Replace every point of `x` [..., dim] by its nearest centre."""
+        """Replace every point of `x` [..., dim] by its nearest centre; one with a NaN by NaN."""
         centers = self.centers_.to(x)
         # |x - c|² without |x|², which is the same for all centres. Measured from the centres' mean,
         # so that a common offset does not swallow the differences.
         middle = self.centers_.mean(dim=0)
         shifted = (self.centers_ - middle).to(x)
         distance = shifted.square().sum(dim=1) - 2 * (x - middle.to(x)) @ shifted.T
-        return F.embedding(distance.argmin(dim=-1), centers)
+        nearest = F.embedding(distance.argmin(dim=-1), centers)
+        return nearest.add_(0 * distance[..., :1])  # no centre is nearest to what is not a number

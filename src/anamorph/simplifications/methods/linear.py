@@ -5,8 +5,8 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from anamorph.errors import AnamorphError
-from anamorph.models.sites import HEAD_KINDS, Site
+from anamorph.errors import AnamorphError, require
+from anamorph.models.sites import HEAD_KINDS, LAYER_KINDS, Site
 from anamorph.simplifications.placing import computed_before
 from anamorph.simplifications.replacement import Replacement
 from anamorph.simplifications.statistics.moments import Moments
@@ -43,6 +43,10 @@ class Linear(Replacement):
         """The site of the kind `source`, of the same head if it has heads."""
         layer = site.layer - (not computed_before(self.source, site.kind))
         return (Site(layer, site.head if self.source in HEAD_KINDS else None, self.source),)
+
+    def validate(self, dim: int | None = None) -> None:
+        """See `Simplification.validate`."""
+        require(f"{self}: source", self.source, among=(*HEAD_KINDS, *LAYER_KINDS))
 
     def statistic(self, *dims: int) -> Moments:
         """The moments of what is read and written, side by side."""

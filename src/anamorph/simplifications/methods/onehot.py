@@ -20,5 +20,6 @@ class OneHot(Simplification):
     kinds: ClassVar[frozenset[str]] = frozenset({"pattern"})
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Harden `x` [..., keys]."""
-        return torch.zeros_like(x).scatter_(-1, x.argmax(dim=-1, keepdim=True), 1)
+        """Harden `x` [..., keys]; a row with a NaN keeps one."""
+        most, where = x.max(dim=-1, keepdim=True)
+        return torch.zeros_like(x).scatter_(-1, where, 1 + 0 * most)

@@ -1,0 +1,52 @@
+"""The examples of docs/extending.md run, and do what the page says."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import anamorph as am
+from anamorph.analysis.findings import read
+from anamorph.paper.tables import Tables
+from anamorph.runs.folder import load_run
+
+PAGE = Path(__file__).parents[1] / "docs/extending.md"
+
+
+@pytest.fixture(scope="module")
+def page() -> dict[str, Any]:
+    """What the examples define, run one after the other."""
+    names: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.S):
+        exec(block, names)
+    return names
+
+
+def test_the_task_repeats_its_words(page: dict[str, Any]) -> None:
+    task = page["task"]
+    roles = {split.name: split.role for split in task.splits.values()}
+    assert roles == {"train": "train", "iid": "iid", "longer": "ood"}
+    for split in task.splits.values():
+        for number, tokens in enumerate(split):
+            length = list(tokens).index(1) - 1
+            np.testing.assert_array_equal(tokens[1 : length + 1], tokens[length + 2 :])
+            scored = split.scored[split.offsets[number] : split.offsets[number + 1]]
+            np.testing.assert_array_equal(scored, np.arange(len(tokens)) > length + 1)
+    assert page["twice"]().fingerprints() == task.fingerprints()
+    model, _ = am.train(task, config=am.TrainingConfig(steps=5, batch_tokens=512))
+    results = am.audit(model, task, [am.SVD(rank=2) @ "1.*.key"], sequences=20).results
+    assert set(results.filter(facet="word", split="iid")["level"]) == {"4–7", "8–10"}
+
+
+def test_the_chart_and_the_claim_read_a_run(page: dict[str, Any], smoke_run: Path) -> None:
+    figure = page["by_method"](read(smoke_run))
+    gaps = load_run(smoke_run).gaps.filter(metric="same_prediction")
+    assert len(figure.data) == gaps["seed"].is_null().sum()
+    assert figure.still()["facet"]
+    tables = Tables.of(load_run(smoke_run))
+    status, text, numbers = page["CLAIMS"][0].judge(tables)
+    rows = tables.verdicts().filter(split="unseen_depth")
+    assert numbers["worse"] == (rows["change"] == "worse").sum()
+    assert (status == "holds") == (2 * numbers["worse"] > len(rows)) and str(len(rows)) in text
