@@ -1,7 +1,7 @@
 """The one exception that a user is meant to read, and the check of arguments that raises it."""
 
 from collections.abc import Collection
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
 
@@ -45,7 +45,7 @@ def require(
         expected = f"one of {', '.join(map(str, among))}"
     else:
         expected = f"a {'whole number' if whole else 'number'} {given.replace(' and to', ' to')}"
-        number = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
+        number = isinstance(value, int if whole else Real) and not isinstance(value, bool)
         fits = (
             number
             and (least is None or value >= least)

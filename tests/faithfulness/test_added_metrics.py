@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -29,6 +30,7 @@ def distance(model, proxy):
     return (model - proxy).abs().sum(-1).amax(0)
 
 
+OURS = metric_names()
 TOP_3 = Metric("in_top_3", "in the top three", "share", "higher", "1 = always", "…", in_top_3)
 DISTANCE = Metric(
     "distance", "largest distance", "probability", "lower", "0 = same", "…", distance, "attention"
@@ -41,7 +43,12 @@ def offer(monkeypatch: pytest.MonkeyPatch, **offered: object) -> None:
         "entry_points",
         lambda group: [EntryPoint(name, f"{__name__}:{name}", group) for name in offered],
     )
-    monkeypatch.setattr(EntryPoint, "load", lambda self: offered[self.name])
+    load = EntryPoint.load
+    monkeypatch.setattr(
+        EntryPoint,
+        "load",
+        lambda self: offered[self.name] if self.value.startswith(__name__) else load(self),
+    )
     all_metrics.cache_clear()
 
 
@@ -121,6 +128,7 @@ def test_what_cannot_be_measured_is_refused(
     [
         (lambda model, logits: logits, r"shape \[2, 4, 5\]; expected \[2, 4\]"),
         (lambda model, logits: 2 + in_top_3(model, logits), r"in \[0, 1\]"),
+        (lambda model, logits: -1 - in_top_3(model, logits), r"from -1 to -1; expected"),
     ],
 )
 def test_numbers_that_do_not_fit_are_refused(
@@ -140,3 +148,68 @@ def test_a_reader_describes_what_it_does_not_know_by_its_name(tmp_path: Path) ->
         more = table.filter(metric="output_kl").with_columns(metric=pl.lit("in_top_3"))
         pl.concat([table, more]).write_parquet(run / f"{name}.parquet")
     assert read(run).metrics[-1] == "in_top_3"
+
+
+@pytest.mark.parametrize("kind", ["output", "attention"])
+def test_an_unbounded_metric_below_zero_is_refused(
+    monkeypatch: pytest.MonkeyPatch, kind: Literal["output", "attention"]
+) -> None:
+    made = dataclasses.replace(
+        TOP_3, unit="nats", bounded=False, kind=kind, at=lambda model, x: x.float().sum(-1) - 99
+    )
+    if kind == "attention":
+        made = dataclasses.replace(made, at=lambda p, q: q.sum((0, 2)) - 99)
+    offer(monkeypatch, in_top_3=made)
+    output = ModelOutput.of(torch.zeros(4, 5), torch.zeros(4, dtype=torch.int64), torch.arange(5))
+    attention = torch.full((1, 4, 3), 1 / 3)
+    with pytest.raises(AnamorphError, match="expected them from 0, as intervals"):
+        position_metrics(output, torch.zeros(2, 4, 5), attention, attention[None])
+
+
+def test_a_metric_that_writes_into_what_it_is_given_changes_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rng = np.random.default_rng(1)
+    p, q = (torch.tensor(rng.dirichlet(np.ones(5), size=n)).float() for n in ((2, 6), (3, 2, 6)))
+    model, logits = (torch.tensor(rng.normal(size=n)).float() for n in ((6, 9), (3, 6, 9)))
+
+    def measured() -> torch.Tensor:
+        output = ModelOutput.of(model.clone(), torch.arange(6), torch.arange(9))
+        return position_metrics(output, logits.clone(), p.clone(), q.clone())
+
+    before = measured()
+    spoils = dataclasses.replace(
+        TOP_3, at=lambda model, x: model.logits.zero_()[..., 0] + x.zero_()[..., 0]
+    )
+    roots = dataclasses.replace(
+        TOP_3,
+        name="roots",
+        kind="attention",
+        at=lambda a, b: (a.sqrt_() - b.sqrt_()).abs().mean((0, 2)),
+    )
+    offer(monkeypatch, in_top_3=spoils, roots=roots)
+    after = dict(zip(metric_names(), measured().unbind(1), strict=True))
+    for name, values in zip(
+        [n for n in metric_names() if n in OURS], before.unbind(1), strict=True
+    ):
+        assert torch.equal(after[name], values), name
+
+
+def test_a_metric_whose_function_changed_is_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch, task: Task, tmp_path: Path, quick_report: None
+) -> None:
+    model = am.Decoder(am.DecoderConfig(len(task.vocabulary), 64, width=8, mlp=16)).eval()
+
+    def audited() -> None:
+        am.audit_given(model, task, ["svd(rank=2)@1.*.key"], tmp_path / "run", sequences=5)
+
+    offer(monkeypatch, in_top_3=TOP_3)
+    audited()
+    offer(monkeypatch, in_top_3=dataclasses.replace(TOP_3, at=lambda m, x: 0 * in_top_3(m, x)))
+    with pytest.raises(AnamorphError, match="the metric in_top_3, or its code, differs"):
+        audited()
+    (tmp_path / "run" / "results.parquet").unlink()
+    with pytest.raises(AnamorphError, match="the metric in_top_3, or its code, differs"):
+        audited()
+    offer(monkeypatch, in_top_3=TOP_3)
+    audited()

@@ -1,12 +1,15 @@
 """Each claim on a table where it holds, one where it does not, and one that cannot say."""
 
 import json
+from importlib.metadata import EntryPoint
 from typing import Any
 
 import polars as pl
 import pytest
 
 from anamorph.analysis.words import FAILS, HOLDS, UNTESTABLE, UNTESTED
+from anamorph.errors import AnamorphError
+from anamorph.paper import claims
 from anamorph.paper.claims import CLAIMS, measure
 from anamorph.paper.tables import Estimate, Tables, at_once, mean, most, over_models
 
@@ -397,3 +400,16 @@ def test_models_that_differ_widen_the_interval() -> None:
     by_chance = [Estimate(0.2, 0.17, 0.23), Estimate(0.2, 0.16, 0.24)]
     assert over_models(by_chance) == pytest.approx((0.2, 0.175, 0.225))
     assert over_models(exact[:1]) == exact[0]
+
+
+def test_what_a_package_offers_must_be_claims(monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = CLAIMS[0]._replace(id="M1")
+    for offered, fits in (([mine], True), (mine, False), ([CLAIMS[0]], False), ([3], False)):
+        entry = EntryPoint("mine", "package:CLAIMS", claims.ENTRY_POINTS)
+        monkeypatch.setattr(claims, "entry_points", lambda group, entry=entry: [entry])
+        monkeypatch.setattr(EntryPoint, "load", lambda self, offered=offered: offered)
+        if fits:
+            assert [claim.id for claim in claims.all_claims()][-2:] == ["C10", "M1"]
+            continue
+        with pytest.raises(AnamorphError, match=r"'mine' .* must be a list of Claims"):
+            claims.all_claims()

@@ -53,8 +53,9 @@ class AuditOptions:
         if self.batch_tokens is not None:
             whole["batch_tokens"] = self.batch_tokens, 1
         for name, (value, least) in whole.items():
+            value = value.item() if isinstance(value, np.integer) else value  # NumPy's are not JSON
             require(name, value, whole=True, least=least)
-            object.__setattr__(self, name, int(value))  # NumPy's are not JSON
+            object.__setattr__(self, name, value)
         if self.until is not None:
             require("until", self.until, above=0, below=1)
         require("correlation", self.correlation, above=0, most=1)

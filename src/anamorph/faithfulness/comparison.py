@@ -28,6 +28,7 @@ from anamorph.faithfulness.metric import Metric
 from anamorph.faithfulness.metrics import all_metrics
 
 NATS = math.log(2)  # in a bit
+ROUNDING = 1e-6  # by which an added metric may leave its bounds
 
 # Elements in a block of intermediate values: on a CPU small enough that the passes over it stay in
 # a core's cache, large enough that the overhead of a torch call does not count.
@@ -192,20 +193,34 @@ def _compare_attention(
 def _checked(
     metric: Metric, model: ModelOutput | Tensor, proxy: Tensor, shape: torch.Size
 ) -> Tensor:
-    """What the function of a metric gives, if it is what the metric says it is."""
+    """What the function of a metric gives, if it is what the metric says it is.
+
+    It is given copies, as it may write into them, and others read the same.
+    """
     assert metric.at is not None
-    found: Tensor = metric.at(model, proxy)
+    if isinstance(model, Tensor):
+        model = model.clone()
+    else:
+        model = replace(model, logits=model.logits.clone(), p=model.p.clone())
+    found: Tensor = metric.at(model, proxy.clone())
     if found.shape != shape:
         raise AnamorphError(
             f"The metric {metric.name!r} gives a tensor of shape {list(found.shape)}; expected "
             f"{list(shape)}, a number a position."
         )
-    if metric.bounded and bool(((found < 0) | (found > 1)).any()):
+    most: float = math.inf
+    expected = (
+        "from 0, as intervals are made on the logarithm. Offer what rises and what falls as two "
+        "metrics."
+    )
+    if metric.bounded:
+        most, expected = 1, "in [0, 1], as it is said to be bounded."
+    if bool(((found < -ROUNDING) | (found > most + ROUNDING)).any()):
         raise AnamorphError(
-            f"The metric {metric.name!r} gives numbers from {found.min().item():.4g} to "
-            f"{found.max().item():.4g}; expected them in [0, 1], as it is said to be bounded."
+            f"The metric {metric.name!r} gives numbers from {found.min().item():.9g} to "
+            f"{found.max().item():.9g}; expected them {expected}"
         )
-    return found
+    return found.float().clamp(0, most)
 
 
 def _blocks(items: int, size: int, device: torch.device) -> Iterator[slice]:

@@ -26,10 +26,10 @@ class Metric:
         per_sequence: whether results give the mean over sequences too.
         contrasted: whether the levels of facets are compared in it.
 
-    `at(model, logits)` of an output metric is given a `ModelOutput` at some positions and the
-    proxies' logits [copy, position, vocabulary], and gives [copy, position]. `at(model, proxy)` of
-    an attention metric is given attention probabilities [head, position, key] twice, and gives
-    [position].
+    Numbers are from 0 on, as intervals are made on the logarithm. `at(model, logits)` of an output
+    metric is given a `ModelOutput` at some positions and the proxies' logits [copy, position,
+    vocabulary], and gives [copy, position]. `at(model, proxy)` of an attention metric is given
+    attention probabilities [head, position, key] twice, and gives [position].
     """
 
     name: str

@@ -265,7 +265,10 @@ def _rounding(metric: str, floor: Mapping[str, float]) -> float:
     name, known = metric.removesuffix(SUFFIX), find_metric(metric)
     if name not in floor or known.about != "both":
         return 0.0
-    return 1 - floor[name] if known.better == "higher" else floor[name]
+    if known.bounded and known.better == "higher":
+        return 1 - floor[name]
+    # Of a metric that was added, unbounded or without a direction, nobody knows what no change is.
+    return floor[name] if known.at is None or (known.better == "lower" and known.bounded) else 0.0
 
 
 def _keys(

@@ -13,6 +13,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from anamorph.analysis.words import UNTESTABLE, UNTESTED, listing
+from anamorph.errors import AnamorphError
 from anamorph.paper import both, code, dyck
 from anamorph.paper.tables import Claim, Finding, Tables, not_learnt
 
@@ -24,9 +25,23 @@ CLAIMS: tuple[Claim, ...] = tuple(
 
 
 def all_claims() -> list[Claim]:
-    """The paper's claims, then those of installed packages."""
-    offered = sorted(entry_points(group=ENTRY_POINTS), key=lambda entry: entry.name)
-    return [*CLAIMS, *(claim for entry in offered for claim in entry.load())]
+    """The paper's claims, then those of installed packages.
+
+    Raises:
+        AnamorphError: if what a package offers is not a list of claims with ids of their own.
+    """
+    claims = list(CLAIMS)
+    for entry in sorted(entry_points(group=ENTRY_POINTS), key=lambda entry: entry.name):
+        found = entry.load()
+        for claim in found if isinstance(found, list | tuple) else [found]:
+            if not isinstance(claim, Claim) or claim.id in {known.id for known in claims}:
+                raise AnamorphError(
+                    f"The entry point {entry.name!r} ({entry.value}) must be a list of Claims, "
+                    "each with an id that is not taken; mend or uninstall the package that offers "
+                    "it."
+                )
+            claims.append(claim)
+    return claims
 
 
 def measure(tables: Tables) -> list[dict[str, Any]]:

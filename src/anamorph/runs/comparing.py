@@ -99,6 +99,8 @@ def _of_fingerprints(there: Mapping[str, Any], asked: Mapping[str, Any]) -> list
     for name in _changed(there, asked, "models"):
         parts = _changed(there.get("models") or {}, asked.get("models") or {}, name)
         found.append(f"of {name}, {differing(parts)}")
+    for name in _changed(there, asked, "metrics"):
+        found.append(f"the metric {name}, or its code, differs")
     for name in _changed(there, asked, "simplifications"):
         found.append(f"what {name} reads or holds, or its code, differs")
     return found

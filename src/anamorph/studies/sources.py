@@ -20,6 +20,7 @@ from anamorph.auditing.engine import BATCHES, Settings
 from anamorph.auditing.options import AuditOptions
 from anamorph.auditing.samples import few_sequences
 from anamorph.errors import AnamorphError
+from anamorph.faithfulness.metrics import all_metrics
 from anamorph.files import replacing
 from anamorph.machine.threads import torch_threads
 from anamorph.models.base import Model
@@ -34,6 +35,7 @@ from anamorph.runs.cells import digest
 from anamorph.runs.comparing import check_same
 from anamorph.runs.folder import Run, read_json, write_json
 from anamorph.simplifications import ProxySpec, check_readable
+from anamorph.simplifications.fingerprint import fingerprint_of
 from anamorph.studies.specification import GivenSpec, StudySpec, paper_steps, read_audit
 from anamorph.tasks import Task
 from anamorph.tasks.text.task import text_task
@@ -73,6 +75,7 @@ class Study(ABC):
                 "at least one, such as 'svd(rank=[1,2,4])@1.*.{query,key}'."
             )
         check_readable(proxies)
+        claims.all_claims()  # an error in what packages offer is told before anything is computed
         self.others = check_audit(shape, task, proxies)
         for text, parts in self.others.items():
             _require_fingerprint(text, parts)
@@ -95,6 +98,11 @@ class Study(ABC):
             "data": self.task.fingerprints(),
             "simplifications": {str(s): s.fingerprint() for s in sorted(made, key=str)},
             "models": self.others,
+            "metrics": {
+                metric.name: fingerprint_of(metric)
+                for metric in all_metrics().values()
+                if metric.at is not None
+            },
         }
         return spec
 

@@ -132,12 +132,13 @@ class SeedAudit:
         """What the sums of a work come from."""
         known, version = self.run.spec["fingerprints"], self.run.spec["anamorph"]
         models = [known["models"][text] for text in work.proxies if text in known["models"]]
+        metrics = [known["metrics"]] if known.get("metrics") else []
         options = replace(auditor.settings, threads=None)
         return Origin(
             weights=auditor.fitted.origin["weights"],
             simplifications=digest(models) if models else fits,
             data=digest(known["data"][work.split], known["data"][CANDIDATES]),
-            options=digest(version, auditor.sequences, options, metric_names()),
+            options=digest(version, auditor.sequences, options, metric_names(), *metrics),
         )
 
     def measure_noise(self) -> None:

@@ -26,8 +26,9 @@ class Table(Source):
         fields.check(path, names)
 
     def __iter__(self) -> Iterator[Document]:
+        rows = self._rows()
         for start in range(0, self.count(), ROWS):
-            yield from self._documents(self._rows().slice(start, ROWS))
+            yield from self._documents(rows.slice(start, ROWS))
 
     def count(self) -> int:
         """The number of documents."""
