@@ -627,12 +627,3 @@ def test_paths_in_a_file_are_relative_to_it(tmp_path: Path) -> None:
         f"model({tmp_path}/e)",
         "svd(rank=[1,2])@1.*.key",
     ]
-
-
-def test_two_models_of_one_name_are_refused(folder: Path, text: Task) -> None:
-    model, _ = am.load_pretrained(folder / "a")
-    others = [am.AnotherModel("b", am.load_pretrained(folder / "a")[0]) for _ in range(2)]
-    with pytest.raises(am.AnamorphError, match="Two other models are called 'b'"):
-        am.audit(model, text, others, sequences=5)
-    found = am.audit(model, text, [others[0], others[0]], sequences=5)
-    assert found.results["simplification"].n_unique() == 2

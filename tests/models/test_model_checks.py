@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 import anamorph as am
-from anamorph.models.base import Batch, Edits, LayerKind, Ran, State
+from anamorph.models.base import Batch, Context, Edit, Edits, LayerKind, Ran, State
 from anamorph.models.checks import LAWS
 from anamorph.models.decoder import Positions
+from anamorph.models.tap import Tap
 
 TOKENS = torch.randint(0, 11, (5, 9), generator=torch.Generator().manual_seed(0))
 
@@ -265,3 +266,28 @@ def test_a_decoder_with_small_weights_keeps_every_law() -> None:
 
 def test_no_law_is_left_without_a_culprit() -> None:
     assert set(BROKEN.values()) == set(LAWS)
+
+
+@pytest.mark.parametrize("wrong", ["all rows", "beside", "at"])
+def test_a_tap_that_shows_an_edit_something_else_is_found(
+    wrong: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reads of the same layer, and rows: what a proxy in the last layer depends on."""
+    right = Tap.context
+
+    def context(self: Tap, kind: str, edit: Edit) -> Context:
+        found = right(self, kind, edit)
+        if wrong == "at":
+            return replace(found, at=None)
+        read = dict(found.read)
+        for key in edit.reads:
+            if wrong == "all rows" and key.layer < self.layer:
+                read[key] = self.read[key]
+            if wrong == "beside" and key.layer == self.layer:
+                read[key] = torch.zeros_like(read[key])
+        return replace(found, read=read)
+
+    monkeypatch.setattr(Tap, "context", context)
+    model = am.Decoder(am.DecoderConfig(20, 12, width=8, mlp=16)).eval()
+    with pytest.raises(AssertionError, match="an edit is shown what its run computed"):
+        am.check_model(model, torch.randint(20, (3, 8)))

@@ -148,6 +148,13 @@ class LastMoments(Moments):
         super().update(x)
 
 
+class NotAffine(SVD):
+    name = "broken"
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return super().__call__(x) + 1
+
+
 class OnlyLastChunk(SVD):
     name = "broken"
 
@@ -210,6 +217,7 @@ BROKEN = {
     TakesNan: "a NaN or infinity is refused",
     GivesDouble: "shape, dtype and device stay",
     LooksAround: "every point is mapped by itself",
+    NotAffine: "an affine map is what it says",
     Random: "a second fit gives the same",
     Remembers: "a second fit gives the same",
     LosesParts: "a statistic of parts teaches the same",

@@ -10,7 +10,6 @@ from anamorph.auditing.another import check_models
 from anamorph.auditing.options import AuditOptions
 from anamorph.auditing.samples import few_sequences, fit_data
 from anamorph.auditing.works import Auditor, Work, merge, plan
-from anamorph.errors import AnamorphError
 from anamorph.faithfulness.confidence import PRIOR_CORRELATION
 from anamorph.faithfulness.gaps import Thresholds
 from anamorph.faithfulness.measuring import ProxyInfo
@@ -19,7 +18,6 @@ from anamorph.faithfulness.tables import tabulate
 from anamorph.models.base import Model
 from anamorph.progress import Event, Watch, ignore
 from anamorph.simplifications import (
-    AnotherModel,
     FittedProxies,
     ProxySpec,
     Simplified,
@@ -145,18 +143,9 @@ def proxies_of(model: Model, simplify: Simplify, by: Sweep = "all") -> list[Prox
         by: as for `audit`.
 
     Raises:
-        AnamorphError: if a spec cannot be read or split so, or two other models have one name.
+        AnamorphError: if a spec cannot be read or split so.
     """
-    asked = listed(simplify)
-    others: dict[str, Model | None] = {}
-    for spec in asked:
-        known = isinstance(spec, AnotherModel) and others.setdefault(spec.name, spec.model)
-        if isinstance(spec, AnotherModel) and known is not spec.model:
-            raise AnamorphError(
-                f"Two other models are called {spec.name!r}, and results would name them alike; "
-                "give each a name of its own."
-            )
-    return list(dict.fromkeys(with_identity(sweep(asked, model.sites, by))))
+    return list(dict.fromkeys(with_identity(sweep(listed(simplify), model.sites, by))))
 
 
 def listed(simplify: Simplify) -> list[Spec]:

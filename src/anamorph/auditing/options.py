@@ -61,6 +61,9 @@ class AuditOptions:
         require("correlation", self.correlation, above=0, most=1)
         if self.learnt is not None:
             require("learnt", self.learnt, least=0, most=1)
+        for name in ("until", "correlation", "learnt"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, float(getattr(self, name)))
 
     def resolved(self, task: Task, model: Model) -> "AuditOptions":
         """With what task and model decide where the options leave it to them."""

@@ -53,7 +53,7 @@ class StackedEdit(Edit):
         """Every copy of one head: [1 or copy, batch, ...] to [copy, batch, ...]."""
         # Only of what maps this very tensor: a replacement is a function of others.
         affine = [
-            placed[head].affine() if head in placed and not placed[head].reads(site) else None
+            placed[head].product() if head in placed and not placed[head].reads(site) else None
             for site in [self.site(head)]
             for placed in self.placed
         ]

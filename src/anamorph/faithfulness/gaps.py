@@ -57,6 +57,7 @@ class Thresholds:
         for name, value in vars(self).items():
             least = 0.5 if name == "share" else 0
             require(f"The threshold {name}", value, least=least, most=1)
+            object.__setattr__(self, name, float(value))  # NumPy's are not JSON
 
 
 def benjamini_hochberg(p_values: NDArray[np.float64]) -> NDArray[np.float64]:

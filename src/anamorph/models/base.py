@@ -231,7 +231,7 @@ class Model(ABC):
             record: what to record; what other layers hold is left alone.
             at: [batch, query] the positions that count. Recorded patterns hold these rows only, and
                 in the last layer nothing is computed for other positions that they do not need
-                (recorded queries and what follows from them then hold these rows too).
+                (recorded queries and what follows from them may then hold these rows only).
         """
 
     def run(

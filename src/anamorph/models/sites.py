@@ -78,7 +78,7 @@ def match_sites(pattern: str, sites: Iterable[Site]) -> list[Site]:
         raise AnamorphError(
             f"The model has no site {what}. Its sites are: {describe_sites(sites)}."
             + (_SHARED if _shared(missing, sites) else "")
-            + (_BY_NAME if not found and left_out else "")
+            + (_BY_NAME if not found and left_out and any(p.text == "*" for p in kinds) else "")
         )
     return found
 

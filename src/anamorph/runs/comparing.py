@@ -10,7 +10,8 @@ from typing import Any
 from anamorph.errors import AnamorphError
 from anamorph.models.fingerprint import close_logits, differing
 from anamorph.runs.folder import Run
-from anamorph.tasks import Task
+from anamorph.tasks import FOUND, Task
+from anamorph.tasks.base import CANDIDATES
 
 FREE = ("about", "choices", "environment", "paper_steps", "source", "layout")
 """What may differ. Choices, what is said of the task, and how long the preset `paper` trains follow
@@ -18,6 +19,7 @@ from the rest, in words that may be mended; versions of other packages are warne
 or data came from is not what they are; the layout of files matters only to a run that goes on."""
 PLACES = {"task": ("data", "tokenizer"), "model": ("name",)}
 """Names and places of models and files: what these are, their fingerprints say."""
+PRINTS = "fingerprints"
 UNSAID = {"by": "all", "until": None, "correlation": 0.5, "batch_tokens": 4096}
 """What was always so of a trained study, before its `audit` said it."""
 
@@ -38,10 +40,19 @@ def differences(there: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]
             continue
         if key == "anamorph":
             found.append(f"it was made by anamorph {there.get(key)}, and this is {asked[key]}")
-        elif key == "fingerprints":
-            found += _of_fingerprints(there.get(key) or {}, asked[key])
+        elif key == PRINTS:
+            now = asked[key]
+            if there.get("layout") is None:  # whose digests of simplifications were made otherwise
+                now = {**now, "simplifications": (there.get(key) or {}).get("simplifications")}
+            found += _of_fingerprints(there.get(key) or {}, now)
         else:
-            found += _of_values(key, _unnamed(key, there.get(key)), _unnamed(key, asked[key]))
+            before, now = (_unnamed(key, spec.get(key)) for spec in (there, asked))
+            if key == "task" and _changed(there.get(PRINTS) or {}, asked.get(PRINTS) or {}, "data"):
+                # Their fingerprints say it in fewer words.
+                before, now = (
+                    {k: v for k, v in x.items() if k not in FOUND} for x in (before, now)
+                )
+            found += _of_values(key, before, now)
     return found
 
 
@@ -95,13 +106,22 @@ def _of_fingerprints(there: Mapping[str, Any], asked: Mapping[str, Any]) -> list
             "adapter, its configuration or its code differs"
         )
     for name in data:
-        found.append(f"the data of {name} differ" if name == "candidates" else f"{name!r} differs")
+        if name not in (there.get("data") or {}):
+            found.append(f"the split {name!r} is not there")
+        elif name not in asked["data"]:
+            found.append(f"the split {name!r} is not asked for")
+        else:
+            found.append(
+                "the data of candidates differ" if name == CANDIDATES else f"{name!r} differs"
+            )
     for name in _changed(there, asked, "models"):
         parts = _changed(there.get("models") or {}, asked.get("models") or {}, name)
         found.append(f"of {name}, {differing(parts)}")
     for name in _changed(there, asked, "metrics"):
         found.append(f"the metric {name}, or its code, differs")
     for name in _changed(there, asked, "simplifications"):
+        if name not in (there.get("simplifications") or {}) or name not in asked["simplifications"]:
+            continue  # it is not asked for in both, which their specs say
         found.append(f"what {name} reads or holds, or its code, differs")
     return found
 

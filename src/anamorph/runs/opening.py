@@ -55,7 +55,7 @@ def open_run(path: Path | str, spec: Mapping[str, Any]) -> Iterator[Run]:
             write_json(path / "spec.json", full)
             run = Run(path, full)
         else:
-            run = _of_this_layout(run)
+            run = _of_this_layout(run, spec)
             warn_of_versions(run)
         for leftover in path.rglob(".*.tmp"):  # of a write that was killed
             leftover.unlink(missing_ok=True)
@@ -96,8 +96,12 @@ def _existing(path: Path, spec: Mapping[str, Any]) -> Run | None:
     return run
 
 
-def _of_this_layout(run: Run) -> Run:
+def _of_this_layout(run: Run, spec: Mapping[str, Any]) -> Run:
     """An unfinished run, if its files are laid out as they are now; models always are.
+
+    Args:
+        run: of the same specification but for its layout and digests that follow from it.
+        spec: as for `open_run`.
 
     Raises:
         AnamorphError: if they are not.
@@ -111,7 +115,8 @@ def _of_this_layout(run: Run) -> Run:
             f"its files in another way. Delete {', '.join(map(str, old))}, and the same command "
             "goes on from its models; or give another --out."
         )
-    write_json(run.path / "spec.json", {**run.spec, "layout": LAYOUT})
+    now = {"layout": LAYOUT, "fingerprints": spec["fingerprints"]}
+    write_json(run.path / "spec.json", {**run.spec, **now})
     return load_run(run.path)
 
 

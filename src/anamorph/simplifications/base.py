@@ -181,7 +181,7 @@ class Chain(Simplification):
 
     def affine(self) -> tuple[Tensor, Tensor] | None:
         """The stages multiplied out, if all of them are affine."""
-        maps = [stage.affine() for stage in self.stages_]
+        maps = [stage.product() for stage in self.stages_]
         whole = maps[0]
         for part in maps[1:]:
             if whole is None or part is None:
@@ -212,7 +212,7 @@ class Chain(Simplification):
     def load_state(self, state: Mapping[str, Tensor]) -> Self:
         """Set what `state_dict` gave."""
         super().load_state({})
-        if state:
+        if state or not any(stage.state_dict() for stage in self.stages):
             self.stages_ = tuple(stage.clone() for stage in self.stages)
             for number, stage in enumerate(self.stages_):
                 own = {key.partition(".")[::2]: value for key, value in state.items()}

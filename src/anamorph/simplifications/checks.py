@@ -158,6 +158,17 @@ def _leading_axes(simplification: Simplification, sample: Sample) -> None:
     _require(_close(singly, whole), "one at a time, points map elsewhere")
 
 
+def _affine(simplification: Simplification, sample: Sample) -> None:
+    fitted = simplification.clone().fit(*sample.points)
+    said = fitted.affine()
+    if said is None:
+        return
+    _require(len(sample.points) == 1, "a replacement is a function of what it reads")
+    matrix, bias = (part.to(sample.points[0]) for part in said)
+    same = _close(sample.points[0] @ matrix + bias, fitted(*sample.given))
+    _require(same, "x @ matrix + bias is another point")
+
+
 def _refit(simplification: Simplification, sample: Sample) -> None:
     fresh = simplification.clone().fit(*sample.points)
     expected = fresh(*sample.given)
@@ -235,6 +246,7 @@ LAWS: dict[str, Check] = {
     "a NaN or infinity is refused": _nan,
     "shape, dtype and device stay": _shape,
     "every point is mapped by itself": _leading_axes,
+    "an affine map is what it says": _affine,
     "a second fit gives the same": _refit,
     "a statistic updated in chunks teaches the same": _streams,
     "a statistic of parts teaches the same": _merges,

@@ -16,6 +16,7 @@ from functools import cache
 from numbers import Integral
 from typing import Any, ClassVar, Self
 
+import numpy as np
 from torch import Tensor
 
 from anamorph.errors import AnamorphError
@@ -86,6 +87,15 @@ class Estimator(ABC):
         """
         return None
 
+    def product(self) -> tuple[Tensor, Tensor] | None:
+        """`affine()`, unless a class below the one that defines it maps points in another way."""
+        for kind in type(self).__mro__:
+            if "affine" in vars(kind):
+                return self.affine()
+            if not vars(kind).keys().isdisjoint(("apply", "__call__")):
+                break
+        return None
+
     def fit(self, x: Tensor) -> Self:
         """Learn from `x` [..., dim], and from nothing seen before.
 
@@ -147,7 +157,11 @@ class Estimator(ABC):
             extra: what is written besides the parameters.
         """
         defaults = self.defaults()
-        given = {k: v for k, v in self.get_params().items() if v != defaults[k] and k != without}
+        given = {
+            key: value
+            for key, value in self.get_params().items()
+            if key != without and not _same(value, defaults[key])
+        }
         given |= extra
         inside = ", ".join(f"{key}={_value_text(value)}" for key, value in given.items())
         return f"{self.name}({inside})" if inside else self.name
@@ -217,5 +231,13 @@ def is_learnt(name: str) -> bool:
     return name.endswith("_") and not name.startswith("_")
 
 
+def _same(value: object, default: object) -> bool:
+    if isinstance(value, Tensor | np.ndarray) or isinstance(default, Tensor | np.ndarray):
+        return _value_text(value) == _value_text(default)
+    return bool(value == default)
+
+
 def _value_text(value: object) -> str:
+    if isinstance(value, Tensor | np.ndarray):  # whose own text leaves out most of a large one
+        return f"array-{fingerprint_of(value)[:12]}"
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -7,6 +7,8 @@ reads, an array that it holds, its code. A digest of all that tells.
 from __future__ import annotations
 
 import pickle
+import sys
+import sysconfig
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import cached_property, partial
@@ -112,6 +114,9 @@ class _Digest:
                 continue
             for name in sorted(vars(part)):
                 value = vars(part)[name]
+                if name in ("name", "size_name"):  # words, which a folder may be called as well
+                    self.say(repr(value))
+                    continue
                 if isinstance(value, classmethod | staticmethod):
                     value = value.__func__
                 if isinstance(value, property):
@@ -133,13 +138,13 @@ class _Digest:
             self.take(_content(cell))
         for name in sorted(set(_names(function.__code__)) & set(function.__globals__)):
             value = function.__globals__[name]
-            if isinstance(value, ModuleType):
+            module = value if isinstance(value, ModuleType) else _module(value, function)
+            if module is not None and _installed(module):  # their version tells
                 continue
-            if (
-                not isinstance(value, type | FunctionType)
-                or value.__module__ == function.__module__
-            ):
-                self.say(name)
+            self.say(name)
+            if isinstance(value, ModuleType):
+                self.take_file(str(value.__file__))
+            else:
                 self.take(value)
 
     def take_code(self, code: CodeType) -> None:
@@ -157,6 +162,21 @@ def _names(code: CodeType) -> Iterable[str]:
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             yield from _names(constant)
+
+
+def _module(value: object, function: FunctionType) -> ModuleType | None:
+    """Where a function or class is from; None if it is of the same module, or anything else."""
+    if not isinstance(value, type | FunctionType) or value.__module__ == function.__module__:
+        return None
+    return sys.modules.get(value.__module__)
+
+
+def _installed(module: ModuleType) -> bool:
+    """Whether a module is ours, of Python or of an installed package."""
+    file = module.__spec__.origin if module.__spec__ is not None else module.__file__
+    folders = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
+    ours = module.__name__.partition(".")[0] == HOME
+    return ours or file is None or not Path(file).exists() or file.startswith(folders)
 
 
 def _content(cell: object) -> object:

@@ -193,8 +193,8 @@ class _Pass:
         """The points of each fit of an attachment."""
         groups: dict[Hashable, list[Place]] = {}
         for site in self.placed[attachment]:
-            same_fit = (site.layer, site.head, self.dims.get(site))
             place = (*attachment.simplification.reads(site), site)
+            same_fit = (site.layer, site.head, *map(self.dims.get, place))
             groups.setdefault(same_fit if attachment.joint else site, []).append(place)
         return list(map(tuple, groups.values()))
 

@@ -48,12 +48,12 @@ def expand(specs: Spec | Iterable[Spec]) -> list[ProxySpec]:
     """All proxies that the specs name, in order, each once.
 
     Raises:
-        AnamorphError: as `parse`; for things that do not name a proxy; and if two models have one
-            name.
+        AnamorphError: as `parse`; for things that do not name a proxy; and if one text names two
+            things, as results and works tell proxies by their text.
     """
     if isinstance(specs, Spec) or not isinstance(specs, Iterable):
         specs = [specs]
-    found: dict[ProxySpec, ProxySpec] = {}
+    found: dict[str, ProxySpec] = {}
     for spec in specs:
         if isinstance(spec, str):
             named = parse(spec)
@@ -68,11 +68,16 @@ def expand(specs: Spec | Iterable[Spec]) -> list[ProxySpec]:
                 "am.AnotherModel(name, model)."
             )
         for proxy in named:
-            other = found.setdefault(proxy, proxy)
+            other = found.setdefault(str(proxy), proxy)
             models = [p.model for p in (other, proxy) if isinstance(p, AnotherModel)]
-            if models and models[0] is not models[1]:
+            if models and models[0] is not models[-1]:
                 raise AnamorphError(f"{proxy} names two models; give each a name of its own.")
-    return list(found)
+            if other != proxy:
+                raise AnamorphError(
+                    f"{proxy} names two things, of different classes or with different values that "
+                    "are written alike; give each class a name of its own."
+                )
+    return list(found.values())
 
 
 def check_readable(proxies: Iterable[ProxySpec]) -> None:

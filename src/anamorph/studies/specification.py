@@ -26,6 +26,7 @@ from pydantic import (
 
 from anamorph.auditing.options import AuditOptions
 from anamorph.errors import AnamorphError
+from anamorph.faithfulness.gaps import Thresholds
 from anamorph.simplifications import AnotherModel
 from anamorph.simplifications.grammar import read_models
 from anamorph.tasks import task_names
@@ -68,10 +69,21 @@ class Specification(BaseModel):
             for e in error.errors():
                 own = e.get("ctx", {}).get("error")  # what our own checks say, and of what
                 said = str(own).rstrip(".") if own else f"{e['msg']} (given: {e['input']!r})"
+                if e["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+                    known = cls._names(*e["loc"][:-1])
+                    said = f"there is no such setting; expected one of {', '.join(known)}"
                 problems.append(": ".join(filter(None, (".".join(map(str, e["loc"])), said))))
             raise AnamorphError(
                 f"The specification in {where} does not fit: {'; '.join(problems)}."
             ) from error
+
+    @classmethod
+    def _names(cls, *place: int | str) -> list[str]:
+        """The settings that there are at a place of the specification."""
+        if not place:
+            return list(cls.model_fields)
+        kind = {"training": TrainingConfig, "audit": AuditOptions, "thresholds": Thresholds}
+        return [field.name for field in fields(kind[str(place[-1])])]
 
 
 class StudySpec(Specification):
@@ -172,7 +184,7 @@ class GivenSpec(Specification):
         if Path(self.model).exists():
             values["model"] = str(Path(self.model).absolute())
         named = [entry.partition("=") for entry in self.data]
-        values["data"] = [f"{role}={Path(path).absolute()}" for role, _, path in named]
+        values["data"] = [f"{role}={Path(expanduser(path)).absolute()}" for role, _, path in named]
         return values
 
 

@@ -178,10 +178,10 @@ def carry_out(study: Study, out: Path | str, workers: int | None = 1, watch: Wat
         AnamorphError: as `run_study` and `audit_given`.
     """
     with open_run(out, study.describe()) as run:
-        study.begin(run)
         if run.complete:
             study.check(run)
             return run
+        study.begin(run)
         _each_seed(study, run, workers, watch)
         tabulate_run(run, study)
         write_json(run.path / "claims.json", study.conclude(run))

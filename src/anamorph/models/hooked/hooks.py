@@ -224,12 +224,3 @@ def first_tensor(value: Any, what: str) -> Tensor:
             "in front."
         )
     return x
-
-
-def with_first(value: Any, x: Tensor) -> Any:
-    """The same with another first tensor."""
-    if isinstance(value, Tensor):
-        return x
-    if hasattr(value, "_replace"):  # a NamedTuple
-        return value._replace(**{value._fields[0]: x})
-    return type(value)([x, *value[1:]])

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from anamorph.errors import AnamorphError, require
 from anamorph.models.base import Batch, Edits, LayerKind, Ran, State
-from anamorph.models.hooked.hooks import Hook, first_tensor, resolve, with_first
+from anamorph.models.hooked.hooks import Hook, first_tensor, resolve
 from anamorph.models.hooked.run import HookedRun, site_name
 from anamorph.models.probe import AGAIN, Probe, known_ids
 from anamorph.models.sites import HEAD_KINDS, Site
 from anamorph.models.tap import rows_at
-from anamorph.models.wrapped import Wrapped, copies_of, same_up_to_rounding, still
+from anamorph.models.wrapped import Wrapped, copies_of, same_up_to_rounding, still, with_first
 
 Forward = Callable[[Any, Tensor, Tensor], Any]
 """Takes the module, tokens [batch, position] and mask [batch, position]; gives logits."""

@@ -112,7 +112,13 @@ def _with_like_heads(blocks: list[Block]) -> list[Block]:
     return [
         block
         if not block.heads or (block.heads, block.key_heads) == (like.heads, like.key_heads)
-        else Block(block.module, block.form, headless=other, ports=block.ports)
+        else Block(
+            block.module,
+            block.form,
+            headless=other,
+            ports=block.ports,
+            side_by_side=block.side_by_side,
+        )
         for block in blocks
     ]
 

@@ -222,7 +222,8 @@ class HuggingFace(Wrapped):
         )
         call = Call(tap)
         if len(residual) == 1 and heads_edited and not more and block.projection is not None:
-            call.attended = self._attended(index, state, block.projection).again(tap)
+            attended = self._attended(index, state, block.projection).again(tap)
+            call.attended = attended.expand(copies, *attended.shape[1:])
         if len(residual) < copies:
             residual = residual.expand(copies, *residual.shape[1:])
         call.shape, call.ports, stream = residual.shape[:3], block.ports, residual.flatten(0, 1)

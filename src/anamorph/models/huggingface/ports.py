@@ -7,6 +7,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from anamorph.models.huggingface.calls import Block, Call
+from anamorph.models.wrapped import with_first
 
 
 def hook_ports(blocks: Iterable[Block]) -> Callable[[], None]:
@@ -24,11 +25,8 @@ def hook_ports(blocks: Iterable[Block]) -> Callable[[], None]:
 
 
 def _on_output(module: nn.Module, inputs: Any, out: Any) -> Any:
-    several = isinstance(out, (tuple, list))
-    edited = _through(module, "output", out[0] if several else out)
-    if edited is None or not several:
-        return edited
-    return type(out)([edited, *out[1:]])
+    edited = _through(module, "output", out[0] if isinstance(out, (tuple, list)) else out)
+    return None if edited is None else with_first(out, edited)
 
 
 def _on_input(module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
@@ -49,11 +47,13 @@ def _through(module: nn.Module, side: Literal["input", "output"], x: Tensor) -> 
     for kind, port in call.ports.items():
         if port.module is not module or port.side != side or not call.tap.concerns(kind):
             continue
-        site = (x if passed is None else passed).reshape(*call.shape, -1)
+        before = x if passed is None else passed
+        site = before.reshape(*call.shape, -1)
         site = site if port.scale == 1 else site * port.scale
         site = _onto_stream(call, kind, site) if port.onto_stream else call.tap(kind, site)
         # A copy, as some blocks add to it in place, and what is recorded must stay as it is.
-        passed = (site / port.scale).view(x.shape)
+        edited = kind in call.tap.here  # else the scale, there and back, would round
+        passed = (site / port.scale).view(x.shape) if edited else before.clone()
     return passed
 
 

@@ -177,7 +177,8 @@ def key_query(run: Findings) -> Figure | None:
         title="What keys and queries encode",
         caption="Activations of a site on its first two singular directions, a point a token. If "
         "colours that are ordered within the trained range fold back, crowd or scatter on another "
-        f"split, two components do not carry what they seemed to.{_of_seed(run)}",
+        f"split, two components do not carry what they seemed to. Grey: without a "
+        f"label.{_of_seed(run)}",
         chart=panels(
             _points(facets),
             by="split",
@@ -232,7 +233,7 @@ def _points(facets: Sequence[str]) -> alt.Chart:
     return points.encode(
         x=alt.X("x:Q", title="component 1", axis=axis, scale=scale),
         y=alt.Y("y:Q", title="component 2", axis=axis, scale=scale),
-        color=color,
+        color=alt.condition("datum.shade === 'none'", alt.value("var(--soft)"), color),
         tooltip=tips("token:N", "position:N", *levels),
     )
 

@@ -6,7 +6,7 @@ import altair as alt
 import polars as pl
 
 from anamorph.analysis.findings import Findings
-from anamorph.analysis.words import facet_label, split_label, threshold
+from anamorph.analysis.words import facet_label, listing, percent, split_label, threshold
 from anamorph.faithfulness.levels import level_gaps
 from anamorph.report.charts.parts import POINTS, QUIET, SPLIT, interval, panels, proxy_menu, tips
 from anamorph.report.figure import DETAILED, Choice, Figure, natural, slug
@@ -47,7 +47,7 @@ def gap_by_kind(run: Findings) -> Figure | None:
         "positions, with a 95 % interval a level (of twenty levels, one may lie outside its own). "
         "Points are as large as the kind is common; its share of the split's positions stands at "
         "the right, as a large gap in a rare kind counts for little. Intervals "
-        f"of kinds below {threshold(COMMON)} are cut where the others end.",
+        f"of kinds below {threshold(COMMON)} are cut where the others end.{_left_out(run)}",
         chart=panels(
             *_layers(run, natural(frame["level"].to_list())),
             by="split",
@@ -62,6 +62,28 @@ def gap_by_kind(run: Findings) -> Figure | None:
         heading=f"{facet.shown} + ' — ' + {proxy.shown}",
         panel=PANEL + 75,
         stills={"": {}} | {f"_{slug(name)}": {"facet": c} for name, c in facet.codes.items()},
+    )
+
+
+def _left_out(run: Findings) -> str:
+    """How much of which splits is not shown, as iid has no such level."""
+    shares = (
+        level_gaps(run.results)
+        .group_by("simplification", "split", "facet", maintain_order=True)
+        .agg(pl.col("share").sum(), left=pl.col("share").filter(pl.col("iid").is_null()).sum())
+        .filter(pl.col("left") > COMMON)
+        .unique(["split", "facet"], keep="first", maintain_order=True)
+    )
+    if shares.is_empty():
+        return ""
+    about = About.of(run.spec)
+    told = [
+        f"{percent(left)} of {split_label(split)} by {facet_label(facet, about.labels)}"
+        for split, facet, left in shares.select("split", "facet", "left").iter_rows()
+    ]
+    return (
+        " Kinds that iid does not have have no gap and are not here, but in the next figure: "
+        f"{listing(told)}."
     )
 
 
