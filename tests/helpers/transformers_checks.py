@@ -213,7 +213,7 @@ def heads(model: am.HuggingFace, plain: Plain) -> list[str]:
                 )
                 require(edited, expected, f"logits with half of the last {kind} of layer {layer}")
                 checked.append(kind)
-        attention: Any = model.blocks[layer].attention
+        attention: Any = model.blocks[layer].heads.module
         scaling = getattr(attention, "scaling", None)
         for kind in ("query", "key"):
             if isinstance(scaling, float):

@@ -218,9 +218,11 @@ def test_a_plain_projection_is_a_matrix() -> None:
     assert found is not None and torch.equal(found, linear.weight.T)
     for name, attention in (("llama", "self_attn.o_proj"), ("gpt2", "attn.c_proj")):
         block = am.HuggingFace(make(name)).blocks[0]
-        assert block.projection is block.module.get_submodule(attention)
+        assert block.heads.projection is block.module.get_submodule(attention)
         width = torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(0))
-        assert linear_matrix(block.projection, width, block.projection(width)) is not None
+        assert (
+            linear_matrix(block.heads.projection, width, block.heads.projection(width)) is not None
+        )
     linear.register_forward_hook(lambda module, inputs, out: out * 0.5)
     assert linear_matrix(linear, heads, linear(heads)) is None
 

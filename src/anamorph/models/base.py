@@ -103,6 +103,11 @@ class Batch:
     tokens: Tensor
     mask: Tensor
 
+    @classmethod
+    def whole(cls, tokens: Tensor) -> "Batch":
+        """Sequences [batch, position] without padding."""
+        return cls(tokens, torch.ones_like(tokens, dtype=torch.bool))
+
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on another device."""
         return replace(self, tokens=self.tokens.to(device), mask=self.mask.to(device))

@@ -4,15 +4,15 @@ A proxy starts at its first edited block. There, queries, keys and values are th
 the same for all proxies; only the heads that some edit touches attend again.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
 from anamorph.models.huggingface.attention import Attention
-from anamorph.models.huggingface.calls import Call, Form, Stop
+from anamorph.models.huggingface.calls import Attending
 from anamorph.models.sites import HEAD_KINDS, Site
 from anamorph.models.tap import Tap, rows_at
 from anamorph.models.wrapped import same_up_to_rounding
@@ -36,6 +36,14 @@ class Attended:
     given: Tensor
     projection: nn.Module
     matrix: Tensor | None
+
+    @classmethod
+    def of(cls, call: Attending, projection: nn.Module) -> Self:
+        """What a block attended until it stopped, in a module that ends with a projection."""
+        (attention, output), given = call.seen[-1], call.given
+        assert given is not None
+        matrix = linear_matrix(projection, side_by_side(output)[0], given)
+        return cls(attention, output, given, projection, matrix)
 
     def again(self, tap: Tap) -> Tensor:
         """[copy, batch, position, width] what the module gives with edits to some heads.
@@ -94,40 +102,6 @@ class Attended:
                 kept = attention.pattern(own, read, [site.head], tap.at)
             tap.recorded[site] = kept[:, :, 0]
         return output
-
-
-@dataclass
-class Attending(Call):
-    """A block runs up to the end of its attention module.
-
-    Attributes:
-        attention: what the attention module handed over.
-        output: [copy, batch, head, position, dim] what the heads give.
-        given: [copy · batch, position, width] what the attention module gave.
-    """
-
-    attention: Attention | None = None
-    output: Tensor | None = None
-    given: Tensor | None = None
-
-    def module(self, form: Form, run: Callable[[], Any]) -> Any:
-        """What it gives, if nothing in it attends."""
-        out = run()
-        if self.attention is not None:
-            self.given = form.first(out)
-            raise Stop
-        return out
-
-    def attend(self, attention: Attention) -> Tensor:
-        """What the heads give."""
-        self.attention, self.output = attention, super().attend(attention)
-        return self.output
-
-    def through(self, projection: nn.Module) -> Attended:
-        """All of it, of a module that ends with a projection."""
-        assert self.attention is not None and self.output is not None and self.given is not None
-        matrix = linear_matrix(projection, side_by_side(self.output)[0], self.given)
-        return Attended(self.attention, self.output, self.given, projection, matrix)
 
 
 def side_by_side(output: Tensor) -> Tensor:

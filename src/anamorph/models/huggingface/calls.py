@@ -13,6 +13,7 @@ from typing import Any, Literal, Optional
 from torch import Tensor, nn
 
 from anamorph.models.huggingface.attention import Attention
+from anamorph.models.layout import HeadLayout
 from anamorph.models.tap import Tap
 
 
@@ -65,19 +66,32 @@ class Port:
 
 
 @dataclass(frozen=True)
+class Heads:
+    """How the heads of a block attend.
+
+    Attributes:
+        module: the attention module, which calls the attention function.
+        form: in what it gives its tensor.
+        projection: the output projection, if the attention module ends with it.
+        layout: how many heads there are.
+        dims: of query, key, value and output.
+    """
+
+    module: nn.Module
+    form: Form
+    projection: nn.Module | None
+    layout: HeadLayout
+    dims: Mapping[str, int]
+
+
+@dataclass(frozen=True)
 class Block:
     """A block and where its parts are.
 
     Attributes:
         module: the block.
         form: in what it gives the residual stream.
-        attention: the module that calls the attention function; None if there is none that goes
-            through the interface.
-        attends: in what the attention module gives its tensor.
-        projection: the output projection, if the attention module ends with it.
-        heads: query heads.
-        key_heads: key and value heads.
-        dims: of query, key, value and output.
+        heads: None if there are none whose attention goes through the interface.
         headless: why there are no sites of heads, as the end of a sentence; empty if there are.
         ports: by kind, where the sites `attention`, `middle`, `mlp_input` and `mlp` are; in the
             order in which their tensors pass.
@@ -87,12 +101,7 @@ class Block:
 
     module: nn.Module
     form: Form = Form()
-    attention: nn.Module | None = None
-    attends: Form = Form()
-    projection: nn.Module | None = None
-    heads: int = 0
-    key_heads: int = 0
-    dims: Mapping[str, int] = field(default_factory=dict)
+    heads: Heads | None = None
     headless: str = ""
     ports: Mapping[str, Port] = field(default_factory=dict)
     side_by_side: bool = False
@@ -142,23 +151,31 @@ class Call:
 
     Attributes:
         tap: through which the tensors of a block pass.
+        attended: [copy, batch, position, width] stands in for what the attention module gives.
         shape: (copy, batch, position) of the residual stream, whose first two are one axis inside.
         ports: of the block, see `Block`.
         stream: [copy · batch, position, width] what the block is given. An edit of `middle` may
             overwrite it.
-        attended: [copy, batch, position, width] stands in for what the attention module gives.
     """
 
     tap: Tap = field(default_factory=Tap.idle)
-    shape: tuple[int, ...] = ()
+    attended: Tensor | None = None
+    shape: tuple[int, ...] = (1,)
     ports: Mapping[str, Port] = field(default_factory=dict)
     stream: Tensor | None = None
-    attended: Tensor | None = None
 
     @staticmethod
     def now() -> Optional["Call"]:
         """This thread's."""
         return _thread.call
+
+    def run(self, block: Block, given: Given, residual: Tensor) -> Tensor:
+        """What a block makes of [copy, batch, position, width], given as before but for that."""
+        self.shape, self.ports, stream = residual.shape[:3], block.ports, residual.flatten(0, 1)
+        self.stream = stream.clone() if "middle" in self.tap.here else stream
+        with current(self):
+            out = given.call(block.module, self.stream)
+        return block.form.first(out).view(residual.shape)
 
     def block(self, block: Block, run: Callable[..., Any], given: Given) -> Any:
         """What a block gives; `run` is what it does by itself."""
@@ -205,28 +222,49 @@ class StandIn(Call):
 
 
 @dataclass
-class Probing(Call):
-    """What happens is looked at.
+class Attending(Call):
+    """What attends is kept, and a block runs up to the end of its attention module, if known.
 
     Attributes:
-        blocks: the module of each block, what it was given, what it gave, and what it attended.
-        seen: whatever attended so far.
+        seen: what attention modules handed over, and [copy, batch, head, position, dim] what their
+            heads gave.
+        given: [copy · batch, position, width] what the attention module of a block gave.
     """
 
-    blocks: list[tuple[nn.Module, Given, Any, list[Attention]]] = field(default_factory=list)
-    seen: list[Attention] = field(default_factory=list)
+    seen: list[tuple[Attention, Tensor]] = field(default_factory=list)
+    given: Tensor | None = None
 
-    def block(self, block: Block, run: Callable[..., Any], given: Given) -> Any:
-        """What it gives."""
-        before, kept = len(self.seen), replace(given, stream=given.stream.clone())
-        out = given.call(run, given.stream)
-        self.blocks.append((block.module, kept, out, self.seen[before:]))
+    def module(self, form: Form, run: Callable[[], Any]) -> Any:
+        """What it gives, if nothing in it attends."""
+        out = run()
+        if self.seen:
+            self.given = form.first(out)
+            raise Stop
         return out
 
     def attend(self, attention: Attention) -> Tensor:
         """What the heads give."""
-        self.seen.append(attention)
-        return super().attend(attention)
+        output = super().attend(attention)
+        self.seen.append((attention, output))
+        return output
+
+
+@dataclass
+class Probing(Attending):
+    """What blocks are given and give is kept, too.
+
+    Attributes:
+        blocks: the module of each block, what it was given and what it gave.
+    """
+
+    blocks: list[tuple[nn.Module, Given, Any]] = field(default_factory=list)
+
+    def block(self, block: Block, run: Callable[..., Any], given: Given) -> Any:
+        """What it gives."""
+        kept = replace(given, stream=given.stream.clone())
+        out = given.call(run, given.stream)
+        self.blocks.append((block.module, kept, out))
+        return out
 
 
 class _Thread(threading.local):

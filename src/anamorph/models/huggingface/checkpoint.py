@@ -8,7 +8,7 @@ import pickle
 import re
 import warnings
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -135,13 +135,11 @@ def _cause(model: nn.Module, missing: Collection[str], left: Collection[str]) ->
         )
     extra = _extra(missing, left)
     if extra:
-        cause = f"names in the file have {extra!r} in addition"
         wrapper = next((w for part, w in WRAPPERS.items() if part in extra.split(".")), None)
-        if wrapper is not None:
-            cause += f", as those of a model that {wrapper} wraps"
+        by = "" if wrapper is None else f", as those of a model that {wrapper} wraps"
         return (
-            f"The {cause}: save the model that is inside with save_pretrained, or take {extra!r} "
-            "out of the names."
+            f"The names in the file have {extra!r} in addition{by}: save the model that is inside "
+            f"with save_pretrained, or take {extra!r} out of the names."
         )
     base = f"{cast(Any, model).base_model_prefix}."
     if missing and not any(name.startswith(base) for name in missing):
@@ -156,27 +154,21 @@ def _cause(model: nn.Module, missing: Collection[str], left: Collection[str]) ->
 
 
 def _extra(missing: Collection[str], left: Collection[str]) -> str | None:
-    """The part that most of the names left over have in addition to names that are missing."""
-    wanted = set(missing)
-    found: Counter[str] = Counter()
+    """What most of the names left over have in addition to names that are missing."""
+    wanted, found = {tuple(name.split(".")) for name in missing}, Counter[str]()
     for name in left:
-        parts = name.split(".")
-        for start, end in _cuts(parts):
-            if ".".join(parts[:start] + parts[end:]) in wanted:
-                found[".".join(parts[start:end]) + "."] += 1
-                break
-        else:
-            within = [part for part in parts if part not in WRAPPERS]
-            if within != parts and ".".join(within) in wanted:
-                found[next(part for part in parts if part in WRAPPERS) + "."] += 1
+        parts = tuple(name.split("."))
+        ways = [  # to take one to three parts that follow each other out, the front first
+            (parts[start : start + length], parts[:start] + parts[start + length :])
+            for length in (1, 2, 3)
+            for start in range(len(parts) - length)
+        ]
+        wrappers = tuple(part for part in parts if part in WRAPPERS)
+        ways.append((wrappers[:1], tuple(part for part in parts if part not in WRAPPERS)))
+        extra = next((extra for extra, rest in ways if extra and rest in wanted), None)
+        if extra is not None:
+            found[".".join(extra) + "."] += 1
     return found.most_common(1)[0][0] if found else None
-
-
-def _cuts(parts: list[str]) -> Iterator[tuple[int, int]]:
-    """Where one to three parts that follow each other may be taken out, the front first."""
-    for length in (1, 2, 3):
-        for start in range(len(parts) - length):
-            yield start, start + length
 
 
 def _needed(model: nn.Module, key: str) -> bool:
@@ -204,28 +196,24 @@ def _needed(model: nn.Module, key: str) -> bool:
 
 def _require_numbers(model: nn.Module) -> None:
     """Refuse weights that are not there, not finite, or all zero."""
-    largest = {name: _largest(weight) for name, weight in model.named_parameters()}
-    lost = [name for name, size in largest.items() if size is None]
-    if lost:
+    weights = dict(model.named_parameters())
+    if lost := [name for name, weight in weights.items() if weight.is_meta]:
         raise AnamorphError(f"{_some(lost)} {_has(lost)} no numbers: nothing was loaded into them.")
-    bad = [name for name, size in largest.items() if size is None or not size < torch.inf]
-    if bad:
+    largest = {name: _largest(weight) for name, weight in weights.items()}
+    if bad := [name for name, size in largest.items() if not size < torch.inf]:
         raise AnamorphError(
             f"{_some(bad)} {_has(bad)} NaN or infinite numbers, so every logit would be NaN. The "
             "training diverged, or the file is damaged: give an earlier checkpoint."
         )
-    matrices = [name for name, weight in model.named_parameters() if weight.dim() > 1]
-    if not any(largest[name] for name in matrices):
+    if not any(largest[name] for name, weight in weights.items() if weight.dim() > 1):
         raise AnamorphError(
             "All weights are zero: the file was written before the weights were in it (as sharded "
             "training does). Gather the weights, then save."
         )
 
 
-def _largest(weight: Tensor) -> float | None:
-    """The largest magnitude, NaN if there is one, and None without numbers."""
-    if weight.is_meta:
-        return None
+def _largest(weight: Tensor) -> float:
+    """The largest magnitude, NaN if there is one."""
     if not weight.numel():
         return 0.0
     low, high = weight.detach().aminmax()

@@ -1,6 +1,7 @@
 """Exchange what is needed to audit a Hugging Face model, and put everything back as it was."""
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import cache, partial
 from typing import Any
 
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from anamorph.models.huggingface.attention import Attention
-from anamorph.models.huggingface.calls import Block, Call, Form, Given
+from anamorph.models.huggingface.calls import Block, Call, Given, Heads
 from anamorph.models.huggingface.ports import hook_ports
 from anamorph.models.wrapped import still
 
@@ -31,28 +32,23 @@ def exchange(model: nn.Module, blocks: Sequence[Block], attention: bool) -> Call
         what undoes all of it.
     """
     _register()
-    undo: list[Callable[[], None]] = [still(model)]
+    undo = ExitStack()
+    undo.callback(still(model))
     for module in model.modules():
         config: Any = getattr(module, "config", None)
         own = getattr(config, "_attn_implementation_internal", NAME)
         if attention and own != NAME:  # configs are shared
-            undo.append(_set(config, "_attn_implementation_internal", NAME))
+            undo.callback(_set(config, "_attn_implementation_internal", NAME))
         if _is_gelu(module):
-            undo.append(_set(module, "forward", partial(functional.gelu, approximate="tanh")))
+            undo.callback(_set(module, "forward", partial(functional.gelu, approximate="tanh")))
     wrapped: set[nn.Module] = set()  # some blocks share modules
     for block in blocks:
-        undo.append(_set(block.module, "forward", _block_forward(block)))
-        if block.attention is not None and block.attention not in wrapped:
-            wrapped.add(block.attention)
-            forward = _module_forward(block.attention, block.attends)
-            undo.append(_set(block.attention, "forward", forward))
-    undo.append(hook_ports(blocks))
-
-    def back() -> None:
-        while undo:
-            undo.pop()()
-
-    return back
+        undo.callback(_set(block.module, "forward", _block_forward(block)))
+        if block.heads is not None and block.heads.module not in wrapped:
+            wrapped.add(block.heads.module)
+            undo.callback(_set(block.heads.module, "forward", _module_forward(block.heads)))
+    undo.enter_context(hook_ports(blocks))
+    return undo.close
 
 
 def attention_forward(
@@ -69,8 +65,7 @@ def attention_forward(
         AnamorphError: if it is given something that changes what it computes in an unknown way.
     """
     call = Call.now() or Call()
-    copies = call.shape[0] if call.shape else 1
-    attention = Attention.of(module, (query, key, value), attention_mask, options, copies)
+    attention = Attention.of(module, (query, key, value), attention_mask, options, call.shape[0])
     heads = call.attend(attention).transpose(2, 3)  # [copy, batch, position, head, dim]
     if call.tap.concerns("heads"):
         heads = call.tap("heads", heads.flatten(3)).unflatten(3, heads.shape[3:])  # type: ignore[no-untyped-call]
@@ -90,13 +85,13 @@ def _block_forward(block: Block) -> Callable[..., Any]:
     return forward
 
 
-def _module_forward(module: nn.Module, form: Form) -> Callable[..., Any]:
+def _module_forward(heads: Heads) -> Callable[..., Any]:
     """An attention module's `forward`, which asks what is to happen."""
-    original = module.forward
+    original = heads.module.forward
 
     def forward(*arguments: Any, **keywords: Any) -> Any:
         call, run = Call.now(), partial(original, *arguments, **keywords)
-        return run() if call is None else call.module(form, run)
+        return run() if call is None else call.module(heads.form, run)
 
     return forward
 

@@ -54,21 +54,19 @@ def _text(reader: Any, name: str) -> str:
 
 def _require_layers(model: nn.Module, reader: Any) -> None:
     """Whether every layer of the file fits into a layer of the model."""
-    held: Counter[int] = Counter()
+    held, taken = Counter[int](), Counter[int]()
     names: dict[int, str] = {}
     for tensor in reader.tensors:
         if place := re.match(r"blk\.(\d+)\.", tensor.name):
             held[int(place[1])] += int(tensor.n_elements)
             names.setdefault(int(place[1]), tensor.name)
-    taken: Counter[int] = Counter()
     for name, value in model.state_dict().items():
         if place := re.search(r"\.(\d+)\.", name):
             taken[int(place[1])] += value.numel()
     further = any(key.endswith(".nextn_predict_layers") for key in reader.fields)
     for layer in sorted(held):
-        if further and layer not in taken:
-            continue  # it predicts tokens further ahead
-        if held[layer] > taken[layer]:
+        ahead = further and layer not in taken  # it predicts tokens further ahead
+        if held[layer] > taken[layer] and not ahead:
             raise AnamorphError(
                 f"Layer {layer} of the file ({names[layer]} and others) holds {held[layer]:,} "
                 f"numbers, and that of {type(model).__name__} {taken[layer]:,}: transformers would "
@@ -79,8 +77,6 @@ def _require_layers(model: nn.Module, reader: Any) -> None:
 
 def _scale(model: nn.Module, factors: torch.Tensor) -> bool:
     """Divide rotary frequencies by [pairs] factors, as llama.cpp does; whether there are any."""
-    every = [module._buffers.get("inv_freq") for module in model.modules()]
-    found = [x for x in every if x is not None and x.shape == factors.shape]
-    for frequencies in found:
-        frequencies.div_(factors)
+    named = [x for name, x in model.named_buffers() if name.split(".")[-1] == "inv_freq"]
+    found = [x.div_(factors) for x in named if x.shape == factors.shape]
     return bool(found)

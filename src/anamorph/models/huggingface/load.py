@@ -53,8 +53,7 @@ def load_pretrained(source: Path | str, *, hub: bool = False) -> tuple[HuggingFa
 def load_model(source: Path | str, *, hub: bool = False) -> HuggingFace:
     """The same without a tokenizer, which need not be there."""
     with _loading(source, hub) as (transformers, where, options):
-        config = _config(transformers, where, options)
-        model = _model(transformers, where, config, options)
+        model = _model(transformers, where, _config(transformers, where, options), options)
     return HuggingFace(model)
 
 
@@ -95,52 +94,38 @@ def _tokenizer(transformers: Any, where: str | Path, options: dict[str, Any]) ->
         ) from error
 
 
-def _refuse_adapter(transformers: Any, where: str | Path, options: dict[str, Any]) -> None:
-    """Refuse a folder with an adapter, alone or beside a model."""
-    find = transformers.utils.find_adapter_config_file
-    files = [file.name for file in sorted(Path(where).glob("adapter_model.*"))]
-    if find(str(where), local_files_only=options["local_files_only"]) is not None:
-        files = ["adapter_config.json"]
-    if not files:
-        return
-    raise AnamorphError(
-        f"An adapter ({files[0]}) lies in {where}, and would be ignored or added "
-        "unasked. To audit the model with it, merge it into its base model with peft "
-        "(model.merge_and_unload(), then save_pretrained) and give that folder; to audit the base "
-        "model, give a folder without the adapter."
-    )
-
-
 def _config(transformers: Any, where: str | Path, options: dict[str, Any]) -> Any:
-    """The configuration, if it is that of a language model that transformers knows.
-
-    Raises:
-        AnamorphError: if it is not.
-    """
-    _refuse_adapter(transformers, where, options)
+    """The configuration of a language model that transformers knows, with no adapter beside it."""
+    find = transformers.utils.find_adapter_config_file
+    adapters = [file.name for file in sorted(Path(where).glob("adapter_model.*"))]
+    if find(str(where), local_files_only=options["local_files_only"]) is not None:
+        adapters = ["adapter_config.json"]
+    if adapters:
+        raise AnamorphError(
+            f"An adapter ({adapters[0]}) lies in {where}, and would be ignored or added "
+            "unasked. To audit the model with it, merge it into its base model with peft "
+            "(model.merge_and_unload(), then save_pretrained) and give that folder; to audit the "
+            "base model, give a folder without the adapter."
+        )
     if "gguf_file" not in options:
         given, _ = transformers.PreTrainedConfig.get_config_dict(where, **options)
         kind = given.get("model_type")
         if kind is not None and kind not in transformers.CONFIG_MAPPING:
+            what_to_do = (
+                "It brings its own code, and code that comes with a model is not run: load it "
+                "yourself and give the module to am.HookedModel."
+                if "auto_map" in given
+                else "A newer version may."
+            )
             raise AnamorphError(
                 f"{where} is a model of type {kind!r}, which transformers "
-                f"{transformers.__version__} does not have. "
-                + (
-                    "It brings its own code, and code that comes with a model is not run: load it "
-                    "yourself and give the module to am.HookedModel."
-                    if "auto_map" in given
-                    else "A newer version may."
-                )
+                f"{transformers.__version__} does not have. {what_to_do}"
             )
     return transformers.AutoConfig.from_pretrained(where, **options)
 
 
 def _class_for(transformers: Any, config: Any) -> Any:
-    """The class that loads a configuration's model: the one it names, if that will do.
-
-    Raises:
-        AnamorphError: if it is not a causal or masked language model.
-    """
+    """The class that loads a configuration's model: the one it names, if that will do."""
     names = transformers.models.auto.modeling_auto
     causal = names.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     masked = names.MODEL_FOR_MASKED_LM_MAPPING_NAMES
@@ -162,16 +147,15 @@ def _class_for(transformers: Any, config: Any) -> Any:
     ):
         for name in set(architectures) & set(mapping.values()):
             return auto if kind in mapping else getattr(transformers, name)
-    if kind not in causal and kind not in masked:
+    if kind not in {**causal, **masked}:
         raise AnamorphError(
             f"The checkpoint is of {what}, which is not a causal or masked language model of text. "
             "If it has a language model inside, save that by itself; am.HookedModel takes any "
             "module."
         )
-    decodes = kind in causal and getattr(config, "is_decoder", False)
-    if kind in masked and not decodes:
-        return transformers.AutoModelForMaskedLM
-    return transformers.AutoModelForCausalLM
+    if kind in causal and (kind not in masked or getattr(config, "is_decoder", False)):
+        return transformers.AutoModelForCausalLM
+    return transformers.AutoModelForMaskedLM
 
 
 @contextmanager

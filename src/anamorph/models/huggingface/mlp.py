@@ -4,6 +4,7 @@ It is found by value: a block is watched while it runs, and its output has to be
 was before, plus the output of one submodule. Names only help to choose among several such.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 
@@ -36,6 +37,19 @@ class Added:
     beside_scale: float = 1.0
     norm: Seen | None = None
 
+    def ends(self, mlp: Tensor, beside: Tensor | None = None) -> Tensor:
+        """What the block gives if its MLP and, in the same sum, attention add something else.
+
+        Args:
+            mlp: [batch, position, width] what the MLP adds.
+            beside: [batch, position, width] what attention adds; None for what it added.
+        """
+        if self.beside is not None:
+            assert self.beside.out is not None
+            mlp = (self.beside_scale * self.beside.out if beside is None else beside) + mlp
+        total = self.stream + mlp
+        return total if self.norm is None else self.norm.module(total)
+
 
 def find_mlp(watch: Watch, attention: nn.Module | None) -> Added | None:
     """What the MLP of a block adds, and to what; None where no submodule's output is that.
@@ -50,23 +64,24 @@ def find_mlp(watch: Watch, attention: nn.Module | None) -> Added | None:
         last = seen.out is not None and same_up_to_rounding(seen.out, watch.out)
         if last and given is not None and not any(seen.module.children()):
             sums.append((given, seen))
+    return next(filter(None, _candidates(watch, attention, sums)), None)
+
+
+def _candidates(
+    watch: Watch, attention: nn.Module | None, sums: list[tuple[Tensor, Seen | None]]
+) -> Iterator[Added | None]:
+    """What each submodule adds to a total, if it does, the likely ones first."""
     known = {seen.path: seen for seen in watch.once}
     named = [known[name] for name in MLP_NAMES if name in known]
-    for seen, (total, norm) in product(named, sums):
-        if added := _added_last(seen, total, norm, watch):
-            return added
+    for seen, total in product(named, sums):
+        yield _added_last(seen, *total, watch)
     attentions = _attentions(watch, attention)
     for seen in named:
-        if added := _added_beside(seen, watch.out, None, watch, attentions):
-            return added
-    others = [s for s in known.values() if s not in named and s not in attentions]
-    for seen in sorted(others, key=lambda seen: seen.path.count(".")):
-        for total, norm in sums:
-            added = _added_last(seen, total, norm, watch)
-            added = added or _added_beside(seen, total, norm, watch, attentions)
-            if added:
-                return added
-    return None
+        yield _added_beside(seen, *sums[0], watch, attentions)
+    others = [seen for seen in known.values() if seen not in named and seen not in attentions]
+    for seen, total in product(sorted(others, key=lambda seen: seen.path.count(".")), sums):
+        yield _added_last(seen, *total, watch)
+        yield _added_beside(seen, *total, watch, attentions)
 
 
 def _added_last(seen: Seen, total: Tensor, norm: Seen | None, watch: Watch) -> Added | None:

@@ -23,9 +23,10 @@ from torch import Tensor, nn
 from anamorph.errors import AnamorphError
 from anamorph.models.base import Batch, Edits, LayerKind, Ran, State
 from anamorph.models.fingerprint import CONFIGURATION, digest_of
-from anamorph.models.huggingface.again import Attended, Attending
+from anamorph.models.huggingface.again import Attended
 from anamorph.models.huggingface.blocks import OUTSIDE, CannotSplit, blocks_of, probe
 from anamorph.models.huggingface.calls import (
+    Attending,
     Call,
     Given,
     Listing,
@@ -48,6 +49,7 @@ from anamorph.models.sites import HEAD_KINDS, LAYER_KINDS, Site
 from anamorph.models.tap import Tap, rows_at
 from anamorph.models.wrapped import Wrapped, copies_of, same_up_to_rounding
 
+OF_HEADS = frozenset({*HEAD_KINDS, "heads"})
 LONGEST = 2_048  # a context up to which it is tried whether it is true
 
 
@@ -111,14 +113,13 @@ class HuggingFace(Wrapped):
         self._memory = _Memory()
         with torch.inference_mode():
             reference = Reference.of(model, self.context)
-            self.blocks = blocks_of(model, lambda: own_logits(model, reference.tokens))
+            self.blocks = blocks_of(model, reference.tokens)
             self.layers = len(self.blocks)
             self.causal, self.parallel = reference.causal, reference.parallel
             self.vocabulary, self._dtype = reference.plain.shape[-1], reference.plain.dtype
             self._takes_padding = reference.causal or reference.pads
             self._explore(reference)
             self.context = self._usable_context(reference.tokens)
-            self._as_one = self._may_be_one(reference)
 
     @property
     def sites(self) -> list[Site]:
@@ -126,15 +127,15 @@ class HuggingFace(Wrapped):
         heads = [
             Site(layer, head, kind)
             for kind, (layer, block) in product(HEAD_KINDS, enumerate(self.blocks))
-            if block.attention is not None
-            for head in range(block.key_heads if kind in ("key", "value") else block.heads)
+            if block.heads is not None
+            for head in range(block.heads.layout.count(kind))
         ]
         return heads + [
             Site(layer, None, kind)
             for kind, (layer, block) in product(LAYER_KINDS, enumerate(self.blocks))
             if kind == "residual"
             or kind in block.ports
-            or (kind == "heads" and block.attention is not None)
+            or (kind == "heads" and block.heads is not None)
         ]
 
     def fingerprint(self) -> dict[str, str]:
@@ -160,7 +161,8 @@ class HuggingFace(Wrapped):
                 would see.
         """
         self._check_length(batch.tokens)
-        state = _state_of(batch, batch.tokens[None, :, :0], self._inputs(batch))
+        nothing, inputs = batch.tokens[None, :, :0], self._inputs(batch)
+        state = _State(nothing, batch.tokens, batch.mask, inputs=inputs)
         with self.session():
             hidden = self._given(state, 1)[0].stream
         return replace(state, residual=hidden[None])
@@ -196,52 +198,39 @@ class HuggingFace(Wrapped):
         logits = logits_of(self.model, out, None)
         return logits.view(*residual.shape[:-1], -1)
 
-    def _may_be_one(self, reference: Reference) -> bool:
-        """Whether, behind the last block, one token may stand for a stream of many positions."""
-        batch = Batch(reference.tokens, torch.ones_like(reference.tokens).bool())
-        state = self.run(batch).state
-        apart = self.logits(state)
-        self._as_one = True
-        try:
-            return same_up_to_rounding(self.logits(state), apart)
-        except Exception:  # the model looks at how many tokens it was given
-            return False
-        finally:
-            self._as_one = False
-
     def _run(self, index: int, state: _State, tap: Tap) -> Tensor:
         """[copy, batch, position, width] after a block, before an edit of the residual stream."""
         residual, block = state.residual, self.blocks[index]
         copies = max(len(residual), copies_of(tap.here.values()))
-        of_heads = *HEAD_KINDS, "heads"
-        heads_edited = any(kind in of_heads for kind in tap.here)
-        more = any(kind in of_heads for kind in tap.kept) or any(
-            kind in of_heads and (isinstance(key, LayerKind) or kind != "pattern")
-            for kind, keys in tap.wanted.items()
-            for key in keys
+        more = OF_HEADS & tap.kept or any(
+            isinstance(key, LayerKind) or kind != "pattern"
+            for kind in OF_HEADS & tap.wanted.keys()
+            for key in tap.wanted[kind]
         )
         call = Call(tap)
-        if len(residual) == 1 and heads_edited and not more and block.projection is not None:
-            attended = self._attended(index, state, block.projection).again(tap)
-            call.attended = attended.expand(copies, *attended.shape[1:])
+        again = len(residual) == 1 and OF_HEADS & tap.here.keys() and not more
+        if again and (attended := self._attended(index, state)) is not None:
+            out = attended.again(tap)
+            call.attended = out.expand(copies, *out.shape[1:])
         if len(residual) < copies:
             residual = residual.expand(copies, *residual.shape[1:])
-        call.shape, call.ports, stream = residual.shape[:3], block.ports, residual.flatten(0, 1)
-        call.stream = stream.clone() if "middle" in tap.here else stream
-        given = self._given(state, copies)[index]
-        with current(call):
-            out = given.call(block.module, call.stream)
-        return block.form.first(out).view(residual.shape)
+        return call.run(block, self._given(state, copies)[index], residual)
 
-    def _attended(self, index: int, state: _State, projection: nn.Module) -> Attended:
-        """What the attention of a block computes with nothing edited, remembered for one state."""
-        memory = self._memory
+    def _attended(self, index: int, state: _State) -> Attended | None:
+        """What the attention of a block computes with nothing edited, remembered for one state.
+
+        Returns:
+            None if attention does not end with a projection.
+        """
+        memory, block = self._memory, self.blocks[index]
+        if block.heads is None or block.heads.projection is None:
+            return None
         if memory.attended is None or memory.state is not state or memory.index != index:
-            call = Attending(shape=state.residual.shape[:3])
-            with current(call), suppress(Stop):
-                self._given(state, 1)[index].call(self.blocks[index].module, state.residual[0])
+            call = Attending()
+            with suppress(Stop):
+                call.run(block, self._given(state, 1)[index], state.residual)
             memory.state, memory.index = state, index
-            memory.attended = call.through(projection)
+            memory.attended = Attended.of(call, block.heads.projection)
         return memory.attended
 
     def _given(self, state: _State, copies: int) -> list[Given]:
@@ -281,109 +270,130 @@ class HuggingFace(Wrapped):
         Raises:
             AnamorphError: if it is not; says in what.
         """
-        bare = self.blocks
-        difference = self._try(reference)
-        outside = all(block.headless == OUTSIDE for block in self.blocks)
-        if difference or outside:
-            self.blocks, self._exchanged = bare, False
-            if otherwise := self._try(reference):
-                raise AnamorphError(
-                    f"{type(self.model).__name__} cannot be audited block by block: {otherwise}. "
-                    "am.HookedModel takes any module."
-                )
-        if difference and not outside:
-            why = f"with its attention function exchanged, {difference}"
-            self.blocks = [replace(block, headless=why) for block in self.blocks]
-        dims = next((block.dims for block in self.blocks if block.heads), {})
-        whole = Batch(reference.tokens, torch.ones_like(reference.tokens).bool())
-        self._widths = {**dims, "residual": self.start(whole).residual.shape[-1]}
-        self._takes_left_padding = True
-        batch, expected = reference.left_padded()
+        bare, why = self.blocks, ""
         try:
-            self._takes_left_padding = not self._differs(batch, expected)
-        except Exception:  # it takes masks of another form
-            self._takes_left_padding = False
+            state = self._try(reference)
+        except CannotSplit as error:
+            why = str(error)
+        outside = all(block.headless == OUTSIDE for block in self.blocks)
+        if why or outside:
+            self.blocks, self._exchanged = bare, False
+            try:
+                state = self._try(reference)
+            except CannotSplit as error:
+                raise AnamorphError(
+                    f"{type(self.model).__name__} cannot be audited block by block: {error}. "
+                    "am.HookedModel takes any module."
+                ) from error
+        if why and not outside:
+            why = f"with its attention function exchanged, {why}"
+            self.blocks = [replace(block, headless=why) for block in self.blocks]
+        dims = next((block.heads.dims for block in self.blocks if block.heads), {})
+        self._widths = {**dims, "residual": state.residual.shape[-1]}
+        self._takes_left_padding = True
+        self._takes_left_padding = self._gives(*reference.left_padded())
+        self._as_one = True
+        self._as_one = self._gives(state, reference.plain.flatten(0, 1))
 
-    def _try(self, reference: Reference) -> str:
-        """Why the model does not give its own logits, its attention function exchanged or not.
+    def _try(self, reference: Reference) -> State:
+        """Find the parts of the blocks, the model's attention function exchanged or not.
 
         Returns:
-            the end of a sentence; empty if it gives them.
+            what comes out of the last block for the tokens of the reference.
+
+        Raises:
+            CannotSplit: if the model does not give its own logits block by block; says why, as the
+                end of a sentence.
         """
-        inputs = {"input_ids": reference.tokens, **without_cache(self.model)}
-        doing, call, run = "it does not run in parts", Probing(), lambda: self.model(**inputs)
+        doing, call = "it does not run in parts", Probing()
         try:
             with self.session():
-                self.blocks = probe(self.blocks, call, run, reference.tokens)
-            for what, batch, expected in reference.cases():
-                if difference := self._differs(batch, expected):
-                    return f"the logits of {what} differ from its own, by up to {difference:.2g}"
-            doing = "its blocks need more than the residual stream, such as what earlier ones keep"
-            return self._depends(Batch(reference.tokens, torch.ones_like(reference.tokens).bool()))
-        except AnamorphError:
+                self.blocks = probe(self.model, self.blocks, call, reference.tokens)
+            with self.session():
+                states = [self.start(Batch.whole(reference.tokens))]
+                for layer in range(self.layers):
+                    states.append(self.layer(layer, states[-1]).state)
+                for what, batch, expected in reference.cases(states[-1]):
+                    if by := self._differs(batch, expected):
+                        raise CannotSplit(
+                            f"the logits of {what} differ from its own, by up to {by:.2g}"
+                        )
+                doing = (
+                    "its blocks need more than the residual stream, such as what earlier ones keep"
+                )
+                self._require_apart(states)
+            return states[-1]
+        except (AnamorphError, CannotSplit):
             raise
-        except CannotSplit as error:
-            return str(error)
         except Exception as error:  # whatever somebody's model raises where it is run in parts
             if not call.seen:
                 self.blocks = [replace(block, headless=OUTSIDE) for block in self.blocks]
             reason = str(error).strip().split("\n")[0]
-            return f"{doing} ({type(error).__name__}{f': {reason}' if reason else ''})"
+            raise CannotSplit(
+                f"{doing} ({type(error).__name__}{f': {reason}' if reason else ''})"
+            ) from error
 
     def _usable_context(self, tokens: Tensor) -> int | None:
         """The context, without the few positions that some models keep for padding."""
         if self.context is None or self.context > LONGEST:
             return self.context
         for context in range(self.context, max(0, self.context - 4), -1):
-            some = tokens.flatten().repeat(context)[None, :context]
-            inputs = {"input_ids": some, **without_cache(self.model)}
-            mask = torch.ones_like(some).bool()
-            try:
-                with self.session():
-                    self._given(_state_of(Batch(some, mask), some[None, :, :0], inputs), 1)
-            except (IndexError, RuntimeError):
-                continue
-            return context
+            with suppress(IndexError, RuntimeError):
+                self.start(Batch.whole(tokens.flatten().repeat(context)[None, :context]))
+                return context
         return self.context
 
-    def _differs(self, batch: Batch, expected: Tensor) -> float:
-        """By how much logits of a batch differ from those expected at real tokens; 0 if not."""
-        state = self.run(batch).state
+    def _gives(self, batch: Batch | State, expected: Tensor) -> bool:
+        """Whether a model gives logits at all, and those expected."""
+        try:
+            return not self._differs(batch, expected)
+        except Exception:  # it takes other masks, or looks at how many tokens it was given
+            return False
+
+    def _differs(self, batch: Batch | State, expected: Tensor) -> float:
+        """By how much the logits of a batch, or of the state behind the last block, are others.
+
+        Args:
+            batch: with the real tokens at which they are compared.
+            expected: [real token, vocabulary].
+
+        Returns:
+            0 if they differ by rounding alone.
+        """
+        state = self.run(batch).state if isinstance(batch, Batch) else batch
         found = self.logits(state)[0][batch.mask]
         if same_up_to_rounding(found, expected):
             return 0.0
         return float((found - expected).abs().nan_to_num(torch.inf).max())
 
-    def _depends(self, batch: Batch) -> str:
-        """On what a block depends besides its input: the end of a sentence; empty if on nothing.
+    def _require_apart(self, states: list[State]) -> None:
+        """Make sure that a block depends on its input alone.
 
         A proxy starts at any block, with others beside it. So every block runs alone, the last one
         first, on two copies that differ, and must give what it gives on each.
+
+        Args:
+            states: before every block, and behind the last.
+
+        Raises:
+            CannotSplit: if it does not.
         """
-        states = [self.start(batch)]
-        for layer in range(self.layers):
-            states.append(self.layer(layer, states[-1]).state)
-        inputs = self._inputs(batch)
-        beside = [_state_of(batch, states[0].residual, inputs) for _ in range(2)]
+        assert isinstance(states[0], _State)
+        fresh = replace(states[0], given={})
         for layer in reversed(range(self.layers)):
             own = states[layer].residual
             other = own.flip(-1) / 2
             alone, both = (
-                self.layer(layer, replace(state, residual=residual)).state.residual
-                for state, residual in zip(beside, (other, torch.cat([own, other])), strict=True)
+                self.layer(layer, replace(fresh, residual=residual)).state.residual
+                for residual in (other, torch.cat([own, other]))
             )
             expected = torch.cat([states[layer + 1].residual, alone])
             size = float(expected.double().square().mean().sqrt())  # some numbers are huge
             if not same_up_to_rounding(both, expected, scale=size):
-                return (
+                raise CannotSplit(
                     f"its block {layer} gives other numbers when it runs by itself, or with copies "
                     "beside it, so it depends on more than its own residual stream"
                 )
-        return ""
-
-
-def _state_of(batch: Batch, residual: Tensor, inputs: Mapping[str, Any]) -> _State:
-    return _State(residual, batch.tokens, batch.mask, inputs=inputs)
 
 
 def _numeric(configuration: Any) -> Any:

@@ -5,19 +5,19 @@ give. That names candidates. Each is then tried with what the block computes of 
 what stands behind a site must come out as it does there, and all else must stay as it was.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from anamorph.models.base import EditBy, LayerKind, State
-from anamorph.models.huggingface.calls import Block, Call, Given, Port, current
+from anamorph.models.huggingface.calls import Block, Call, Given, Port
 from anamorph.models.huggingface.mlp import Added, find_mlp
 from anamorph.models.huggingface.ports import hook_ports
-from anamorph.models.huggingface.watch import Seen, Watch, scales_in
+from anamorph.models.huggingface.watch import Seen, Watch, same, scales_in
 from anamorph.models.tap import Tap
 from anamorph.models.wrapped import same_up_to_rounding
 
@@ -25,33 +25,34 @@ TRIED = 6  # candidates for one site
 NAME = "att"  # is in the name of what attends, where it does not go through the interface
 BLOCK = "block"  # what a whole block gives, beside the kinds of its sites
 
+Held = Mapping[str, Tensor]
+"""What sites of a block hold, by kind, each [batch, position, width]."""
 
-def with_ports(block: Block, given: Given) -> Block:
+Check = Callable[[Block, Held, Held], bool]
+"""Takes a block with candidates, and what they hold of its own stream and of the other."""
+
+
+def with_ports(block: Block, given: Given, watch: Watch) -> Block:
     """The same block with the ports at which its sites are, as far as they are found.
 
     Args:
-        block: of the model, with its attention, if that is known.
+        block: of the model, with its heads, if they are known.
         given: what it is given.
+        watch: of the block.
     """
-
-    def run() -> Tensor:
-        with current(Call(shape=(1, *given.stream.shape[:2]))):
-            return block.form.first(given.call(block.module, given.stream.clone())).clone()
-
-    watch = Watch.of(block.module, run, given.stream)
-    added = find_mlp(watch, block.attention)
+    added = find_mlp(watch, None if block.heads is None else block.heads.module)
     mlp = {} if added is None else {"mlp": Port(added.mlp.module, scale=added.scale)}
     parallel = added is not None and added.beside is not None
     search = _Search(replace(block, ports=mlp, side_by_side=parallel), given, watch, added)
     entry = next(search.entering(), None)
     first = {} if entry is None else {"mlp_input": entry}
     for attends in islice(search.attending(), TRIED):
-        if search.holds({**attends, **first, **mlp}):
+        if search.fits({**attends, **first, **mlp}, search.holds):
             search.block = replace(search.block, ports=attends | mlp)
             break
     between = {kind: port for kind, port in search.block.ports.items() if kind != "mlp"}
     for port in islice(search.entering(), TRIED):
-        if search.enters(ports := {**between, "mlp_input": port, **mlp}):
+        if search.fits(ports := {**between, "mlp_input": port, **mlp}, search.enters):
             return replace(search.block, ports=ports)
     return search.block
 
@@ -65,14 +66,14 @@ class _Search:
         given: what it is given.
         watch: of the block.
         added: the sum that it ends with, if its MLP was found.
-        last: ports, and what they held of both streams.
+        last: ports, and what they held of its own stream and of the other.
     """
 
     block: Block
     given: Given
     watch: Watch
     added: Added | None
-    last: tuple[Mapping[str, Port], tuple[dict[str, Tensor], dict[str, Tensor]]] | None = None
+    last: tuple[Mapping[str, Port], Held, Held] | None = None
 
     def attending(self) -> Iterator[dict[str, Port]]:
         """Candidates for `attention`, with `middle` if there is one."""
@@ -82,9 +83,9 @@ class _Search:
                 yield {"attention": Port(seen.module, scale=scale)}
         elif added.beside is not None:
             for seen in self._outermost_first():
-                if _equal(seen.out, added.beside.out):
+                if same(seen.out, added.beside.out):
                     yield {"attention": Port(seen.module, scale=added.beside_scale)}
-        elif not _equal(added.stream, given):
+        elif not same(added.stream, given):
             for seen, scale in self._summing(added.stream):
                 port = Port(seen.module, scale=scale)
                 yield {"attention": port, "middle": replace(port, onto_stream=True)}
@@ -99,7 +100,7 @@ class _Search:
         if self.added is None:
             return
         stream = self.added.stream
-        norms = [s for s in self.watch.once if _equal(s.taken, stream) and self.watch.is_norm(s)]
+        norms = [s for s in self.watch.once if same(s.taken, stream) and self.watch.is_norm(s)]
         for norm in norms:
             assert norm.out is not None
             yield from self._taking(norm.out)
@@ -107,50 +108,52 @@ class _Search:
         if not norms and (self._norms_of_sums() or self._adds_of_norm()):
             yield from self._taking(stream)
 
-    def holds(self, ports: Mapping[str, Port]) -> bool:
+    def fits(self, ports: Mapping[str, Port], check: Check) -> bool:
+        """Whether candidates pass a check, which is shown what they hold of both streams."""
+        try:
+            block = replace(self.block, ports=ports)
+            if self.last is None or self.last[0] != ports:
+                self.last = ports, self._run(block), self._run(block, self._other)
+            return check(block, *self.last[1:])
+        except Exception:  # of every kind that somebody's module may raise
+            return False
+
+    def holds(self, block: Block, own: Held, other: Held) -> bool:
         """Whether candidates are what attention adds and, if asked for, the stream behind it.
 
         Where the heads are known, they are changed together with what attention adds: whatever they
         changed besides would show.
         """
-        try:
-            block = replace(self.block, ports=ports)
-            own, other = self._both(block)
-            kinds = ("heads", "attention") if block.heads else ("attention",)
-            if same_up_to_rounding(own["attention"], other["attention"]):
-                return False
-            if not (block.heads or self._attends(block, own)):
-                return False
-            edited = self._run(block, edits={kind: other[kind] for kind in kinds})
-            if "middle" not in ports:
-                mlp = {kind: x for kind, x in own.items() if kind == "mlp"}
-                total = sum(mlp.values(), self.watch.given + other["attention"])
-                return _agree(edited, {**mlp, BLOCK: self._ended(total)})
-            between = self._run(block, edits={"middle": other["middle"]})
-            kept = {"attention": own["attention"]}
-            if not _agree(between, {**kept, "mlp": other["mlp"], BLOCK: other[BLOCK]}):
-                return False
-            port, joined = ports["middle"], self.watch.given + other["attention"]
-            joined = joined if port.onto_stream else port.module(joined)
-            again = self._run(block, edits={"middle": joined})
-            behind = {kind: again[kind] for kind in ("mlp", BLOCK)}
-            return _agree(edited, {**behind, "middle": joined})
-        except Exception:  # of every kind that somebody's module may raise
+        attention = other["attention"]
+        if same_up_to_rounding(own["attention"], attention):
             return False
+        if not (block.heads or self._attends(block, own)):
+            return False
+        kinds = ("heads", "attention") if block.heads else ("attention",)
+        edited = self._run(block, edits={kind: other[kind] for kind in kinds})
+        joined = self.watch.given + attention
+        if self.added is None:
+            return _agree(edited, {BLOCK: joined})
+        if "middle" not in block.ports:
+            mlp = own["mlp"]
+            return _agree(edited, {"mlp": mlp, BLOCK: self.added.ends(mlp, attention)})
+        between = self._run(block, edits={"middle": other["middle"]})
+        kept = {"attention": own["attention"]}
+        if not _agree(between, {**kept, "mlp": other["mlp"], BLOCK: other[BLOCK]}):
+            return False
+        port = block.ports["middle"]
+        middle = joined if port.onto_stream else port.module(joined)
+        again = self._run(block, edits={"middle": middle})
+        return _agree(edited, {"middle": middle, "mlp": again["mlp"], BLOCK: again[BLOCK]})
 
-    def enters(self, ports: Mapping[str, Port]) -> bool:
+    def enters(self, block: Block, own: Held, other: Held) -> bool:
         """Whether a candidate is what the MLP is given, and nothing else depends on it."""
-        try:
-            block = replace(self.block, ports=ports)
-            own, other = self._both(block)
-            edited = self._run(block, edits={"mlp_input": other["mlp_input"]})
-            total = self._ended_with(other["mlp"])
-            kept = {kind: own[kind] for kind in ("attention", "middle") if kind in ports}
-            if same_up_to_rounding(own["mlp"], other["mlp"]):
-                return False
-            return _agree(edited, {**kept, "mlp": other["mlp"], BLOCK: total})
-        except Exception:  # of every kind that somebody's module may raise
+        if self.added is None or same_up_to_rounding(own["mlp"], other["mlp"]):
             return False
+        edited = self._run(block, edits={"mlp_input": other["mlp_input"]})
+        kept = {kind: own[kind] for kind in ("attention", "middle") if kind in block.ports}
+        mlp = other["mlp"]
+        return _agree(edited, {**kept, "mlp": mlp, BLOCK: self.added.ends(mlp)})
 
     @cached_property
     def _other(self) -> Tensor:
@@ -162,8 +165,9 @@ class _Search:
 
     def _outermost_first(self) -> list[Seen]:
         """The submodules that give a stream, but for those that stand-ins for attention replace."""
-        attention = self.block.attention if self.block.projection is not None else None
-        inside = set() if attention is None else {*attention.modules()} - {attention}
+        heads, inside = self.block.heads, set[nn.Module]()
+        if heads is not None and heads.projection is not None:
+            inside = set(heads.module.modules()) - {heads.module}
         some = [seen for seen in reversed(self.watch.once) if seen.module not in inside]
         return sorted(some, key=lambda seen: seen.path.count("."))
 
@@ -177,7 +181,7 @@ class _Search:
     def _norms_of_sums(self) -> list[Seen]:
         """The norms that give the stream that the MLP's output is added to."""
         assert self.added is not None
-        some = [seen for seen in self.watch.once if _equal(seen.out, self.added.stream)]
+        some = [seen for seen in self.watch.once if same(seen.out, self.added.stream)]
         return [seen for seen in some if self.watch.is_norm(seen)]
 
     def _adds_of_norm(self) -> bool:
@@ -188,19 +192,12 @@ class _Search:
         )
 
     def _taking(self, x: Tensor) -> Iterator[Port]:
-        some = [s for s in self.watch.modules if s.times == 1 and _equal(s.taken, x)]
+        some = [s for s in self.watch.modules if s.times == 1 and same(s.taken, x)]
         for seen in sorted(some, key=lambda seen: (seen.path.count("."), seen.before)):
             yield Port(seen.module, "input")
 
-    def _both(self, block: Block) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """What the sites of a block hold of its own stream and of the other; the last is kept."""
-        if self.last is None or self.last[0] != block.ports:
-            both = self._run(block), self._run(block, self._other)
-            self.last = (block.ports, both)
-        return self.last[1]
-
     def _run(
-        self, block: Block, stream: Tensor | None = None, edits: Mapping[str, Tensor] | None = None
+        self, block: Block, stream: Tensor | None = None, edits: Held | None = None
     ) -> dict[str, Tensor]:
         """What the sites of a block hold, and what it gives, each [batch, position, width]."""
         stream = self.watch.given if stream is None else stream
@@ -210,17 +207,10 @@ class _Search:
             for kind, value in (edits or {}).items()
         }
         tokens = torch.zeros(stream.shape[:2], dtype=torch.long, device=stream.device)
-        state = State(stream[None], tokens, torch.ones_like(tokens).bool())
+        state = State(stream[None].clone(), tokens, torch.ones_like(tokens).bool())
         tap = Tap(0, state, here, [LayerKind(0, kind) for kind in kinds])
-        shape = (1, *stream.shape[:2])
-        call = Call(tap, shape, ports=block.ports, stream=stream.clone())
-        unhook = hook_ports([block])
-        try:
-            with current(call):
-                assert call.stream is not None
-                out = block.form.first(self.given.call(block.module, call.stream)).clone()
-        finally:
-            unhook()
+        with hook_ports([block]):
+            out = Call(tap).run(block, self.given, state.residual)[0].clone()
         return {key.kind: x[0].clone() for key, x in tap.recorded.items()} | {BLOCK: out}
 
     def _attends(self, block: Block, own: Mapping[str, Tensor]) -> bool:
@@ -234,25 +224,6 @@ class _Search:
         mixed = self._run(block, changed)["attention"]
         return not same_up_to_rounding(mixed[:, 1:], own["attention"][:, 1:])
 
-    def _ended_with(self, mlp: Tensor) -> Tensor:
-        """What the block gives if its MLP adds this, and all else is as it was."""
-        assert self.added is not None
-        beside = self.added.beside
-        if beside is not None:
-            assert beside.out is not None
-            mlp = self.added.beside_scale * beside.out + mlp
-        return self._ended(self.added.stream + mlp)
 
-    def _ended(self, total: Tensor) -> Tensor:
-        """What the block makes of the sum that it ends with."""
-        norm = None if self.added is None else self.added.norm
-        out: Tensor = total if norm is None else norm.module(total)
-        return out
-
-
-def _agree(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> bool:
+def _agree(found: Held, expected: Held) -> bool:
     return all(same_up_to_rounding(found[kind], x) for kind, x in expected.items())
-
-
-def _equal(a: Tensor | None, b: Tensor | None) -> bool:
-    return a is not None and b is not None and torch.equal(a, b)

@@ -1,6 +1,6 @@
 """The hooks through which the tensors of a block pass that attention does not compute."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import ExitStack
 from typing import Any, Literal
 
@@ -10,7 +10,7 @@ from anamorph.models.huggingface.calls import Block, Call
 from anamorph.models.wrapped import with_first
 
 
-def hook_ports(blocks: Iterable[Block]) -> Callable[[], None]:
+def hook_ports(blocks: Iterable[Block]) -> ExitStack:
     """Hook the ports of some blocks, which may share modules; gives what takes the hooks away."""
     undo = ExitStack()
     places = {(port.module, port.side): None for block in blocks for port in block.ports.values()}
@@ -21,7 +21,7 @@ def hook_ports(blocks: Iterable[Block]) -> Callable[[], None]:
             else module.register_forward_pre_hook(_on_input, with_kwargs=True)
         )
         undo.callback(handle.remove)
-    return undo.close
+    return undo
 
 
 def _on_output(module: nn.Module, inputs: Any, out: Any) -> Any:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from anamorph.errors import AnamorphError
-from anamorph.models.base import Batch
+from anamorph.models.base import Batch, State
 from anamorph.models.wrapped import same_up_to_rounding, still
 
 LENGTH, SHORT = 8, 5  # tokens of the sequences that are tried
@@ -127,29 +127,30 @@ class Reference:
         pads = padded is not None and same_up_to_rounding(padded[1:, :cut], short)
         return cls(tokens, plain, short, causal, pads, parallel)
 
-    def cases(self) -> list[tuple[str, Batch, Tensor]]:
-        """What is compared: in words, a batch, and the logits [real token, vocabulary] of it."""
-        whole = torch.ones_like(self.tokens).bool()
+    def cases(self, state: State) -> list[tuple[str, Batch | State, Tensor]]:
+        """What is compared: in words, a batch, and the logits [real token, vocabulary] of it.
+
+        Args:
+            state: what comes out of the last block for the tokens.
+        """
         cut = self.short.shape[1]
-        cases = [
-            ("a batch", Batch(self.tokens, whole), self.plain.flatten(0, 1)),
-            ("one sequence", Batch(self.tokens[1:, :cut], whole[1:, :cut]), self.short[0]),
+        cases: list[tuple[str, Batch | State, Tensor]] = [
+            ("a batch", state, self.plain.flatten(0, 1)),
+            ("one sequence", Batch.whole(self.tokens[1:, :cut]), self.short[0]),
         ]
         if self.causal or self.pads:
-            padded = whole.clone()
-            padded[1, cut:] = False
-            both = torch.cat([self.plain[0], self.short[0]])
-            cases.append(("a padded batch", Batch(self.tokens, padded), both))
+            padded = Batch.whole(self.tokens)
+            padded.mask[1, cut:] = False
+            cases.append(("a padded batch", padded, torch.cat([self.plain[0], self.short[0]])))
         return cases
 
     def left_padded(self) -> tuple[Batch, Tensor]:
         """A batch with padding at the left, and the logits [real token, vocabulary] of it."""
         cut = self.short.shape[1]
-        mask = torch.ones_like(self.tokens).bool()
-        mask[1, :-cut] = False
-        tokens = self.tokens.clone()
-        tokens[1] = tokens[1].roll(len(tokens[1]) - cut)
-        return Batch(tokens, mask), torch.cat([self.plain[0], self.short[0]])
+        batch = Batch.whole(self.tokens.clone())
+        batch.mask[1, :-cut] = False
+        batch.tokens[1] = batch.tokens[1].roll(self.tokens.shape[1] - cut)
+        return batch, torch.cat([self.plain[0], self.short[0]])
 
 
 def own_logits(model: nn.Module, tokens: Tensor, mask: Tensor | None = None) -> Tensor:

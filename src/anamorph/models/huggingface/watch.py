@@ -1,13 +1,15 @@
 """A block, watched while it runs: what its submodules take and give, and what sums they form."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from anamorph.models.huggingface.calls import Block, Call, Given
 from anamorph.models.wrapped import same_up_to_rounding
 
 NEAR = 0.05  # of a sum, by how much its parts may miss it before a closer look
@@ -25,7 +27,8 @@ class Seen:
         arguments: what it was given by place and by name, as it was then.
         before: how many tensors had been seen when it started.
         taken: its first argument, as it was then; None if that is no residual stream.
-        out: what it gave, as it was then; None if that is no residual stream.
+        gave: what it gave.
+        out: the same, as it was then; None if that is no residual stream.
         times: how often it ran.
     """
 
@@ -34,6 +37,7 @@ class Seen:
     arguments: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
     before: int = 0
     taken: Tensor | None = None
+    gave: Any = None
     out: Tensor | None = None
     times: int = 0
 
@@ -55,19 +59,36 @@ class Watch:
     modules: list[Seen] = field(default_factory=list)
 
     @classmethod
-    def of(cls, block: nn.Module, run: Callable[[], Tensor], stream: Tensor) -> "Watch":
-        """Watch a block run once.
-
-        Args:
-            block: of a model.
-            run: runs the block on the stream, and gives what it gives.
-            stream: [batch, position, width] what it takes.
-        """
-        watch = cls(stream.clone())
+    def of(cls, block: Block, given: Given, call: Call) -> "Watch":
+        """Watch a block run once."""
+        watch = cls(given.stream.clone())
         watch.streams.append(watch.given)
-        with watch._hooked(block):
-            watch.out = run()
+        with ExitStack() as hooks:
+            for path, module in block.module.named_modules():
+                if module is not block.module:
+                    seen = Seen(path, module)
+                    before, after = partial(watch._starts, seen), partial(watch._ends, seen)
+                    taken = module.register_forward_pre_hook(before, with_kwargs=True)
+                    hooks.callback(taken.remove)
+                    hooks.callback(module.register_forward_hook(after).remove)
+            watch.out = call.run(block, given, given.stream.clone()[None])[0].clone()
         return watch
+
+    def _starts(
+        self, seen: Seen, module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]
+    ) -> None:
+        seen.arguments = tuple(map(_copy, given)), {k: _copy(x) for k, x in named.items()}
+        found = [self.stream(x) for x in (*given, *named.values())]
+        self.streams += [x for x in found if x is not None]
+        seen.before, seen.taken = len(self.streams), found[0] if found else None
+        seen.times += 1
+
+    def _ends(self, seen: Seen, module: nn.Module, given: Any, out: Any) -> None:
+        seen.gave, seen.out = out, self.stream(out)
+        if seen.out is not None:
+            self.streams.append(seen.out)
+        if seen.times == 1:
+            self.modules.append(seen)
 
     def stream(self, x: Any) -> Tensor | None:
         """A copy of `x` in the shape of the residual stream, if it has its size."""
@@ -81,44 +102,6 @@ class Watch:
     def once(self) -> list[Seen]:
         """The submodules that ran once and gave a residual stream, in the order they ended."""
         return [seen for seen in self.modules if seen.times == 1 and seen.out is not None]
-
-    @contextmanager
-    def _hooked(self, block: nn.Module) -> Iterator[None]:
-        running: dict[str, Seen] = {}
-
-        def before(path: str) -> Callable[..., None]:
-            def hook(module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
-                arguments = tuple(map(_copy, given)), {k: _copy(x) for k, x in named.items()}
-                found = [self.stream(x) for x in (*given, *named.values())]
-                self.streams += [x for x in found if x is not None]
-                seen = running.setdefault(path, Seen(path, module))
-                seen.arguments, seen.before = arguments, len(self.streams)
-                seen.taken = found[0] if found else None
-                seen.times += 1
-
-            return hook
-
-        def after(path: str) -> Callable[..., None]:
-            def hook(module: nn.Module, given: Any, out: Any) -> None:
-                seen = running[path]
-                seen.out = self.stream(out)
-                if seen.out is not None:
-                    self.streams.append(seen.out)
-                if seen.times == 1:
-                    self.modules.append(seen)
-
-            return hook
-
-        handles = []
-        for path, module in block.named_modules():
-            if module is not block:
-                handles.append(module.register_forward_pre_hook(before(path), with_kwargs=True))
-                handles.append(module.register_forward_hook(after(path)))
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def is_by_position(self, seen: Seen) -> bool:
         """Whether a submodule works position by position: what it gives at one comes from there."""
@@ -186,6 +169,11 @@ def scales_in(total: Tensor, stream: Tensor, parts: list[Tensor]) -> list[float]
         return None
     fitted = stream + sum(scale * part for scale, part in zip(scales, parts, strict=True))
     return scales if same_up_to_rounding(fitted, total) else None
+
+
+def same(a: Tensor | None, b: Tensor | None) -> bool:
+    """Whether both are there and hold the same numbers."""
+    return a is not None and b is not None and torch.equal(a, b)
 
 
 def _copy(x: Any) -> Any:
