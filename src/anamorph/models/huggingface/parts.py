@@ -66,14 +66,14 @@ class _Search:
         given: what it is given.
         watch: of the block.
         added: the sum that it ends with, if its MLP was found.
-        last: ports, and what they held of its own stream and of the other.
+        last: ports, and what they held of the other stream.
     """
 
     block: Block
     given: Given
     watch: Watch
     added: Added | None
-    last: tuple[Mapping[str, Port], Held, Held] | None = None
+    last: tuple[Mapping[str, Port], Held] | None = None
 
     def attending(self) -> Iterator[dict[str, Port]]:
         """Candidates for `attention`, with `middle` if there is one."""
@@ -113,8 +113,9 @@ class _Search:
         try:
             block = replace(self.block, ports=ports)
             if self.last is None or self.last[0] != ports:
-                self.last = ports, self._run(block), self._run(block, self._other)
-            return check(block, *self.last[1:])
+                self.last = ports, self._run(block, self._other)
+            own = {kind: self._watched(port) for kind, port in ports.items()}
+            return check(block, own, self.last[1])
         except Exception:  # of every kind that somebody's module may raise
             return False
 
@@ -195,6 +196,13 @@ class _Search:
         some = [s for s in self.watch.modules if s.times == 1 and same(s.taken, x)]
         for seen in sorted(some, key=lambda seen: (seen.path.count("."), seen.before)):
             yield Port(seen.module, "input")
+
+    def _watched(self, port: Port) -> Tensor:
+        """[batch, position, width] what a port held when the block was watched."""
+        seen = next(seen for seen in self.watch.modules if seen.module is port.module)
+        x = seen.out if port.side == "output" else seen.taken
+        assert x is not None
+        return self.watch.given + x * port.scale if port.onto_stream else x * port.scale
 
     def _run(
         self, block: Block, stream: Tensor | None = None, edits: Held | None = None

@@ -138,7 +138,7 @@ class Reference:
             ("a batch", state, self.plain.flatten(0, 1)),
             ("one sequence", Batch.whole(self.tokens[1:, :cut]), self.short[0]),
         ]
-        if self.causal or self.pads:
+        if self.pads and not self.causal:  # a causal model is not told of padding behind a sequence
             padded = Batch.whole(self.tokens)
             padded.mask[1, cut:] = False
             cases.append(("a padded batch", padded, torch.cat([self.plain[0], self.short[0]])))
