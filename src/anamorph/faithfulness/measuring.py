@@ -87,7 +87,8 @@ class Grid(NamedTuple):
             yield self._replace(proxies=self.proxies[start : start + step])
 
 
-class Place(NamedTuple):
+@dataclass(frozen=True)
+class Place:
     """A split and its rows."""
 
     name: str
