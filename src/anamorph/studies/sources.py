@@ -28,14 +28,14 @@ from anamorph.models.huggingface.load import load_pretrained
 from anamorph.paper import claims
 from anamorph.paper.choices import choices
 from anamorph.paper.tables import Tables
-from anamorph.progress import Event, Watch
+from anamorph.progress import Event, Watch, ignore
 from anamorph.runs.cells import digest
 from anamorph.runs.comparing import changed, check_same
 from anamorph.runs.folder import Run, read_json, write_json
 from anamorph.simplifications import ProxySpec, check_readable
 from anamorph.simplifications.fingerprint import fingerprint_of
 from anamorph.studies.specification import GivenSpec, StudySpec, paper_steps
-from anamorph.tasks import Task
+from anamorph.tasks import Task, load_task
 from anamorph.tasks.text.task import text_task
 from anamorph.training.train import default_model, resolved, train
 
@@ -127,15 +127,20 @@ class TrainedStudy(Study):
 
     Args:
         spec: what is to be done.
-        task: as the specification names it.
         preset: where the specification came from, for the record.
         source: the run whose models are taken, if they are not to be trained.
+        watch: told of how the task is made.
     """
 
     def __init__(
-        self, spec: StudySpec, task: Task, preset: str | None = None, source: Run | None = None
+        self,
+        spec: StudySpec,
+        preset: str | None = None,
+        source: Run | None = None,
+        watch: Watch = ignore,
     ) -> None:
         self.spec, self.preset, self.source = spec, preset, source
+        task = load_task(watch=watch, **spec.task)
         self.config = default_model(task, **spec.model)
         with torch.random.fork_rng(devices=[]):
             shape = Decoder(self.config).eval()
@@ -185,7 +190,7 @@ class TrainedStudy(Study):
                 )
             ),
         )
-        check_weights(run, model, seed, keep=True)
+        check_weights(run, model.fingerprint(), seed, keep=True)
         return model.eval()
 
     def conclude(self, run: Run) -> list[dict[str, Any]]:
@@ -297,22 +302,22 @@ def check_models(run: Run) -> None:
     """As `check_weights`, of all models that lie in a run."""
     for seed in run.seeds:
         if run.model(seed).exists():
-            check_weights(run, Decoder.load(run.model(seed)), seed)
+            check_weights(run, Decoder.load(run.model(seed)).fingerprint(), seed)
 
 
-def check_weights(run: Run, model: Model, seed: int, *, keep: bool = False) -> str:
+def check_weights(run: Run, now: Mapping[str, str], seed: int, *, keep: bool = False) -> str:
     """A digest of a seed's weights.
 
     Args:
         run: in which their fingerprint may be written down.
-        model: that has them.
-        seed: of the model.
+        now: their fingerprint.
+        seed: of the model that has them.
         keep: whether to write it down if it is not.
 
     Raises:
         AnamorphError: if they are not those that the numbers in the run belong to.
     """
-    path, now = run.seed(seed) / FINGERPRINTS, model.fingerprint()
+    path = run.seed(seed) / FINGERPRINTS
     if keep and not path.exists():
         write_json(path, now)
     different = changed(read_json(path, dict) if path.exists() else now, now)

@@ -7,6 +7,7 @@ killed one stopped.
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,26 +62,34 @@ class SeedAudit:
                 finite, or the model changes meanwhile.
         """
         with self.model.session():
-            self.audit(self.fit())
+            batch = few_sequences(self.study.task, self.model)
+            identity = Identity.of(self.model, batch)
+            check_same = partial(identity.require_same, self.model, batch)
+            weights = check_weights(self.run, identity.weights, self.seed, keep=True)
+            self.audit(self.fit(weights, check_same), check_same)
             self.measure_noise()
             self.score_heads()
 
-    def fit(self) -> FittedProxies:
-        """The fitted proxies; fits them unless they are there already."""
+    def fit(self, weights: str, check_same: Callable[[], None]) -> FittedProxies:
+        """The fitted proxies; fits them unless they are there already.
+
+        Args:
+            weights: a digest of the model's.
+            check_same: refuses a model that was changed meanwhile.
+        """
         task, proxies, path = self.study.task, self.study.proxies, self._fits
-        sequences, batch = self.study.options.fit_sequences, few_sequences(task, self.model)
-        identity = Identity.of(self.model, batch)
+        sequences = self.study.options.fit_sequences
         known = self.run.spec["fingerprints"]["data"]
         on = {task.train.name, *(name for proxy in proxies for name in proxy.on)}
         origin = {
-            "weights": check_weights(self.run, self.model, self.seed, keep=True),
+            "weights": weights,
             "data": digest(*(known[name] for name in sorted(on)), sequences),
         }
         if not path.exists():
             count = sum(bool(p.attachments) for p in simplified(proxies))
             with self._step(f"fitting {count} proxies"):
                 found = fit_on_task(self.model, proxies, task, sequences)
-                identity.require_same(self.model, batch)
+                check_same()
                 found.from_origin(origin).save(path)
         fitted = FittedProxies.load(path)  # as whoever goes on with the run will have them
         if fitted.origin != origin:
@@ -90,16 +99,12 @@ class SeedAudit:
             )
         return fitted
 
-    def audit(self, fitted: FittedProxies) -> None:
-        """Write the works that are not there yet."""
+    def audit(self, fitted: FittedProxies, check_same: Callable[[], None]) -> None:
+        """Write the works that are not there yet; arguments as `fit` gives and takes them."""
         run, study, model = self.run, self.study, self.model
         sequences, settings = study.options.sequences, study.settings(run)
         auditor = Auditor(model, study.task, study.proxies, fitted, sequences, settings)
-        batch, names = few_sequences(study.task, model), [s.name for s in study.task.evaluated]
-        identity = Identity.of(model, batch)
-        if digest(identity.weights) != fitted.origin["weights"]:
-            raise AnamorphError("The model was changed after simplifications were fitted to it.")
-        fits = digest_of_file(self._fits)
+        names, fits = [s.name for s in study.task.evaluated], digest_of_file(self._fits)
         done = dict.fromkeys(names, 0)  # cells of each split
         for work in plan(study.proxies, model, names):
             path = run.work(self.seed, work.split, work.number)
@@ -108,7 +113,7 @@ class SeedAudit:
                 check_work(path, origin)
             else:
                 sums = auditor.execute(work, self._part(work, done[work.split]))
-                identity.require_same(model, batch)
+                check_same()
                 auditor.require_same(work, study.others)
                 write_work(path, sums, origin)
             done[work.split] += len(work.proxies)

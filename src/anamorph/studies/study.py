@@ -30,7 +30,7 @@ from anamorph.simplifications import Sweep
 from anamorph.studies.sources import GivenStudy, Study, TrainedStudy, check_models
 from anamorph.studies.specification import StudySpec
 from anamorph.studies.steps import SeedAudit, report_run, tabulate_run
-from anamorph.tasks import Task, load_task
+from anamorph.tasks import Task
 
 
 def run_study(
@@ -61,15 +61,14 @@ def run_study(
     """
     if workers is not None:
         require("workers", workers, whole=True, least=1)
-    study = TrainedStudy(spec, load_task(watch=watch, **spec.task), preset)
-    return carry_out(study, out, workers, watch)
+    return carry_out(TrainedStudy(spec, preset, watch=watch), out, workers, watch)
 
 
 def train_study(
     spec: StudySpec, out: Path | str, *, preset: str | None = None, watch: Watch = ignore
 ) -> Run:
     """Only train the models of a study; `run_study` with the same arguments goes on from there."""
-    study = TrainedStudy(spec, load_task(watch=watch, **spec.task), preset)
+    study = TrainedStudy(spec, preset, watch=watch)
     with open_run(out, study.describe()) as run, torch_threads(spec.threads):
         for seed in spec.seeds:
             study.model(run, seed, watch)
@@ -153,7 +152,7 @@ def audit_study(
     if not run.trained:
         return carry_out(GivenStudy.again(run, simplify), out, watch=watch)
     spec = StudySpec.of_run(run.spec, simplify, f"{source} and --simplify")
-    study = TrainedStudy(spec, load_task(watch=watch, **spec.task), source=run)
+    study = TrainedStudy(spec, source=run, watch=watch)
     for seed in spec.seeds:
         if not run.model(seed).exists():  # written last
             raise AnamorphError(
@@ -218,7 +217,7 @@ def _elsewhere(spec: StudySpec, source: Run | None, run: Run, seed: int, watch: 
     """`_one_seed` in a process of its own."""
     with warnings.catch_warnings(action="ignore"):  # what the study said already
         try:
-            study = TrainedStudy(spec, load_task(**spec.task), source=source)
+            study = TrainedStudy(spec, source=source)
         except AnamorphError as error:  # it went well where the study was begun
             raise AnamorphError(
                 f"In a worker process: {error} Workers know what is installed, not what a script "
