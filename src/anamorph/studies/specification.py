@@ -21,7 +21,6 @@ from pydantic import (
     StrictInt,
     ValidationError,
     field_validator,
-    model_validator,
 )
 
 from anamorph.auditing.options import AuditOptions
@@ -117,12 +116,6 @@ class StudySpec(Specification):
         known["audit"] = {key: v for key, v in known["audit"].items() if key in AUDIT}
         return cls.of(known | replaced, where)
 
-    @model_validator(mode="after")
-    def _simplifies(self) -> Self:
-        if not (self.simplify or self.each_layer or self.each_head):
-            raise ValueError("simplify, each_layer or each_head must name a simplification")
-        return self
-
     @field_validator("task")
     @classmethod
     def _named(cls, task: dict[str, Any]) -> dict[str, Any]:
@@ -192,10 +185,6 @@ class AgainSpec(Specification):
     run: str
 
 
-OPTIONS = ("run", "out", *GivenSpec.model_fields, *AUDIT)
-"""The options of `anamorph audit`, as its TOML files name them too."""
-
-
 def read_audit(file: Path | None, options: Mapping[str, Any]) -> tuple[GivenSpec | AgainSpec, str]:
     """Options over those of a TOML file; paths in the file are relative to its folder.
 
@@ -231,7 +220,7 @@ def _read_toml(file: Path) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         raise AnamorphError(f"{file} is not TOML: {error}.") from error
     values = {key.replace("-", "_"): value for key, value in values.items()}
-    known = [name for name in OPTIONS if name != "audit"]
+    known = ["run", "out", *(name for name in (*GivenSpec.model_fields, *AUDIT) if name != "audit")]
     for key in values:
         if key not in known:
             near = get_close_matches(key, known, n=1)
