@@ -16,10 +16,11 @@ def list_() -> None:
     """List tasks with their presets, and simplifications with parameters and sites."""
     console = stdout()
     for task in task_names():
-        named = presets(task)
-        said = (
-            f"presets: {', '.join(named)}" if named else "no presets: for `anamorph audit --data`"
-        )
+        if named := presets(task):
+            said = f"presets: {', '.join(named)}"
+        else:
+            how = "`anamorph audit --data`" if task == "text" else "`am.load_task` in Python"
+            said = f"no presets: for {how}"
         console.print(f"task            {task} ({said})", highlight=False)
     for name in simplification_names():
         console.print(escape(_described(name)), highlight=False, soft_wrap=True)
