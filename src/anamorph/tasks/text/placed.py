@@ -94,8 +94,9 @@ class PlacedFile(Source):
                         text, at = text[at:] + utf8.decode(block, final=ended), 0
                         continue
                 except ValueError as error:
-                    not_utf8 = isinstance(error, UnicodeDecodeError)
-                    reason = f"not UTF-8: {error.reason}" if not_utf8 else str(error)
+                    reason = str(error)
+                    if isinstance(error, UnicodeDecodeError):
+                        reason = f"not UTF-8: {error.reason}"
                     raise self._broken(reason, self._line(place)) from error
                 if found is None:
                     return
