@@ -21,8 +21,11 @@ def list_() -> None:
     """List tasks with their presets, and simplifications with parameters and sites."""
     console = stdout()
     for task in task_names():
-        named = ", ".join(presets(task))
-        said = f"presets: {named}" if named else "no presets: for `anamorph audit --data`"
+        if named := ", ".join(presets(task)):
+            said = f"presets: {named}"
+        else:
+            how = "`anamorph audit --data`" if task == "text" else "`am.load_task` in Python"
+            said = f"no presets: for {how}"
         console.print(f"{'task':<16}{task} ({said})")
     for name in simplification_names():
         console.print(escape(f"{'simplification':<16}{_described(name)}"), soft_wrap=True)
