@@ -59,7 +59,7 @@ class Attended:
                 touched = range(layout.count(kind)) if edit.heads is None else edit.heads
                 edited |= {reader for head in touched for reader in layout.reading(head, kind)}
         heads = sorted(edited)
-        output = self._heads_again(tap, heads) if heads else self.output[:, :, :0]
+        output = self._heads_again(tap, heads)
         if self.matrix is None or len(heads) == layout.heads or tap.changes("heads"):
             if len(heads) < layout.heads:
                 whole = self.output.expand(len(output), -1, -1, -1, -1).clone()
@@ -85,7 +85,9 @@ class Attended:
         if "pattern" in tap.here:
             pattern = attention.pattern(query, key, heads)
             pattern = _of_heads(tap, "pattern", pattern, heads, layout.heads)
-        output = attention.attend(query, key, value, heads, pattern)
+        output = self.output[:, :, :0]
+        if heads:
+            output = attention.attend(query, key, value, heads, pattern)
         if "output" in tap.here:
             output = _of_heads(tap, "output", output, heads, layout.heads)
         for site in tap.wanted.get("pattern", ()):

@@ -72,14 +72,14 @@ class Attention:
         options: Mapping[str, Any],
         copies: int,
     ) -> Self:
-        """What a module hands to its attention function.
+        """What a module hands to its attention function, for so many copies of the model.
 
         Args:
             module: the attention module.
             tensors: queries, keys and values, each [copy · batch, head, position, dim].
             mask: None, or [copy · batch or 1, head or 1, query, key].
             options: the other arguments, by name.
-            copies: how many copies of the model there are.
+            copies: in front of the batch.
 
         Raises:
             AnamorphError: if it hands over something that changes what is computed in an unknown
@@ -152,7 +152,7 @@ class Attention:
         q, k, v = (
             x.expand(copies, *x.shape[1:]).movedim(0, 1).flatten(1, 2) for x in (query, key, value)
         )
-        mask = None if self.mask is None else _of_some_heads(self.mask, heads)
+        mask = None if self.mask is None else _part(self.mask, heads)
         if mask is not None:
             if len(mask) > 1 or mask.shape[2] > 1:
                 mask = mask.expand(copies, -1, len(heads), -1, -1)
@@ -172,11 +172,12 @@ class Attention:
             scores = (scores / self.softcap).tanh_() * self.softcap
         lowest = torch.finfo(scores.dtype).min
         if self.bias is not None:
-            scores = scores + _rows_of_mask(_of_some_heads(self.bias, heads), at)
+            scores = scores + _part(self.bias, heads, at)
         if self.mask is not None:
-            mask = _rows_of_mask(_of_some_heads(self.mask, heads), at)
-            hidden = mask if mask.dtype != torch.bool else _additive(mask, scores.dtype)
-            scores = scores + hidden
+            mask = _part(self.mask, heads, at)
+            if mask.dtype == torch.bool:
+                mask = torch.zeros_like(mask, dtype=scores.dtype).masked_fill_(~mask, lowest)
+            scores = scores + mask
         elif self._is_causal(query if at is None else key):
             columns = torch.arange(key.shape[-2], device=key.device)
             rows = columns if at is None else at[:, None]
@@ -184,8 +185,8 @@ class Attention:
         if self.sinks is not None:
             sinks = self.sinks[list(heads)].view(-1, 1, 1).expand(*scores.shape[:-1], 1)
             scores = torch.cat([scores, sinks.to(scores)], dim=-1)
-            return scores.softmax(-1, dtype=torch.float32)[..., :-1].to(query.dtype)
-        return scores.softmax(-1, dtype=torch.float32).to(query.dtype)
+        pattern = scores.softmax(-1, dtype=torch.float32)
+        return (pattern if self.sinks is None else pattern[..., :-1]).to(query.dtype)
 
     def _is_causal(self, query: Tensor) -> bool:
         return self.mask is None and self.causal and query.shape[-2] > 1
@@ -202,17 +203,12 @@ def _by_copy(x: Tensor | None, copies: int) -> Tensor | None:
     return x[:1] if bool((x[1:] == x[:1]).all()) else x
 
 
-def _of_some_heads(x: Tensor, heads: Sequence[int]) -> Tensor:
-    """The given heads of a mask or bias, which may be the same for all."""
-    return x if x.shape[2] == 1 else x[:, :, list(heads)]
+def _part(x: Tensor, heads: Sequence[int], at: Tensor | None = None) -> Tensor:
+    """The given heads, and rows `at` [batch, query] or all, of a mask or bias.
 
-
-def _rows_of_mask(mask: Tensor, at: Tensor | None) -> Tensor:
-    """The rows `at` [batch, query] of a mask [copy, batch or 1, head, query, key], or all."""
-    if at is None or mask.shape[3] == 1:  # one row is the same for all
-        return mask
-    return rows_at(mask.expand(-1, len(at), -1, -1, -1), at)
-
-
-def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
+    It is [copy, batch or 1, head or 1, query or 1, key], where one is the same for all.
+    """
+    x = x if x.shape[2] == 1 else x[:, :, list(heads)]
+    if at is None or x.shape[3] == 1:
+        return x
+    return rows_at(x.expand(-1, len(at), -1, -1, -1), at)

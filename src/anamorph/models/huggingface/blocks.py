@@ -12,7 +12,7 @@ from anamorph.models.huggingface.again import side_by_side
 from anamorph.models.huggingface.attention import Attention
 from anamorph.models.huggingface.calls import Attending, Block, Form, Heads, Probing, current
 from anamorph.models.huggingface.parts import with_ports
-from anamorph.models.huggingface.reference import own_logits, without_cache
+from anamorph.models.huggingface.reference import inputs_of, own_logits
 from anamorph.models.huggingface.watch import Seen, Watch, same
 
 OUTSIDE = "what mixes positions there does not go through transformers' AttentionInterface"
@@ -23,14 +23,10 @@ class CannotSplit(Exception):
 
 
 def blocks_of(model: nn.Module, tokens: Tensor) -> list[Block]:
-    """The list of blocks of a model, about which nothing else is known yet.
-
-    Args:
-        model: of transformers.
-        tokens: [batch, position] on which it runs.
+    """The blocks of a model, about which nothing else is known yet.
 
     Raises:
-        AnamorphError: if it has none.
+        AnamorphError: if it has no list of as many as its configuration says.
     """
     config: Any = model.config
     count = getattr(config.get_text_config(), "num_hidden_layers", None)
@@ -51,24 +47,19 @@ def blocks_of(model: nn.Module, tokens: Tensor) -> list[Block]:
                 hooks.callback(handle.remove)
             own_logits(model, tokens)
         lists = [x for x in lists if all(module in ran for module in x)] or lists
-    return [Block(module) for module in max(lists, key=_size)]
+    sizes = [sum(parameter.numel() for parameter in modules.parameters()) for modules in lists]
+    return [Block(module) for module in lists[sizes.index(max(sizes))]]
 
 
 def probe(model: nn.Module, blocks: list[Block], call: Probing, tokens: Tensor) -> list[Block]:
-    """The same blocks with what is known once a model has run.
-
-    Args:
-        model: of transformers, exchanged.
-        blocks: of it.
-        call: a new one.
-        tokens: [batch, position] on which it runs.
+    """The blocks of an exchanged model with what is known once it has run, in a new call.
 
     Raises:
         CannotSplit: if the blocks do not follow each other, once each.
     """
     call.shape = (1, *tokens.shape)
     with current(call):
-        model(input_ids=tokens, **without_cache(model))
+        model(**inputs_of(model, tokens))
     if [module for module, *_ in call.blocks] != [block.module for block in blocks]:
         raise CannotSplit("its blocks do not run one after the other, once each")
     found = []
@@ -112,14 +103,7 @@ def _is_usual(attention: Attention, tokens: Tensor) -> bool:
 def _with_heads(
     block: Block, watch: Watch, seen: list[tuple[Attention, Tensor]], tokens: Tensor
 ) -> Block:
-    """The same block with its heads, and the output projection if attention ends with it.
-
-    Args:
-        block: of a model.
-        watch: of the block.
-        seen: what attended while it was watched, and what the heads gave.
-        tokens: [batch, position] on which it ran.
-    """
+    """A block that was watched, with its heads, if what was seen to attend are such."""
     if not seen:
         return replace(block, headless=OUTSIDE)
     attention, output = seen[0]
@@ -154,7 +138,3 @@ def _ends(seen: Seen, heads: Tensor, attention: Seen) -> bool:
         and gave.shape == Form.of(whole).first(whole).shape
         and same(seen.out, attention.out)
     )
-
-
-def _size(module: Any) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())

@@ -4,10 +4,11 @@ A `Call` is one thread's, so that batches can run side by side in one model. Whe
 the wrapped parts do what they always do.
 """
 
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal, Optional
 
 from torch import Tensor, nn
@@ -124,12 +125,13 @@ class Given:
     keywords: dict[str, Any]
 
     @classmethod
-    def of(cls, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> "Given":
-        """Arguments as a block gets them.
+    def of(cls, run: partial[Any]) -> "Given":
+        """The arguments with which a block is to run.
 
         Raises:
             TypeError: if no residual stream is among them.
         """
+        arguments, keywords = run.args, run.keywords
         if arguments and isinstance(arguments[0], Tensor):
             return cls(arguments[0], None, arguments[1:], keywords)
         for name, x in keywords.items() if not arguments else ():
@@ -167,7 +169,7 @@ class Call:
     @staticmethod
     def now() -> Optional["Call"]:
         """This thread's."""
-        return _thread.call
+        return _current.get()
 
     def run(self, block: Block, given: Given, residual: Tensor) -> Tensor:
         """What a block makes of [copy, batch, position, width], given as before but for that."""
@@ -177,13 +179,13 @@ class Call:
             out = given.call(block.module, self.stream)
         return block.form.first(out).view(residual.shape)
 
-    def block(self, block: Block, run: Callable[..., Any], given: Given) -> Any:
+    def block(self, block: Block, run: partial[Any]) -> Any:
         """What a block gives; `run` is what it does by itself."""
-        return given.call(run, given.stream)
+        return run()
 
-    def module(self, form: Form, run: Callable[[], Any]) -> Any:
+    def attention(self, heads: Heads, run: partial[Any]) -> Any:
         """What an attention module gives; `run` is what it does by itself."""
-        return run() if self.attended is None else form.made_of(self.attended.flatten(0, 1))
+        return run() if self.attended is None else heads.form.made_of(self.attended.flatten(0, 1))
 
     def attend(self, attention: Attention) -> Tensor:
         """[copy, batch, head, position, dim] what the heads give."""
@@ -202,12 +204,12 @@ class Listing(Call):
     layers: int
     given: list[Given] = field(default_factory=list)
 
-    def block(self, block: Block, run: Callable[..., Any], given: Given) -> Any:
+    def block(self, block: Block, run: partial[Any]) -> Any:
         """The stream that it is given."""
-        self.given.append(given)
+        self.given.append(Given.of(run))
         if len(self.given) == self.layers:
             raise Stop
-        return block.form.made_of(given.stream)
+        return block.form.made_of(self.given[-1].stream)
 
 
 @dataclass(kw_only=True)
@@ -216,7 +218,7 @@ class StandIn(Call):
 
     residual: Tensor
 
-    def block(self, block: Block, run: Callable[..., Any], given: Given) -> Any:
+    def block(self, block: Block, run: partial[Any]) -> Any:
         """The stream that stands in."""
         return block.form.made_of(self.residual)
 
@@ -234,11 +236,11 @@ class Attending(Call):
     seen: list[tuple[Attention, Tensor]] = field(default_factory=list)
     given: Tensor | None = None
 
-    def module(self, form: Form, run: Callable[[], Any]) -> Any:
+    def attention(self, heads: Heads, run: partial[Any]) -> Any:
         """What it gives, if nothing in it attends."""
         out = run()
         if self.seen:
-            self.given = form.first(out)
+            self.given = heads.form.first(out)
             raise Stop
         return out
 
@@ -259,32 +261,27 @@ class Probing(Attending):
 
     blocks: list[tuple[nn.Module, Given, Any]] = field(default_factory=list)
 
-    def block(self, block: Block, run: Callable[..., Any], given: Given) -> Any:
+    def block(self, block: Block, run: partial[Any]) -> Any:
         """What it gives."""
-        kept = replace(given, stream=given.stream.clone())
-        out = given.call(run, given.stream)
-        self.blocks.append((block.module, kept, out))
+        given = Given.of(run)
+        given = replace(given, stream=given.stream.clone())
+        out = run()
+        self.blocks.append((block.module, given, out))
         return out
 
 
-class _Thread(threading.local):
-    """What the wrapped parts of a model cannot be handed, as the model itself calls them."""
-
-    call: Call | None = None
-
-
-_thread = _Thread()
+_current = ContextVar[Call | None]("call", default=None)
+"""What the wrapped parts of a model cannot be handed, as the model itself calls them."""
 
 
 @contextmanager
 def current(call: Call) -> Iterator[None]:
     """Make a call this thread's."""
-    before = _thread.call
-    _thread.call = call
+    before = _current.set(call)
     try:
         yield
     finally:
-        _thread.call = before
+        _current.reset(before)
 
 
 class Stop(Exception):

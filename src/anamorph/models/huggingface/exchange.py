@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from anamorph.models.huggingface.attention import Attention
-from anamorph.models.huggingface.calls import Block, Call, Given, Heads
+from anamorph.models.huggingface.calls import Block, Call, Heads
 from anamorph.models.huggingface.ports import hook_ports
 from anamorph.models.wrapped import still
 
@@ -21,12 +21,7 @@ widest tensor of a block. torch has it in one."""
 
 
 def exchange(model: nn.Module, blocks: Sequence[Block], attention: bool) -> Callable[[], None]:
-    """Set a model's attention function, wrap its blocks, and leave training mode.
-
-    Args:
-        model: of transformers.
-        blocks: of it.
-        attention: whether its attention function is set; otherwise it keeps its own.
+    """Wrap a model's blocks, set its attention function if asked to, and leave training mode.
 
     Returns:
         what undoes all of it.
@@ -41,12 +36,9 @@ def exchange(model: nn.Module, blocks: Sequence[Block], attention: bool) -> Call
             undo.callback(_set(config, "_attn_implementation_internal", NAME))
         if _is_gelu(module):
             undo.callback(_set(module, "forward", partial(functional.gelu, approximate="tanh")))
-    wrapped: set[nn.Module] = set()  # some blocks share modules
-    for block in blocks:
-        undo.callback(_set(block.module, "forward", _block_forward(block)))
-        if block.heads is not None and block.heads.module not in wrapped:
-            wrapped.add(block.heads.module)
-            undo.callback(_set(block.heads.module, "forward", _module_forward(block.heads)))
+    shared = {block.heads.module: block.heads for block in blocks if block.heads is not None}
+    for part in (*blocks, *shared.values()):
+        undo.callback(_set(part.module, "forward", _forward(part)))
     undo.enter_context(hook_ports(blocks))
     return undo.close
 
@@ -72,26 +64,15 @@ def attention_forward(
     return heads.flatten(0, 1).contiguous(), None
 
 
-def _block_forward(block: Block) -> Callable[..., Any]:
-    """A block's `forward`, which asks what is to happen."""
-    original = block.module.forward
-
-    def forward(*arguments: Any, **keywords: Any) -> Any:
-        call = Call.now()
-        if call is None:
-            return original(*arguments, **keywords)
-        return call.block(block, original, Given.of(arguments, keywords))
-
-    return forward
-
-
-def _module_forward(heads: Heads) -> Callable[..., Any]:
-    """An attention module's `forward`, which asks what is to happen."""
-    original = heads.module.forward
+def _forward(part: Block | Heads) -> Callable[..., Any]:
+    """The `forward` of a block or an attention module, which asks what is to happen."""
+    original = part.module.forward
 
     def forward(*arguments: Any, **keywords: Any) -> Any:
         call, run = Call.now(), partial(original, *arguments, **keywords)
-        return run() if call is None else call.module(heads.form, run)
+        if call is None:
+            return run()
+        return call.block(part, run) if isinstance(part, Block) else call.attention(part, run)
 
     return forward
 
@@ -105,12 +86,9 @@ def _is_gelu(module: nn.Module) -> bool:
 
 def _set(thing: Any, name: str, value: Any) -> Callable[[], None]:
     """Set an attribute of an instance; gives what puts the old one back, or takes it away."""
-    if name in vars(thing):
-        before = vars(thing)[name]
-        setattr(thing, name, value)
-        return lambda: setattr(thing, name, before)
+    own, before = name in vars(thing), vars(thing).get(name)
     setattr(thing, name, value)
-    return lambda: delattr(thing, name)
+    return lambda: setattr(thing, name, before) if own else delattr(thing, name)
 
 
 @cache

@@ -52,12 +52,7 @@ class Added:
 
 
 def find_mlp(watch: Watch, attention: nn.Module | None) -> Added | None:
-    """What the MLP of a block adds, and to what; None where no submodule's output is that.
-
-    Args:
-        watch: of the block.
-        attention: the submodule that attends, if known.
-    """
+    """What the MLP of a block adds, and to what; None where no submodule's output is that."""
     sums: list[tuple[Tensor, Seen | None]] = [(watch.out, None)]
     for seen in watch.modules:  # where a norm comes last, the sum is what it takes
         given = watch.stream(seen.arguments[0])

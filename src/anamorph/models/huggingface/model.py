@@ -40,16 +40,17 @@ from anamorph.models.huggingface.reference import (
     Reference,
     accepts,
     context_of,
+    inputs_of,
     logits_of,
     own_logits,
     require_language_model,
-    without_cache,
 )
 from anamorph.models.sites import HEAD_KINDS, LAYER_KINDS, Site
 from anamorph.models.tap import Tap, rows_at
 from anamorph.models.wrapped import Wrapped, copies_of, same_up_to_rounding
 
 OF_HEADS = frozenset({*HEAD_KINDS, "heads"})
+NEEDS_MORE = "its blocks need more than the residual stream, such as what earlier ones keep"
 LONGEST = 2_048  # a context up to which it is tried whether it is true
 
 
@@ -69,12 +70,10 @@ class _State(State):
 class _Memory(threading.local):
     """What one thread computed last, for the stacks of proxies that start at the same block.
 
-    For one state alone: of all blocks it would be too large.
+    For one state and block alone: of all blocks it would be too large.
     """
 
-    state: State | None = None
-    index: int = -1
-    attended: Attended | None = None
+    last: tuple[State, int, Attended] | None = None
 
 
 class HuggingFace(Wrapped):
@@ -140,10 +139,8 @@ class HuggingFace(Wrapped):
 
     def fingerprint(self) -> dict[str, str]:
         """A digest of the model's weights, layer by layer, and of its configuration."""
-        return {
-            **super().fingerprint(),
-            CONFIGURATION: digest_of(_numeric(self.model.config.to_dict())),
-        }
+        configuration = digest_of(_numeric(self.model.config.to_dict()))
+        return super().fingerprint() | {CONFIGURATION: configuration}
 
     def _own(self, tokens: Tensor) -> Tensor:
         return own_logits(self.model, tokens)
@@ -194,7 +191,7 @@ class HuggingFace(Wrapped):
         single = residual.reshape(1, -1, width) if self._as_one else residual.reshape(-1, 1, width)
         with self.session(), current(StandIn(residual=single)):
             tokens = torch.zeros(len(single), 1, dtype=torch.long, device=residual.device)
-            out = self.model(input_ids=tokens, **without_cache(self.model))
+            out = self.model(**inputs_of(self.model, tokens))
         logits = logits_of(self.model, out, None)
         return logits.view(*residual.shape[:-1], -1)
 
@@ -217,31 +214,25 @@ class HuggingFace(Wrapped):
         return call.run(block, self._given(state, copies)[index], residual)
 
     def _attended(self, index: int, state: _State) -> Attended | None:
-        """What the attention of a block computes with nothing edited, remembered for one state.
-
-        Returns:
-            None if attention does not end with a projection.
-        """
-        memory, block = self._memory, self.blocks[index]
+        """What attention computes with nothing edited; None if no projection ends it."""
+        last, block = self._memory.last, self.blocks[index]
         if block.heads is None or block.heads.projection is None:
             return None
-        if memory.attended is None or memory.state is not state or memory.index != index:
+        if last is None or last[0] is not state or last[1] != index:
             call = Attending()
             with suppress(Stop):
                 call.run(block, self._given(state, 1)[index], state.residual)
-            memory.state, memory.index = state, index
-            memory.attended = Attended.of(call, block.heads.projection)
-        return memory.attended
+            last = state, index, Attended.of(call, block.heads.projection)
+            self._memory.last = last
+        return last[2]
 
     def _given(self, state: _State, copies: int) -> list[Given]:
         """What the model hands to its blocks, for so many copies of a batch."""
         if copies not in state.given:
             call = Listing(layers=self.layers)
-            inputs = {
-                name: value.repeat(copies, *[1] * (value.dim() - 1))
-                if torch.is_tensor(value)
-                else value
-                for name, value in state.inputs.items()
+            inputs = {  # tensors are [batch, position]
+                name: x.repeat(copies, 1) if torch.is_tensor(x) else x
+                for name, x in state.inputs.items()
             }
             with current(call), suppress(Stop):
                 self.model(**inputs)
@@ -249,7 +240,7 @@ class HuggingFace(Wrapped):
         return state.given[copies]
 
     def _inputs(self, batch: Batch) -> dict[str, Any]:
-        inputs: dict[str, Any] = {"input_ids": batch.tokens, **without_cache(self.model)}
+        inputs = inputs_of(self.model, batch.tokens)
         right = bool((batch.mask[:, 1:] <= batch.mask[:, :-1]).all())
         if bool(batch.mask.all()) or (right and self.causal):
             return inputs  # no real position sees the padding behind it
@@ -291,7 +282,7 @@ class HuggingFace(Wrapped):
         dims = next((block.heads.dims for block in self.blocks if block.heads), {})
         self._widths = {**dims, "residual": state.residual.shape[-1]}
         self._takes_left_padding = True
-        self._takes_left_padding = self._gives(*reference.left_padded())
+        self._takes_left_padding = self._gives(*reference.padded("left"))
         self._as_one = True
         self._as_one = self._gives(state, reference.plain.flatten(0, 1))
 
@@ -302,8 +293,7 @@ class HuggingFace(Wrapped):
             what comes out of the last block for the tokens of the reference.
 
         Raises:
-            CannotSplit: if the model does not give its own logits block by block; says why, as the
-                end of a sentence.
+            CannotSplit: if the model does not give its own logits block by block; says why.
         """
         doing, call = "it does not run in parts", Probing()
         try:
@@ -318,9 +308,7 @@ class HuggingFace(Wrapped):
                         raise CannotSplit(
                             f"the logits of {what} differ from its own, by up to {by:.2g}"
                         )
-                doing = (
-                    "its blocks need more than the residual stream, such as what earlier ones keep"
-                )
+                doing = NEEDS_MORE
                 self._require_apart(states)
             return states[-1]
         except (AnamorphError, CannotSplit):
@@ -351,14 +339,9 @@ class HuggingFace(Wrapped):
             return False
 
     def _differs(self, batch: Batch | State, expected: Tensor) -> float:
-        """By how much the logits of a batch, or of the state behind the last block, are others.
+        """By how much logits differ from [real token, vocabulary] expected; 0 if by rounding.
 
-        Args:
-            batch: with the real tokens at which they are compared.
-            expected: [real token, vocabulary].
-
-        Returns:
-            0 if they differ by rounding alone.
+        Those of a batch, or of the state behind the last block.
         """
         state = self.run(batch).state if isinstance(batch, Batch) else batch
         found = self.logits(state)[0][batch.mask]
@@ -370,10 +353,8 @@ class HuggingFace(Wrapped):
         """Make sure that a block depends on its input alone.
 
         A proxy starts at any block, with others beside it. So every block runs alone, the last one
-        first, on two copies that differ, and must give what it gives on each.
-
-        Args:
-            states: before every block, and behind the last.
+        first, on two copies that differ, and must give what it gives on each. The states are those
+        before every block, and behind the last.
 
         Raises:
             CannotSplit: if it does not.

@@ -33,13 +33,7 @@ Check = Callable[[Block, Held, Held], bool]
 
 
 def with_ports(block: Block, given: Given, watch: Watch) -> Block:
-    """The same block with the ports at which its sites are, as far as they are found.
-
-    Args:
-        block: of the model, with its heads, if they are known.
-        given: what it is given.
-        watch: of the block.
-    """
+    """A block that was watched, with the ports at which its sites are, as far as they are found."""
     added = find_mlp(watch, None if block.heads is None else block.heads.module)
     mlp = {} if added is None else {"mlp": Port(added.mlp.module, scale=added.scale)}
     parallel = added is not None and added.beside is not None

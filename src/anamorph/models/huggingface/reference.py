@@ -2,7 +2,7 @@
 
 import inspect
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -29,12 +29,12 @@ def require_language_model(model: nn.Module) -> None:
         AnamorphError: in one sentence, with what to do.
     """
     name = type(model).__name__
-    for attribute, how in (("_orig_mod", "._orig_mod"), ("module", ".module")):
+    for attribute in ("_orig_mod", "module"):
         inside = getattr(model, attribute, None)
         if isinstance(inside, nn.Module) and not hasattr(type(model), "from_pretrained"):
             raise AnamorphError(
                 f"{name} is a wrapper around a {type(inside).__name__}, which it compiles or "
-                f"spreads over devices; give the model inside, as model{how}."
+                f"spreads over devices; give the model inside, as model.{attribute}."
             )
     config: Any = getattr(model, "config", None)
     if not hasattr(config, "get_text_config") or not hasattr(model, "get_output_embeddings"):
@@ -133,23 +133,22 @@ class Reference:
         Args:
             state: what comes out of the last block for the tokens.
         """
-        cut = self.short.shape[1]
+        one = Batch.whole(self.tokens[1:, : self.short.shape[1]])
         cases: list[tuple[str, Batch | State, Tensor]] = [
             ("a batch", state, self.plain.flatten(0, 1)),
-            ("one sequence", Batch.whole(self.tokens[1:, :cut]), self.short[0]),
+            ("one sequence", one, self.short[0]),
         ]
         if self.pads and not self.causal:  # a causal model is not told of padding behind a sequence
-            padded = Batch.whole(self.tokens)
-            padded.mask[1, cut:] = False
-            cases.append(("a padded batch", padded, torch.cat([self.plain[0], self.short[0]])))
+            cases.append(("a padded batch", *self.padded("right")))
         return cases
 
-    def left_padded(self) -> tuple[Batch, Tensor]:
-        """A batch with padding at the left, and the logits [real token, vocabulary] of it."""
-        cut = self.short.shape[1]
-        batch = Batch.whole(self.tokens.clone())
-        batch.mask[1, :-cut] = False
-        batch.tokens[1] = batch.tokens[1].roll(self.tokens.shape[1] - cut)
+    def padded(self, side: Literal["left", "right"]) -> tuple[Batch, Tensor]:
+        """A batch with padding, and the logits [real token, vocabulary] of it."""
+        batch, cut = Batch.whole(self.tokens.clone()), self.short.shape[1]
+        batch.mask[1, cut:] = False
+        if side == "left":
+            for rows in batch.tokens[1], batch.mask[1]:
+                rows.copy_(rows.roll(len(rows) - cut))
         return batch, torch.cat([self.plain[0], self.short[0]])
 
 
@@ -160,9 +159,9 @@ def own_logits(model: nn.Module, tokens: Tensor, mask: Tensor | None = None) -> 
         AnamorphError: if it does not run on them, or gives something else.
     """
     name = type(model).__name__
-    inputs: dict[str, Any] = {} if mask is None else {"attention_mask": mask}
+    masked = {} if mask is None else {"attention_mask": mask}
     try:
-        out = model(input_ids=tokens, **inputs, **without_cache(model))
+        out = model(**inputs_of(model, tokens), **masked)
     except Exception as error:
         reason = str(error).strip().split("\n")[0]
         raise AnamorphError(
@@ -175,13 +174,8 @@ def own_logits(model: nn.Module, tokens: Tensor, mask: Tensor | None = None) -> 
 def logits_of(model: nn.Module, out: Any, tokens: Tensor | None) -> Tensor:
     """[batch, position, vocabulary] the logits in what a model gave.
 
-    Args:
-        model: of transformers.
-        out: what it gave.
-        tokens: [batch, position] for which it gave that; None if that is not to be checked.
-
     Raises:
-        AnamorphError: if there are no logits, or logits of another shape.
+        AnamorphError: if there are none, or they do not fit [batch, position] tokens, if given.
     """
     name = type(model).__name__
     logits = getattr(out, "logits", out[0] if isinstance(out, tuple) and out else None)
@@ -212,9 +206,9 @@ def accepts(model: nn.Module, name: str) -> bool:
     return name in parameters or any(x.kind is x.VAR_KEYWORD for x in parameters.values())
 
 
-def without_cache(model: nn.Module) -> dict[str, bool]:
-    """The argument that keeps a model from keeping anything for the next tokens, if it has one."""
-    return {"use_cache": False} if accepts(model, "use_cache") else {}
+def inputs_of(model: nn.Module, tokens: Tensor) -> dict[str, Any]:
+    """The arguments with which a model runs on tokens, keeping nothing for the next ones."""
+    return {"input_ids": tokens} | ({"use_cache": False} if accepts(model, "use_cache") else {})
 
 
 def context_of(model: nn.Module) -> int | None:
@@ -238,7 +232,7 @@ def rotary_limits(model: nn.Module) -> list[int]:
     limits = []
     for module in model.modules():
         rope: Any = getattr(module, "rope_type", None)
-        kinds = set(rope.values() if isinstance(rope, dict) else [rope])
+        kinds = rope.values() if isinstance(rope, dict) else [rope]
         if "longrope" in kinds:
             config: Any = getattr(module, "config", None)
             limits += _original_lengths(getattr(config, "rope_parameters", None))
@@ -277,10 +271,10 @@ def _kept(model: nn.Module) -> dict[str, Any]:
         values = {k: v for k, v in vars(module).items() if not k.startswith("_")}
         for name, value in (values | dict(module.named_buffers(recurse=False))).items():
             if torch.is_tensor(value):
-                small = value.numel() <= COPIED
-                kept[f"{path}.{name}"] = value.tolist() if small else id(value)
+                value = value.tolist() if value.numel() <= COPIED else id(value)
             elif isinstance(value, (dict, list, set)):
-                kept[f"{path}.{name}"] = len(value)
-            elif isinstance(value, (int, float, str, type(None))):
-                kept[f"{path}.{name}"] = value
+                value = len(value)
+            elif not isinstance(value, (int, float, str, type(None))):
+                continue
+            kept[f"{path}.{name}"] = value
     return kept
