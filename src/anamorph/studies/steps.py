@@ -23,7 +23,7 @@ from anamorph.errors import AnamorphError
 from anamorph.faithfulness.metrics import metric_names
 from anamorph.faithfulness.sums import SumIndex
 from anamorph.faithfulness.tables import tabulate
-from anamorph.files import write_table
+from anamorph.files import write_json, write_table
 from anamorph.models.base import Model
 from anamorph.models.fingerprint import Identity
 from anamorph.progress import Event, Watch
@@ -35,7 +35,7 @@ from anamorph.runs.cells import (
     digest_of_file,
     write_work,
 )
-from anamorph.runs.folder import Run, read_json, write_json
+from anamorph.runs.folder import Run, read_json
 from anamorph.simplifications import FittedProxies
 from anamorph.studies.sources import Study, keep_weights
 from anamorph.tasks.base import CANDIDATES
