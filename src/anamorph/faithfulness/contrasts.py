@@ -1,5 +1,6 @@
 """How a level of a facet differs from the facet's other levels, on the same sequences."""
 
+from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -67,13 +68,10 @@ def contrasts(
         share: [metric] whether a metric is 0 or 1 at a position.
     """
     tokens = np.broadcast_to(tokens, sums.shape)
-    by_facet: dict[str, list[Group]] = {}
-    for group in index.groups():
-        if group.facet is not None:
-            by_facet.setdefault(group.facet, []).append(group)
     found = []
-    for groups in by_facet.values():
-        if len(groups) > 1:
+    for facet, several in groupby(index.groups, lambda group: group.facet):
+        groups = list(several)
+        if facet is not None and len(groups) > 1:
             sides = [_Side(*(_spread_out(index, x, g) for x in (sums, tokens))) for g in groups]
             every = _Side(*(np.sum(x, axis=0) for x in zip(*sides, strict=True)))
             pairs = zip(groups, sides, strict=True)

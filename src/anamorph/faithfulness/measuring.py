@@ -113,7 +113,7 @@ class Measured:
 
 def measure(grid: Grid, place: Place) -> Measured:
     """Means and intervals of all cells of a split."""
-    groups = list(place.index.groups())
+    groups = place.index.groups
     shape = (len(grid.proxies), len(grid.seeds) + 1, len(groups), len(grid.names))
     value, low, high = (np.full(shape, np.nan) for _ in range(3))
     tokens, sequences = (np.empty(shape[:3], np.int64) for _ in range(2))

@@ -1,4 +1,4 @@
-"""The one file from which a stopped training goes on."""
+"""The file from which a stopped training goes on."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,8 +19,8 @@ class Reached:
     """How far a training has come.
 
     Attributes:
-        step: steps that are done.
-        tokens: seen in them, padding included.
+        step: how many steps are done.
+        tokens: how many tokens they had, padding included.
         loss: float32 bits a token, averaged over the last steps.
         history: the rows of the curves.
     """
@@ -36,7 +36,7 @@ class Checkpoint:
 
     Args:
         folder: where it is; None to keep none.
-        identity: what tells this training from others.
+        identity: what makes this training different from others.
     """
 
     def __init__(self, folder: Path | None, identity: Mapping[str, Any]) -> None:
@@ -55,10 +55,10 @@ class Checkpoint:
         write_weights(self.path, tensors, {"identity": self.identity, "progress": progress})
 
     def restore(self, model: Decoder, optimizers: Sequence[Optimizer]) -> Reached:
-        """Load what was written last; a new start if nothing was.
+        """Load what was written last; begin anew if nothing was.
 
         Raises:
-            AnamorphError: if it is another training's, or damaged.
+            AnamorphError: if it is of another training, or damaged.
         """
         if self.path is None or not self.path.exists():
             return Reached()
@@ -93,5 +93,5 @@ class Checkpoint:
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors whose names begin so, by the rest of their names."""
+    """The tensors whose names begin with a prefix, by the rest of their names."""
     return {k.removeprefix(prefix): x for k, x in tensors.items() if k.startswith(prefix)}
