@@ -16,6 +16,7 @@ from torch import Tensor
 
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness.divergences import (
+    NATS,
     Candidates,
     attention_jsd,
     cross_entropy,
@@ -23,11 +24,11 @@ from anamorph.faithfulness.divergences import (
     kl,
     most_attended,
     overlap,
+    picked,
 )
 from anamorph.faithfulness.metric import Metric
 from anamorph.faithfulness.metrics import all_metrics
 
-NATS = math.log(2)  # in a bit
 ROUNDING = 1e-6  # by so much an added metric may lie outside its bounds
 
 # Elements in a block of intermediate values: on a CPU few enough to stay in a core's cache, and so
@@ -237,8 +238,8 @@ def _block(device: torch.device) -> int:
 def _predictions(model: ModelOutput, logits: Tensor) -> tuple[Tensor, Tensor]:
     """[copy, position] whether a proxy predicts what the model does, and whether the target."""
     highest = model.candidates.highest(logits)
-    same = _at(logits, model.said) == highest
-    right = (_at(logits, model.targets) == highest) & model.candidates.hold(model.targets)
+    same = picked(logits, model.said) == highest
+    right = (picked(logits, model.targets) == highest) & model.candidates.hold(model.targets)
     return same, torch.where(same, model.said == model.targets, right)
 
 
@@ -257,7 +258,7 @@ def _divergences(
     if not (model.lowest > LOWEST and smallest > SUMS[0] and largest < SUMS[1]):  # or a NaN
         return _careful_divergences(model, logits)
     d.sub_(total.log())
-    bits = _at(d, model.targets).div_(-NATS).add_(model.cross_entropy)
+    bits = picked(d, model.targets).div_(-NATS).add_(model.cross_entropy)
     kl_ = _dot(model.p, d, space[2]).div_(-NATS).clamp_(min=0)
     d.mul_(r.div_(total))
     half = r.add_(1).mul_(0.5)
@@ -276,11 +277,6 @@ def _careful_divergences(model: ModelOutput, logits: Tensor) -> tuple[Tensor, Te
         kl(log_p, log_q),
         cross_entropy(log_q, model.targets),
     )
-
-
-def _at(values: Tensor, tokens: Tensor) -> Tensor:
-    """[copy, position, vocabulary] and [position] token ids to [copy, position]."""
-    return values.gather(-1, tokens.expand(values.shape[:-1])[..., None])[..., 0]
 
 
 def _dot(a: Tensor, b: Tensor, space: Tensor) -> Tensor:

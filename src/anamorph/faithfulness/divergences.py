@@ -12,6 +12,8 @@ from torch import Tensor
 
 from anamorph.errors import AnamorphError
 
+NATS = math.log(2)  # in a bit
+
 TIE = 1e-4
 """Relative difference up to which two attention probabilities count as equal: above the rounding of
 float32 attention, below what a researcher would call a difference."""
@@ -37,7 +39,7 @@ def jensen_shannon(p: Tensor, q: Tensor) -> Tensor:
     ratio = p.div(middle).nan_to_num_(1.0).clamp_(1e-37, 2 - 2**-23)
     nats = ratio.log().mul_(p)
     nats.addcmul_(ratio.neg_().add_(2).log_(), q)
-    return nats.sum(-1).mul_(0.5 / math.log(2)).clamp_(0, 1)
+    return nats.sum(-1).mul_(0.5 / NATS).clamp_(0, 1)
 
 
 def kl(log_p: Tensor, log_q: Tensor) -> Tensor:
@@ -54,13 +56,17 @@ def kl(log_p: Tensor, log_q: Tensor) -> Tensor:
     p = log_p.exp()
     nats = (log_p - log_q).mul_(p)
     nats = nats.masked_fill_(p == 0, 0.0)  # 0·(±inf) and 0·(inf - inf) count as 0
-    return nats.sum(-1).mul_(1 / math.log(2)).clamp_(min=0)
+    return nats.sum(-1).mul_(1 / NATS).clamp_(min=0)
 
 
 def cross_entropy(log_p: Tensor, targets: Tensor) -> Tensor:
     """-log2 p(target) in bits: [..., vocabulary] and [...] token ids give [...]."""
-    picked = log_p.gather(-1, targets.expand(log_p.shape[:-1]).unsqueeze(-1)).squeeze(-1)
-    return picked.float().mul(-1 / math.log(2))
+    return picked(log_p, targets).float().mul(-1 / NATS)
+
+
+def picked(values: Tensor, tokens: Tensor) -> Tensor:
+    """[..., vocabulary] and [...] token ids, broadcast, to the values [...] of these tokens."""
+    return values.gather(-1, tokens.expand(values.shape[:-1])[..., None])[..., 0]
 
 
 @dataclass(frozen=True)

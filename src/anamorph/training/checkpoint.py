@@ -35,18 +35,16 @@ class Checkpoint:
     """The checkpoint of a training.
 
     Args:
-        folder: where it is; None to keep none.
+        folder: where it is.
         identity: what makes this training different from others.
     """
 
-    def __init__(self, folder: Path | None, identity: Mapping[str, Any]) -> None:
-        self.path = folder / "checkpoint.safetensors" if folder else None
+    def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
+        self.path = folder / "checkpoint.safetensors"
         self.identity = dict(identity)
 
     def write(self, model: Decoder, optimizers: Sequence[Optimizer], reached: Reached) -> None:
         """Write weights, the optimizers' state and how far the training has come."""
-        if self.path is None:
-            return
         tensors = {f"model.{name}": x for name, x in model.state_dict().items()}
         for number, optimizer in enumerate(optimizers):
             for index, values in optimizer.state_dict()["state"].items():
@@ -60,7 +58,7 @@ class Checkpoint:
         Raises:
             AnamorphError: if it is of another training, or damaged.
         """
-        if self.path is None or not self.path.exists():
+        if not self.path.exists():
             return Reached()
         tensors, metadata = read_weights(self.path)
         if metadata.get("identity") != self.identity:
@@ -85,11 +83,6 @@ class Checkpoint:
                 f"{self.path} is damaged: it is not what a training writes ({error!r}). Delete it "
                 "to train from the start."
             ) from error
-
-    def remove(self) -> None:
-        """Delete it, as the training is done."""
-        if self.path is not None:
-            self.path.unlink(missing_ok=True)
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -134,8 +134,8 @@ def train(
         "model": asdict(model),
         "seed": seed,
     }
-    checkpoint = Checkpoint(Path(out) if out else None, identity)
-    reached = checkpoint.restore(decoder, optimizers)
+    checkpoint = None if out is None else Checkpoint(Path(out), identity)
+    reached = checkpoint.restore(decoder, optimizers) if checkpoint else Reached()
     batches = shuffled(task.train.lengths, config.batch_tokens, seed)
     started, at_start = time.monotonic(), reached.tokens
     given = decoder, config.precision == "bf16-mixed"
@@ -152,15 +152,15 @@ def train(
             last = reached.step == config.steps
             if last or reached.step % config.evaluate_every == 0:
                 reached.history += _curves(decoder, task, reached)
-            if not last and reached.step % config.checkpoint_every == 0:
+            if checkpoint and not last and reached.step % config.checkpoint_every == 0:
                 checkpoint.write(decoder, optimizers, reached)
             speed = (reached.tokens - at_start) / (time.monotonic() - started)
             watch(Progress(reached.step, config.steps, float(reached.loss), speed))
     curves = pl.DataFrame(reached.history)
-    if out is not None:
-        write_table(Path(out) / "history.parquet", curves)
-        decoder.save(Path(out) / "model.safetensors")
-        checkpoint.remove()  # last, so that a training that is killed here can go on
+    if checkpoint:
+        write_table(checkpoint.path.with_name("history.parquet"), curves)
+        decoder.save(checkpoint.path.with_name("model.safetensors"))
+        checkpoint.path.unlink(missing_ok=True)  # last: a training that is killed here can go on
     return decoder, curves
 
 
@@ -178,11 +178,11 @@ def default_model(task: Task, **shape: Any) -> DecoderConfig:
         )
     needed = {"vocabulary": len(task.vocabulary), "context": longest}
     config = DecoderConfig(**needed | shape)
-    for name, found in (("vocabulary", config.vocabulary), ("context", config.context)):
-        if found < needed[name]:
+    for name, least in needed.items():
+        if (given := vars(config)[name]) < least:
             raise AnamorphError(
-                f"The task {task.name!r} needs a model with a {name} of at least {needed[name]}; "
-                f"got {found}. Leave model.{name} out to have it fit."
+                f"The task {task.name!r} needs a model with a {name} of at least {least}; "
+                f"got {given}. Leave model.{name} out to have it fit."
             )
     return config
 
