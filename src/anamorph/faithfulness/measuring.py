@@ -16,8 +16,8 @@ from anamorph.faithfulness.sums import CellSums, SumIndex
 from anamorph.tasks.base import Role
 
 IDENTITY = "identity"  # the method of the model itself
-BLOCK_BYTES = 2**28  # of sums held at once
-COPIES = 8  # of a block's sums at once
+BLOCK_BYTES = 2**28  # of sums held at once, with their copies
+COPIES = 8  # of the sums, that are held at once
 
 CellKey = tuple[int, str, str]
 """Model seed, simplification (spec string), split name."""
