@@ -76,11 +76,8 @@ def _quotas(root: Path) -> Iterator[int]:
         top = mount / controllers
         group = top / path.lstrip("/")
         # Each group is limited by those above it; in a container, the path may be the host's.
-        for folder in dict.fromkeys([group, *group.parents, top]):
-            if folder != top and top not in folder.parents:
-                continue
-            limit = _quota(folder)
-            if limit is not None:
+        for folder in (group, *group.parents):
+            if folder.is_relative_to(top) and (limit := _quota(folder)) is not None:
                 yield max(1, math.ceil(limit))
 
 
