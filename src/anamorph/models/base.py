@@ -78,13 +78,20 @@ class Edit(ABC):
 
 
 class EditBy(Edit):
-    """The edit that a function makes of the tensor alone."""
+    """The edit that a function makes of the tensor alone.
 
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        self.function = function
+    Attributes:
+        fired: how often it was made.
+    """
+
+    fired = 0
+
+    def __init__(self, function: Callable[[Tensor], Tensor], copies: int = 1) -> None:
+        self.function, self.copies = function, copies
 
     def __call__(self, x: Tensor, context: Context) -> Tensor:
         """What the function makes of `x`."""
+        self.fired += 1
         return self.function(x)
 
 
@@ -103,6 +110,11 @@ class Batch:
     tokens: Tensor
     mask: Tensor
 
+    @classmethod
+    def whole(cls, tokens: Tensor) -> "Batch":
+        """Sequences [batch, position] without padding."""
+        return cls(tokens, torch.ones_like(tokens, dtype=torch.bool))
+
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on another device."""
         return replace(self, tokens=self.tokens.to(device), mask=self.mask.to(device))
@@ -113,18 +125,16 @@ class State:
     """What one layer hands to the next.
 
     Attributes:
-        residual: [copy, batch, position, width], or [copy, batch, query, width] of the positions
-            `at` after a last layer that was given them.
+        residual: [copy, batch, position, width]; after a last layer that was given positions `at`,
+            of these alone.
         tokens: [batch, position] token ids.
         mask: [batch, position] True at real tokens.
-        at: None, or [batch, query] the positions that the residual holds.
         read: what edits of this run asked to read of the layers so far.
     """
 
     residual: Tensor
     tokens: Tensor
     mask: Tensor
-    at: Tensor | None = None
     read: Mapping[LayerKind, Tensor] = field(default_factory=dict)
 
 

@@ -94,22 +94,19 @@ class Decoder(nn.Module, Model):
         self.config, self.layers = config, config.layers
         self.vocabulary, self.context = config.vocabulary, config.context
         with usual_tensors():
-            self._make(config)
-
-    def _make(self, config: DecoderConfig) -> None:
-        self.embedding = nn.Embedding(config.vocabulary, config.width)
-        if config.positions == "learned":
-            self.position = nn.Embedding(config.context, config.width)
-        elif config.positions == "sinusoidal":
-            self.register_buffer("wave", _waves(config.context, config.width), persistent=False)
-        else:
-            angles = _angles(config.context, config.width // config.heads)
-            turn = torch.stack((angles.cos(), angles.sin()), dim=-1)
-            self.register_buffer("turn", turn, persistent=False)
-        self.blocks = nn.ModuleList(_Block(config) for _ in range(config.layers))
-        self.norm = nn.LayerNorm(config.width)
-        self.unembedding = nn.Linear(config.width, config.vocabulary, bias=False)
-        self._initialize()
+            self.embedding = nn.Embedding(config.vocabulary, config.width)
+            if config.positions == "learned":
+                self.position = nn.Embedding(config.context, config.width)
+            elif config.positions == "sinusoidal":
+                self.register_buffer("wave", _waves(config.context, config.width), persistent=False)
+            else:
+                angles = _angles(config.context, config.width // config.heads)
+                turn = torch.stack((angles.cos(), angles.sin()), dim=-1)
+                self.register_buffer("turn", turn, persistent=False)
+            self.blocks = nn.ModuleList(_Block(config) for _ in range(config.layers))
+            self.norm = nn.LayerNorm(config.width)
+            self.unembedding = nn.Linear(config.width, config.vocabulary, bias=False)
+            self._initialize()
 
     @property
     def device(self) -> torch.device:
@@ -201,7 +198,7 @@ class Decoder(nn.Module, Model):
         mlp_input = tap("mlp_input", block.norm_mlp(middle))
         mlp = tap("mlp", block.down(F.gelu(block.up(mlp_input))))
         residual = tap("residual", middle + mlp)
-        return Ran(State(residual, state.tokens, state.mask, rows, tap.read), tap.recorded)
+        return Ran(State(residual, state.tokens, state.mask, tap.read), tap.recorded)
 
     def logits(self, state: State, at: Tensor | None = None) -> Tensor:
         """[copy, batch, query, vocabulary] at the positions `at` [batch, query], or all."""

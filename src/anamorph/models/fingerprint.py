@@ -9,6 +9,7 @@ from math import isfinite
 from statistics import median
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -97,12 +98,9 @@ def _add(digest: blake2b, name: str, value: object) -> None:
         value = value.cpu().contiguous()
         digest.update(f"{name} {tuple(value.shape)} {value.dtype} ".encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
-    elif isinstance(value, Mapping):
-        for key in value:
-            _add(digest, f"{name}[{key}]", value[key])
-    elif isinstance(value, tuple | list):
-        for number, item in enumerate(value):
-            _add(digest, f"{name}[{number}]", item)
+    elif isinstance(value, Mapping | tuple | list):
+        for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
+            _add(digest, f"{name}[{key}]", item)
     elif isinstance(value, str | bytes | int | float | bool | None):
         digest.update(f"{name} {value!r} ".encode())
     else:  # of an object, its text may be its address
@@ -126,8 +124,9 @@ def probe_logits(model: Model, batch: Batch) -> dict[str, Any]:
     with model.session():
         for tokens, mask in zip(batch.tokens, batch.mask, strict=True):
             alone = tokens[None, : int(mask.sum())].to(model.device)
-            state = model.run(Batch(alone, torch.ones_like(alone).bool())).state
-            logits = model.logits(state)[0, 0]  # [position, vocabulary]
+            logits = model.logits(model.run(Batch.whole(alone)).state)[
+                0, 0
+            ]  # [position, vocabulary]
             own = logits.gather(1, alone[0, :, None].clamp(max=logits.shape[1] - 1))
             means = [x.double().mean() for x in (logits.float().logsumexp(1), logits.amax(1), own)]
             some = torch.linspace(0, logits.shape[1] - 1, 8).long().to(logits.device)
@@ -140,11 +139,9 @@ def close_logits(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> bo
     """Whether two results of `probe_logits` are one model's, but for rounding."""
     if before is None or before["format"] != now["format"]:
         return False
-    if len(before["values"]) != len(now["values"]):
-        return False
-    pairs = list(zip(before["values"], now["values"], strict=True))
-    if any((x is None) != (y is None) for x, y in pairs):
-        return False
-    scale = median([abs(x) for x, _ in pairs if x is not None] or [1.0])
+    old, new = (np.array(logits["values"], dtype=float) for logits in (before, now))  # None is NaN
+    scale = median(np.abs(old[np.isfinite(old)]).tolist() or [1.0])
     tolerance = 1e-3 if now["format"] in ("float32", "float64") else 1e-2
-    return all(abs(x - y) <= tolerance * (scale + abs(x)) for x, y in pairs if x is not None)
+    return old.shape == new.shape and np.allclose(
+        new, old, rtol=tolerance, atol=tolerance * scale, equal_nan=True
+    )

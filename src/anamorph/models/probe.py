@@ -6,12 +6,13 @@ must be the same in all of them.
 """
 
 import sys
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from math import ceil
+from math import ceil, inf
 from pathlib import Path
 from random import Random
 from threading import Barrier
@@ -58,12 +59,12 @@ class Probe:
                 every run.
         """
         tokens = self._tokens(ROWS, self._short, 0)
-        first, sizes = self._run(tokens), [_sizes(self.module)]
+        first = self._run(tokens)
         self._require_numbers(tokens, first)
+        sizes = [_sizes(self.module)]
         for _ in range(2):
-            again = self._run(tokens)
+            self._require_same(self._run(tokens), first, AGAIN)
             sizes.append(_sizes(self.module))
-            self._require_same(again, first, AGAIN)
         for name, size in sizes[0].items():
             if size < sizes[1].get(name, 0) < sizes[2].get(name, 0):
                 raise AnamorphError(
@@ -155,25 +156,19 @@ class Probe:
     @cached_property
     def _longer(self) -> Tensor | None:
         """[ROWS, position] tokens of more positions, if the module takes them."""
-        if self.context is not None:
-            tokens = self._tokens(ROWS, min(LONG[0], self.context), 7)
-            try:
-                self._run(tokens)
-            except Exception as error:  # of every kind that a module may raise
-                raise AnamorphError(
-                    f"{self._name} cannot run on {tokens.shape[1]} tokens, though its context is "
-                    f"said to be {self.context}: {type(error).__name__}: {error}"
-                ) from error
-            return tokens
-        if self.device.type != "cpu":  # where a position too many can end the process
-            return None
-        for length in LONG:
+        if self.context is None and self.device.type != "cpu":
+            return None  # a position too many can end the process there
+        for length in LONG if self.context is None else [min(LONG[0], self.context)]:
             tokens = self._tokens(ROWS, length, 7)
             try:
                 self._run(tokens)
                 return tokens
-            except Exception:  # of every kind that a module may raise
-                continue
+            except Exception as error:  # of every kind that a module may raise
+                if self.context is not None:
+                    raise AnamorphError(
+                        f"{self._name} cannot run on {length} tokens, though its context is said "
+                        f"to be {self.context}: {type(error).__name__}: {error}"
+                    ) from error
         return None
 
     def _run(self, tokens: Tensor) -> Tensor:
@@ -191,12 +186,10 @@ class Probe:
 
     def _require_numbers(self, tokens: Tensor, logits: Tensor) -> None:
         """Refuse logits of which no softmax can be made."""
-        nan, high = logits.isnan().any(-1), (logits == torch.inf).any(-1)
-        none = (logits == -torch.inf).all(-1)
         for wrong, what in (
-            (nan, "gives NaN"),
-            (high, "gives a logit of infinity"),
-            (none, "rules out every token (all logits are -inf)"),
+            (logits.isnan().any(-1), "gives NaN"),
+            ((logits == torch.inf).any(-1), "gives a logit of infinity"),
+            ((logits == -torch.inf).all(-1), "rules out every token (all logits are -inf)"),
         ):
             if bool(wrong.any()):
                 row, position = wrong.nonzero()[0].tolist()
@@ -255,13 +248,10 @@ def known_ids(call: Callable[[Tensor, Tensor], Tensor], logits: Tensor) -> int:
             return False
         return True
 
-    low, high = 1, logits.shape[-1] + 1  # it takes so many, and fewer than so many
-    if logits.device.type != "cpu" or takes(high - 2):  # elsewhere such an id can end the process
-        return high - 1
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if takes(middle - 1) else (low, middle)
-    return low
+    every = logits.shape[-1]
+    if logits.device.type != "cpu" or takes(every - 1):  # elsewhere such an id can end the process
+        return every
+    return bisect_left(range(every), True, lo=1, key=lambda token: not takes(token))
 
 
 def alike_at_once(
@@ -294,11 +284,7 @@ def _alike_between_lines(
     Between every two lines, or if that takes too long, between as many as there is time for.
     """
     begun: list[Future[Tensor]] = []
-    lines = 0
-
-    def count() -> None:
-        nonlocal lines
-        lines += 1
+    lines, step = 0, inf  # at first they are only counted
 
     def interrupt() -> None:
         nonlocal lines
@@ -308,12 +294,11 @@ def _alike_between_lines(
             wait(begun[-1:], timeout=10 * alone + 0.1)  # it may wait for a lock that we hold
 
     try:
-        with _between_lines(count):
+        with ThreadPoolExecutor(1) as pool, _between_lines(interrupt):
             start = monotonic()
             run(one[0])
             alone = monotonic() - start
-        step, lines = max(1, ceil(lines * alone / seconds)), 0
-        with ThreadPoolExecutor(1) as pool, _between_lines(interrupt):
+            step, lines = max(1, ceil(lines * alone / seconds)), 0
             found = run(one[0])
         return same(found, one[1]) and all(same(x.result(), other[1]) for x in begun)
     except Exception:  # of every kind that a module may raise where alone it raises nothing

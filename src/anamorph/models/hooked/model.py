@@ -22,7 +22,14 @@ from anamorph.models.hooked.run import HookedRun, site_name
 from anamorph.models.probe import AGAIN, Probe, known_ids
 from anamorph.models.sites import HEAD_KINDS, Site
 from anamorph.models.tap import rows_at
-from anamorph.models.wrapped import Wrapped, copies_of, same_up_to_rounding, still, with_first
+from anamorph.models.wrapped import (
+    Side,
+    Wrapped,
+    copies_of,
+    pass_through,
+    same_up_to_rounding,
+    still,
+)
 
 Forward = Callable[[Any, Tensor, Tensor], Any]
 """Takes the module, tokens [batch, position] and mask [batch, position]; gives logits."""
@@ -162,7 +169,7 @@ class HookedModel(Wrapped):
             done = self._run(state, known, later, at)
         recorded = {key: done.recorded[key] for key in wanted if done and key in done.recorded}
         if last and done is not None:
-            return Ran(State(done.logits, state.tokens, state.mask, at), recorded)
+            return Ran(State(done.logits, state.tokens, state.mask), recorded)
         behind = {key: edit for key, edit in known.items() if key.layer <= index}
         return Ran(replace(state, edits=behind, done=done), recorded)
 
@@ -217,48 +224,25 @@ class HookedModel(Wrapped):
         undo = ExitStack()
         undo.callback(_keep(self._moving))
         undo.callback(still(self.module))
-        places: dict[tuple[str, str], list[LayerKind]] = {}
+        places: dict[tuple[str, Side], list[LayerKind]] = {}
         for key, hook in self.hooks.items():
             places.setdefault((hook.path, hook.side), []).append(key)
         for (path, side), keys in places.items():
             module = self.module.get_submodule(path)
-            if side == "output":
-                handle = module.register_forward_hook(partial(self._on_output, keys))
-            else:
-                on_input = partial(self._on_input, keys)
-                handle = module.register_forward_pre_hook(on_input, with_kwargs=True)
-            undo.callback(handle.remove)
+            undo.callback(pass_through(module, side, partial(self._tap, keys)))
         return undo.close
 
-    def _on_output(self, keys: list[LayerKind], module: nn.Module, given: Any, out: Any) -> Any:
-        return self._tap(keys, out)
-
-    def _on_input(
-        self,
-        keys: list[LayerKind],
-        module: nn.Module,
-        given: tuple[Any, ...],
-        named: dict[str, Any],
-    ) -> Any:
-        if given or not named:
-            changed = self._tap(keys, given)
-            return None if changed is None else (changed, named)
-        name = next(iter(named))
-        changed = self._tap(keys, named[name])
-        return None if changed is None else (given, {**named, name: changed})
-
-    def _tap(self, keys: list[LayerKind], value: Any) -> Any:
+    def _tap(self, keys: list[LayerKind], value: Any) -> Tensor | None:
         """What a submodule takes or gives, edited; None where nothing is to be changed."""
         run: HookedRun | None = getattr(self._thread, "run", None)
-        keys = [key for key in keys if run is not None and run.concerns(key)]
-        if run is None or not keys:
-            return None
+        edited: Tensor | None = None
         for key in keys:
-            hook = self.hooks[key]
-            x = first_tensor(value, f"The {hook.side} of {hook.path!r}, site {site_name(key)},")
-            edited = run.tap(key, hook, x)
-            value = value if edited is None else with_first(value, edited)
-        return value
+            if run is not None and run.concerns(key):
+                what = f"The {self.hooks[key].where}, site {site_name(key)},"
+                x = first_tensor(value, what) if edited is None else edited
+                changed = run.tap(key, self.hooks[key], x)
+                edited = edited if changed is None else changed
+        return edited
 
     def _explore(self) -> None:
         """Try the module on a few tokens: what it gives, how often each site fires."""
