@@ -1,4 +1,4 @@
-"""Fingerprints of weights, so that a number can be told to belong to them."""
+"""Fingerprints of models, by which it is known that a number belongs to a model as it is now."""
 
 import json
 import re
@@ -18,14 +18,14 @@ from anamorph.models.base import Batch, Model
 
 REST = "the rest"  # embeddings, the head, and whatever else stands in no layer
 CONFIGURATION = "the configuration"
-MOST = 6  # parts that differ and are named
+MOST = 6  # names of parts in an error
 
 
 def fingerprint_of(module: nn.Module) -> dict[str, str]:
     """A digest of every layer's weights, and one of the rest.
 
-    Parameters and the buffers that are saved with them count, by name, shape, number format and
-    value. The first number in a parameter's name is taken for its layer.
+    Of parameters, and of buffers that are saved with them, the name, shape, number format and
+    values count. The first number in a name is taken for the layer.
 
     Returns:
         digests by `layer 0`, `layer 1`, … and `the rest`; equal for equal weights, on any device.
@@ -58,7 +58,7 @@ class Identity:
         return cls(model.fingerprint(), probe_logits(model, batch))
 
     def require_same(self, model: Model, batch: Batch) -> None:
-        """Refuse a model that was changed meanwhile, from another thread or by its own runs.
+        """Refuse a model that has changed since, from another thread or by its own runs.
 
         Raises:
             AnamorphError: names what differs.
@@ -74,7 +74,7 @@ class Identity:
 
 
 def differing(parts: Sequence[str]) -> str:
-    """What of a model differs, in words, from the names of its parts."""
+    """In words, what of a model differs, given the names of the parts that do."""
     weights = [part for part in parts if part != CONFIGURATION]
     few = ", ".join(weights[:MOST]) + (f" and {len(weights) - MOST} more" if weights[MOST:] else "")
     said = [f"the weights of {few} differ"] if weights else []
@@ -88,7 +88,7 @@ def digest_of(configuration: Mapping[str, Any]) -> str:
 
 
 def _add(digest: blake2b, name: str, value: object) -> None:
-    """Take in what a module saves under a name: mostly a tensor, by shape, format and bytes."""
+    """Take in what a module saves under a name: of a tensor its shape, format and bytes."""
     if isinstance(value, Tensor):
         value = value.detach()
         if value.is_quantized:
@@ -109,16 +109,16 @@ def _add(digest: blake2b, name: str, value: object) -> None:
 
 @torch.inference_mode()
 def probe_logits(model: Model, batch: Batch) -> dict[str, Any]:
-    """What a model says of a few sequences: what hooks, adapters or code change shows here.
+    """What a model says of a few sequences; a hook, an adapter or other code shows here.
 
     Args:
         model: in inference mode.
         batch: right-padded sequences of the data, on any device.
 
     Returns:
-        `format`, the number format, and `values`: of every sequence the mean over its positions of
-        the log of the summed exponentials, of the largest logit and of the given token's own, and
-        8 logits of the last position; None where one is not finite.
+        `format`, the number format, and `values`, 11 of every sequence: the means over positions
+        of the logsumexp of the logits, of the largest logit and of the logit of the token there,
+        and 8 logits of the last position; None for what is not finite.
     """
     values: list[float | None] = []
     with model.session():
@@ -136,7 +136,7 @@ def probe_logits(model: Model, batch: Batch) -> dict[str, Any]:
 
 
 def close_logits(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> bool:
-    """Whether two results of `probe_logits` are one model's, but for rounding."""
+    """Whether two results of `probe_logits` are equal up to rounding."""
     if before is None or before["format"] != now["format"]:
         return False
     old, new = (np.array(logits["values"], dtype=float) for logits in (before, now))  # None is NaN

@@ -1,8 +1,8 @@
-"""What a module does with a few tokens: whether its numbers can be relied on, and what it sees.
+"""A module tried on a few tokens: whether its numbers can be relied on, and what it sees.
 
-Before a module is audited it is tried in every way in which an audit runs it: again, in batches of
-other sizes and orders, on shorter and longer sequences, with padding. What it says of a sequence
-must be the same in all of them.
+Before a module is audited it is run in every way in which an audit runs it: again, in batches of
+other sizes and orders, on shorter and longer sequences, with padding. Its logits of a sequence must
+be the same in all of them.
 """
 
 import sys
@@ -26,11 +26,11 @@ from torch import Tensor, nn
 from anamorph.errors import AnamorphError
 from anamorph.models.wrapped import same_up_to_rounding
 
-SHORT = 6  # tokens
-LONG = (128, 64, 32, 16, 8)  # tokens; of a module that names no context, the first that runs
-ROWS = 4  # sequences in the larger batches
-FEW = 3  # token ids of a sequence that repeats them
-SECONDS = 1.0  # of two threads beside each other
+SHORT = 6  # tokens of a short sequence
+LONG = (128, 64, 32, 16, 8)  # tokens of a long one: the first of these that the module can take
+ROWS = 4  # sequences of a batch
+FEW = 3  # different token ids of a sequence that repeats them
+SECONDS = 1.0  # for which two threads are tried
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,10 @@ class Probe:
     device: torch.device
 
     def require_steady(self) -> None:
-        """Refuse a module that does not say the same of a sequence whatever ran before or beside.
+        """Refuse a module whose logits of a sequence depend on what runs before it or beside it.
 
         Raises:
-            AnamorphError: says what makes a difference; or that it gives NaN, or keeps more with
-                every run.
+            AnamorphError: if they do, are NaN, or if it keeps more with every run; says which.
         """
         tokens = self._tokens(ROWS, self._short, 0)
         first = self._run(tokens)
@@ -84,10 +83,10 @@ class Probe:
         self._require_same(self._run(tokens), first, AFTER)
 
     def require_threads(self) -> None:
-        """Refuse a module of which two runs at once are not as one after the other.
+        """Refuse a module that gives other logits when two threads run it at once.
 
         Raises:
-            AnamorphError: if a try shows it. That none shows it proves nothing.
+            AnamorphError: if that was seen. That it was not seen proves nothing.
         """
         batches = [self._tokens(ROWS, self._short, seed) for seed in (0, 1)]
         if not alike_at_once(self._run, batches, self._same):
@@ -96,14 +95,14 @@ class Probe:
     def causal(self) -> bool:
         """Whether no position sees those behind it, at a few places of a few sequences.
 
-        Some sequences repeat a few ids and others do not, since what sees its future may do so only
-        if it holds a certain token, or only if it is long.
+        Some sequences repeat a few ids and some are long, since a module may see the future only
+        where it finds a certain token, or only from some length on.
         """
         lengths = [self._short] * 3 + ([] if self._longer is None else [self._longer.shape[1]])
         return all(self._sees_nothing_behind(n, seed) for seed, n in enumerate(lengths))
 
     def _sees_nothing_behind(self, length: int, seed: int) -> bool:
-        """Whether changes, and an end, behind some positions of a sequence change nothing."""
+        """Whether logits stay the same if the tokens behind are others, or are not there."""
         cuts = sorted({1, 2, length // 4, length // 2, length - 1} & {*range(1, length)})
         tokens = self._tokens(1, length, seed)
         if seed != 2:
@@ -146,16 +145,16 @@ class Probe:
         return min(SHORT, self.context or SHORT)
 
     def _tokens(self, rows: int, length: int, seed: int) -> Tensor:
-        """[rows, length] token ids, as many different ones as there is room for, the last too."""
+        """[rows, length] token ids, all different if there are enough; 0 and the last first."""
         generator = torch.Generator().manual_seed(seed)
         ids = torch.randperm(self.vocabulary, generator=generator)
-        special = torch.tensor([0, self.vocabulary - 1])  # often
+        special = torch.tensor([0, self.vocabulary - 1])  # as padding or unknown tokens often are
         ids = torch.cat([special, ids[~torch.isin(ids, special)]])
         return ids[torch.arange(rows * length) % len(ids)].view(rows, length).to(self.device)
 
     @cached_property
     def _longer(self) -> Tensor | None:
-        """[ROWS, position] tokens of more positions, if the module takes them."""
+        """[ROWS, position] tokens of long sequences, if the module takes any."""
         if self.context is None and self.device.type != "cpu":
             return None  # a position too many can end the process there
         for length in LONG if self.context is None else [min(LONG[0], self.context)]:
@@ -172,7 +171,7 @@ class Probe:
         return None
 
     def _run(self, tokens: Tensor) -> Tensor:
-        """Logits of whole sequences; copies, as a module may write over what it took and gave."""
+        """Logits of whole sequences, copied, as a module may write over what it takes or gave."""
         return self.call(tokens.clone(), torch.ones_like(tokens).bool()).clone()
 
     def _same(self, a: Tensor, b: Tensor) -> bool:
@@ -233,7 +232,7 @@ def _sizes(module: nn.Module) -> dict[str, int]:
 
 
 def known_ids(call: Callable[[Tensor, Tensor], Tensor], logits: Tensor) -> int:
-    """How many token ids a module takes: fewer than it has logits if only these are padded.
+    """How many token ids a module takes: fewer than it has logits, if those are padded.
 
     Args:
         call: as in `Probe`.
@@ -262,8 +261,8 @@ def alike_at_once(
 ) -> bool:
     """Whether two batches, each in a thread of its own, give what they give alone.
 
-    First in turns that are always the same: between two lines of one run the other runs whole. That
-    finds what one run leaves where the other reads it. Then for some time in turns by chance.
+    They take turns: first, between two lines of one run the other runs whole, which finds what one
+    run leaves where the other reads it; then, for some time, each pauses between lines by chance.
     """
     expected = [run(tokens) for tokens in batches]
     pair = list(zip(batches, expected, strict=True))
@@ -281,7 +280,7 @@ def _alike_between_lines(
 ) -> bool:
     """Whether a batch, and another that runs whole between its lines, give what they give alone.
 
-    Between every two lines, or if that takes too long, between as many as there is time for.
+    It does so between any two lines, or between as many as there is time for.
     """
     begun: list[Future[Tensor]] = []
     lines, step = 0, inf  # at first they are only counted
@@ -291,7 +290,7 @@ def _alike_between_lines(
         lines += 1
         if lines % step == 0 and (not begun or begun[-1].done()):
             begun.append(pool.submit(torch.inference_mode()(run), other[0]))
-            wait(begun[-1:], timeout=10 * alone + 0.1)  # it may wait for a lock that we hold
+            wait(begun[-1:], timeout=10 * alone + 0.1)  # it may wait for a lock of this run
 
     try:
         with ThreadPoolExecutor(1) as pool, _between_lines(interrupt):
@@ -334,7 +333,7 @@ def _alike_by_chance(
 
 @contextmanager
 def _between_lines(do: Callable[[], None]) -> Iterator[None]:
-    """Call something between any two lines of this thread, but for those of torch."""
+    """Call a function between any two lines that this thread runs, except torch's own."""
     of_torch = str(Path(torch.__file__).parent)
 
     def trace(frame: FrameType, event: str, argument: Any) -> Any:

@@ -1,10 +1,10 @@
 """Sites: the tensors inside a model that can be read and replaced, and the patterns that name them.
 
 A site is written `layer.head.kind` (`1.0.query`, `0.2.pattern`) or, where a layer has one for all
-heads, `layer.kind` (`3.residual`, `3.mlp`). A pattern may put in each place a `*`, a range `0-3`
-(both ends included) or a set `{query,key}`. A `*` stands for what there is; what is named must be
-there: a number, each end of a range, each member of a set. In the place of the kind a `*` leaves
-out the kinds that must be named, as they hold what others hold.
+heads, `layer.kind` (`3.residual`, `3.mlp`). A pattern may have in each place a `*`, a range `0-3`
+(both ends included) or a set `{query,key}`. A `*` stands for all that there is. What is named must
+be there: a number, both ends of a range, each member of a set. A `*` for the kind does not stand
+for `NAMED_KINDS`.
 """
 
 import re
@@ -21,7 +21,7 @@ outputs of all heads side by side, before the output projection; what attention 
 the stream between attention and MLP; what the MLP is given, after its norm."""
 
 NAMED_KINDS = frozenset(LAYER_KINDS[2:])
-"""Kinds that a `*` does not stand for: they hold again what other sites hold, at another stage."""
+"""Kinds that a `*` does not stand for: they hold what other sites hold, at another stage."""
 
 
 class Site(NamedTuple):

@@ -22,14 +22,7 @@ from anamorph.models.hooked.run import HookedRun, site_name
 from anamorph.models.probe import AGAIN, Probe, known_ids
 from anamorph.models.sites import HEAD_KINDS, Site
 from anamorph.models.tap import rows_at
-from anamorph.models.wrapped import (
-    Side,
-    Wrapped,
-    copies_of,
-    pass_through,
-    same_up_to_rounding,
-    still,
-)
+from anamorph.models.wrapped import Side, Wrapped, pass_through, same_up_to_rounding, still
 
 Forward = Callable[[Any, Tensor, Tensor], Any]
 """Takes the module, tokens [batch, position] and mask [batch, position]; gives logits."""
@@ -100,7 +93,7 @@ class HookedModel(Wrapped):
         self.hooks = resolve(module, sites)
         self.layers = max(key.layer for key in self.hooks) + 1
         self._forward = forward or (lambda module, tokens, mask: module(tokens))
-        self._thread = threading.local()
+        self._thread = _Thread()
         with torch.inference_mode():
             self._explore()
 
@@ -163,7 +156,10 @@ class HookedModel(Wrapped):
         last = index == self.layers - 1
         done = state.done
         if (wanted or last) and (
-            done is None or done.edits != known or done.at is not at or not done.has(wanted)
+            done is None
+            or done.edits != known
+            or done.at is not at
+            or not set(wanted) <= set(done.wanted)
         ):
             later = [key for key in record if key.layer >= index]
             done = self._run(state, known, later, at)
@@ -184,12 +180,12 @@ class HookedModel(Wrapped):
         wanted: Collection[LayerKind | Site],
         at: Tensor | None,
     ) -> HookedRun:
-        tokens, mask, copies = state.tokens, state.mask, copies_of(edits.values())
-        run = HookedRun(state, edits, wanted, at, (copies, *tokens.shape))
+        run = HookedRun(state, edits, wanted, at, self.layers)
+        copies = run.shape[0]
         with self._turn, self.session():
             self._thread.run = run
             try:
-                logits = self._call(tokens.repeat(copies, 1), mask.repeat(copies, 1))
+                logits = self._call(state.tokens.repeat(copies, 1), state.mask.repeat(copies, 1))
             finally:
                 self._thread.run = None
             logits = logits.unflatten(0, (copies, -1))  # type: ignore[no-untyped-call]
@@ -234,8 +230,7 @@ class HookedModel(Wrapped):
 
     def _tap(self, keys: list[LayerKind], value: Any) -> Tensor | None:
         """What a submodule takes or gives, edited; None where nothing is to be changed."""
-        run: HookedRun | None = getattr(self._thread, "run", None)
-        edited: Tensor | None = None
+        run, edited = self._thread.run, None
         for key in keys:
             if run is not None and run.concerns(key):
                 what = f"The {self.hooks[key].where}, site {site_name(key)},"
@@ -296,6 +291,12 @@ def _keep(buffers: Iterable[tuple[nn.Module, str]]) -> Callable[[], list[tuple[n
         return moved
 
     return restore
+
+
+class _Thread(threading.local):
+    """What each thread is doing: the run that its module's hooks work for, if any."""
+
+    run: HookedRun | None = None
 
 
 @dataclass(frozen=True)

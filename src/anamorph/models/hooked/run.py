@@ -12,6 +12,7 @@ from anamorph.models.base import Edits, LayerKind, Recorded, State
 from anamorph.models.hooked.hooks import Hook
 from anamorph.models.sites import HEAD_KINDS, Site
 from anamorph.models.tap import Tap
+from anamorph.models.wrapped import copies_of
 
 
 @dataclass
@@ -23,9 +24,10 @@ class HookedRun:
         edits: by layer and kind.
         wanted: what is recorded.
         at: [batch, query] the rows of patterns and logits; None for all.
-        shape: (copy, batch, position).
+        layers: of the model.
         recorded: after edits.
         fired: how often each site was computed.
+        shape: (copy, batch, position).
         logits: [copy, batch, query, vocabulary].
     """
 
@@ -33,29 +35,22 @@ class HookedRun:
     edits: Edits
     wanted: Collection[LayerKind | Site]
     at: Tensor | None
-    shape: tuple[int, int, int]
+    layers: int
     recorded: Recorded = field(default_factory=dict)
     fired: Counter[LayerKind] = field(default_factory=Counter)
+    shape: tuple[int, int, int] = field(init=False)
     logits: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        reads = {key for edit in self.edits.values() for key in edit.reads}
-        self.keys = {*self.edits, *reads, *(LayerKind(key.layer, key.kind) for key in self.wanted)}
+        batch, positions = self.start.tokens.shape
+        self.shape = copies_of(self.edits.values()), batch, positions
         read: dict[LayerKind, Tensor] = {}
-        self.taps = {
-            layer: Tap(
-                layer, self.start, self.edits, self.wanted, self.at, None, self.recorded, read
-            )
-            for layer in {key.layer for key in self.keys}
-        }
+        given = self.start, self.edits, self.wanted, self.at, None, self.recorded, read
+        self.taps = [Tap(layer, *given) for layer in range(self.layers)]
 
     def concerns(self, key: LayerKind) -> bool:
-        """Whether a site is edited or recorded."""
-        return key in self.keys
-
-    def has(self, wanted: Collection[LayerKind | Site]) -> bool:
-        """Whether all this was recorded, as far as it exists."""
-        return set(wanted) <= set(self.wanted)
+        """Whether a site is edited, read or recorded."""
+        return self.taps[key.layer].concerns(key.kind)
 
     def tap(self, key: LayerKind, hook: Hook, whole: Tensor) -> Tensor | None:
         """Edit and record what passes; gives the submodule's tensor, None if it stays the same."""
