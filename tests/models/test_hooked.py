@@ -25,7 +25,7 @@ from huggingface_models import VOCABULARY, make
 from plain_modules import CONTEXT, Mixer, Recurrent, Transformer, large
 
 TOKENS = torch.randint(0, 23, (3, 11), generator=torch.Generator().manual_seed(1))
-FULL = Batch(TOKENS, torch.ones_like(TOKENS).bool())
+FULL = Batch.whole(TOKENS)
 QKV = "blocks.*.attention.qkv"
 SITES = {
     "*.*.query": am.Hook(QKV, heads=4, columns=(0, 16)),

@@ -86,7 +86,7 @@ class Decoder(nn.Module, Model):
         torch.Size([2, 5, 10])
     """
 
-    wave: Tensor  # [position, width]
+    wave: Tensor  # [position, width] sines in the even columns, cosines in the odd ones
     turn: Tensor  # [position, dim / 2, 2] the cosine and the sine of an angle
 
     def __init__(self, config: DecoderConfig) -> None:
@@ -98,7 +98,9 @@ class Decoder(nn.Module, Model):
             if config.positions == "learned":
                 self.position = nn.Embedding(config.context, config.width)
             elif config.positions == "sinusoidal":
-                self.register_buffer("wave", _waves(config.context, config.width), persistent=False)
+                angles = _angles(config.context, config.width)
+                wave = torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2)
+                self.register_buffer("wave", wave, persistent=False)
             else:
                 angles = _angles(config.context, config.width // config.heads)
                 turn = torch.stack((angles.cos(), angles.sin()), dim=-1)
@@ -320,9 +322,3 @@ def _angles(length: int, dim: int) -> Tensor:
     """[position, dim / 2] angles with wavelengths from 2π to 20000π (Vaswani et al. 2017)."""
     frequency = 10_000.0 ** (-torch.arange(0, dim, 2) / dim)
     return torch.arange(length)[:, None] * frequency
-
-
-def _waves(length: int, width: int) -> Tensor:
-    """[position, width] sines in the even columns, cosines in the odd ones."""
-    angles = _angles(length, width)
-    return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2)

@@ -127,13 +127,12 @@ class Probe:
         lengths = [max(1, tokens.shape[1] - row) for row in range(ROWS)]
         columns = torch.arange(tokens.shape[1], device=self.device)
         mask = columns < torch.tensor(lengths, device=self.device)[:, None]
-        alone = [self._run(tokens[row : row + 1, :n]) for row, n in enumerate(lengths)]
-        fillers = torch.zeros_like(tokens), self._tokens(ROWS, tokens.shape[1], 5)
-        padded = [self.call(tokens.where(mask, filler), mask.clone()).clone() for filler in fillers]
+        alone = torch.cat(
+            [self._run(tokens[row : row + 1, :n])[0] for row, n in enumerate(lengths)]
+        )
         return all(
-            self._same(x[row : row + 1, :n], alone[row])
-            for x in padded
-            for row, n in enumerate(lengths)
+            self._same(self.call(tokens.where(mask, filler), mask.clone())[mask], alone)
+            for filler in (torch.zeros_like(tokens), self._tokens(ROWS, tokens.shape[1], 5))
         )
 
     @property
