@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from anamorph.models.layout import HeadLayout, layout_of
-from anamorph.models.sites import Site
+from anamorph.models.sites import HEAD_KINDS, Site
 
 
 class LayerKind(NamedTuple):
@@ -24,6 +24,9 @@ class LayerKind(NamedTuple):
 
     layer: int
     kind: str
+
+    def __str__(self) -> str:
+        return f"{self.layer}.{'*.' if self.kind in HEAD_KINDS else ''}{self.kind}"
 
 
 Recorded = dict[LayerKind | Site, Tensor]
@@ -253,15 +256,10 @@ class Model(ABC):
         first: int = 0,
         stop: int | None = None,
     ) -> Ran:
-        """Run several blocks; arguments as for `layer`.
+        """Run the blocks from `first` on, up to `stop` (which does not run) or all.
 
-        Args:
-            batch: sequences, or the state before layer `first`.
-            edits: of these layers.
-            record: what to record.
-            at: [batch, query] the positions that count.
-            first: the first layer to run.
-            stop: the first layer not to run; None to run all.
+        `batch` may also be the state before layer `first`; `edits` are of the layers that run. The
+        other arguments are as for `layer`.
         """
         state = self.start(batch) if isinstance(batch, Batch) else batch
         recorded: Recorded = {}

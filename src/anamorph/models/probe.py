@@ -9,7 +9,7 @@ import sys
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil, inf
@@ -264,70 +264,63 @@ def alike_at_once(
     run leaves where the other reads it; then, for some time, each pauses between lines by chance.
     """
     expected = [run(tokens) for tokens in batches]
-    pair = list(zip(batches, expected, strict=True))
-    return all(
-        _alike_between_lines(run, one, other, same, seconds) for one, other in (pair, pair[::-1])
-    ) and _alike_by_chance(run, pair, same, seconds)
+
+    @torch.inference_mode()
+    def right(number: int, between: Callable[[], None] | None = None) -> bool:
+        with nullcontext() if between is None else _between_lines(between):
+            found = run(batches[number])
+        return same(found, expected[number])
+
+    return (
+        _right_between_lines(right, 0, 1, seconds)
+        and _right_between_lines(right, 1, 0, seconds)
+        and _right_by_chance(right, seconds)
+    )
 
 
-def _alike_between_lines(
-    run: Callable[[Tensor], Tensor],
-    one: tuple[Tensor, Tensor],
-    other: tuple[Tensor, Tensor],
-    same: Callable[[Tensor, Tensor], bool],
-    seconds: float,
-) -> bool:
+def _right_between_lines(right: Callable[..., bool], one: int, other: int, seconds: float) -> bool:
     """Whether a batch, and another that runs whole between its lines, give what they give alone.
 
     It does so between any two lines, or between as many as there is time for.
     """
-    begun: list[Future[Tensor]] = []
+    begun: list[Future[bool]] = []
     lines, step = 0, inf  # at first they are only counted
 
     def interrupt() -> None:
         nonlocal lines
         lines += 1
         if lines % step == 0 and (not begun or begun[-1].done()):
-            begun.append(pool.submit(torch.inference_mode()(run), other[0]))
+            begun.append(pool.submit(right, other))
             wait(begun[-1:], timeout=10 * alone + 0.1)  # it may wait for a lock of this run
 
     try:
-        with ThreadPoolExecutor(1) as pool, _between_lines(interrupt):
+        with ThreadPoolExecutor(1) as pool:
             start = monotonic()
-            run(one[0])
+            right(one, interrupt)
             alone = monotonic() - start
             step, lines = max(1, ceil(lines * alone / seconds)), 0
-            found = run(one[0])
-        return same(found, one[1]) and all(same(x.result(), other[1]) for x in begun)
+            return right(one, interrupt) and all(x.result() for x in begun)
     except Exception:  # of every kind that a module may raise where alone it raises nothing
         return False
 
 
-def _alike_by_chance(
-    run: Callable[[Tensor], Tensor],
-    pair: Sequence[tuple[Tensor, Tensor]],
-    same: Callable[[Tensor, Tensor], bool],
-    seconds: float,
-) -> bool:
-    """Whether batches that pause between lines by chance give what they give alone."""
-    start, draw = Barrier(len(pair)), Random(0)
+def _right_by_chance(right: Callable[..., bool], seconds: float) -> bool:
+    """Whether two batches that pause between lines by chance give what they give alone."""
+    start, draw = Barrier(2), Random(0)
 
     def pause() -> None:
         sleep(draw.random() / 2000 if draw.random() < 0.3 else 0)
 
-    @torch.inference_mode()
-    def steady(batch: tuple[Tensor, Tensor]) -> bool:
+    def steady(number: int) -> bool:
         start.wait(timeout=60)
         end = monotonic() + seconds
         while monotonic() < end:
-            with _between_lines(pause):
-                beside = run(batch[0])
-            if not same(beside, batch[1]):
+            if not right(number, pause):
                 return False
         return True
 
-    with ThreadPoolExecutor(len(pair)) as pool:
-        return all(pool.map(steady, pair))
+    with ThreadPoolExecutor(2) as pool:
+        return all(pool.map(steady, (0, 1)))
 
 
 @contextmanager

@@ -8,6 +8,7 @@ for `NAMED_KINDS`.
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import combinations, product
 from typing import Any, NamedTuple
@@ -83,25 +84,24 @@ def match_sites(pattern: str, sites: Iterable[Site]) -> list[Site]:
 
 def describe_sites(sites: Iterable[Site]) -> str:
     """All sites in a few words, such as `0-1.0-3.{query,key}, 0-1.mlp`."""
-    grid: dict[str, tuple[set[int], set[int]]] = {}
-    for site in sites:
-        layers, heads = grid.setdefault(site.kind, (set(), set()))
-        layers.add(site.layer)
-        if site.head is not None:
-            heads.add(site.head)
-    by_place: dict[str, list[str]] = {}
-    for kind, (layers, heads) in grid.items():
-        place = f"{_range(layers)}." + (f"{_range(heads)}." if heads else "")
-        by_place.setdefault(place, []).append(kind)
+    layers: dict[str, set[int]] = defaultdict(set)
+    heads: dict[str, set[int]] = defaultdict(set)
+    for layer, head, kind in sites:
+        layers[kind].add(layer)
+        if head is not None:
+            heads[kind].add(head)
+    by_place: dict[str, list[str]] = defaultdict(list)
+    for kind in layers:
+        place = ".".join(_range(numbers) for numbers in (layers[kind], heads[kind]) if numbers)
+        by_place[place].append(kind)
     return ", ".join(
-        place + (kinds[0] if len(kinds) == 1 else "{" + ",".join(kinds) + "}")
+        f"{place}.{kinds[0]}" if len(kinds) == 1 else f"{place}.{{{','.join(kinds)}}}"
         for place, kinds in by_place.items()
     )
 
 
 def _range(numbers: set[int]) -> str:
-    low, high = min(numbers), max(numbers)
-    return str(low) if low == high else f"{low}-{high}"
+    return "-".join(map(str, sorted({min(numbers), max(numbers)})))
 
 
 _SHARED = (

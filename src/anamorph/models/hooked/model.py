@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from anamorph.errors import AnamorphError, require
 from anamorph.models.base import Batch, Edits, LayerKind, Ran, State
 from anamorph.models.hooked.hooks import Hook, first_tensor, resolve
-from anamorph.models.hooked.run import HookedRun, site_name
+from anamorph.models.hooked.run import HookedRun
 from anamorph.models.probe import AGAIN, Probe, known_ids
 from anamorph.models.sites import HEAD_KINDS, Site
 from anamorph.models.tap import rows_at
@@ -194,7 +194,7 @@ class HookedModel(Wrapped):
         for key, hook in self.hooks.items():
             if run.concerns(key) and not run.fired[key]:
                 raise AnamorphError(
-                    f"The site {site_name(key)} never fired: the submodule {hook.path!r} "
+                    f"The site {key} never fired: the submodule {hook.path!r} "
                     "did not run in the model's forward, perhaps because another one uses its "
                     "weights. Nothing was measured; hook a submodule that runs."
                 )
@@ -233,7 +233,7 @@ class HookedModel(Wrapped):
         run, edited = self._thread.run, None
         for key in keys:
             if run is not None and run.concerns(key):
-                what = f"The {self.hooks[key].where}, site {site_name(key)},"
+                what = f"The {self.hooks[key].where}, site {key},"
                 x = first_tensor(value, what) if edited is None else edited
                 changed = run.tap(key, self.hooks[key], x)
                 edited = edited if changed is None else changed

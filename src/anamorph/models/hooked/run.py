@@ -10,7 +10,7 @@ from torch import Tensor
 from anamorph.errors import AnamorphError
 from anamorph.models.base import Edits, LayerKind, Recorded, State
 from anamorph.models.hooked.hooks import Hook
-from anamorph.models.sites import HEAD_KINDS, Site
+from anamorph.models.sites import Site
 from anamorph.models.tap import Tap
 from anamorph.models.wrapped import copies_of
 
@@ -57,14 +57,14 @@ class HookedRun:
         self.fired[key] += 1
         if self.fired[key] > 1:
             raise AnamorphError(
-                f"The site {site_name(key)} fired more than once: the submodule {hook.path!r} ran "
+                f"The site {key} fired more than once: the submodule {hook.path!r} ran "
                 "again in one forward, as in a recurrence or with shared weights, so it is not "
                 "one tensor. Hook what runs once a layer."
             )
         try:
             x = hook.view(whole, key.kind, self.shape)
         except AnamorphError as error:
-            raise AnamorphError(f"The site {site_name(key)} does not fit: {error}") from error
+            raise AnamorphError(f"The site {key} does not fit: {error}") from error
         tap = self.taps[key.layer]
         if key.kind in tap.kept:
             x = x.clone()  # the module may go on in place
@@ -75,14 +75,9 @@ class HookedRun:
             return None
         if new.shape != x.shape:
             raise AnamorphError(
-                f"An edit of {site_name(key)} gives {list(new.shape)} for {list(x.shape)}; "
+                f"An edit of {key} gives {list(new.shape)} for {list(x.shape)}; "
                 "expected the same shape."
             )
         edited = whole.clone(memory_format=torch.contiguous_format)
         hook.view(edited, key.kind, self.shape).copy_(new)
         return edited
-
-
-def site_name(key: LayerKind) -> str:
-    """As patterns of sites name it, all heads of it."""
-    return f"{key.layer}.*.{key.kind}" if key.kind in HEAD_KINDS else f"{key.layer}.{key.kind}"
