@@ -1,6 +1,8 @@
 """`anamorph run TASK`: the whole job."""
 
-from anamorph.cli.console import stdout
+from functools import partial
+
+from anamorph.cli.console import audit_into
 from anamorph.cli.options import (
     OodFolders,
     Out,
@@ -14,8 +16,6 @@ from anamorph.cli.options import (
     default_out,
     with_folders,
 )
-from anamorph.cli.outcome import complete, print_outcome
-from anamorph.cli.progress import shown
 from anamorph.studies.specification import load_preset
 from anamorph.studies.study import run_study
 
@@ -32,10 +32,6 @@ def run(
     ood: OodFolders = None,
 ) -> None:
     """Train, simplify, audit and report; the same command goes on with a stopped run."""
-    console = stdout()
     folder = out or default_out(task, preset)
     spec = load_preset(task, preset, with_folders(settings, train, unseen, ood), seeds)
-    before = complete(folder)
-    with shown(console) as watch:
-        result = run_study(spec, folder, preset=preset, workers=workers, watch=watch)
-    print_outcome(result, console, before=before)
+    audit_into(folder, partial(run_study, spec, folder, preset=preset, workers=workers))

@@ -123,19 +123,17 @@ class Run:
     @cached_property
     def results(self) -> pl.DataFrame:
         """Every number with its interval, one a row; see `anamorph.faithfulness.tabulate`."""
-        return with_families(read_table(self.path / "results.parquet", COLUMNS["results"].split()))
+        return self._of_proxies("results")
 
     @cached_property
     def gaps(self) -> pl.DataFrame:
         """Every generalization gap with its interval, p-value and verdict."""
-        return with_families(read_table(self.path / "gaps.parquet", COLUMNS["gaps"].split()))
+        return self._of_proxies("gaps")
 
     @cached_property
     def contrasts(self) -> pl.DataFrame:
         """How the levels of facets differ within a split."""
-        return with_families(
-            read_table(self.path / "contrasts.parquet", COLUMNS["contrasts"].split())
-        )
+        return self._of_proxies("contrasts")
 
     @cached_property
     def claims(self) -> list[dict[str, Any]]:
@@ -186,6 +184,9 @@ class Run:
             if found := {name: table for name, table in tables.items() if len(table)}:
                 return seed, found
         return None, {}
+
+    def _of_proxies(self, name: str) -> pl.DataFrame:
+        return with_families(read_table(self.path / f"{name}.parquet", COLUMNS[name].split()))
 
     def _of_seeds(self, name: str) -> pl.DataFrame | None:
         """A table of every seed that has it, as one; None if none has."""

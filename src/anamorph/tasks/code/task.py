@@ -88,13 +88,11 @@ def code(
     Raises:
         AnamorphError: if an argument does not fit, or the corpus cannot be read or lacks something.
     """
-    spec: dict[str, Any] = {
-        "corpus": dict(corpus) if isinstance(corpus, Mapping) else corpus,
-        "language": language,
-        "languages": list(languages) if isinstance(languages, tuple) else languages,
-        **{"train": train, "test": test, "context": context, "unit": unit},
-        **{"copied": copied, "seed": seed},
-    }
+    spec = {key: given for key, given in locals().items() if key not in ("cache", "watch")}
+    if isinstance(corpus, Mapping):
+        spec["corpus"] = dict(corpus)
+    if isinstance(languages, tuple):
+        spec["languages"] = list(languages)
     _check(spec)
     if not isinstance(cache, str | Path | None):
         raise AnamorphError(f"code: cache must be a folder; got {cache!r}.")
@@ -143,11 +141,11 @@ def read_corpus(
             for name, path in corpus.items()
         ]
         return from_folders(folders, cache, watch)
+    folder = Path(corpus).expanduser()
     if corpus.startswith("datasets:"):
         folder = write_files(corpus.removeprefix("datasets:"), languages, cache)
+    if folder.is_dir():
         return from_codesearchnet(folder, languages, cache, watch)
-    if Path(corpus).expanduser().is_dir():
-        return from_codesearchnet(Path(corpus).expanduser(), languages, cache, watch)
     return from_recipe(corpus, languages, cache, watch)
 
 
