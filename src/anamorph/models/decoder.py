@@ -75,10 +75,7 @@ class DecoderConfig:
 class Decoder(nn.Module, Model):
     """A decoder-only Transformer with `DecoderConfig`'s shape.
 
-    Sites are `layer.head.kind` for query, key, value, pattern and output (of a head, before the
-    output projection), and `layer.kind` for residual (after the block), mlp (its output), heads
-    (the outputs side by side), attention (what the output projection gives), middle (the residual
-    stream between attention and MLP) and mlp_input (the same after the MLP's norm).
+    It has sites of all kinds; see `anamorph.models.sites`.
 
     Example:
         >>> model = Decoder(DecoderConfig(vocabulary=10, context=8))

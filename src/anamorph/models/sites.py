@@ -16,6 +16,9 @@ from typing import Any, NamedTuple
 from anamorph.errors import AnamorphError
 
 HEAD_KINDS = ("query", "key", "value", "pattern", "output")
+"""Of each head: `query` and `key` are as they enter the scores, `output` is before the output
+projection."""
+
 LAYER_KINDS = ("residual", "mlp", "heads", "attention", "middle", "mlp_input")
 """Of the whole layer: the residual stream behind the block; what its MLP adds to the stream; the
 outputs of all heads side by side, before the output projection; what attention adds to the stream;
