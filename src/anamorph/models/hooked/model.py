@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from anamorph.errors import AnamorphError, require
-from anamorph.models.base import Batch, Edits, LayerKind, Ran, State
+from anamorph.models.base import Batch, Edit, Edits, LayerKind, Ran, State
 from anamorph.models.hooked.hooks import Hook, first_tensor, resolve
 from anamorph.models.hooked.run import HookedRun
 from anamorph.models.probe import AGAIN, Probe, known_ids
@@ -150,23 +150,17 @@ class HookedModel(Wrapped):
             AnamorphError: if a submodule that is edited or recorded does not run exactly once.
         """
         assert isinstance(state, _State)
-        edits = edits or {}
-        known = {**state.edits, **{key: e for key, e in edits.items() if key.layer >= index}}
+        edits = state.edits | {key: x for key, x in (edits or {}).items() if key.layer >= index}
+        record = [key for key in record if key.layer >= index]
         wanted = [key for key in record if key.layer == index]
         last = index == self.layers - 1
         done = state.done
-        if (wanted or last) and (
-            done is None
-            or done.edits != known
-            or done.at is not at
-            or not set(wanted) <= set(done.wanted)
-        ):
-            later = [key for key in record if key.layer >= index]
-            done = self._run(state, known, later, at)
+        if (wanted or last) and (done is None or not done.serves(edits, wanted, at)):
+            done = self._run(state, edits, record, at)
         recorded = {key: done.recorded[key] for key in wanted if done and key in done.recorded}
         if last and done is not None:
             return Ran(State(done.logits, state.tokens, state.mask), recorded)
-        behind = {key: edit for key, edit in known.items() if key.layer <= index}
+        behind = {key: edit for key, edit in edits.items() if key.layer <= index}
         return Ran(replace(state, edits=behind, done=done), recorded)
 
     def logits(self, state: State, at: Tensor | None = None) -> Tensor:
@@ -308,5 +302,5 @@ class _State(State):
         done: a run of the forward, if something of it had to be known.
     """
 
-    edits: Edits = field(default_factory=dict, kw_only=True)
+    edits: dict[LayerKind, Edit] = field(default_factory=dict, kw_only=True)
     done: HookedRun | None = field(default=None, kw_only=True)

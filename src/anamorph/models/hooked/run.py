@@ -52,6 +52,10 @@ class HookedRun:
         """Whether a site is edited, read or recorded."""
         return self.taps[key.layer].concerns(key.kind)
 
+    def serves(self, edits: Edits, wanted: Collection[LayerKind | Site], at: Tensor | None) -> bool:
+        """Whether it is the run that is asked for."""
+        return self.edits == edits and self.at is at and set(wanted) <= set(self.wanted)
+
     def tap(self, key: LayerKind, hook: Hook, whole: Tensor) -> Tensor | None:
         """Edit and record what passes; gives the submodule's tensor, None if it stays the same."""
         self.fired[key] += 1
