@@ -3,12 +3,14 @@
 import re
 from collections.abc import Iterator
 from functools import partial
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from anamorph.errors import AnamorphError
 from anamorph.tasks.text.content import Kind
-from anamorph.tasks.text.placed import NOTHING, Placed, PlacedFile, Scan, line_of
-from anamorph.tasks.text.rows import Document, Fields, to_document
+from anamorph.tasks.text.placed import NOTHING, Placed, PlacedFile
+from anamorph.tasks.text.rows import Fields
 
 _SEPARATORS: dict[Kind, str] = {"csv": ",;\t|", "tsv": "\t,;|"}  # the first one that fits
 _QUOTED = re.compile(r'"([^"]*+(?:""[^"]*+)*+)"')  # takes all it can, or a cut would end it
@@ -16,61 +18,51 @@ _UNQUOTED = {s: re.compile(rf"[^{re.escape(s)}\r\n]*") for s in _SEPARATORS["csv
 _LINE_END = re.compile(r"\r\n|\n|\r")
 
 
-class NotARecordError(AnamorphError):
-    """What a file holds is not a record of CSV."""
-
-
 class Csv(PlacedFile):
     """A document for every record; the first record names the columns."""
+
+    broken = (
+        "a record ({reason}). Fields with separators, quotes or line ends must be in quotes, and "
+        "a quote in them must be written twice."
+    )
 
     def __init__(self, path: Path, fields: Fields, kind: Kind) -> None:
         super().__init__(path, fields)
         found = {separator: self._names(separator) for separator in _SEPARATORS[kind]}
         if not any(found.values()):  # it is empty, or this says what is wrong
-            next(self._scanned(_scan(next(iter(found)))), None)
+            self._first(next(iter(found)))
         fitting = (s for s, names in found.items() if {*fields.asked} <= set(names))
-        separator = next(fitting, max(found, key=lambda s: len(found[s])))
-        self._scan = _scan(separator)
-        self._columns = found[separator]
+        self._separator = next(fitting, max(found, key=lambda s: len(found[s])))
+        self._columns = found[self._separator]
         fields.check(path, self._columns)
 
     def _values(self) -> Iterator[Placed]:
-        records = self._scanned(self._scan)
-        next(records)
-        for record, start, stop in records:
+        records = self._scanned(partial(_record, self._separator))
+        for record, start, stop in islice(records, 1, None):
             if len(record) != len(self._columns):
                 reason = f"{len(record)} field(s) for {len(self._columns)} columns"
-                raise self._broken(reason, line_of(self.path, start))
-            yield record, start, stop
+                raise self._broken(reason, self._line(start))
+            yield self._row(record), start, stop
 
-    def _parse(self, data: bytes) -> list[str]:
-        found = self._scan(data.decode(), 0, True)
+    def _parse(self, data: bytes) -> dict[str, str]:
+        found = _record(self._separator, data.decode(), 0, True)
         assert found is not None
-        record: list[str] = found[0]
-        return record
+        return self._row(found[0])
 
-    def _document(self, value: list[str], number: int, start: int) -> Document:
-        row = dict(zip(self._columns, value, strict=True))
-        return to_document(row, self.fields, f"{self.path}, row {number}")
-
-    def _broken(self, reason: str, line: int) -> AnamorphError:
-        return NotARecordError(
-            f"{self.path}:{line} is not a record ({reason}). Fields with separators, quotes or "
-            "line ends must be in quotes, and a quote in them must be written twice."
-        )
+    def _row(self, record: list[str]) -> dict[str, str]:
+        return dict(zip(self._columns, record, strict=True))
 
     def _names(self, separator: str) -> list[str]:
         try:
-            return next((record for record, _, _ in self._scanned(_scan(separator))), [])
-        except NotARecordError:  # of quoted names, with another separator between them
+            return self._first(separator)
+        except AnamorphError:  # of quoted names, with another separator between them
             return []
 
+    def _first(self, separator: str) -> list[str]:
+        return next((record for record, *_ in self._scanned(partial(_record, separator))), [])
 
-def _scan(separator: str) -> Scan:
-    return partial(_record, separator)
 
-
-def _record(separator: str, text: str, at: int, ended: bool) -> tuple[object, int] | None:
+def _record(separator: str, text: str, at: int, ended: bool) -> tuple[Any, int] | None:
     """The fields of a record, unless it is a blank line; see `anamorph.tasks.text.placed.Scan`."""
     if at >= len(text):
         return None

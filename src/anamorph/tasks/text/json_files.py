@@ -4,15 +4,19 @@ import codecs
 import json
 import re
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
 from anamorph.errors import AnamorphError
 from anamorph.tasks.text.content import HEAD, cut_off, reading
-from anamorph.tasks.text.placed import NOTHING, Placed, PlacedFile
+from anamorph.tasks.text.placed import BLOCK, NOTHING, Placed, PlacedFile
 from anamorph.tasks.text.rows import Document, Fields, listed, to_document
-from anamorph.tasks.text.sources import decode
+from anamorph.tasks.text.sources import Numbers, decode
 
 _DECODER = json.JSONDecoder()
 _GAP = re.compile(r"[ \t\r\n,]+")
@@ -21,12 +25,25 @@ _GAP = re.compile(r"[ \t\r\n,]+")
 class Lines(PlacedFile):
     """JSONL: a document a line."""
 
+    broken = "JSON ({reason}); in a .jsonl file every line is an object with the field {field!r}."
+
     def _values(self) -> Iterator[Placed]:
         start = 0
         with reading(self.path) as file:
             for line in file:
                 yield line, start, start + len(line)
                 start += len(line)
+
+    @cached_property
+    def _places(self) -> Numbers:
+        ends, size = [np.zeros(1, dtype=np.int64)], 0
+        with reading(self.path) as file:
+            while block := file.read(BLOCK):
+                newlines = np.flatnonzero(np.frombuffer(block, dtype=np.uint8) == ord("\n"))
+                ends.append(newlines + size + 1)
+                size += len(block)
+        found = np.concatenate(ends)
+        return sliding_window_view(found if found[-1] == size else np.append(found, size), 2)
 
     def _parse(self, data: bytes) -> bytes:
         return data
@@ -41,27 +58,20 @@ class Lines(PlacedFile):
             raise self._broken(_reason(error), number + 1) from error
         return to_document(row, self.fields, f"{self.path}:{number + 1}")
 
-    def _broken(self, reason: str, line: int) -> AnamorphError:
-        return AnamorphError(
-            f"{self.path}:{line} is not JSON ({reason}); in a .jsonl file every line is an object "
-            f"with the field {self.fields.text!r}."
-        )
-
 
 class Json(PlacedFile):
     """An array, or values one after the other."""
 
+    broken = (
+        "JSON ({reason}); expected an array of objects with the field {field!r}, or such an "
+        "object a line."
+    )
+
+    def _values(self) -> Iterator[Placed]:
+        return self._scanned(_Scan())
+
     def _parse(self, data: bytes) -> Any:
         return json.loads(data)
-
-    def _document(self, value: Any, number: int, start: int) -> Document:
-        return to_document(value, self.fields, f"{self.path}, row {number}")
-
-    def _broken(self, reason: str, line: int) -> AnamorphError:
-        return AnamorphError(
-            f"{self.path}:{line} is not JSON ({reason}); expected an array of objects with the "
-            f"field {self.fields.text!r}, or such an object a line."
-        )
 
     def single_object(self) -> dict[str, Any] | None:
         """What the file holds, if that is one object and not an array."""
@@ -70,9 +80,6 @@ class Json(PlacedFile):
                 return None
         first = [value for value, _, _ in islice(self._values(), 2)]
         return first[0] if len(first) == 1 and isinstance(first[0], dict) else None
-
-    def _values(self) -> Iterator[Placed]:
-        return self._scanned(_Scan())
 
 
 class _Scan:

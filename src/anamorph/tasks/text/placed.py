@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from anamorph.errors import AnamorphError
 from anamorph.tasks.text.content import countable, reading
-from anamorph.tasks.text.rows import Document, Fields
+from anamorph.tasks.text.rows import Document, Fields, to_document
 from anamorph.tasks.text.sources import Numbers, Source
 
 BLOCK = 1 << 20  # bytes that are read at a time
@@ -28,6 +28,8 @@ value is left. A ValueError says what is wrong."""
 class PlacedFile(Source):
     """A file with a document for every value."""
 
+    broken: ClassVar[str]  # what an error says of a value that cannot be read
+
     def __init__(self, path: Path, fields: Fields) -> None:
         self.path, self.fields = path, fields
         self.paths = (path,)
@@ -40,13 +42,9 @@ class PlacedFile(Source):
     def _parse(self, data: bytes) -> Any:
         """The value that the bytes hold."""
 
-    @abstractmethod
     def _document(self, value: Any, number: int, start: int) -> Document | None:
         """The document of a value, with its number and its first byte; None for a blank line."""
-
-    @abstractmethod
-    def _broken(self, reason: str, line: int) -> AnamorphError:
-        """The error for a value that cannot be read."""
+        return to_document(value, self.fields, f"{self.path}, row {number}")
 
     def __iter__(self) -> Iterator[Document]:
         for number, (value, start, _) in enumerate(self._values()):
@@ -90,29 +88,32 @@ class PlacedFile(Source):
             while True:
                 try:
                     found = scan(text, at, ended)
-                    if found is None and ended:
-                        return
-                    if found is None:
+                    if found is None and not ended:
                         block = file.read(size)
                         size, ended = size * 2, not block
                         text, at = text[at:] + utf8.decode(block, final=ended), 0
                         continue
-                except UnicodeDecodeError as error:
-                    reason = f"not UTF-8: {error.reason}"
-                    raise self._broken(reason, line_of(self.path, place)) from error
                 except ValueError as error:
-                    raise self._broken(str(error), line_of(self.path, place)) from error
+                    reason = str(error)
+                    if isinstance(error, UnicodeDecodeError):
+                        reason = f"not UTF-8: {error.reason}"
+                    raise self._broken(reason, self._line(place)) from error
+                if found is None:
+                    return
                 value, stop = found
                 end = place + len(text[at:stop].encode())
                 if value is not NOTHING:
                     yield value, place, end
                 at, place, size = stop, end, BLOCK
 
+    def _broken(self, reason: str, line: int) -> AnamorphError:
+        said = self.broken.format(reason=reason, field=self.fields.text)
+        return AnamorphError(f"{self.path}:{line} is not {said}")
 
-def line_of(path: Path, place: int) -> int:
-    """The number of the line, from 1, in which a byte of a file lies."""
-    line = 1
-    with reading(path) as file:
-        while place > 0 and (block := file.read(min(place, BLOCK))):
-            line, place = line + block.count(b"\n"), place - len(block)
-    return line
+    def _line(self, place: int) -> int:
+        """The number of the line, from 1, in which a byte lies."""
+        line = 1
+        with reading(self.path) as file:
+            while place > 0 and (block := file.read(min(place, BLOCK))):
+                line, place = line + block.count(b"\n"), place - len(block)
+        return line

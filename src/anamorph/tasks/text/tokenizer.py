@@ -1,7 +1,6 @@
 """What is needed of a Hugging Face tokenizer."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -90,32 +89,12 @@ def special_tokens(tokenizer: Tokenizer) -> tuple[tuple[int, ...], tuple[int, ..
     )
 
 
-@dataclass(frozen=True)
-class Special:
-    """The special tokens of a tokenizer.
-
-    Attributes:
-        front: token ids that it puts in front of a text.
-        behind: and behind it.
-        ids: of all special tokens but the one for what is unknown.
-    """
-
-    front: tuple[int, ...]
-    behind: tuple[int, ...]
-    ids: tuple[int, ...]
-
-    @classmethod
-    def of(cls, tokenizer: Tokenizer) -> "Special":
-        """Those of a tokenizer; empty where they cannot be found out."""
-        try:
-            front, behind = special_tokens(tokenizer)
-        except AnamorphError:
-            front, behind = (), ()
-        added = getattr(tokenizer, "added_tokens_decoder", {})
-        ids = {int(i) for i in getattr(tokenizer, "all_special_ids", ())}
-        ids |= {int(i) for i, token in added.items() if token.special}
-        ids -= {getattr(tokenizer, "unk_token_id", None)}
-        return cls(front, behind, tuple(sorted(ids)))
+def special_ids(tokenizer: Tokenizer) -> list[int]:
+    """The token ids of all special tokens but the one for what is unknown."""
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    ids = {*getattr(tokenizer, "all_special_ids", ())}
+    ids |= {i for i, token in added.items() if token.special}
+    return sorted(ids - {getattr(tokenizer, "unk_token_id", None)})
 
 
 def separator(tokenizer: Tokenizer) -> int:
@@ -125,8 +104,7 @@ def separator(tokenizer: Tokenizer) -> int:
         AnamorphError: if the tokenizer has none of them.
     """
     for name in SEPARATORS:
-        found = getattr(tokenizer, name, None)
-        if found is not None:
+        if (found := getattr(tokenizer, name, None)) is not None:
             return int(found)
     raise AnamorphError(
         "packing='pack' joins documents with EOS, SEP or BOS, and the tokenizer has none of them; "
