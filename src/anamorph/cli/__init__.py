@@ -82,4 +82,4 @@ def _warn(message: Warning | str, *_: object, **__: object) -> None:
 
 
 def _say(mark: str, message: object) -> None:
-    Console(stderr=True).print(mark, escape(str(message)), highlight=False)
+    Console(stderr=True, highlight=False).print(mark, escape(str(message)))

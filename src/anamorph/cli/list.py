@@ -26,11 +26,10 @@ def list_() -> None:
         else:
             how = "`anamorph audit --data`" if task == "text" else "`am.load_task` in Python"
             said = f"no presets: for {how}"
-        console.print(f"{'task':<16}{task} ({said})", highlight=False)
+        console.print(f"{'task':<16}{task} ({said})")
     for name in simplification_names():
-        text = f"{'simplification':<16}{_described(name)}"
-        console.print(escape(text), highlight=False, soft_wrap=True)
-    console.print(f"{'':<16}{OF_ANY}", highlight=False, soft_wrap=True)
+        console.print(escape(f"{'simplification':<16}{_described(name)}"), soft_wrap=True)
+    console.print(f"{'':<16}{OF_ANY}", soft_wrap=True)
 
 
 def _described(name: str) -> str:

@@ -62,7 +62,7 @@ def _lines(console: Console, every: float) -> Iterator[Watch]:
 
     def say(text: str) -> None:
         now = time.strftime("%Y-%m-%d %H:%M:%S")
-        console.print(f"{now}  {escape(text)}", highlight=False, soft_wrap=True)
+        console.print(f"{now}  {escape(text)}", soft_wrap=True)
 
     def watch(event: Event) -> None:
         with lock:

@@ -41,7 +41,7 @@ def sites(
         table.add_row(escape(row["site" if every else "sites"]), escape(tensor), fires)
     console.print(table)
     for sentence in missing_sites(loaded):
-        console.print(escape(sentence), highlight=False, soft_wrap=True)
+        console.print(escape(sentence), soft_wrap=True)
 
 
 def _load(source: str, hub: bool) -> Model:

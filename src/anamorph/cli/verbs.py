@@ -1,4 +1,4 @@
-"""The verbs of the command line, in the order in which `anamorph --help` names them."""
+"""The verbs of the command line, all of them."""
 
 from typing import Annotated
 

@@ -9,7 +9,7 @@ the model, which predicts each at its own position.
 import json
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from itertools import combinations
 from typing import Any, Literal
@@ -129,9 +129,8 @@ class Split(Ragged):
     def take(self, sequences: NDArray[np.int64]) -> "Split":
         """The split that holds only the given sequences, in the given order."""
         index = self.entries(sequences)
-        return Split(
-            name=self.name,
-            role=self.role,
+        return replace(
+            self,
             tokens=self.tokens[index],
             offsets=Rows.of(self.lengths[sequences]).offsets,
             scored=self.scored[index],

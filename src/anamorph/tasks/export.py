@@ -24,7 +24,7 @@ def export(task: Task, folder: Path | str) -> None:
     """
     folder = Path(folder)
     for split in task.splits.values():
-        write_table(folder / f"{file_name(split.name)}.parquet", to_table(split))
+        write_table(folder / f"{file_name(split.name)}.parquet", _table(split))
     description = {
         "task": dict(task.spec),
         "vocabulary": task.vocabulary,
@@ -46,12 +46,8 @@ def export(task: Task, folder: Path | str) -> None:
     write_text(folder / "task.json", text)
 
 
-def to_table(split: Split) -> pl.DataFrame:
-    """A split as a table with a row a sequence.
-
-    Raises:
-        AnamorphError: if a facet is named as another column.
-    """
+def _table(split: Split) -> pl.DataFrame:
+    """A split as a table with a row a sequence."""
     columns = {"tokens": split.tokens, "scored": split.scored}
     columns |= {} if split.masked is None else {"masked": split.masked}
     if taken := sorted(columns.keys() & split.facets.keys()):

@@ -84,16 +84,6 @@ def concatenate(parts: list[Sentences]) -> Sentences:
     )
 
 
-def sample(count: int, k: int = 20, m: int = 10, seed: int = 0) -> Sentences:
-    """Draw `count` independent sentences of Dyck-(k, m).
-
-    Raises:
-        AnamorphError: if a number is out of range.
-    """
-    require("Dyck: count", count, whole=True, least=0)
-    return first(stream(k, m, seed), count)
-
-
 def first(parts: Iterator[Sentences], count: int) -> Sentences:
     """The first `count` sentences, or fewer if many parts in a row bring none."""
     kept, missing, fruitless = [], count, 0
@@ -107,7 +97,7 @@ def first(parts: Iterator[Sentences], count: int) -> Sentences:
 
 
 def stream(k: int = 20, m: int = 10, seed: int = 0, block: int = BLOCK) -> Iterator[Sentences]:
-    """Draw sentences without end, some thousands at a time.
+    """Draw independent sentences of Dyck-(k, m) without end, some thousands at a time.
 
     The sentences do not depend on `block`; only how many come at once does.
 

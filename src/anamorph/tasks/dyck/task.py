@@ -182,24 +182,19 @@ class _Seen:
 
     def __init__(self, train: Sentences, structure: Structure) -> None:
         self.structure = structure
-        self.sentences = np.unique(_typed(train))
+        self.sentences = np.unique(_hash(train.brackets, train.offsets))
         seen = skeletons(train) if structure == "sentence" else segments(train)[0]
         self.skeletons = np.unique(seen)
 
     def sentence(self, sentences: Sentences) -> NDArray[np.bool_]:
-        return np.isin(_typed(sentences), self.sentences)
+        return np.isin(_hash(sentences.brackets, sentences.offsets), self.sentences)
 
     def structures(self, sentences: Sentences) -> NDArray[np.bool_]:
         if self.structure == "sentence":
             return np.isin(skeletons(sentences), self.skeletons)
         hashes, owner = segments(sentences)
-        unseen = np.bincount(owner[~np.isin(hashes, self.skeletons)], minlength=len(sentences))
-        seen: NDArray[np.bool_] = unseen == 0
-        return seen
-
-
-def _typed(sentences: Sentences) -> NDArray[np.uint64]:
-    return _hash(sentences.brackets, sentences.offsets)
+        unseen = owner[~np.isin(hashes, self.skeletons)]
+        return ~np.isin(np.arange(len(sentences)), unseen)
 
 
 def _hash(values: NDArray[Any], offsets: NDArray[np.int64]) -> NDArray[np.uint64]:
