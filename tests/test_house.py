@@ -59,7 +59,6 @@ FOREIGN = {
     "tasks/text/content.py": "an error's reason",
     "tasks/text/files.py": "a user's documents: a sequence or not",
     "tasks/text/masking.py": "tokenizers differ",
-    "tasks/text/task.py": "tokenizers differ",
     "tasks/text/tokenizer.py": "tokenizers differ",
 }
 """Files that may ask foreign objects by getattr or hasattr for a name written out, and why."""
