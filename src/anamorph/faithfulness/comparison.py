@@ -1,10 +1,10 @@
 """All metrics of many proxies at many positions, in few passes over the vocabulary.
 
 The formulas are those of `divergences`, arranged so that the model's side is computed once for all
-proxies, and a proxy costs one exponential and one logarithm an outcome: with `d` the log-ratio of
-proxy to model and `r = exp d`, KL(model ‖ proxy) is the mean of `-d` under the model, and twice the
-Jensen-Shannon divergence that of `r d - (1 + r) log((1 + r) / 2)`. Equal logits give `d = 0` to the
-bit, and so exactly 0.
+proxies, and a proxy costs one exponential and one logarithm for each outcome. With `d` the
+log-ratio of proxy to model and `r = exp d`, KL(model ‖ proxy) is the mean of `-d` under the model,
+and twice the Jensen-Shannon divergence is the mean of `r d - (1 + r) log((1 + r) / 2)`. Equal
+logits give `d = 0` to the bit, and so exactly 0.
 """
 
 import math
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness.divergences import (
+    NATS,
     Candidates,
     attention_jsd,
     cross_entropy,
@@ -23,20 +24,20 @@ from anamorph.faithfulness.divergences import (
     kl,
     most_attended,
     overlap,
+    picked,
 )
 from anamorph.faithfulness.metric import Metric
 from anamorph.faithfulness.metrics import all_metrics
 
-NATS = math.log(2)  # in a bit
-ROUNDING = 1e-6  # by which an added metric may leave its bounds
+ROUNDING = 1e-6  # by so much an added metric may lie outside its bounds
 
-# Elements in a block of intermediate values: on a CPU small enough that the passes over it stay in
-# a core's cache, large enough that the overhead of a torch call does not count.
+# Elements in a block of intermediate values: on a CPU few enough to stay in a core's cache, and so
+# many that the overhead of a torch call does not count.
 BLOCK = 2**19
 BLOCK_ELSEWHERE = 2**26
 
-# Log-probabilities of the model above this, and sums of the proxy's in this range, are safe from
-# underflow; the rest is measured the slower way.
+# With log-probabilities of the model above the first, and sums of the proxy's in the range of the
+# second, nothing underflows. What lies outside is measured in the slower way.
 LOWEST = -80.0
 SUMS = 1e-20, 1e30
 
@@ -103,8 +104,9 @@ def position_metrics(
     """All metrics at every position, for many proxies at once.
 
     "Right" means that the prediction is the target. Where candidates of a proxy tie for the highest
-    logit, the model's prediction is taken if it is one of them, else the target. Cross entropies
-    and output divergences are over the whole vocabulary, in bits; `output_kl` is KL(model ‖ proxy).
+    logit, its prediction is that of the model if it is one of them, or else the target if that is.
+    Cross entropies and output divergences are over the whole vocabulary, in bits; `output_kl` is
+    KL(model ‖ proxy).
 
     Args:
         model: at the same positions.
@@ -122,7 +124,7 @@ def position_metrics(
     """
     if (model_attention is None) != (proxy_attention is None):
         raise AnamorphError(
-            "The attention of one of model and proxy is missing; give both or none."
+            "The attention of either model or proxy is missing; give both or neither."
         )
     measured = [
         metric
@@ -176,7 +178,7 @@ def _compare_outputs(
 def _compare_attention(
     model: Tensor, proxies: Tensor, column: dict[str, Tensor], added: list[Metric]
 ) -> None:
-    """Fill the columns, [copy, position] each; attention that no proxy changes has one copy."""
+    """Fill the columns, [copy, position] each. A single copy of attention is all proxies'."""
     heads, positions, keys = model.shape
     for rows in _blocks(positions, heads * keys, model.device):
         p = model[:, rows].float()
@@ -193,9 +195,9 @@ def _compare_attention(
 def _checked(
     metric: Metric, model: ModelOutput | Tensor, proxy: Tensor, shape: torch.Size
 ) -> Tensor:
-    """What the function of a metric gives, if it is what the metric says it is.
+    """What the function of an added metric gives, if it fits what the metric says of it.
 
-    It is given copies, as it may write into them, and others read the same.
+    The function is given copies: it may write into them, and other metrics read the same tensors.
     """
     assert metric.at is not None
     if isinstance(model, Tensor):
@@ -224,7 +226,7 @@ def _checked(
 
 
 def _blocks(items: int, size: int, device: torch.device) -> Iterator[slice]:
-    """Consecutive slices of `items` things of `size` elements each, about a block long."""
+    """Slices that cut `items` things of `size` elements each into parts of about a block."""
     step = max(1, _block(device) // max(1, size))
     return (slice(start, start + step) for start in range(0, items, step))
 
@@ -234,10 +236,10 @@ def _block(device: torch.device) -> int:
 
 
 def _predictions(model: ModelOutput, logits: Tensor) -> tuple[Tensor, Tensor]:
-    """[copy, position] whether a proxy says what the model says, and whether it says the target."""
+    """[copy, position] whether a proxy predicts what the model does, and whether the target."""
     highest = model.candidates.highest(logits)
-    same = _at(logits, model.said) == highest
-    right = (_at(logits, model.targets) == highest) & model.candidates.hold(model.targets)
+    same = picked(logits, model.said) == highest
+    right = (picked(logits, model.targets) == highest) & model.candidates.hold(model.targets)
     return same, torch.where(same, model.said == model.targets, right)
 
 
@@ -256,7 +258,7 @@ def _divergences(
     if not (model.lowest > LOWEST and smallest > SUMS[0] and largest < SUMS[1]):  # or a NaN
         return _careful_divergences(model, logits)
     d.sub_(total.log())
-    bits = _at(d, model.targets).div_(-NATS).add_(model.cross_entropy)
+    bits = picked(d, model.targets).div_(-NATS).add_(model.cross_entropy)
     kl_ = _dot(model.p, d, space[2]).div_(-NATS).clamp_(min=0)
     d.mul_(r.div_(total))
     half = r.add_(1).mul_(0.5)
@@ -275,11 +277,6 @@ def _careful_divergences(model: ModelOutput, logits: Tensor) -> tuple[Tensor, Te
         kl(log_p, log_q),
         cross_entropy(log_q, model.targets),
     )
-
-
-def _at(values: Tensor, tokens: Tensor) -> Tensor:
-    """[copy, position, vocabulary] and [position] token ids to [copy, position]."""
-    return values.gather(-1, tokens.expand(values.shape[:-1])[..., None])[..., 0]
 
 
 def _dot(a: Tensor, b: Tensor, space: Tensor) -> Tensor:
