@@ -312,6 +312,14 @@ class _TurnedHead(Edit):
         return changed
 
 
+def test_patterns_are_recorded_beside_an_edit_of_heads_side_by_side() -> None:
+    model, batch = am.HuggingFace(module_of("gpt2")), Batch(TOKENS, MASK)
+    site, half = Site(1, 2, "pattern"), EditBy(lambda x: x / 2)
+    whole = model.run(batch, record=[LayerKind(1, "pattern")]).recorded[LayerKind(1, "pattern")]
+    found = model.run(batch, {LayerKind(1, "heads"): half}, [site]).recorded[site]
+    assert torch.equal(found, whole[:, :, 2])
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_an_edit_of_the_middle_is_exact_beside_a_huge_stream(dtype: torch.dtype) -> None:
     """Attention that adds the difference from the stream would leave its rounding behind."""

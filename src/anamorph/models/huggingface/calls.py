@@ -8,14 +8,17 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Any, Literal, Optional
+from typing import Any, Optional
 
 from torch import Tensor, nn
 
 from anamorph.models.huggingface.attention import Attention
 from anamorph.models.layout import HeadLayout
 from anamorph.models.tap import Tap
+from anamorph.models.wrapped import Side
+
+Run = Callable[..., Any]
+"""What a module of the model does by itself."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class Port:
     """
 
     module: nn.Module
-    side: Literal["input", "output"] = "output"
+    side: Side = "output"
     scale: float = 1.0
     onto_stream: bool = False
 
@@ -122,16 +125,15 @@ class Given:
     stream: Tensor
     name: str | None
     arguments: tuple[Any, ...]
-    keywords: dict[str, Any]
+    keywords: Mapping[str, Any]
 
     @classmethod
-    def of(cls, run: partial[Any]) -> "Given":
+    def of(cls, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> "Given":
         """The arguments with which a block is to run.
 
         Raises:
             TypeError: if no residual stream is among them.
         """
-        arguments, keywords = run.args, run.keywords
         if arguments and isinstance(arguments[0], Tensor):
             return cls(arguments[0], None, arguments[1:], keywords)
         for name, x in keywords.items() if not arguments else ():
@@ -179,13 +181,15 @@ class Call:
             out = given.call(block.module, self.stream)
         return block.form.first(out).view(residual.shape)
 
-    def block(self, block: Block, run: partial[Any]) -> Any:
+    def block(self, block: Block, run: Run, /, *given: Any, **named: Any) -> Any:
         """What a block gives; `run` is what it does by itself."""
-        return run()
+        return run(*given, **named)
 
-    def attention(self, heads: Heads, run: partial[Any]) -> Any:
+    def attention(self, heads: Heads, run: Run, /, *given: Any, **named: Any) -> Any:
         """What an attention module gives; `run` is what it does by itself."""
-        return run() if self.attended is None else heads.form.made_of(self.attended.flatten(0, 1))
+        if self.attended is None:
+            return run(*given, **named)
+        return heads.form.made_of(self.attended.flatten(0, 1))
 
     def attend(self, attention: Attention) -> Tensor:
         """[copy, batch, head, position, dim] what the heads give."""
@@ -204,9 +208,9 @@ class Listing(Call):
     layers: int
     given: list[Given] = field(default_factory=list)
 
-    def block(self, block: Block, run: partial[Any]) -> Any:
+    def block(self, block: Block, run: Run, /, *given: Any, **named: Any) -> Any:
         """The stream that it is given."""
-        self.given.append(Given.of(run))
+        self.given.append(Given.of(given, named))
         if len(self.given) == self.layers:
             raise Stop
         return block.form.made_of(self.given[-1].stream)
@@ -218,7 +222,7 @@ class StandIn(Call):
 
     residual: Tensor
 
-    def block(self, block: Block, run: partial[Any]) -> Any:
+    def block(self, block: Block, run: Run, /, *given: Any, **named: Any) -> Any:
         """The stream that stands in."""
         return block.form.made_of(self.residual)
 
@@ -236,9 +240,9 @@ class Attending(Call):
     seen: list[tuple[Attention, Tensor]] = field(default_factory=list)
     given: Tensor | None = None
 
-    def attention(self, heads: Heads, run: partial[Any]) -> Any:
+    def attention(self, heads: Heads, run: Run, /, *given: Any, **named: Any) -> Any:
         """What it gives, if nothing in it attends."""
-        out = run()
+        out = run(*given, **named)
         if self.seen:
             self.given = heads.form.first(out)
             raise Stop
@@ -261,12 +265,12 @@ class Probing(Attending):
 
     blocks: list[tuple[nn.Module, Given, Any]] = field(default_factory=list)
 
-    def block(self, block: Block, run: partial[Any]) -> Any:
+    def block(self, block: Block, run: Run, /, *given: Any, **named: Any) -> Any:
         """What it gives."""
-        given = Given.of(run)
-        given = replace(given, stream=given.stream.clone())
-        out = run()
-        self.blocks.append((block.module, given, out))
+        kept = Given.of(given, named)
+        kept = replace(kept, stream=kept.stream.clone())
+        out = run(*given, **named)
+        self.blocks.append((block.module, kept, out))
         return out
 
 

@@ -37,7 +37,8 @@ def exchange(model: nn.Module, blocks: Sequence[Block], attention: bool) -> Call
         if _is_gelu(module):
             undo.callback(_set(module, "forward", partial(functional.gelu, approximate="tanh")))
     shared = {block.heads.module: block.heads for block in blocks if block.heads is not None}
-    for part in (*blocks, *shared.values()):
+    parts: list[Block | Heads] = [*blocks, *shared.values()]
+    for part in parts:
         undo.callback(_set(part.module, "forward", _forward(part)))
     undo.enter_context(hook_ports(blocks))
     return undo.close
@@ -69,10 +70,12 @@ def _forward(part: Block | Heads) -> Callable[..., Any]:
     original = part.module.forward
 
     def forward(*arguments: Any, **keywords: Any) -> Any:
-        call, run = Call.now(), partial(original, *arguments, **keywords)
+        call = Call.now()
         if call is None:
-            return run()
-        return call.block(part, run) if isinstance(part, Block) else call.attention(part, run)
+            return original(*arguments, **keywords)
+        if isinstance(part, Block):
+            return call.block(part, original, *arguments, **keywords)
+        return call.attention(part, original, *arguments, **keywords)
 
     return forward
 
