@@ -90,7 +90,11 @@ class Probe:
         """
         batches = [self._tokens(ROWS, self._short, seed) for seed in (0, 1)]
         if not alike_at_once(self._run, batches, self._same):
-            raise AnamorphError(f"{self._name} {THREADS}")
+            raise AnamorphError(
+                f"{self._name} gives other logits when two threads run it at once: it keeps "
+                "something of a run where the other sees it, such as activations on self. Leave "
+                "out threads=True."
+            )
 
     def causal(self) -> bool:
         """Whether no position sees those behind it, at a few places of a few sequences.
@@ -213,10 +217,6 @@ BESIDE = (
     "gives other logits for a sequence when others are beside it in the batch: something in it "
     "counts over the batch, such as a batch norm without running statistics, experts of limited "
     "capacity, dynamic quantization, a sort, or a cache. Its numbers would depend on the batches."
-)
-THREADS = (
-    "gives other logits when two threads run it at once: it keeps something of a run where the "
-    "other sees it, such as activations on self. Leave out threads=True."
 )
 
 
