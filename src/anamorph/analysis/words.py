@@ -5,32 +5,22 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
-from anamorph.faithfulness.gaps import (
-    DEGRADES,
-    FAITHFUL,
-    MIXED,
-    NOT_TESTABLE,
-    OVER,
-    UNDECIDED,
-    UNDER,
-    UNFAITHFUL,
-)
+from anamorph.faithfulness import gaps
 
 HOLDS, FAILS, UNTESTED = "holds", "does not hold", "not tested here"  # of a claim
 UNTESTABLE = "not testable here"  # of a claim on a model that has not learnt its task
 
 # Of verdicts, so that nobody depends on colours. Faithful is left without a sign.
 SIGNS = {
-    FAITHFUL: "",
-    UNDER: "▼",
-    OVER: "▲",
-    MIXED: "◆",
-    DEGRADES: "↓",
-    UNFAITHFUL: "×",
-    UNDECIDED: "?",
-    NOT_TESTABLE: "–",
+    gaps.FAITHFUL: "",
+    gaps.UNDER: "▼",
+    gaps.OVER: "▲",
+    gaps.MIXED: "◆",
+    gaps.DEGRADES: "↓",
+    gaps.UNFAITHFUL: "×",
+    gaps.UNDECIDED: "?",
+    gaps.NOT_TESTABLE: "–",
 }
-
 
 WORDS = {
     "model": "The original network.",
