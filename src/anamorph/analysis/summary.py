@@ -237,7 +237,8 @@ def evidence(run: Findings) -> Evidence:
         count, positions = (_range(cells[column]) for column in ("sequences", "tokens"))
         splits.append((split_label(name), count, positions, right.get(name, "–")))
     models = len(run.seeds)
-    text = f"Behind every verdict stand {_range(same['sequences'])} sequences of each split, with "
+    what = "number" if set(run.judged["verdict"]) == {gaps.NOT_TESTABLE} else "verdict"
+    text = f"Behind every {what} stand {_range(same['sequences'])} sequences of each split, with "
     text += f"{_range(same['tokens'])} scored positions, and "
     text += (
         "one model, so that it speaks of that model alone."

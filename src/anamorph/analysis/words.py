@@ -44,7 +44,8 @@ WORDS = {
     "faithful": "A proxy that looks right on iid and whose gap lies within the tolerance: all of "
     "the interval, not the number alone. It may be better on the split than on iid.",
     "illusion": "A proxy that looks right on iid and is less faithful on a split, by more than "
-    "the tolerance.",
+    "the tolerance. Where its interval on iid leaves open whether it looks right, its number there "
+    "is taken.",
     "under-generalizes": "The proxy mostly fails where the model is right.",
     "over-generalizes": "The proxy is mostly right where the model fails: it makes the model look "
     "better than it is.",
