@@ -107,7 +107,8 @@ class PlacedFile(Source):
                     reason = str(error)
                     if isinstance(error, UnicodeDecodeError):
                         reason = f"not UTF-8: {error.reason}"
-                    raise self._broken(reason, self._line(place)) from error
+                    gap = len(text) - at - len(text[at:].lstrip(" \t\r\n,"))
+                    raise self._broken(reason, self._line(place + gap)) from error
                 if found is None:
                     return
                 value, start, stop = found
