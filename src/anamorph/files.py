@@ -1,11 +1,13 @@
 """Files that appear whole or not at all."""
 
+import json
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 from safetensors import SafetensorError
@@ -60,10 +62,11 @@ def replacing(path: Path | str) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text in UTF-8 that appears whole or not at all."""
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file that appears whole or not at all."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     with replacing(path) as temporary:
-        temporary.write_text(text, "utf-8")
+        temporary.write_text(text + "\n", "utf-8")
 
 
 def write_table(path: Path, table: pl.DataFrame) -> None:
