@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from scipy.special import betaincinv
 
 from anamorph.faithfulness.confidence import PRIOR_CORRELATION, RatioSequence
-from anamorph.faithfulness.estimates import Estimates, Gaps, Kinds, Stopping
+from anamorph.faithfulness.estimates import Estimates, Gaps, Stopping
 from anamorph.faithfulness.gaps import (
     FAITHFUL,
     ILLUSIONS,
@@ -52,7 +52,7 @@ BOOTSTRAPPED = 500  # runs of it
 LOOK = 16
 RANKS = 20_000  # of how hard a sequence is
 SHARE = np.array(True)
-KINDS = Kinds(np.array([True]), np.array([True]), np.array([True]))
+METRICS = ("same_prediction",)
 
 
 def table(title: str, columns: Sequence[str]) -> None:
@@ -165,7 +165,7 @@ def stopped(populations: Sequence[Population], runs: int, until: float) -> None:
             found.append((follow, (a * used)[:, None, None], (c * used)[:, None, None], seen))
         ends = Ends(*(end.numpy() for end in found[0][0].interval()))
         stopping = Stopping(until, PRIOR_CORRELATION)
-        both = [Estimates.of(f[1], f[2], KINDS, stopping) for f in found]
+        both = [Estimates.of(f[1], f[2], METRICS, stopping) for f in found]
         gap = Gaps.of(*both, 1, 0.02).ends
         row(
             population.name,
@@ -199,7 +199,7 @@ def models(runs: int) -> None:
                     found.append((a, np.broadcast_to(c, a.shape)))
                 truth = float(np.mean([a.sum() / c.sum() for a, c in found]))
                 first, second = (
-                    Estimates.of(*(np.moveaxis(x, 0, 1)[:, :, None] for x in side), KINDS, None)
+                    Estimates.of(*(np.moveaxis(x, 0, 1)[:, :, None] for x in side), METRICS, None)
                     for side in found
                 )
                 gap = Gaps.of(first, second, 1, 0.02)
@@ -244,7 +244,7 @@ def selected(runs: int) -> None:
         for n in (50, 100, 400):
             rng = np.random.default_rng(n)
             parts = [several(rng, [p] * 3, 0.1, (runs, n)) for _ in range(9)]
-            iid, *splits = (Estimates.of(a, c, KINDS, None) for a, c in parts)
+            iid, *splits = (Estimates.of(a, c, METRICS, None) for a, c in parts)
             made = [Gaps.of(iid, split, 24, 0.02) for split in splits]
             numbers = ([g.value for g in made], *([g.ends_all[k] for g in made] for k in (0, 1)))
             value, low, high = (side_by_side(x, runs).reshape(runs, -1) for x in numbers)
@@ -282,7 +282,7 @@ def judged(
     thresholds = Thresholds()
     truths = [np.array(TRUTHS)] + [np.array(TRUTHS) - fall] * 5
     parts = [several(rng, list(t), correlation, (runs, n)) for t in truths]
-    iid, *splits = (Estimates.of(a, c, KINDS, None) for a, c in parts)
+    iid, *splits = (Estimates.of(a, c, METRICS, None) for a, c in parts)
     made = [Gaps.of(iid, split, 40, thresholds.tolerance) for split in splits]
     numbers = ([g.worse for g in made], *([g.ends[k] for g in made] for k in (0, 1)))
     worse, low, high = (side_by_side(x, runs) for x in numbers)

@@ -19,7 +19,7 @@ from collections.abc import Callable
 import numpy as np
 
 from anamorph.tasks.base import Facet, Split
-from anamorph.tasks.dyck.sampler import sample
+from anamorph.tasks.dyck.sampler import first, stream
 from anamorph.tasks.dyck.task import BINS, END, FAR, FIRST_BRACKET, START, to_split
 
 K, M, LEAST = 20, 10, 4
@@ -27,7 +27,7 @@ BAR = 100_000
 
 
 def ours(sentences: int, seed: int) -> Split:
-    return to_split("train", sample(sentences, K, M, seed), 2 * M, "far_closers")
+    return to_split("train", first(stream(K, M, seed), sentences), 2 * M, "far_closers")
 
 
 def plain(sentences: int, seed: int) -> Split:

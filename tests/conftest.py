@@ -15,7 +15,7 @@ import anamorph as am
 import anamorph.cli
 from anamorph import report
 from anamorph.cli import main
-from anamorph.studies import study
+from anamorph.studies import sources
 from anamorph.tasks import Task
 from commands import SMOKE, Done, environment
 from synthetic_run import make_run
@@ -60,7 +60,7 @@ def copied(rendered: Path, tmp_path: Path) -> Path:
 def task_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Studies make a task once, as the same arguments always give the same."""
     monkeypatch.setattr(
-        study, "load_task", lambda watch=None, **kw: _made(json.dumps(kw, sort_keys=True))
+        sources, "load_task", lambda watch=None, **kw: _made(json.dumps(kw, sort_keys=True))
     )
 
 

@@ -5,21 +5,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
+import torch
 
 import anamorph as am
 from anamorph.analysis.findings import read
+from anamorph.faithfulness import metrics
 from anamorph.paper.tables import Tables
 from anamorph.runs.folder import load_run
 
 PAGE = Path(__file__).parents[1] / "docs/extending.md"
 
 
+def blocks() -> list[str]:
+    return re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.S)
+
+
 @pytest.fixture(scope="module")
 def page() -> dict[str, Any]:
     """What the examples define, run one after the other."""
     names: dict[str, Any] = {}
-    for block in re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.S):
+    for block in blocks():
         exec(block, names)
     return names
 
@@ -38,6 +45,36 @@ def test_the_task_repeats_its_words(page: dict[str, Any]) -> None:
     model, _ = am.train(task, config=am.TrainingConfig(steps=5, batch_tokens=512))
     results = am.audit(model, task, [am.SVD(rank=2) @ "1.*.key"], sequences=20).results
     assert set(results.filter(facet="word", split="iid")["level"]) == {"4–7", "8–10"}
+
+
+def test_the_metric_takes_its_file_and_a_line(
+    page: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (block,) = (b for b in blocks() if "IN_TOP_3" in b)
+    (tmp_path / "mine.py").write_text(block)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(metrics, "BUILT_IN", (*metrics.BUILT_IN, "mine:IN_TOP_3"))
+    metrics.all_metrics.cache_clear()
+    try:
+        task = page["task"]
+        torch.manual_seed(0)
+        model = am.Decoder(am.DecoderConfig(vocabulary=len(task.vocabulary), context=64)).eval()
+        found = am.audit(model, task, [am.SVD(rank=2) @ "1.*.key"], sequences=20)
+    finally:
+        metrics.all_metrics.cache_clear()
+    rows = found.results.filter(metric="in_top_3", method="identity", split="longer")
+    split = task.splits["longer"].take(np.arange(20))
+    hits: list[bool] = []
+    for number, tokens in enumerate(split):
+        scored = split.scored[split.offsets[number] : split.offsets[number + 1]]
+        with torch.no_grad():
+            logits = model(torch.from_numpy(tokens.astype(np.int64))[None])[0].numpy()
+        for at in np.flatnonzero(scored):
+            hits.append(tokens[at] in np.argsort(logits[at - 1])[-3:])
+    assert rows.filter(pl.col("facet").is_null())["value"].to_list() == pytest.approx(
+        [np.mean(hits)] * 2
+    )
+    assert "in_top_3" in found.gaps["metric"]
 
 
 def test_the_chart_and_the_claim_read_a_run(page: dict[str, Any], smoke_run: Path) -> None:

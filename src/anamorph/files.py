@@ -60,6 +60,12 @@ def replacing(path: Path | str) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text in UTF-8 that appears whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, "utf-8")
+
+
 def write_table(path: Path, table: pl.DataFrame) -> None:
     """Write a Parquet file that appears whole or not at all."""
     with replacing(path) as temporary:

@@ -321,6 +321,7 @@ def test_help(anamorph: Any, verb: str) -> None:
         ("simplify=['kmeans(clusters=-2)@1.*.key']", "clusters must be a whole number"),
         ("simplify=['nmf(rank=2)@1.*.key']", "no simplification 'nmf'"),
         ("simplify=['identity']", "no simplification"),
+        ("simplify=[]", "no simplification"),
         ("training.steps=-1", "steps must be a whole number from 1; got -1"),
         ("training.fast=true", "training.fast"),
         ("model.width=-4", "width must be a whole number above 0"),

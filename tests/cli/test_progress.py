@@ -85,7 +85,7 @@ def test_steps_side_by_side_and_square_brackets() -> None:
 
 
 def test_slow_steps_have_rates_a_minute_and_an_hour() -> None:
-    step = _Step(Event("slow", 0, 100), since=time.monotonic() - 6000)
+    step = _Step(*2 * [Event("slow", 0, 100)], since=time.monotonic() - 6000)
     step.last = Event("slow", 50, 100)
     assert str(step) == "slow: 50 of 100, 30/h, 1.7 h left"
     step.last = Event("slow", 1000, 1100)

@@ -4,9 +4,10 @@ import math
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from anamorph.faithfulness.contrasts import contrasts
-from anamorph.faithfulness.intervals import Differences, Means, spread
+from anamorph.faithfulness.intervals import Differences, Means
 from anamorph.faithfulness.sums import SumIndex
 from anamorph.tasks.base import NOT_APPLICABLE, Facet, Split
 
@@ -87,7 +88,7 @@ def test_values_and_errors_by_a_plain_loop_and_the_jackknife():
                 assert list(c.value[p, :, m]) == pytest.approx([*one, np.mean(one)])
                 apart = left - np.array(one)[:, None]
                 errors = np.sqrt((apart**2).sum(1))
-                of_mean = math.hypot(np.sqrt((apart.mean(0) ** 2).sum()), spread(np.array(one)))
+                of_mean = math.hypot(np.sqrt((apart.mean(0) ** 2).sum()), scipy.stats.sem(one))
                 assert list(c.error[p, :, m]) == pytest.approx([*errors, of_mean])
         tokens, sequences = here.sum(), len(set(sequence[here]))
         assert (c.tokens == tokens).all() and (c.sequences == sequences).all()
@@ -139,7 +140,7 @@ def test_a_level_in_one_sequence_has_a_value_and_no_interval():
     assert near.value[0, 0, 0] == pytest.approx(6 / 7 - 1 / 2)
     for c in (near, far):
         assert np.isnan([c.ends.low, c.ends.high, c.error]).all()
-    assert far.tokens.tolist() == [[2, 2]] and far.sequences.tolist() == [[1, 1]]
+    assert far.tokens.tolist() == [[2]] and far.sequences.tolist() == [[1]]
 
 
 def test_one_level_alone_has_nothing_to_differ_from():

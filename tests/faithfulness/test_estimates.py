@@ -6,13 +6,12 @@ import scipy.stats
 import torch
 
 from anamorph.faithfulness.confidence import RatioSequence, RatioSums, sequence_interval
-from anamorph.faithfulness.estimates import Estimates, Gaps, Kinds, Stopping
-from anamorph.faithfulness.intervals import Differences, Means, spread
+from anamorph.faithfulness.estimates import Estimates, Gaps, Stopping
+from anamorph.faithfulness.intervals import Differences, Means
+from over_models import over_models
 
-# same_prediction, a divergence in [0, 1], a cross entropy
-KINDS = Kinds(
-    np.array([True, False, False]), np.array([True, True, False]), np.array([True, False, False])
-)
+METRICS = "same_prediction", "output_jsd", "model_cross_entropy"
+SHARE = np.array([True, False, False])
 STOPPING = Stopping(0.1, 0.3)
 
 
@@ -35,23 +34,21 @@ def stopped(seed, **how):
 @pytest.mark.parametrize("models", [1, 2])
 def test_every_cell_is_as_if_it_were_alone(models):
     sums, counts = cells(0, models=models)
-    found = Estimates.of(sums, counts, KINDS, None)
+    found = Estimates.of(sums, counts, METRICS, None)
     for p in range(3):
         for m in range(3):
-            alone = [
-                Means.of(sums[p, s, m], counts[p, s, m], KINDS.share[m]) for s in range(models)
-            ]
-            over = Means.over_models(sums[p, :, m], counts[p, :, m], KINDS.share[m])
-            every = [*alone, over] if models > 1 else [*alone, *alone]
+            alone = [Means.of(sums[p, s, m], counts[p, s, m], SHARE[m]) for s in range(models)]
+            over = over_models(sums[p, :, m], counts[p, :, m], SHARE[m])
+            every = [*alone, over] if models > 1 else alone
             np.testing.assert_allclose(found.value[p, :, m], [x.value for x in every])
             np.testing.assert_allclose(found.ends.low[p, :, m], [x.ends().low for x in every])
             np.testing.assert_allclose(found.ends.high[p, :, m], [x.ends().high for x in every])
 
 
 def test_gaps_are_differences():
-    first, second = (Estimates.of(*cells(s, p=p), KINDS, None) for s, p in ((1, 0.98), (2, 0.9)))
+    first, second = (Estimates.of(*cells(s, p=p), METRICS, None) for s, p in ((1, 0.98), (2, 0.9)))
     gaps = Gaps.of(first, second, 6, 0.02)
-    of_models = spread(np.moveaxis((first.value - second.value)[:, :2], 1, 0))
+    of_models = scipy.stats.sem((first.value - second.value)[:, :2], axis=1)
     for s, apart in enumerate([np.zeros((3, 3)), np.zeros((3, 3)), of_models]):
         d = Differences(first.means[:, s], second.means[:, s], apart)
         np.testing.assert_allclose(gaps.value[:, s], d.value)
@@ -68,7 +65,7 @@ def test_gaps_are_differences():
 
 def test_cells_that_stopped_have_the_interval_that_stopped_them():
     sums, counts = stopped(3)
-    found = Estimates.of(sums, counts, KINDS, STOPPING)
+    found = Estimates.of(sums, counts, METRICS, STOPPING)
     for p in range(3):
         seen = counts[p, 0, 0] > 0
         follow = RatioSequence(1, 0.1, prior_correlation=0.3)
@@ -77,19 +74,17 @@ def test_cells_that_stopped_have_the_interval_that_stopped_them():
             follow.update(*(torch.from_numpy(x[p, 0, :1, look]) for x in (sums, counts)))
         ours = found.ends.low[p, :, 0], found.ends.high[p, :, 0]
         for end, expected in zip(ours, follow.interval(), strict=True):
-            np.testing.assert_array_equal(
-                end, expected.numpy().repeat(2)
-            )  # one model: over all too
+            np.testing.assert_array_equal(end, expected.numpy())
     assert np.isnan(found.ends.low[:, :, 2]).all() and np.isnan(found.ends.high[:, :, 2]).all()
     assert not np.isnan(found.ends.low[:, :, :2]).any()
-    plain = Estimates.of(sums, counts, KINDS, None)
+    plain = Estimates.of(sums, counts, METRICS, None)
     np.testing.assert_array_equal(found.value, plain.value)
     assert (found.ends.low <= plain.ends.low + 1e-9)[..., :2].all()  # the price of looking
 
 
 def test_gaps_of_cells_that_stopped_come_from_two_sequences():
     (a, c), (b, e) = stopped(4, p=0.98), stopped(5, p=0.6)
-    first, second = (Estimates.of(*x, KINDS, STOPPING) for x in ((a, c), (b, e)))
+    first, second = (Estimates.of(*x, METRICS, STOPPING) for x in ((a, c), (b, e)))
     gaps = Gaps.of(first, second, 5, 0.02)
     for p in range(3):
         for alpha, ends in ((0.05, gaps.ends), (0.01, gaps.ends_all)):
@@ -110,6 +105,6 @@ def test_gaps_of_cells_that_stopped_come_from_two_sequences():
 
 def test_several_models_that_stopped_have_no_interval_together():
     sums, counts = cells(6)
-    found = Estimates.of(sums, counts, KINDS, STOPPING)
+    found = Estimates.of(sums, counts, METRICS, STOPPING)
     assert np.isnan(found.ends.low[:, -1]).all() and not np.isnan(found.value[:, -1]).any()
     assert not np.isnan(found.ends.low[:, :-1, 0]).any()

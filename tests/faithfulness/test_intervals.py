@@ -14,9 +14,9 @@ from anamorph.faithfulness.intervals import (
     correlation,
     quantile,
     residuals,
-    spread,
     student,
 )
+from over_models import over_models
 
 SHARE, MEAN = np.array(True), np.array(False)
 
@@ -308,7 +308,7 @@ def test_models_that_are_equal_are_as_good_as_one():
     sums, counts = draw(np.random.default_rng(12), 1, 30, 0.9, 0.2)
     for share in (SHARE, MEAN):
         one = Means.of(sums[0], counts[0], share)
-        twice = Means.over_models(np.tile(sums, (2, 1)), np.tile(counts, (2, 1)), share)
+        twice = over_models(np.tile(sums, (2, 1)), np.tile(counts, (2, 1)), share)
         assert twice.spread == 0 and twice.models == 2
         np.testing.assert_allclose(twice.ends(), one.ends())
         wider = replace(twice, spread=np.array(0.01)).ends()
@@ -317,20 +317,19 @@ def test_models_that_are_equal_are_as_good_as_one():
 
 def test_models_without_error_over_sequences_have_students_interval():
     rates, counts = np.array([1.1, 1.4, 1.2, 1.9]), np.random.default_rng(13).integers(1, 9, 25)
-    found = Means.over_models(rates[:, None] * counts, np.tile(counts, (4, 1)), MEAN)
+    found = over_models(rates[:, None] * counts, np.tile(counts, (4, 1)), MEAN)
     expected = scipy.stats.t.interval(0.95, 3, rates.mean(), scipy.stats.sem(rates))
     assert tuple(map(float, found.ends())) == pytest.approx(expected)
-    assert spread(rates) == pytest.approx(scipy.stats.sem(rates))
+    assert found.spread == pytest.approx(scipy.stats.sem(rates))
 
 
 def test_the_gap_of_several_models_is_a_paired_t_test_where_sequences_have_no_error():
     first, second = np.array([1.1, 1.4, 1.2]), np.array([0.9, 1.35, 1.0])
     counts = np.random.default_rng(14).integers(1, 9, 25)
     parts = [
-        Means.over_models(x[:, None] * counts, np.tile(counts, (3, 1)), MEAN)
-        for x in (first, second)
+        over_models(x[:, None] * counts, np.tile(counts, (3, 1)), MEAN) for x in (first, second)
     ]
-    d = Differences(*parts, spread(first - second))
+    d = Differences(*parts, scipy.stats.sem(first - second))
     test = scipy.stats.ttest_rel(first, second)
     assert d.p_value_of_none() == pytest.approx(test.pvalue, rel=1e-3)
     assert tuple(map(float, d.ends())) == pytest.approx(tuple(test.confidence_interval(0.95)))
@@ -340,7 +339,7 @@ def test_the_error_of_a_mean_over_models_is_the_jackknifes():
     rng = np.random.default_rng(15)
     counts = rng.integers(1, 20, (1, 30)) * np.ones((3, 1))
     sums = rng.binomial(counts.astype(int), rng.beta(8, 1, 30)).astype(float)
-    found = Means.over_models(sums, counts, SHARE)
+    found = over_models(sums, counts, SHARE)
     rates = [
         np.mean(
             [

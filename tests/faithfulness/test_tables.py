@@ -16,12 +16,13 @@ from anamorph.faithfulness import measuring
 from anamorph.faithfulness.confidence import RatioSequence
 from anamorph.faithfulness.contrasts import contrasts
 from anamorph.faithfulness.estimates import Stopping
-from anamorph.faithfulness.intervals import Differences, Means, spread
+from anamorph.faithfulness.intervals import Differences, Means
 from anamorph.faithfulness.measuring import ProxyInfo
 from anamorph.faithfulness.metrics import find_metric, metric_names
 from anamorph.faithfulness.sums import CellSums, SumIndex
 from anamorph.faithfulness.tables import tabulate
 from anamorph.tasks.base import Facet, Split
+from over_models import over_models
 
 METRICS = metric_names()
 
@@ -206,7 +207,7 @@ def test_intervals_are_those_of_the_sequences(study, metric):
     for name in ROLES:
         parts = [by_sequence(seed, 1, name, metric) for seed in SEEDS]
         over = [np.stack(x) for x in zip(*parts, strict=True)]
-        found[name] = [*(Means.of(*x, share) for x in parts), Means.over_models(*over, share)]
+        found[name] = [*(Means.of(*x, share) for x in parts), over_models(*over, share)]
         for seed, means in zip((*SEEDS, None), found[name], strict=True):
             row = only(study.results, seed=seed, split=name, facet=None, **how)
             assert (row["low"], row["high"]) == pytest.approx(tuple(map(float, means.ends())))
@@ -218,7 +219,7 @@ def test_intervals_are_those_of_the_sequences(study, metric):
     sign = 1 if share else -1
     each = [found["iid"][s].value - found["deep"][s].value for s in range(2)]
     for i, seed in enumerate((0, 3, None)):
-        of_models = spread(np.array(each)) if seed is None else np.array(0.0)
+        of_models = scipy.stats.sem(each) if seed is None else np.array(0.0)
         d = Differences(found["iid"][i], found["deep"][i], of_models)
         row = only(study.gaps, seed=seed, split="deep", **how)
         assert [row["low"], row["high"]] == pytest.approx(sorted(sign * end for end in d.ends()))

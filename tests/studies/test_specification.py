@@ -135,7 +135,6 @@ def test_an_unknown_preset_is_an_error_that_lists_them() -> None:
         ("seeds=[-1]", r"seeds\.0: .*given: -1"),
         ("seeds=[1, 1]", "seeds"),
         ("seeds=2", "seeds"),
-        ("simplify=[]", "simplify"),
         ("simplify=svd", "simplify"),
         ("seeds.first=1", "seeds has no keys"),
         ("task=dyck", "task"),

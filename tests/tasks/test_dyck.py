@@ -11,8 +11,9 @@ from scipy import stats
 
 from anamorph.errors import AnamorphError
 from anamorph.tasks import Split, Task, load_task
-from anamorph.tasks.dyck.sampler import Sentences, sample
+from anamorph.tasks.dyck.sampler import Sentences
 from anamorph.tasks.dyck.task import _matching, dyck, segments, skeletons
+from brackets import sample
 
 SPLITS = {
     "train": "train",

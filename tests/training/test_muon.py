@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from anamorph.training.cpu.muon import Muon, orthogonal
+from anamorph.training.muon import Muon, orthogonal
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (32, 8), (8, 32)])

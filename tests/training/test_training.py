@@ -17,8 +17,7 @@ from anamorph.errors import AnamorphError
 from anamorph.models.decoder import Decoder, DecoderConfig
 from anamorph.tasks import Facet, Split, Task
 from anamorph.tasks.batches import collate, plan, shuffled
-from anamorph.training.cpu.gradient import gradient_in_pieces
-from anamorph.training.gradient import set_gradient
+from anamorph.training.gradient import gradient_in_pieces, set_gradient
 from anamorph.training.train import (
     Progress,
     TrainingConfig,

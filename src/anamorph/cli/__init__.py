@@ -7,48 +7,15 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import current_thread, main_thread
-from typing import Annotated
 
-import typer
 from rich.console import Console
+from rich.markup import escape
 
-from anamorph.cli.audit import audit
-from anamorph.cli.data import data
-from anamorph.cli.list import list_
-from anamorph.cli.report import report
-from anamorph.cli.run import run
-from anamorph.cli.show import show
-from anamorph.cli.sites import sites
-from anamorph.cli.train import train
+from anamorph.cli.verbs import app
 from anamorph.errors import AnamorphError
 from anamorph.machine.process import as_found
-from anamorph.version import version
 
 HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"
-
-app = typer.Typer(
-    help="Does a simplified view of a Transformer still hold away from the data it was fitted on?",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-)
-for verb in (run, train, audit, report, show, data, sites):
-    app.command()(verb)
-app.command(name="list")(list_)
-
-
-def _version(asked: bool) -> None:
-    if asked:
-        print(version())
-        raise typer.Exit
-
-
-@app.callback()
-def _options(
-    _: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it and exit.")
-    ] = False,
-) -> None:
-    pass
 
 
 class _Stopped(BaseException):
@@ -66,10 +33,10 @@ def main() -> None:
         try:
             app()
         except AnamorphError as error:
-            _say(f"[bold red]Error:[/] {_plain(error)}")
+            _say("[bold red]Error:[/]", error)
             sys.exit(2)
         except _Stopped as stopped:
-            _say("Stopped. The same command goes on from here.")
+            _say("Stopped.", "The same command goes on from here.")
             sys.exit(128 + stopped.signum)
 
 
@@ -111,12 +78,8 @@ def _stoppable() -> Iterator[None]:
 
 
 def _warn(message: Warning | str, *_: object, **__: object) -> None:
-    _say(f"[yellow]Warning:[/] {_plain(message)}")
+    _say("[yellow]Warning:[/]", message)
 
 
-def _say(text: str) -> None:
-    Console(stderr=True).print(text, highlight=False)
-
-
-def _plain(error: object) -> str:
-    return str(error).replace("[", r"\[")
+def _say(mark: str, message: object) -> None:
+    Console(stderr=True, highlight=False).print(mark, escape(str(message)))

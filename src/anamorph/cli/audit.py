@@ -1,17 +1,16 @@
 """`anamorph audit`: other simplifications on the models of a run, or any on a model of your own."""
 
-import inspect
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 
-from anamorph.cli.console import stdout
-from anamorph.cli.outcome import complete, print_outcome
-from anamorph.cli.progress import shown
+from anamorph.cli.console import audit_into
 from anamorph.studies.sources import GivenStudy
 from anamorph.studies.specification import OF_FILES, AgainSpec, GivenSpec, read_audit
 from anamorph.studies.study import audit_study, carry_out
@@ -42,26 +41,19 @@ def _with_options(verb: Callable[..., None]) -> Callable[..., None]:
     """Give a verb `OPTIONS` in place of its `**options`."""
     fields = {name: field.default for name, field in GivenSpec.model_fields.items()}
     defaults = fields | asdict(OF_FILES)
-    parameters = list(inspect.signature(verb).parameters.values())[:-1]
+    parameters = list(signature(verb).parameters.values())[:-1]
     for name, (kind, text) in OPTIONS.items():
         default = defaults[name]
+        told = bool(default) and isinstance(default, str | int | float)
         option = typer.Option(
             f"--{name.replace('_', '-')}",
             help=escape(text),
             rich_help_panel="A model of your own",
-            show_default=str(default)
-            if default and isinstance(default, str | int | float)
-            else False,
+            show_default=str(default) if told else False,
         )
-        parameters.append(
-            inspect.Parameter(
-                name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=None,
-                annotation=Annotated[kind | None, option],
-            )
-        )
-    cast(Any, verb).__signature__ = inspect.Signature(parameters)
+        parameter = Parameter(name, Parameter.KEYWORD_ONLY, default=None)
+        parameters.append(parameter.replace(annotation=Annotated[kind | None, option]))
+    verb.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
     return verb
 
 
@@ -88,13 +80,8 @@ def audit(
     if source is not None and source.suffix != ".toml":
         given["run"], source = str(source), None
     spec, folder = read_audit(source, given)
-    console = stdout()
-    before = complete(folder)
     if isinstance(spec, AgainSpec):
-        with shown(console) as watch:
-            run = audit_study(spec.run, spec.simplify, folder, workers=None, watch=watch)
+        again = partial(audit_study, spec.run, spec.simplify, folder, workers=None)
+        audit_into(folder, again)
     else:
-        study = GivenStudy.load(spec)
-        with shown(console) as watch:
-            run = carry_out(study, folder, watch=watch)
-    print_outcome(run, console, before=before)
+        audit_into(folder, partial(carry_out, GivenStudy.load(spec), folder))

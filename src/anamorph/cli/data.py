@@ -5,16 +5,8 @@ from typing import Annotated
 
 import typer
 
+from anamorph.cli import options
 from anamorph.cli.console import stdout
-from anamorph.cli.options import (
-    OodFolders,
-    Preset,
-    Settings,
-    TaskName,
-    TrainFolder,
-    UnseenFolder,
-    with_folders,
-)
 from anamorph.cli.progress import shown
 from anamorph.cli.tables import print_splits
 from anamorph.studies.specification import load_preset
@@ -23,17 +15,17 @@ from anamorph.tasks.export import export
 
 
 def data(
-    task: TaskName,
+    task: options.TaskName,
     out: Annotated[Path, typer.Option(help="A folder for the files.")],
-    preset: Preset = "demo",
-    settings: Settings = None,
-    train: TrainFolder = None,
-    unseen: UnseenFolder = None,
-    ood: OodFolders = None,
+    preset: options.Preset = "demo",
+    settings: options.Settings = None,
+    train: options.TrainFolder = None,
+    unseen: options.UnseenFolder = None,
+    ood: options.OodFolders = None,
 ) -> None:
     """Write one Parquet file a split, and task.json."""
     console = stdout()
-    spec = load_preset(task, preset, with_folders(settings, train, unseen, ood))
+    spec = load_preset(task, preset, options.with_folders(settings, train, unseen, ood))
     with shown(console) as watch:
         made = load_task(watch=watch, **spec.task)
     export(made, out)

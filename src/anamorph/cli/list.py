@@ -7,46 +7,47 @@ from rich.markup import escape
 from anamorph.cli.console import stdout
 from anamorph.errors import AnamorphError
 from anamorph.models.sites import HEAD_KINDS, LAYER_KINDS
-from anamorph.simplifications import Simplification, find_simplification, simplification_names
+from anamorph.simplifications import find_simplification, simplification_names
 from anamorph.studies.specification import presets
 from anamorph.tasks import task_names
+
+OF_ANY = (
+    "all of them also take joint=true, by which the sites of a head share one fit, and on=SPLIT, "
+    "to be fitted on another split than train"
+)
 
 
 def list_() -> None:
     """List tasks with their presets, and simplifications with parameters and sites."""
     console = stdout()
     for task in task_names():
-        named = presets(task)
-        said = (
-            f"presets: {', '.join(named)}" if named else "no presets: for `anamorph audit --data`"
-        )
-        console.print(f"task            {task} ({said})", highlight=False)
+        if named := ", ".join(presets(task)):
+            said = f"presets: {named}"
+        else:
+            how = "`anamorph audit --data`" if task == "text" else "`am.load_task` in Python"
+            said = f"no presets: for {how}"
+        console.print(f"{'task':<16}{task} ({said})")
     for name in simplification_names():
-        console.print(escape(_described(name)), highlight=False, soft_wrap=True)
+        console.print(escape(f"{'simplification':<16}{_described(name)}"), soft_wrap=True)
+    console.print(f"{'':<16}{OF_ANY}", soft_wrap=True)
 
 
 def _described(name: str) -> str:
-    """A line with parameters, one on what it does, and one on where it can stand."""
+    """Name and parameters, and a line each on what it does, and on where it can stand."""
     try:
         found = find_simplification(name)
-        parameters = _parameters(found)
+        own = [p for p in signature(found).parameters.values() if p.kind is Parameter.KEYWORD_ONLY]
     except Exception as error:  # of a package that somebody installed: the others can be listed
-        reason = error if isinstance(error, AnamorphError) else repr(error)
-        return f"{'simplification':<16}{name}: cannot be loaded ({reason})"
+        reason = str(error) if isinstance(error, AnamorphError) else repr(error)
+        return f"{name}: cannot be loaded ({reason})"
+    parameters = f"({', '.join(map(_parameter, own))})" if own else ""
     does = " ".join(cleandoc(found.__doc__ or "not documented").split("\n\n")[0].split())
     order = (*HEAD_KINDS, *LAYER_KINDS, *sorted(found.kinds))
     kinds = ", ".join(sorted(found.kinds, key=order.index))
-    return f"{'simplification':<16}{name}{parameters}\n{'':<16}{does}\n{'':<16}at: {kinds}"
-
-
-def _parameters(found: type[Simplification]) -> str:
-    """As a spec has them, such as "(rank=…, joint=false)"."""
-    given = [p for p in signature(found).parameters.values() if p.kind is Parameter.KEYWORD_ONLY]
-    return f"({', '.join(map(_parameter, given))})" if given else ""
+    return "\n".join([f"{name}{parameters}", f"{'':<16}{does}", f"{'':<16}at: {kinds}"])
 
 
 def _parameter(parameter: Parameter) -> str:
-    value = parameter.default
-    if value is Parameter.empty:
-        return f"{parameter.name}=…"
+    """As a spec has it, such as "rank=…" or "wrap=true"."""
+    value = "…" if parameter.default is Parameter.empty else parameter.default
     return f"{parameter.name}={str(value).lower() if isinstance(value, bool) else value}"

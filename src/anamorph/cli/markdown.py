@@ -36,8 +36,7 @@ def markdown(run: Run) -> str:
         ("Accuracy of the models at scored positions", "model_accuracy", 4),
         ("Cross-entropy of the models at scored positions, bits", "model_cross_entropy", 3),
     ):
-        models = of_models(found, metric).items()
-        lines = [_of_model(seed, numbers, digits) for seed, numbers in models]
+        lines = [_of_model(seed, x, digits) for seed, x in of_models(found, metric).items()]
         parts += [f"{title}:", _table(["seed", *names], lines)]
     proxies = [
         [f"`{name}`", *(f"{x:.3f} {SIGNS.get(verdict or '', '')}".strip() for x, verdict in cells)]
@@ -96,11 +95,8 @@ def _heads(found: Findings, single: Mapping[str, str]) -> list[list[str]]:
     named = pl.col("simplification").replace_strict(single)
     lines = []
     for (name,), some in of_one.group_by(named, maintain_order=True):
-        cells = []
-        for split in found.splits:
-            values = some.filter(split=split)["value"].to_numpy()
-            low, middle, high = np.quantile(values, (0, 0.5, 1))
-            cells.append(f"{middle:.3f} ({low:.3f} to {high:.3f})")
+        values = (some.filter(split=split)["value"].to_numpy() for split in found.splits)
+        cells = (f"{np.median(x):.3f} ({x.min():.3f} to {x.max():.3f})" for x in values)
         lines.append([f"`{name}`", *cells])
     return lines
 

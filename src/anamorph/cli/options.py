@@ -51,30 +51,28 @@ def with_folders(
     Raises:
         AnamorphError: if they do not fit together.
     """
+    settings = list(settings or ())
     if train is None:
         if unseen is not None or ood:
             raise AnamorphError("--unseen and --ood need a folder to train on: give --train.")
-        return list(settings or ())
-    if any(setting.partition("=")[0].strip() == "task.corpus" for setting in settings or ()):
+        return settings
+    if any(setting.partition("=")[0].strip() == "task.corpus" for setting in settings):
         raise AnamorphError("--train stands for a corpus; give it or --set task.corpus, not both.")
-    folders = {"train": _absolute(train)} | ({"unseen": _absolute(unseen)} if unseen else {})
+    folders = {"train": train} | ({"unseen": unseen} if unseen else {})
+    folders = {name: folder.expanduser().absolute() for name, folder in folders.items()}
     for given in ood or ():
-        language, equals, folder = given.partition("=")
-        if not (language and equals and folder):
+        language, _, folder = given.partition("=")
+        if not (language and folder):
             raise AnamorphError(f"--ood must be LANGUAGE=FOLDER, as python=src/py; got {given!r}.")
         if language in folders:
             raise AnamorphError(
                 f"--ood has {language} twice ({folders[language]}, {folder}); give one folder that "
                 "holds the repositories of both."
             )
-        folders[language] = _absolute(folder)
-    table = ", ".join(f"{json.dumps(key)} = {json.dumps(path)}" for key, path in folders.items())
-    return [*(settings or ()), f"task.corpus={{{table}}}"]
-
-
-def _absolute(folder: Path | str) -> str:
-    """As a run keeps it: the run may be gone on with, or audited again, from elsewhere."""
-    return str(Path(folder).expanduser().absolute())
+        folders[language] = Path(folder).expanduser().absolute()
+    # Absolute, as the run may be gone on with, or audited again, from elsewhere.
+    table = ", ".join(f"{json.dumps(k)} = {json.dumps(str(path))}" for k, path in folders.items())
+    return [*settings, f"task.corpus={{{table}}}"]
 
 
 def default_out(task: str, preset: str) -> Path:

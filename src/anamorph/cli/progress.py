@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from threading import Event as Flag
 from threading import Lock, Thread
@@ -24,11 +24,9 @@ from anamorph.progress import Event, Watch
 EVERY = 60.0  # seconds between two lines
 
 
-@contextmanager
-def shown(console: Console, every: float = EVERY) -> Iterator[Watch]:
+def shown(console: Console, every: float = EVERY) -> AbstractContextManager[Watch]:
     """Gives what `run_study` calls: shows bars in a terminal, and prints lines elsewhere."""
-    with _bars(console) if console.file.isatty() else _lines(console, every) as watch:
-        yield watch
+    return _bars(console) if console.file.isatty() else _lines(console, every)
 
 
 @contextmanager
@@ -64,7 +62,7 @@ def _lines(console: Console, every: float) -> Iterator[Watch]:
 
     def say(text: str) -> None:
         now = time.strftime("%Y-%m-%d %H:%M:%S")
-        console.print(f"{now}  {escape(text)}", highlight=False, soft_wrap=True)
+        console.print(f"{now}  {escape(text)}", soft_wrap=True)
 
     def watch(event: Event) -> None:
         with lock:
@@ -73,8 +71,8 @@ def _lines(console: Console, every: float) -> Iterator[Watch]:
                 steps.pop(event.step, None)
                 say(f"{event.step}: done{_bracketed(event.note)}")
             elif step is None:
-                steps[event.step] = _Step(event)
-                say(str(steps[event.step]))
+                step = steps[event.step] = _Step(event, event)
+                say(str(step))
             else:
                 step.last = event
 
@@ -98,11 +96,8 @@ class _Step:
     """A step that has begun: its first and its last event."""
 
     first: Event
-    last: Event = field(init=False)
+    last: Event
     since: float = field(default_factory=time.monotonic)
-
-    def __post_init__(self) -> None:
-        self.last = self.first
 
     def __str__(self) -> str:
         """Such as "seed 0: training: 1,200 of 6,000, 20.5/s, 4 min left (loss 3.1 bits)"."""

@@ -23,13 +23,11 @@ class Number(NamedTuple):
 
 def of_models(found: Findings, metric: str) -> dict[int | None, list[Number]]:
     """A metric of the models themselves: a number for each split, by seed; None is all seeds."""
-    table: dict[int | None, list[Number]] = {}
     columns = ("seed", "split", *Number._fields)
     rows = found.whole.filter(metric=metric, method=IDENTITY).select(columns)
     by_place = {(seed, split): Number(*number) for seed, split, *number in rows.iter_rows()}
-    for seed in rows["seed"].unique(maintain_order=True):
-        table[seed] = [by_place[seed, split] for split in found.splits]
-    return table
+    seeds = rows["seed"].unique(maintain_order=True)
+    return {seed: [by_place[seed, split] for split in found.splits] for seed in seeds}
 
 
 def of_proxies(found: Findings) -> dict[str, list[tuple[float, str | None]]]:

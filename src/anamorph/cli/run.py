@@ -1,41 +1,25 @@
 """`anamorph run TASK`: the whole job."""
 
-from anamorph.cli.console import stdout
-from anamorph.cli.options import (
-    OodFolders,
-    Out,
-    Preset,
-    Seeds,
-    Settings,
-    TaskName,
-    TrainFolder,
-    UnseenFolder,
-    Workers,
-    default_out,
-    with_folders,
-)
-from anamorph.cli.outcome import complete, print_outcome
-from anamorph.cli.progress import shown
+from functools import partial
+
+from anamorph.cli import options
+from anamorph.cli.console import audit_into
 from anamorph.studies.specification import load_preset
 from anamorph.studies.study import run_study
 
 
 def run(
-    task: TaskName,
-    preset: Preset = "demo",
-    seeds: Seeds = None,
-    out: Out = None,
-    settings: Settings = None,
-    workers: Workers = None,
-    train: TrainFolder = None,
-    unseen: UnseenFolder = None,
-    ood: OodFolders = None,
+    task: options.TaskName,
+    preset: options.Preset = "demo",
+    seeds: options.Seeds = None,
+    out: options.Out = None,
+    settings: options.Settings = None,
+    workers: options.Workers = None,
+    train: options.TrainFolder = None,
+    unseen: options.UnseenFolder = None,
+    ood: options.OodFolders = None,
 ) -> None:
     """Train, simplify, audit and report; the same command goes on with a stopped run."""
-    console = stdout()
-    folder = out or default_out(task, preset)
-    spec = load_preset(task, preset, with_folders(settings, train, unseen, ood), seeds)
-    before = complete(folder)
-    with shown(console) as watch:
-        result = run_study(spec, folder, preset=preset, workers=workers, watch=watch)
-    print_outcome(result, console, before=before)
+    folder = out or options.default_out(task, preset)
+    spec = load_preset(task, preset, options.with_folders(settings, train, unseen, ood), seeds)
+    audit_into(folder, partial(run_study, spec, folder, preset=preset, workers=workers))

@@ -1,4 +1,4 @@
-"""`anamorph sites MODEL`: what can be read and replaced in a model."""
+"""`anamorph sites MODEL`: what can be read and replaced in a model, or in that of a run."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +10,7 @@ from rich.table import Table
 from anamorph.cli.console import stdout
 from anamorph.errors import AnamorphError
 from anamorph.models.base import Model
+from anamorph.models.decoder import Decoder
 from anamorph.models.huggingface.load import load_model
 from anamorph.models.listing import group_sites, list_sites, missing_sites
 from anamorph.runs.folder import load_run
@@ -26,7 +27,7 @@ def sites(
     every: Annotated[bool, typer.Option("--all", help="A row a site.")] = False,
     hub: Annotated[bool, typer.Option("--hub", help="Fetch the model from the hub.")] = False,
 ) -> None:
-    """List the sites of a model, with shape and how often each fires in one forward."""
+    """List the sites of a model, or of a run's: shape, and how often each fires in one forward."""
     console = stdout()
     loaded = _load(model, hub)
     found = list_sites(loaded)
@@ -40,14 +41,12 @@ def sites(
         table.add_row(escape(row["site" if every else "sites"]), escape(tensor), fires)
     console.print(table)
     for sentence in missing_sites(loaded):
-        console.print(escape(sentence), highlight=False, soft_wrap=True)
+        console.print(escape(sentence), soft_wrap=True)
 
 
 def _load(source: str, hub: bool) -> Model:
     if not (Path(source) / "spec.json").exists():
         return load_model(source, hub=hub)
-    from anamorph.models.decoder import Decoder
-
     run = load_run(source)
     if not run.trained:
         raise AnamorphError(

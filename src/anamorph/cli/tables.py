@@ -13,28 +13,16 @@ from anamorph.analysis.heads import rows
 from anamorph.analysis.summary import evidence, headline, notices
 from anamorph.analysis.words import SIGNS, UNTESTABLE, UNTESTED, rounding_sentence, split_label
 from anamorph.cli.rows import LEGEND, STANDING, of_models, of_proxies, of_views
-from anamorph.faithfulness.gaps import (
-    DEGRADES,
-    FAITHFUL,
-    MIXED,
-    NOT_TESTABLE,
-    OVER,
-    UNDECIDED,
-    UNDER,
-    UNFAITHFUL,
-)
+from anamorph.faithfulness.gaps import FAITHFUL, MIXED, OVER, UNDECIDED, UNDER
 from anamorph.runs.folder import Run
 from anamorph.tasks import Task
 
-STYLE = {
+STYLE = dict.fromkeys(SIGNS, "dim") | {
     FAITHFUL: "green",
     UNDER: "red",
     OVER: "magenta",
     MIXED: "red",
-    DEGRADES: "dim",
-    UNFAITHFUL: "dim",
     UNDECIDED: "yellow",
-    NOT_TESTABLE: "dim",
 }
 MOST_HEADS = 20  # rows
 
@@ -65,11 +53,10 @@ def print_run(run: Run, console: Console) -> None:
     if floor := found.checks.get("noise_floor"):
         console.print(
             f"Noise floor (rounding alone): same prediction {floor['same_prediction']:.5f}, "
-            f"divergence of the outputs {floor['output_jsd']:.1e} bits.",
-            highlight=False,
+            f"divergence of the outputs {floor['output_jsd']:.1e} bits."
         )
     if said := rounding_sentence(found.checks.get("rounding")):
-        console.print(said, highlight=False)
+        console.print(said)
     _print_summary(found, console)
 
 
@@ -77,18 +64,15 @@ def _print_claims(found: Findings, console: Console) -> None:
     """Status and finding of every claim; those that cannot be tested in a line."""
     folded: dict[tuple[str, str], list[str]] = {}
     for claim in found.claims:
-        if claim["status"] in (UNTESTED, UNTESTABLE):
-            why = claim["finding"] if claim["status"] == UNTESTABLE else ""
-            folded.setdefault((claim["status"], why), []).append(claim["id"])
-            continue
-        console.print(
-            f"{claim['id']} {claim['status']}: {escape(claim['claim'])}\n"
-            f"   [dim]{escape(claim['finding'])}",
-            highlight=False,
-        )
-    for (status, why), claims in folded.items():
-        said = f"{status[0].upper()}{status[1:]}: {', '.join(claims)}. {why}".strip()
-        console.print(escape(said), highlight=False)
+        name, status, finding = claim["id"], claim["status"], claim["finding"]
+        if status in (UNTESTED, UNTESTABLE):
+            why = finding if status == UNTESTABLE else ""
+            folded.setdefault((status, why), []).append(name)
+        else:
+            console.print(f"{name} {status}: {escape(claim['claim'])}\n   [dim]{escape(finding)}")
+    for (status, why), names in folded.items():
+        said = f"{status[0].upper()}{status[1:]}: {', '.join(names)}. {why}".strip()
+        console.print(escape(said))
 
 
 def _print_summary(found: Findings, console: Console) -> None:
@@ -103,16 +87,17 @@ def _print_summary(found: Findings, console: Console) -> None:
             table.add_row(*(escape("\n".join(each)) or "–" for each in (title, *texts)))
         console.print(table)
     for notice in notices(found):
-        console.print(f"[yellow]{escape(notice.title)}.[/] {escape(notice.text)}", highlight=False)
-    console.print(evidence(found).sentence, highlight=False)
-    console.print(f"[bold]{escape(headline(found).sentence)}", highlight=False)
+        console.print(f"[yellow]{escape(notice.title)}.[/] {escape(notice.text)}")
+    console.print(evidence(found).sentence)
+    console.print(f"[bold]{escape(headline(found).sentence)}")
 
 
 def _print_heads(found: Findings, console: Console) -> None:
     """The heads with the largest gaps, if proxies edit single heads."""
     heads = found.by_head
-    for method in heads.methods if heads else ():
-        assert heads is not None
+    if heads is None:
+        return
+    for method in heads.methods:
         every = rows(heads, method, found.splits)
         lines = []
         for row in every[:MOST_HEADS]:

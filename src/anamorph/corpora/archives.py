@@ -16,7 +16,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from io import RawIOBase
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
@@ -106,7 +105,6 @@ _DAMAGED = (
     OSError,
     EOFError,
     ValueError,
-    NotImplementedError,
     RuntimeError,  # an encrypted zip
     tarfile.TarError,
     zipfile.BadZipFile,
@@ -133,26 +131,24 @@ def _text(
     if not name.endswith(suffixes):
         return None
     if name.startswith(("/", "\\")) or ".." in PurePosixPath(name.replace("\\", "/")).parts:
-        problems.add("unsafe path", name)
+        reason = "unsafe path"
+    elif member.link:
+        reason = "link"
+    elif member.read is None:
         return None
-    if member.link:
-        problems.add("link", name)
-        return None
-    if member.read is None:
-        return None
-    if member.size > limits.file:
-        problems.add(f"larger than {limits.file:,} bytes", name)
-        return None
-    content = member.read(limits.file + 1)  # the stated size may be a lie
-    if len(content) > limits.file:
-        problems.add(f"larger than {limits.file:,} bytes", name)
+    elif (
+        member.size > limits.file  # which may be a lie
+        or len(content := member.read(limits.file + 1)) > limits.file
+    ):
+        reason = f"larger than {limits.file:,} bytes"
     elif content.count(b"\n") > limits.lines:
-        problems.add(f"more than {limits.lines:,} lines", name)
+        reason = f"more than {limits.lines:,} lines"
     else:
         try:
             return content.decode()
         except UnicodeDecodeError:
-            problems.add("no UTF-8", name)
+            reason = "no UTF-8"
+    problems.add(reason, name)
     return None
 
 
@@ -179,12 +175,11 @@ def _plain(path: Path, magic: bytes) -> Iterator[IO[bytes]]:
                 f"{path.name} is a Debian package, and dpkg-deb, which reads it, is not installed."
             ) from error
         assert process.stdout is not None
-        try:
-            yield process.stdout
-        finally:
-            process.kill()
-            process.stdout.close()
-            process.wait()
+        with process:
+            try:
+                yield process.stdout
+            finally:
+                process.kill()
         return
     opener = next((o for start, o in _OPENERS.items() if magic.startswith(start)), Path.open)
     with opener(path, "rb") as stream:
@@ -209,16 +204,13 @@ def _zip(path: Path, limits: Limits) -> Iterator[_Member]:
             yield _Member(info.filename, info.file_size, None if info.is_dir() else read, link)
 
 
-class _Bounded(RawIOBase):
+class _Bounded:
     """A stream that gives so many bytes and not one more."""
 
     def __init__(self, stream: IO[bytes], most: int) -> None:
         self.stream, self.left, self.most = stream, most, most
 
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
+    def read(self, size: int) -> bytes:
         content = self.stream.read(size)
         self.left -= len(content)
         if self.left < 0:

@@ -10,11 +10,12 @@ import json
 import os
 import warnings
 import zlib
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
+from itertools import product
 from pathlib import Path, PurePath
 from typing import Any, Literal
 
@@ -34,7 +35,7 @@ from anamorph.corpora.functions import (
 from anamorph.corpora.languages import LANGUAGES, language_of, parser
 from anamorph.corpora.recipe import read_recipe
 from anamorph.errors import AnamorphError
-from anamorph.files import replacing
+from anamorph.files import write_table, write_text
 from anamorph.machine.process import processors
 from anamorph.machine.workers import apart
 from anamorph.progress import Event, Watch, ignore
@@ -63,7 +64,7 @@ class Source:
     repo: str
     partition: str
     paths: tuple[Path, ...]
-    about: Mapping[str, Any] = field(default_factory=dict)
+    about: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -112,22 +113,14 @@ def from_recipe(
         for package in (*recipe[language].packages, *recipe[language].unseen)
     ]
     wanted = [(recipe[language].client, package) for language, package in asked]
+    sources = []
     brought = fetch(wanted, cache / "packages", watch)
-    sources = [
-        Source(
-            "archives",
-            language,
-            package.name,
-            recipe[language].partition(package.name),
-            tuple(package.paths),
-            {
-                "client": package.client,
-                "archives": [vars(a) for a in package.archives],
-                **({"missing": package.problem} if package.problem else {}),
-            },
-        )
-        for (language, _), package in zip(asked, brought, strict=True)
-    ]
+    for (language, name), package in zip(asked, brought, strict=True):
+        partition = "test" if name in recipe[language].unseen else "train"
+        archives = [vars(archive) for archive in package.archives]
+        said: dict[str, Any] = {"client": package.client, "archives": archives}
+        said |= {"missing": package.problem} if package.problem else {}
+        sources.append(Source("archives", language, name, partition, tuple(package.paths), said))
     return extract(sources, cache, watch)
 
 
@@ -147,19 +140,12 @@ def from_codesearchnet(
             "LANGUAGE/final/jsonl/PARTITION/*.jsonl.gz, as CodeSearchNet's archives have it "
             f"(languages there: {', '.join(there) or 'none'})."
         )
-    sources = [
-        Source(
-            "codesearchnet",
-            language,
-            "",
-            partition,
-            (path,),
-            {"file": str(path.relative_to(folder)), "sha256": _checksum(path)},
-        )
-        for language in chosen
-        for partition in PARTITIONS
-        for path in sorted((folder / language / "final" / "jsonl" / partition).glob("*.jsonl.gz"))
-    ]
+    sources = []
+    for language, partition in product(chosen, PARTITIONS):
+        place = folder / language / "final" / "jsonl" / partition
+        for path in sorted(place.glob("*.jsonl.gz")):
+            said = {"file": str(path.relative_to(folder)), "sha256": _checksum(path)}
+            sources.append(Source("codesearchnet", language, "", partition, (path,), said))
     return extract(sources, cache, watch)
 
 
@@ -188,25 +174,21 @@ def from_folders(
         files = [file for file in found if _is_own(file.relative_to(path))]
         if not files:
             but = f" but {len(found)} of tests or of installed packages" if found else ""
+            hint = (
+                " The language trained on is task.language (--set task.language=NAME), one of: "
+                f"{', '.join(LANGUAGES)}."
+            )
             raise AnamorphError(
                 f"The folder {path} has no file of {language} ({', '.join(suffixes)}){but}."
-                + (
-                    " The language trained on is task.language (--set task.language=NAME), one of: "
-                    f"{', '.join(LANGUAGES)}."
-                    if partition == "train"
-                    else ""
-                )
+                f"{hint if partition == 'train' else ''}"
             )
-
-        def repo(file: Path, path: Path = path) -> str:
+        repos = defaultdict(list)
+        for file in files:
             inside = file.relative_to(path).parts
-            return f"{path.name}/{inside[0]}" if len(inside) > 1 else path.name
-
-        for name, some in groupby(sorted(files, key=repo), repo):
-            paths = tuple(some)
-            sources.append(
-                Source("folder", language, name, partition, paths, {"sha256": _checksum(*paths)})
-            )
+            repos[f"{path.name}/{inside[0]}" if len(inside) > 1 else path.name].append(file)
+        for name, some in sorted(repos.items()):
+            said = {"sha256": _checksum(*some)}
+            sources.append(Source("folder", language, name, partition, tuple(some), said))
     return extract(sources, cache, watch)
 
 
@@ -228,28 +210,17 @@ def extract(sources: Sequence[Source], cache: Path, watch: Watch = ignore) -> Co
     pending = [
         (s, p) for s, p in zip(sources, places, strict=True) if not p.with_suffix(".json").exists()
     ]
-    done = len(sources) - len(pending)
-    if pending:
-        largest_first = sorted(pending, key=lambda item: -_size(item[0]))
-        for name in _each(largest_first):
-            done += 1
-            watch(Event("functions", done, len(sources), name))
+    there = len(sources) - len(pending)
+    for done, name in enumerate(_each(pending), start=there + 1):
+        watch(Event("functions", done, len(sources), name))
     manifest = []
-    tables: dict[str, list[pl.DataFrame]] = {}
+    tables = defaultdict(list)
     for source, place in zip(sources, places, strict=True):
+        said = {"language": source.language, "repo": source.repo, "partition": source.partition}
         found = json.loads(place.with_suffix(".json").read_text("utf-8"))
-        manifest.append(
-            {
-                "language": source.language,
-                "repo": source.repo,
-                "partition": source.partition,
-                **source.about,
-                **found,
-            }
-        )
-        tables.setdefault(source.language, []).append(
-            pl.read_parquet(place.with_suffix(".parquet"), columns=list(SCHEMA))
-        )
+        manifest.append(said | source.about | found)
+        table = pl.read_parquet(place.with_suffix(".parquet"), columns=list(SCHEMA))
+        tables[source.language].append(table)
     functions = {
         language: pl.concat(some).unique(["exact", "partition"], keep="first", maintain_order=True)
         for language, some in tables.items()
@@ -257,8 +228,7 @@ def extract(sources: Sequence[Source], cache: Path, watch: Watch = ignore) -> Co
     corpus = Corpus(functions, manifest)
     path = cache / "manifests" / f"{corpus.checksum[:32]}.json"
     if not path.exists():
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps(manifest, indent=1), "utf-8")
+        write_text(path, json.dumps(manifest, indent=1))
     _warn(manifest, path)
     return corpus
 
@@ -281,24 +251,21 @@ def _warn(manifest: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 def _each(pending: Sequence[tuple[Source, Path]]) -> Iterator[str]:
     """Extract every source; in processes side by side where that pays."""
-    if sum(_size(source) for source, _ in pending) < SMALL:
-        yield from (_extract_to(*item) for item in pending)
+    sizes = {place: sum(p.stat().st_size for p in source.paths) for source, place in pending}
+    largest_first = sorted(pending, key=lambda item: -sizes[item[1]])
+    calls = [partial(_extract_to, *item) for item in largest_first]
+    if sum(sizes.values()) < SMALL:
+        yield from (call() for call in calls)
         return
-    with closing(apart([partial(_extract_to, *item) for item in pending], processors())) as names:
+    with closing(apart(calls, processors())) as names:
         yield from names
 
 
 def _key(source: Source) -> str:
     """A name for a source's functions: another for other contents."""
-    said = json.dumps(
-        [EXTRACTION, source.kind, source.language, source.repo, source.partition, source.about],
-        sort_keys=True,
-    )
-    return hashlib.sha256(said.encode()).hexdigest()[:32]
-
-
-def _size(source: Source) -> int:
-    return sum(path.stat().st_size for path in source.paths)
+    said = [source.kind, source.language, source.repo, source.partition, source.about]
+    text = json.dumps([EXTRACTION, *said], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def _checksum(*paths: Path) -> str:
@@ -312,49 +279,45 @@ def _checksum(*paths: Path) -> str:
 def _extract_to(source: Source, place: Path, _: Watch = ignore) -> str:
     """Write the functions of a source, and what the manifest says of them; gives its name."""
     problems = Problems()
-    read = {"archives": _packed, "folder": _loose, "codesearchnet": _codesearchnet}[source.kind]
-    rows = list(read(source, problems))
-    table = pl.DataFrame(rows, schema=SCHEMA, orient="row")
+    read = _codesearchnet if source.kind == "codesearchnet" else _of_files
+    table = pl.DataFrame(list(read(source, problems)), schema=SCHEMA, orient="row")
     digest = hashlib.sha256()
     for text in table["original_string"]:
         digest.update(hashlib.sha256(text.encode()).digest())
-    with replacing(place.with_suffix(".parquet")) as temporary:
-        table.write_parquet(temporary)
-    with replacing(place.with_suffix(".json")) as temporary:  # last: it says that all is there
-        found = {
-            "functions": len(table),
-            "functions_sha256": digest.hexdigest(),
-            "passed_over": str(problems),
-        }
-        temporary.write_text(json.dumps(found), "utf-8")
+    write_table(place.with_suffix(".parquet"), table)
+    found = {
+        "functions": len(table),
+        "functions_sha256": digest.hexdigest(),
+        "passed_over": str(problems),
+    }
+    write_text(place.with_suffix(".json"), json.dumps(found))  # last: it says that all is there
     return source.repo or source.paths[0].name
 
 
-def _packed(source: Source, problems: Problems) -> Iterator[tuple[Any, ...]]:
+def _of_files(source: Source, problems: Problems) -> Iterator[tuple[Any, ...]]:
+    """The functions of source files, in archives or in a folder."""
     language = language_of(source.language)
-    for path in source.paths:
-        for name, text in source_files(path, language.suffixes, problems):
-            yield from _of_file(source, name, text)
+    for place in source.paths:
+        if source.kind == "archives":
+            files = source_files(place, language.suffixes, problems)
+        else:
+            files = _loose(place, problems)
+        for path, text in files:
+            if wanted_file(path, text):
+                for function in functions_in(text, language):
+                    yield to_row(function, source.repo, path, source.partition)
 
 
-def _loose(source: Source, problems: Problems) -> Iterator[tuple[Any, ...]]:
-    limits = Limits()
-    for path in source.paths:
-        if path.stat().st_size > limits.file:
-            problems.add(f"larger than {limits.file:,} bytes", str(path))
-            continue
-        try:
-            text = path.read_text("utf-8")
-        except UnicodeDecodeError:
-            problems.add("no UTF-8", str(path))
-            continue
-        yield from _of_file(source, path.name, text)
-
-
-def _of_file(source: Source, path: str, text: str) -> Iterator[tuple[Any, ...]]:
-    if wanted_file(path, text):
-        for function in functions_in(text, language_of(source.language)):
-            yield to_row(function, source.repo, path, source.partition)
+def _loose(path: Path, problems: Problems) -> Iterator[tuple[str, str]]:
+    """The name and the text of a file in a folder, unless there is something amiss."""
+    most = Limits().file
+    if path.stat().st_size > most:
+        problems.add(f"larger than {most:,} bytes", str(path))
+        return
+    try:
+        yield path.name, path.read_text("utf-8")
+    except UnicodeDecodeError:
+        problems.add("no UTF-8", str(path))
 
 
 def _codesearchnet(source: Source, problems: Problems) -> Iterator[tuple[Any, ...]]:

@@ -13,13 +13,13 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from anamorph.corpora.recipe import Client
 from anamorph.errors import AnamorphError
-from anamorph.files import replacing
+from anamorph.files import write_text
 from anamorph.progress import Event, Watch, ignore
 
 AT_A_TIME = 4
@@ -62,9 +62,7 @@ class Package:
 
 
 def fetch(
-    wanted: Sequence[tuple[Client, str]],
-    cache: Path,
-    watch: Watch = ignore,
+    wanted: Sequence[tuple[Client, str]], cache: Path, watch: Watch = ignore
 ) -> list[Package]:
     """Bring packages that are not in the cache yet.
 
@@ -81,26 +79,22 @@ def fetch(
         AnamorphError: if a client is not installed, or brings none of several packages: then
             something other than the packages is amiss.
     """
-    known = {(c, n): _known(c, n, cache) for c, n in wanted}
-    pending = [key for key, package in known.items() if package is None]
-    for client in sorted({client for client, _ in pending}):
+    known = {key: found for key in wanted if (found := _known(*key, cache))}
+    pending = [key for key in dict.fromkeys(wanted) if key not in known]
+    clients = sorted({client for client, _ in pending})
+    for client in clients:
         _require(client)
         if client.startswith("apt"):
             _apt_lists(cache)
-    done = len(known) - len(pending)
-    failed: list[Package] = []
     with ThreadPoolExecutor(AT_A_TIME) as pool:
         for package in pool.map(lambda key: _bring(key[0], key[1], cache), pending):
             known[package.client, package.name] = package
-            done += 1
-            watch(Event("download", done, len(known), package.name))
+            watch(Event("download", len(known), len(set(wanted)), package.name))
             if package.archives:
                 _record(package)
-            else:
-                failed.append(package)
-    for client in {client for client, _ in pending}:
-        asked = [key for key in pending if key[0] == client]
-        missing = [p for p in failed if p.client == client]
+    for client in clients:
+        asked = [known[key] for key in pending if key[0] == client]
+        missing = [package for package in asked if not package.archives]
         if len(asked) == len(missing) > 1:
             raise AnamorphError(
                 f"{client} brought none of {len(asked)} packages; the first, {missing[0].name}: "
@@ -108,7 +102,7 @@ def fetch(
             )
         for package in missing:
             _record(package)
-    return [package for package in map(known.__getitem__, wanted) if package is not None]
+    return [known[key] for key in wanted]
 
 
 def _known(client: Client, name: str, cache: Path) -> Package | None:
@@ -118,19 +112,16 @@ def _known(client: Client, name: str, cache: Path) -> Package | None:
         archives = tuple(Archive(**archive) for archive in said["archives"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    if any(
-        not (folder / a.file).is_file() or (folder / a.file).stat().st_size != a.bytes
-        for a in archives
-    ):
-        return None
-    return Package(client, name, archives, said["problem"], folder)
+    package = Package(client, name, archives, said["problem"], folder)
+    for archive, path in zip(archives, package.paths, strict=True):
+        if not path.is_file() or path.stat().st_size != archive.bytes:
+            return None
+    return package
 
 
 def _record(package: Package) -> None:
-    archives = [asdict(archive) for archive in package.archives]
-    with replacing(package.folder / "package.json") as temporary:
-        text = json.dumps({"archives": archives, "problem": package.problem}, indent=1)
-        temporary.write_text(text, "utf-8")
+    said = {"archives": [vars(a) for a in package.archives], "problem": package.problem}
+    write_text(package.folder / "package.json", json.dumps(said, indent=1))
 
 
 def _safe(name: str) -> str:
@@ -147,7 +138,7 @@ def _bring(client: Client, name: str, cache: Path) -> Package:
         environment["APT_CONFIG"] = str(cache / "apt" / "apt.conf")
     try:
         done = subprocess.run(
-            _command(client, name),
+            [*_COMMANDS[client], name],
             cwd=folder,
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -179,21 +170,17 @@ _ARCHIVES: dict[Client, str] = {
 }
 
 
-def _command(client: Client, name: str) -> list[str]:
-    match client:
-        case "pip":
-            options = ["--no-deps", "--only-binary", ":all:", "--quiet", "--dest", "."]
-            return [sys.executable, "-m", "pip", "download", *options, name]
-        case "npm":
-            return ["npm", "pack", "--ignore-scripts", "--silent", name]
-        case "apt":
-            return ["apt-get", "download", name]
-        case "apt-source":
-            return ["apt-get", "source", "--download-only", name]
+_PIP_OPTIONS = ("--no-deps", "--only-binary", ":all:", "--quiet", "--dest", ".")
+_COMMANDS: dict[Client, tuple[str, ...]] = {
+    "pip": (sys.executable, "-m", "pip", "download", *_PIP_OPTIONS),
+    "npm": ("npm", "pack", "--ignore-scripts", "--silent"),
+    "apt": ("apt-get", "download"),
+    "apt-source": ("apt-get", "source", "--download-only"),
+}
 
 
 def _require(client: Client) -> None:
-    program = {"pip": sys.executable, "npm": "npm"}.get(client, "apt-get")
+    program = _COMMANDS[client][0]
     if not shutil.which(program):
         raise AnamorphError(
             f"The packages of {client} are fetched with {program}, which is not installed; "

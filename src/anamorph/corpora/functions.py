@@ -83,7 +83,9 @@ def wanted_file(path: str, text: str) -> bool:
 
 def functions_in(text: str, language: Language) -> Iterator[Function]:
     """The outermost functions of a file that are worth having, in their order."""
-    source = _opened(text.encode(), language)
+    source = text.encode()
+    if language.name == "php":  # its grammar takes it without the HTML around it: no tag opens it
+        source = re.sub(rb"^\s*<\?php\b", b"", source, count=1)
     pending = [parser(language.name)(source).root_node]
     while pending:
         node = pending.pop()
@@ -91,11 +93,6 @@ def functions_in(text: str, language: Language) -> Iterator[Function]:
             yield made
         else:
             pending.extend(reversed(node.children))
-
-
-def _opened(source: bytes, language: Language) -> bytes:
-    """What the grammar takes: PHP alone, without the HTML around it, has its tag cut off."""
-    return re.sub(rb"^\s*<\?php\b", b"", source, count=1) if language.name == "php" else source
 
 
 def parse_function(text: str, language: Language) -> Spans | None:
@@ -148,7 +145,7 @@ def _function(node: "tree_sitter.Node", source: bytes) -> Function | None:
     name = _name(node, source)
     if len(text) > MOST_CHARACTERS or not name or name in CONSTRUCTORS:
         return None
-    return Function(name, text, spans_of(node, source))
+    return Function(name, text, spans_of(node, source, node.start_byte, node.end_byte))
 
 
 _NAMING = ("variable_declarator", "assignment_expression", "pair", "field_definition")

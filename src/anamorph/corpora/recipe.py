@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from anamorph.corpora.languages import LANGUAGES
-from anamorph.errors import AnamorphError
+from anamorph.errors import AnamorphError, require
 
 Client = Literal["pip", "npm", "apt", "apt-source"]
 
@@ -27,10 +27,6 @@ class Packages:
     client: Client
     packages: tuple[str, ...]
     unseen: tuple[str, ...] = ()
-
-    def partition(self, package: str) -> str:
-        """`train` or `test`, as CodeSearchNet has them."""
-        return "test" if package in self.unseen else "train"
 
 
 Recipe = Mapping[str, Packages]
@@ -78,11 +74,7 @@ def _packages(recipe: str, language: str, table: Any) -> Packages:
         raise AnamorphError(
             f"{where}: unknown {', '.join(sorted(unknown))}; known are client, packages, unseen."
         )
-    if table["client"] not in get_args(Client):
-        raise AnamorphError(
-            f"{where}: client must be one of {', '.join(get_args(Client))}; "
-            f"got {table['client']!r}."
-        )
+    require(f"{where}: client", table["client"], among=get_args(Client))
     for key in ("packages", "unseen"):
         names = table.get(key, [])
         if not isinstance(names, list) or not all(isinstance(n, str) and n for n in names):

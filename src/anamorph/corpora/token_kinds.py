@@ -1,6 +1,7 @@
 """What kind of token every character of a function belongs to, from the leaves of its tree."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -69,30 +70,26 @@ class Spans:
         return found
 
 
-def spans_of(
-    node: "tree_sitter.Node", source: bytes, start: int | None = None, stop: int | None = None
-) -> Spans:
-    """The spans of a node of a tree; every character of the node's text is in exactly one.
+def spans_of(node: "tree_sitter.Node", source: bytes, start: int, stop: int) -> Spans:
+    """The spans of a part of a tree; every character is in exactly one.
 
     Args:
         node: of a tree, such as a function.
         source: that was parsed, in UTF-8.
-        start: in bytes, if the text begins behind the node's start.
-        stop: in bytes, if it ends before the node's end.
+        start: of the part, in bytes.
+        stop: its end, in bytes.
     """
-    made = Spans([], [], [])
-    cursor, depth = node.start_byte if start is None else start, 0
-    last = node.end_byte if stop is None else stop
+    spans: list[tuple[int, int, int]] = []
+    cursor, depth = start, 0
     for begin, end, kind, depth_here in _leaves(node, source):
-        begin, end = max(begin, cursor), min(end, last)  # some grammars give a leaf out of order
-        if end <= begin:
-            continue
-        _fill(made, source[cursor:begin], depth)
-        depth = min(depth_here, DEEPEST)
-        _add(made, len(source[begin:end].decode()), kind, depth)
-        cursor = end
-    _fill(made, source[cursor:last], depth)
-    return made
+        begin, end = max(begin, cursor), min(end, stop)  # some grammars give a leaf out of order
+        if begin < end:
+            spans += _between(source[cursor:begin], depth)
+            depth = min(depth_here, DEEPEST)
+            spans.append((len(source[begin:end].decode()), kind, depth))
+            cursor = end
+    spans += _between(source[cursor:stop], depth)
+    return Spans(*([span[field] for span in spans if span[0]] for field in range(3)))
 
 
 def _leaves(node: "tree_sitter.Node", source: bytes) -> list[tuple[int, int, int, int]]:
@@ -145,21 +142,12 @@ def _kind(text: str, name: str, named: bool) -> int:
     return OPERATOR if text.strip("#$").strip("()[]{};,.:@\\") else PUNCTUATION
 
 
-def _fill(spans: Spans, between: bytes, depth: int) -> None:
-    """Add what is between two tokens."""
-    for part in _GAP.split(between.decode()):
-        if not part:
-            continue
-        if not part.isspace():  # such as the backslash at the end of a line in Python
-            _add(spans, len(part), _kind(part, "", False), depth)
-            continue
-        line_end = part.rfind("\n") + 1
-        _add(spans, line_end, WHITESPACE, depth)
-        _add(spans, len(part) - line_end, INDENTATION if line_end else WHITESPACE, depth)
-
-
-def _add(spans: Spans, length: int, kind: int, depth: int) -> None:
-    if length:
-        spans.lengths.append(length)
-        spans.kinds.append(kind)
-        spans.depths.append(depth)
+def _between(tokens: bytes, depth: int) -> Iterator[tuple[int, int, int]]:
+    """Length, kind and depth of what is between two tokens; some are empty."""
+    for part in _GAP.split(tokens.decode()):
+        if part and not part.isspace():  # such as the backslash at the end of a line in Python
+            yield len(part), _kind(part, "", False), depth
+        else:
+            line_end = part.rfind("\n") + 1
+            yield line_end, WHITESPACE, depth
+            yield len(part) - line_end, INDENTATION if line_end else WHITESPACE, depth

@@ -10,8 +10,8 @@ from anamorph.faithfulness.intervals import (
     Ends,
     Floats,
     Means,
+    beside,
     correlation,
-    of_all,
     residuals,
     with_mean,
 )
@@ -20,6 +20,8 @@ from anamorph.faithfulness.sums import Group, SumIndex
 
 class Contrast(NamedTuple):
     """A level less the other levels of its facet: arrays [proxy, model + 1, metric].
+
+    Models stand as in `Means.of_every_model`: a single one stands there once.
 
     Attributes:
         facet: its name.
@@ -91,19 +93,12 @@ def _contrast(group: Group, here: _Side, rest: _Side, share: NDArray[np.bool_]) 
     a, b = (Means.of_every_model(*side, share) for side in (here, rest))
     ours, theirs = (with_mean(residuals(*side)) for side in (here, rest))
     gaps = Differences.of_every_model(a, b, correlation(ours, theirs))
-    ends = Ends(*map(of_all, gaps.ends()))
-    error = of_all(np.sqrt(((ours - theirs) ** 2).sum(-1) + gaps.spread**2))
+    ends = gaps.ends()
+    error = np.sqrt(((ours - theirs) ** 2).sum(-1) + gaps.spread**2)
     count = here.counts[:, :, 0]  # [proxy, model, sequence]
     tokens, sequences = (
-        np.concatenate([x, x.max(axis=1, keepdims=True)], axis=1).astype(np.int64)
+        beside(x, x.max(axis=1, keepdims=True)).astype(np.int64)
         for x in (count.sum(-1), np.count_nonzero(count, axis=-1))
     )
-    return Contrast(
-        group.facet,
-        group.level,
-        of_all(gaps.value),
-        ends,
-        np.where(np.isnan(ends.low), np.nan, error),
-        tokens,
-        sequences,
-    )
+    error = np.where(np.isnan(ends.low), np.nan, error)
+    return Contrast(group.facet, group.level, gaps.value, ends, error, tokens, sequences)

@@ -1,30 +1,30 @@
-"""Means with their intervals, of one model and over several, and the gaps between two splits.
+"""Means with their intervals, of each model and over all, and the gaps between two splits.
 
 The intervals are those of `intervals`, or, where cells may have stopped early, those of
 `confidence`, which hold whatever made a cell stop.
+
+Arrays have an axis of models: each model, and, if there are several, all of them together at the
+end (`model + 1`). A single model stands there once.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from anamorph.faithfulness.confidence import (
-    RatioSums,
-    sequence_interval,
-    sequence_p_value,
-)
+from anamorph.faithfulness.confidence import RatioSums, sequence_interval, sequence_p_value
 from anamorph.faithfulness.intervals import (
     LEVEL,
     Differences,
     Ends,
     Floats,
     Means,
-    of_all,
+    beside,
     quantile,
 )
+from anamorph.faithfulness.metrics import JUDGED, which
 
 
 class Stopping(NamedTuple):
@@ -39,56 +39,41 @@ class Stopping(NamedTuple):
     correlation: float
 
 
-class Kinds(NamedTuple):
-    """What is known of metrics: arrays [metric].
-
-    Attributes:
-        share: 0 or 1 at a position.
-        bounded: in [0, 1] at a position.
-        followed: it is judged, and decides when a cell stops.
-    """
-
-    share: NDArray[np.bool_]
-    bounded: NDArray[np.bool_]
-    followed: NDArray[np.bool_]
-
-
 @dataclass(frozen=True)
 class Estimates:
-    """Means of many proxies and metrics, for every model and over all.
+    """Means of many proxies and metrics.
 
     Attributes:
-        means: [proxy, model + 1, metric], last those over all models; [proxy, 1, metric] of one.
+        means: [proxy, model + 1, metric].
+        metrics: their names.
         stopping: how cells were stopped; None if they were not.
         looked: if they were, what their intervals follow from, [proxy, model, metric].
-        kinds: of the metrics.
-        ends: 95 % intervals, [proxy, model + 1, metric], last those over models; NaN where there is
-            none.
+        ends: 95 % intervals, [proxy, model + 1, metric]; NaN where there is none.
     """
 
     means: Means
+    metrics: Sequence[str]
     stopping: Stopping | None
     looked: RatioSums | None
-    kinds: Kinds
     ends: Ends
 
     @classmethod
     def of(
-        cls, sums: Floats, counts: Floats, kinds: Kinds, stopping: Stopping | None
+        cls, sums: Floats, counts: Floats, metrics: Sequence[str], stopping: Stopping | None
     ) -> "Estimates":
         """From [proxy, model, metric, sequence] sums, and counts that broadcast against them."""
         counts = np.broadcast_to(counts, sums.shape).astype(np.float64)
-        means = Means.of_every_model(sums, counts, kinds.share)
+        means = Means.of_every_model(sums, counts, which(metrics, lambda metric: metric.share))
         if stopping is None:
-            return cls(means, None, None, kinds, Ends(*map(of_all, means.ends())))
+            return cls(means, metrics, None, None, means.ends())
         looked = RatioSums.of(*(torch.from_numpy(np.ascontiguousarray(x)) for x in (sums, counts)))
-        ends = _sequence_ends(looked, kinds, stopping, 1 - LEVEL)
-        return cls(means, stopping, looked, kinds, Ends(*map(_of_the_only, ends)))
+        ends = _sequence_ends(looked, metrics, stopping, 1 - LEVEL)
+        return cls(means, metrics, stopping, looked, Ends(*map(_unknown_over_models, ends)))
 
     @property
     def value(self) -> Floats:
         """[proxy, model + 1, metric]."""
-        return of_all(self.means.value)
+        return self.means.value
 
 
 @dataclass(frozen=True)
@@ -124,41 +109,46 @@ class Gaps:
             return cls(value, *_stopped_gaps(first, second, family, tolerance))
         gaps = Differences.of_every_model(first.means, second.means)
         every = quantile(1 - (1 - LEVEL) / family)  # Bonferroni's
-        judged = first.kinds.followed
-        worse = np.full(gaps.value.shape, np.nan)
+        worse = np.full(value.shape, np.nan)
+        judged = np.array([name == JUDGED for name in first.metrics])
         some = Differences.of_every_model(first.means[..., judged], second.means[..., judged])
         worse[..., judged] = some.p_value(tolerance)
-        ends, ends_all = (Ends(*map(of_all, gaps.ends(z))) for z in (None, every))
-        return cls(value, ends, ends_all, of_all(gaps.p_value_of_none()), of_all(worse))
+        return cls(value, gaps.ends(), gaps.ends(every), gaps.p_value_of_none(), worse)
 
 
 def _stopped_gaps(
     first: Estimates, second: Estimates, family: int, tolerance: float
 ) -> tuple[Ends, Ends, Floats, Floats]:
-    """Gaps of cells that may have stopped: what two sequences at half the error rate leave open."""
-    stopping, kinds, a, b = first.stopping, first.kinds, first.looked, second.looked
+    """Gaps of cells that may have stopped: from two sequences, each at half the error rate."""
+    stopping, metrics, a, b = first.stopping, first.metrics, first.looked, second.looked
     assert stopping is not None and a is not None and b is not None
 
     def apart(alpha: float) -> Ends:
-        ours, theirs = (_sequence_ends(x, kinds, stopping, alpha / 2) for x in (a, b))
-        return Ends(_of_the_only(ours.low - theirs.high), _of_the_only(ours.high - theirs.low))
+        ours, theirs = (_sequence_ends(x, metrics, stopping, alpha / 2) for x in (a, b))
+        ends = ours.low - theirs.high, ours.high - theirs.low
+        return Ends(*map(_unknown_over_models, ends))
 
     def p_value(one: RatioSums, other: RatioSums, margin: float) -> Floats:
         found = sequence_p_value(one, other, margin, stopping.until, stopping.correlation)
-        return _of_the_only(np.where(kinds.bounded, found.numpy(), np.nan))
+        return _unknown_over_models(_if_bounded(found, metrics))
 
     zero = np.minimum(p_value(a, b, 0.0), p_value(b, a, 0.0))
     return apart(1 - LEVEL), apart((1 - LEVEL) / family), zero, p_value(a, b, tolerance)
 
 
-def _sequence_ends(looked: RatioSums, kinds: Kinds, stopping: Stopping, alpha: float) -> Ends:
-    """[proxy, model, metric] of cells that may have stopped; NaN of metrics that are unbounded."""
+def _sequence_ends(
+    looked: RatioSums, metrics: Sequence[str], stopping: Stopping, alpha: float
+) -> Ends:
+    """[proxy, model, metric] intervals of cells that may have stopped."""
     ends = sequence_interval(looked, stopping.until, alpha, stopping.correlation)
-    return Ends(*(np.where(kinds.bounded, end.numpy(), np.nan) for end in ends))
+    return Ends(*(_if_bounded(end, metrics) for end in ends))
 
 
-def _of_the_only(values: Floats) -> Floats:
-    """[proxy, model + 1, ...]: over models, cells that may have stopped are known of one alone."""
-    if values.shape[1] == 1:
-        return of_all(values)
-    return np.concatenate([values, np.full_like(values[:, :1], np.nan)], axis=1)
+def _if_bounded(numbers: torch.Tensor, metrics: Sequence[str]) -> Floats:
+    """[..., metric] with NaN for metrics that are unbounded, which no sequence can follow."""
+    return np.where(which(metrics, lambda metric: metric.bounded), numbers.numpy(), np.nan)
+
+
+def _unknown_over_models(values: Floats) -> Floats:
+    """[proxy, model, ...] to [proxy, model + 1, ...]: sequences say nothing over several models."""
+    return beside(values, np.full_like(values[:, :1], np.nan))

@@ -1,9 +1,9 @@
-"""What a generalization gap means: correction for many cells, and a verdict a cell.
+"""What a generalization gap means: correction for many cells, and a verdict on each.
 
-A verdict follows from two judgements of `same_prediction`, each made by an interval, so that it
-says what the data can carry and no more:
+A verdict follows from two judgements of `same_prediction`. Each is made by an interval, so that it
+says no more than the data can carry:
 
-- the *level* on the reference: the proxy looks right there, does not, or that is unclear;
+- the *level* on the reference: the proxy looks right there, or does not, or this is unclear;
 - the *change* from the reference to an `ood` split: worse, better, none, no worse, or undecided.
 """
 
@@ -30,7 +30,7 @@ ILLUSIONS = (UNDER, OVER, MIXED)
 LOOKS_RIGHT, LOOKS_WRONG, UNCLEAR = "looks right", "does not look right", "unclear"
 WORSE, BETTER, NONE, NO_WORSE = "worse", "better", "none", "no worse"  # or UNDECIDED
 
-MOST_NEEDED = 10_000_000  # sequences; what would take more is not said to be decidable
+MOST_NEEDED = 10_000_000  # sequences; a larger number is not given
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,11 @@ def benjamini_hochberg(p_values: NDArray[np.float64]) -> NDArray[np.float64]:
     """P-values adjusted for the false discovery rate over the first axis.
 
     Args:
-        p_values: [cells, ...]; NaN means not tested: it stays, and does not count.
+        p_values: [cells, ...]; NaN for a cell that was not tested.
 
     Returns:
-        [cells, ...] adjusted p-values, at most 1.
+        [cells, ...] adjusted p-values, at most 1; cells that were not tested stay NaN and do not
+        count.
 
     Source: Benjamini and Hochberg (1995), "Controlling the False Discovery Rate".
     """
@@ -75,7 +76,7 @@ def benjamini_hochberg(p_values: NDArray[np.float64]) -> NDArray[np.float64]:
     order = np.argsort(p_values, axis=0)  # NaN goes last
     rank = np.arange(1, len(p_values) + 1).reshape(-1, *[1] * (p_values.ndim - 1))
     scaled = np.take_along_axis(p_values, order, axis=0) * tests / rank
-    # Each takes the smallest of those at and above it in rank; fmin passes over NaN.
+    # Each becomes the smallest of those of its rank and higher ones; fmin passes over NaN.
     smallest = np.fmin.accumulate(scaled[::-1], axis=0)[::-1]
     adjusted = np.empty_like(p_values)
     np.put_along_axis(adjusted, order, np.minimum(smallest, 1), axis=0)
@@ -96,7 +97,7 @@ def change_of(low: float, high: float, worse: float, thresholds: Thresholds) -> 
         low: its lower end.
         high: its upper end.
         worse: the one-sided p-value of "the gap is at most the tolerance", corrected for the number
-            of cells. A fall that is one of many looked at must be the more certain.
+            of cells: the more are looked at, the more certain a fall has to be.
         thresholds: where the lines are drawn.
 
     Returns:
@@ -115,14 +116,14 @@ def change_of(low: float, high: float, worse: float, thresholds: Thresholds) -> 
 
 
 def agreed(judgements: Sequence[tuple[str, str]]) -> tuple[str, str]:
-    """The level and the change that all of several models agree on.
+    """The level and the change that several models agree on.
 
     Args:
         judgements: level and change of each.
 
     Returns:
-        What is the same for all. Else the level is `UNCLEAR`, and the change `NO_WORSE` if it is
-        worse for none, `UNDECIDED` if not.
+        Level and change, each if it is the same for all models. If not, the level is `UNCLEAR`; the
+        change is `NO_WORSE` if every model has a change that rules out a fall, else `UNDECIDED`.
     """
     levels, changes = ({each[i] for each in judgements} for i in (0, 1))
     level = levels.pop() if len(levels) == 1 else UNCLEAR
@@ -139,15 +140,15 @@ def verdict(
     proxy_only_right: float,
     thresholds: Thresholds,
 ) -> str:
-    """What a proxy's `same_prediction` says on an `ood` split, beside the reference.
+    """What a proxy's `same_prediction` says on an `ood` split, compared with the reference.
 
     An *illusion* looks right in distribution and is less faithful out of it. It under-generalizes
-    if it mostly fails where the model is right, over-generalizes if it is mostly right where the
-    model fails. What looks right and is no worse is *faithful*. What does not look right in
-    distribution *degrades* if it is worse out of it, and is *unfaithful* otherwise.
+    if it mostly fails where the model is right, and over-generalizes if it is mostly right where
+    the model fails. A proxy that looks right and is no worse is *faithful*. One that does not look
+    right in distribution *degrades* if it is worse out of it, and is *unfaithful* otherwise.
 
-    What is worse is never undecided: where the data leave open whether it looks right, the number
-    itself says so, as it does to whoever looks at it.
+    A proxy that is worse is never undecided: where its interval leaves open whether it looks right,
+    its value decides, as it would for a reader.
 
     Args:
         iid: `same_prediction` on the reference.
@@ -187,9 +188,8 @@ def needed(
 ) -> int | None:
     """How many sequences of each split would decide what is undecided, if the values stay.
 
-    The width of an interval falls with the square root of the number of sequences; asked is from
-    which number on it no longer holds the line that it must lie on one side of. Near 1 widths fall
-    faster, so that fewer may do.
+    That many make the interval so short that it lies on one side of the line. Its width falls with
+    the square root of the number of sequences; near 1 it falls faster, and fewer may do.
 
     Args:
         sequences: of the reference and of the `ood` split.
@@ -197,7 +197,7 @@ def needed(
         of_iid: `same_prediction` on the reference, with the ends of its interval.
         change: from `change_of`.
         of_gap: the gap, with the ends of its interval.
-        low_all: its lower end corrected for the number of cells, as a fall has to be.
+        low_all: the gap's lower end corrected for the number of cells, which decides on a fall.
         thresholds: where the lines are drawn.
 
     Returns:
@@ -205,7 +205,7 @@ def needed(
     """
     most = min(sequences) + 1.0
     (value, low, high), (gap, least, largest) = of_iid, of_gap
-    falls = change == UNDECIDED and gap > thresholds.tolerance  # to be worse decides by itself
+    falls = change == UNDECIDED and gap > thresholds.tolerance  # worse decides, at any level
     if level == UNCLEAR and not falls:
         apart = value - thresholds.faithful
         half = value - low if apart >= 0 else high - value
@@ -213,7 +213,7 @@ def needed(
     if falls or (change == UNDECIDED and value >= thresholds.faithful):
         apart = gap - thresholds.tolerance
         half, ours = (gap - least, value - low) if apart >= 0 else (largest - gap, high - value)
-        part = min(1.0, (ours / half) ** 2) if half > 0 else 1.0  # of the reference in the width
+        part = min(1.0, (ours / half) ** 2) if half > 0 else 1.0  # the reference's, of the width
         at_once = part * sequences[0] + (1 - part) * sequences[1]
         most = max(most, at_once * _times(gap - low_all if apart >= 0 else half, apart))
     if most > MOST_NEEDED:
@@ -224,5 +224,5 @@ def needed(
 
 
 def _times(half: float, apart: float) -> float:
-    """How many times as many sequences make a half width as short as a distance."""
+    """By which factor the sequences must grow for a half width to be as short as a distance."""
     return (half / max(abs(apart), 1e-9)) ** 2

@@ -2,13 +2,13 @@
 
 A pooled mean is p̂ = Σa / Σc: sequence i adds aᵢ (the sum of a metric) over cᵢ scored positions.
 Sequences are independent draws; the positions of one are not. Resampling sequences fails where it
-matters most here: near agreement 1 most resamples hold no disagreement at all. What is used
-instead, in four steps:
+matters most here: near agreement 1 most resamples hold no disagreement at all. Four steps are taken
+instead:
 
 1. *The standard error* of p̂ by linearisation, each sequence's part enlarged by its leverage
    hᵢ = cᵢ/Σc, as in the jackknife:  e² = Σ (aᵢ − p̂cᵢ)² / (1 − hᵢ)² / (Σc)².
-   It has n* − 1 degrees of freedom, n* = (Σc)²/Σc² being the number of sequences of equal length
-   that weigh as much (Kish 1965, "Survey Sampling").
+   It has n* − 1 degrees of freedom. n* = (Σc)²/Σc² is the number of sequences of equal length that
+   weigh as much (Kish 1965, "Survey Sampling").
 
 2. *Shares*, the metrics that are 0 or 1 at a position: the binomial interval of Clopper and Pearson
    (1934) on an effective number of positions (Korn and Graubard 1998, "Confidence intervals for
@@ -16,32 +16,33 @@ instead, in four steps:
 
        N = Σc / d · (z/t)²,   d = (e²(Σc)² + b·d₀) / (p̂(1−p̂)·Σc + b),   d₀ = 1 + ρ₀(c* − 1).
 
-   d is the design effect, by which dependence within sequences inflates the variance over
+   d is the design effect: the factor by which dependence within sequences raises the variance over
    Bernoulli's. At perfect agreement it is 0/0, so it is shrunk towards d₀, as if the correlation
    within sequences were known to be ρ₀ from b positions' worth of disagreement; c* = Σc²/Σc is the
-   length of the sequence that a random position lies in. z/t, the quantile of the normal over
-   Student's distribution, allows for d being estimated. So an interval keeps a width at perfect
-   agreement, and is lopsided like the binomial.
+   length of the sequence that a random position lies in. z/t, the normal quantile over Student's,
+   allows for d being an estimate. So an interval keeps a width at perfect agreement, and is
+   lopsided like the binomial.
 
 3. *Other means*, of divergences and cross entropies, which are not negative: p̂·exp(±t·e/p̂),
-   Student's interval on the scale of the logarithm, with one more sequence in e² that deviates as
-   much as the worst that was seen. It knows nothing of kinds of sequences that were not.
+   Student's interval on the scale of the logarithm. e² counts one sequence more, which deviates as
+   much as the worst of those seen. Kinds of sequences that were not seen are not allowed for.
 
-4. *Differences*: the distances of the ends from the estimates, added in squares, less twice their
-   correlation if both are of the same sequences (Zou and Donner 2008, "Construction of confidence
-   limits about effect measures"; Newcombe 1998 for shares). The p-value is the error rate at which
-   the interval's end would lie on the margin, so that p-values and intervals say the same, and a
-   p-value has no smallest value.
+4. *Differences*: the distances of the ends from the two means are added in squares, less twice
+   their correlation if both are of the same sequences (Zou and Donner 2008, "Construction of
+   confidence limits about effect measures"; Newcombe 1998 for shares). The p-value is the error
+   rate at which the interval's end would lie on the margin. So p-values and intervals agree, and a
+   p-value can be as small as the data make it.
 
 Over several models, all audited on the same sequences, a mean has two sources of error: the
 sequences (steps 1 to 3 on the means over models of each sequence's sums), and the models, by
-Student's t over their values. Both distances are added in squares; so what models differ in through
-their own sampling error counts twice, and the interval is on the safe side.
+Student's t over their values. Both distances are added in squares. The sampling error of single
+models counts in both, so the interval is on the safe side.
 
 How well they cover, and how wide they are: `docs/intervals.md`, `python benchmarks/coverage.py`.
 """
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Self
 
@@ -54,11 +55,11 @@ with warnings.catch_warnings():  # it adds a filter
 Floats = NDArray[np.float64]
 
 LEVEL = 0.95  # of all intervals that are printed
-PRIOR_CORRELATION = 0.2  # ρ₀: within sequences, before disagreement shows what it is
+PRIOR_CORRELATION = 0.2  # ρ₀: within sequences, until disagreement shows what it is
 PRIOR_WORTH = 3.0  # b: positions' worth of disagreement that this counts for
 BISECTIONS = 24  # p-values are found to three digits and more
 MOST_Z = 37.0  # no p-value is below 10⁻²⁹⁹
-MOST_T = 1e100  # of Student, where SciPy cannot tell it
+MOST_T = 1e100  # Student's quantile where SciPy gives none
 
 
 class Ends(NamedTuple):
@@ -79,7 +80,7 @@ class Means:
         length: c*, scored positions of the sequence that a random position lies in.
         freedom: n* − 1.
         share: whether it is a share.
-        spread: standard error over models; 0 of one model.
+        spread: standard error over models; 0 for one model.
         models: how many.
     """
 
@@ -102,68 +103,61 @@ class Means:
                 was not seen.
             share: [...] or broadcast against it, whether the metric is 0 or 1 at a position.
         """
+        return cls._made(sums, counts, share, lambda numbers: numbers)
+
+    @classmethod
+    def of_every_model(cls, sums: Floats, counts: Floats, share: NDArray[np.bool_]) -> Self:
+        """Of each model, and, if there are several, of the mean over models behind them.
+
+        Args:
+            sums: [proxy, model, ..., sequences], of the same sequences for every model.
+            counts: broadcast against `sums`.
+            share: as for `of`.
+
+        Returns:
+            means of shape [proxy, model + 1, ...]; [proxy, 1, ...] of a single model.
+        """
+        means = cls._made(sums, counts, share, with_mean)
+        models = np.ones_like(means.models)
+        models[:, -1] = sums.shape[1]
+        return replace(means, spread=_spread(means.value), models=models)
+
+    @classmethod
+    def _made(
+        cls,
+        sums: Floats,
+        counts: Floats,
+        share: NDArray[np.bool_],
+        over_models: Callable[[Floats], Floats],
+    ) -> Self:
+        """As `of`; `over_models` puts the means over models behind what is computed of each."""
         counts = np.broadcast_to(counts, np.broadcast_shapes(sums.shape, counts.shape))
         total = counts.sum(-1)
         some = np.maximum(total, 1)
-        value = np.where(total > 0, sums.sum(-1) / some, np.nan)
         squares = (counts * counts).sum(-1)
         length = squares / some
-        error = np.sqrt((residuals(sums, counts) ** 2).sum(-1))
-        worst = _worst(sums, counts) * length / some
+        value = over_models(np.where(total > 0, sums.sum(-1) / some, np.nan))
+        error = np.sqrt((over_models(residuals(sums, counts)) ** 2).sum(-1))
+        worst = over_models(_worst(sums, counts) * length / some)
         return cls(
             value=value,
             error=np.where(share, error, np.hypot(error, worst)),
-            positions=total.astype(np.float64),
-            length=length,
-            freedom=total**2 / np.maximum(squares, 1) - 1,
+            positions=over_models(total.astype(np.float64)),
+            length=over_models(length),
+            freedom=over_models(total**2 / np.maximum(squares, 1) - 1),
             share=np.broadcast_to(share, value.shape),
             spread=np.zeros_like(value),
             models=np.ones(value.shape, np.int64),
         )
 
-    @classmethod
-    def over_models(cls, sums: Floats, counts: Floats, share: NDArray[np.bool_]) -> Self:
-        """Of the mean over models, on the first axis, which were audited on the same sequences."""
-        each = cls.of(sums, counts, share)
-        counts = np.broadcast_to(counts, sums.shape)
-        error = np.sqrt((residuals(sums, counts).mean(0) ** 2).sum(-1))
-        worst = (_worst(sums, counts) * each.length / np.maximum(each.positions, 1)).mean(0)
-        return replace(
-            each[0],
-            value=each.value.mean(0),
-            error=np.where(each[0].share, error, np.hypot(error, worst)),
-            positions=each.positions.mean(0),
-            length=each.length.mean(0),
-            freedom=each.freedom.mean(0),
-            spread=spread(each.value),
-            models=np.full_like(each[0].models, len(sums)),
-        )
-
-    @classmethod
-    def of_every_model(cls, sums: Floats, counts: Floats, share: NDArray[np.bool_]) -> Self:
-        """Of each model, and behind them, if there are several, over all.
-
-        Args:
-            sums: [proxy, model, ..., sequences].
-            counts: broadcast against `sums`.
-            share: as for `of`.
-        """
-        counts = np.broadcast_to(counts, sums.shape)
-        each = cls.of(sums, counts, share)
-        if sums.shape[1] == 1:
-            return each
-        over = cls.over_models(np.moveaxis(sums, 1, 0), np.moveaxis(counts, 1, 0), share)
-        pairs = zip(vars(each).values(), vars(over).values(), strict=True)
-        return cls(*(np.concatenate([x, mean[:, None]], axis=1) for x, mean in pairs))
-
     def __getitem__(self, key: Any) -> Self:
         return type(self)(*(values[key] for values in vars(self).values()))
 
     def of_sequences(self, z: Floats) -> Ends:
-        """The ends of an interval that knows of the error over sequences alone.
+        """The ends of an interval that allows for the error over sequences alone.
 
         Args:
-            z: the normal quantile that an error rate is given by, 1.96 for 5 %; broadcast.
+            z: the normal quantile of the error rate, such as 1.96 for 5 %; broadcast.
         """
         z = np.broadcast_to(z, self.value.shape)
         t = student(z, self.freedom)
@@ -176,6 +170,7 @@ class Means:
         return found
 
     def _as_share(self, z: Floats, t: Floats) -> Ends:
+        """The ends of step 2."""
         p = np.clip(self.value, 0, 1)
         prior = PRIOR_WORTH * (1 + PRIOR_CORRELATION * (self.length - 1))
         inflated = (self.error * self.positions) ** 2 + prior
@@ -191,7 +186,7 @@ class Means:
         return Ends(low, high)
 
     def ends(self, level: float = LEVEL) -> Ends:
-        """The interval; NaN where there is none: of fewer than two sequences."""
+        """The interval; NaN where there is none, as for fewer than two sequences."""
         z = np.full_like(self.value, quantile(level))
         below, above = _distances(self, z)
         models = _of_models(self.spread, self.models, z)
@@ -207,8 +202,8 @@ class Differences:
     Attributes:
         first: the means.
         second: what is taken from them.
-        spread: standard error of the difference over models; 0 of one model.
-        correlation: of the errors of the two over sequences; 0 of independent splits.
+        spread: standard error of the difference over models; 0 for one model.
+        correlation: of the two errors over sequences; 0 for independent splits.
     """
 
     first: Means
@@ -221,27 +216,26 @@ class Differences:
         cls, first: Means, second: Means, correlation: Floats | float = 0.0
     ) -> "Differences":
         """Of means as `Means.of_every_model` gives them."""
-        apart = np.moveaxis(first.value - second.value, 1, 0)
-        over_models = np.zeros_like(first.value)
-        over_models[:, -1] = spread(apart[:-1] if len(apart) > 1 else apart)
-        return cls(first, second, over_models, correlation)
+        return cls(first, second, _spread(first.value - second.value), correlation)
 
     @property
     def value(self) -> Floats:
         """[...] the differences."""
         return self.first.value - self.second.value
 
+    @property
+    def _freedom(self) -> Floats:
+        return np.minimum(self.first.freedom, self.second.freedom)
+
     def ends(self, z: Floats | float | None = None) -> Ends:
         """The interval; NaN where there is none.
 
         Args:
-            z: the normal quantile that the error rate is given by, broadcast; of a 95 % interval by
-                default.
+            z: the normal quantile of the error rate, broadcast; that of a 95 % interval by default.
         """
         z = np.broadcast_to(quantile(LEVEL) if z is None else z, self.value.shape)
         below, above = self._distances(z)
-        least = np.minimum(self.first.freedom, self.second.freedom)
-        return _known(self.value - below, self.value + above, least)
+        return _known(self.value - below, self.value + above, self._freedom)
 
     def _distances(self, z: Floats) -> tuple[Floats, Floats]:
         first, second = (_distances(means, z) for means in (self.first, self.second))
@@ -256,7 +250,7 @@ class Differences:
     def p_value(self, margin: float = 0.0) -> Floats:
         """One-sided p-value of "the difference is at most `margin`"; NaN where there is none.
 
-        The error rate, on its side, of the interval whose lower end lies on the margin.
+        It is the error rate, on its side, of the interval whose lower end lies on the margin.
         """
         return self._known_p(ndtr(-self._score(margin)))
 
@@ -265,11 +259,13 @@ class Differences:
         return self._known_p(2 * ndtr(-np.abs(self._score(0.0))))
 
     def _known_p(self, p: Floats) -> Floats:
-        least = np.minimum(self.first.freedom, self.second.freedom)
-        return np.where(np.isfinite(self.value) & (least > 0), p, np.nan)
+        return np.where(np.isfinite(self.value) & (self._freedom > 0), p, np.nan)
 
     def _score(self, margin: float) -> Floats:
-        """The normal quantile of the interval with an end on the margin; below 0 if the upper."""
+        """The normal quantile at which an end of the interval lies on the margin.
+
+        It is negative if that end is the upper one.
+        """
         apart = self.value - margin
         low, high = np.zeros_like(apart), np.full_like(apart, MOST_Z)
         for _ in range(BISECTIONS):
@@ -286,9 +282,9 @@ def quantile(level: float) -> float:
 
 
 def student(z: Floats, freedom: Floats) -> Floats:
-    """Student's quantile at the error rate that the normal quantile `z` gives."""
+    """Student's quantile at the error rate of the normal quantile `z`."""
     found: Floats = -stdtrit(np.maximum(freedom, 1e-3), ndtr(-z))
-    return np.where(found > 0, np.maximum(found, z), MOST_T)  # far out it gives -inf
+    return np.where(found > 0, np.maximum(found, z), MOST_T)  # far out SciPy gives -inf
 
 
 def correlation(first: Floats, second: Floats) -> Floats:
@@ -299,23 +295,21 @@ def correlation(first: Floats, second: Floats) -> Floats:
     return found
 
 
+def beside(values: NDArray[Any], over_all: NDArray[Any]) -> NDArray[Any]:
+    """[proxy, model, ...], and, if there are several models, what holds over all behind them."""
+    return np.concatenate([values, over_all], axis=1) if values.shape[1] > 1 else values
+
+
 def with_mean(values: Floats) -> Floats:
-    """[proxy, model, ...] of every model, and behind them, if there are several, their mean."""
-    if values.shape[1] == 1:
-        return values
-    return np.concatenate([values, values.mean(1, keepdims=True)], axis=1)
+    """[proxy, model, ...], and, if there are several models, their mean behind them."""
+    return values if values.shape[1] == 1 else beside(values, values.mean(1, keepdims=True))
 
 
-def of_all(values: Floats) -> Floats:
-    """[proxy, 1, ...] of a single model twice, as it is all models too; others as they are."""
-    return values if values.shape[1] > 1 else values[:, [0, 0]]
-
-
-def spread(values: Floats) -> Floats:
-    """Standard error over models of the mean of [models, ...]; 0 of one model."""
-    if len(values) == 1:
-        return np.zeros_like(values[0])
-    found: Floats = values.std(axis=0, ddof=1) / np.sqrt(len(values))
+def _spread(values: Floats) -> Floats:
+    """Standard errors over models of values that `with_mean` gave: 0 of each model, then theirs."""
+    found, each = np.zeros_like(values), values[:, :-1]
+    if each.shape[1]:
+        found[:, -1] = each.std(axis=1, ddof=1) / np.sqrt(each.shape[1])
     return found
 
 
@@ -336,10 +330,10 @@ def _worst(sums: Floats, counts: Floats) -> Floats:
     return found
 
 
-def _distances(means: Means, z: Floats) -> tuple[Floats, Floats]:
+def _distances(means: Means, z: Floats) -> Ends:
     """How far the ends lie below and above the value, for the error over sequences alone."""
     low, high = means.of_sequences(z)
-    return np.maximum(means.value - low, 0), np.maximum(high - means.value, 0)
+    return Ends(np.maximum(means.value - low, 0), np.maximum(high - means.value, 0))
 
 
 def _of_models(spread: Floats, models: NDArray[np.int64], z: Floats) -> Floats:

@@ -1,4 +1,4 @@
-"""From gaps to verdicts: p-values corrected for many cells, and the two judgements a row."""
+"""From gaps to verdicts: p-values corrected for many cells, and two judgements of each row."""
 
 from typing import Any, NamedTuple
 
@@ -30,22 +30,23 @@ FOR_VERDICTS = (
     "iid_sequences",
     "ood_sequences",
 )
-"""Columns that `judge` takes and drops."""
+"""Columns that `judge` uses and drops."""
 
 
 def judge(gaps: pl.DataFrame, thresholds: Thresholds, learnt: float | None) -> pl.DataFrame:
     """Correct the p-values over the rows of one seed and metric, and give the verdicts.
 
-    Every model is judged by itself. Over several, the verdict is what all of them agree on: the
-    interval of their mean says what to expect of another model, which few models hardly can.
+    Every model is judged by itself. Over several, the verdict is what all of them agree on. The
+    interval of their mean is not used: it says what to expect of another model, about which a few
+    models tell little.
 
     Args:
         gaps: with the columns `FOR_VERDICTS`: the ends of the reference's interval, the p-value of
-            "the gap is at most the tolerance", who alone is right on the split, the model's
-            accuracy on the reference, and the sequences of both splits, 0 where more of them need
-            not decide.
+            "the gap is at most the tolerance", how often the model or the proxy alone is right on
+            the split, the model's accuracy on the reference, and the sequences of both splits, 0
+            where more of them might not decide.
         thresholds: where the lines are drawn.
-        learnt: accuracy that a model must be above for verdicts on it to mean anything.
+        learnt: accuracy that a model must exceed for verdicts on it to mean anything.
 
     Returns:
         the table with `level`, `change`, `verdict` and `needed`, without `FOR_VERDICTS`.
@@ -68,7 +69,7 @@ def judge(gaps: pl.DataFrame, thresholds: Thresholds, learnt: float | None) -> p
 
 
 class Judgement(NamedTuple):
-    """The last columns of a row; all None where nothing is judged."""
+    """The columns that `judge` adds; all None where nothing is judged."""
 
     level: str | None = None
     change: str | None = None
@@ -80,7 +81,7 @@ Row = dict[str, Any]
 
 
 def _judgements(rows: list[Row], thresholds: Thresholds, learnt: float | None) -> list[Judgement]:
-    """Of every row of `JUDGED`. Over models, it is what all of them agree on."""
+    """Of every row; over models, what all of them agree on."""
     found: dict[int, Judgement] = {}
     of_models: dict[tuple[str, str], list[Judgement]] = {}
     for number, row in enumerate(rows):
@@ -126,7 +127,7 @@ def _over_models(row: Row, each: list[Judgement], thresholds: Thresholds) -> Jud
         return Judgement(level, change, NOT_TESTABLE)
     found = _verdict(row, level, change, thresholds)
     counts = [j.needed for j in each if j.verdict == UNDECIDED]
-    # Where models that are decided contradict each other, more sequences do not help.
+    # Where decided models contradict each other, more sequences do not help.
     decided = {UNDER if j.verdict in ILLUSIONS else j.verdict for j in each} - {UNDECIDED}
     known = [count for count in counts if count is not None]
     if found == UNDECIDED and counts and len(known) == len(counts) and len(decided) <= 1:

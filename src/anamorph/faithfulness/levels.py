@@ -1,4 +1,4 @@
-"""The gap level by level of a facet, from the table of results."""
+"""The gap at each level of a facet, from the table of results."""
 
 import polars as pl
 
@@ -6,13 +6,13 @@ import polars as pl
 def level_gaps(results: pl.DataFrame, seed: int | None = None) -> pl.DataFrame:
     """Agreement on the reference minus that on each `ood` split, by the levels of every facet.
 
-    The sequences of two splits are independent, so that the interval of a gap follows from the two
-    intervals: the distances of their ends add in squares (see `anamorph.faithfulness.intervals`).
-    Over several models it is rather too wide: what models differ in counts on both splits.
+    The sequences of two splits are independent, so the interval of a gap follows from the two
+    intervals: the distances of their ends are added in squares (`anamorph.faithfulness.intervals`).
+    Over several models it is rather too wide: how models differ counts on both splits.
 
     Args:
-        results: as `results.parquet`; used are the rows of `same_prediction`.
-        seed: whose rows; None: those over all seeds.
+        results: as `results.parquet`; the rows of `same_prediction` are used.
+        seed: whose rows; None for those over all seeds.
 
     Returns:
         a row a proxy, `ood` split, facet and level that both splits have: simplification, split,

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness.contrasts import Contrast, contrasts
-from anamorph.faithfulness.estimates import Estimates, Kinds, Stopping
+from anamorph.faithfulness.estimates import Estimates, Stopping
 from anamorph.faithfulness.intervals import Floats
-from anamorph.faithfulness.metrics import JUDGED, SUFFIX, find_metric
+from anamorph.faithfulness.metrics import SUFFIX, find_metric, which
 from anamorph.faithfulness.sums import CellSums, SumIndex
 from anamorph.tasks.base import Role
 
@@ -56,12 +56,12 @@ class Grid(NamedTuple):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The metrics as the tables name them, per-sequence means last."""
+        """The metrics as the tables name them, means over sequences last."""
         return (*self.metrics, *(name + SUFFIX for name in self.per_sequence))
 
     @property
     def per_sequence(self) -> tuple[str, ...]:
-        """The metrics given for the whole split as a mean over sequences too."""
+        """The metrics of which the tables give the mean over sequences too, for whole splits."""
         return tuple(name for name in self.metrics if find_metric(name).per_sequence)
 
     @property
@@ -69,17 +69,18 @@ class Grid(NamedTuple):
         """The metrics of which levels are contrasted."""
         return tuple(name for name in self.metrics if find_metric(name).contrasted)
 
-    def kinds(self, names: Sequence[str]) -> Kinds:
-        """What is known of some of the metrics."""
-        metrics = [find_metric(name) for name in names]
-        return Kinds(
-            np.array([metric.share for metric in metrics]),
-            np.array([metric.bounded for metric in metrics]),
-            np.array([name == JUDGED for name in names]),
-        )
+    @property
+    def compared(self) -> NDArray[np.bool_]:
+        """[proxy] those that are not the model itself."""
+        return np.array([proxy.method != IDENTITY for proxy in self.proxies])
+
+    @property
+    def exact(self) -> NDArray[np.bool_]:
+        """[proxy, name] what is known without error: how the model agrees with itself."""
+        return ~self.compared[:, None] & which(self.names, lambda metric: metric.about == "both")
 
     def blocks(self, rows: int) -> Iterator["Grid"]:
-        """The same with some of the proxies; cells have at most so many rows."""
+        """The same for some of the proxies at a time, whose cells have at most so many rows."""
         of_one = 8 * COPIES * (len(self.seeds) + 1) * len(self.names) * rows
         step = max(1, BLOCK_BYTES // of_one)
         for start in range(0, len(self.proxies), step):
@@ -94,22 +95,17 @@ class Place:
     role: Role
     index: SumIndex
 
-    @classmethod
-    def of(cls, grid: Grid, name: str, role: Role) -> "Place":
-        """Of a split's name."""
-        index = grid.cells[grid.seeds[0], grid.proxies[0].simplification, name].index
-        return cls(name, role, index)
-
 
 @dataclass(frozen=True)
 class Measured:
-    """One split. The seed axis holds every seed, then all together; metrics are `Grid.names`."""
+    """A split. The seed axis holds every seed, then all together; metrics are `Grid.names`."""
 
-    index: SumIndex
+    grid: Grid
+    place: Place
     value: Floats  # [proxy, seed, group, metric]; NaN where a metric is not given for a group
     low: Floats
     high: Floats
-    whole: Estimates  # of the whole split, [proxy, seed, metric]
+    whole: Estimates  # of the whole split
     tokens: NDArray[np.int64]  # [proxy, seed, group] scored positions that were seen
     sequences: NDArray[np.int64]  # [proxy, seed, group] sequences that were seen
     contrasts: list[Contrast]
@@ -117,58 +113,49 @@ class Measured:
 
 def measure(grid: Grid, place: Place) -> Measured:
     """Means and intervals of all cells of a split."""
-    index = place.index
-    groups = list(index.groups())
+    groups = list(place.index.groups())
     shape = (len(grid.proxies), len(grid.seeds) + 1, len(groups), len(grid.names))
     value, low, high = (np.full(shape, np.nan) for _ in range(3))
-    seen_tokens, seen_sequences = (np.empty(shape[:3], np.int64) for _ in range(2))
-    # [proxy, seed, metric, row] and [proxy, seed, 1, row]; a cell may have stopped early
+    tokens, sequences = (np.empty(shape[:3], np.int64) for _ in range(2))
     sums, seen = _load(grid, place)
-    whole: Estimates | None = None
     for g, group in enumerate(groups):
-        here, tokens = sums[..., group.rows], seen[..., group.rows]
-        ones = np.sign(tokens)
-        for table, counts in ((seen_tokens, tokens), (seen_sequences, ones)):
-            table[:, :-1, g] = counts.sum(axis=-1)[..., 0]
+        here, counts, names = sums[..., group.rows], seen[..., group.rows], grid.metrics
+        for table, numbers in ((tokens, counts), (sequences, np.sign(counts))):
+            table[:, :-1, g] = numbers.sum(axis=-1)[..., 0]
             table[:, -1, g] = table[:, :-1, g].max(axis=1)
-        names = grid.metrics
         if group.facet is None:
             names = grid.names
-            each = here[:, :, [grid.metrics.index(name) for name in grid.per_sequence]]
-            here = np.concatenate([here, each / np.maximum(tokens, 1)], axis=2)
-            counted = (np.broadcast_to(x, each.shape[:2] + x.shape[2:]) for x in (tokens, ones))
-            tokens = np.concatenate(
-                [
-                    np.repeat(x, n, axis=2)
-                    for x, n in zip(counted, (len(grid.metrics), each.shape[2]), strict=True)
-                ],
-                axis=2,
-            )
-        found = Estimates.of(here, tokens, grid.kinds(names), grid.stopping)
+            here, counts = _with_means_over_sequences(grid, here, counts)
+        found = Estimates.of(here, counts, names, grid.stopping)
+        most = np.where(which(names, lambda metric: metric.bounded), 1.0, np.inf)
         given = np.s_[:, :, g, : len(names)]
-        most = np.where(grid.kinds(names).bounded, 1.0, np.inf)
         value[given], low[given] = found.value, found.ends.low
         high[given] = np.minimum(found.ends.high, most)
-        whole = found if group.facet is None else whole
-    assert whole is not None  # the first group
-    itself = np.array([proxy.method == IDENTITY for proxy in grid.proxies])
-    exact = itself[:, None] & np.array([find_metric(name).about == "both" for name in grid.names])
+        if group.facet is None:
+            whole = found
     for end in (low, high):
-        end[:] = np.where(exact[:, None, None], value, end)
-    some = grid.contrasted
-    places = [grid.metrics.index(name) for name in some]
-    found_contrasts = (
-        contrasts(index, sums[:, :, places], seen, grid.kinds(some).share)
-        if grid.stopping is None
-        else []
-    )
-    return Measured(index, value, low, high, whole, seen_tokens, seen_sequences, found_contrasts)
+        end[:] = np.where(grid.exact[:, None, None], value, end)
+    levels = []
+    if grid.stopping is None:
+        some = [grid.metrics.index(name) for name in grid.contrasted]
+        share = which(grid.contrasted, lambda metric: metric.share)
+        levels = contrasts(place.index, sums[:, :, some], seen, share)
+    return Measured(grid, place, value, low, high, whole, tokens, sequences, levels)
+
+
+def _with_means_over_sequences(grid: Grid, sums: Floats, tokens: Floats) -> tuple[Floats, Floats]:
+    """Sums and counts of `grid.names`; a mean over sequences counts every sequence once."""
+    some = [grid.metrics.index(name) for name in grid.per_sequence]
+    sums = np.concatenate([sums, sums[:, :, some] / np.maximum(tokens, 1)], axis=2)
+    once = np.arange(len(grid.names)) >= len(grid.metrics)
+    return sums, np.where(once[:, None], np.sign(tokens), tokens)
 
 
 def _load(grid: Grid, place: Place) -> tuple[Floats, Floats]:
     """[proxy, seed, metric, row] sums; [proxy or 1, seed or 1, 1, row] scored positions seen.
 
-    Sums are NaN where a proxy's attention was not compared, as that of a model of another shape.
+    Sums of attention are NaN for a proxy whose attention was not compared, such as another model of
+    another shape.
     """
     proxies, index = grid.proxies, place.index
     sums = np.full((len(proxies), len(grid.seeds), len(grid.metrics), len(index)), np.nan)

@@ -1,13 +1,18 @@
 """The metrics: what each is called, what it means, and which are measured.
 
 To add one, write a file with a function of a position, describe it by a `Metric`
-(`anamorph.faithfulness.metric`), and name it in `BUILT_IN`, or in the entry-point group
+(`anamorph.faithfulness.metric`), and say in `BUILT_IN` where it is, or in the entry-point group
 `anamorph.metrics` of a package of your own. It is then in all results, gaps and reports. Reports
 describe metrics without torch: a file of ours imports it inside its function, if at all.
 """
 
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.metadata import entry_points
+from pkgutil import resolve_name
+
+import numpy as np
+from numpy.typing import NDArray
 
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness.metric import Metric
@@ -21,8 +26,7 @@ JUDGED = "same_prediction"
 SUFFIX = "_per_sequence"
 """What the name of a mean over sequences ends in, where results have it beside the pooled mean."""
 
-
-BUILT_IN = (
+BUILT_IN: tuple[Metric | str, ...] = (
     Metric(
         "same_prediction",
         "same prediction",
@@ -137,7 +141,7 @@ BUILT_IN = (
         "Share of scored positions at which both are wrong, and differently.",
     ),
 )
-"""Our own, in the order in which they are reported."""
+"""Our own, in the order in which they are reported; one in a file of its own as `module:NAME`."""
 
 
 @cache
@@ -147,7 +151,8 @@ def all_metrics() -> dict[str, Metric]:
     Raises:
         AnamorphError: if what a package offers is not a metric that can be measured.
     """
-    found = {metric.name: metric for metric in BUILT_IN}
+    ours = (resolve_name(m) if isinstance(m, str) else m for m in BUILT_IN)
+    found = {metric.name: metric for metric in ours}
     for entry in sorted(entry_points(group=ENTRY_POINTS), key=lambda entry: entry.name):
         metric = entry.load()
         offered = f"The entry point {entry.name!r} ({entry.value})"
@@ -171,11 +176,16 @@ def metric_names(attention: bool = True) -> tuple[str, ...]:
 
 
 def find_metric(name: str) -> Metric:
-    """The metric of a name; also of that of its mean over sequences.
+    """The metric of a name; also of the name of its mean over sequences.
 
-    One that is not known here, as a run may hold that was made where another package is installed,
-    is described by its name alone.
+    A run may have been made where another package is installed. Of a metric that is not known here,
+    only the name is described.
     """
     plain = name.removesuffix(SUFFIX)
     unknown = Metric(plain, plain.replace("_", " "), "", None, "", "Not described here.")
     return all_metrics().get(plain, unknown)
+
+
+def which(names: Sequence[str], holds: Callable[[Metric], bool]) -> NDArray[np.bool_]:
+    """[metric] of which of the metrics so named something holds."""
+    return np.array([holds(find_metric(name)) for name in names], bool)

@@ -1,8 +1,8 @@
-"""Per-sequence sums: the sufficient statistic from which every mean and interval is made.
+"""Sums per sequence, from which every mean and interval is made.
 
-A *row* is one (facet, level, sequence) that holds at least one scored position. Rows are laid out
-by facet, then level, then sequence, so that all sequences of a level stand in one slice; the first
-rows are the whole split.
+A *row* is one (facet, level, sequence) with at least one scored position. Rows are ordered by
+facet, then level, then sequence, so that all sequences of a level stand in one slice. The first
+rows are those of the whole split.
 """
 
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ class Group(NamedTuple):
 
 @dataclass(frozen=True)
 class SumIndex:
-    """Which rows every scored position of a split belongs to; made once a split.
+    """Which rows every scored position of a split belongs to; made once for a split.
 
     Scored positions are numbered in flat token order: position `i` is token
     `numpy.flatnonzero(split.scored)[i]`.
@@ -41,7 +41,7 @@ class SumIndex:
         sequence: [rows] which sequence of the split.
         facet: [rows] index into `facet_names`, -1 for the whole split.
         level: [rows] index into `level_names[facet]`, -1 for the whole split.
-        tokens: [rows] the scored positions in the row.
+        tokens: [rows] how many scored positions the row has.
         rows_of: [scored positions, 1 + facets] the row in the whole split, then in every facet;
             -1 where a facet does not apply.
         facet_names: the facets, in order.
@@ -111,7 +111,7 @@ class SumIndex:
         return torch.where(rows < 0, len(self), rows)
 
     def groups(self) -> Iterator[Group]:
-        """The whole split, then every level that occurs, in order."""
+        """The whole split, then every level that has a row, in order."""
         key = np.stack([self.facet, self.level])
         starts = np.flatnonzero((np.diff(key, prepend=-2) != 0).any(axis=0))
         for start, stop in zip(starts, [*starts[1:], len(self)], strict=True):
@@ -125,13 +125,13 @@ class SumIndex:
 class CellSums:
     """The sums of one cell: every metric over the scored positions of every row.
 
-    Sums are kept in float64, and one sequence's positions are added in their order, so that they do
-    not depend on how sequences were batched.
+    Sums are float64, and the positions of a sequence are added in their order. So they do not
+    depend on how sequences were batched.
 
     Args:
         index: the rows.
-        metrics: the names of which metrics are added, in order; by default all.
-        device: where they are gathered.
+        metrics: names of the metrics that are added, in order; by default all.
+        device: where the sums are.
     """
 
     def __init__(
@@ -142,23 +142,23 @@ class CellSums:
     ) -> None:
         self.index = index
         self.metrics = metric_names() if metrics is None else metrics
-        self.seen = index.sequences  # the first so many sequences were seen
-        # One column more than there are rows takes what belongs nowhere. Metrics come first because
-        # torch scatters along the last axis several times faster than along the first.
+        self.seen = index.sequences  # so many sequences were seen, from the first on
+        # The last column, one more than there are rows, takes what belongs to no row. Metrics come
+        # first, as torch scatters along the last axis several times faster than along the first.
         self._sums = torch.zeros(
             len(self.metrics), len(index) + 1, dtype=torch.float64, device=device
         )
 
     @property
     def sums(self) -> Tensor:
-        """[metric, rows] float64, on the device where they are gathered."""
+        """[metric, rows] float64."""
         return self._sums[:, :-1]
 
     def add_rows(self, rows: Tensor, values: Tensor) -> None:
-        """Add the metrics of n scored positions; each position once, in one call a sequence.
+        """Add the metrics of n scored positions: all positions of a sequence in one call.
 
         Args:
-            rows: [(1 + facets) · n] theirs, from `SumIndex.rows_at`, on the sums' device.
+            rows: [(1 + facets) · n] as `SumIndex.rows_at` gives them, on the sums' device.
             values: [metric, n].
         """
         every_facet = values.to(self._sums).repeat(1, self.index.rows_of.shape[1])
@@ -168,12 +168,12 @@ class CellSums:
         """Refuse a NaN or an infinity.
 
         Args:
-            cell: how the message names the cell and its split.
+            cell: what the message calls the cell and its split.
 
         Raises:
             AnamorphError: names cell, metric and sequence.
         """
-        if not self.sums.sum().isfinite():  # one pass; what is wrong shows in the total
+        if not self.sums.sum().isfinite():  # one fast pass: the total is not finite either
             metric, row = (~self.sums.isfinite()).nonzero()[0].tolist()
             raise AnamorphError(
                 f"{cell}: {self.metrics[metric]} is {self.sums[metric, row].item()} in sequence "
@@ -188,7 +188,7 @@ class CellSums:
         return np.where(self.index.sequence < self.seen, self.index.tokens, 0)
 
     def table(self) -> pl.DataFrame:
-        """The sums with a column a metric and a row a row; null where nothing was seen."""
+        """The sums: a column for each metric, rows as here; null for sequences not seen."""
         table = pl.DataFrame(dict(zip(self.metrics, self.sums.cpu().numpy(), strict=True)))
         if self.seen < self.index.sequences:
             seen = pl.Series(self.index.sequence < self.seen)
@@ -197,12 +197,12 @@ class CellSums:
 
     @classmethod
     def of(cls, table: pl.DataFrame, index: SumIndex, source: str) -> Self:
-        """The sums that `table` gave.
+        """The sums of which `table` was made.
 
         Args:
-            table: a column a metric and a row a row.
+            table: as `table` gives it.
             index: of the split.
-            source: where the table comes from, for an error.
+            source: where the table comes from, for the message.
 
         Raises:
             AnamorphError: if it is of another split, or has unknown metrics.

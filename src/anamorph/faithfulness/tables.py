@@ -16,19 +16,11 @@ from numpy.typing import NDArray
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness.estimates import Gaps, Stopping
 from anamorph.faithfulness.gaps import Thresholds
-from anamorph.faithfulness.intervals import Ends
+from anamorph.faithfulness.intervals import Ends, Floats
 from anamorph.faithfulness.judging import judge
-from anamorph.faithfulness.measuring import (
-    IDENTITY,
-    CellKey,
-    Grid,
-    Measured,
-    Place,
-    ProxyInfo,
-    measure,
-)
-from anamorph.faithfulness.metrics import SUFFIX, find_metric
-from anamorph.faithfulness.sums import CellSums, Group
+from anamorph.faithfulness.measuring import CellKey, Grid, Measured, Place, ProxyInfo, measure
+from anamorph.faithfulness.metrics import SUFFIX, find_metric, which
+from anamorph.faithfulness.sums import CellSums
 from anamorph.tasks.base import Role
 
 
@@ -89,26 +81,26 @@ def tabulate(
         AnamorphError: if a cell is missing, has other metrics, or holds a NaN or an infinity.
     """
     thresholds = thresholds or Thresholds()
-    order = [reference, *(name for name in splits if name != reference)]
     seeds = sorted({key[0] for key in cells})
+    order = [reference, *(name for name in splits if name != reference)]
     _require_all(cells, proxies, seeds, order)
-    metrics = cells[seeds[0], proxies[0].simplification, reference].metrics
-    grid = Grid(cells, proxies, seeds, metrics, stopping)
-    family = sum(p.method != IDENTITY for p in proxies) * sum(splits[s] == "ood" for s in order)
+    one = seeds[0], proxies[0].simplification
+    places = [Place(name, splits[name], cells[*one, name].index) for name in order]
+    grid = Grid(cells, proxies, seeds, cells[*one, reference].metrics, stopping)
+    family = int(grid.compared.sum()) * sum(splits[name] == "ood" for name in order)
 
-    places = [Place.of(grid, name, splits[name]) for name in order]
     results: list[list[pl.DataFrame]] = [[] for _ in order]
     gaps: list[list[pl.DataFrame]] = [[] for _ in order]
     others: list[list[pl.DataFrame]] = [[] for _ in order]
     for block in grid.blocks(max(len(place.index) for place in places)):
-        baseline = measure(block, places[0])
+        iid = measure(block, places[0])
         for number, place in enumerate(places):
-            measured = measure(block, place) if number else baseline
-            results[number].append(_results(block, place, measured))
-            others[number].append(_contrasts(block, place, measured))
+            measured = measure(block, place) if number else iid
+            results[number].append(_results(measured))
+            others[number].append(_contrasts(measured))
             if (place.role == "ood" and number) or not (family or number):
-                made = Gaps.of(baseline.whole, measured.whole, max(family, 1), thresholds.tolerance)
-                table = _gaps(block, reference, place, baseline, measured, made, floor or {})
+                made = Gaps.of(iid.whole, measured.whole, max(family, 1), thresholds.tolerance)
+                table = _gaps(iid, measured, made, floor or {})
                 gaps[number].append(table if number else table[:0])  # the columns
     return Tables(
         pl.concat(chain.from_iterable(results), rechunk=True),
@@ -140,57 +132,50 @@ def _require_all(
         )
 
 
-def _results(grid: Grid, place: Place, measured: Measured) -> pl.DataFrame:
-    groups: list[Group] = list(measured.index.groups())
+def _results(measured: Measured) -> pl.DataFrame:
+    grid, groups = measured.grid, list(measured.place.index.groups())
     given = ~np.isnan(measured.value)
     p, s, g, m = np.nonzero(given)
-    kind = "sequence" if grid.stopping else None
-    how = [kind or ("binomial" if share else "t") for share in grid.kinds(grid.names).share]
-    itself = pl.col("method").eq(IDENTITY) & pl.col("metric").is_in(
-        [name for name in grid.names if find_metric(name).about == "both"]
-    )
+    usual = np.where(which(grid.names, lambda metric: metric.share), "binomial", "t")
+    how = np.where(grid.exact, "exact", "sequence" if grid.stopping else usual)  # [proxy, metric]
     frame = pl.DataFrame(
-        _keys(grid, place, p, s)
+        _keys(measured, p, s)
         | {
-            "facet": _pick([group.facet for group in groups], g, pl.String),
-            "level": _pick([group.level for group in groups], g, pl.String),
-            "metric": _pick(grid.names, m, pl.String),
+            "facet": _pick([group.facet for group in groups], g),
+            "level": _pick([group.level for group in groups], g),
+            "metric": _pick(grid.names, m),
             "value": measured.value[given],
             "low": measured.low[given],
             "high": measured.high[given],
-            "interval": _pick(how, m, pl.String),
+            "interval": pl.Series(how[p, m], dtype=pl.String),
             "tokens": measured.tokens[p, s, g],
             "sequences": measured.sequences[p, s, g],
         }
     )
     return frame.with_columns(
         pl.col("low", "high").fill_nan(None),
-        interval=pl.when(itself)
-        .then(pl.lit("exact"))
-        .when(pl.col("low").is_not_nan())
-        .then("interval"),
+        pl.when(pl.col("low").is_not_nan()).then("interval").alias("interval"),
     )
 
 
-def _contrasts(grid: Grid, place: Place, measured: Measured) -> pl.DataFrame:
+def _contrasts(measured: Measured) -> pl.DataFrame:
     """A row a level, proxy, seed and metric; levels stand in their order."""
-    found = measured.contrasts
+    grid, found = measured.grid, measured.contrasts
     shape = len(grid.proxies), len(grid.seeds) + 1, len(grid.contrasted)
 
     def column(numbers: Sequence[NDArray[Any]]) -> NDArray[Any]:
         """[proxy, seed, contrast, metric]; tokens and sequences have no axis of metrics."""
-        wide = [np.broadcast_to(x.reshape(*shape[:2], -1), shape) for x in numbers]
+        wide = [np.broadcast_to(x.reshape(*x.shape[:2], -1), shape) for x in numbers]
         return np.stack(wide, axis=2) if wide else np.empty((*shape[:2], 0, shape[2]))
 
     value = column([x.value for x in found])
-    compared = np.array([proxy.method != IDENTITY for proxy in grid.proxies])
-    at = p, s, c, m = np.nonzero(~np.isnan(value) & compared[:, None, None, None])
+    at = p, s, c, m = np.nonzero(~np.isnan(value) & grid.compared[:, None, None, None])
     frame = pl.DataFrame(
-        _keys(grid, place, p, s)
+        _keys(measured, p, s)
         | {
-            "facet": _pick([x.facet for x in found], c, pl.String),
-            "level": _pick([x.level for x in found], c, pl.String),
-            "metric": _pick(grid.contrasted, m, pl.String),
+            "facet": _pick([x.facet for x in found], c),
+            "level": _pick([x.level for x in found], c),
+            "metric": _pick(grid.contrasted, m),
             "value": value[at],
             "low": column([x.ends.low for x in found])[at],
             "high": column([x.ends.high for x in found])[at],
@@ -202,61 +187,57 @@ def _contrasts(grid: Grid, place: Place, measured: Measured) -> pl.DataFrame:
     return frame.with_columns(pl.col("low", "high", "error").fill_nan(None))
 
 
-def _gaps(
-    grid: Grid,
-    reference: str,
-    place: Place,
-    iid: Measured,
-    ood: Measured,
-    made: Gaps,
-    floor: Mapping[str, float],
-) -> pl.DataFrame:
+def _gaps(iid: Measured, ood: Measured, made: Gaps, floor: Mapping[str, float]) -> pl.DataFrame:
     """Gaps with raw p-values, and beside them what a verdict needs."""
-    lower = np.array([find_metric(name).better != "higher" for name in grid.names])
+    grid = ood.grid
     before, after = iid.value[:, :, 0], ood.value[:, :, 0]  # [proxy, seed, metric]
-    ends = [
-        Ends(np.where(lower, -e.high, e.low), np.where(lower, -e.low, e.high))
-        for e in (made.ends, made.ends_all)
-    ]
-    bounded = grid.kinds(grid.names).bounded
-    ends = [Ends(*(np.where(bounded, np.clip(x, -1, 1), x) for x in e)) for e in ends]
+    lower = which(grid.names, lambda metric: metric.better != "higher")
+    bounded = which(grid.names, lambda metric: metric.bounded)
     rounding = np.array([_rounding(name, floor) for name in grid.names])
     tested = np.abs(made.value) > rounding
+    at = p, s, m = np.nonzero(~np.isnan(before) & grid.compared[:, None, None])
+
+    def column(numbers: Floats) -> Floats:
+        """Of [proxy, seed, metric], or with the seed alone where there is one."""
+        return np.broadcast_to(numbers, before.shape)[at]
+
+    def ends(of: Ends) -> tuple[Floats, Floats]:
+        pair = np.where(lower, -of.high, of.low), np.where(lower, -of.low, of.high)
+        low, high = (column(np.where(bounded, np.clip(x, -1, 1), x)) for x in pair)
+        return low, high
+
+    (low, high), (low_all, high_all) = ends(made.ends), ends(made.ends_all)
     accuracy = before[..., grid.names.index("model_accuracy")].copy()  # [proxy, seed]
     accuracy[:, -1] = accuracy[:, :-1].min(axis=1)  # all models must have learnt
-    compared = np.array([proxy.method != IDENTITY for proxy in grid.proxies])
-    at = p, s, m = np.nonzero(~np.isnan(before) & compared[:, None, None])
-    only = {
-        name: after[p, s, grid.names.index(name)]
-        for name in ("model_only_right", "proxy_only_right")
-    }
     sequences = np.stack([iid.sequences[:, :, 0], ood.sequences[:, :, 0]])
     if len(grid.seeds) > 1:  # more sequences alone may not decide what several models leave open
         sequences[:, :, -1] = 0
-    if grid.stopping is not None:  # nor are more of them looked at once a cell has stopped
+    if grid.stopping is not None:  # once a cell has stopped, no more of them are looked at
         sequences[:] = 0
-
     return pl.DataFrame(
-        _keys(grid, place, p, s)
+        _keys(ood, p, s)
         | {
-            "metric": _pick(grid.names, m, pl.String),
-            "reference": _pick([reference], np.zeros_like(m), pl.String),
+            "metric": _pick(grid.names, m),
+            "reference": _pick([iid.place.name], np.zeros_like(m)),
             "iid": before[at],
             "ood": after[at],
-            "gap": np.where(lower, -made.value, made.value)[at],
-            "low": ends[0].low[at],
-            "high": ends[0].high[at],
-            "low_all": ends[1].low[at],
-            "high_all": ends[1].high[at],
-            "p_value": np.where(tested, made.zero, np.nan)[at],
+            "gap": column(np.where(lower, -made.value, made.value)),
+            "low": low,
+            "high": high,
+            "low_all": low_all,
+            "high_all": high_all,
+            "p_value": column(np.where(tested, made.zero, np.nan)),
             "iid_low": iid.low[:, :, 0][at],
             "iid_high": iid.high[:, :, 0][at],
-            "worse": np.where(tested & ~lower, made.worse, np.nan)[at],
+            "worse": column(np.where(tested & ~lower, made.worse, np.nan)),
             "accuracy": accuracy[p, s],
             "iid_sequences": sequences[0, p, s],
             "ood_sequences": sequences[1, p, s],
         }
-        | only
+        | {
+            name: after[p, s, grid.names.index(name)]
+            for name in ("model_only_right", "proxy_only_right")
+        }
     )
 
 
@@ -267,28 +248,28 @@ def _rounding(metric: str, floor: Mapping[str, float]) -> float:
         return 0.0
     if known.bounded and known.better == "higher":
         return 1 - floor[name]
-    # Of a metric that was added, unbounded or without a direction, nobody knows what no change is.
+    # What no change is, nobody knows of an added metric that is unbounded or without direction.
     return floor[name] if known.at is None or (known.better == "lower" and known.bounded) else 0.0
 
 
 def _keys(
-    grid: Grid, place: Place, proxy: NDArray[np.int64], seed: NDArray[np.int64]
+    measured: Measured, proxy: NDArray[np.int64], seed: NDArray[np.int64]
 ) -> dict[str, pl.Series]:
     """The columns that all tables start with, for rows given by proxy and seed number."""
-    same = np.zeros_like(proxy)
+    grid, place, same = measured.grid, measured.place, np.zeros_like(proxy)
+    described = zip(ProxyInfo._fields, zip(*grid.proxies, strict=True), strict=True)
     return {
         "seed": _pick([*grid.seeds, None], seed, pl.Int64),
-        "simplification": _pick([x.simplification for x in grid.proxies], proxy, pl.String),
-        "method": _pick([x.method for x in grid.proxies], proxy, pl.String),
-        "family": _pick([x.family for x in grid.proxies], proxy, pl.String),
-        "size_name": _pick([x.size_name for x in grid.proxies], proxy, pl.String),
-        "size": _pick([x.size for x in grid.proxies], proxy, pl.Float64),
-        "control": _pick([x.control for x in grid.proxies], proxy, pl.String),
-        "sites": _pick([x.sites for x in grid.proxies], proxy, pl.String),
-        "split": _pick([place.name], same, pl.String),
-        "role": _pick([place.role], same, pl.String),
+        **{
+            name: _pick(values, proxy, pl.Float64 if name == "size" else pl.String)
+            for name, values in described
+        },
+        "split": _pick([place.name], same),
+        "role": _pick([place.role], same),
     }
 
 
-def _pick(values: Sequence[Any], index: NDArray[np.int64], dtype: type[pl.DataType]) -> pl.Series:
+def _pick(
+    values: Sequence[Any], index: NDArray[np.int64], dtype: type[pl.DataType] = pl.String
+) -> pl.Series:
     return pl.Series(values, dtype=dtype, strict=False).gather(index)

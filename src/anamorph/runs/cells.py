@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from hashlib import sha256
+from hashlib import file_digest, sha256
+from itertools import product
 from pathlib import Path
 
 import polars as pl
@@ -34,9 +35,7 @@ class Origin:
 
 def write_work(path: Path, cells: Mapping[str, CellSums], origin: Origin) -> None:
     """Write the sums of a work, by spec string, to one file that appears whole or not at all."""
-    tables = [
-        sums.table().select(pl.lit(proxy).alias("proxy"), pl.all()) for proxy, sums in cells.items()
-    ]
+    tables = [x.table().select(pl.lit(name).alias("proxy"), pl.all()) for name, x in cells.items()]
     with replacing(path) as temporary:
         pl.concat(tables).write_parquet(
             temporary,
@@ -97,13 +96,11 @@ class CellFiles(Mapping[CellKey, CellSums]):
         return CellSums.of(rows.drop("proxy"), index, str(path))
 
     def __iter__(self) -> Iterator[CellKey]:
-        for split in self.indexes:
-            for proxy in self.places:
-                for seed in self.run.spec["seeds"]:
-                    yield seed, proxy, split
+        for split, proxy, seed in product(self.indexes, self.places, self.run.seeds):
+            yield seed, proxy, split
 
     def __len__(self) -> int:
-        return len(self.indexes) * len(self.places) * len(self.run.spec["seeds"])
+        return len(self.indexes) * len(self.places) * len(self.run.seeds)
 
 
 def digest(*parts: object) -> str:
@@ -117,11 +114,8 @@ def digest_of_file(path: Path) -> str:
     Raises:
         AnamorphError: if it cannot be read.
     """
-    found = sha256()
     try:
         with path.open("rb") as file:
-            while block := file.read(1 << 22):
-                found.update(block)
+            return file_digest(file, "sha256").hexdigest()[:32]
     except OSError as error:
         raise AnamorphError(f"Cannot read {path}: {error.strerror}.") from error
-    return found.hexdigest()[:32]

@@ -4,7 +4,7 @@ A number in it belongs to the weights, the data and the version in its `spec.jso
 is used before all of these are compared with what there is now.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from anamorph.errors import AnamorphError
@@ -31,9 +31,15 @@ def differences(there: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]
         there: the content of a `spec.json`.
         asked: what it would be now.
     """
+    there = {**there, "audit": UNSAID | (there.get("audit") or {})}
+    before, now = there.get(PRINTS) or {}, asked.get(PRINTS) or {}
+    if there.get("layout") is None:  # its digests of simplifications were made otherwise
+        before = {**before, "simplifications": None}
     # Training is split over threads. An audit is not; where a model is, the run's number is used.
     free = FREE if asked.get("training") else (*FREE, "threads")
-    there = {**there, "audit": UNSAID | (there.get("audit") or {})}
+    places = dict(PLACES)
+    if changed(before.get("data"), now.get("data")):  # which says it in fewer words
+        places["task"] += FOUND
     found = []
     for key in asked:
         if key in free or there.get(key) == asked[key]:
@@ -41,18 +47,10 @@ def differences(there: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]
         if key == "anamorph":
             found.append(f"it was made by anamorph {there.get(key)}, and this is {asked[key]}")
         elif key == PRINTS:
-            now = asked[key]
-            if there.get("layout") is None:  # whose digests of simplifications were made otherwise
-                now = {**now, "simplifications": (there.get(key) or {}).get("simplifications")}
-            found += _of_fingerprints(there.get(key) or {}, now)
+            found += _of_fingerprints(before, now)
         else:
-            before, now = (_unnamed(key, spec.get(key)) for spec in (there, asked))
-            if key == "task" and _changed(there.get(PRINTS) or {}, asked.get(PRINTS) or {}, "data"):
-                # Their fingerprints say it in fewer words.
-                before, now = (
-                    {k: v for k, v in x.items() if k not in FOUND} for x in (before, now)
-                )
-            found += _of_values(key, before, now)
+            values = [_without(places.get(key, ()), spec.get(key)) for spec in (there, asked)]
+            found += _of_values(key, *values)
     return found
 
 
@@ -62,7 +60,7 @@ def check_same(run: Run, weights: Mapping[str, str] | None, task: Task) -> None:
     Raises:
         AnamorphError: if they are not; names what differs.
     """
-    there = run.spec.get("fingerprints") or {}
+    there = run.spec.get(PRINTS) or {}
     now = {**there, "data": task.fingerprints()}
     found = _of_fingerprints(there, now if weights is None else {**now, "weights": weights})
     if found:
@@ -72,11 +70,20 @@ def check_same(run: Run, weights: Mapping[str, str] | None, task: Task) -> None:
         )
 
 
-def _unnamed(key: str, value: Any) -> Any:
-    """A part of a specification without `PLACES`."""
+def changed(
+    before: Mapping[str, Any] | None, now: Mapping[str, Any] | None
+) -> dict[str, tuple[Any, Any]]:
+    """What differs between two mappings: by name what it was and what it is, None where missing."""
+    before, now = before or {}, now or {}
+    pairs = {name: (before.get(name), now.get(name)) for name in {**before, **now}}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _without(places: Collection[str], value: Any) -> Any:
+    """A part of a specification without some of its keys, and without the names of files."""
     if not isinstance(value, dict):
         return value
-    value = {k: v for k, v in value.items() if k not in PLACES.get(key, ())}
+    value = {k: v for k, v in value.items() if k not in places}
     if isinstance(value.get("files"), dict):
         value["files"] = list(value["files"].values())
     return value
@@ -84,48 +91,36 @@ def _unnamed(key: str, value: Any) -> Any:
 
 def _of_values(name: str, there: Any, asked: Any) -> list[str]:
     """Where two parts of a specification differ, as `training.steps: there 60, asked 7`."""
-    if there == asked:
-        return []
     if isinstance(there, dict) and isinstance(asked, dict):
-        return [
-            found
-            for key in dict.fromkeys([*there, *asked])
-            for found in _of_values(f"{name}.{key}", there.get(key), asked.get(key))
-        ]
+        pairs = changed(there, asked).items()
+        return [said for key, pair in pairs for said in _of_values(f"{name}.{key}", *pair)]
     return [f"{name}: there {there}, asked {asked}"]
 
 
 def _of_fingerprints(there: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+    kinds = ("weights", "data", "models", "metrics", "simplifications")
+    weights, data, models, metrics, simplifications = (
+        changed(there.get(kind), asked.get(kind)) for kind in kinds
+    )
     found = []
-    data = _changed(there, asked, "data")
-    if weights := _changed(there, asked, "weights"):
-        found.append(differing(weights))
+    if weights:
+        found.append(differing([*weights]))
     elif "logits" in asked and not data and not close_logits(there.get("logits"), asked["logits"]):
         found.append(
             "the weights are the same, but the model gives other logits than it did: a hook, an "
             "adapter, its configuration or its code differs"
         )
-    for name in data:
-        if name not in (there.get("data") or {}):
-            found.append(f"the split {name!r} is not there")
-        elif name not in asked["data"]:
-            found.append(f"the split {name!r} is not asked for")
+    for name, (before, now) in data.items():
+        if before is None or now is None:
+            what = "there" if before is None else "asked for"
+            found.append(f"the split {name!r} is not {what}")
         else:
-            found.append(
-                "the data of candidates differ" if name == CANDIDATES else f"{name!r} differs"
-            )
-    for name in _changed(there, asked, "models"):
-        parts = _changed(there.get("models") or {}, asked.get("models") or {}, name)
-        found.append(f"of {name}, {differing(parts)}")
-    for name in _changed(there, asked, "metrics"):
-        found.append(f"the metric {name}, or its code, differs")
-    for name in _changed(there, asked, "simplifications"):
-        if name not in (there.get("simplifications") or {}) or name not in asked["simplifications"]:
-            continue  # it is not asked for in both, which their specs say
-        found.append(f"what {name} reads or holds, or its code, differs")
+            differs = "the data of candidates differ"
+            found.append(differs if name == CANDIDATES else f"{name!r} differs")
+    for name, pair in models.items():
+        found.append(f"of {name}, {differing([*changed(*pair)])}")
+    found += [f"the metric {name}, or its code, differs" for name in metrics]
+    for name, pair in simplifications.items():
+        if None not in pair:  # else it is not asked for in both, which their specs say
+            found.append(f"what {name} reads or holds, or its code, differs")
     return found
-
-
-def _changed(there: Mapping[str, Any], asked: Mapping[str, Any], kind: str) -> list[str]:
-    before, now = there.get(kind) or {}, asked.get(kind) or {}
-    return [name for name in {**now, **before} if before.get(name) != now.get(name)]

@@ -123,19 +123,17 @@ class Run:
     @cached_property
     def results(self) -> pl.DataFrame:
         """Every number with its interval, one a row; see `anamorph.faithfulness.tabulate`."""
-        return with_families(read_table(self.path / "results.parquet", COLUMNS["results"].split()))
+        return with_families(_table(self.path / "results.parquet"))
 
     @cached_property
     def gaps(self) -> pl.DataFrame:
         """Every generalization gap with its interval, p-value and verdict."""
-        return with_families(read_table(self.path / "gaps.parquet", COLUMNS["gaps"].split()))
+        return with_families(_table(self.path / "gaps.parquet"))
 
     @cached_property
     def contrasts(self) -> pl.DataFrame:
         """How the levels of facets differ within a split."""
-        return with_families(
-            read_table(self.path / "contrasts.parquet", COLUMNS["contrasts"].split())
-        )
+        return with_families(_table(self.path / "contrasts.parquet"))
 
     @cached_property
     def claims(self) -> list[dict[str, Any]]:
@@ -182,7 +180,7 @@ class Run:
     def _pictures(self) -> tuple[int | None, dict[str, pl.DataFrame]]:
         for seed in self.seeds:
             files = {name: self.seed(seed) / "views" / f"{name}.parquet" for name in PICTURES}
-            tables = {n: read_table(f, PICTURES[n].split()) for n, f in files.items() if f.exists()}
+            tables = {name: _table(file) for name, file in files.items() if file.exists()}
             if found := {name: table for name, table in tables.items() if len(table)}:
                 return seed, found
         return None, {}
@@ -191,7 +189,7 @@ class Run:
         """A table of every seed that has it, as one; None if none has."""
         files = {seed: self.seed(seed) / f"{name}.parquet" for seed in self.seeds}
         tables = [
-            read_table(file, COLUMNS[name].split()).with_columns(pl.lit(seed).alias("seed"))
+            _table(file).with_columns(pl.lit(seed).alias("seed"))
             for seed, file in files.items()
             if file.exists()
         ]
@@ -217,6 +215,11 @@ def load_run(path: Path | str) -> Run:
             "is damaged or of another program. Put the right file back, or begin a new run."
         )
     return Run(path, spec)
+
+
+def _table(file: Path) -> pl.DataFrame:
+    """A table of a run, with the columns that one of its name has."""
+    return read_table(file, (COLUMNS | PICTURES)[file.stem].split())
 
 
 def read_table(path: Path, columns: Sequence[str] = ()) -> pl.DataFrame:

@@ -52,11 +52,12 @@ def open_run(path: Path | str, spec: Mapping[str, Any]) -> Iterator[Run]:
         run = _existing(path, spec)
         if run is None:
             full = {**spec, "environment": environment()}
-            write_json(path / "spec.json", full)
-            run = Run(path, full)
         else:
-            run = _of_this_layout(run, spec)
+            full = _of_this_layout(run, spec)
             warn_of_versions(run)
+        if run is None or full != run.spec:
+            write_json(path / "spec.json", full)
+        run = Run(path, full)
         for leftover in path.rglob(".*.tmp"):  # of a write that was killed
             leftover.unlink(missing_ok=True)
         yield run
@@ -96,18 +97,18 @@ def _existing(path: Path, spec: Mapping[str, Any]) -> Run | None:
     return run
 
 
-def _of_this_layout(run: Run, spec: Mapping[str, Any]) -> Run:
-    """An unfinished run, if its files are laid out as they are now; models always are.
+def _of_this_layout(run: Run, spec: Mapping[str, Any]) -> dict[str, Any]:
+    """What an unfinished run says of itself, with what its version did not say yet.
 
     Args:
-        run: of the same specification but for its layout and digests that follow from it.
+        run: of the same specification but for its layout, and what follows from the specification.
         spec: as for `open_run`.
 
     Raises:
-        AnamorphError: if they are not.
+        AnamorphError: if its files are not laid out as they are now; models always are.
     """
     if run.spec.get("layout") == LAYOUT:
-        return run
+        return {**spec, **run.spec}
     old = [*run.path.glob("seed-*/simplifications.safetensors"), *run.path.glob("seed-*/works")]
     if old:
         raise AnamorphError(
@@ -116,8 +117,7 @@ def _of_this_layout(run: Run, spec: Mapping[str, Any]) -> Run:
             "goes on from its models; or give another --out."
         )
     now = {"layout": LAYOUT, "fingerprints": spec["fingerprints"]}
-    write_json(run.path / "spec.json", {**run.spec, **now})
-    return load_run(run.path)
+    return {**spec, **run.spec, **now}
 
 
 def _only_begun(path: Path) -> bool:
@@ -133,7 +133,13 @@ def _held(path: Path) -> Iterator[None]:
     try:
         path.mkdir(parents=True, exist_ok=True)
         lock.acquire()
-        write_json(path / HOLDER, _me())
+        me = {
+            "process": os.getpid(),
+            "host": socket.gethostname(),
+            "since": datetime.now().astimezone().isoformat(timespec="seconds"),
+            "command": " ".join(sys.argv)[:200],
+        }
+        write_json(path / HOLDER, me)
     except Timeout as error:
         raise AnamorphError(
             f"{path} is being worked on by {_holder(path)}. Wait for it, or give another --out."
@@ -153,21 +159,9 @@ def _held(path: Path) -> Iterator[None]:
         lock.release()
 
 
-def _me() -> dict[str, Any]:
-    return {
-        "process": os.getpid(),
-        "host": socket.gethostname(),
-        "since": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "command": " ".join(sys.argv)[:200],
-    }
-
-
 def _holder(path: Path) -> str:
     try:
-        holder = json.loads((path / HOLDER).read_text("utf-8"))
-        return (
-            f"process {holder['process']} on {holder['host']} since {holder['since']} "
-            f"({holder['command']})"
-        )
+        known = json.loads((path / HOLDER).read_text("utf-8"))
+        return "process {process} on {host} since {since} ({command})".format(**known)
     except (OSError, ValueError, KeyError, TypeError):  # it has only just begun
         return "another process"

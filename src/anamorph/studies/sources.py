@@ -7,7 +7,6 @@ This is all in which studies differ; what is done with the models is one pipelin
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ from anamorph.auditing.samples import few_sequences
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness.metrics import all_metrics
 from anamorph.files import replacing
-from anamorph.machine.threads import torch_threads
 from anamorph.models.base import Model
 from anamorph.models.decoder import Decoder
 from anamorph.models.fingerprint import differing, probe_logits
@@ -30,14 +28,14 @@ from anamorph.models.huggingface.load import load_pretrained
 from anamorph.paper import claims
 from anamorph.paper.choices import choices
 from anamorph.paper.tables import Tables
-from anamorph.progress import Event, Watch
+from anamorph.progress import Event, Watch, ignore
 from anamorph.runs.cells import digest
-from anamorph.runs.comparing import check_same
+from anamorph.runs.comparing import changed, check_same
 from anamorph.runs.folder import Run, read_json, write_json
 from anamorph.simplifications import ProxySpec, check_readable
 from anamorph.simplifications.fingerprint import fingerprint_of
-from anamorph.studies.specification import GivenSpec, StudySpec, paper_steps, read_audit
-from anamorph.tasks import Task
+from anamorph.studies.specification import GivenSpec, StudySpec, paper_steps
+from anamorph.tasks import Task, load_task
 from anamorph.tasks.text.task import text_task
 from anamorph.training.train import default_model, resolved, train
 
@@ -55,7 +53,8 @@ class Study(ABC):
 
     Attributes:
         seeds: of the models; (0,) if one was given.
-        batches: as in `anamorph.auditing.engine.Settings`.
+        threads: of torch while a model is worked on, and batches side by side; None if it is not
+            for the study to say.
         others: the fingerprints of proxies that are other models, by their spec strings.
 
     Raises:
@@ -63,7 +62,7 @@ class Study(ABC):
     """
 
     seeds: tuple[int, ...] = (0,)
-    batches: int = BATCHES
+    threads: int | None = None
 
     def __init__(
         self, task: Task, shape: Model, proxies: list[ProxySpec], options: AuditOptions
@@ -108,7 +107,7 @@ class Study(ABC):
 
     def settings(self, run: Run) -> Settings:
         """How the engine is to compute the sums of a run."""
-        return self.options.settings(self.batches, run.spec["threads"])
+        return self.options.settings(self.threads or BATCHES, run.spec["threads"])
 
     @abstractmethod
     def describe_source(self) -> dict[str, Any]:
@@ -117,18 +116,6 @@ class Study(ABC):
     @abstractmethod
     def model(self, run: Run, seed: int, watch: Watch) -> Model:
         """The model of a seed, in inference mode."""
-
-    def begin(self, run: Run) -> None:
-        """Bring what a run needs before anything is computed."""
-        return None
-
-    def check(self, run: Run) -> None:
-        """Refuse a complete run that holds other models than its numbers belong to."""
-        return None
-
-    def threads(self) -> AbstractContextManager[object]:
-        """Torch's threads while a model is worked on."""
-        return nullcontext()
 
     def conclude(self, run: Run) -> list[dict[str, Any]]:
         """The paper's claims as measured; and whatever else follows from the tables of a run."""
@@ -140,15 +127,20 @@ class TrainedStudy(Study):
 
     Args:
         spec: what is to be done.
-        task: as the specification names it.
         preset: where the specification came from, for the record.
         source: the run whose models are taken, if they are not to be trained.
+        watch: told of how the task is made.
     """
 
     def __init__(
-        self, spec: StudySpec, task: Task, preset: str | None = None, source: Run | None = None
+        self,
+        spec: StudySpec,
+        preset: str | None = None,
+        source: Run | None = None,
+        watch: Watch = ignore,
     ) -> None:
         self.spec, self.preset, self.source = spec, preset, source
+        task = load_task(watch=watch, **spec.task)
         self.config = default_model(task, **spec.model)
         with torch.random.fork_rng(devices=[]):
             shape = Decoder(self.config).eval()
@@ -159,7 +151,7 @@ class TrainedStudy(Study):
         ]
         options = spec.audit.resolved(task, shape)
         super().__init__(task, shape, list(dict.fromkeys(swept)), options)
-        self.seeds, self.batches = spec.seeds, spec.threads
+        self.seeds, self.threads = spec.seeds, spec.threads
 
     def describe_source(self) -> dict[str, Any]:
         """The specification, with the shape of the models and their training resolved."""
@@ -172,30 +164,15 @@ class TrainedStudy(Study):
             "device": "cpu",
         }
 
-    def begin(self, run: Run) -> None:
-        """Take over the models of the run that has them."""
-        if self.source is None:
-            return
-        for seed in self.seeds:
-            for name in ("history.parquet", FINGERPRINTS, run.model(seed).name):
+    def model(self, run: Run, seed: int, watch: Watch) -> Decoder:
+        """The trained model of a seed; it is trained unless it is there, or in the source."""
+        path = run.model(seed)
+        if self.source is not None:
+            for name in ("history.parquet", FINGERPRINTS, path.name):
                 theirs, ours = self.source.seed(seed) / name, run.seed(seed) / name
                 if theirs.exists() and not ours.exists():
                     with replacing(ours) as temporary:
                         shutil.copyfile(theirs, temporary)
-
-    def check(self, run: Run) -> None:
-        """As `check_weights`, of all seeds whose model is there."""
-        for seed in self.seeds:
-            if run.model(seed).exists():
-                check_weights(run, Decoder.load(run.model(seed)), seed)
-
-    def threads(self) -> AbstractContextManager[object]:
-        """As many as the specification says."""
-        return torch_threads(self.spec.threads)
-
-    def model(self, run: Run, seed: int, watch: Watch) -> Decoder:
-        """The trained model of a seed; trains it unless it is there already."""
-        path = run.model(seed)
         if path.exists():
             return Decoder.load(path).eval()
         model, _ = train(
@@ -213,7 +190,7 @@ class TrainedStudy(Study):
                 )
             ),
         )
-        keep_weights(run, model, seed)
+        check_weights(run, model.fingerprint(), seed, keep=True)
         return model.eval()
 
     def conclude(self, run: Run) -> list[dict[str, Any]]:
@@ -231,8 +208,8 @@ class GivenStudy(Study):
         simplify: as for `anamorph.audit`.
         options: likewise.
         name: what the model is called in the report.
-        source: from what `read_audit` makes the same again, for the record; None for a model that
-            was given in Python.
+        source: from what `GivenSpec.of_options` makes the same again, for the record; None for a
+            model that was given in Python.
     """
 
     def __init__(
@@ -289,9 +266,8 @@ class GivenStudy(Study):
                 f"{run.path} audits a model that was given in Python ({run.spec['model']['name']}),"
                 " and does not hold it. Call am.audit_given with that model and its task."
             )
-        spec, _ = read_audit(None, {**source, "simplify": simplify, "out": "again"})
-        assert isinstance(spec, GivenSpec)
-        study = cls.load(spec)
+        where = f"{run.path} and --simplify"
+        study = cls.load(GivenSpec.of_options({**source, "simplify": simplify}, where))
         check_same(run, study.weights, study.task)
         return study
 
@@ -322,31 +298,33 @@ def _require_fingerprint(name: str, parts: Mapping[str, str]) -> None:
         )
 
 
-def check_weights(run: Run, model: Model, seed: int) -> str:
+def check_models(run: Run) -> None:
+    """As `check_weights`, of all models that lie in a run."""
+    for seed in run.seeds:
+        if run.model(seed).exists():
+            check_weights(run, Decoder.load(run.model(seed)).fingerprint(), seed)
+
+
+def check_weights(run: Run, now: Mapping[str, str], seed: int, *, keep: bool = False) -> str:
     """A digest of a seed's weights.
+
+    Args:
+        run: in which their fingerprint may be written down.
+        now: their fingerprint.
+        seed: of the model that has them.
+        keep: whether to write it down if it is not.
 
     Raises:
         AnamorphError: if they are not those that the numbers in the run belong to.
     """
-    path, now = run.seed(seed) / FINGERPRINTS, model.fingerprint()
-    before = read_json(path, dict) if path.exists() else now
-    different = [part for part in {**before, **now} if before.get(part) != now.get(part)]
+    path = run.seed(seed) / FINGERPRINTS
+    if keep and not path.exists():
+        write_json(path, now)
+    different = changed(read_json(path, dict) if path.exists() else now, now)
     if different:
         raise AnamorphError(
             f"The model in {run.seed(seed)} is another than the one that its numbers belong to "
-            f"({differing(different)}). Put the old one back, or delete this folder to have all of "
-            "it made again."
+            f"({differing([*different])}). Put the old one back, or delete this folder to have all "
+            "of it made again."
         )
     return digest(now)
-
-
-def keep_weights(run: Run, model: Model, seed: int) -> str:
-    """A digest of a seed's weights, which are written down, or compared with what was.
-
-    Raises:
-        AnamorphError: as `check_weights`.
-    """
-    path = run.seed(seed) / FINGERPRINTS
-    if not path.exists():
-        write_json(path, model.fingerprint())
-    return check_weights(run, model, seed)

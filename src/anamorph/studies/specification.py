@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from importlib import resources
 from os.path import expanduser
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, Self
 
 from pydantic import (
     BaseModel,
@@ -21,7 +21,6 @@ from pydantic import (
     StrictInt,
     ValidationError,
     field_validator,
-    model_validator,
 )
 
 from anamorph.auditing.options import AuditOptions
@@ -34,6 +33,7 @@ from anamorph.tasks.text.sequences import Packing
 from anamorph.training.train import TrainingConfig
 
 AUDIT = tuple(field.name for field in fields(AuditOptions))
+SECTIONS = {"training": TrainingConfig, "audit": AuditOptions, "thresholds": Thresholds}
 OF_FILES = AuditOptions(by="head", fit_sequences=200)
 """What `anamorph audit` does with a model of one's own unless it is told otherwise."""
 
@@ -42,12 +42,10 @@ class Specification(BaseModel):
     """What every specification says.
 
     Attributes:
-        source: where the models come from: train, given or run.
         simplify: spec strings; a list value stands for one proxy each.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    source: ClassVar[str]
 
     simplify: tuple[str, ...] = ()
 
@@ -67,23 +65,16 @@ class Specification(BaseModel):
         except ValidationError as error:
             problems = []
             for e in error.errors():
-                own = e.get("ctx", {}).get("error")  # what our own checks say, and of what
+                place, own = e["loc"], e.get("ctx", {}).get("error")  # what our own checks say
                 said = str(own).rstrip(".") if own else f"{e['msg']} (given: {e['input']!r})"
                 if e["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-                    known = cls._names(*e["loc"][:-1])
+                    inner = fields(SECTIONS[str(place[-2])]) if place[1:] else ()
+                    known = [field.name for field in inner] or cls.model_fields
                     said = f"there is no such setting; expected one of {', '.join(known)}"
-                problems.append(": ".join(filter(None, (".".join(map(str, e["loc"])), said))))
+                problems.append(": ".join(filter(None, (".".join(map(str, place)), said))))
             raise AnamorphError(
                 f"The specification in {where} does not fit: {'; '.join(problems)}."
             ) from error
-
-    @classmethod
-    def _names(cls, *place: int | str) -> list[str]:
-        """The settings that there are at a place of the specification."""
-        if not place:
-            return list(cls.model_fields)
-        kind = {"training": TrainingConfig, "audit": AuditOptions, "thresholds": Thresholds}
-        return [field.name for field in fields(kind[str(place[-1])])]
 
 
 class StudySpec(Specification):
@@ -100,8 +91,6 @@ class StudySpec(Specification):
         seeds: of the models.
         threads: processor threads a model uses. Sums are rounded in an order that depends on it.
     """
-
-    source = "train"
 
     task: dict[str, Any]
     model: dict[str, Any] = {}
@@ -126,12 +115,6 @@ class StudySpec(Specification):
         # A run of an earlier version also says how its intervals were resampled.
         known["audit"] = {key: v for key, v in known["audit"].items() if key in AUDIT}
         return cls.of(known | replaced, where)
-
-    @model_validator(mode="after")
-    def _simplifies(self) -> Self:
-        if not (self.simplify or self.each_layer or self.each_head):
-            raise ValueError("simplify, each_layer or each_head must name a simplification")
-        return self
 
     @field_validator("task")
     @classmethod
@@ -165,8 +148,6 @@ class GivenSpec(Specification):
             attributes stand beside the others.
     """
 
-    source = "given"
-
     model: str
     data: list[str]
     fit_on: str = "train"
@@ -178,8 +159,14 @@ class GivenSpec(Specification):
     hub: StrictBool = False
     audit: AuditOptions = OF_FILES
 
+    @classmethod
+    def of_options(cls, values: Mapping[str, Any], where: str) -> Self:
+        """As `of`, of values among which are those of `AuditOptions`, as options and files are."""
+        audit = asdict(OF_FILES) | {key: values[key] for key in AUDIT if key in values}
+        return cls.of({k: v for k, v in values.items() if k not in AUDIT} | {"audit": audit}, where)
+
     def from_anywhere(self) -> dict[str, Any]:
-        """What `read_audit` makes the same of from any folder: paths are absolute."""
+        """What `of_options` makes the same of from any folder: paths are absolute."""
         values = self.model_dump(mode="json", exclude={"simplify", "audit"}) | asdict(self.audit)
         if Path(self.model).exists():
             values["model"] = str(Path(self.model).absolute())
@@ -195,13 +182,7 @@ class AgainSpec(Specification):
         run: its folder.
     """
 
-    source = "run"
-
     run: str
-
-
-OPTIONS = ("run", "out", *GivenSpec.model_fields, *AUDIT)
-"""The options of `anamorph audit`, as its TOML files name them too."""
 
 
 def read_audit(file: Path | None, options: Mapping[str, Any]) -> tuple[GivenSpec | AgainSpec, str]:
@@ -226,11 +207,9 @@ def read_audit(file: Path | None, options: Mapping[str, Any]) -> tuple[GivenSpec
         values, where = found | values, f"{file} and the options"
     _check_options(values)
     out = str(values.pop("out"))
-    if values.get("run") is not None:
+    if "run" in values:
         return AgainSpec.of(values, where), out
-    values.pop("run", None)
-    audit = asdict(OF_FILES) | {name: values.pop(name) for name in AUDIT if name in values}
-    return GivenSpec.of(values | {"audit": audit}, where), out
+    return GivenSpec.of_options(values, where), out
 
 
 def _read_toml(file: Path) -> dict[str, Any]:
@@ -241,7 +220,7 @@ def _read_toml(file: Path) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         raise AnamorphError(f"{file} is not TOML: {error}.") from error
     values = {key.replace("-", "_"): value for key, value in values.items()}
-    known = [name for name in OPTIONS if name != "audit"]
+    known = ["run", "out", *(name for name in (*GivenSpec.model_fields, *AUDIT) if name != "audit")]
     for key in values:
         if key not in known:
             near = get_close_matches(key, known, n=1)
@@ -281,34 +260,29 @@ def _models_beside(folder: Path, spec: Any) -> list[Any]:
 
 def _check_options(values: Mapping[str, Any]) -> None:
     """Whether together they say what to audit, and how."""
-    if (values.get("run") is None) == (values.get("model") is None):
+    if ("run" in values) == ("model" in values):
         raise AnamorphError(
             "Give either a run folder, whose models are audited, or --model with --data."
         )
-    for key, example in (
-        ("simplify", "'svd(rank=[1,2,4])@*.*.{query,key}'"),
-        ("out", "runs/mine"),
-        *([("data", "iid=a.jsonl --data ood:python=b.jsonl")] if values.get("model") else []),
-    ):
+    examples = {"simplify": "'svd(rank=[1,2,4])@*.*.{query,key}'", "out": "runs/mine"}
+    if "model" in values:
+        examples["data"] = "iid=a.jsonl --data ood:python=b.jsonl"
+    for key, example in examples.items():
         if not values.get(key):
             raise AnamorphError(f"An audit needs --{key}, such as --{key} {example}.")
-    if values.get("run") is not None:
-        other = sorted(set(values) - {"run", "simplify", "out"})
-        if other:
-            raise AnamorphError(
-                f"The models and data of a run are audited as they are there: {', '.join(other)} "
-                "cannot be given with it."
-            )
+    other = sorted(set(values) - {"run", *examples})
+    if "run" in values and other:
+        raise AnamorphError(
+            f"The models and data of a run are audited as they are there: {', '.join(other)} "
+            "cannot be given with it."
+        )
 
 
 def presets(task: str) -> list[str]:
     """The names of a task's presets."""
-    names = (file.name for file in resources.files("anamorph.studies.presets").iterdir())
-    return sorted(
-        name.removeprefix(f"{task}-").removesuffix(".toml")
-        for name in names
-        if name.startswith(f"{task}-")
-    )
+    files = resources.files("anamorph.studies.presets").iterdir()
+    names = [file.name.removesuffix(".toml") for file in files]
+    return sorted(n.removeprefix(f"{task}-") for n in names if n.startswith(f"{task}-"))
 
 
 def paper_steps(task: str) -> int | None:

@@ -4,8 +4,10 @@ Each leaves a file and is passed over if the file is there, so that the same cal
 killed one stopped.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +29,10 @@ from anamorph.files import write_table
 from anamorph.models.base import Model
 from anamorph.models.fingerprint import Identity
 from anamorph.progress import Event, Watch
-from anamorph.runs.cells import (
-    CellFiles,
-    Origin,
-    check_work,
-    digest,
-    digest_of_file,
-    write_work,
-)
+from anamorph.runs.cells import CellFiles, Origin, check_work, digest, digest_of_file, write_work
 from anamorph.runs.folder import Run, read_json, write_json
 from anamorph.simplifications import FittedProxies
-from anamorph.studies.sources import Study, keep_weights
+from anamorph.studies.sources import Study, check_weights
 from anamorph.tasks.base import CANDIDATES
 
 
@@ -67,30 +62,35 @@ class SeedAudit:
                 finite, or the model changes meanwhile.
         """
         with self.model.session():
-            self.audit(self.fit())
+            batch = few_sequences(self.study.task, self.model)
+            identity = Identity.of(self.model, batch)
+            check_same = partial(identity.require_same, self.model, batch)
+            weights = check_weights(self.run, identity.weights, self.seed, keep=True)
+            self.audit(self.fit(weights, check_same), check_same)
             self.measure_noise()
             self.score_heads()
 
-    def fit(self) -> FittedProxies:
-        """The fitted proxies; fits them unless they are there already."""
-        path, proxies = self._fits, self.study.proxies
-        batch = few_sequences(self.study.task, self.model)
-        identity = Identity.of(self.model, batch)
-        task, sequences = self.study.task, self.study.options.fit_sequences
+    def fit(self, weights: str, check_same: Callable[[], None]) -> FittedProxies:
+        """The fitted proxies; fits them unless they are there already.
+
+        Args:
+            weights: a digest of the model's.
+            check_same: refuses a model that was changed meanwhile.
+        """
+        task, proxies, path = self.study.task, self.study.proxies, self._fits
+        sequences = self.study.options.fit_sequences
         known = self.run.spec["fingerprints"]["data"]
         on = {task.train.name, *(name for proxy in proxies for name in proxy.on)}
-        weights = keep_weights(self.run, self.model, self.seed)
         origin = {
             "weights": weights,
             "data": digest(*(known[name] for name in sorted(on)), sequences),
         }
         if not path.exists():
-            step = f"fitting {sum(bool(p.attachments) for p in simplified(proxies))} proxies"
-            self._tell(step, 0, 1)
-            found = fit_on_task(self.model, proxies, task, sequences)
-            identity.require_same(self.model, batch)
-            found.from_origin(origin).save(path)
-            self._tell(step, 1, 1)
+            count = sum(bool(p.attachments) for p in simplified(proxies))
+            with self._step(f"fitting {count} proxies"):
+                found = fit_on_task(self.model, proxies, task, sequences)
+                check_same()
+                found.from_origin(origin).save(path)
         fitted = FittedProxies.load(path)  # as whoever goes on with the run will have them
         if fitted.origin != origin:
             raise AnamorphError(
@@ -99,22 +99,12 @@ class SeedAudit:
             )
         return fitted
 
-    def audit(self, fitted: FittedProxies) -> None:
-        """Write the works that are not there yet."""
+    def audit(self, fitted: FittedProxies, check_same: Callable[[], None]) -> None:
+        """Write the works that are not there yet; arguments as `fit` gives and takes them."""
         run, study, model = self.run, self.study, self.model
-        auditor = Auditor(
-            model,
-            study.task,
-            study.proxies,
-            fitted,
-            study.options.sequences,
-            study.settings(run),
-        )
-        batch, names = few_sequences(study.task, model), [s.name for s in study.task.evaluated]
-        identity = Identity.of(model, batch)
-        if digest(identity.weights) != fitted.origin["weights"]:
-            raise AnamorphError("The model was changed after simplifications were fitted to it.")
-        fits = digest_of_file(self._fits)
+        sequences, settings = study.options.sequences, study.settings(run)
+        auditor = Auditor(model, study.task, study.proxies, fitted, sequences, settings)
+        names, fits = [s.name for s in study.task.evaluated], digest_of_file(self._fits)
         done = dict.fromkeys(names, 0)  # cells of each split
         for work in plan(study.proxies, model, names):
             path = run.work(self.seed, work.split, work.number)
@@ -123,7 +113,7 @@ class SeedAudit:
                 check_work(path, origin)
             else:
                 sums = auditor.execute(work, self._part(work, done[work.split]))
-                identity.require_same(model, batch)
+                check_same()
                 auditor.require_same(work, study.others)
                 write_work(path, sums, origin)
             done[work.split] += len(work.proxies)
@@ -146,36 +136,35 @@ class SeedAudit:
         path, task = self.run.seed(self.seed) / "noise.json", self.study.task
         if path.exists():
             return
-        self._tell("noise floor", 0, 1)
-        settings = self.study.settings(self.run)
-        floor = noise_floor(
-            self.model, task, batch_tokens=settings.batch_tokens, threads=settings.threads
-        )
-        write_json(path, {"floor": floor, "rounding": rounding(self.model, task)})
-        self._tell("noise floor", 1, 1)
+        with self._step("noise floor"):
+            settings = self.study.settings(self.run)
+            floor = noise_floor(
+                self.model, task, batch_tokens=settings.batch_tokens, threads=settings.threads
+            )
+            write_json(path, {"floor": floor, "rounding": rounding(self.model, task)})
 
     def score_heads(self) -> None:
         """Write `heads.parquet`, if some proxy edits a single head."""
         path, sites = self.run.seed(self.seed) / "heads.parquet", self.model.sites
         if path.exists() or not any(edited_head(p.sites, sites) for p in self.study.proxies):
             return
-        self._tell("head scores", 0, 1)
-        tokens = self.study.settings(self.run).batch_tokens
-        scores = head_scores(self.model, self.study.task.reference, batch_tokens=tokens)
-        write_table(path, scores.select(pl.lit(self.seed, pl.Int64).alias("seed"), pl.all()))
-        self._tell("head scores", 1, 1)
+        with self._step("head scores"):
+            tokens = self.study.settings(self.run).batch_tokens
+            scores = head_scores(self.model, self.study.task.reference, batch_tokens=tokens)
+            write_table(path, scores.select(pl.lit(self.seed, pl.Int64).alias("seed"), pl.all()))
 
     @property
     def _fits(self) -> Path:
         return self.run.seed(self.seed) / "simplifications.safetensors"
 
-    def _tell(self, step: str, done: int, total: int) -> None:
-        self.watch(Event(f"seed {self.seed}: {step}", done, total))
+    def _step(self, step: str) -> AbstractContextManager[None]:
+        return _told(self.watch, f"seed {self.seed}: {step}")
 
     def _part(self, work: Work, before: int) -> Callable[[int, int], None]:
         """Tells of a work as a part of all cells of its split."""
-        step, some, cells = f"audit on {work.split}", len(work.proxies), len(self.study.proxies)
-        return lambda done, total: self._tell(step, before + some * done // total, cells)
+        step, cells = f"seed {self.seed}: audit on {work.split}", len(self.study.proxies)
+        some = len(work.proxies)
+        return lambda done, total: self.watch(Event(step, before + some * done // total, cells))
 
 
 def tabulate_run(run: Run, study: Study) -> None:
@@ -207,6 +196,13 @@ def _noise(run: Run) -> list[dict[str, Any]]:
 def report_run(run: Run, watch: Watch) -> None:
     """Write `checks.json`, and the report."""
     write_json(run.path / "checks.json", self_checks(run.results, _noise(run)))
-    watch(Event("report", 0, 1))
-    report.render(run.path)
-    watch(Event("report", 1, 1))
+    with _told(watch, "report"):
+        report.render(run.path)
+
+
+@contextmanager
+def _told(watch: Watch, step: str) -> Iterator[None]:
+    """Tell that a step begins, and that it is done unless it fails."""
+    watch(Event(step, 0, 1))
+    yield
+    watch(Event(step, 1, 1))

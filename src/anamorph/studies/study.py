@@ -6,7 +6,7 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,18 +19,18 @@ from anamorph.errors import AnamorphError, require
 from anamorph.faithfulness.confidence import PRIOR_CORRELATION
 from anamorph.faithfulness.gaps import Thresholds
 from anamorph.machine.process import processors
+from anamorph.machine.threads import torch_threads
 from anamorph.machine.workers import apart
 from anamorph.models.base import Model
-from anamorph.models.decoder import Decoder
 from anamorph.progress import Watch, ignore
 from anamorph.runs.comparing import check_same
 from anamorph.runs.folder import Run, load_run, write_json
 from anamorph.runs.opening import open_run
 from anamorph.simplifications import Sweep
-from anamorph.studies.sources import GivenStudy, Study, TrainedStudy, check_weights
+from anamorph.studies.sources import GivenStudy, Study, TrainedStudy, check_models
 from anamorph.studies.specification import StudySpec
 from anamorph.studies.steps import SeedAudit, report_run, tabulate_run
-from anamorph.tasks import Task, load_task
+from anamorph.tasks import Task
 
 
 def run_study(
@@ -61,16 +61,15 @@ def run_study(
     """
     if workers is not None:
         require("workers", workers, whole=True, least=1)
-    study = TrainedStudy(spec, load_task(watch=watch, **spec.task), preset)
-    return carry_out(study, out, workers, watch)
+    return carry_out(TrainedStudy(spec, preset, watch=watch), out, workers, watch)
 
 
 def train_study(
     spec: StudySpec, out: Path | str, *, preset: str | None = None, watch: Watch = ignore
 ) -> Run:
     """Only train the models of a study; `run_study` with the same arguments goes on from there."""
-    study = TrainedStudy(spec, load_task(watch=watch, **spec.task), preset)
-    with open_run(out, study.describe()) as run, study.threads():
+    study = TrainedStudy(spec, preset, watch=watch)
+    with open_run(out, study.describe()) as run, torch_threads(spec.threads):
         for seed in spec.seeds:
             study.model(run, seed, watch)
     return run
@@ -153,14 +152,14 @@ def audit_study(
     if not run.trained:
         return carry_out(GivenStudy.again(run, simplify), out, watch=watch)
     spec = StudySpec.of_run(run.spec, simplify, f"{source} and --simplify")
-    study = TrainedStudy(spec, load_task(watch=watch, **spec.task), source=run)
+    study = TrainedStudy(spec, source=run, watch=watch)
     for seed in spec.seeds:
         if not run.model(seed).exists():  # written last
             raise AnamorphError(
                 f"{source} has no model for seed {seed}: its training did not come to its end. "
                 "Give its command again first."
             )
-        check_weights(run, Decoder.load(run.model(seed)), seed)
+    check_models(run)
     check_same(run, None, study.task)
     return carry_out(study, out, workers, watch)
 
@@ -179,9 +178,8 @@ def carry_out(study: Study, out: Path | str, workers: int | None = 1, watch: Wat
     """
     with open_run(out, study.describe()) as run:
         if run.complete:
-            study.check(run)
+            check_models(run)
             return run
-        study.begin(run)
         _each_seed(study, run, workers, watch)
         tabulate_run(run, study)
         write_json(run.path / "claims.json", study.conclude(run))
@@ -194,7 +192,8 @@ def _each_seed(study: Study, run: Run, workers: int | None, watch: Watch) -> Non
         if workers is None:
             workers = max(1, processors() // study.spec.threads)
         if workers > 1:
-            calls = [partial(_elsewhere, study.spec, run, seed) for seed in study.seeds]
+            each = partial(_elsewhere, study.spec, study.source, run)
+            calls = [partial(each, seed) for seed in study.seeds]
             with closing(apart(calls, workers, watch)) as done:
                 for _ in done:
                     pass
@@ -206,7 +205,7 @@ def _each_seed(study: Study, run: Run, workers: int | None, watch: Watch) -> Non
 def _one_seed(study: Study, run: Run, seed: int, watch: Watch) -> None:
     """Train, fit and audit one model; an error says which, if it is trained here."""
     try:
-        with study.threads():
+        with torch_threads(study.threads) if study.threads else nullcontext():
             SeedAudit(run, study, study.model(run, seed, watch), seed, watch).do()
     except AnamorphError as error:
         if isinstance(study, GivenStudy):
@@ -214,11 +213,11 @@ def _one_seed(study: Study, run: Run, seed: int, watch: Watch) -> None:
         raise AnamorphError(f"Seed {seed}: {error}") from error
 
 
-def _elsewhere(spec: StudySpec, run: Run, seed: int, watch: Watch) -> None:
+def _elsewhere(spec: StudySpec, source: Run | None, run: Run, seed: int, watch: Watch) -> None:
     """`_one_seed` in a process of its own."""
     with warnings.catch_warnings(action="ignore"):  # what the study said already
         try:
-            study = TrainedStudy(spec, load_task(**spec.task))
+            study = TrainedStudy(spec, source=source)
         except AnamorphError as error:  # it went well where the study was begun
             raise AnamorphError(
                 f"In a worker process: {error} Workers know what is installed, not what a script "

@@ -1,7 +1,7 @@
 """What a task says of itself to those who read a report; no number depends on it."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypedDict
 
 
@@ -44,11 +44,5 @@ class About:
     def of(cls, spec: Mapping[str, Any]) -> "About":
         """What a run's `spec.json` has, without choices; empty if an earlier version wrote it."""
         said = spec.get("about", {})
-        return cls(
-            facts=tuple(said.get("facts", ())),
-            checksum=said.get("checksum"),
-            labels=said.get("labels", {}),
-            borders=said.get("borders", {}),
-            matched=said.get("matched"),
-            averages=said.get("averages", ""),
-        )
+        known = {key.name: said[key.name] for key in fields(cls) if key.name in said}
+        return cls(**known | {"facts": tuple(said.get("facts", ()))})

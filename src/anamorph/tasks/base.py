@@ -9,7 +9,7 @@ the model, which predicts each at its own position.
 import json
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from itertools import combinations
 from typing import Any, Literal
@@ -82,10 +82,7 @@ class Split(Ragged):
             raise AnamorphError(
                 f"Split {self.name!r}: sequence {int(lengths.argmin())} is empty; drop it."
             )
-        arrays = {"scored": self.scored} | {f"facet {k}": f.codes for k, f in self.facets.items()}
-        if self.masked is not None:
-            arrays["masked"] = self.masked
-        for label, array in arrays.items():
+        for label, array in self._arrays().items():
             if len(array) != total:
                 raise AnamorphError(
                     f"Split {self.name!r}: {label} has {len(array)} entries for {total} tokens; "
@@ -115,17 +112,25 @@ class Split(Ragged):
         the split's name. It is taken anew each time, so that arrays changed in place are noticed.
         """
         names = [(name, list(facet.names)) for name, facet in self.facets.items()]  # in their order
-        arrays = {"tokens": self.tokens, "offsets": self.offsets, "scored": self.scored}
-        arrays |= {f"facet {name}": facet.codes for name, facet in self.facets.items()}
-        arrays |= {} if self.masked is None else {"masked": self.masked}
+        arrays = self._arrays() | {"offsets": self.offsets}
         return _fingerprint({"role": self.role, "facets": names}, arrays)
+
+    @property
+    def given(self) -> Tokens:
+        """[tokens] what the model is given."""
+        return self.tokens if self.masked is None else self.masked
+
+    def _arrays(self) -> dict[str, NDArray[Any]]:
+        """All that has an entry a token."""
+        arrays: dict[str, NDArray[Any]] = {"tokens": self.tokens, "scored": self.scored}
+        arrays |= {f"facet {name}": facet.codes for name, facet in self.facets.items()}
+        return arrays if self.masked is None else arrays | {"masked": self.masked}
 
     def take(self, sequences: NDArray[np.int64]) -> "Split":
         """The split that holds only the given sequences, in the given order."""
         index = self.entries(sequences)
-        return Split(
-            name=self.name,
-            role=self.role,
+        return replace(
+            self,
             tokens=self.tokens[index],
             offsets=Rows.of(self.lengths[sequences]).offsets,
             scored=self.scored[index],
@@ -176,9 +181,8 @@ class Task:
                     "calls the tokens to choose among; give it another name."
                 )
         for one, other in combinations(self.splits.values(), 2):
-            if np.array_equal(one.offsets, other.offsets) and np.array_equal(
-                one.tokens, other.tokens
-            ):
+            pairs = ((one.offsets, other.offsets), (one.tokens, other.tokens))
+            if all(np.array_equal(*pair) for pair in pairs):
                 warnings.warn(
                     f"The splits {one.name!r} and {other.name!r} hold the same sequences, so that "
                     "comparing them says nothing. Were the same data given twice?",

@@ -70,7 +70,7 @@ def shuffled(
 def collate(split: Split, sequences: NDArray[np.int64]) -> Batch:
     """The given sequences, padded at the right to the longest of them."""
     index, mask = split.rectangle(sequences)
-    tokens = np.where(mask, (split.tokens if split.masked is None else split.masked)[index], 0)
+    tokens = np.where(mask, split.given[index], 0)
     return Batch(torch.from_numpy(tokens.astype(np.int64)), torch.from_numpy(mask))
 
 
@@ -93,8 +93,7 @@ class Targets:
 
     def to(self, device: torch.device | str) -> "Targets":
         """The same targets on another device."""
-        moved = (x.to(device) for x in (self.at, self.token, self.number, self.valid))
-        return Targets(*moved)
+        return Targets(*(x.to(device) for x in (self.at, self.token, self.number, self.valid)))
 
 
 def targets(split: Split, sequences: NDArray[np.int64]) -> Targets:

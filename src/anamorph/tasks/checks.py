@@ -15,8 +15,7 @@ def check_vocabulary(task: Task, model_vocabulary: int) -> None:
         AnamorphError: if it has not.
     """
     for split in task.splits.values():
-        given = split.tokens if split.masked is None else split.masked
-        most = int(max(split.tokens.max(initial=0), given.max(initial=0)))
+        most = int(max(split.tokens.max(initial=0), split.given.max(initial=0)))
         if most >= model_vocabulary:
             raise AnamorphError(
                 f"Split {split.name!r} has the token id {most} ({task.vocabulary[most]!r}), but "

@@ -3,12 +3,10 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from anamorph.errors import AnamorphError
-from anamorph.files import file_name, replacing
+from anamorph.files import file_name, write_table, write_text
 from anamorph.tasks.base import Split, Task
 
 
@@ -26,8 +24,7 @@ def export(task: Task, folder: Path | str) -> None:
     """
     folder = Path(folder)
     for split in task.splits.values():
-        with replacing(folder / f"{file_name(split.name)}.parquet") as temporary:
-            to_table(split).write_parquet(temporary, compression="zstd")
+        write_table(folder / f"{file_name(split.name)}.parquet", _table(split))
     description = {
         "task": dict(task.spec),
         "vocabulary": task.vocabulary,
@@ -45,16 +42,12 @@ def export(task: Task, folder: Path | str) -> None:
         },
         "facets": {name: facet.names for name, facet in task.reference.facets.items()},
     }
-    with replacing(folder / "task.json") as temporary:
-        temporary.write_text(json.dumps(description, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
+    write_text(folder / "task.json", text)
 
 
-def to_table(split: Split) -> pl.DataFrame:
-    """A split as a table with a row a sequence.
-
-    Raises:
-        AnamorphError: if a facet is named as another column.
-    """
+def _table(split: Split) -> pl.DataFrame:
+    """A split as a table with a row a sequence."""
     columns = {"tokens": split.tokens, "scored": split.scored}
     columns |= {} if split.masked is None else {"masked": split.masked}
     if taken := sorted(columns.keys() & split.facets.keys()):
@@ -63,11 +56,9 @@ def to_table(split: Split) -> pl.DataFrame:
             "that every split has; give the facet another name."
         )
     columns |= {name: facet.codes for name, facet in split.facets.items()}
-    return pl.DataFrame({name: _lists(x, split.offsets) for name, x in columns.items()})
-
-
-def _lists(values: NDArray[np.generic], offsets: NDArray[np.int64]) -> pl.Series:
-    frame = pl.DataFrame(
-        {"row": np.repeat(np.arange(len(offsets) - 1), np.diff(offsets)), "value": values}
-    )
-    return frame.group_by("row", maintain_order=True).agg("value")["value"]
+    row = pl.Series("row", split.owner)
+    lists = {
+        name: pl.DataFrame({"entry": values}).group_by(row, maintain_order=True).agg("entry")
+        for name, values in columns.items()
+    }
+    return pl.DataFrame({name: table["entry"] for name, table in lists.items()})

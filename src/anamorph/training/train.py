@@ -7,7 +7,7 @@ resumed run ends with the same weights as one that was never stopped.
 import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from itertools import islice
@@ -27,9 +27,8 @@ from anamorph.models.decoder import Decoder, DecoderConfig
 from anamorph.tasks.base import Split, Task
 from anamorph.tasks.batches import collate, plan, shuffled, targets
 from anamorph.training.checkpoint import Checkpoint, Reached
-from anamorph.training.cpu.gradient import gradient_in_pieces
-from anamorph.training.cpu.muon import Muon
-from anamorph.training.gradient import set_gradient
+from anamorph.training.gradient import gradient_in_pieces, set_gradient
+from anamorph.training.muon import Muon
 
 EVALUATED = 200  # sequences a split for the curves: enough to see, cheap enough to repeat
 
@@ -139,12 +138,9 @@ def train(
     reached = checkpoint.restore(decoder, optimizers)
     batches = shuffled(task.train.lengths, config.batch_tokens, seed)
     started, at_start = time.monotonic(), reached.tokens
-    bfloat16 = config.precision == "bf16-mixed"
-    ready: AbstractContextManager[Callable[[Tensor, Tensor], Tensor]]
-    if decoder.device.type == "cpu":
-        ready = gradient_in_pieces(decoder, bfloat16)
-    else:
-        ready = nullcontext(partial(set_gradient, decoder, bfloat16))
+    given = decoder, config.precision == "bf16-mixed"
+    on_cpu = decoder.device.type == "cpu"
+    ready = gradient_in_pieces(*given) if on_cpu else nullcontext(partial(set_gradient, *given))
     with ready as gradient:
         for sequences in islice(batches, reached.step, config.steps):
             batch = collate(task.train, sequences).to(decoder.device)
@@ -234,26 +230,21 @@ def _update(
 
 
 def _optimizers(model: Decoder, config: TrainingConfig) -> list[Optimizer]:
-    """AdamW, and in front of it Muon (Jordan et al. 2024) for the matrices inside the blocks."""
-    matrices = [p for p in model.blocks.parameters() if p.dim() == 2]
+    """AdamW, and before it Muon, if it is asked for, for the matrices inside the blocks."""
+    muon, decay = config.optimizer == "muon", config.weight_decay
+    matrices = [p for p in model.blocks.parameters() if p.dim() == 2 and muon]
     inside = {id(p) for p in matrices}
     rest = [p for p in model.parameters() if id(p) not in inside]
-    decay = config.weight_decay
-    if config.optimizer == "adamw":
-        return [AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=decay, fused=True)]
-    return [
-        Muon(matrices, weight_decay=decay),
-        AdamW(rest, betas=(0.9, 0.98), weight_decay=decay, fused=True),
-    ]
+    adamw = AdamW(rest, betas=(0.9, 0.98), weight_decay=decay, fused=True)
+    return [Muon(matrices, weight_decay=decay), adamw] if muon else [adamw]
 
 
 def _rates(step: int, config: TrainingConfig) -> list[float]:
-    """The learning rates of `_optimizers` at a step: up, level, and down to zero, in lines."""
+    """The learning rates of `_optimizers` at a step: they rise, stay, and fall to zero linearly."""
     rise = (step + 1) / max(1, config.warmup * config.steps)
     fall = (config.steps - step) / max(1, config.decay * config.steps)
-    scale = min(1.0, rise, fall)
-    adamw = [config.learning_rate * scale]
-    return adamw if config.optimizer == "adamw" else [config.muon_learning_rate * scale, *adamw]
+    rates = [config.muon_learning_rate] if config.optimizer == "muon" else []
+    return [rate * min(1.0, rise, fall) for rate in (*rates, config.learning_rate)]
 
 
 def _curves(model: Decoder, task: Task, reached: Reached) -> list[dict[str, Any]]:

@@ -8,14 +8,10 @@ from anamorph.tasks.about import About, Choice
 
 def about(spec: Mapping[str, Any]) -> About:
     """What a report says of the task with these arguments and findings."""
-    return About(checksum=spec["made"], choices=_choices(spec))
-
-
-def _choices(spec: Mapping[str, Any]) -> tuple[Choice, ...]:
     corpus = spec["corpus"]
     if not isinstance(corpus, str):
         corpus = "folders: " + ", ".join(f"{path} ({name})" for name, path in corpus.items())
-    return (
+    choices = (
         Choice(
             what="Training language and corpus",
             choice=f"{spec['language']}, {corpus} (checksum {spec['made'][:16]})",
@@ -48,3 +44,4 @@ def _choices(spec: Mapping[str, Any]) -> tuple[Choice, ...]:
             why="Other languages have characters that the model hardly knows; a facet marks them.",
         ),
     )
+    return About(checksum=spec["made"], choices=choices)

@@ -1,5 +1,7 @@
 """What kind of prediction every character of a function is."""
 
+import re
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,10 +16,11 @@ from anamorph.corpora.token_kinds import (
 )
 from anamorph.tasks.base import NOT_APPLICABLE
 from anamorph.tasks.bins import bin_names, binned
+from anamorph.tasks.ragged import Rows
 
 PARTS = ("first", "later")
 COPIES = ("copying is right", "copying is wrong", "nothing to copy")
-FAR = (0, 21, 81)  # characters back to the last occurrence, lower ends
+FAR = (1, 21, 81)  # characters back to the last occurrence, lower ends
 IDENTIFIERS = ("new", "seen 1–20 back", "seen 21–80 back", "seen 81– back")
 CLOSING_BINS = (1, 8, 32, 128)  # characters back to the bracket that is closed, lower ends
 DEPTH_BINS = (0, 4, 7, 10, 13)
@@ -33,8 +36,8 @@ LEVELS = {
     "character": SEEN,
     "position": bin_names(POSITION_BINS),
 }
-_CLOSES = {")": "(", "]": "[", "}": "{"}
-_NO_CODE = (STRING, COMMENT, WHITESPACE, INDENTATION)
+_NO_BRACKETS = (STRING, COMMENT, IDENTIFIER)
+_BRACKET = re.compile(r"[()\[\]{}]")
 
 
 def label(text: str, spans: Spans, copied: int, most: int) -> dict[str, NDArray[np.int16]]:
@@ -56,56 +59,55 @@ def label(text: str, spans: Spans, copied: int, most: int) -> dict[str, NDArray[
         by facet [characters] codes of its `LEVELS`.
     """
     size = min(len(text), most)
+    rows = Rows.of(spans.lengths)
     kind, depth = (
-        np.repeat(np.array(x, np.int16), spans.lengths)[:size] for x in (spans.kinds, spans.depths)
+        np.repeat(np.array(x, np.int16), rows.lengths)[:size] for x in (spans.kinds, spans.depths)
     )
-    part, identifier, closing, copying = (np.full(size, NOT_APPLICABLE, np.int16) for _ in range(4))
-    last: dict[str, int] = {}
-    opened: list[tuple[str, int]] = []
-    start = 0
-    for length, of in zip(spans.lengths, spans.kinds, strict=True):
-        stop = min(start + length, size)
-        if start >= size:
-            break
-        if of not in (WHITESPACE, INDENTATION):
-            part[start + 1 : stop] = 1
-            part[start] = 0
-        if of == IDENTIFIER:
-            name = text[start : start + length]
-            back = start - last[name] if name in last else 0
-            identifier[start:stop] = np.searchsorted(FAR, back, side="right") if back else 0
-            last[name] = start
-        elif of not in _NO_CODE:
-            _brackets(text, start, stop, opened, closing)
-        start += length
-    after: dict[str, str] = {}
-    for at in range(copied, size):
-        context = text[at - copied : at]
-        followed = after.get(context)
-        copying[at] = 2 if followed is None else int(followed != text[at])
-        after[context] = text[at]
+    white = np.isin(kind, (WHITESPACE, INDENTATION))
+    part = np.where(white, NOT_APPLICABLE, np.minimum(rows.position[:size], 1))
     return {
         "token kind": kind,
-        "token part": part,
-        "identifier": identifier,
-        "copying": copying,
-        "closing distance": closing,
+        "token part": part.astype(np.int16),
+        "identifier": _identifiers(text, spans, size),
+        "copying": _copies(text[:size], copied),
+        "closing distance": _closers(text[:size], kind),
         "tree depth": binned(depth, DEPTH_BINS),
         "position": binned(np.arange(1, size + 1), POSITION_BINS),
     }
 
 
-def _brackets(
-    text: str,
-    start: int,
-    stop: int,
-    opened: list[tuple[str, int]],
-    closing: NDArray[np.int16],
-) -> None:
-    for at in range(start, stop):
-        character = text[at]
-        if character in "([{":
-            opened.append((character, at))
-        elif opened and _CLOSES.get(character) == opened[-1][0]:
-            distance = at - opened.pop()[1]
-            closing[at] = np.searchsorted(CLOSING_BINS, distance, side="right") - 1
+def _identifiers(text: str, spans: Spans, size: int) -> NDArray[np.int16]:
+    codes = np.full(size, NOT_APPLICABLE, np.int16)
+    last: dict[str, int] = {}
+    start = 0
+    for kind, part in spans.texts(text):
+        if kind == IDENTIFIER and start < size:
+            back = start - last.get(part, start)
+            codes[start : start + len(part)] = np.searchsorted(FAR, back, side="right")
+            last[part] = start
+        start += len(part)
+    return codes
+
+
+def _copies(text: str, copied: int) -> NDArray[np.int16]:
+    codes = np.full(len(text), NOT_APPLICABLE, np.int16)
+    after: dict[str, str] = {}
+    for at in range(copied, len(text)):
+        context = text[at - copied : at]
+        followed = after.get(context)
+        codes[at] = 2 if followed is None else int(followed != text[at])
+        after[context] = text[at]
+    return codes
+
+
+def _closers(text: str, kind: NDArray[np.int16]) -> NDArray[np.int16]:
+    back = np.zeros(len(text), np.int64)
+    opened: list[int] = []
+    for at in (found.start() for found in _BRACKET.finditer(text)):
+        if kind[at] in _NO_BRACKETS:
+            continue
+        if text[at] in "([{":
+            opened.append(at)
+        elif opened and text[opened[-1]] + text[at] in ("()", "[]", "{}"):
+            back[at] = at - opened.pop()
+    return binned(back, CLOSING_BINS)

@@ -19,9 +19,11 @@ function's characters, cut at the context. Every character is scored.
 The task is that of the paper (arXiv 2312.03656) and of Husain et al. 2019 (arXiv 1909.09436).
 """
 
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -88,31 +90,30 @@ def code(
     Raises:
         AnamorphError: if an argument does not fit, or the corpus cannot be read or lacks something.
     """
-    spec: dict[str, Any] = {
-        "corpus": dict(corpus) if isinstance(corpus, Mapping) else corpus,
-        "language": language,
-        "languages": list(languages) if isinstance(languages, tuple) else languages,
-        **{"train": train, "test": test, "context": context, "unit": unit},
-        **{"copied": copied, "seed": seed},
-    }
+    spec = {key: given for key, given in locals().items() if key not in ("cache", "watch")}
+    if isinstance(corpus, Mapping):
+        spec["corpus"] = dict(corpus)
+    if isinstance(languages, tuple):
+        spec["languages"] = list(languages)
     _check(spec)
     if not isinstance(cache, str | Path | None):
         raise AnamorphError(f"code: cache must be a folder; got {cache!r}.")
     asked = None if languages is None else [language, *(x for x in languages if x != language)]
     read = read_corpus(corpus, language, asked, Path(cache) if cache else cache_folder(), watch)
     chosen, counts = draw(read, language, train, test, context, seed)
-    characters = _characters(chosen["train"], context)
-    encode = _Bytes() if unit == "bytes" else _Characters(characters)
+    known = _characters(chosen["train"], context)
+    vocabulary = ("START", "UNKNOWN", *known)
+    if unit == "bytes":
+        vocabulary = ("START", *(f"{byte:02x}" for byte in range(256)))
     splits = {
-        name: _to_split(name, table, encode, set(characters), context, copied)
-        for name, table in chosen.items()
+        name: _to_split(name, table, known, unit, context, copied) for name, table in chosen.items()
     }
     spec |= {"made": read.checksum, "splits": counts}
     return Task(
         name="code",
         spec={"name": "code", **spec},
-        vocabulary=encode.vocabulary,
-        candidates=np.arange(UNKNOWN, len(encode.vocabulary)),
+        vocabulary=vocabulary,
+        candidates=np.arange(UNKNOWN, len(vocabulary)),  # or the first byte
         splits=splits,
         about=about(spec),
     )
@@ -143,11 +144,11 @@ def read_corpus(
             for name, path in corpus.items()
         ]
         return from_folders(folders, cache, watch)
+    folder = Path(corpus).expanduser()
     if corpus.startswith("datasets:"):
         folder = write_files(corpus.removeprefix("datasets:"), languages, cache)
+    if folder.is_dir():
         return from_codesearchnet(folder, languages, cache, watch)
-    if Path(corpus).expanduser().is_dir():
-        return from_codesearchnet(Path(corpus).expanduser(), languages, cache, watch)
     return from_recipe(corpus, languages, cache, watch)
 
 
@@ -272,67 +273,40 @@ def _count(table: pl.DataFrame) -> dict[str, int]:
 
 def _characters(table: pl.DataFrame, context: int) -> list[str]:
     """The characters of train that are not rare, in their order."""
-    counts: Counter[str] = Counter()
-    for text in table["original_string"].str.slice(0, context - 1):
-        counts.update(text)
+    counts = Counter(chain.from_iterable(table["original_string"].str.slice(0, context - 1)))
     return sorted(character for character, count in counts.items() if count >= RARE)
 
 
-class _Characters:
-    """Tokens are characters; those that train hardly has are one token."""
-
-    def __init__(self, characters: Sequence[str]) -> None:
-        self.vocabulary = ("START", "UNKNOWN", *characters)
-        self._ids = {c: number for number, c in enumerate(characters, start=FIRST_CHARACTER)}
-
-    def __call__(self, text: str) -> tuple[list[int], list[int]]:
-        """The tokens of a text, and the character that each belongs to."""
-        return [self._ids.get(c, UNKNOWN) for c in text], list(range(len(text)))
-
-
-class _Bytes:
-    """Tokens are the bytes of UTF-8."""
-
-    vocabulary = ("START", *(f"{byte:02x}" for byte in range(256)))
-
-    def __call__(self, text: str) -> tuple[list[int], list[int]]:
-        """The tokens of a text, and the character that each belongs to."""
-        encoded = [c.encode() for c in text]
-        owner = [i for i, content in enumerate(encoded) for _ in content]
-        return [1 + byte for byte in b"".join(encoded)], owner
-
-
 def _to_split(
-    name: str,
-    table: pl.DataFrame,
-    encode: _Characters | _Bytes,
-    known: set[str],
-    context: int,
-    copied: int,
+    name: str, table: pl.DataFrame, known: Sequence[str], unit: Unit, context: int, copied: int
 ) -> Split:
+    of_character = np.full(sys.maxunicode + 1, UNKNOWN, np.int16)
+    of_character[[ord(c) for c in known]] = np.arange(len(known)) + FIRST_CHARACTER
     tokens: list[NDArray[np.int16]] = []
     labels: dict[str, list[NDArray[np.int16]]] = {facet: [] for facet in LEVELS}
     columns = ("original_string", "span_lengths", "span_kinds", "span_depths")
     for whole, *spans in table.select(columns).iter_rows():
         text = whole[: context - 1]
-        ids, owner = encode(text)
-        ids, owner = ids[: context - 1], owner[: context - 1]
-        tokens.append(np.array([START, *ids], np.int16))
+        ids = of_character[np.frombuffer(text.encode("utf-32-le"), "<u4")]
+        unknown, owner = ids == UNKNOWN, np.arange(len(ids))
+        if unit == "bytes":
+            content = np.frombuffer(text.encode(), np.uint8)[: context - 1]
+            ids = content.astype(np.int16) + 1  # behind START
+            owner = np.cumsum(content & 0xC0 != 0x80) - 1  # those are not a character's first byte
+        tokens.append(np.concatenate([[START], ids], dtype=np.int16))
         if name == "train":  # is not audited
             continue
         made = label(whole, Spans(*spans), copied, len(text))
-        made["character"] = np.array([c not in known for c in text], np.int16)
+        made["character"] = unknown.astype(np.int16)
         for facet, codes in made.items():
             labels[facet].append(np.concatenate([[NOT_APPLICABLE], codes[owner]]))
-    offsets = Rows.of([len(x) for x in tokens]).offsets
-    scored = np.ones(offsets[-1], dtype=np.bool_)
-    scored[offsets[:-1]] = False
+    rows = Rows.of([len(x) for x in tokens])
     return Split(
         name=name,
         role=role_of(name),
         tokens=np.concatenate(tokens),
-        offsets=offsets,
-        scored=scored,
+        offsets=rows.offsets,
+        scored=rows.position > 0,
         facets={
             facet: Facet(np.concatenate(codes).astype(np.int16), LEVELS[facet])
             for facet, codes in labels.items()

@@ -5,24 +5,15 @@ from typing import Any
 
 from anamorph.tasks.about import About, Choice
 
+SEEN = {
+    "sentence": "occurs in train",
+    "segment": "is made of top-level segments that occur in train",
+}
+
 
 def about(spec: Mapping[str, Any]) -> About:
     """What a report says of the task with these arguments."""
-    return About(
-        facts=(f"k = {spec['k']}", f"m = {spec['m']}"),
-        choices=_choices(spec),
-        labels={"depth": "key depth (depth of the opener)"},
-        borders={"depth": str(spec["m"])},
-        matched="depth",
-        averages="In Dyck most scored positions of a plain iid sample lie in long sentences of "
-        "unseen structure (at k = 20, m = 10 some 94 % of far closers lie in unseen skeletons "
-        "longer than 32), so pooled iid must look like unseen long; the per-sequence mean does "
-        "not.",
-    )
-
-
-def _choices(spec: Mapping[str, Any]) -> tuple[Choice, ...]:
-    return (
+    choices = (
         Choice(
             what="Longest sentence",
             choice=f"{spec['max_length']} brackets, in every split; longer ones are drawn again",
@@ -35,13 +26,8 @@ def _choices(spec: Mapping[str, Any]) -> tuple[Choice, ...]:
         Choice(
             what="Seen structure",
             choice=(
-                "fresh sentences whose skeleton "
-                + (
-                    "occurs in train"
-                    if spec["structure"] == "sentence"
-                    else "is made of top-level segments that occur in train"
-                )
-                + "; mostly short ones, as long skeletons hardly repeat"
+                f"fresh sentences whose skeleton {SEEN[spec['structure']]}; mostly short ones, as "
+                "long skeletons hardly repeat"
             ),
             why=(
                 "The paper follows Murty et al. 2023; the rule is an option (task.structure). With "
@@ -65,4 +51,15 @@ def _choices(spec: Mapping[str, Any]) -> tuple[Choice, ...]:
             ),
             why="Deeper sentences are longer; the matched split separates depth from length.",
         ),
+    )
+    return About(
+        facts=(f"k = {spec['k']}", f"m = {spec['m']}"),
+        choices=choices,
+        labels={"depth": "key depth (depth of the opener)"},
+        borders={"depth": str(spec["m"])},
+        matched="depth",
+        averages="In Dyck most scored positions of a plain iid sample lie in long sentences of "
+        "unseen structure (at k = 20, m = 10 some 94 % of far closers lie in unseen skeletons "
+        "longer than 32), so pooled iid must look like unseen long; the per-sequence mean does "
+        "not.",
     )

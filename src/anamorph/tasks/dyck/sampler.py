@@ -17,6 +17,7 @@ same seed gives the same sentences on every machine.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,7 @@ from anamorph.tasks.ragged import Ragged, Rows, joined
 
 MOST = 16_000  # bracket types, and depth: all are numbered in 16 bits
 BLOCK = 1 << 19  # steps walked at a time: the arrays of one block stay in the processor's cache
+MOST_BLOCKS = 40  # that are looked through for sentences that are wanted, before it is given up
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,20 @@ class Sentences(Ragged):
 
     def take(self, which: NDArray[np.int64]) -> "Sentences":
         """The sentences with the given numbers, in the given order."""
-        index, offsets = self.entries(which), Rows.of(self.lengths[which]).offsets
-        return Sentences(self.brackets[index], self.depth[index], self.distance[index], offsets)
+        return self._at(self.entries(which), self.lengths[which])
+
+    def where(self, kept: NDArray[np.bool_]) -> "Sentences":
+        """The sentences for which the given is true."""
+        return self._at(np.repeat(kept, self.lengths), self.lengths[kept])
+
+    def head(self, count: int) -> "Sentences":
+        """The first sentences, at most so many."""
+        lengths = self.lengths[:count]
+        return self._at(slice(lengths.sum()), lengths)
+
+    def _at(self, index: Any, lengths: NDArray[np.int64]) -> "Sentences":
+        arrays = (self.brackets[index], self.depth[index], self.distance[index])
+        return Sentences(*arrays, Rows.of(lengths).offsets)
 
 
 def concatenate(parts: list[Sentences]) -> Sentences:
@@ -70,24 +84,20 @@ def concatenate(parts: list[Sentences]) -> Sentences:
     )
 
 
-def sample(count: int, k: int = 20, m: int = 10, seed: int = 0) -> Sentences:
-    """Draw `count` independent sentences of Dyck-(k, m).
-
-    Raises:
-        AnamorphError: if a number is out of range.
-    """
-    require("Dyck: count", count, whole=True, least=0)
-    parts, found = [], 0
-    for part in stream(k, m, seed):
-        parts.append(part)
-        found += len(part)
-        if found >= count:
+def first(parts: Iterator[Sentences], count: int) -> Sentences:
+    """The first `count` sentences, or fewer if many parts in a row bring none."""
+    kept, missing, fruitless = [], count, 0
+    for part in parts:
+        kept.append(part.head(missing))
+        missing -= len(kept[-1])
+        fruitless = 0 if len(part) else fruitless + 1
+        if not missing or fruitless == MOST_BLOCKS:
             break
-    return concatenate(parts).take(np.arange(count))
+    return concatenate(kept)
 
 
 def stream(k: int = 20, m: int = 10, seed: int = 0, block: int = BLOCK) -> Iterator[Sentences]:
-    """Draw sentences without end, some thousands at a time.
+    """Draw independent sentences of Dyck-(k, m) without end, some thousands at a time.
 
     The sentences do not depend on `block`; only how many come at once does.
 
@@ -148,9 +158,7 @@ def _label(
     depth_after: NDArray[np.int16], offsets: NDArray[np.int64], k: int, types: np.random.PCG64
 ) -> Sentences:
     """Match the brackets of a walk and draw their types."""
-    before = np.empty_like(depth_after)
-    before[0] = 0
-    before[1:] = depth_after[:-1]
+    before = np.roll(depth_after, 1)  # the last sentence ends at depth 0, as the first begins
     opens = depth_after > before
     depth = np.maximum(depth_after, before)
     # At one depth openers and closers alternate, so a stable sort by depth puts every closer right

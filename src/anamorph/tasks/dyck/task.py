@@ -28,6 +28,7 @@ et al.
 
 import warnings
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -37,7 +38,7 @@ from anamorph.errors import AnamorphError, require
 from anamorph.tasks.base import NOT_APPLICABLE, Facet, Split, Task, role_of
 from anamorph.tasks.bins import bin_names, binned
 from anamorph.tasks.dyck.about import about
-from anamorph.tasks.dyck.sampler import MOST, Sentences, concatenate, stream
+from anamorph.tasks.dyck.sampler import MOST, MOST_BLOCKS, Sentences, concatenate, first, stream
 from anamorph.tasks.ragged import Rows
 
 START, END, FIRST_BRACKET = 0, 1, 2
@@ -46,12 +47,8 @@ FAR = 10  # tokens between a closer and its opener, from which a prediction coun
 BINS = (1, 2, 4, 8, FAR, 16, 32, 64, 128, 256, 512, 1024)  # lower ends, for distance and position
 TRAINED_DEPTH, WITHIN = "trained depth", "within"  # a facet, and its level up to depth m
 
-LEARNT = (
-    0.9  # accuracy: every scored position has one right answer, which follows from the brackets
-)
+LEARNT = 0.9  # accuracy: every scored position has one right answer, given by the brackets
 MATCHED_WITHIN = 0.02  # of the mean length; beyond it, a warning
-
-MOST_BLOCKS = 40  # of the sampler, spent on filling a split before it is left as small as it is
 
 Scored = Literal["closers", "far_closers"]
 LEAST_DISTANCE: dict[Scored, int] = {"closers": 1, "far_closers": FAR}
@@ -91,14 +88,14 @@ def dyck(
     spec = dict(locals())
     _check(spec)
     seeds = [int(s) for s in np.random.SeedSequence(seed).generate_state(3)]
-    sentences = {"train": _first(_bounded(stream(k, m, seeds[0]), max_length), train)}
+    sentences = {"train": first(_bounded(stream(k, m, seeds[0]), max_length), train)}
     seen = _Seen(sentences["train"], structure)
     least = LEAST_DISTANCE[scored]
     fresh = (
-        part.take(np.flatnonzero(~seen.sentence(part)))
+        part.where(~seen.sentence(part))
         for part in _bounded(stream(k, m, seeds[1]), max_length, least)
     )
-    sentences["iid"] = _first(fresh, test)
+    sentences["iid"] = first(fresh, test)
     if not len(sentences["iid"]):
         raise AnamorphError(
             f"dyck: Dyck-({k}, {m}) has no test sentences for scored={scored!r} that are not among "
@@ -107,10 +104,10 @@ def dyck(
         )
     sentences |= _sort(fresh, test, seen)
     deep = (
-        part.take(np.flatnonzero(part.max_depth > m))
+        part.where(part.max_depth > m)
         for part in _bounded(stream(k, 2 * m, seeds[2]), max_length, least)
     )
-    sentences["unseen_depth"] = _first(deep, test)
+    sentences["unseen_depth"] = first(deep, test)
     sentences["unseen_depth_matched"] = _matching(deep, sentences["unseen_long"].lengths)
     return Task(
         name="dyck",
@@ -134,12 +131,12 @@ def vocabulary(k: int) -> tuple[str, ...]:
 def to_split(name: str, sentences: Sentences, m: int, scored: Scored) -> Split:
     """Put START and END around the sentences, and label every token; m is the trained depth."""
     framed = Rows.of(sentences.lengths + 2)
-    shift = np.repeat(2 * np.arange(len(sentences)) + 1, sentences.lengths)
-    place = np.arange(len(sentences.brackets)) + shift
+    inside = np.ones(framed.offsets[-1], dtype=np.bool_)
+    inside[framed.offsets[:-1]] = inside[framed.offsets[1:] - 1] = False
 
     def spread(values: NDArray[Any], fill: int) -> NDArray[np.int16]:
-        out = np.full(framed.offsets[-1], fill, dtype=np.int16)
-        out[place] = values
+        out = np.full(len(inside), fill, dtype=np.int16)
+        out[inside] = values
         return out
 
     tokens = spread(sentences.brackets + FIRST_BRACKET, START)
@@ -169,7 +166,7 @@ def skeletons(sentences: Sentences) -> NDArray[np.uint64]:
 
     Equal skeletons have equal hashes; different ones collide with probability 2⁻⁶⁴ a pair.
     """
-    return _hash(sentences.closes.astype(np.uint64) + np.uint64(1), sentences.offsets)
+    return _hash(sentences.closes, sentences.offsets)
 
 
 def segments(sentences: Sentences) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
@@ -177,7 +174,7 @@ def segments(sentences: Sentences) -> tuple[NDArray[np.uint64], NDArray[np.int64
     ends = np.flatnonzero(sentences.closes & (sentences.depth == 1)) + 1
     offsets = np.concatenate([[0], ends])
     owner = np.searchsorted(sentences.offsets, ends, side="left") - 1
-    return _hash(sentences.closes.astype(np.uint64) + np.uint64(1), offsets), owner
+    return _hash(sentences.closes, offsets), owner
 
 
 class _Seen:
@@ -185,33 +182,28 @@ class _Seen:
 
     def __init__(self, train: Sentences, structure: Structure) -> None:
         self.structure = structure
-        self.sentences = np.unique(_typed(train))
-        self.skeletons = np.unique(
-            skeletons(train) if structure == "sentence" else segments(train)[0]
-        )
+        self.sentences = np.unique(_hash(train.brackets, train.offsets))
+        seen = skeletons(train) if structure == "sentence" else segments(train)[0]
+        self.skeletons = np.unique(seen)
 
     def sentence(self, sentences: Sentences) -> NDArray[np.bool_]:
-        return np.isin(_typed(sentences), self.sentences)
+        return np.isin(_hash(sentences.brackets, sentences.offsets), self.sentences)
 
     def structures(self, sentences: Sentences) -> NDArray[np.bool_]:
         if self.structure == "sentence":
             return np.isin(skeletons(sentences), self.skeletons)
         hashes, owner = segments(sentences)
-        unseen = np.bincount(owner[~np.isin(hashes, self.skeletons)], minlength=len(sentences))
-        seen: NDArray[np.bool_] = unseen == 0
-        return seen
+        unseen = owner[~np.isin(hashes, self.skeletons)]
+        return ~np.isin(np.arange(len(sentences)), unseen)
 
 
-def _typed(sentences: Sentences) -> NDArray[np.uint64]:
-    return _hash(sentences.brackets.astype(np.uint64) + np.uint64(1), sentences.offsets)
-
-
-def _hash(values: NDArray[np.uint64], offsets: NDArray[np.int64]) -> NDArray[np.uint64]:
+def _hash(values: NDArray[Any], offsets: NDArray[np.int64]) -> NDArray[np.uint64]:
     """A linear hash modulo 2⁶⁴ with a random odd coefficient for each position."""
     rows = Rows(offsets)
     longest = int(rows.lengths.max(initial=0))
     coefficients = np.random.PCG64(2023).random_raw(longest) | np.uint64(1)
-    return np.add.reduceat(values * coefficients[rows.position], offsets[:-1])
+    terms = (values.astype(np.uint64) + np.uint64(1)) * coefficients[rows.position]
+    return np.add.reduceat(terms, offsets[:-1])
 
 
 def _bounded(
@@ -220,34 +212,21 @@ def _bounded(
     """Only the sentences that are short enough and have a closer that far from its opener."""
     for part in parts:
         farthest = np.maximum.reduceat(part.distance, part.offsets[:-1])
-        yield part.take(np.flatnonzero((part.lengths <= max_length) & (farthest >= least_distance)))
-
-
-def _first(parts: Iterator[Sentences], count: int) -> Sentences:
-    """The first `count` sentences, or fewer if many blocks in a row bring no new one."""
-    kept, found, fruitless = [], 0, 0
-    for part in parts:
-        kept.append(part)
-        found += len(part)
-        fruitless = 0 if len(part) else fruitless + 1
-        if found >= count or fruitless == MOST_BLOCKS:
-            break
-    return concatenate(kept).take(np.arange(min(count, found)))
+        yield part.where((part.lengths <= max_length) & (farthest >= least_distance))
 
 
 def _sort(fresh: Iterator[Sentences], count: int, seen: _Seen) -> dict[str, Sentences]:
     """Fill each structure split, from sentences that come after those of `iid`."""
     kept: dict[str, list[Sentences]] = {"seen_structure": [], "unseen_short": [], "unseen_long": []}
-    for _, part in zip(range(MOST_BLOCKS), fresh, strict=False):
+    for part in islice(fresh, MOST_BLOCKS):
         known = seen.structures(part)
         long = part.lengths > SHORT
-        kept["seen_structure"].append(part.take(np.flatnonzero(known)))
-        kept["unseen_short"].append(part.take(np.flatnonzero(~known & ~long)))
-        kept["unseen_long"].append(part.take(np.flatnonzero(~known & long)))
+        kept["seen_structure"].append(part.where(known))
+        kept["unseen_short"].append(part.where(~known & ~long))
+        kept["unseen_long"].append(part.where(~known & long))
         if min(sum(map(len, parts)) for parts in kept.values()) >= count:
             break
-    splits = {name: concatenate(parts) for name, parts in kept.items()}
-    return {name: part.take(np.arange(min(count, len(part)))) for name, part in splits.items()}
+    return {name: concatenate(parts).head(count) for name, parts in kept.items()}
 
 
 def _matching(deep: Iterator[Sentences], lengths: NDArray[np.int64]) -> Sentences:
@@ -255,17 +234,16 @@ def _matching(deep: Iterator[Sentences], lengths: NDArray[np.int64]) -> Sentence
 
     Where there are too few the next greater length is taken; the greatest may be left out.
     """
-    pool = concatenate([part for _, part in zip(range(MOST_BLOCKS), deep, strict=False)])
+    pool = concatenate(list(islice(deep, MOST_BLOCKS)))
     order = np.argsort(pool.lengths, kind="stable")
-    available = pool.lengths[order]
+    wanted = np.argsort(lengths, kind="stable")
+    # from short to long, each takes the first that is long enough and behind the one taken before
+    rank = np.arange(len(lengths))
+    long_enough = np.searchsorted(pool.lengths[order], lengths[wanted])
+    taken = np.maximum.accumulate(long_enough - rank) + rank
+    there = taken < len(order)
     chosen = np.full(len(lengths), -1)
-    cursor = 0
-    for place in np.argsort(lengths, kind="stable"):
-        cursor = max(cursor, int(np.searchsorted(available, lengths[place])))
-        if cursor == len(order):
-            break
-        chosen[place] = order[cursor]
-        cursor += 1
+    chosen[wanted[there]] = order[taken[there]]
     found = pool.take(chosen[chosen >= 0])
     missing = len(lengths) - len(found)
     if missing or found.lengths.sum() > (1 + MATCHED_WITHIN) * lengths.sum():

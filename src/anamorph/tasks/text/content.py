@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, cast
+from typing import Any, BinaryIO, Literal
 
 from anamorph.errors import AnamorphError
 
@@ -59,10 +59,10 @@ _NOT_READ: dict[bytes, str] = {  # first bytes of what is neither text nor a tab
     b"FEA1\0": "Feather of the first version; write it again as Parquet",
     b"\x93NUMPY": "a NumPy array; write its texts as JSONL",
     b"%PDF-": "a PDF; extract its text",
-    **{
-        b"\x80" + bytes([protocol]): "a pickle, which could run code; write its texts as JSONL"
-        for protocol in range(2, 6)
-    },
+    **dict.fromkeys(
+        (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"),
+        "a pickle, which could run code; write its texts as JSONL",
+    ),
 }
 _JSON_BEGINS = re.compile(r'\{|\[\s*[{"\]]')
 
@@ -75,27 +75,19 @@ def reading(path: Path) -> Iterator[BinaryIO]:
         AnamorphError: if it cannot be read.
     """
     try:
-        with _open(path) as file:
+        opener = _opener(path)
+        with path.open("rb") if opener is None else opener(path) as file:
             yield file
     except (OSError, EOFError, zlib.error, lzma.LZMAError, zstd.ZstdError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise AnamorphError(f"Cannot read {path}: {reason}. Give a whole, readable file.") from (
-            error
-        )
-
-
-def _open(path: Path) -> BinaryIO:
-    opener = _opener(path)
-    return path.open("rb") if opener is None else cast(BinaryIO, opener(path))
+        said = f"Cannot read {path}: {reason}. Give a whole, readable file."
+        raise AnamorphError(said) from error
 
 
 def _opener(path: Path) -> Callable[[Path], Any] | None:
     with path.open("rb") as file:
         first = file.read(10)
-    for magic, opener in _PACKED.items():
-        if first.startswith(magic):
-            return opener
-    return None
+    return next((opener for magic, opener in _PACKED.items() if first.startswith(magic)), None)
 
 
 def is_packed(path: Path) -> bool:

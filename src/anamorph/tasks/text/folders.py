@@ -6,13 +6,13 @@ it may hold several splits, which must not be mixed: then it is refused.
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from glob import glob, has_magic
 from pathlib import Path
 
 from anamorph.errors import AnamorphError
 from anamorph.tasks.text.content import Kind, ending, kind_of, without_ending
-from anamorph.tasks.text.json_files import is_single_object
+from anamorph.tasks.text.parsed import is_single_object
 
 Typed = list[tuple[Path, Kind]]
 
@@ -78,7 +78,7 @@ def files_of_folder(folder: Path) -> Typed:
             raise _mixed(str(folder), tables, texts)
         tables = []  # they are such as package.json, in source code
     if not tables:
-        _check_texts(folder, files)
+        _check_texts(folder, [file for file, _ in files])
         return [(file, "text") for file, _ in files]
     _check_tables(folder, tables)
     return [(file, kind) for file, kind in files if kind != "text"]
@@ -125,19 +125,17 @@ def _is_about(file: Path) -> bool:
 
 def _is_cloned(folder: Path) -> bool:
     """Whether it comes from a hub: with a card, or with data kept by git-lfs."""
-    if _card(folder):
-        return True
     attributes = folder / ".gitattributes"
-    return attributes.is_file() and b"filter=lfs" in attributes.read_bytes()
+    lfs = attributes.is_file() and b"filter=lfs" in attributes.read_bytes()
+    return lfs or _card(folder) is not None
 
 
-def _card(folder: Path) -> str:
-    """What a card says to machines: YAML between two lines at its beginning; empty for none."""
+def _card(folder: Path) -> str | None:
+    """What a card says to machines: YAML between two lines at its beginning; None for no card."""
     readme = folder / "README.md"
-    if not readme.is_file():
-        return ""
-    found = re.match(r"\ufeff?---\s*\n(.*?)\n---", readme.read_text("utf-8", "replace"), re.DOTALL)
-    return "" if found is None else found.group(1) or " "
+    text = readme.read_text("utf-8", "replace") if readme.is_file() else ""
+    found = re.match(r"\ufeff?---\s*\n(.*?)\n---", text, re.DOTALL)
+    return found and found[1]
 
 
 def _only_split(folder: Path) -> Path:
@@ -175,29 +173,26 @@ def _read(path: Path) -> dict[str, list[dict[str, object]]]:
 
 def _check_tables(folder: Path, tables: Sequence[Path]) -> None:
     """Whether tables are parts of one whole."""
-    configurations = dict.fromkeys(_CONFIGURATION.findall(_card(folder)))
+    configurations = dict.fromkeys(_CONFIGURATION.findall(_card(folder) or ""))
     if len(configurations) > 1:
         raise AnamorphError(
             f"The card of {folder} names several sets of data, which would be mixed: "
             f"{', '.join(configurations)}. Give the file or subfolder of one, or a pattern in "
             "quotes."
         )
-    splits = _groups(folder, tables)
-    if len(splits) > 1:
-        raise AnamorphError(
-            f"{folder} holds several splits, which would be mixed: {_examples(folder, splits)}. "
-            "Give one file or subfolder, or a pattern in quotes, such as "
-            f"'{folder}/**/*{next(iter(splits))}*'."
-        )
-    stems: dict[Path, Path] = {}
-    for table in tables:
-        other = stems.setdefault(without_ending(table), table)
-        if other != table:
+    splits = _grouped(tables, lambda table: _split_of_table(table.relative_to(folder)))
+    _refuse_several(
+        folder,
+        splits,
+        f"file or subfolder, or a pattern in quotes, such as '{folder}/**/*{next(iter(splits))}*'",
+    )
+    for same in _grouped(tables, lambda table: str(without_ending(table))).values():
+        if len(same) > 1:
             raise AnamorphError(
-                f"{folder} holds {other.name} and {table.name}, which seem to be the same data "
+                f"{folder} holds {same[0].name} and {same[1].name}, which seem to be the same data "
                 "twice; give one of the two."
             )
-    places = {str(table.parent.relative_to(folder)): [table] for table in tables}
+    places = _grouped(tables, lambda table: str(table.parent.relative_to(folder)))
     if _is_cloned(folder) and len(places) > 1:
         raise AnamorphError(
             f"{folder} holds tables in several folders, which may be different sets of data: "
@@ -206,39 +201,44 @@ def _check_tables(folder: Path, tables: Sequence[Path]) -> None:
         )
 
 
-def _check_texts(folder: Path, files: Typed) -> None:
+def _check_texts(folder: Path, files: Sequence[Path]) -> None:
     """Whether a folder of plain text has both `train` and `test` in it, as folders or files."""
-    plain = [file for file, _ in files if ending(file) in _PLAIN]
-    if len(plain) <= len(files) / 2:
-        return  # of source code, in which test means something else
-    found: dict[str, list[Path]] = {}
-    for file in plain:
-        *folders, _ = file.relative_to(folder).parts
-        last = re.split(r"[._-]", without_ending(file).name)[-1]
-        split = _SPLIT_OF_WORD.get((folders[0] if folders else last).lower())
-        if split is not None:
-            found.setdefault(split, []).append(file)
-    if len(found) > 1:
+    plain = [file for file in files if ending(file) in _PLAIN]
+    if len(plain) > len(files) / 2:  # or it is of source code, in which test means something else
+        splits = _grouped(plain, lambda file: _split_of_text(file.relative_to(folder)))
+        splits.pop("", None)
+        _refuse_several(folder, splits, "of the files or folders in it")
+
+
+def _split_of_text(file: Path) -> str:
+    folder, *inside = file.parts
+    word = folder if inside else re.split(r"[._-]", without_ending(file).name)[-1]
+    return _SPLIT_OF_WORD.get(word.lower(), "")
+
+
+def _split_of_table(table: Path) -> str:
+    words = re.findall(r"[a-z]+", table.with_suffix("").as_posix().lower())
+    splits = [_SPLIT_OF_WORD[word] for word in words if word in _SPLIT_OF_WORD]
+    shard = _SHARD.fullmatch(table.name)
+    return splits[-1] if splits else shard[1] if shard else "no split"
+
+
+def _grouped(files: Sequence[Path], key: Callable[[Path], str]) -> dict[str, list[Path]]:
+    groups: dict[str, list[Path]] = {}
+    for file in files:
+        groups.setdefault(key(file), []).append(file)
+    return groups
+
+
+def _refuse_several(folder: Path, splits: Mapping[str, Sequence[Path]], one: str) -> None:
+    if len(splits) > 1:
         raise AnamorphError(
-            f"{folder} holds several splits, which would be mixed: {_examples(folder, found)}. "
-            "Give one of the files or folders in it."
+            f"{folder} holds several splits, which would be mixed: {_examples(folder, splits)}. "
+            f"Give one {one}."
         )
 
 
-def _groups(folder: Path, tables: Sequence[Path]) -> dict[str, list[Path]]:
-    """Tables by the split that their paths speak of."""
-    found: dict[str, list[Path]] = {}
-    for table in tables:
-        inside = table.relative_to(folder)
-        words = re.findall(r"[a-z]+", inside.with_suffix("").as_posix().lower())
-        splits = [_SPLIT_OF_WORD[word] for word in words if word in _SPLIT_OF_WORD]
-        shard = _SHARD.fullmatch(table.name)
-        name = splits[-1] if splits else shard.group(1) if shard else None
-        found.setdefault(name or "no split", []).append(table)
-    return found
-
-
-def _examples(folder: Path, groups: dict[str, list[Path]]) -> str:
+def _examples(folder: Path, groups: Mapping[str, Sequence[Path]]) -> str:
     return ", ".join(
         f"{name} ({files[0].relative_to(folder).as_posix()})" for name, files in groups.items()
     )

@@ -16,7 +16,6 @@ _CHAT = (
     "Write each conversation as one string, as with tokenizer.apply_chat_template(messages, "
     "tokenize=False), in a field of its own."
 )
-_JOIN = "Join each list to one string."
 
 
 class Document(NamedTuple):
@@ -36,7 +35,7 @@ class Fields(NamedTuple):
     @property
     def asked(self) -> list[str]:
         """The names that a row must have."""
-        return [self.text] if self.spans is None else [self.text, self.spans]
+        return [name for name in self if name is not None]
 
     def argument(self, name: str) -> str:
         """The argument of a text task that gives the name."""
@@ -70,8 +69,8 @@ def to_document(row: object, fields: Fields, where: str) -> Document:
             f"{where} is a {type(row).__name__}; expected an object with the field {fields.text!r}"
             + (f" and {fields.spans!r}." if fields.spans else ".")
         )
-    for name in fields.asked:
-        if name not in row:
+    for name in fields:
+        if name is not None and name not in row:
             chat = next((key for key, value in row.items() if _is_chat(value)), None)
             hint = "" if chat is None else f" {chat!r} holds a conversation: {_CHAT}"
             raise AnamorphError(
@@ -80,10 +79,10 @@ def to_document(row: object, fields: Fields, where: str) -> Document:
             )
     text = row[fields.text]
     if not isinstance(text, str):
-        advice = _CHAT if _is_chat(text) else _JOIN if _is_list(text) else "Leave such rows out."
+        advice = "Join each list to one string." if _is_list(text) else "Leave such rows out."
         raise AnamorphError(
             f"{where}: the field {fields.text!r} must be a string; got {type(text).__name__}. "
-            f"{advice}"
+            f"{_CHAT if _is_chat(text) else advice}"
         )
     try:
         text.encode()
@@ -121,10 +120,8 @@ def _read_spans(given: object, length: int, where: str) -> tuple[Span, ...]:
 
 def _read_span(span: object, length: int, where: str) -> Span:
     match span:
-        case {"start": start, "end": end, "label": label}:  # as Parquet holds them
-            pass
-        case [start, end, label]:
-            pass
+        case {"start": start, "end": end, "label": label} | [start, end, label]:
+            pass  # the first as Parquet holds them
         case _:
             start = end = label = None
     if not (type(start) is int and type(end) is int and isinstance(label, str)):

@@ -18,9 +18,10 @@ from anamorph.tasks.base import NOT_APPLICABLE
 from anamorph.tasks.ragged import Ragged, Rows, joined
 from anamorph.tasks.text.rows import Document
 from anamorph.tasks.text.sources import Source
-from anamorph.tasks.text.tokenizer import Special, Tokenizer, separator, special_tokens
+from anamorph.tasks.text.tokenizer import Tokenizer, separator, special_ids, special_tokens
 
 Packing = Literal["truncate", "window", "pack"]
+Chosen = Literal["all", "at random", "the first"]
 
 BATCH = 256  # documents that are in memory as text at a time
 
@@ -47,16 +48,14 @@ class Encoded(Ragged):
         self, starts: NDArray[np.int64], lengths: NDArray[np.int64], prefix: Sequence[int] = ()
     ) -> "Encoded":
         """New sequences: the prefix, then `lengths` tokens from `starts` on."""
-        made = Rows.of(lengths + len(prefix))
-        place = made.position - len(prefix)
-        body = place >= 0
-        index = (place + starts[made.owner])[body]
-        tokens = np.empty(len(place), dtype=np.int32)
-        tokens[body] = self.tokens[index]
-        tokens[~body] = np.tile(np.array(prefix, dtype=np.int32), len(starts))
-        labels = np.full(len(place), NOT_APPLICABLE, dtype=np.int16)
-        labels[body] = self.labels[index]
-        return Encoded(tokens, made.offsets, labels)
+        body = Rows.of(lengths)
+        index = body.position + starts[body.owner]
+        front = np.repeat(body.offsets[:-1], len(prefix))  # where in the body prefixes go
+        return Encoded(
+            np.insert(self.tokens[index], front, np.tile(prefix, len(starts))),
+            Rows.of(lengths + len(prefix)).offsets,
+            np.insert(self.labels[index], front, NOT_APPLICABLE),
+        )
 
 
 @dataclass(frozen=True)
@@ -159,7 +158,7 @@ class Reading:
     """
 
     documents: int
-    chosen: Literal["all", "at random", "the first"]
+    chosen: Chosen
     dropped: int
     cut_tokens: int
     blank: int = 0
@@ -191,7 +190,7 @@ def read(
     """
     parts = [_encode([], tokenizer, cut, labels)]
     documents = tokens = windows = 0
-    chosen: Literal["all", "at random", "the first"] = "all"
+    chosen: Chosen = "all"
     count = None if needed is None else source.count()
     for batch in _batches(source, count, min(needed or BATCH, BATCH), rng):
         part = _encode([d for d in batch if d.text.strip()], tokenizer, cut, labels)
@@ -203,11 +202,8 @@ def read(
         if needed is not None and made >= needed and documents != count:
             chosen = "the first" if count is None else "at random"
             break
-    whole = Encoded(
-        np.concatenate([part.tokens for part in parts]),
-        joined(parts),
-        np.concatenate([part.labels for part in parts]),
-    )
+    codes = np.concatenate([part.labels for part in parts])
+    whole = Encoded(np.concatenate([part.tokens for part in parts]), joined(parts), codes)
     blank = documents - len(whole)
     short = 0 if cut.packing == "pack" else int((whole.lengths < cut.least).sum())
     doubled, special = _special(whole, tokenizer, cut)
@@ -260,28 +256,24 @@ def _encode(
 def _special(part: Encoded, tokenizer: Tokenizer, cut: Cut) -> tuple[int, dict[str, int]]:
     """How many documents have their first or last special token twice, and those in their text.
 
-    Args:
-        part: a document a sequence, with the tokens that the tokenizer or `cut` added to it.
-        tokenizer: that made them.
-        cut: how the documents become sequences.
-
-    Returns:
-        the number of documents, and by name how often each special token is in the text.
+    `part` has a document a sequence. The second result is how often each token occurs, by name.
     """
-    special = Special.of(tokenizer)
-    whole = cut.packing == "truncate"
-    front, behind = (len(special.front), special.behind) if whole else (0, cut.behind)
+    try:
+        before, after = special_tokens(tokenizer)
+    except AnamorphError:  # they cannot be found out
+        before, after = (), ()
+    whole = cut.packing == "truncate"  # then the tokenizer has added them to the part
+    front, behind = (len(before), after) if whole else (0, cut.behind)
     lengths, place = part.lengths, part.position
     inside = (place >= front) & (place < (lengths - len(behind))[part.owner])
     if whole:
         inside &= place < cut.length
-    found, times = np.unique(
-        part.tokens[inside & np.isin(part.tokens, special.ids)], return_counts=True
-    )
+    in_text = part.tokens[inside & np.isin(part.tokens, special_ids(tokenizer))]
+    found, times = np.unique(in_text, return_counts=True)
     some = lengths > front + len(behind)
     first = part.tokens[(part.offsets[:-1] + front)[some]]
     last = part.tokens[(part.offsets[1:] - len(behind) - 1)[some]]
-    twice = np.isin(first, special.front[-1:]) | np.isin(last, behind[:1])
+    twice = np.isin(first, before[-1:]) | np.isin(last, behind[:1])
     names = tokenizer.convert_ids_to_tokens(found.tolist())
     return int(twice.sum()), dict(zip(map(str, names), times.tolist(), strict=True))
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anamorph.errors import AnamorphError
-from anamorph.tasks.text.content import HEAD, check_text, is_packed, reading
+from anamorph.tasks.text.content import is_packed, reading
 from anamorph.tasks.text.rows import Document, Fields, to_document
 
 Numbers = NDArray[np.int64]
@@ -61,9 +61,7 @@ class TextFiles(Source):
         for number in numbers.tolist():
             path = self.paths[number]
             with reading(path) as file:
-                content = file.read()
-            check_text(path, content[:HEAD])
-            yield Document(decode(content, path, 0), (), str(path))
+                yield Document(decode(file.read(), path, 0), (), str(path))
 
 
 class Rows(Source):
@@ -138,8 +136,7 @@ class Shards(Source):
     def _sizes(self) -> list[int] | None:
         sizes: list[int] = []
         for shard in self.shards:
-            size = shard.count()
-            if size is None:
+            if (size := shard.count()) is None:
                 return None
             sizes.append(size)
         return sizes

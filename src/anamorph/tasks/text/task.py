@@ -7,7 +7,7 @@ facets `position`, `frequency`, `repeated` and `induction` are made for any text
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 from zlib import crc32
@@ -24,8 +24,8 @@ from anamorph.tasks.text.files import checksum, open_source
 from anamorph.tasks.text.masking import Mask
 from anamorph.tasks.text.rows import Fields
 from anamorph.tasks.text.sequences import Cut, Encoded, Packing, Reading, read
-from anamorph.tasks.text.tokenizer import Tokenizer, to_tokenizer, token_names
-from anamorph.tasks.text.told import tell
+from anamorph.tasks.text.tokenizer import Tokenizer, to_tokenizer, token_names, tokenizer_name
+from anamorph.tasks.text.told import Found, tell
 
 DEPENDENT = "Windows and packs of one document are not independent; intervals assume it."
 FACETS = ("position", "frequency", "repeated", "induction")
@@ -97,41 +97,38 @@ def text_task(
     _check(spec)
     given = all_data(data)
     held_out = held_out_split(given, fit_on)
-    tokenizer_ = to_tokenizer(tokenizer)
-    if spans_field is not None and not tokenizer_.is_fast:
-        raise AnamorphError(
-            f"spans_field={spans_field!r} needs a fast tokenizer, which tells the characters of "
-            f"each token; {_name(tokenizer_)} is a slow one. Load it with use_fast=True, or leave "
-            "spans_field out."
-        )
+    tokenizer_ = to_tokenizer(tokenizer, spans_field)
     mask = None if masked is None else Mask.of(tokenizer_, masked)
     cut = Cut.of(tokenizer_, packing, length)
-    found = _Found(None if spans_field is None else {})
-    for d in given:
-        found.read(d, spec, tokenizer_, cut, held_out)
-    roles: dict[str, Role] = {"train": "train"} if held_out else {}
-    roles |= {d.name: d.role for d in given}
-    train = next(name for name, role in roles.items() if role == "train")
+    labels: dict[str, int] | None = None if spans_field is None else {}
+    found = [_found(d, spec, tokenizer_, cut, d.name == held_out, labels) for d in given]
+    parts: list[_Part] = [("train", "train", f.held) for f in found if f.data.name == held_out]
+    parts += [(f.data.name, f.data.role, f.part) for f in found]
+    parts.sort(key=lambda part: ROLES.index(part[1]))
+    train, _, fitted = parts[0]
     size = len(tokenizer_) if vocabulary is None else vocabulary
-    _check_ids(found.parts, size)
-    counts = np.bincount(found.parts[train].tokens, minlength=size)
-    in_order = sorted(roles, key=lambda name: ROLES.index(roles[name]))
-    splits = {name: found.split(name, roles[name], counts, spec, mask) for name in in_order}
-    shared = tell(splits, found.readings, found.checksums, found.paths)
+    _check_ids(parts, size)
+    counts = np.bincount(fitted.tokens, minlength=size)
+    splits = {part[0]: _split(*part, counts, spec, mask, labels) for part in parts}
+    shared = tell(splits, found)
     made = cut.sentence(tokenizer_) + ("" if mask is None else mask.sentence())
     return Task(
         name="text",
         spec={
             "name": "text",
             "data": [str(d) for d in given],
-            "tokenizer": str(tokenizer) if isinstance(tokenizer, (str, Path)) else _name(tokenizer),
+            "tokenizer": tokenizer_name(tokenizer),
             **spec,
             "vocabulary": size,
-            "fit": _fit_sentence(train, held_out, len(found.parts[train]), packing),
+            "fit": _fit_sentence(train, held_out, len(fitted), packing),
             "made": made,
-            "files": {str(d.source): c for d in given if (c := found.checksums.get(d.name))},
-            "read": {name: asdict(reading) for name, reading in found.readings.items()},
-            "splits": {name: _numbers(split, shared) for name, split in splits.items()},
+            "files": {str(f.data.source): f.checksum for f in found if f.checksum},
+            "read": {f.data.name: asdict(f.reading) for f in found},
+            "splits": {
+                name: {"role": split.role, "sequences": len(split), "tokens": len(split.tokens)}
+                | ({"shared_with_fit": shared[name]} if name in shared else {})
+                for name, split in splits.items()
+            },
         },
         vocabulary=token_names(tokenizer_, size),
         candidates=np.arange(size),
@@ -140,88 +137,59 @@ def text_task(
     )
 
 
-@dataclass(frozen=True)
-class _Found:
-    """What the sources hold, by split.
+_Part = tuple[str, Role, Encoded]  # a split's name, its role and its sequences
 
-    Attributes:
-        labels: codes of the spans' labels; None if no spans are asked for.
-        parts: sequences, in random order.
-        readings: what was read for them.
-        checksums: of the files that were read; objects in memory have none.
-        paths: of these files.
+
+def _found(
+    d: TextData,
+    spec: Mapping[str, Any],
+    tokenizer: Tokenizer,
+    cut: Cut,
+    holding_out: bool,
+    labels: dict[str, int] | None,
+) -> Found:
+    """Read what a split needs, and what is held out of it for the fit.
+
+    Raises:
+        AnamorphError: if it cannot be read, or there is too little of it.
     """
-
-    labels: dict[str, int] | None
-    parts: dict[str, Encoded] = field(default_factory=dict)
-    readings: dict[str, Reading] = field(default_factory=dict)
-    checksums: dict[str, str] = field(default_factory=dict)
-    paths: dict[str, Sequence[Path]] = field(default_factory=dict)
-
-    def read(
-        self,
-        d: TextData,
-        spec: Mapping[str, Any],
-        tokenizer: Tokenizer,
-        cut: Cut,
-        held_out: str | None,
-    ) -> None:
-        """Read what a split needs, and what is held out of it for the fit.
-
-        Raises:
-            AnamorphError: if it cannot be read, or there is too little of it.
-        """
-        fit_sequences = spec["fit_sequences"]
-        rng = np.random.default_rng([spec["seed"], crc32(d.name.encode())])  # each has its own
-        needed = spec["sequences"]
-        if needed is not None and d.role == "train":
-            needed = fit_sequences
-        elif needed is not None and d.name == held_out:
-            needed += fit_sequences
-        source = open_source(d.source, Fields(spec["text_field"], spec["spans_field"]))
-        if isinstance(d.source, (str, Path)):
-            self.paths[d.name] = source.paths
-            self.checksums[d.name] = checksum(d.source, source.paths)
-        part, self.readings[d.name] = read(source, tokenizer, cut, needed, rng, self.labels)
-        if d.name == held_out:
-            first, part = (
-                part.take(some) for some in np.split(np.arange(len(part)), [fit_sequences])
-            )
-            self.parts["train"] = first.take(rng.permutation(len(first)))
-        _check_size(d, part, self.readings[d.name], held_out, fit_sequences)
-        self.parts[d.name] = part.take(rng.permutation(len(part)))
-
-    def split(
-        self,
-        name: str,
-        role: Role,
-        counts: NDArray[np.int64],
-        spec: Mapping[str, Any],
-        mask: Mask | None,
-    ) -> Split:
-        """A split with its facets; `counts` are those of each token in train."""
-        part = self.parts[name]
-        scored = part.position > 0
-        facets = text_facets(part.tokens, part.offsets, counts, spec["length"])
-        masked = None
-        if mask is not None:
-            rng = np.random.default_rng([spec["seed"], crc32(name.encode()), 1])
-            scored = mask.choose(part.tokens, part.offsets, scored, rng)
-            masked = np.where(scored, np.int32(mask.token), part.tokens)
-            facets = {key: facets[key] for key in FACETS[:2]}  # the others are of what comes before
-        if self.labels is not None:
-            names = tuple(sorted(self.labels))  # not in the order in which chance brought them up
-            rank = np.array([*(names.index(label) for label in self.labels), -1], dtype=np.int16)
-            codes = np.where(scored, rank[part.labels], np.int16(-1))
-            facets[spec["spans_field"]] = Facet(codes, names)
-        return Split(name, role, part.tokens, part.offsets, scored, facets, masked)
+    held, needed = spec["fit_sequences"] if holding_out else 0, spec["sequences"]
+    if needed is not None:
+        needed = spec["fit_sequences"] if d.role == "train" else needed + held
+    rng = np.random.default_rng([spec["seed"], crc32(d.name.encode())])  # each has its own
+    source = open_source(d.source, Fields(spec["text_field"], spec["spans_field"]))
+    digest = checksum(d.source, source.paths) if isinstance(d.source, (str, Path)) else None
+    whole, reading = read(source, tokenizer, cut, needed, rng, labels)
+    first, rest = (whole.take(some) for some in np.split(np.arange(len(whole)), [held]))
+    first = first.take(rng.permutation(len(first))) if holding_out else first
+    _check_size(d, len(rest), reading, held)
+    return Found(d, rest.take(rng.permutation(len(rest))), first, reading, source.paths, digest)
 
 
-def _numbers(split: Split, shared: Mapping[str, int]) -> dict[str, Any]:
-    numbers = {"role": split.role, "sequences": len(split), "tokens": len(split.tokens)}
-    if split.name in shared:
-        numbers["shared_with_fit"] = shared[split.name]
-    return numbers
+def _split(
+    name: str,
+    role: Role,
+    part: Encoded,
+    counts: NDArray[np.int64],
+    spec: Mapping[str, Any],
+    mask: Mask | None,
+    labels: Mapping[str, int] | None,
+) -> Split:
+    """A split with its facets; `counts` are [vocabulary] those of each token in train."""
+    scored = part.position > 0
+    facets = text_facets(part.tokens, part.offsets, counts, spec["length"])
+    masked = None
+    if mask is not None:
+        rng = np.random.default_rng([spec["seed"], crc32(name.encode()), 1])
+        scored = mask.choose(part.tokens, part.offsets, scored, rng)
+        masked = np.where(scored, np.int32(mask.token), part.tokens)
+        facets = {key: facets[key] for key in FACETS[:2]}  # the others are of what comes before
+    if labels is not None:
+        names = tuple(sorted(labels))  # not in the order in which chance brought them up
+        rank = np.array([*map(names.index, labels), -1], dtype=np.int16)
+        codes = np.where(scored, rank[part.labels], np.int16(-1))
+        facets[spec["spans_field"]] = Facet(codes, names)
+    return Split(name, role, part.tokens, part.offsets, scored, facets, masked)
 
 
 def _fit_sentence(train: str, held_out: str | None, number: int, packing: Packing) -> str:
@@ -232,10 +200,6 @@ def _fit_sentence(train: str, held_out: str | None, number: int, packing: Packin
         f"Simplifications are fitted on {number} sequences held out of {held_out!r}, as there are "
         f"no data for the fit alone; what is left of {held_out!r} is evaluated.{both}"
     )
-
-
-def _name(tokenizer: object) -> str:
-    return str(getattr(tokenizer, "name_or_path", "")) or type(tokenizer).__name__
 
 
 def _check(spec: Mapping[str, Any]) -> None:
@@ -253,31 +217,30 @@ def _check(spec: Mapping[str, Any]) -> None:
         )
 
 
-def _check_size(
-    d: TextData, part: Encoded, reading: Reading, held_out: str | None, fit_sequences: int
-) -> None:
-    if len(part) >= 2:
+def _check_size(d: TextData, sequences: int, reading: Reading, held: int) -> None:
+    """Whether a split has two sequences, with so many `held` out of it."""
+    if sequences >= 2:
         return
     if reading.documents and reading.blank == reading.documents:
         raise AnamorphError(
             f"Split {d.name!r} ({d}): all of its {reading.documents} document(s) are empty or "
             "nothing but white space. Name the right field with text_field, or give other text."
         )
-    if d.name == held_out:
+    if held:
         raise AnamorphError(
-            f"Split {d.name!r} ({d}): {len(part)} sequence(s) are left to evaluate when "
-            f"fit_sequences={fit_sequences} are held out; give fewer, or more text, or data to fit "
-            "on as train=PATH."
+            f"Split {d.name!r} ({d}): {sequences} sequence(s) are left to evaluate when "
+            f"fit_sequences={held} are held out; give fewer, or more text, or data to fit on as "
+            "train=PATH."
         )
-    what = "a single sequence" if len(part) else "no sequence of two tokens or more"
+    what = "a single sequence" if sequences else "no sequence of two tokens or more"
     raise AnamorphError(
         f"Split {d.name!r} ({d}) has {what}; expected at least 2. Give more text (a plain text "
         "file is one document), or packing='window' with a smaller length."
     )
 
 
-def _check_ids(parts: Mapping[str, Encoded], size: int) -> None:
-    for name, part in parts.items():
+def _check_ids(parts: Sequence[_Part], size: int) -> None:
+    for name, _, part in parts:
         most = int(part.tokens.max(initial=0))
         if most >= size:
             raise AnamorphError(

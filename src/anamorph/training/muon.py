@@ -1,7 +1,7 @@
-"""Muon for processors without bfloat16.
+"""Muon, fast on processors without bfloat16.
 
-`torch.optim.Muon` orthogonalizes one matrix after the other in bfloat16, which a processor that has
-none emulates: a step then takes longer than the gradient. This one does it in float32, with all
+`torch.optim.Muon` orthogonalizes one matrix after the other in bfloat16. A processor without it has
+to emulate it, and a step then takes longer than the gradient. This one works in float32, on all
 matrices of one shape at once. Momentum, rates and decay are the same.
 
 Source: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks".
@@ -64,8 +64,8 @@ class Muon(Optimizer):
 def orthogonal(x: Tensor) -> Tensor:
     """Matrices [matrix, rows, columns] with their singular values brought near one.
 
-    By five steps of a Newton-Schulz iteration whose coefficients make small ones grow fastest; the
-    values end between 0.7 and 1.2, which serves as well.
+    By five steps of a Newton-Schulz iteration whose coefficients make small ones grow fastest. The
+    values end between 0.7 and 1.2, which is near enough.
     """
     a, b, c = COEFFICIENTS
     tall = x.shape[-2] > x.shape[-1]

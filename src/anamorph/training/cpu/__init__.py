@@ -1,1 +1,0 @@
-"""What makes training fast on a CPU."""
