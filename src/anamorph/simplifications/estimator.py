@@ -150,9 +150,10 @@ class Estimator(ABC):
         return cls(**given)
 
     @classmethod
-    def defaults(cls) -> dict[str, Any]:
+    @cache  # a signature is slow to inspect, and texts and hashes of simplifications ask for it
+    def defaults(cls) -> Mapping[str, Any]:
         """Each hyper-parameter's default value, or `inspect.Parameter.empty`."""
-        return dict(_defaults(cls))
+        return {p.name: p.default for p in inspect.signature(cls).parameters.values()}
 
     def get_params(self) -> dict[str, Any]:
         """The hyper-parameters as they were given."""
@@ -231,11 +232,6 @@ class Estimator(ABC):
         """
         held = {name: value for name, value in vars(self).items() if not is_learnt(name)}
         return fingerprint_of(type(self), held)
-
-
-@cache  # a signature is slow to inspect, and texts and hashes of simplifications ask for it
-def _defaults(kind: type[Estimator]) -> Mapping[str, Any]:
-    return {p.name: p.default for p in inspect.signature(kind).parameters.values()}
 
 
 def is_learnt(name: str) -> bool:
