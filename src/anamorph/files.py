@@ -18,10 +18,10 @@ MOST_LETTERS = 60  # of a file name that is made from another name
 
 
 def file_name(name: str) -> str:
-    """A name for a file, on any system, without an ending: another one for every name.
+    """A file name without an ending that any system takes, and that no other name shares.
 
-    A plain name (letters below, digits, `_` and `-`) stays as it is. Of another one, what is plain
-    is kept, and a digest tells it from names that differ by case or by a sign alone.
+    A plain name (lower-case letters, digits, `_` and `-`) stays as it is. Of any other, the plain
+    part is kept, and a digest tells it from names that differ by case or by a sign alone.
     """
     plain = re.sub(r"[^a-z0-9_-]+", "-", name.lower()).strip("-")[:MOST_LETTERS]
     if plain and plain == name and name not in RESERVED:
