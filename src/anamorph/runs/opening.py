@@ -133,13 +133,6 @@ def _held(path: Path) -> Iterator[None]:
     try:
         path.mkdir(parents=True, exist_ok=True)
         lock.acquire()
-        me = {
-            "process": os.getpid(),
-            "host": socket.gethostname(),
-            "since": datetime.now().astimezone().isoformat(timespec="seconds"),
-            "command": " ".join(sys.argv)[:200],
-        }
-        write_json(path / HOLDER, me)
     except Timeout as error:
         raise AnamorphError(
             f"{path} is being worked on by {_holder(path)}. Wait for it, or give another --out."
@@ -149,10 +142,14 @@ def _held(path: Path) -> Iterator[None]:
         raise AnamorphError(
             f"Cannot work in {path}: {reason}. Give a folder that is writable and has room."
         ) from error
-    except AnamorphError:  # the disk is full
-        lock.release()
-        raise
+    me = {
+        "process": os.getpid(),
+        "host": socket.gethostname(),
+        "since": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "command": " ".join(sys.argv)[:200],
+    }
     try:
+        write_json(path / HOLDER, me)
         yield
     finally:
         (path / HOLDER).unlink(missing_ok=True)
