@@ -17,14 +17,13 @@ from anamorph import report
 from anamorph.analysis.checks import self_checks, worst_floor
 from anamorph.analysis.edited_heads import edited_head
 from anamorph.analysis.head_scores import head_scores
-from anamorph.auditing.audit import describe_proxies, fit_on_task, simplified
+from anamorph.auditing.audit import fit_on_task, simplified, tabulated
 from anamorph.auditing.noise import noise_floor, rounding
 from anamorph.auditing.samples import few_sequences, scored_sequences
 from anamorph.auditing.works import Auditor, Work, plan
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness.metrics import metric_names
 from anamorph.faithfulness.sums import SumIndex
-from anamorph.faithfulness.tables import tabulate
 from anamorph.files import write_table
 from anamorph.models.base import Model
 from anamorph.models.fingerprint import Identity
@@ -174,16 +173,9 @@ def tabulate_run(run: Run, study: Study) -> None:
         split.name: SumIndex.of(scored_sequences(split, options.sequences))
         for split in task.evaluated
     }
-    results, gaps, contrasts = tabulate(
-        CellFiles(run, plan(study.proxies, study.shape, list(indexes)), indexes),
-        describe_proxies(study.proxies),
-        {split.name: split.role for split in task.evaluated},
-        reference=task.reference.name,
-        learnt=options.learnt,
-        thresholds=options.thresholds,
-        floor=worst_floor(_noise(run)),
-        stopping=options.stopping,
-    )
+    cells = CellFiles(run, plan(study.proxies, study.shape, list(indexes)), indexes)
+    floor = worst_floor(_noise(run))
+    results, gaps, contrasts = tabulated(cells, task, study.proxies, options, floor)
     write_table(run.path / "contrasts.parquet", contrasts)
     write_table(run.path / "gaps.parquet", gaps)
     write_table(run.path / "results.parquet", results)
