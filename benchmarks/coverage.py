@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import betaincinv
 
-from anamorph.faithfulness.confidence import PRIOR_CORRELATION, RatioSequence
+from anamorph.faithfulness.confidence import PRIOR_CORRELATION, RatioSums, sequence_interval
 from anamorph.faithfulness.estimates import Estimates, Gaps, Stopping
 from anamorph.faithfulness.gaps import (
     FAITHFUL,
@@ -152,18 +152,20 @@ def stopped(populations: Sequence[Population], runs: int, until: float) -> None:
         found = []
         for half in (0, 1):
             a, c = population.draw(np.random.default_rng(half), (runs, 1008))
-            follow, active, seen = RatioSequence(runs, until), np.arange(runs), np.zeros(runs)
-            for start in range(0, a.shape[1], LOOK):
-                new = slice(start, start + LOOK)
-                part = (torch.from_numpy(x[active, new]) for x in (a, c))
-                follow.update(*part, torch.from_numpy(active))
-                seen[active] = start + LOOK
-                active = active[follow.width().numpy()[active] > until]
+            low, high = np.empty((2, runs))
+            active, seen = np.arange(runs), np.zeros(runs)
+            for stop in range(LOOK, a.shape[1] + 1, LOOK):
+                sums = RatioSums.of(*(torch.from_numpy(x[active, :stop]) for x in (a, c)))
+                low[active], high[active] = sequence_interval(sums, until)
+                seen[active] = stop
+                active = active[(high - low > until)[active]]
                 if not len(active):
                     break
             used = np.arange(a.shape[1]) < seen[:, None]
-            found.append((follow, (a * used)[:, None, None], (c * used)[:, None, None], seen))
-        ends = Ends(*(end.numpy() for end in found[0][0].interval()))
+            found.append(
+                (Ends(low, high), (a * used)[:, None, None], (c * used)[:, None, None], seen)
+            )
+        ends = found[0][0]
         stopping = Stopping(until, PRIOR_CORRELATION)
         both = [Estimates.of(f[1], f[2], METRICS, stopping) for f in found]
         gap = Gaps.of(*both, 1, 0.02).ends

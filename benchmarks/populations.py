@@ -124,7 +124,6 @@ def of_dyck(run: Path, sequences: int) -> tuple[list[Population], list[Populatio
     from anamorph.auditing.engine import audit_split
     from anamorph.auditing.proxies import SimplifiedProxy
     from anamorph.auditing.samples import scored_sequences
-    from anamorph.faithfulness.sums import WHOLE
     from anamorph.models.decoder import Decoder
     from anamorph.runs.folder import load_run
 
@@ -138,7 +137,7 @@ def of_dyck(run: Path, sequences: int) -> tuple[list[Population], list[Populatio
     cells = audit_split(model, part, task.candidates, ready)
     shares, others = [], []
     for proxy, cell in cells.items():
-        rows = np.flatnonzero(cell.index.facet == WHOLE)
+        rows = cell.index.whole
         counts = cell.index.tokens[rows].astype(float)
         of = dict(zip(cell.metrics, cell.sums[:, rows].numpy(), strict=True))
         name = str(proxy).replace(", joint=true", "").replace(".*.{query,key}", "")

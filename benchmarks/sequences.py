@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from anamorph.faithfulness.confidence import PRIOR_CORRELATION, RatioSequence
+from anamorph.faithfulness.confidence import PRIOR_CORRELATION, RatioSums, sequence_interval
 
 BATCH = 16
 ALPHA = 0.05
@@ -181,20 +181,22 @@ class Found(NamedTuple):
 def sequential(a: Floats, c: Floats, truth: float, until: float, prior: float) -> Found:
     """What following many runs at once gives: numerators and counts [runs, sequences]."""
     runs, most = a.shape
-    follow = RatioSequence(runs, until, ALPHA, prior)
+    sums, (low, high) = RatioSums(*torch.zeros(6, runs).double()), np.empty((2, runs))
     always, active, stop = np.ones(runs, bool), np.arange(runs), np.full(runs, most)
     numerators, counts = torch.from_numpy(a), torch.from_numpy(c)
     for start in range(0, most, BATCH):
         new = slice(start, start + BATCH)
-        follow.update(numerators[active, new], counts[active, new], torch.from_numpy(active))
-        low, high = (end.numpy()[active] for end in follow.interval())
-        always[active] &= (low <= truth) & (truth <= high)
-        done = high - low <= until
+        more = RatioSums.of(numerators[active, new], counts[active, new])
+        sums = RatioSums(*map(torch.add, sums, more))
+        ends = (end.numpy() for end in sequence_interval(sums, until, ALPHA, prior))
+        low[active], high[active] = ends
+        always[active] &= ((low <= truth) & (truth <= high))[active]
+        done = (high - low <= until)[active]
+        sums = RatioSums(*(total[torch.from_numpy(~done)] for total in sums))
         stop[active[done]] = min(start + BATCH, most)
         active = active[~done]
         if not len(active):
             break
-    low, high = (end.numpy() for end in follow.interval())
     covered = (low <= truth) & (truth <= high)
     positions = c.cumsum(axis=1)[np.arange(runs), stop - 1]
     reached = 1 - len(active) / runs

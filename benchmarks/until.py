@@ -35,7 +35,6 @@ from anamorph.auditing.engine import Settings, audit_split
 from anamorph.faithfulness.confidence import PRIOR_CORRELATION
 from anamorph.faithfulness.estimates import Stopping
 from anamorph.faithfulness.metrics import metric_names
-from anamorph.faithfulness.sums import WHOLE
 
 METRICS = metric_names()
 
@@ -77,9 +76,7 @@ def main() -> None:
     metric = METRICS.index("same_prediction")
     agreement = np.stack(
         [
-            (sums.sums[metric] / torch.from_numpy(sums.index.tokens)).numpy()[
-                sums.index.facet == WHOLE
-            ]
+            (sums.sums[metric] / torch.from_numpy(sums.index.tokens)).numpy()[sums.index.whole]
             for sums in (everything[p.spec] for p in proxies)
         ]
     )  # [cell, sequence]

@@ -45,7 +45,6 @@ PUBLIC += ("dyck", "code")  # what load_task passes on
 FOREIGN = {
     "corpora/languages.py": "the function a tree-sitter grammar exports differs by language",
     "files.py": "an OSError's strerror",
-    "models/hooked/hooks.py": "what a foreign module gives may be a NamedTuple",
     "models/hooked/model.py": "what a foreign module gives may hold its logits",
     "models/huggingface/again.py": "a projection may have a weight",
     "models/huggingface/attention.py": "transformers' modules say whether they are causal",
@@ -55,11 +54,11 @@ FOREIGN = {
     "models/huggingface/gguf_file.py": "likewise",
     "models/huggingface/load.py": "likewise",
     "models/huggingface/reference.py": "likewise, and foreign modules",
+    "models/wrapped.py": "what a foreign module gives may be a NamedTuple",
     "simplifications/fingerprint.py": "Python's own functions, modules and objects",
     "tasks/text/content.py": "an error's reason",
     "tasks/text/files.py": "a user's documents: a sequence or not",
     "tasks/text/masking.py": "tokenizers differ",
-    "tasks/text/task.py": "tokenizers differ",
     "tasks/text/tokenizer.py": "tokenizers differ",
 }
 """Files that may ask foreign objects by getattr or hasattr for a name written out, and why."""

@@ -26,7 +26,7 @@ def require(
     """Check an argument: a number within bounds, or one of several values.
 
     Args:
-        name: of the argument, behind that of its owner: `Decoder: width`.
+        name: of the argument, after that of its owner: `Decoder: width`.
         value: as it was given.
         whole: whether it must be an integer; `True` and 2.0 are not.
         least: the lowest number that is allowed.
@@ -36,7 +36,7 @@ def require(
         among: all values that are allowed.
 
     Raises:
-        AnamorphError: if the value does not fit; says what was expected.
+        AnamorphError: if the value does not fit; it says what was expected.
     """
     bounds = {"from": least, "above": above, "to": most, "below": below}
     given = " and ".join(f"{word} {bound}" for word, bound in bounds.items() if bound is not None)

@@ -1,11 +1,13 @@
 """Files that appear whole or not at all."""
 
+import json
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 from safetensors import SafetensorError
@@ -16,10 +18,10 @@ MOST_LETTERS = 60  # of a file name that is made from another name
 
 
 def file_name(name: str) -> str:
-    """A name for a file, on any system, without an ending: another one for every name.
+    """A file name without an ending that any system takes, and that no other name shares.
 
-    A plain name (letters below, digits, `_` and `-`) stays as it is. Of another one, what is plain
-    is kept, and a digest tells it from names that differ by case or by a sign alone.
+    A plain name (lower-case letters, digits, `_` and `-`) stays as it is. Of any other, the plain
+    part is kept, and a digest tells it from names that differ by case or by a sign alone.
     """
     plain = re.sub(r"[^a-z0-9_-]+", "-", name.lower()).strip("-")[:MOST_LETTERS]
     if plain and plain == name and name not in RESERVED:
@@ -60,10 +62,11 @@ def replacing(path: Path | str) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text in UTF-8 that appears whole or not at all."""
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file that appears whole or not at all."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     with replacing(path) as temporary:
-        temporary.write_text(text, "utf-8")
+        temporary.write_text(text + "\n", "utf-8")
 
 
 def write_table(path: Path, table: pl.DataFrame) -> None:

@@ -1,4 +1,4 @@
-"""How far something long is: what is told to whoever watches it."""
+"""How far a long step is, for whoever watches it."""
 
 from collections.abc import Callable
 from typing import NamedTuple

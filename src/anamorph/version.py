@@ -1,6 +1,7 @@
 """Which anamorph this is."""
 
 import tomllib
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -12,14 +13,10 @@ def version() -> str:
         such as "0.1.0"; "0.1.0+checkout" where the package is not installed; "0+unknown" where it
         was copied from somewhere without its pyproject.toml.
     """
-    try:
+    with suppress(metadata.PackageNotFoundError):
         return metadata.version("anamorph")
-    except metadata.PackageNotFoundError:
-        pass
-    try:
+    with suppress(OSError, KeyError, tomllib.TOMLDecodeError):
         project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8"))
         if project["project"]["name"] == "anamorph":
             return f"{project['project']['version']}+checkout"
-    except (OSError, KeyError, tomllib.TOMLDecodeError):
-        pass
     return "0+unknown"

@@ -147,7 +147,7 @@ def test_attention_is_compared_at_all_heads_if_they_are_the_same(task: Task) -> 
     split = task.reference.take(np.arange(5))
     proxy = ModelProxy(AnotherModel("b", second), second, first)
     (sums,) = audit_split(first, split, task.candidates, [proxy]).values()
-    whole = next(sums.index.groups()).rows
+    whole = sums.index.whole
     found = sums.sums[sums.metrics.index("attention_jsd"), whole].sum()
     total = 0.0
     for number, tokens in enumerate(split):

@@ -122,7 +122,7 @@ def test_an_mlp_by_least_squares(model: am.Decoder, task: Task, split: Split, la
         out = np.c_[given, np.ones(len(given))] @ solution
         expected = forward(model, tokens, {written: lambda x, out=out: out})["logits"]
         row = torch.from_numpy(np.asarray(tokens))[None].long()
-        batch = Batch(row, torch.ones_like(row, dtype=torch.bool))
+        batch = Batch.whole(row)
         found = logits(model, batch, fitted.by_site)[0]
         np.testing.assert_allclose(found, expected, atol=1e-3, rtol=1e-3)
 
@@ -153,7 +153,7 @@ def test_least_squares_are_those_of_numpy(
         edits = {**maps, written: lambda x, made=made: made}
         expected = forward(model, tokens, edits)["logits"]
         given = torch.from_numpy(np.asarray(tokens))[None].long()
-        found = logits(model, Batch(given, torch.ones_like(given, dtype=torch.bool)), by_site)[0]
+        found = logits(model, Batch.whole(given), by_site)[0]
         np.testing.assert_allclose(found, expected, atol=1e-3, rtol=1e-3)
 
 
@@ -302,7 +302,7 @@ def test_of_a_hooked_model_it_equals_hooks_by_hand(module: Transformer) -> None:
         hook.remove()
     x, y = (recorded[name].flatten(0, 1).double().numpy() for name in "xy")
     solution = np.linalg.lstsq(np.c_[x, np.ones(len(x))], y, rcond=None)[0]
-    whole = Batch(tokens, torch.ones_like(tokens, dtype=torch.bool))
+    whole = Batch.whole(tokens)
     fitted = am.simplifications.fit(
         hooked, expand("linear(source=residual)@1.mlp"), {"train": [whole]}
     )

@@ -14,7 +14,7 @@ import pytest
 from safetensors.torch import save_file
 
 import anamorph as am
-from anamorph import report
+from anamorph import report, tasks
 from anamorph.cli import tables
 from anamorph.simplifications import registry
 from commands import Done
@@ -266,9 +266,13 @@ def test_list(anamorph: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         "entry_points",
         lambda group, name=None: [e for e in added if name in (None, e.name)],
     )
+    mine = EntryPoint("mine", "no_such_package:task", tasks.GROUP)
+    monkeypatch.setattr(tasks, "entry_points", lambda group: [mine])
     done = anamorph("list")
     assert done.code == 0
     assert "dyck (presets: demo, paper, smoke)" in done.out
+    assert "text (no presets: for `anamorph audit --data`)" in done.out
+    assert "mine (no presets: for `am.load_task` in Python)" in done.out
     lines = done.out.splitlines()
     names = [line.split()[1].partition("(")[0].rstrip(":") for line in lines if line[0] == "s"]
     assert names == sorted({*registry.SIMPLIFICATIONS, "bare", "blur", "broken", "odd"})

@@ -10,10 +10,8 @@ import scipy.special
 import scipy.stats
 import torch
 
-from anamorph.errors import AnamorphError
 from anamorph.faithfulness.confidence import (
     FEWEST_SEQUENCES,
-    RatioSequence,
     RatioSums,
     design_effect,
     mixture_interval,
@@ -196,59 +194,52 @@ def test_p_values_are_rarely_small_where_the_means_are_equal():
     assert (smallest <= 0.1).double().mean() <= 0.1
 
 
-def test_batches_give_the_interval_of_all_sequences_so_far():
+def look(a, c, until, **how):
+    """The interval of cells [cell, sequence] with counts [sequence], [2, cell]."""
+    return torch.stack(sequence_interval(RatioSums.of(a.double(), c.double()), until, **how))
+
+
+def test_more_sequences_give_shorter_intervals():
     a, c = sequences(2, 5, 48)
-    by_batch, widths = RatioSequence(5, 0.02), []
-    for seen in range(8, 49, 8):
-        by_batch.update(a[:, seen - 8 : seen], c[seen - 8 : seen])
-        expected = sequence_interval(RatioSums.of(a[:, :seen], c[:seen].double()), 0.02)
-        np.testing.assert_allclose(by_batch.interval(), expected, atol=1e-9)
-        widths.append(by_batch.width())
-    np.testing.assert_allclose(by_batch.sums.a / by_batch.sums.c, a.sum(1) / c.sum(), rtol=1e-12)
+    looks = [look(a[:, :seen], c[:seen], 0.02) for seen in (8, 16, 48)]
+    widths = [high - low for low, high in looks]
     assert (widths[0] == 1).all()  # 8 sequences are too few
-    assert (widths[-1] < widths[1]).all()
+    assert (widths[2] < widths[1]).all()
 
 
 def test_an_interval_widens_when_a_new_kind_turns_up():
-    follow, counts = RatioSequence(1, 0.02), torch.full((160,), 50)
-    follow.update(torch.full((1, 160), 50.0), counts)
-    before = follow.width()
-    follow.update(torch.tensor([[0.0] + [50] * 15]), counts[:16])
-    assert before < 0.02 < follow.width()
+    agree, counts = torch.full((1, 160), 50), torch.full((176,), 50)
+    (before,), (after,) = (
+        high - low
+        for low, high in (
+            look(agree, counts[:160], 0.02),
+            look(torch.cat([agree, torch.tensor([[0] + [50] * 15])], 1), counts, 0.02),
+        )
+    )
+    assert before < 0.02 < after
 
 
 def test_cells_do_not_see_each_other():
     a, c = sequences(3, 4, 64)
-    together, some = RatioSequence(4, 0.05), torch.tensor([3, 1])
-    together.update(a[:, :32], c[:32])
-    before = torch.stack(together.interval())
-    together.update(a[some, 32:], c[32:], some)
-    after = torch.stack(together.interval())
-    assert torch.equal(after[:, [0, 2]], before[:, [0, 2]])
-    alone = RatioSequence(1, 0.05)
-    alone.update(a[3:, :32], c[:32])
-    alone.update(a[3:, 32:], c[32:])
-    np.testing.assert_allclose(after[:, 3], torch.stack(alone.interval())[:, 0], atol=1e-12)
-    assert together.sums.sequences.tolist() == [32, 64, 32, 64]
+    together = look(a, c, 0.05)
+    for cell in range(4):
+        np.testing.assert_allclose(together[:, cell], look(a[cell], c, 0.05), atol=1e-12)
 
 
 def test_the_mirror_image_has_the_mirrored_interval():
     a, c = sequences(4, 3, 40)
-    agreement, disagreement = RatioSequence(3, 0.02), RatioSequence(3, 0.02)
-    agreement.update(a, c)
-    disagreement.update(c - a, c)
-    low, high = agreement.interval()
-    np.testing.assert_allclose(disagreement.interval(), (1 - high, 1 - low), atol=1e-8)
+    low, high = look(a, c, 0.02)
+    np.testing.assert_allclose(look(c - a, c, 0.02), torch.stack([1 - high, 1 - low]), atol=1e-8)
 
 
 def test_perfect_agreement_is_not_certainty():
-    counts, sequences_to_stop = torch.full((8,), 64), {}
+    sequences_to_stop = {}
     for prior_correlation in (0.2, 0.5, 1.0):
-        follow, seen = RatioSequence(1, 0.02, prior_correlation=prior_correlation), 0
-        while follow.width() > 0.02:
-            follow.update(torch.full((1, 8), 64.0), counts)
+        low, high, seen = 0.0, 1.0, 0
+        while high - low > 0.02:
             seen += 8
-        low, high = follow.interval()
+            counts = torch.full((seen,), 64)
+            low, high = look(counts, counts, 0.02, prior_correlation=prior_correlation)
         assert high == 1 and low >= 0.98
         sequences_to_stop[prior_correlation] = seen
     # No bound that is safe against sequences that fail whole can stop before: .98^149 < .05.
@@ -259,15 +250,13 @@ def coverage(draw, truth, until, runs=300, most=400):
     """Shares of runs whose intervals hold the truth: at the stop, and at every look up to it."""
     rng = np.random.default_rng(5)
     a, c = (torch.from_numpy(x).double() for x in draw(rng, (runs, most)))
-    follow, active = RatioSequence(runs, until), torch.arange(runs)
-    always = torch.ones(runs, dtype=torch.bool)
-    for start in range(0, most, 16):
-        new = slice(start, start + 16)
-        follow.update(a[active, new], c[active, new], active)
-        low, high = follow.interval()
+    active, always = torch.arange(runs), torch.ones(runs, dtype=torch.bool)
+    low, high = torch.empty(2, runs, dtype=torch.float64)
+    for seen in range(16, most + 1, 16):
+        low[active], high[active] = look(a[active, :seen], c[active, :seen], until)
         covered = (low <= truth) & (truth <= high)
         always &= covered
-        active = active[(follow.width() > until)[active]]
+        active = active[(high - low > until)[active]]
         if not len(active):
             break
     return covered.double().mean().item(), always.double().mean().item()
@@ -304,32 +293,6 @@ def test_coverage_where_sequences_fail_whole(share, usual):
 
 def test_too_few_sequences_say_nothing():
     a, c = sequences(6, 2, FEWEST_SEQUENCES)
-    follow = RatioSequence(2, 0.02)
-    follow.update(a[:, :-1], c[:-1])
-    assert torch.stack(follow.interval()).tolist() == [[0, 0], [1, 1]]
-    follow.update(a[:, -1:], c[-1:])
-    assert (follow.width() < 1).all()
-
-
-@pytest.mark.parametrize(
-    ("numerators", "counts", "cells", "message"),
-    [
-        ([[1.0, 2]], [4, 4], None, r"\[1, 2\] and the counts \[2\]; expected \[2, new\]"),
-        ([[1.0], [2]], [4, 4], None, "expected"),
-        ([[], []], [], None, "at least one new sequence"),
-        ([[1.0], [2]], [4], [1, 1], "named once"),
-        ([[0.0], [0]], [0], None, "counts of 1 or more"),
-        ([[1.0], [5]], [4], None, "numerator is 5 over 4 positions"),
-        ([[-1.0], [2]], [4], None, "numerator is -1"),
-        ([[math.nan], [2]], [4], None, "numerator is nan"),
-    ],
-)
-def test_bad_input(numerators, counts, cells, message):
-    follow = RatioSequence(2, 0.1)
-    with pytest.raises(AnamorphError, match=message):
-        follow.update(
-            torch.tensor(numerators),
-            torch.tensor(counts),
-            None if cells is None else torch.tensor(cells),
-        )
-    assert follow.sums.sequences.tolist() == [0, 0]
+    assert look(a[:, :-1], c[:-1], 0.02).tolist() == [[0, 0], [1, 1]]
+    low, high = look(a, c, 0.02)
+    assert (high - low < 1).all()

@@ -5,7 +5,7 @@ import pytest
 import scipy.stats
 import torch
 
-from anamorph.faithfulness.confidence import RatioSequence, RatioSums, sequence_interval
+from anamorph.faithfulness.confidence import RatioSums, sequence_interval
 from anamorph.faithfulness.estimates import Estimates, Gaps, Stopping
 from anamorph.faithfulness.intervals import Differences, Means
 from over_models import over_models
@@ -68,12 +68,10 @@ def test_cells_that_stopped_have_the_interval_that_stopped_them():
     found = Estimates.of(sums, counts, METRICS, STOPPING)
     for p in range(3):
         seen = counts[p, 0, 0] > 0
-        follow = RatioSequence(1, 0.1, prior_correlation=0.3)
-        for start in range(0, seen.sum(), 16):
-            look = slice(start, start + 16)
-            follow.update(*(torch.from_numpy(x[p, 0, :1, look]) for x in (sums, counts)))
+        looked = RatioSums.of(*(torch.from_numpy(x[p, 0, 0, seen]) for x in (sums, counts)))
+        looks = sequence_interval(looked, 0.1, prior_correlation=0.3)
         ours = found.ends.low[p, :, 0], found.ends.high[p, :, 0]
-        for end, expected in zip(ours, follow.interval(), strict=True):
+        for end, expected in zip(ours, looks, strict=True):
             np.testing.assert_array_equal(end, expected.numpy())
     assert np.isnan(found.ends.low[:, :, 2]).all() and np.isnan(found.ends.high[:, :, 2]).all()
     assert not np.isnan(found.ends.low[:, :, :2]).any()

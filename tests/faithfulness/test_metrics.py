@@ -256,7 +256,7 @@ def test_half_precision_is_measured_in_float32():
 
 def test_one_sided_attention_is_refused():
     model, proxy, targets, p, _ = (torch.tensor(x) for x in random_case(3))
-    with pytest.raises(AnamorphError, match="give both or none"):
+    with pytest.raises(AnamorphError, match="give both or neither"):
         position_metrics(model, proxy, targets, torch.arange(9), p, None)
 
 

@@ -55,7 +55,7 @@ def as_dict(cell):
         (group.facet, group.level, int(cell.index.sequence[row])): np.concatenate(
             [[cell.index.tokens[row]], cell.sums[:, row]]
         )
-        for group in cell.index.groups()
+        for group in cell.index.groups
         for row in range(group.rows.start, group.rows.stop)
     }
 
@@ -96,7 +96,7 @@ def test_sums_are_those_of_a_plain_loop(filled):
 
 def test_groups_are_ordered_and_cover_every_row(filled):
     _, index, _ = filled
-    groups = list(index.groups())
+    groups = list(index.groups)
     assert [group[:2] for group in groups] == [
         (None, None),
         *(("depth", level) for level in ("one", "two", "three")),

@@ -13,7 +13,7 @@ import torch
 
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness import measuring
-from anamorph.faithfulness.confidence import RatioSequence
+from anamorph.faithfulness.confidence import RatioSums, sequence_interval
 from anamorph.faithfulness.contrasts import contrasts
 from anamorph.faithfulness.estimates import Stopping
 from anamorph.faithfulness.intervals import Differences, Means
@@ -453,13 +453,12 @@ def test_cells_that_stopped_early(cells):
     whole = found.results.filter(pl.col("facet").is_null(), seed=0)
     for (_, proxy, name), cell in cut.items():
         sums, counts = cell.sums[0], torch.from_numpy(cell.tokens).double()
-        kept = (cell.index.facet < 0) & (cell.tokens > 0)
-        follow = RatioSequence(1, 0.1, prior_correlation=0.3)
-        follow.update(sums[kept][None], counts[kept])
+        kept = np.flatnonzero(cell.tokens[cell.index.whole])
+        looked = RatioSums.of(sums[kept], counts[kept])
         row = only(whole, simplification=proxy, split=name, metric="same_prediction")
-        assert row["sequences"] == kept.sum() <= cell.seen
+        assert row["sequences"] == len(kept) <= cell.seen
         if row["method"] != "identity":
-            expected = [end.item() for end in follow.interval()]
+            expected = [e.item() for e in sequence_interval(looked, 0.1, prior_correlation=0.3)]
             assert [row["low"], row["high"]] == pytest.approx(expected)
             assert row["interval"] == "sequence"
     unbounded = whole.filter(pl.col("metric").is_in(["output_kl", "model_cross_entropy"]))

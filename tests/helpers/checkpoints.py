@@ -52,7 +52,7 @@ def without(*parts: str) -> Callable[[Weights], Weights]:
 
 def logits(model: am.HuggingFace, tokens: Tensor) -> Tensor:
     with torch.inference_mode():
-        return model.logits(model.run(Batch(tokens, torch.ones_like(tokens).bool())).state)[0]
+        return model.logits(model.run(Batch.whole(tokens)).state)[0]
 
 
 def requires(path: Path, *sentences: str) -> None:

@@ -6,19 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anamorph.models.base import Batch, Context, Edit, EditBy, LayerKind, Model
+from anamorph.models.base import Batch, Edit, EditBy, LayerKind, Model
 
 Function = Callable[[Tensor], Tensor]
-
-
-class Stacked(Edit):
-    """Several copies from a function that makes them."""
-
-    def __init__(self, function: Function, copies: int) -> None:
-        self.function, self.copies = function, copies
-
-    def __call__(self, x: Tensor, context: Context) -> Tensor:
-        return self.function(x)
 
 
 def edits_by(functions: Mapping[LayerKind, Any] | None) -> dict[LayerKind, Edit]:

@@ -40,10 +40,6 @@ def tokens(*shape: int, seed: int = 0) -> Tensor:
     return torch.randint(0, VOCABULARY, shape, generator=torch.Generator().manual_seed(seed))
 
 
-def whole(tokens: Tensor) -> Batch:
-    return Batch(tokens, torch.ones_like(tokens, dtype=torch.bool))
-
-
 # The plain decoder
 
 
@@ -125,7 +121,7 @@ def test_logits_and_patterns_are_the_plain_ones(
     record: dict[LayerKind, Tensor | None] = {
         LayerKind(layer, "pattern"): None for layer in range(layers)
     }
-    explicit = run(model, whole(given), record=record)
+    explicit = run(model, Batch.whole(given), record=record)
     with torch.inference_mode():
         fused = model(given)
     for row in range(2):
@@ -153,7 +149,7 @@ def test_a_padded_batch_gives_the_numbers_of_single_sequences(positions: Positio
         padded[mask] = torch.cat(sequences)
         together = run(model, Batch(padded, mask))[0]
         for row, sequence in enumerate(sequences):
-            alone = run(model, whole(sequence[None]))[0, 0]
+            alone = run(model, Batch.whole(sequence[None]))[0, 0]
             torch.testing.assert_close(together[row, : lengths[row]], alone, atol=1e-9, rtol=1e-9)
 
 
@@ -175,7 +171,7 @@ def edits_of(model: Decoder, name: str) -> dict[LayerKind, Any]:
     record: dict[LayerKind, Tensor | None] = {
         LayerKind(i, kind): None for i in range(LAYERS) for kind in kinds
     }
-    run(model, whole(tokens(30, 10, seed=8)), record=record)
+    run(model, Batch.whole(tokens(30, 10, seed=8)), record=record)
     edits: dict[LayerKind, Any] = {
         key: simplification().fit(x.reshape(-1, x.shape[-1]) if key.kind != "pattern" else x)
         for key, x in record.items()
@@ -191,13 +187,15 @@ def test_no_position_sees_its_future(name: str, positions: Positions) -> None:
     model = make(positions)
     edits = edits_of(model, name)
     given = tokens(6, 11)
-    before = run(model, whole(given), edits)
+    before = run(model, Batch.whole(given), edits)
     if edits:
-        assert (before - run(model, whole(given))).abs().max() > 1e-2, "the edit must do something"
+        assert (before - run(model, Batch.whole(given))).abs().max() > 1e-2, (
+            "the edit must do something"
+        )
     for cut in (1, 4, 10):
         other = given.clone()
         other[:, cut:] = (other[:, cut:] + 1) % VOCABULARY
-        after = run(model, whole(other), edits)
+        after = run(model, Batch.whole(other), edits)
         torch.testing.assert_close(after[:, :, :cut], before[:, :, :cut], atol=1e-9, rtol=1e-9)
         assert ((after - before)[:, :, cut:].abs().amax(-1) > 1e-4).any(), "the future must matter"
 
@@ -214,15 +212,15 @@ def test_asking_for_positions_gives_their_rows(name: str, positions: Positions) 
         LayerKind(i, kind): None for i in range(LAYERS) for kind in kinds
     }
     some: dict[LayerKind, Tensor | None] = dict.fromkeys(full)
-    everywhere = run(model, whole(given), edits, full)
-    rows = run(model, whole(given), edits, some, at=at)
+    everywhere = run(model, Batch.whole(given), edits, full)
+    rows = run(model, Batch.whole(given), edits, some, at=at)
     picked = torch.stack([everywhere[0, b, at[b]] for b in range(3)])
     torch.testing.assert_close(rows[0], picked, atol=1e-9, rtol=1e-9)
     # Without a recording attention is fused, which is another way through the code.
-    fused = run(model, whole(given), edits, at=at)
+    fused = run(model, Batch.whole(given), edits, at=at)
     torch.testing.assert_close(fused[0], picked, atol=1e-9, rtol=1e-9)
     with torch.inference_mode():
-        before = model.run(whole(given), edits_by(edits), stop=LAYERS - 1).state
+        before = model.run(Batch.whole(given), edits_by(edits), stop=LAYERS - 1).state
         after = model.run(before, edits_by(edits), at=at, first=LAYERS - 1).state
         torch.testing.assert_close(model.logits(after), fused, atol=1e-9, rtol=1e-9)
     last = LAYERS - 1
@@ -237,7 +235,7 @@ def test_asking_for_positions_gives_their_rows(name: str, positions: Positions) 
 
 def test_logits_at_positions_of_a_whole_run() -> None:
     model = make()
-    batch = whole(tokens(2, 6))
+    batch = Batch.whole(tokens(2, 6))
     with torch.inference_mode():
         state = model.run(batch).state
         at = torch.tensor([[5, 1], [0, 2]])
@@ -261,7 +259,7 @@ def scaled(factors: tuple[float, ...]) -> Callable[[Tensor], Tensor]:
 def test_copies_in_one_run_are_separate_runs(
     layer: int, kind: str, positions: Positions, asked: bool
 ) -> None:
-    model, batch = make(positions), whole(tokens(2, 7))
+    model, batch = make(positions), Batch.whole(tokens(2, 7))
     at = torch.tensor([[6, 2], [3, 0]]) if asked else None
     factors = (1.0, 0.5, -2.0)
     together = run(model, batch, {LayerKind(layer, kind): scaled(factors)}, at=at)
@@ -276,7 +274,7 @@ def test_copies_in_one_run_are_separate_runs(
 
 
 def test_copies_at_several_sites_go_together() -> None:
-    model, batch = make(), whole(tokens(2, 7))
+    model, batch = make(), Batch.whole(tokens(2, 7))
     edits = {
         LayerKind(0, "key"): scaled((1, 2)),
         LayerKind(0, "query"): scaled((3, 1)),
@@ -289,7 +287,7 @@ def test_copies_at_several_sites_go_together() -> None:
 
 
 def test_an_edit_fires_once_a_run_and_only_in_its_layer() -> None:
-    model, batch = make(), whole(tokens(2, 7))
+    model, batch = make(), Batch.whole(tokens(2, 7))
     fired: list[tuple[str, tuple[int, ...]]] = []
 
     def watch(kind: str) -> Callable[[Tensor], Tensor]:
@@ -316,7 +314,7 @@ def test_an_edit_fires_once_a_run_and_only_in_its_layer() -> None:
 
 
 def test_what_is_recorded_is_what_came_out_of_the_edit() -> None:
-    model, batch = make(), whole(tokens(2, 7))
+    model, batch = make(), Batch.whole(tokens(2, 7))
     record: dict[LayerKind, Tensor | None] = {
         LayerKind(0, "value"): None,
         LayerKind(1, "value"): None,
@@ -328,7 +326,7 @@ def test_what_is_recorded_is_what_came_out_of_the_edit() -> None:
 
 
 def test_an_untouched_edit_changes_no_bit() -> None:
-    model, batch = make(), whole(tokens(2, 7))
+    model, batch = make(), Batch.whole(tokens(2, 7))
     kinds = ("query", "key", "value", "output", "mlp", "residual")
     edits: dict[LayerKind, Any] = {
         LayerKind(i, kind): lambda x: x for i in range(LAYERS) for kind in kinds
@@ -361,7 +359,7 @@ def test_saving_and_loading_keeps_every_bit(positions: Positions, tmp_path: Path
     model.save(tmp_path / "new" / "model.safetensors")
     loaded = Decoder.load(tmp_path / "new" / "model.safetensors").eval()
     assert loaded.config == model.config
-    assert torch.equal(run(loaded, whole(given)), run(model, whole(given)))
+    assert torch.equal(run(loaded, Batch.whole(given)), run(model, Batch.whole(given)))
     assert [f.name for f in (tmp_path / "new").iterdir()] == ["model.safetensors"]
 
 
@@ -391,9 +389,9 @@ def test_files_that_are_no_decoder_are_errors(tmp_path: Path) -> None:
 def test_a_sequence_beyond_the_context_is_an_error() -> None:
     for positions in POSITIONS:
         model = make(positions)
-        assert run(model, whole(tokens(1, CONTEXT))).shape[2] == CONTEXT
+        assert run(model, Batch.whole(tokens(1, CONTEXT))).shape[2] == CONTEXT
         with pytest.raises(AnamorphError, match="25 tokens does not fit the model's context of 24"):
-            model.start(whole(tokens(1, CONTEXT + 1)))
+            model.start(Batch.whole(tokens(1, CONTEXT + 1)))
 
 
 @pytest.mark.parametrize(

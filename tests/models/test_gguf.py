@@ -66,7 +66,7 @@ def write(
 
 def logits(model: am.HuggingFace) -> torch.Tensor:
     with torch.inference_mode():
-        return model.logits(model.run(Batch(TOKENS, torch.ones_like(TOKENS).bool())).state)[0]
+        return model.logits(model.run(Batch.whole(TOKENS)).state)[0]
 
 
 def requires(path: Path, *sentences: str) -> None:

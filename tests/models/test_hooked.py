@@ -5,7 +5,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 import pytest
 import torch
@@ -20,12 +19,12 @@ from anamorph.auditing.proxies import SimplifiedProxy
 from anamorph.auditing.stacks import stacked_edits
 from anamorph.faithfulness.metrics import metric_names
 from anamorph.models.base import Batch, LayerKind
-from anamorph.tasks import Split, Task
 from huggingface_models import VOCABULARY, make
 from plain_modules import CONTEXT, Mixer, Recurrent, Transformer, large
+from random_tasks import random_task
 
 TOKENS = torch.randint(0, 23, (3, 11), generator=torch.Generator().manual_seed(1))
-FULL = Batch(TOKENS, torch.ones_like(TOKENS).bool())
+FULL = Batch.whole(TOKENS)
 QKV = "blocks.*.attention.qkv"
 SITES = {
     "*.*.query": am.Hook(QKV, heads=4, columns=(0, 16)),
@@ -55,23 +54,6 @@ def run(
     model: am.HookedModel, edits: Any = None, record: Any = None, batch: Batch = FULL
 ) -> Tensor:
     return running.run(model, batch, edits, record)
-
-
-def random_task(vocabulary: int, sequences: int = 20) -> Task:
-    """Sequences of 4 to 12 random tokens."""
-    rng = np.random.default_rng(0)
-
-    def split(name: str, role: Any) -> Split:
-        lengths = rng.integers(4, 13, sequences)
-        offsets = np.concatenate([[0], np.cumsum(lengths)])
-        scored = np.ones(offsets[-1], dtype=bool)
-        scored[offsets[:-1]] = False
-        tokens = rng.integers(0, vocabulary, offsets[-1]).astype(np.int32)
-        return Split(name, role, tokens, offsets, scored)
-
-    splits = [split("train", "train"), split("iid", "iid"), split("far", "ood")]
-    names = tuple(map(str, range(vocabulary)))
-    return Task("random", {}, names, np.arange(vocabulary), {s.name: s for s in splits})
 
 
 # --- the laws -------------------------------------------------------------------------------------

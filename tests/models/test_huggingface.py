@@ -153,10 +153,10 @@ def test_a_rank_r_proxy_of_one_head_is_the_brute_force_one(name: str) -> None:
             ("key", key_axes, model.layout[0].reads(head)),
         )
     }
-    logits = run(model, Batch(TOKENS, torch.ones_like(TOKENS).bool()), edits)
+    logits = run(model, Batch.whole(TOKENS), edits)
     expected = by_hand(name, layer, head, axes, key_axes)
     torch.testing.assert_close(logits[0], expected, atol=2e-5, rtol=1e-4)
-    usual = run(model, Batch(TOKENS, torch.ones_like(TOKENS).bool()))
+    usual = run(model, Batch.whole(TOKENS))
     torch.testing.assert_close(logits[1], usual[0], atol=2e-5, rtol=1e-4)  # full rank
     assert (logits[0] - usual[0]).abs().max() > 0.01
 
@@ -167,7 +167,7 @@ def test_a_one_hot_proxy_of_one_head_is_the_brute_force_one(name: str) -> None:
     pattern: dict[Site, Tensor | None] = {Site(1, 2, "pattern"): None, Site(1, 0, "pattern"): None}
     key = LayerKind(1, "pattern")
     edits = {key: StackedEdit(key, [{2: OneHot()}])}
-    logits = run(model, Batch(TOKENS, torch.ones_like(TOKENS).bool()), edits, pattern)
+    logits = run(model, Batch.whole(TOKENS), edits, pattern)
     torch.testing.assert_close(logits[0], by_hand(name, 1, 2, None), atol=2e-5, rtol=1e-4)
     edited, other = pattern.values()
     assert edited is not None and other is not None

@@ -270,7 +270,7 @@ def test_mlp_is_what_a_block_adds_where_it_is_scaled() -> None:
 
 def _before(model: am.HuggingFace, layer: int) -> State:
     with torch.inference_mode():
-        return model.run(Batch(TOKENS, torch.ones_like(TOKENS).bool()), stop=layer).state
+        return model.run(Batch.whole(TOKENS), stop=layer).state
 
 
 def test_no_mlp_where_no_submodule_gives_what_is_added() -> None:

@@ -20,7 +20,7 @@ from huggingface_models import VOCABULARY, make
 
 TOKENS = torch.randint(3, VOCABULARY, (2, 9), generator=torch.Generator().manual_seed(1))
 LAYER, HEAD, DIM = 1, 2, 8
-BATCH = Batch(TOKENS, torch.ones_like(TOKENS).bool())
+BATCH = Batch.whole(TOKENS)
 
 
 class LowRank(nn.Module):

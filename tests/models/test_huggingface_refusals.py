@@ -146,7 +146,7 @@ def test_padding_that_a_model_cannot_leave_out_is_refused() -> None:
     config = hf.FNetConfig(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2)
     model = am.HuggingFace(hf.FNetForMaskedLM(config).eval())
     tokens = torch.arange(10).view(2, 5)
-    model.start(Batch(tokens, torch.ones_like(tokens).bool()))
+    model.start(Batch.whole(tokens))
     with pytest.raises(am.AnamorphError, match=r"Padding at the right.*sequences of one length"):
         model.start(Batch(tokens, torch.tensor([[True] * 5, [True, True, False, False, False]])))
 
@@ -158,7 +158,7 @@ def test_a_window_without_a_mask_is_refused() -> None:
         layer.forward = partial(_without_mask, layer.forward)
     tokens = torch.arange(9)[None] + 3
     with pytest.raises(am.AnamorphError, match=r"sliding window of 4 tokens.*no mask.*for 9"):
-        audited.layer(0, audited.start(Batch(tokens, torch.ones_like(tokens).bool())))
+        audited.layer(0, audited.start(Batch.whole(tokens)))
 
 
 def _without_mask(forward: Any, *arguments: Any, attention_mask: Any = None, **more: Any) -> Any:
@@ -217,7 +217,7 @@ def test_two_threads_give_what_one_gives(name: str) -> None:
 
     def logits(tokens: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode():
-            return model.logits(model.run(Batch(tokens, torch.ones_like(tokens).bool())).state)
+            return model.logits(model.run(Batch.whole(tokens)).state)
 
     expected = [logits(tokens) for tokens in batches]
     wrong: list[int] = []

@@ -14,30 +14,14 @@ from scipy.special import log_softmax
 from torch import Tensor, nn
 
 import anamorph as am
-from anamorph.tasks import Split, Task
 from plain_modules import CONTEXT, VOCABULARY, Transformer, large
+from random_tasks import random_task
 
 SITES = {"*.residual": "blocks.*"}
 Rule = Callable[[Any, Tensor, Tensor], Tensor]
 
 
 FULL = torch.ones(1, CONTEXT).bool()
-
-
-def tiny_task(vocabulary: int) -> Task:
-    """Sequences of 4 to 12 random tokens, each but the first to be predicted."""
-    rng = np.random.default_rng(0)
-
-    def split(name: str, role: Any) -> Split:
-        offsets = np.concatenate([[0], np.cumsum(rng.integers(4, 13, 20))])
-        scored = np.ones(offsets[-1], dtype=bool)
-        scored[offsets[:-1]] = False
-        tokens = rng.integers(0, vocabulary, offsets[-1]).astype(np.int32)
-        return Split(name, role, tokens, offsets, scored)
-
-    splits = [split("train", "train"), split("iid", "iid"), split("far", "ood")]
-    names = tuple(map(str, range(vocabulary)))
-    return Task("tiny", {}, names, np.arange(vocabulary), {s.name: s for s in splits})
 
 
 class Odd(Transformer):
@@ -339,7 +323,7 @@ def test_an_audit_of_logits_with_minus_infinity_is_that_of_the_tokens_that_are_l
     def masked(m: Any, tokens: Tensor, mask: Tensor) -> Tensor:
         return m(tokens).index_fill(-1, torch.arange(15, 23), -math.inf)  # type: ignore[no-any-return]
 
-    task = tiny_task(15)
+    task = random_task(15)
     found = []
     for model in (
         am.HookedModel(module, SITES, masked, context=CONTEXT),
@@ -376,7 +360,7 @@ def test_a_proxy_that_rules_out_what_the_model_allows_is_told_with_metric_and_se
     with pytest.raises(
         am.AnamorphError, match=r"is inf in sequence \d+.* where -inf rules out a token"
     ):
-        am.audit(model, tiny_task(15), ["svd(rank=2)@1.residual"])
+        am.audit(model, random_task(15), ["svd(rank=2)@1.residual"])
 
 
 # --- threads --------------------------------------------------------------------------------------
@@ -438,7 +422,7 @@ def test_what_keeps_a_run_on_itself_is_audited_right_on_a_machine_with_threads()
         for module in (keeps, usual):
             model = am.HookedModel(module, SITES, context=CONTEXT)
             spec = ["svd(rank=[1,4])@*.residual"]
-            found.append(am.audit(model, tiny_task(15), spec).results)
+            found.append(am.audit(model, random_task(15), spec).results)
     finally:
         torch.set_num_threads(before)
     assert found[0].equals(found[1])
@@ -478,7 +462,7 @@ def test_what_writes_over_its_logits_gives_the_numbers_of_its_runs() -> None:
     usual.load_state_dict(module.state_dict())
     plain = am.HookedModel(usual, SITES, context=CONTEXT)
     mine, right = (
-        am.audit(m, tiny_task(15), ["svd(rank=[1,2])@1.residual"]).results for m in (model, plain)
+        am.audit(m, random_task(15), ["svd(rank=[1,2])@1.residual"]).results for m in (model, plain)
     )
     assert mine.equals(right)
     with pytest.raises(am.AnamorphError, match="when two threads run it at once"):

@@ -15,7 +15,7 @@ from anamorph.models.base import Batch, Context, Edit, EditBy, LayerKind, Model
 from anamorph.models.tap import rows_at
 from huggingface_models import make
 from plain_modules import Transformer, large
-from running import Stacked, run
+from running import run
 
 READ, WRITTEN = LayerKind(0, "mlp"), LayerKind(1, "mlp")
 LENGTHS = (9, 6)
@@ -134,7 +134,7 @@ def test_copies_read_their_own(name: str) -> None:
     """Two proxies in one run, whose first layers differ."""
     model, module, mlps = MAKERS[name]()
     given = batch(model, 3)
-    first = Stacked(lambda x: torch.cat([x[:1] / 2, x[-1:].tanh()]), copies=2)
+    first = EditBy(lambda x: torch.cat([x[:1] / 2, x[-1:].tanh()]), copies=2)
     both = run(model, given, {READ: first, WRITTEN: Reads()})
     assert len(both) == 2
     close(both[0], by_hand(module, mlps, given.tokens, lambda x: x / 2))

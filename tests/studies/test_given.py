@@ -21,9 +21,8 @@ from anamorph.auditing.engine import LOOK, Settings, audit_split
 from anamorph.auditing.proxies import SimplifiedProxy
 from anamorph.cli import main
 from anamorph.errors import AnamorphError
-from anamorph.faithfulness.confidence import PRIOR_CORRELATION, RatioSequence
+from anamorph.faithfulness.confidence import PRIOR_CORRELATION, RatioSums, sequence_interval
 from anamorph.faithfulness.estimates import Stopping
-from anamorph.faithfulness.sums import WHOLE
 from anamorph.models.decoder import Decoder, DecoderConfig
 from anamorph.models.huggingface.load import load_pretrained
 from anamorph.models.huggingface.model import HuggingFace
@@ -196,7 +195,7 @@ def test_numbers_do_not_depend_on_order_or_padding(model: HuggingFace, task: Tas
         ready = [SimplifiedProxy(x, model) for x in fitted]
         part = split.take(order)
         cells = audit_split(model, part, task.candidates, ready, Settings(tokens))
-        whole = np.flatnonzero(cells[proxies[0]].index.facet == WHOLE)
+        whole = cells[proxies[0]].index.whole
         sums = torch.stack([cells[p].sums[:, whole] for p in proxies])
         by_sequence.append(torch.empty_like(sums).index_copy_(2, torch.from_numpy(order), sums))
     for other in by_sequence[1:]:
@@ -217,13 +216,12 @@ def test_a_cell_stops_when_its_confidence_sequence_is_narrow(
         taken.filter(split="c").select("simplification", "sequences").iter_rows()
     ):
         cell = sums.filter(proxy=name)["same_prediction"].to_numpy().copy()[: len(split)]
-        ratio, stop = RatioSequence(1, 0.25), len(split)
-        for start in range(0, len(split), LOOK):
-            counts = split.lengths[start : start + LOOK] - 1
-            new = torch.from_numpy(cell[start : start + LOOK])[None]
-            ratio.update(new, torch.from_numpy(counts))
-            if ratio.width() <= 0.25:
-                stop = min(start + LOOK, len(split))
+        counts, stop = split.lengths - 1.0, len(split)
+        for seen in range(LOOK, len(split), LOOK):
+            ratios = RatioSums.of(*(torch.from_numpy(x[:seen]) for x in (cell, counts)))
+            low, high = sequence_interval(ratios, 0.25)
+            if high - low <= 0.25:
+                stop = seen
                 break
         assert sequences == stop, name
 

@@ -20,7 +20,7 @@ import polars as pl
 import pytest
 
 from anamorph.errors import AnamorphError
-from anamorph.tasks.text import placed
+from anamorph.tasks.text import parsed
 from anamorph.tasks.text.files import open_source
 from anamorph.tasks.text.rows import Fields
 from anamorph.tasks.text.task import text_task
@@ -305,7 +305,7 @@ ALL_CSV = [name for name in FILES if name.endswith((".csv", ".CSV", ".tsv", ".ta
 def test_documents_are_the_same_whatever_is_read_at_a_time(
     block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(placed, "BLOCK", block)
+    monkeypatch.setattr(parsed, "BLOCK", block)
     for name in ("a.Json", "a-compact.json", "a-pretty.json", "a-bom.json", "a.json", *ALL_CSV):
         test_every_ending_gives_the_documents_of_plain_jsonl(name, tmp_path)
 

@@ -26,10 +26,10 @@ from anamorph.auditing.model_run import ModelRun, ScoredBatch
 from anamorph.auditing.proxies import Proxy
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness.comparison import position_metrics
-from anamorph.faithfulness.confidence import RatioSequence
+from anamorph.faithfulness.confidence import RatioSums, sequence_interval
 from anamorph.faithfulness.estimates import Stopping
 from anamorph.faithfulness.metrics import JUDGED, metric_names
-from anamorph.faithfulness.sums import WHOLE, CellSums, SumIndex
+from anamorph.faithfulness.sums import CellSums, SumIndex
 from anamorph.machine.threads import side_by_side, torch_threads
 from anamorph.models.base import Model
 from anamorph.simplifications import ProxySpec
@@ -124,19 +124,33 @@ def _until_narrow(
     """A few sequences at a time, and the stacks of a batch side by side."""
     assert settings.stopping is not None
     cells = comparison.cells
-    following = Following(cells, comparison.index, settings.stopping)
+    active = dict(cells)
     for start in range(0, len(split), LOOK):
-        look = np.arange(start, min(start + LOOK, len(split)))
-        for sequences in even_batches(split, look, settings.batch_tokens):
+        stop = min(start + LOOK, len(split))
+        for sequences in even_batches(split, np.arange(start, stop), settings.batch_tokens):
             run = comparison.run(sequences)
-            stacks = comparison.stacks(run, following.active)
+            stacks = comparison.stacks(run, active)
             for _ in side_by_side(partial(comparison.add, run), stacks, workers):
                 pass
-        following.look(look)
-        watch(len(cells) - len(following.active), len(cells))
-        if not following.active:
+        for cell in active.values():
+            cell.seen = stop
+        active = _wide(active, comparison.index, stop, settings.stopping)
+        watch(len(cells) - len(active), len(cells))
+        if not active:
             break
     watch(len(cells), len(cells))
+
+
+def _wide(
+    cells: dict[ProxySpec, CellSums], index: SumIndex, seen: int, stopping: Stopping
+) -> dict[ProxySpec, CellSums]:
+    """The cells whose confidence sequence of `same_prediction` is still too wide at this look."""
+    rows = slice(np.searchsorted(index.sequence[index.whole], seen))
+    sums = torch.stack([c.sums[c.metrics.index(JUDGED), rows] for c in cells.values()]).cpu()
+    ratios = RatioSums.of(sums, torch.from_numpy(index.tokens[rows]).double())
+    ends = sequence_interval(ratios, stopping.until, prior_correlation=stopping.correlation)
+    wide = (ends[1] - ends[0] > stopping.until).tolist()
+    return {spec: cell for (spec, cell), go_on in zip(cells.items(), wide, strict=True) if go_on}
 
 
 @contextmanager
@@ -211,42 +225,6 @@ class Comparison:
         """Add the metrics of a stack of proxies on the batch of a run."""
         for proxy, metrics in zip(stack, _compare(run, stack), strict=True):
             self.cells[proxy.spec].add_rows(run.scored.rows, metrics)
-
-
-class Following:
-    """Which cells still have to go on, by the confidence sequences of their `same_prediction`.
-
-    Args:
-        cells: all of them; how many of their sequences were seen is kept up to date.
-        index: of their split.
-        stopping: how narrow a sequence has to be.
-
-    Attributes:
-        active: what has to go on.
-    """
-
-    def __init__(
-        self, cells: dict[ProxySpec, CellSums], index: SumIndex, stopping: Stopping
-    ) -> None:
-        self.cells, self.index = cells, index
-        self.order = list(cells)
-        self.active = set(cells)
-        self.ratios = RatioSequence(
-            len(cells), stopping.until, prior_correlation=stopping.correlation
-        )
-
-    def look(self, sequences: NDArray[np.int64]) -> None:
-        """Take in new sequences of all active cells, and drop those that are narrow enough."""
-        rows = np.flatnonzero(np.isin(self.index.sequence, sequences) & (self.index.facet == WHOLE))
-        places = [i for i, spec in enumerate(self.order) if spec in self.active]
-        metric = self.cells[self.order[0]].metrics.index(JUDGED)
-        sums = torch.stack([self.cells[self.order[i]].sums[metric, rows] for i in places]).cpu()
-        self.ratios.update(sums, torch.from_numpy(self.index.tokens[rows]), torch.tensor(places))
-        width = self.ratios.width()
-        for i in places:
-            self.cells[self.order[i]].seen = int(sequences[-1]) + 1
-            if width[i] <= self.ratios.until:
-                self.active.remove(self.order[i])
 
 
 def _compare(run: ModelRun, stack: Stack) -> Tensor:

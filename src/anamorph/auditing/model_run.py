@@ -72,7 +72,7 @@ class Outcome:
         """[1 or copy, place, vocabulary] at some targets, counted over the batch."""
         residual = self.state.residual.flatten(1, 2)
         residual = residual.index_select(1, places.to(residual.device))[:, None]
-        return self.model.logits(replace(self.state, residual=residual, at=None))[:, 0]
+        return self.model.logits(replace(self.state, residual=residual))[:, 0]
 
     def attention(self, heads: Iterable[Head], places: Tensor) -> Tensor:
         """[1 or copy, head, place, key] of some heads, at some targets."""

@@ -12,7 +12,6 @@ from anamorph.auditing.audit import fit_on_task
 from anamorph.auditing.engine import BATCH_TOKENS, Settings, audit_split
 from anamorph.auditing.proxies import SimplifiedProxy
 from anamorph.auditing.samples import scored_sequences
-from anamorph.faithfulness.sums import WHOLE
 from anamorph.machine.threads import torch_threads
 from anamorph.models.base import LayerKind, Model
 from anamorph.simplifications import SVD, Simplification, Simplified
@@ -59,7 +58,7 @@ def noise_floor(
     settings = Settings(batch_tokens=batch_tokens, threads=threads)
     part = scored_sequences(task.reference, sequences)
     (sums,) = audit_split(model, part, task.candidates, [proxy], settings).values()
-    rows = np.flatnonzero(sums.index.facet == WHOLE)
+    rows = sums.index.whole
     means = sums.sums[:, rows].sum(1).cpu() / sums.index.tokens[rows].sum()
     return {"simplification": str(whole), **dict(zip(sums.metrics, means.tolist(), strict=True))}
 

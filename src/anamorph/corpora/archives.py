@@ -16,7 +16,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
+from types import SimpleNamespace
 from typing import IO, Any, cast
 
 from anamorph.errors import AnamorphError
@@ -89,7 +91,8 @@ def source_files(
     try:
         with path.open("rb") as file:
             magic = file.read(8)
-        members = _zip(path, limits) if magic.startswith(b"PK") else _tar(path, magic, limits)
+        budget = _Budget(limits.unpacked)
+        members = _zip(path, budget) if magic.startswith(b"PK") else _tar(path, magic, budget)
         for number, member in enumerate(members, start=1):
             if number > limits.members:
                 raise TooMuchError(f"more than {limits.members:,} members")
@@ -152,9 +155,9 @@ def _text(
     return None
 
 
-def _tar(path: Path, magic: bytes, limits: Limits) -> Iterator[_Member]:
+def _tar(path: Path, magic: bytes, budget: "_Budget") -> Iterator[_Member]:
     with _plain(path, magic) as stream:
-        bounded = cast(IO[bytes], _Bounded(stream, limits.unpacked))
+        bounded = cast(IO[bytes], SimpleNamespace(read=partial(budget.read, stream)))
         with tarfile.open(fileobj=bounded, mode="r|") as archive:
             for info in archive:
                 file = archive.extractfile(info) if info.isreg() else None
@@ -186,32 +189,26 @@ def _plain(path: Path, magic: bytes) -> Iterator[IO[bytes]]:
         yield stream
 
 
-def _zip(path: Path, limits: Limits) -> Iterator[_Member]:
-    left = limits.unpacked
+def _zip(path: Path, budget: "_Budget") -> Iterator[_Member]:
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
 
             def read(most: int, info: zipfile.ZipInfo = info) -> bytes:
-                nonlocal left
                 with archive.open(info) as file:
-                    content = file.read(most)
-                left -= len(content)
-                if left < 0:
-                    raise TooMuchError(f"more than {limits.unpacked:,} bytes unpacked")
-                return content
+                    return budget.read(file, most)
 
             link = stat.S_ISLNK(info.external_attr >> 16)
             yield _Member(info.filename, info.file_size, None if info.is_dir() else read, link)
 
 
-class _Bounded:
-    """A stream that gives so many bytes and not one more."""
+class _Budget:
+    """So many bytes of an archive, and not one more."""
 
-    def __init__(self, stream: IO[bytes], most: int) -> None:
-        self.stream, self.left, self.most = stream, most, most
+    def __init__(self, most: int) -> None:
+        self.left = self.most = most
 
-    def read(self, size: int) -> bytes:
-        content = self.stream.read(size)
+    def read(self, file: IO[bytes], size: int) -> bytes:
+        content = file.read(size)
         self.left -= len(content)
         if self.left < 0:
             raise TooMuchError(f"more than {self.most:,} bytes unpacked")

@@ -35,7 +35,7 @@ from anamorph.corpora.functions import (
 from anamorph.corpora.languages import LANGUAGES, language_of, parser
 from anamorph.corpora.recipe import read_recipe
 from anamorph.errors import AnamorphError
-from anamorph.files import write_table, write_text
+from anamorph.files import write_json, write_table
 from anamorph.machine.process import processors
 from anamorph.machine.workers import apart
 from anamorph.progress import Event, Watch, ignore
@@ -228,7 +228,7 @@ def extract(sources: Sequence[Source], cache: Path, watch: Watch = ignore) -> Co
     corpus = Corpus(functions, manifest)
     path = cache / "manifests" / f"{corpus.checksum[:32]}.json"
     if not path.exists():
-        write_text(path, json.dumps(manifest, indent=1))
+        write_json(path, manifest)
     _warn(manifest, path)
     return corpus
 
@@ -290,7 +290,7 @@ def _extract_to(source: Source, place: Path, _: Watch = ignore) -> str:
         "functions_sha256": digest.hexdigest(),
         "passed_over": str(problems),
     }
-    write_text(place.with_suffix(".json"), json.dumps(found))  # last: it says that all is there
+    write_json(place.with_suffix(".json"), found)  # last: it says that all is there
     return source.repo or source.paths[0].name
 
 

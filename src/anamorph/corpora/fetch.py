@@ -19,7 +19,7 @@ from pathlib import Path
 
 from anamorph.corpora.recipe import Client
 from anamorph.errors import AnamorphError
-from anamorph.files import write_text
+from anamorph.files import write_json
 from anamorph.progress import Event, Watch, ignore
 
 AT_A_TIME = 4
@@ -121,7 +121,7 @@ def _known(client: Client, name: str, cache: Path) -> Package | None:
 
 def _record(package: Package) -> None:
     said = {"archives": [vars(a) for a in package.archives], "problem": package.problem}
-    write_text(package.folder / "package.json", json.dumps(said, indent=1))
+    write_json(package.folder / "package.json", said)
 
 
 def _safe(name: str) -> str:

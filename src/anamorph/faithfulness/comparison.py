@@ -1,10 +1,10 @@
 """All metrics of many proxies at many positions, in few passes over the vocabulary.
 
 The formulas are those of `divergences`, arranged so that the model's side is computed once for all
-proxies, and a proxy costs one exponential and one logarithm an outcome: with `d` the log-ratio of
-proxy to model and `r = exp d`, KL(model ‖ proxy) is the mean of `-d` under the model, and twice the
-Jensen-Shannon divergence that of `r d - (1 + r) log((1 + r) / 2)`. Equal logits give `d = 0` to the
-bit, and so exactly 0.
+proxies, and a proxy costs one exponential and one logarithm for each outcome. With `d` the
+log-ratio of proxy to model and `r = exp d`, KL(model ‖ proxy) is the mean of `-d` under the model,
+and twice the Jensen-Shannon divergence is the mean of `r d - (1 + r) log((1 + r) / 2)`. Equal
+logits give `d = 0` to the bit, and so exactly 0.
 """
 
 import math
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness.divergences import (
+    NATS,
     Candidates,
     attention_jsd,
     cross_entropy,
@@ -23,20 +24,20 @@ from anamorph.faithfulness.divergences import (
     kl,
     most_attended,
     overlap,
+    picked,
 )
 from anamorph.faithfulness.metric import Metric
-from anamorph.faithfulness.metrics import all_metrics
+from anamorph.faithfulness.metrics import all_metrics, metric_names
 
-NATS = math.log(2)  # in a bit
-ROUNDING = 1e-6  # by which an added metric may leave its bounds
+ROUNDING = 1e-6  # by so much an added metric may lie outside its bounds
 
-# Elements in a block of intermediate values: on a CPU small enough that the passes over it stay in
-# a core's cache, large enough that the overhead of a torch call does not count.
+# Elements in a block of intermediate values: on a CPU few enough to stay in a core's cache, and so
+# many that the overhead of a torch call does not count.
 BLOCK = 2**19
 BLOCK_ELSEWHERE = 2**26
 
-# Log-probabilities of the model above this, and sums of the proxy's in this range, are safe from
-# underflow; the rest is measured the slower way.
+# With log-probabilities of the model above the first, and sums of the proxy's in the range of the
+# second, nothing underflows. What lies outside is measured in the slower way.
 LOWEST = -80.0
 SUMS = 1e-20, 1e30
 
@@ -103,8 +104,9 @@ def position_metrics(
     """All metrics at every position, for many proxies at once.
 
     "Right" means that the prediction is the target. Where candidates of a proxy tie for the highest
-    logit, the model's prediction is taken if it is one of them, else the target. Cross entropies
-    and output divergences are over the whole vocabulary, in bits; `output_kl` is KL(model ‖ proxy).
+    logit, its prediction is that of the model if it is one of them, or else the target if that is.
+    Cross entropies and output divergences are over the whole vocabulary, in bits; `output_kl` is
+    KL(model ‖ proxy).
 
     Args:
         model: at the same positions.
@@ -122,29 +124,22 @@ def position_metrics(
     """
     if (model_attention is None) != (proxy_attention is None):
         raise AnamorphError(
-            "The attention of one of model and proxy is missing; give both or none."
+            "The attention of either model or proxy is missing; give both or neither."
         )
-    measured = [
-        metric
-        for metric in all_metrics().values()
-        if metric.kind == "output" or model_attention is not None
-    ]
-    copies, positions, _ = logits.shape
-    out = logits.new_empty((copies, len(measured), positions), dtype=torch.float32)
-    column = {metric.name: out[:, i] for i, metric in enumerate(measured)}
-    added = [metric for metric in measured if metric.at is not None]
-    _compare_outputs(model, logits, column, [m for m in added if m.kind == "output"])
+    column = _compare_outputs(model, logits)
     if model_attention is not None and proxy_attention is not None:
-        of_attention = [m for m in added if m.kind == "attention"]
-        _compare_attention(model_attention, proxy_attention, column, of_attention)
-    return out
+        column |= _compare_attention(model_attention, proxy_attention)
+    names = metric_names(attention=model_attention is not None)
+    return torch.stack([column[name].expand(logits.shape[:2]) for name in names], dim=1)
 
 
-def _compare_outputs(
-    model: ModelOutput, logits: Tensor, column: dict[str, Tensor], added: list[Metric]
-) -> None:
-    """Fill the columns, [copy, position] each; `added` are metrics that have their own function."""
+def _compare_outputs(model: ModelOutput, logits: Tensor) -> dict[str, Tensor]:
+    """Every metric of outputs, [copy, position]; [position] if it is of the model alone."""
     copies, positions, vocabulary = logits.shape
+    added = [m for m in all_metrics().values() if m.at is not None and m.kind == "output"]
+    ours = "same_prediction", "proxy_accuracy", "output_jsd", "output_kl", "proxy_cross_entropy"
+    shape, names = (copies, positions), [*ours, *(metric.name for metric in added)]
+    column = {name: logits.new_empty(shape, dtype=torch.float32) for name in names}
     # fresh memory for every block would cost as much as the arithmetic
     numbers = min(logits.numel(), max(_block(logits.device), vocabulary))
     space = model.p.new_empty(3, numbers)
@@ -152,50 +147,49 @@ def _compare_outputs(
         here = model[rows]
         for some in _blocks(copies, here.logits.numel(), logits.device):
             of_proxies = logits[some, rows].float()
-            column["same_prediction"][some, rows], column["proxy_accuracy"][some, rows] = (
-                _predictions(here, of_proxies)
+            values = (
+                *_predictions(here, of_proxies),
+                *_divergences(here, of_proxies, space[:, : of_proxies.numel()]),
+                *(_checked(m, here, of_proxies, of_proxies.shape[:2]) for m in added),
             )
-            (
-                column["output_jsd"][some, rows],
-                column["output_kl"][some, rows],
-                column["proxy_cross_entropy"][some, rows],
-            ) = _divergences(here, of_proxies, space[:, : of_proxies.numel()])
-            for metric in added:
-                to = column[metric.name][some, rows]
-                to.copy_(_checked(metric, here, of_proxies, to.shape))
-
+            for name, value in zip(names, values, strict=True):
+                column[name][some, rows] = value
     model_right = (model.said == model.targets).float()
     same, proxy_right = column["same_prediction"], column["proxy_accuracy"]
-    column["model_accuracy"].copy_(model_right)
-    column["model_cross_entropy"].copy_(model.cross_entropy)
-    column["proxy_only_right"].copy_(proxy_right * (1 - model_right))
-    column["model_only_right"].copy_((1 - proxy_right) * model_right)
-    column["different_errors"].copy_((1 - same) * (1 - proxy_right) * (1 - model_right))
+    return column | {
+        "model_accuracy": model_right,
+        "model_cross_entropy": model.cross_entropy,
+        "proxy_only_right": proxy_right * (1 - model_right),
+        "model_only_right": (1 - proxy_right) * model_right,
+        "different_errors": (1 - same) * (1 - proxy_right) * (1 - model_right),
+    }
 
 
-def _compare_attention(
-    model: Tensor, proxies: Tensor, column: dict[str, Tensor], added: list[Metric]
-) -> None:
-    """Fill the columns, [copy, position] each; attention that no proxy changes has one copy."""
+def _compare_attention(model: Tensor, proxies: Tensor) -> dict[str, Tensor]:
+    """Every metric of attention, [1 or copy, position], as there are proxies."""
     heads, positions, keys = model.shape
+    added = [m for m in all_metrics().values() if m.at is not None and m.kind == "attention"]
+    shape, names = (len(proxies), positions), ["attention_jsd", "same_attention"]
+    names += [metric.name for metric in added]
+    column = {name: model.new_empty(shape, dtype=torch.float32) for name in names}
     for rows in _blocks(positions, heads * keys, model.device):
         p = model[:, rows].float()
         most = most_attended(p)
         for copy, proxy in enumerate(proxies):
-            to = slice(None) if len(proxies) == 1 else copy
             q = proxy[:, rows].float()
-            column["attention_jsd"][to, rows] = attention_jsd(p, q)
-            column["same_attention"][to, rows] = overlap(most, most_attended(q))
-            for metric in added:
-                column[metric.name][to, rows] = _checked(metric, p, q, p.shape[1:2])
+            values = [attention_jsd(p, q), overlap(most, most_attended(q))]
+            values += [_checked(metric, p, q, p.shape[1:2]) for metric in added]
+            for name, value in zip(names, values, strict=True):
+                column[name][copy, rows] = value
+    return column
 
 
 def _checked(
     metric: Metric, model: ModelOutput | Tensor, proxy: Tensor, shape: torch.Size
 ) -> Tensor:
-    """What the function of a metric gives, if it is what the metric says it is.
+    """What the function of an added metric gives, if it fits what the metric says of it.
 
-    It is given copies, as it may write into them, and others read the same.
+    The function is given copies: it may write into them, and other metrics read the same tensors.
     """
     assert metric.at is not None
     if isinstance(model, Tensor):
@@ -224,7 +218,7 @@ def _checked(
 
 
 def _blocks(items: int, size: int, device: torch.device) -> Iterator[slice]:
-    """Consecutive slices of `items` things of `size` elements each, about a block long."""
+    """Slices that cut `items` things of `size` elements each into parts of about a block."""
     step = max(1, _block(device) // max(1, size))
     return (slice(start, start + step) for start in range(0, items, step))
 
@@ -234,10 +228,10 @@ def _block(device: torch.device) -> int:
 
 
 def _predictions(model: ModelOutput, logits: Tensor) -> tuple[Tensor, Tensor]:
-    """[copy, position] whether a proxy says what the model says, and whether it says the target."""
+    """[copy, position] whether a proxy predicts what the model does, and whether the target."""
     highest = model.candidates.highest(logits)
-    same = _at(logits, model.said) == highest
-    right = (_at(logits, model.targets) == highest) & model.candidates.hold(model.targets)
+    same = picked(logits, model.said) == highest
+    right = (picked(logits, model.targets) == highest) & model.candidates.hold(model.targets)
     return same, torch.where(same, model.said == model.targets, right)
 
 
@@ -256,7 +250,7 @@ def _divergences(
     if not (model.lowest > LOWEST and smallest > SUMS[0] and largest < SUMS[1]):  # or a NaN
         return _careful_divergences(model, logits)
     d.sub_(total.log())
-    bits = _at(d, model.targets).div_(-NATS).add_(model.cross_entropy)
+    bits = picked(d, model.targets).div_(-NATS).add_(model.cross_entropy)
     kl_ = _dot(model.p, d, space[2]).div_(-NATS).clamp_(min=0)
     d.mul_(r.div_(total))
     half = r.add_(1).mul_(0.5)
@@ -275,11 +269,6 @@ def _careful_divergences(model: ModelOutput, logits: Tensor) -> tuple[Tensor, Te
         kl(log_p, log_q),
         cross_entropy(log_q, model.targets),
     )
-
-
-def _at(values: Tensor, tokens: Tensor) -> Tensor:
-    """[copy, position, vocabulary] and [position] token ids to [copy, position]."""
-    return values.gather(-1, tokens.expand(values.shape[:-1])[..., None])[..., 0]
 
 
 def _dot(a: Tensor, b: Tensor, space: Tensor) -> Tensor:

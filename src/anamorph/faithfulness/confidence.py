@@ -39,6 +39,10 @@ Intervals of earlier looks are not intersected: if a new kind of sequence turns 
 widens again, and an early mistake is mended. So the interval that made a cell stop holds more often
 than all its looks together, and it depends on the sums at the stop alone.
 
+It is assumed that sequences come in random order, whatever is seen, and that no rare kind of
+sequence both fails and is much longer than the others. Each cell's sequence of intervals holds by
+itself; among many cells some will miss.
+
 For N independent values in [0, 1], step 2 is exact (Ville's inequality). So is step 3 by itself,
 as a first failure ends (1 − s)ⁿ. As d is an estimate, the whole is asymptotic, in the sense of
 Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas (2024), "Time-uniform central limit theory and
@@ -55,8 +59,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
-from anamorph.errors import AnamorphError
 
 FEWEST_SEQUENCES = 16
 """A cell that has seen fewer sequences has the interval [0, 1]."""
@@ -240,87 +242,3 @@ def _effective(sums: RatioSums, prior_correlation: float) -> tuple[Tensor, Tenso
     positions = sums.c / design_effect(sums, prior_correlation)
     sequences = sums.c**2 / sums.cc
     return mean.where(known, 0.5), positions.where(known, 1.0), sequences.where(known, 1.0)
-
-
-class RatioSequence:
-    """Confidence sequences of the pooled means of many cells.
-
-    Each call of `update` is a look. A cell that has stopped is left out of later updates and keeps
-    its interval. Each cell's sequence holds with probability 1 − alpha by itself; among many cells
-    some will miss.
-
-    It is assumed that sequences come in random order, whatever is seen; that the metric lies in
-    [0, 1]; and that no rare kind of sequence both fails and is much longer than the others (see
-    docs/confidence.md).
-
-    Args:
-        cells: how many.
-        until: the width of the interval (high − low) that is aimed at, in (0, 1).
-        alpha: chance that an interval misses the truth at any look, in (0, 0.5].
-        prior_correlation: ρ₀ of step 1 of the module, in (0, 1].
-    """
-
-    def __init__(
-        self,
-        cells: int,
-        until: float,
-        alpha: float = 0.05,
-        prior_correlation: float = PRIOR_CORRELATION,
-    ) -> None:
-        self.until = until
-        self.alpha = alpha
-        self.prior_correlation = prior_correlation
-        self.sums = RatioSums(*torch.zeros(6, cells, dtype=torch.float64))
-        self._low = torch.zeros_like(self.sums.a)
-        self._high = torch.ones_like(self.sums.a)
-
-    def update(self, numerators: Tensor, counts: Tensor, cells: Tensor | None = None) -> None:
-        """Add new sequences to some cells, and look.
-
-        Args:
-            numerators: [cells, new] sums of a metric in [0, 1] over each sequence's positions.
-            counts: [new] scored positions of each sequence, at least 1; [cells, new] where cells
-                see sequences of their own.
-            cells: which cells the rows are, as indices without repeats; all of them by default.
-
-        Raises:
-            AnamorphError: if shapes do not fit, or a numerator lies outside [0, count].
-        """
-        numerators, counts = numerators.double(), counts.double()
-        rows = torch.arange(len(self.sums.a)) if cells is None else cells
-        self._require(numerators, counts, rows)
-        for total, more in zip(self.sums, RatioSums.of(numerators, counts), strict=True):
-            total[rows] += more
-        sums = RatioSums(*(total[rows] for total in self.sums))
-        low, high = sequence_interval(sums, self.until, self.alpha, self.prior_correlation)
-        self._low[rows], self._high[rows] = low, high
-
-    def interval(self) -> tuple[Tensor, Tensor]:
-        """Low and high, each [cells]: [0, 1] until a cell has `FEWEST_SEQUENCES`."""
-        return self._low.clone(), self._high.clone()
-
-    def width(self) -> Tensor:
-        """High − low: [cells]. A cell may stop once this is at most `until`."""
-        return self._high - self._low
-
-    def _require(self, numerators: Tensor, counts: Tensor, rows: Tensor) -> None:
-        expected = (len(rows), counts.shape[-1] if counts.dim() else 0)
-        fits = numerators.shape == expected and counts.shape in (expected, expected[1:])
-        once = len(set(rows.tolist())) == len(rows)
-        if not (fits and once and counts.numel() and bool((counts >= 1).all())):
-            raise AnamorphError(
-                f"The numerators are {list(numerators.shape)} and the counts "
-                f"{list(counts.shape)}; expected [{len(rows)}, new] and [new], with at least one "
-                "new sequence, a row for each cell, named once, and counts of 1 or more. Give all "
-                "new sequences of a cell in one row, without those that have no scored position."
-            )
-        # Sums of float32 values may pass their bounds by rounding.
-        counts = counts.expand_as(numerators)
-        outside = ~((numerators >= -1e-6 * counts) & (numerators <= (1 + 1e-6) * counts))
-        if bool(outside.any()):
-            row, column = outside.nonzero()[0].tolist()
-            raise AnamorphError(
-                f"A numerator is {numerators[row, column].item():g} over "
-                f"{counts[row, column].item():g} positions; expected it between 0 and the count. "
-                "Only means of metrics in [0, 1] can be followed, such as same_prediction."
-            )

@@ -1,5 +1,6 @@
 """How a level of a facet differs from the facet's other levels, on the same sequences."""
 
+from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -42,16 +43,6 @@ class Contrast(NamedTuple):
     sequences: NDArray[np.int64]
 
 
-class _Side(NamedTuple):
-    """Positions of one kind: [proxy, model, metric, sequence] sums and scored positions."""
-
-    sums: Floats
-    counts: Floats
-
-    def without(self, other: "_Side") -> "_Side":
-        return _Side(self.sums - other.sums, self.counts - other.counts)
-
-
 def contrasts(
     index: SumIndex, sums: Floats, tokens: Floats, share: NDArray[np.bool_]
 ) -> list[Contrast]:
@@ -66,39 +57,37 @@ def contrasts(
         tokens: [proxy, model, 1, row] scored positions that were seen, or broadcast against `sums`.
         share: [metric] whether a metric is 0 or 1 at a position.
     """
-    tokens = np.broadcast_to(tokens, sums.shape)
-    by_facet: dict[str, list[Group]] = {}
-    for group in index.groups():
-        if group.facet is not None:
-            by_facet.setdefault(group.facet, []).append(group)
+    both = np.stack([sums, np.broadcast_to(tokens, sums.shape)])
     found = []
-    for groups in by_facet.values():
-        if len(groups) > 1:
-            sides = [_Side(*(_spread_out(index, x, g) for x in (sums, tokens))) for g in groups]
-            every = _Side(*(np.sum(x, axis=0) for x in zip(*sides, strict=True)))
-            pairs = zip(groups, sides, strict=True)
-            found += [_contrast(group, side, every.without(side), share) for group, side in pairs]
+    for facet, several in groupby(index.groups, lambda group: group.facet):
+        groups = list(several)
+        if facet is not None and len(groups) > 1:
+            levels = [_by_sequence(index, both, group) for group in groups]
+            every = np.sum(levels, axis=0)
+            pairs = zip(groups, levels, strict=True)
+            found += [_contrast(group, here, every - here, share) for group, here in pairs]
     return found
 
 
-def _spread_out(index: SumIndex, values: Floats, group: Group) -> Floats:
+def _by_sequence(index: SumIndex, values: Floats, group: Group) -> Floats:
     """[..., sequence] of the rows of a group, 0 where a sequence has none."""
     out = np.zeros((*values.shape[:-1], index.sequences))
     out[..., index.sequence[group.rows]] = values[..., group.rows]
     return out
 
 
-def _contrast(group: Group, here: _Side, rest: _Side, share: NDArray[np.bool_]) -> Contrast:
+def _contrast(group: Group, here: Floats, rest: Floats, share: NDArray[np.bool_]) -> Contrast:
+    """Of [sums or counts, proxy, model, metric, sequence] at a level and at all others."""
     assert group.facet is not None and group.level is not None
-    a, b = (Means.of_every_model(*side, share) for side in (here, rest))
-    ours, theirs = (with_mean(residuals(*side)) for side in (here, rest))
+    a, b = (Means.of_every_model(side[0], side[1], share) for side in (here, rest))
+    ours, theirs = (with_mean(residuals(side[0], side[1])) for side in (here, rest))
     gaps = Differences.of_every_model(a, b, correlation(ours, theirs))
     ends = gaps.ends()
     error = np.sqrt(((ours - theirs) ** 2).sum(-1) + gaps.spread**2)
-    count = here.counts[:, :, 0]  # [proxy, model, sequence]
+    error = np.where(np.isnan(ends.low), np.nan, error)
+    count = here[1, :, :, 0]  # [proxy, model, sequence]
     tokens, sequences = (
         beside(x, x.max(axis=1, keepdims=True)).astype(np.int64)
         for x in (count.sum(-1), np.count_nonzero(count, axis=-1))
     )
-    error = np.where(np.isnan(ends.low), np.nan, error)
     return Contrast(group.facet, group.level, gaps.value, ends, error, tokens, sequences)

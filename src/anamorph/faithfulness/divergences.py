@@ -1,8 +1,7 @@
-"""How far a proxy is from the model at one position: pure functions on tensors.
+"""How far a proxy is from the model at one position: pure functions of tensors.
 
-Every function broadcasts over leading axes, so that the model's `[1, batch, query, vocabulary]`
-meets the proxies' `[copy, batch, query, vocabulary]`. Divergences are in bits; equal inputs give
-exactly 0.
+All of them broadcast over leading axes: the model's `[1, batch, query, vocabulary]` goes with the
+proxies' `[copy, batch, query, vocabulary]`. Divergences are in bits; equal inputs give exactly 0.
 """
 
 import math
@@ -12,6 +11,8 @@ import torch
 from torch import Tensor
 
 from anamorph.errors import AnamorphError
+
+NATS = math.log(2)  # in a bit
 
 TIE = 1e-4
 """Relative difference up to which two attention probabilities count as equal: above the rounding of
@@ -32,12 +33,13 @@ def jensen_shannon(p: Tensor, q: Tensor) -> Tensor:
     """
     p, q = p.float(), q.float()
     middle = (p + q).mul_(0.5)
-    # The ratios p/m and q/m sum to 2, so one division does for both, and equal probabilities give
-    # log 1 = 0 exactly. Where both are 0 any ratio will do; the clamp keeps 0·log 0 at 0.
+    # The ratios p/m and q/m sum to 2, so one division is enough for both, and equal probabilities
+    # give log 1 = 0 exactly. Where both are 0 the ratio does not matter; the clamp keeps 0·log 0 at
+    # 0.
     ratio = p.div(middle).nan_to_num_(1.0).clamp_(1e-37, 2 - 2**-23)
     nats = ratio.log().mul_(p)
     nats.addcmul_(ratio.neg_().add_(2).log_(), q)
-    return nats.sum(-1).mul_(0.5 / math.log(2)).clamp_(0, 1)
+    return nats.sum(-1).mul_(0.5 / NATS).clamp_(0, 1)
 
 
 def kl(log_p: Tensor, log_q: Tensor) -> Tensor:
@@ -54,13 +56,17 @@ def kl(log_p: Tensor, log_q: Tensor) -> Tensor:
     p = log_p.exp()
     nats = (log_p - log_q).mul_(p)
     nats = nats.masked_fill_(p == 0, 0.0)  # 0·(±inf) and 0·(inf - inf) count as 0
-    return nats.sum(-1).mul_(1 / math.log(2)).clamp_(min=0)
+    return nats.sum(-1).mul_(1 / NATS).clamp_(min=0)
 
 
 def cross_entropy(log_p: Tensor, targets: Tensor) -> Tensor:
     """-log2 p(target) in bits: [..., vocabulary] and [...] token ids give [...]."""
-    picked = log_p.gather(-1, targets.expand(log_p.shape[:-1]).unsqueeze(-1)).squeeze(-1)
-    return picked.float().mul(-1 / math.log(2))
+    return picked(log_p, targets).float().mul(-1 / NATS)
+
+
+def picked(values: Tensor, tokens: Tensor) -> Tensor:
+    """[..., vocabulary] and [...] token ids, broadcast, to the values [...] of these tokens."""
+    return values.gather(-1, tokens.expand(values.shape[:-1])[..., None])[..., 0]
 
 
 @dataclass(frozen=True)
@@ -69,8 +75,8 @@ class Candidates:
 
     Attributes:
         tokens: [candidate] ids in order.
-        run: their slice of the vocabulary if they are consecutive, as usual: a view, where picking
-            them would be a slow copy.
+        run: their slice of the vocabulary if they are consecutive, as they mostly are. A slice is a
+            view; picking them is a slow copy.
     """
 
     tokens: Tensor
@@ -128,10 +134,10 @@ def attention_jsd(model: Tensor, proxy: Tensor) -> Tensor:
 def most_attended(pattern: Tensor) -> Tensor:
     """[..., key] 1.0 at the keys of the largest probability, else 0.0.
 
-    Keys in one cluster tie but for rounding, which must not decide: all keys within `TIE` of the
+    Keys in one cluster tie but for rounding, which must not decide. So all keys within `TIE` of the
     largest probability count as most attended.
     """
-    # As numbers, not Booleans, whose sums are several times slower on a CPU.
+    # Numbers, as sums of Booleans are several times slower on a CPU.
     return torch.ge(
         pattern, pattern.amax(-1, keepdim=True).mul_(1 - TIE), out=torch.empty_like(pattern)
     )
@@ -140,8 +146,8 @@ def most_attended(pattern: Tensor) -> Tensor:
 def overlap(model: Tensor, proxy: Tensor) -> Tensor:
     """How far model and proxy agree on the keys that heads attend to most, averaged over heads.
 
-    Without ties this is the share of heads whose arg-max is the same; with ties, how much the two
-    sets overlap (intersection over union).
+    Without ties this is the share of heads with the same arg-max; with ties, how much the two sets
+    overlap (intersection over union).
 
     Args:
         model: [..., head, query, key] from `most_attended`.

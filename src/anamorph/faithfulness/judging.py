@@ -41,10 +41,10 @@ def judge(gaps: pl.DataFrame, thresholds: Thresholds, learnt: float | None) -> p
     models tell little.
 
     Args:
-        gaps: with the columns `FOR_VERDICTS`: the ends of the reference's interval, the p-value of
-            "the gap is at most the tolerance", how often the model or the proxy alone is right on
-            the split, the model's accuracy on the reference, and the sequences of both splits, 0
-            where more of them might not decide.
+        gaps: rows over models stand after those of single ones. `FOR_VERDICTS` are the ends of the
+            reference's interval, the p-value of "the gap is at most the tolerance", how often the
+            model or the proxy alone is right on the split, the model's accuracy on the reference,
+            and the sequences of both splits, 0 where more of them might not decide.
         thresholds: where the lines are drawn.
         learnt: accuracy that a model must exceed for verdicts on it to mean anything.
 
@@ -82,17 +82,16 @@ Row = dict[str, Any]
 
 def _judgements(rows: list[Row], thresholds: Thresholds, learnt: float | None) -> list[Judgement]:
     """Of every row; over models, what all of them agree on."""
-    found: dict[int, Judgement] = {}
+    found: list[Judgement] = []
     of_models: dict[tuple[str, str], list[Judgement]] = {}
-    for number, row in enumerate(rows):
+    for row in rows:
+        each = of_models.setdefault((row["simplification"], row["split"]), [])
         if row["seed"] is not None:
-            found[number] = _of_model(row, thresholds, learnt)
-            of_models.setdefault((row["simplification"], row["split"]), []).append(found[number])
-    for number, row in enumerate(rows):
-        if row["seed"] is None:
-            each = of_models[row["simplification"], row["split"]]
-            found[number] = each[0] if len(each) == 1 else _over_models(row, each, thresholds)
-    return [found[number] for number in range(len(rows))]
+            each.append(_of_model(row, thresholds, learnt))
+            found.append(each[-1])
+        else:
+            found.append(each[0] if len(each) == 1 else _over_models(row, each, thresholds))
+    return found
 
 
 def _of_model(row: Row, thresholds: Thresholds, learnt: float | None) -> Judgement:

@@ -19,7 +19,7 @@ def level_gaps(results: pl.DataFrame, seed: int | None = None) -> pl.DataFrame:
         facet, level; value and iid, the agreements; gap with low and high (null where either
         agreement has no interval); share and iid_share, of the split's scored positions (0 to 1).
     """
-    cell = ["simplification", "split"]
+    cell, level = ["simplification", "split"], ["simplification", "facet", "level"]
     rows = results.filter(
         pl.col("seed").eq_missing(seed),
         pl.col("metric") == "same_prediction",
@@ -35,21 +35,17 @@ def level_gaps(results: pl.DataFrame, seed: int | None = None) -> pl.DataFrame:
             share=pl.col("tokens") / pl.col("whole"),
         )
     )
-    keys = ["simplification", "facet", "level"]
-    iid = rows.filter(pl.col("role") == "iid").select(
-        *keys, iid="value", iid_below="below", iid_above="above", iid_share="share"
-    )
-    lower, upper = (
-        (pl.col(ours) ** 2 + pl.col(theirs) ** 2).sqrt()
-        for ours, theirs in (("iid_below", "above"), ("iid_above", "below"))
-    )
+    gap = pl.col("value_iid") - pl.col("value")
     return (
-        rows.filter(pl.col("role") == "ood")
-        .join(iid, on=keys, maintain_order="left")
-        .with_columns(gap=pl.col("iid") - pl.col("value"))
-        .with_columns(low=pl.col("gap") - lower, high=pl.col("gap") + upper)
+        rows.filter(role="ood")
+        .join(rows.filter(role="iid"), on=level, suffix="_iid", maintain_order="left")
         .select(
-            *("simplification", "split", "facet", "level", "value", "iid"),
-            *("gap", "low", "high", "share", "iid_share"),
+            *("simplification", "split", "facet", "level", "value"),
+            iid="value_iid",
+            gap=gap,
+            low=gap - (pl.col("below_iid") ** 2 + pl.col("above") ** 2).sqrt(),
+            high=gap + (pl.col("above_iid") ** 2 + pl.col("below") ** 2).sqrt(),
+            share="share",
+            iid_share="share_iid",
         )
     )

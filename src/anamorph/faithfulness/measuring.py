@@ -16,8 +16,8 @@ from anamorph.faithfulness.sums import CellSums, SumIndex
 from anamorph.tasks.base import Role
 
 IDENTITY = "identity"  # the method of the model itself
-BLOCK_BYTES = 2**28  # of sums held at once
-COPIES = 8  # of a block's sums at once
+BLOCK_BYTES = 2**28  # of sums held at once, with their copies
+COPIES = 8  # of the sums, that are held at once
 
 CellKey = tuple[int, str, str]
 """Model seed, simplification (spec string), split name."""
@@ -113,7 +113,7 @@ class Measured:
 
 def measure(grid: Grid, place: Place) -> Measured:
     """Means and intervals of all cells of a split."""
-    groups = list(place.index.groups())
+    groups = place.index.groups
     shape = (len(grid.proxies), len(grid.seeds) + 1, len(groups), len(grid.names))
     value, low, high = (np.full(shape, np.nan) for _ in range(3))
     tokens, sequences = (np.empty(shape[:3], np.int64) for _ in range(2))

@@ -1,4 +1,4 @@
-"""What a metric is. Reports describe metrics without torch, which must not be imported here."""
+"""What a metric is. Torch must not be imported here: reports describe metrics without it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,29 +7,30 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class Metric:
-    """A number at every scored position, of which results give means.
+    """A number at every scored position; results give its means.
 
     Attributes:
         name: in results; an identifier.
         label: on axes and in tables.
         unit: "share" (0 or 1 at a position, or the mean of such; shown in per cent), "bits", or
-            what else it counts.
+            whatever else it counts.
         better: whether a "higher" or "lower" value is better; None if neither is.
         direction: what a large or small value says.
         meaning: one sentence.
-        at: the function of a position; see below. None for those that `position_metrics` computes
-            all in one pass.
-        kind: "output", of logits, or "attention", of attention patterns.
-        about: whether it compares "both", or is of the "model" or the "proxy" alone. What compares
-            both is known of the model itself, without error.
+        at: the function of a position, see below; None for ours that `position_metrics` computes in
+            one pass.
+        kind: "output" if it is of logits, "attention" if it is of attention patterns.
+        about: whether it compares "both", or is of the "model" or the "proxy" alone. One that
+            compares both has a known value for the model itself.
         bounded: whether it lies in [0, 1] at every position. A share always does.
         per_sequence: whether results give the mean over sequences too.
-        contrasted: whether the levels of facets are compared in it.
+        contrasted: whether results compare it between the levels of a facet.
 
-    Numbers are from 0 on, as intervals are made on the logarithm. `at(model, logits)` of an output
-    metric is given a `ModelOutput` at some positions and the proxies' logits [copy, position,
-    vocabulary], and gives [copy, position]. `at(model, proxy)` of an attention metric is given
-    attention probabilities [head, position, key] twice, and gives [position].
+    No number may be below 0, as intervals are made on the logarithm. `at(model, logits)` of an
+    output metric is given a `ModelOutput` at some positions and the proxies' logits [copy,
+    position, vocabulary], and returns [copy, position]. `at(model, proxy)` of an attention metric
+    is given the attention probabilities of both, each [head, position, key], and returns
+    [position].
     """
 
     name: str
@@ -50,7 +51,7 @@ class Metric:
 
     @property
     def share(self) -> bool:
-        """Whether it is 0 or 1 at a position (of several heads the mean of that)."""
+        """Whether it is 0 or 1 at a position, or the mean of that over heads."""
         return self.unit == "share"
 
     def worst(self, values: Sequence[float]) -> float:

@@ -5,9 +5,8 @@ facet, then level, then sequence, so that all sequences of a level stand in one 
 rows are those of the whole split.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import polars as pl
@@ -18,8 +17,6 @@ from torch import Tensor
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness.metrics import all_metrics, metric_names
 from anamorph.tasks.base import NOT_APPLICABLE, Split
-
-WHOLE = -1  # the facet and level of the rows that stand for the whole split
 
 
 class Group(NamedTuple):
@@ -39,23 +36,17 @@ class SumIndex:
 
     Attributes:
         sequence: [rows] which sequence of the split.
-        facet: [rows] index into `facet_names`, -1 for the whole split.
-        level: [rows] index into `level_names[facet]`, -1 for the whole split.
         tokens: [rows] how many scored positions the row has.
         rows_of: [scored positions, 1 + facets] the row in the whole split, then in every facet;
             -1 where a facet does not apply.
-        facet_names: the facets, in order.
-        level_names: the levels of each facet, in order.
+        groups: the whole split, then every level that has a row, in order.
         sequences: how many sequences the split has, scored or not.
     """
 
     sequence: NDArray[np.int32]
-    facet: NDArray[np.int16]
-    level: NDArray[np.int16]
     tokens: NDArray[np.int64]
     rows_of: NDArray[np.int64]
-    facet_names: tuple[str, ...]
-    level_names: tuple[tuple[str, ...], ...]
+    groups: tuple[Group, ...]
     sequences: int
 
     @classmethod
@@ -70,34 +61,40 @@ class SumIndex:
                 f"Split {split.name!r} has no scored positions, so nothing can be measured on it; "
                 "score some, make it larger, or leave it out."
             )
-        sequences = np.repeat(np.arange(len(split)), split.lengths)[split.scored]
-        labels = [np.zeros(len(sequences), np.int64)]
-        labels += [f.codes[split.scored].astype(np.int64) for f in split.facets.values()]
-        rows_of = np.full((len(sequences), len(labels)), -1, np.int64)
-        blocks, start = [], 0  # a block: [row of this facet, (facet, level, sequence, tokens)]
-        for column, codes in enumerate(labels):
+        owner = np.repeat(np.arange(len(split)), split.lengths)[split.scored]
+        labels: list[tuple[str | None, NDArray[Any], tuple[str | None, ...]]] = [
+            (None, np.zeros_like(owner), (None,)),
+            *((name, f.codes[split.scored], f.names) for name, f in split.facets.items()),
+        ]
+        rows_of = np.full((len(owner), len(labels)), -1, np.int64)
+        sequences, tokens, groups, start = [], [], [], 0
+        for column, (facet, codes, levels) in enumerate(labels):
             known = codes != NOT_APPLICABLE
-            cells, row, tokens = np.unique(
-                codes[known] * len(split) + sequences[known],
+            cells, row, counts = np.unique(
+                codes[known].astype(np.int64) * len(split) + owner[known],
                 return_inverse=True,
                 return_counts=True,
             )
             rows_of[known, column] = row + start
             level, sequence = np.divmod(cells, len(split))
-            facet = np.full(len(cells), column - 1)
-            blocks.append(np.stack([facet, level if column else facet, sequence, tokens]))
+            for code, begin, size in zip(*np.unique(level, True, return_counts=True), strict=True):
+                rows = slice(start + int(begin), start + int(begin + size))
+                groups.append(Group(facet, levels[code], rows))
+            sequences.append(sequence)
+            tokens.append(counts)
             start += len(cells)
-        facet, level, sequence, tokens = np.concatenate(blocks, axis=1)
         return cls(
-            sequence=sequence.astype(np.int32),
-            facet=facet.astype(np.int16),
-            level=level.astype(np.int16),
-            tokens=tokens,
+            sequence=np.concatenate(sequences).astype(np.int32),
+            tokens=np.concatenate(tokens),
             rows_of=rows_of,
-            facet_names=tuple(split.facets),
-            level_names=tuple(f.names for f in split.facets.values()),
+            groups=tuple(groups),
             sequences=len(split),
         )
+
+    @property
+    def whole(self) -> slice:
+        """The rows of the whole split, which are the first."""
+        return self.groups[0].rows
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -109,17 +106,6 @@ class SumIndex:
         """
         rows = torch.from_numpy(self.rows_of)[positions.cpu()].T.flatten()
         return torch.where(rows < 0, len(self), rows)
-
-    def groups(self) -> Iterator[Group]:
-        """The whole split, then every level that has a row, in order."""
-        key = np.stack([self.facet, self.level])
-        starts = np.flatnonzero((np.diff(key, prepend=-2) != 0).any(axis=0))
-        for start, stop in zip(starts, [*starts[1:], len(self)], strict=True):
-            facet, level, rows = self.facet[start], self.level[start], slice(start, stop)
-            if facet == WHOLE:
-                yield Group(None, None, rows)
-            else:
-                yield Group(self.facet_names[facet], self.level_names[facet][level], rows)
 
 
 class CellSums:

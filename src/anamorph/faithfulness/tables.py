@@ -1,8 +1,8 @@
 """The tables of a study: every number with its interval, every gap with its verdict, and contrasts.
 
-Proxies are worked through in blocks, each over the reference and then over every other split, so
-that memory does not grow with the number of proxies: only the rows of the tables stay. Nothing
-depends on the order in which cells were made.
+Some proxies are taken at a time, first on the reference and then on every other split. So memory
+does not grow with the number of proxies, but for the rows of the tables. Nothing depends on the
+order in which cells were made.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,34 +45,33 @@ def tabulate(
 ) -> Tables:
     """Make `results`, `gaps` and `contrasts` from the sums of all cells.
 
-    Intervals are 95 % intervals over sequences (`anamorph.faithfulness.intervals`), and over seeds
-    too in the rows where `seed` is null (the mean over seeds). A gap is positive where the proxy is
-    less faithful, or does worse, out of distribution. P-values are corrected over all proxies and
-    `ood` splits of one seed and metric. Rows stand in the order of splits (the reference first),
-    proxies, seeds (null last), groups and metrics.
+    Intervals are 95 % intervals over sequences (`anamorph.faithfulness.intervals`). Rows where
+    `seed` is null are of the mean over seeds; their intervals are over seeds too. A gap is positive
+    where the proxy is less faithful, or does worse, out of distribution. P-values are corrected
+    over all proxies and `ood` splits of one seed and metric. Rows are in the order of splits (the
+    reference first), proxies, seeds (null last), groups and metrics.
 
     Args:
-        cells: every seed, proxy and split, all with the same metrics, but that those of attention
-            may be missing. Each is looked up once (the first of each split again), so that a
-            mapping may read files on access.
+        cells: every seed, proxy and split, all with the same metrics; those of attention may be
+            missing. Each is looked up once (the first of each split once more), so a mapping may
+            read files when it is asked.
         proxies: what stands in the tables; "identity" has results, but no gaps or contrasts.
         splits: the role of each split.
         reference: the split that gaps are measured against.
         thresholds: where the lines between verdicts are drawn.
-        learnt: accuracy on the reference that a model must be above for verdicts to mean anything.
+        learnt: accuracy on the reference that a model must exceed for verdicts to mean anything.
         floor: what rounding alone does to each metric (`anamorph.auditing.noise.noise_floor`);
-            gaps of no more than that are not tested.
+            gaps that are not larger are not tested.
         stopping: how cells were stopped early, if they were.
 
     Returns:
         results: seed, the columns of `ProxyInfo`, split, role, facet, level, metric, value, low,
-            high, interval, tokens, sequences; `interval` says how `low` and `high` were made:
-            "exact", "binomial", "t" or "sequence"; null where they are, because a level is too
-            rare.
+            high, interval, tokens, sequences. `interval` says how `low` and `high` were made:
+            "exact", "binomial", "t" or "sequence". All three are null where a level is too rare.
         gaps: seed, the columns of `ProxyInfo`, split, role, metric, reference, iid, ood, gap, low,
-            high, low_all, high_all, p_value, level, change, verdict, needed; the last four stand
-            at `same_prediction` only. `low_all` and `high_all` hold for all gaps of the seed and
-            metric at once.
+            high, low_all, high_all, p_value, level, change, verdict, needed. The last four are
+            given for `same_prediction` only. `low_all` and `high_all` hold for all gaps of the seed
+            and metric at once.
         contrasts: seed, the columns of `ProxyInfo`, split, role, facet, level, metric, value, low,
             high, error, tokens, sequences: a level less the other levels of its facet. Empty if
             cells were stopped early.
@@ -88,24 +87,24 @@ def tabulate(
     places = [Place(name, splits[name], cells[*one, name].index) for name in order]
     grid = Grid(cells, proxies, seeds, cells[*one, reference].metrics, stopping)
     family = int(grid.compared.sum()) * sum(splits[name] == "ood" for name in order)
+    # Without a split to compare, the empty table of gaps has the columns of the reference's own.
+    compared = [n for n, place in enumerate(places) if n and place.role == "ood"] or [0]
 
-    results: list[list[pl.DataFrame]] = [[] for _ in order]
-    gaps: list[list[pl.DataFrame]] = [[] for _ in order]
-    others: list[list[pl.DataFrame]] = [[] for _ in order]
+    results, gaps, levels = ([list[pl.DataFrame]() for _ in order] for _ in Tables._fields)
     for block in grid.blocks(max(len(place.index) for place in places)):
         iid = measure(block, places[0])
         for number, place in enumerate(places):
             measured = measure(block, place) if number else iid
             results[number].append(_results(measured))
-            others[number].append(_contrasts(measured))
-            if (place.role == "ood" and number) or not (family or number):
+            levels[number].append(_contrasts(measured))
+            if number in compared:
                 made = Gaps.of(iid.whole, measured.whole, max(family, 1), thresholds.tolerance)
                 table = _gaps(iid, measured, made, floor or {})
-                gaps[number].append(table if number else table[:0])  # the columns
+                gaps[number].append(table if number else table[:0])
     return Tables(
         pl.concat(chain.from_iterable(results), rechunk=True),
         judge(pl.concat(chain.from_iterable(gaps), rechunk=True), thresholds, learnt),
-        pl.concat(chain.from_iterable(others), rechunk=True),
+        pl.concat(chain.from_iterable(levels), rechunk=True),
     )
 
 
@@ -133,7 +132,7 @@ def _require_all(
 
 
 def _results(measured: Measured) -> pl.DataFrame:
-    grid, groups = measured.grid, list(measured.place.index.groups())
+    grid, groups = measured.grid, measured.place.index.groups
     given = ~np.isnan(measured.value)
     p, s, g, m = np.nonzero(given)
     usual = np.where(which(grid.names, lambda metric: metric.share), "binomial", "t")
@@ -242,13 +241,13 @@ def _gaps(iid: Measured, ood: Measured, made: Gaps, floor: Mapping[str, float]) 
 
 
 def _rounding(metric: str, floor: Mapping[str, float]) -> float:
-    """Up to which size a gap is rounding; exact equality is always one."""
+    """The size up to which a gap is rounding; a gap of exactly 0 always is."""
     name, known = metric.removesuffix(SUFFIX), find_metric(metric)
     if name not in floor or known.about != "both":
         return 0.0
     if known.bounded and known.better == "higher":
         return 1 - floor[name]
-    # What no change is, nobody knows of an added metric that is unbounded or without direction.
+    # An added metric tells which value means no change only if it is bounded and has a direction.
     return floor[name] if known.at is None or (known.better == "lower" and known.bounded) else 0.0
 
 

@@ -1,4 +1,4 @@
-"""The user's process, in which anamorph runs: what it may use of it, and what it restores."""
+"""The user's process, in which anamorph runs: what it may use, and what it restores."""
 
 import math
 import os
@@ -16,8 +16,8 @@ import torch
 def as_found() -> Iterator[None]:
     """Restore environment, warnings filters and random state, which some libraries change.
 
-    They do so on import or when they are first used. Hold it as briefly as possible: what other
-    threads change meanwhile is undone too.
+    They do so on import or when they are first used. Hold it briefly: what other threads change
+    meanwhile is undone too.
     """
     before = dict(os.environ)
     python, numpy = random.getstate(), np.random.get_state()
@@ -49,8 +49,8 @@ def usual_tensors() -> Iterator[None]:
 def processors(root: Path = Path("/")) -> int:
     """How many processors this process may use.
 
-    The machine's, less what its affinity (`taskset`, a batch system) or a quota of its control
-    groups (a container, systemd) takes away; a part of a processor counts as one.
+    Those of the machine, as far as its affinity (`taskset`, a batch system) and the quotas of its
+    control groups (a container, systemd) allow; a part of a processor counts as one.
 
     Args:
         root: where `/proc` and `/sys` are.
@@ -76,16 +76,13 @@ def _quotas(root: Path) -> Iterator[int]:
         top = mount / controllers
         group = top / path.lstrip("/")
         # Each group is limited by those above it; in a container, the path may be the host's.
-        for folder in dict.fromkeys([group, *group.parents, top]):
-            if folder != top and top not in folder.parents:
-                continue
-            limit = _quota(folder)
-            if limit is not None:
+        for folder in (group, *group.parents):
+            if folder.is_relative_to(top) and (limit := _quota(folder)) is not None:
                 yield max(1, math.ceil(limit))
 
 
 def _quota(folder: Path) -> float | None:
-    """Processors that a control group may use at a time, None if there is no limit."""
+    """How many processors a control group may use at a time; None if there is no limit."""
     try:
         if (folder / "cpu.max").exists():
             quota, period = (folder / "cpu.max").read_text().split()

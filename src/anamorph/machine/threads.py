@@ -1,7 +1,7 @@
 """Who uses how many of the processor's threads.
 
-An operation that is split over threads may round in another way. So that numbers do not depend on
-how many threads there are, each operation gets one, and batches run side by side instead.
+How an operation rounds may depend on the number of threads that it is split over. So that numbers
+do not, each operation gets one thread, and batches run side by side instead.
 """
 
 import threading
@@ -21,10 +21,10 @@ _turn = threading.RLock()  # torch's number of threads belongs to the whole proc
 
 @contextmanager
 def torch_threads(number: int) -> Iterator[int]:
-    """Set how many threads torch uses in an operation; afterwards it is as it was.
+    """Set how many threads torch uses in an operation; afterwards it is as before.
 
-    Autocast, which is each thread's own, is off meanwhile. Whoever comes from another thread waits
-    for their turn.
+    Autocast, which is each thread's own, is off meanwhile. A call from another thread waits for its
+    turn.
 
     Yields:
         how many it used before.
@@ -42,13 +42,13 @@ def torch_threads(number: int) -> Iterator[int]:
 def side_by_side(
     work: Callable[[_Item], _Result], items: Iterable[_Item], workers: int
 ) -> Iterator[_Result]:
-    """Work on items, so many at a time, within `torch_threads(1)`.
+    """Work on items, `workers` at a time, within `torch_threads(1)`.
 
-    What is left is given up as soon as one fails, or when the caller stops iterating. Few results
-    are ever kept waiting.
+    As soon as one fails, or the caller stops iterating, the rest is given up. Few results are kept
+    at a time.
 
     Yields:
-        what came of every item, in their order.
+        the result of every item, in their order.
     """
     if workers == 1:
         yield from map(work, items)

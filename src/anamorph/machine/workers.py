@@ -1,9 +1,9 @@
 """Work in other processes.
 
-A worker is a fresh Python that imports this package and nothing of the caller's script, so that it
-makes no difference whether that script has a main guard, or is a file at all. Calls go to its
-standard input and answers come from its standard output, both pickled. It ends when its input does,
-so that none is left when the caller is killed.
+A worker is a fresh Python that imports this package and nothing of the caller's script. So that
+script needs no main guard, and need not even be a file. Calls go to the worker's standard input and
+answers come from its standard output, both pickled. It ends when its input does, so that none is
+left when the caller is killed.
 """
 
 import json
@@ -24,7 +24,7 @@ from anamorph.errors import AnamorphError
 from anamorph.progress import Event, Watch, ignore
 
 Call = Callable[[Watch], Any]
-"""Something that can be pickled, such as a `functools.partial` of a function of this package."""
+"""It can be pickled, such as a `functools.partial` of a function of this package."""
 
 _T = TypeVar("_T")
 
@@ -56,23 +56,19 @@ class _Warned(NamedTuple):
     line: int
 
 
-class _Ended(NamedTuple):
-    """A worker is gone."""
-
-
 class _Elsewhere(Exception):
     """The traceback of another process, as text."""
 
 
 def apart(calls: Sequence[Call], workers: int, watch: Watch = ignore) -> Generator[Any, None, None]:
-    """Make calls in other processes, some at a time.
+    """Make calls in other processes, several at a time.
 
-    At the first failure, and when the caller stops iterating, all processes are killed: nothing is
-    waited for. Warnings of the calls are given here, each once.
+    At the first failure, and when the caller stops iterating, all processes are killed at once.
+    Warnings of the calls are repeated here, each once.
 
     Args:
         calls: to be made, each with a `watch` of its own.
-        workers: processes.
+        workers: how many processes.
         watch: told of the calls' events, in the caller's thread.
 
     Yields:
@@ -90,7 +86,10 @@ def apart(calls: Sequence[Call], workers: int, watch: Watch = ignore) -> Generat
             processes.append(_Worker(answers))
             processes[-1].send(left.pop())
         while open_:
-            worker, answer = _next(answers)
+            try:  # for a short time: a signal such as Ctrl-C may be delivered to another thread
+                worker, answer = answers.get(timeout=0.2)
+            except Empty:
+                continue
             match answer:
                 case Event():
                     watch(answer)
@@ -101,7 +100,7 @@ def apart(calls: Sequence[Call], workers: int, watch: Watch = ignore) -> Generat
                     if isinstance(error, AnamorphError):
                         raise error
                     raise error from _Elsewhere(f"\n{trace}")
-                case _Ended():
+                case None:
                     raise AnamorphError(_cause_of_end(worker.process.wait()))
                 case _Done(value):
                     open_ -= 1
@@ -111,13 +110,6 @@ def apart(calls: Sequence[Call], workers: int, watch: Watch = ignore) -> Generat
     finally:
         for process in processes:
             process.end()
-
-
-def _next(answers: "SimpleQueue[tuple[_Worker, Any]]") -> "tuple[_Worker, Any]":
-    """Wait in small portions: a signal such as Ctrl-C may be delivered to another thread."""
-    while True:
-        with suppress(Empty):
-            return answers.get(timeout=0.2)
 
 
 def _cause_of_end(code: int) -> str:
@@ -144,27 +136,23 @@ class _Worker:
         Thread(target=self._listen, args=(answers,), daemon=True).start()
 
     def _listen(self, answers: "SimpleQueue[tuple[_Worker, Any]]") -> None:
+        """Hand on the answers, and None when the process has ended, perhaps within an answer."""
         assert self.process.stdout is not None
         with self.process.stdout as stream:
-            try:
+            with suppress(EOFError, OSError, pickle.UnpicklingError):
                 while True:
                     answers.put((self, pickle.load(stream)))
-            except (
-                EOFError,
-                OSError,
-                pickle.UnpicklingError,
-            ):  # it ended, perhaps within an answer
-                answers.put((self, _Ended()))
+            answers.put((self, None))
 
     def send(self, call: Call) -> None:
-        """Have a call made; if the process is gone, its end is told by its output."""
+        """Have a call made. If the process is gone, `_listen` tells so."""
         assert self.process.stdin is not None
         with suppress(BrokenPipeError):
             pickle.dump(pickle.dumps(call), self.process.stdin)
             self.process.stdin.flush()
 
     def end(self) -> None:
-        """Kill the process, whatever it does: all that it writes appears whole or not at all."""
+        """Kill the process, whatever it is at: what it writes appears whole or not at all."""
         assert self.process.stdin is not None
         self.process.kill()
         self.process.wait()
@@ -178,7 +166,7 @@ def serve() -> None:
     stdin, stdout = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
-    os.dup2(2, 1)  # what anybody prints goes to standard error
+    os.dup2(2, 1)  # whatever is printed goes to standard error
     calls: SimpleQueue[bytes] = SimpleQueue()
     Thread(target=_take_in, args=(stdin, calls), daemon=True).start()
 
@@ -206,7 +194,7 @@ def serve() -> None:
 
 
 def _take_in(stream: BinaryIO, calls: "SimpleQueue[bytes]") -> None:
-    """Read calls from a thread: whatever this process is at, it ends with the caller."""
+    """Read calls in a thread, so that this process ends with the caller, whatever it is at."""
     try:
         while True:
             calls.put(pickle.load(stream))
@@ -215,7 +203,7 @@ def _take_in(stream: BinaryIO, calls: "SimpleQueue[bytes]") -> None:
 
 
 def _portable(value: _T, otherwise: _T) -> _T:
-    """The value if it can be pickled and read again."""
+    """The value if it can be pickled and read again, or else the other."""
     try:
         pickle.loads(pickle.dumps(value))
     except Exception:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from anamorph.models.layout import HeadLayout, layout_of
-from anamorph.models.sites import Site
+from anamorph.models.sites import HEAD_KINDS, Site
 
 
 class LayerKind(NamedTuple):
@@ -24,6 +24,9 @@ class LayerKind(NamedTuple):
 
     layer: int
     kind: str
+
+    def __str__(self) -> str:
+        return f"{self.layer}.{'*.' if self.kind in HEAD_KINDS else ''}{self.kind}"
 
 
 Recorded = dict[LayerKind | Site, Tensor]
@@ -78,13 +81,20 @@ class Edit(ABC):
 
 
 class EditBy(Edit):
-    """The edit that a function makes of the tensor alone."""
+    """The edit that a function makes of the tensor alone.
 
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        self.function = function
+    Attributes:
+        fired: how often it was made.
+    """
+
+    fired = 0
+
+    def __init__(self, function: Callable[[Tensor], Tensor], copies: int = 1) -> None:
+        self.function, self.copies = function, copies
 
     def __call__(self, x: Tensor, context: Context) -> Tensor:
         """What the function makes of `x`."""
+        self.fired += 1
         return self.function(x)
 
 
@@ -103,6 +113,11 @@ class Batch:
     tokens: Tensor
     mask: Tensor
 
+    @classmethod
+    def whole(cls, tokens: Tensor) -> "Batch":
+        """Sequences [batch, position] without padding."""
+        return cls(tokens, torch.ones_like(tokens, dtype=torch.bool))
+
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on another device."""
         return replace(self, tokens=self.tokens.to(device), mask=self.mask.to(device))
@@ -113,18 +128,16 @@ class State:
     """What one layer hands to the next.
 
     Attributes:
-        residual: [copy, batch, position, width], or [copy, batch, query, width] of the positions
-            `at` after a last layer that was given them.
+        residual: [copy, batch, position, width]; after a last layer that was given positions `at`,
+            of these alone.
         tokens: [batch, position] token ids.
         mask: [batch, position] True at real tokens.
-        at: None, or [batch, query] the positions that the residual holds.
         read: what edits of this run asked to read of the layers so far.
     """
 
     residual: Tensor
     tokens: Tensor
     mask: Tensor
-    at: Tensor | None = None
     read: Mapping[LayerKind, Tensor] = field(default_factory=dict)
 
 
@@ -243,15 +256,10 @@ class Model(ABC):
         first: int = 0,
         stop: int | None = None,
     ) -> Ran:
-        """Run several blocks; arguments as for `layer`.
+        """Run the blocks from `first` on, up to `stop` (which does not run) or all.
 
-        Args:
-            batch: sequences, or the state before layer `first`.
-            edits: of these layers.
-            record: what to record.
-            at: [batch, query] the positions that count.
-            first: the first layer to run.
-            stop: the first layer not to run; None to run all.
+        `batch` may also be the state before layer `first`; `edits` are of the layers that run. The
+        other arguments are as for `layer`.
         """
         state = self.start(batch) if isinstance(batch, Batch) else batch
         recorded: Recorded = {}

@@ -75,10 +75,7 @@ class DecoderConfig:
 class Decoder(nn.Module, Model):
     """A decoder-only Transformer with `DecoderConfig`'s shape.
 
-    Sites are `layer.head.kind` for query, key, value, pattern and output (of a head, before the
-    output projection), and `layer.kind` for residual (after the block), mlp (its output), heads
-    (the outputs side by side), attention (what the output projection gives), middle (the residual
-    stream between attention and MLP) and mlp_input (the same after the MLP's norm).
+    It has sites of all kinds; see `anamorph.models.sites`.
 
     Example:
         >>> model = Decoder(DecoderConfig(vocabulary=10, context=8))
@@ -86,7 +83,7 @@ class Decoder(nn.Module, Model):
         torch.Size([2, 5, 10])
     """
 
-    wave: Tensor  # [position, width]
+    wave: Tensor  # [position, width] sines in the even columns, cosines in the odd ones
     turn: Tensor  # [position, dim / 2, 2] the cosine and the sine of an angle
 
     def __init__(self, config: DecoderConfig) -> None:
@@ -94,22 +91,21 @@ class Decoder(nn.Module, Model):
         self.config, self.layers = config, config.layers
         self.vocabulary, self.context = config.vocabulary, config.context
         with usual_tensors():
-            self._make(config)
-
-    def _make(self, config: DecoderConfig) -> None:
-        self.embedding = nn.Embedding(config.vocabulary, config.width)
-        if config.positions == "learned":
-            self.position = nn.Embedding(config.context, config.width)
-        elif config.positions == "sinusoidal":
-            self.register_buffer("wave", _waves(config.context, config.width), persistent=False)
-        else:
-            angles = _angles(config.context, config.width // config.heads)
-            turn = torch.stack((angles.cos(), angles.sin()), dim=-1)
-            self.register_buffer("turn", turn, persistent=False)
-        self.blocks = nn.ModuleList(_Block(config) for _ in range(config.layers))
-        self.norm = nn.LayerNorm(config.width)
-        self.unembedding = nn.Linear(config.width, config.vocabulary, bias=False)
-        self._initialize()
+            self.embedding = nn.Embedding(config.vocabulary, config.width)
+            if config.positions == "learned":
+                self.position = nn.Embedding(config.context, config.width)
+            elif config.positions == "sinusoidal":
+                angles = _angles(config.context, config.width)
+                wave = torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2)
+                self.register_buffer("wave", wave, persistent=False)
+            else:
+                angles = _angles(config.context, config.width // config.heads)
+                turn = torch.stack((angles.cos(), angles.sin()), dim=-1)
+                self.register_buffer("turn", turn, persistent=False)
+            self.blocks = nn.ModuleList(_Block(config) for _ in range(config.layers))
+            self.norm = nn.LayerNorm(config.width)
+            self.unembedding = nn.Linear(config.width, config.vocabulary, bias=False)
+            self._initialize()
 
     @property
     def device(self) -> torch.device:
@@ -201,7 +197,7 @@ class Decoder(nn.Module, Model):
         mlp_input = tap("mlp_input", block.norm_mlp(middle))
         mlp = tap("mlp", block.down(F.gelu(block.up(mlp_input))))
         residual = tap("residual", middle + mlp)
-        return Ran(State(residual, state.tokens, state.mask, rows, tap.read), tap.recorded)
+        return Ran(State(residual, state.tokens, state.mask, tap.read), tap.recorded)
 
     def logits(self, state: State, at: Tensor | None = None) -> Tensor:
         """[copy, batch, query, vocabulary] at the positions `at` [batch, query], or all."""
@@ -323,9 +319,3 @@ def _angles(length: int, dim: int) -> Tensor:
     """[position, dim / 2] angles with wavelengths from 2π to 20000π (Vaswani et al. 2017)."""
     frequency = 10_000.0 ** (-torch.arange(0, dim, 2) / dim)
     return torch.arange(length)[:, None] * frequency
-
-
-def _waves(length: int, width: int) -> Tensor:
-    """[position, width] sines in the even columns, cosines in the odd ones."""
-    angles = _angles(length, width)
-    return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2)

@@ -1,4 +1,4 @@
-"""Fingerprints of weights, so that a number can be told to belong to them."""
+"""Fingerprints of models, by which it is known that a number belongs to a model as it is now."""
 
 import json
 import re
@@ -9,6 +9,7 @@ from math import isfinite
 from statistics import median
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,14 +18,14 @@ from anamorph.models.base import Batch, Model
 
 REST = "the rest"  # embeddings, the head, and whatever else stands in no layer
 CONFIGURATION = "the configuration"
-MOST = 6  # parts that differ and are named
+MOST = 6  # names of parts in an error
 
 
 def fingerprint_of(module: nn.Module) -> dict[str, str]:
     """A digest of every layer's weights, and one of the rest.
 
-    Parameters and the buffers that are saved with them count, by name, shape, number format and
-    value. The first number in a parameter's name is taken for its layer.
+    Of parameters, and of buffers that are saved with them, the name, shape, number format and
+    values count. The first number in a name is taken for the layer.
 
     Returns:
         digests by `layer 0`, `layer 1`, … and `the rest`; equal for equal weights, on any device.
@@ -57,7 +58,7 @@ class Identity:
         return cls(model.fingerprint(), probe_logits(model, batch))
 
     def require_same(self, model: Model, batch: Batch) -> None:
-        """Refuse a model that was changed meanwhile, from another thread or by its own runs.
+        """Refuse a model that has changed since, from another thread or by its own runs.
 
         Raises:
             AnamorphError: names what differs.
@@ -73,7 +74,7 @@ class Identity:
 
 
 def differing(parts: Sequence[str]) -> str:
-    """What of a model differs, in words, from the names of its parts."""
+    """In words, what of a model differs, given the names of the parts that do."""
     weights = [part for part in parts if part != CONFIGURATION]
     few = ", ".join(weights[:MOST]) + (f" and {len(weights) - MOST} more" if weights[MOST:] else "")
     said = [f"the weights of {few} differ"] if weights else []
@@ -87,7 +88,7 @@ def digest_of(configuration: Mapping[str, Any]) -> str:
 
 
 def _add(digest: blake2b, name: str, value: object) -> None:
-    """Take in what a module saves under a name: mostly a tensor, by shape, format and bytes."""
+    """Take in what a module saves under a name: of a tensor its shape, format and bytes."""
     if isinstance(value, Tensor):
         value = value.detach()
         if value.is_quantized:
@@ -97,12 +98,9 @@ def _add(digest: blake2b, name: str, value: object) -> None:
         value = value.cpu().contiguous()
         digest.update(f"{name} {tuple(value.shape)} {value.dtype} ".encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
-    elif isinstance(value, Mapping):
-        for key in value:
-            _add(digest, f"{name}[{key}]", value[key])
-    elif isinstance(value, tuple | list):
-        for number, item in enumerate(value):
-            _add(digest, f"{name}[{number}]", item)
+    elif isinstance(value, Mapping | tuple | list):
+        for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
+            _add(digest, f"{name}[{key}]", item)
     elif isinstance(value, str | bytes | int | float | bool | None):
         digest.update(f"{name} {value!r} ".encode())
     else:  # of an object, its text may be its address
@@ -111,23 +109,24 @@ def _add(digest: blake2b, name: str, value: object) -> None:
 
 @torch.inference_mode()
 def probe_logits(model: Model, batch: Batch) -> dict[str, Any]:
-    """What a model says of a few sequences: what hooks, adapters or code change shows here.
+    """What a model says of a few sequences; a hook, an adapter or other code shows here.
 
     Args:
         model: in inference mode.
         batch: right-padded sequences of the data, on any device.
 
     Returns:
-        `format`, the number format, and `values`: of every sequence the mean over its positions of
-        the log of the summed exponentials, of the largest logit and of the given token's own, and
-        8 logits of the last position; None where one is not finite.
+        `format`, the number format, and `values`, 11 of every sequence: the means over positions
+        of the logsumexp of the logits, of the largest logit and of the logit of the token there,
+        and 8 logits of the last position; None for what is not finite.
     """
     values: list[float | None] = []
     with model.session():
         for tokens, mask in zip(batch.tokens, batch.mask, strict=True):
             alone = tokens[None, : int(mask.sum())].to(model.device)
-            state = model.run(Batch(alone, torch.ones_like(alone).bool())).state
-            logits = model.logits(state)[0, 0]  # [position, vocabulary]
+            logits = model.logits(model.run(Batch.whole(alone)).state)[
+                0, 0
+            ]  # [position, vocabulary]
             own = logits.gather(1, alone[0, :, None].clamp(max=logits.shape[1] - 1))
             means = [x.double().mean() for x in (logits.float().logsumexp(1), logits.amax(1), own)]
             some = torch.linspace(0, logits.shape[1] - 1, 8).long().to(logits.device)
@@ -137,14 +136,12 @@ def probe_logits(model: Model, batch: Batch) -> dict[str, Any]:
 
 
 def close_logits(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> bool:
-    """Whether two results of `probe_logits` are one model's, but for rounding."""
+    """Whether two results of `probe_logits` are equal up to rounding."""
     if before is None or before["format"] != now["format"]:
         return False
-    if len(before["values"]) != len(now["values"]):
-        return False
-    pairs = list(zip(before["values"], now["values"], strict=True))
-    if any((x is None) != (y is None) for x, y in pairs):
-        return False
-    scale = median([abs(x) for x, _ in pairs if x is not None] or [1.0])
+    old, new = (np.array(logits["values"], dtype=float) for logits in (before, now))  # None is NaN
+    scale = median(np.abs(old[np.isfinite(old)]).tolist() or [1.0])
     tolerance = 1e-3 if now["format"] in ("float32", "float64") else 1e-2
-    return all(abs(x - y) <= tolerance * (scale + abs(x)) for x, y in pairs if x is not None)
+    return old.shape == new.shape and np.allclose(
+        new, old, rtol=tolerance, atol=tolerance * scale, equal_nan=True
+    )

@@ -1,5 +1,6 @@
 """Which query head reads which keys and values."""
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -74,14 +75,11 @@ def layout_of(sites: Iterable[Site], layers: int = 0) -> tuple[HeadLayout, ...]:
         sites: of a model.
         layers: how many the model has, if there are some without sites.
     """
-    counts: dict[int, list[int]] = {layer: [0, 0] for layer in range(layers)}
+    counts: Counter[tuple[int, bool]] = Counter()
     for layer, head, kind in sites:
-        here = counts.setdefault(layer, [0, 0])
+        layers = max(layers, layer + 1)
         if head is not None:
-            here[kind in KEY_KINDS] = max(here[kind in KEY_KINDS], head + 1)
-    return tuple(
-        HeadLayout(heads or keys, keys or heads)
-        for heads, keys in (
-            counts.get(layer, (0, 0)) for layer in range(max(counts, default=-1) + 1)
-        )
-    )
+            place = layer, kind in KEY_KINDS
+            counts[place] = max(counts[place], head + 1)
+    both = ((counts[layer, False], counts[layer, True]) for layer in range(layers))
+    return tuple(HeadLayout(heads or keys, keys or heads) for heads, keys in both)

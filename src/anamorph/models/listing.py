@@ -1,4 +1,4 @@
-"""What sites a model has, with shape and how often each fires: measured, not looked up."""
+"""What sites a model has, their shapes, and how often each fires: measured, not looked up."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -7,11 +7,11 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from anamorph.models.base import Batch, Context, Edit, LayerKind, Model
+from anamorph.models.base import Batch, EditBy, LayerKind, Model
 from anamorph.models.huggingface.model import HuggingFace
 from anamorph.models.sites import HEAD_KINDS
 
-LENGTH = 8  # tokens of the two sequences that are tried
+LENGTH = 8  # tokens of each of the two sequences that are tried
 PORTS = ("attention", "middle", "mlp_input")
 SIDE_BY_SIDE = "attention and MLP are given the same stream there, so none lies between them"
 NO_MLP = "no submodule of their blocks gives just what an MLP adds to the residual stream"
@@ -35,48 +35,49 @@ def list_sites(model: Model, tokens: Tensor | None = None) -> pl.DataFrame:
         tokens: [batch, position]; None for a few made-up ones.
 
     Returns:
-        a row a site: site (such as `1.0.query`), layer, head (null for the kinds that a layer has
-        once), kind, shape of what a simplification gets there (`[position, 64]`; null if nothing
-        can be recorded), and fires: how often one forward puts an edit there into effect. A site
-        that does not fire once cannot be audited.
+        a row a site: `site` (such as `1.0.query`), `layer`, `head` (null where a layer has the kind
+        once), `kind`, `shape` of what a simplification is given (`[position, 64]`; null if nothing
+        can be recorded), and `fires`: how often an edit there is made in one forward. Only a site
+        that fires exactly once can be audited.
 
     Raises:
-        AnamorphError: if the model cannot run on them.
+        AnamorphError: if the model cannot run on the tokens.
     """
-    tokens = (_some_tokens(model) if tokens is None else tokens).to(model.device)
-    keys = list(dict.fromkeys(LayerKind(site.layer, site.kind) for site in model.sites))
-    edits = {key: _Counted() for key in keys}
-    recorded = model.run(Batch(tokens, torch.ones_like(tokens).bool()), edits, keys).recorded
-    rows = [
-        (str(site), *site, _shape(recorded.get(key), site.kind), edits[key].fired)
-        for site in model.sites
-        for key in [LayerKind(site.layer, site.kind)]
-    ]
+    if tokens is None:  # the lowest ids always exist
+        length = min(LENGTH, model.context or LENGTH)
+        tokens = torch.arange(2 * length).view(2, length) % model.vocabulary
+    edits = {LayerKind(site.layer, site.kind): EditBy(torch.clone) for site in model.sites}
+    recorded = model.run(Batch.whole(tokens.to(model.device)), edits, edits.keys()).recorded
+    rows = []
+    for site in model.sites:
+        key = LayerKind(site.layer, site.kind)
+        shape = f"[position, {recorded[key].shape[-1]}]" if key in recorded else None
+        shape = "[query, key]" if shape and site.kind == "pattern" else shape
+        rows.append((str(site), *site, shape, edits[key].fired))
     return pl.DataFrame(rows, SCHEMA, orient="row")
 
 
 def group_sites(sites: pl.DataFrame) -> pl.DataFrame:
-    """The rows of `list_sites` that are alike in kind, shape and firing, as one pattern each.
+    """Rows of `list_sites` joined: those alike in kind, shape and firing make one pattern.
 
     Returns:
-        sites (a pattern, such as `0-29.0-8.query`), number, shape, fires.
+        a row a pattern: `sites` (the pattern, such as `0-29.0-8.query`), the `number` of them,
+        `shape` and `fires`.
     """
+    alike = "kind", "shape", "fires"
+    of_layers = sites.group_by(*alike, "layer", maintain_order=True).agg(pl.col.head.drop_nulls())
     rows = []
-    alike = sites.group_by("kind", "shape", "fires", maintain_order=True)
-    for (kind, shape, fires), some in alike:
-        heads: dict[tuple[int, ...], list[int]] = {}
-        for (layer,), here in some.group_by("layer", maintain_order=True):
-            heads.setdefault(tuple(here["head"].drop_nulls()), []).append(int(str(layer)))
-        for named, layers in heads.items():
-            places = [_numbers(layers), *([_numbers(named)] if named else []), kind]
-            number = len(layers) * max(1, len(named))
-            rows.append((".".join(map(str, places)), number, shape, fires))
+    for kind, shape, fires, heads, layers in (
+        of_layers.group_by(*alike, "head", maintain_order=True).agg("layer").iter_rows()
+    ):
+        places = [_numbers(layers), *([_numbers(heads)] if heads else []), kind]
+        rows.append((".".join(places), len(layers) * max(1, len(heads)), shape, fires))
     schema = {"sites": pl.String, "number": pl.Int64, "shape": pl.String, "fires": pl.Int64}
     return pl.DataFrame(rows, schema, orient="row")
 
 
 def missing_sites(model: Model) -> list[str]:
-    """What sites of the usual kinds a model has not, and why, in a sentence each."""
+    """Which kinds of site a model lacks, in which layers and why, in a sentence each."""
     if not isinstance(model, HuggingFace):
         return []
     reasons: dict[tuple[str, str], list[int]] = {}
@@ -85,7 +86,7 @@ def missing_sites(model: Model) -> list[str]:
         for kinds, reason in (
             ([*HEAD_KINDS, "heads"] if block.headless else [], block.headless),
             (between, SIDE_BY_SIDE),
-            ([x for x in PORTS if x not in {*block.ports, *between}], NOT_FOUND),
+            ([kind for kind in PORTS if kind not in (*block.ports, *between)], NOT_FOUND),
             (["mlp"] if "mlp" not in block.ports else [], NO_MLP),
         ):
             if kinds:
@@ -102,28 +103,6 @@ def missing_sites(model: Model) -> list[str]:
             "(docs/own_models.md)."
         )
     return sentences
-
-
-class _Counted(Edit):
-    """An edit that changes nothing and counts."""
-
-    fired = 0
-
-    def __call__(self, x: Tensor, context: Context) -> Tensor:
-        self.fired += 1
-        return x.clone()
-
-
-def _some_tokens(model: Model) -> Tensor:
-    """[2, position] tokens that a model knows."""
-    length = min(LENGTH, model.context or LENGTH)
-    return torch.arange(2 * length).view(2, length) % model.vocabulary  # the low ids always exist
-
-
-def _shape(x: Tensor | None, kind: str) -> str | None:
-    if x is None:
-        return None
-    return "[query, key]" if kind == "pattern" else f"[position, {x.shape[-1]}]"
 
 
 def _numbers(numbers: Sequence[int]) -> str:

@@ -1,17 +1,18 @@
-"""What a module does with a few tokens: whether its numbers can be relied on, and what it sees.
+"""A module tried on a few tokens: whether its numbers can be relied on, and what it sees.
 
-Before a module is audited it is tried in every way in which an audit runs it: again, in batches of
-other sizes and orders, on shorter and longer sequences, with padding. What it says of a sequence
-must be the same in all of them.
+Before a module is audited it is run in every way in which an audit runs it: again, in batches of
+other sizes and orders, on shorter and longer sequences, with padding. Its logits of a sequence must
+be the same in all of them.
 """
 
 import sys
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from math import ceil
+from math import ceil, inf
 from pathlib import Path
 from random import Random
 from threading import Barrier
@@ -25,11 +26,11 @@ from torch import Tensor, nn
 from anamorph.errors import AnamorphError
 from anamorph.models.wrapped import same_up_to_rounding
 
-SHORT = 6  # tokens
-LONG = (128, 64, 32, 16, 8)  # tokens; of a module that names no context, the first that runs
-ROWS = 4  # sequences in the larger batches
-FEW = 3  # token ids of a sequence that repeats them
-SECONDS = 1.0  # of two threads beside each other
+SHORT = 6  # tokens of a short sequence
+LONG = (128, 64, 32, 16, 8)  # tokens of a long one: the first of these that the module can take
+ROWS = 4  # sequences of a batch
+FEW = 3  # different token ids of a sequence that repeats them
+SECONDS = 1.0  # for which two threads are tried
 
 
 @dataclass(frozen=True)
@@ -51,19 +52,18 @@ class Probe:
     device: torch.device
 
     def require_steady(self) -> None:
-        """Refuse a module that does not say the same of a sequence whatever ran before or beside.
+        """Refuse a module whose logits of a sequence depend on what runs before it or beside it.
 
         Raises:
-            AnamorphError: says what makes a difference; or that it gives NaN, or keeps more with
-                every run.
+            AnamorphError: if they do, are NaN, or if it keeps more with every run; says which.
         """
         tokens = self._tokens(ROWS, self._short, 0)
-        first, sizes = self._run(tokens), [_sizes(self.module)]
+        first = self._run(tokens)
         self._require_numbers(tokens, first)
+        sizes = [_sizes(self.module)]
         for _ in range(2):
-            again = self._run(tokens)
+            self._require_same(self._run(tokens), first, AGAIN)
             sizes.append(_sizes(self.module))
-            self._require_same(again, first, AGAIN)
         for name, size in sizes[0].items():
             if size < sizes[1].get(name, 0) < sizes[2].get(name, 0):
                 raise AnamorphError(
@@ -83,10 +83,10 @@ class Probe:
         self._require_same(self._run(tokens), first, AFTER)
 
     def require_threads(self) -> None:
-        """Refuse a module of which two runs at once are not as one after the other.
+        """Refuse a module that gives other logits when two threads run it at once.
 
         Raises:
-            AnamorphError: if a try shows it. That none shows it proves nothing.
+            AnamorphError: if that was seen. That it was not seen proves nothing.
         """
         batches = [self._tokens(ROWS, self._short, seed) for seed in (0, 1)]
         if not alike_at_once(self._run, batches, self._same):
@@ -95,14 +95,14 @@ class Probe:
     def causal(self) -> bool:
         """Whether no position sees those behind it, at a few places of a few sequences.
 
-        Some sequences repeat a few ids and others do not, since what sees its future may do so only
-        if it holds a certain token, or only if it is long.
+        Some sequences repeat a few ids and some are long, since a module may see the future only
+        where it finds a certain token, or only from some length on.
         """
         lengths = [self._short] * 3 + ([] if self._longer is None else [self._longer.shape[1]])
         return all(self._sees_nothing_behind(n, seed) for seed, n in enumerate(lengths))
 
     def _sees_nothing_behind(self, length: int, seed: int) -> bool:
-        """Whether changes, and an end, behind some positions of a sequence change nothing."""
+        """Whether logits stay the same if the tokens behind are others, or are not there."""
         cuts = sorted({1, 2, length // 4, length // 2, length - 1} & {*range(1, length)})
         tokens = self._tokens(1, length, seed)
         if seed != 2:
@@ -127,13 +127,12 @@ class Probe:
         lengths = [max(1, tokens.shape[1] - row) for row in range(ROWS)]
         columns = torch.arange(tokens.shape[1], device=self.device)
         mask = columns < torch.tensor(lengths, device=self.device)[:, None]
-        alone = [self._run(tokens[row : row + 1, :n]) for row, n in enumerate(lengths)]
-        fillers = torch.zeros_like(tokens), self._tokens(ROWS, tokens.shape[1], 5)
-        padded = [self.call(tokens.where(mask, filler), mask.clone()).clone() for filler in fillers]
+        alone = torch.cat(
+            [self._run(tokens[row : row + 1, :n])[0] for row, n in enumerate(lengths)]
+        )
         return all(
-            self._same(x[row : row + 1, :n], alone[row])
-            for x in padded
-            for row, n in enumerate(lengths)
+            self._same(self.call(tokens.where(mask, filler), mask.clone())[mask], alone)
+            for filler in (torch.zeros_like(tokens), self._tokens(ROWS, tokens.shape[1], 5))
         )
 
     @property
@@ -145,39 +144,33 @@ class Probe:
         return min(SHORT, self.context or SHORT)
 
     def _tokens(self, rows: int, length: int, seed: int) -> Tensor:
-        """[rows, length] token ids, as many different ones as there is room for, the last too."""
+        """[rows, length] token ids, all different if there are enough; 0 and the last first."""
         generator = torch.Generator().manual_seed(seed)
         ids = torch.randperm(self.vocabulary, generator=generator)
-        special = torch.tensor([0, self.vocabulary - 1])  # often
+        special = torch.tensor([0, self.vocabulary - 1])  # as padding or unknown tokens often are
         ids = torch.cat([special, ids[~torch.isin(ids, special)]])
         return ids[torch.arange(rows * length) % len(ids)].view(rows, length).to(self.device)
 
     @cached_property
     def _longer(self) -> Tensor | None:
-        """[ROWS, position] tokens of more positions, if the module takes them."""
-        if self.context is not None:
-            tokens = self._tokens(ROWS, min(LONG[0], self.context), 7)
-            try:
-                self._run(tokens)
-            except Exception as error:  # of every kind that a module may raise
-                raise AnamorphError(
-                    f"{self._name} cannot run on {tokens.shape[1]} tokens, though its context is "
-                    f"said to be {self.context}: {type(error).__name__}: {error}"
-                ) from error
-            return tokens
-        if self.device.type != "cpu":  # where a position too many can end the process
-            return None
-        for length in LONG:
+        """[ROWS, position] tokens of long sequences, if the module takes any."""
+        if self.context is None and self.device.type != "cpu":
+            return None  # a position too many can end the process there
+        for length in LONG if self.context is None else [min(LONG[0], self.context)]:
             tokens = self._tokens(ROWS, length, 7)
             try:
                 self._run(tokens)
                 return tokens
-            except Exception:  # of every kind that a module may raise
-                continue
+            except Exception as error:  # of every kind that a module may raise
+                if self.context is not None:
+                    raise AnamorphError(
+                        f"{self._name} cannot run on {length} tokens, though its context is said "
+                        f"to be {self.context}: {type(error).__name__}: {error}"
+                    ) from error
         return None
 
     def _run(self, tokens: Tensor) -> Tensor:
-        """Logits of whole sequences; copies, as a module may write over what it took and gave."""
+        """Logits of whole sequences, copied, as a module may write over what it takes or gave."""
         return self.call(tokens.clone(), torch.ones_like(tokens).bool()).clone()
 
     def _same(self, a: Tensor, b: Tensor) -> bool:
@@ -191,12 +184,10 @@ class Probe:
 
     def _require_numbers(self, tokens: Tensor, logits: Tensor) -> None:
         """Refuse logits of which no softmax can be made."""
-        nan, high = logits.isnan().any(-1), (logits == torch.inf).any(-1)
-        none = (logits == -torch.inf).all(-1)
         for wrong, what in (
-            (nan, "gives NaN"),
-            (high, "gives a logit of infinity"),
-            (none, "rules out every token (all logits are -inf)"),
+            (logits.isnan().any(-1), "gives NaN"),
+            ((logits == torch.inf).any(-1), "gives a logit of infinity"),
+            ((logits == -torch.inf).all(-1), "rules out every token (all logits are -inf)"),
         ):
             if bool(wrong.any()):
                 row, position = wrong.nonzero()[0].tolist()
@@ -240,7 +231,7 @@ def _sizes(module: nn.Module) -> dict[str, int]:
 
 
 def known_ids(call: Callable[[Tensor, Tensor], Tensor], logits: Tensor) -> int:
-    """How many token ids a module takes: fewer than it has logits if only these are padded.
+    """How many token ids a module takes: fewer than it has logits, if those are padded.
 
     Args:
         call: as in `Probe`.
@@ -255,13 +246,10 @@ def known_ids(call: Callable[[Tensor, Tensor], Tensor], logits: Tensor) -> int:
             return False
         return True
 
-    low, high = 1, logits.shape[-1] + 1  # it takes so many, and fewer than so many
-    if logits.device.type != "cpu" or takes(high - 2):  # elsewhere such an id can end the process
-        return high - 1
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if takes(middle - 1) else (low, middle)
-    return low
+    every = logits.shape[-1]
+    if logits.device.type != "cpu" or takes(every - 1):  # elsewhere such an id can end the process
+        return every
+    return bisect_left(range(every), True, lo=1, key=lambda token: not takes(token))
 
 
 def alike_at_once(
@@ -272,84 +260,72 @@ def alike_at_once(
 ) -> bool:
     """Whether two batches, each in a thread of its own, give what they give alone.
 
-    First in turns that are always the same: between two lines of one run the other runs whole. That
-    finds what one run leaves where the other reads it. Then for some time in turns by chance.
+    They take turns: first, between two lines of one run the other runs whole, which finds what one
+    run leaves where the other reads it; then, for some time, each pauses between lines by chance.
     """
     expected = [run(tokens) for tokens in batches]
-    pair = list(zip(batches, expected, strict=True))
-    return all(
-        _alike_between_lines(run, one, other, same, seconds) for one, other in (pair, pair[::-1])
-    ) and _alike_by_chance(run, pair, same, seconds)
+
+    @torch.inference_mode()
+    def right(number: int, between: Callable[[], None] | None = None) -> bool:
+        with nullcontext() if between is None else _between_lines(between):
+            found = run(batches[number])
+        return same(found, expected[number])
+
+    return (
+        _right_between_lines(right, 0, 1, seconds)
+        and _right_between_lines(right, 1, 0, seconds)
+        and _right_by_chance(right, seconds)
+    )
 
 
-def _alike_between_lines(
-    run: Callable[[Tensor], Tensor],
-    one: tuple[Tensor, Tensor],
-    other: tuple[Tensor, Tensor],
-    same: Callable[[Tensor, Tensor], bool],
-    seconds: float,
-) -> bool:
+def _right_between_lines(right: Callable[..., bool], one: int, other: int, seconds: float) -> bool:
     """Whether a batch, and another that runs whole between its lines, give what they give alone.
 
-    Between every two lines, or if that takes too long, between as many as there is time for.
+    It does so between any two lines, or between as many as there is time for.
     """
-    begun: list[Future[Tensor]] = []
-    lines = 0
-
-    def count() -> None:
-        nonlocal lines
-        lines += 1
+    begun: list[Future[bool]] = []
+    lines, step = 0, inf  # at first they are only counted
 
     def interrupt() -> None:
         nonlocal lines
         lines += 1
         if lines % step == 0 and (not begun or begun[-1].done()):
-            begun.append(pool.submit(torch.inference_mode()(run), other[0]))
-            wait(begun[-1:], timeout=10 * alone + 0.1)  # it may wait for a lock that we hold
+            begun.append(pool.submit(right, other))
+            wait(begun[-1:], timeout=10 * alone + 0.1)  # it may wait for a lock of this run
 
     try:
-        with _between_lines(count):
+        with ThreadPoolExecutor(1) as pool:
             start = monotonic()
-            run(one[0])
+            right(one, interrupt)
             alone = monotonic() - start
-        step, lines = max(1, ceil(lines * alone / seconds)), 0
-        with ThreadPoolExecutor(1) as pool, _between_lines(interrupt):
-            found = run(one[0])
-        return same(found, one[1]) and all(same(x.result(), other[1]) for x in begun)
+            step, lines = max(1, ceil(lines * alone / seconds)), 0
+            return right(one, interrupt) and all(x.result() for x in begun)
     except Exception:  # of every kind that a module may raise where alone it raises nothing
         return False
 
 
-def _alike_by_chance(
-    run: Callable[[Tensor], Tensor],
-    pair: Sequence[tuple[Tensor, Tensor]],
-    same: Callable[[Tensor, Tensor], bool],
-    seconds: float,
-) -> bool:
-    """Whether batches that pause between lines by chance give what they give alone."""
-    start, draw = Barrier(len(pair)), Random(0)
+def _right_by_chance(right: Callable[..., bool], seconds: float) -> bool:
+    """Whether two batches that pause between lines by chance give what they give alone."""
+    start, draw = Barrier(2), Random(0)
 
     def pause() -> None:
         sleep(draw.random() / 2000 if draw.random() < 0.3 else 0)
 
-    @torch.inference_mode()
-    def steady(batch: tuple[Tensor, Tensor]) -> bool:
+    def steady(number: int) -> bool:
         start.wait(timeout=60)
         end = monotonic() + seconds
         while monotonic() < end:
-            with _between_lines(pause):
-                beside = run(batch[0])
-            if not same(beside, batch[1]):
+            if not right(number, pause):
                 return False
         return True
 
-    with ThreadPoolExecutor(len(pair)) as pool:
-        return all(pool.map(steady, pair))
+    with ThreadPoolExecutor(2) as pool:
+        return all(pool.map(steady, (0, 1)))
 
 
 @contextmanager
 def _between_lines(do: Callable[[], None]) -> Iterator[None]:
-    """Call something between any two lines of this thread, but for those of torch."""
+    """Call a function between any two lines that this thread runs, except torch's own."""
     of_torch = str(Path(torch.__file__).parent)
 
     def trace(frame: FrameType, event: str, argument: Any) -> Any:

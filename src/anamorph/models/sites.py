@@ -1,27 +1,31 @@
 """Sites: the tensors inside a model that can be read and replaced, and the patterns that name them.
 
 A site is written `layer.head.kind` (`1.0.query`, `0.2.pattern`) or, where a layer has one for all
-heads, `layer.kind` (`3.residual`, `3.mlp`). A pattern may put in each place a `*`, a range `0-3`
-(both ends included) or a set `{query,key}`. A `*` stands for what there is; what is named must be
-there: a number, each end of a range, each member of a set. In the place of the kind a `*` leaves
-out the kinds that must be named, as they hold what others hold.
+heads, `layer.kind` (`3.residual`, `3.mlp`). A pattern may have in each place a `*`, a range `0-3`
+(both ends included) or a set `{query,key}`. A `*` stands for all that there is. What is named must
+be there: a number, both ends of a range, each member of a set. A `*` for the kind does not stand
+for `NAMED_KINDS`.
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import combinations, product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from anamorph.errors import AnamorphError
 
 HEAD_KINDS = ("query", "key", "value", "pattern", "output")
+"""Of each head: `query` and `key` are as they enter the scores, `output` is before the output
+projection."""
+
 LAYER_KINDS = ("residual", "mlp", "heads", "attention", "middle", "mlp_input")
 """Of the whole layer: the residual stream behind the block; what its MLP adds to the stream; the
 outputs of all heads side by side, before the output projection; what attention adds to the stream;
 the stream between attention and MLP; what the MLP is given, after its norm."""
 
 NAMED_KINDS = frozenset(LAYER_KINDS[2:])
-"""Kinds that a `*` does not stand for: they hold again what other sites hold, at another stage."""
+"""Kinds that a `*` does not stand for: they hold what other sites hold, at another stage."""
 
 
 class Site(NamedTuple):
@@ -43,31 +47,29 @@ def match_sites(pattern: str, sites: Iterable[Site]) -> list[Site]:
         AnamorphError: if the pattern cannot be read, or if it names a site that is not there.
     """
     sites = list(sites)
-    places = _split_places(pattern)
+    places = re.split(r"\.(?![^{]*\})", pattern.strip())  # at dots, but not within a set
     if len(places) not in (2, 3):
         raise AnamorphError(
             f"Cannot read the site {pattern!r}: expected layer.head.kind, such as "
             "'1.0.query' or '*.*.{query,key}', or layer.kind, such as '3.residual'."
         )
-    layers, *heads, kinds = (_read_place(place, pattern) for place in places)
+    named = [_read_place(place, pattern) for place in places]
+    layers, *heads, kinds = named
     # Each layer, head and kind is looked at once: models have thousands of sites.
-    of_layers = {x for x in {site.layer for site in sites} if _any_holds(layers, x)}
-    of_kinds = {x for x in {site.kind for site in sites} if _any_names(kinds, x)}
-    every = {site.head for site in sites}
-    of_heads = {x for x in every if _any_holds(heads[0], x)} if heads else {None}
+    of_layers = _meant(layers, {site.layer for site in sites})
+    of_heads = _meant(heads[0], {site.head for site in sites}) if heads else {None}
+    unnamed = NAMED_KINDS - {part.text for part in kinds}
+    of_kinds = _meant(kinds, {site.kind for site in sites} - unnamed)
     found = [
         site
         for site in sites
         if site.layer in of_layers and site.kind in of_kinds and site.head in of_heads
     ]
-    named = [[end for part in parts for end in part.ends()] for parts in (layers, *heads, kinds)]
+    there = [[value for value in site if value is not None] for site in found]
     missing = [
         ".".join(part.text for part in parts)
-        for parts in product(*named)
-        if not any(
-            all(part.holds(value) for part, value in zip(parts, _values(site), strict=True))
-            for site in found
-        )
+        for parts in product(*([end for part in parts for end in part.ends()] for parts in named))
+        if not any(all(map(_Part.holds, parts, values)) for values in there)
     ]
     if missing:
         left_out = any(site.layer in of_layers and site.kind in NAMED_KINDS for site in sites)
@@ -85,25 +87,24 @@ def match_sites(pattern: str, sites: Iterable[Site]) -> list[Site]:
 
 def describe_sites(sites: Iterable[Site]) -> str:
     """All sites in a few words, such as `0-1.0-3.{query,key}, 0-1.mlp`."""
-    grid: dict[str, tuple[set[int], set[int]]] = {}
-    for site in sites:
-        layers, heads = grid.setdefault(site.kind, (set(), set()))
-        layers.add(site.layer)
-        if site.head is not None:
-            heads.add(site.head)
-    by_place: dict[str, list[str]] = {}
-    for kind, (layers, heads) in grid.items():
-        place = f"{_range(layers)}." + (f"{_range(heads)}." if heads else "")
-        by_place.setdefault(place, []).append(kind)
+    layers: dict[str, set[int]] = defaultdict(set)
+    heads: dict[str, set[int]] = defaultdict(set)
+    for layer, head, kind in sites:
+        layers[kind].add(layer)
+        if head is not None:
+            heads[kind].add(head)
+    by_place: dict[str, list[str]] = defaultdict(list)
+    for kind in layers:
+        place = ".".join(_range(numbers) for numbers in (layers[kind], heads[kind]) if numbers)
+        by_place[place].append(kind)
     return ", ".join(
-        place + (kinds[0] if len(kinds) == 1 else "{" + ",".join(kinds) + "}")
+        f"{place}.{kinds[0]}" if len(kinds) == 1 else f"{place}.{{{','.join(kinds)}}}"
         for place, kinds in by_place.items()
     )
 
 
 def _range(numbers: set[int]) -> str:
-    low, high = min(numbers), max(numbers)
-    return str(low) if low == high else f"{low}-{high}"
+    return "-".join(map(str, sorted({min(numbers), max(numbers)})))
 
 
 _SHARED = (
@@ -123,51 +124,35 @@ def _shared(missing: Iterable[str], sites: Iterable[Site]) -> bool:
     return all(kind in ("key", "value") and place in queries for place, _, kind in names)
 
 
-def _split_places(pattern: str) -> list[str]:
-    return re.split(r"\.(?![^{]*\})", pattern.strip())
-
-
 class _Part(NamedTuple):
-    """What a place names, or a member of a set there: anything, a word, or numbers."""
+    """What a place names, or a member of a set there: `*`, a word, or numbers."""
 
     text: str
-    low: int | None = None
-    high: int | None = None
+    numbers: range | None = None
 
-    def holds(self, value: int | str | None) -> bool:
+    def holds(self, value: int | str) -> bool:
         """Whether a layer, head or kind is meant."""
-        if value is None or self.text == "*":
-            return value is not None
-        if self.low is None or self.high is None or isinstance(value, str):
-            return self.text == value
-        return self.low <= value <= self.high
+        if self.numbers is None:
+            return self.text in ("*", value)
+        return isinstance(value, int) and value in self.numbers
 
     def ends(self) -> "list[_Part]":
         """What has to be there: itself, or of a range both ends."""
-        if self.low is None or self.low == self.high:
+        if self.numbers is None:
             return [self]
-        return [_Part(str(end), end, end) for end in (self.low, self.high)]
+        ends = sorted({self.numbers[0], self.numbers[-1]})
+        return [_Part(str(end), range(end, end + 1)) for end in ends]
 
     def meets(self, other: "_Part") -> bool:
         """Whether another part names something that this one names."""
-        if self.low is None or self.high is None or other.low is None or other.high is None:
+        if self.numbers is None or other.numbers is None:
             return self.text == other.text
-        return self.low <= other.high and other.low <= self.high
+        return max(self.numbers[0], other.numbers[0]) <= min(self.numbers[-1], other.numbers[-1])
 
 
-def _any_holds(parts: Sequence[_Part], value: int | str | None) -> bool:
-    return any(part.holds(value) for part in parts)
-
-
-def _any_names(kinds: Sequence[_Part], kind: str) -> bool:
-    return any(
-        part.text == kind or (part.text == "*" and kind not in NAMED_KINDS) for part in kinds
-    )
-
-
-def _values(site: Site) -> list[int | str]:
-    """Layer, head if it has one, and kind."""
-    return [value for value in site if value is not None]
+def _meant(parts: Sequence[_Part], values: Iterable[Any]) -> set[Any]:
+    """The layers, heads or kinds that a place of a pattern names."""
+    return {x for x in values if x is not None and any(part.holds(x) for part in parts)}
 
 
 def _read_place(place: str, pattern: str) -> list[_Part]:
@@ -188,7 +173,7 @@ def _read_part(text: str, pattern: str) -> _Part:
             raise AnamorphError(
                 f"The range {text} in the site {pattern!r} runs backwards; write {high}-{low}."
             )
-        return _Part(text, low, high)
+        return _Part(text, range(low, high + 1))
     if not re.fullmatch(r"\w+|\*", text):
         raise AnamorphError(
             f"Cannot read {text!r} in the site {pattern!r}: expected a name or number, '*', "

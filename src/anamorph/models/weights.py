@@ -1,4 +1,4 @@
-"""Reading and writing safetensors files with JSON metadata, atomically and with clear errors."""
+"""Reading and writing safetensors files with JSON values beside the tensors."""
 
 import json
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from torch import Tensor
 from anamorph.errors import AnamorphError
 from anamorph.files import replacing
 
-WHOLE = "anamorph"  # the one entry of a file's metadata
+WHOLE = "anamorph"  # the entry of a file's metadata that holds all JSON values
 
 
 def write_weights(
@@ -26,7 +26,7 @@ def write_weights(
         save_file(
             {name: tensor.detach().contiguous() for name, tensor in tensors.items()},
             temporary,
-            metadata={WHOLE: json.dumps(metadata)},  # safetensors writes several in any order
+            metadata={WHOLE: json.dumps(metadata)},  # one entry: the order of several may vary
         )
 
 

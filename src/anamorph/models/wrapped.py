@@ -5,7 +5,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,8 @@ TOLERANCE = 1e-4  # of the spread of numbers: another way to run may round diffe
 OWN = 4e-6  # of a number itself
 OFTEN = 0.05  # a number that is so many of all numbers is a constant
 SAMPLE = 2**17  # numbers of which the spread is found
+
+Side = Literal["output", "input"]
 
 
 class Wrapped(Model):
@@ -100,7 +102,7 @@ class Wrapped(Model):
                         f"{alone.shape[1]} tokens, though not in shorter ones, so it would be "
                         "asked for what it is shown."
                     )
-                self._require_own(Batch(alone, torch.ones_like(alone).bool()), own)
+                self._require_own(Batch.whole(alone), own)
                 expected.append(own)
             if self._takes_padding:
                 self._require_own(batch, torch.cat(expected))
@@ -224,7 +226,39 @@ def _once(rows: Tensor) -> Tensor:
     return rows.flatten()[first.flatten() | ~often]
 
 
-def with_first(value: Any, x: Tensor) -> Any:
+def pass_through(
+    module: nn.Module, side: Side, function: Callable[[Any], Tensor | None]
+) -> Callable[[], None]:
+    """Let what a module gives, or its first input, pass through a function.
+
+    Args:
+        module: of torch.
+        side: whether its output is meant or its first input.
+        function: from a tensor, or a tuple with one in front, to the tensor that stands in for
+            it; None for no other.
+
+    Returns:
+        what undoes it.
+    """
+
+    def on_output(module: nn.Module, given: Any, out: Any) -> Any:
+        new = function(out)
+        return None if new is None else _with_first(out, new)
+
+    def on_input(module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        if given or not named:
+            new = function(given)
+            return None if new is None else (_with_first(given, new), named)
+        name = next(iter(named))
+        new = function(named[name])
+        return None if new is None else (given, {**named, name: _with_first(named[name], new)})
+
+    if side == "output":
+        return module.register_forward_hook(on_output).remove
+    return module.register_forward_pre_hook(on_input, with_kwargs=True).remove
+
+
+def _with_first(value: Any, x: Tensor) -> Any:
     """The same with another first tensor."""
     if isinstance(value, Tensor):
         return x

@@ -29,7 +29,7 @@ import polars as pl
 
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness.gaps import Thresholds
-from anamorph.files import file_name, replacing
+from anamorph.files import file_name
 from anamorph.runs.older import with_families
 
 _Json = TypeVar("_Json", dict[str, Any], list[Any])
@@ -277,10 +277,3 @@ def read_json(path: Path, kind: type[_Json]) -> _Json:
             "delete it, and the same command makes it again."
         )
     return found
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file that appears whole or not at all."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-    with replacing(path) as temporary:
-        temporary.write_text(text + "\n", "utf-8")

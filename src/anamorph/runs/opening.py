@@ -14,9 +14,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from anamorph.errors import AnamorphError
+from anamorph.files import write_json
 from anamorph.runs.comparing import differences
 from anamorph.runs.environment import environment, warn_of_versions
-from anamorph.runs.folder import Run, load_run, write_json
+from anamorph.runs.folder import Run, load_run
 from anamorph.version import version
 
 LAYOUT = 2  # of the files of an unfinished run; raised whenever older ones cannot be resumed

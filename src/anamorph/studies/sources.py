@@ -20,7 +20,7 @@ from anamorph.auditing.options import AuditOptions
 from anamorph.auditing.samples import few_sequences
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness.metrics import all_metrics
-from anamorph.files import replacing
+from anamorph.files import replacing, write_json
 from anamorph.models.base import Model
 from anamorph.models.decoder import Decoder
 from anamorph.models.fingerprint import differing, probe_logits
@@ -31,7 +31,7 @@ from anamorph.paper.tables import Tables
 from anamorph.progress import Event, Watch, ignore
 from anamorph.runs.cells import digest
 from anamorph.runs.comparing import changed, check_same
-from anamorph.runs.folder import Run, read_json, write_json
+from anamorph.runs.folder import Run, read_json
 from anamorph.simplifications import ProxySpec, check_readable
 from anamorph.simplifications.fingerprint import fingerprint_of
 from anamorph.studies.specification import GivenSpec, StudySpec, paper_steps

@@ -24,12 +24,12 @@ from anamorph.auditing.works import Auditor, Work, plan
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness.metrics import metric_names
 from anamorph.faithfulness.sums import SumIndex
-from anamorph.files import write_table
+from anamorph.files import write_json, write_table
 from anamorph.models.base import Model
 from anamorph.models.fingerprint import Identity
 from anamorph.progress import Event, Watch
 from anamorph.runs.cells import CellFiles, Origin, check_work, digest, digest_of_file, write_work
-from anamorph.runs.folder import Run, read_json, write_json
+from anamorph.runs.folder import Run, read_json
 from anamorph.simplifications import FittedProxies
 from anamorph.studies.sources import Study, check_weights
 from anamorph.tasks.base import CANDIDATES

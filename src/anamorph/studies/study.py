@@ -18,12 +18,13 @@ from anamorph.auditing.options import AuditOptions
 from anamorph.errors import AnamorphError, require
 from anamorph.faithfulness.confidence import PRIOR_CORRELATION
 from anamorph.faithfulness.gaps import Thresholds
+from anamorph.files import write_json
 from anamorph.machine.process import processors
 from anamorph.machine.threads import torch_threads
 from anamorph.machine.workers import apart
 from anamorph.models.base import Model
 from anamorph.progress import Watch, ignore
-from anamorph.runs.folder import Run, load_run, write_json
+from anamorph.runs.folder import Run, load_run
 from anamorph.runs.opening import open_run
 from anamorph.simplifications import Sweep
 from anamorph.studies.sources import GivenStudy, Study, TrainedStudy, check_kept

@@ -1,12 +1,11 @@
 """A task on disk: one Parquet file a split, and `task.json`."""
 
-import json
 from pathlib import Path
 
 import polars as pl
 
 from anamorph.errors import AnamorphError
-from anamorph.files import file_name, write_table, write_text
+from anamorph.files import file_name, write_json, write_table
 from anamorph.tasks.base import Split, Task
 
 
@@ -42,8 +41,7 @@ def export(task: Task, folder: Path | str) -> None:
         },
         "facets": {name: facet.names for name, facet in task.reference.facets.items()},
     }
-    text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
-    write_text(folder / "task.json", text)
+    write_json(folder / "task.json", description)
 
 
 def _table(split: Split) -> pl.DataFrame:

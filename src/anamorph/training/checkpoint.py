@@ -1,4 +1,4 @@
-"""The one file from which a stopped training goes on."""
+"""The file from which a stopped training goes on."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,8 +19,8 @@ class Reached:
     """How far a training has come.
 
     Attributes:
-        step: steps that are done.
-        tokens: seen in them, padding included.
+        step: how many steps are done.
+        tokens: how many tokens they had, padding included.
         loss: float32 bits a token, averaged over the last steps.
         history: the rows of the curves.
     """
@@ -35,18 +35,16 @@ class Checkpoint:
     """The checkpoint of a training.
 
     Args:
-        folder: where it is; None to keep none.
-        identity: what tells this training from others.
+        folder: where it is.
+        identity: what makes this training different from others.
     """
 
-    def __init__(self, folder: Path | None, identity: Mapping[str, Any]) -> None:
-        self.path = folder / "checkpoint.safetensors" if folder else None
+    def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
+        self.path = folder / "checkpoint.safetensors"
         self.identity = dict(identity)
 
     def write(self, model: Decoder, optimizers: Sequence[Optimizer], reached: Reached) -> None:
         """Write weights, the optimizers' state and how far the training has come."""
-        if self.path is None:
-            return
         tensors = {f"model.{name}": x for name, x in model.state_dict().items()}
         for number, optimizer in enumerate(optimizers):
             for index, values in optimizer.state_dict()["state"].items():
@@ -55,12 +53,12 @@ class Checkpoint:
         write_weights(self.path, tensors, {"identity": self.identity, "progress": progress})
 
     def restore(self, model: Decoder, optimizers: Sequence[Optimizer]) -> Reached:
-        """Load what was written last; a new start if nothing was.
+        """Load what was written last; begin anew if nothing was.
 
         Raises:
-            AnamorphError: if it is another training's, or damaged.
+            AnamorphError: if it is of another training, or damaged.
         """
-        if self.path is None or not self.path.exists():
+        if not self.path.exists():
             return Reached()
         tensors, metadata = read_weights(self.path)
         if metadata.get("identity") != self.identity:
@@ -86,12 +84,7 @@ class Checkpoint:
                 "to train from the start."
             ) from error
 
-    def remove(self) -> None:
-        """Delete it, as the training is done."""
-        if self.path is not None:
-            self.path.unlink(missing_ok=True)
-
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors whose names begin so, by the rest of their names."""
+    """The tensors whose names begin with a prefix, by the rest of their names."""
     return {k.removeprefix(prefix): x for k, x in tensors.items() if k.startswith(prefix)}

@@ -1,7 +1,7 @@
 """Training a decoder on a task: length-bucketed batches, Muon and AdamW, exact resuming.
 
-Everything random is a function of (seed, step), so a checkpoint needs no generator's state and a
-resumed run ends with the same weights as one that was never stopped.
+Everything random is a function of (seed, step). So a checkpoint needs no state of a generator, and
+a resumed run ends with the same weights as one that was never stopped.
 """
 
 import math
@@ -30,7 +30,7 @@ from anamorph.training.checkpoint import Checkpoint, Reached
 from anamorph.training.gradient import gradient_in_pieces, set_gradient
 from anamorph.training.muon import Muon
 
-EVALUATED = 200  # sequences a split for the curves: enough to see, cheap enough to repeat
+EVALUATED = 200  # sequences of each split, for the curves: they tell enough and take little time
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,14 @@ class TrainingConfig:
         steps: optimizer steps.
         batch_tokens: tokens a step, padding included.
         optimizer: `muon` (Muon for the blocks' matrices, AdamW for the rest) or `adamw`.
-        learning_rate: AdamW's, at its highest.
-        muon_learning_rate: Muon's, at its highest.
+        learning_rate: the highest of AdamW.
+        muon_learning_rate: the highest of Muon.
         weight_decay: decoupled, for both.
         warmup: share of the steps in which the rates rise from zero.
         decay: share of the steps, at the end, in which they fall to zero.
         clip: the gradient's largest norm.
         precision: `32-true` computes in float32, `bf16-mixed` multiplies matrices in bfloat16 (by
-            `torch.autocast`); `auto` is the second on processors that do so fast.
+            `torch.autocast`); `auto` is `bf16-mixed` on processors that are fast at it.
         evaluate_every: steps between two points of the curves.
         checkpoint_every: steps between two checkpoints.
     """
@@ -84,7 +84,7 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a training stands: told to whoever watches it after every step."""
+    """How far a training is; whoever watches it is told after every step."""
 
     step: int
     steps: int
@@ -134,8 +134,8 @@ def train(
         "model": asdict(model),
         "seed": seed,
     }
-    checkpoint = Checkpoint(Path(out) if out else None, identity)
-    reached = checkpoint.restore(decoder, optimizers)
+    checkpoint = None if out is None else Checkpoint(Path(out), identity)
+    reached = checkpoint.restore(decoder, optimizers) if checkpoint else Reached()
     batches = shuffled(task.train.lengths, config.batch_tokens, seed)
     started, at_start = time.monotonic(), reached.tokens
     given = decoder, config.precision == "bf16-mixed"
@@ -152,15 +152,15 @@ def train(
             last = reached.step == config.steps
             if last or reached.step % config.evaluate_every == 0:
                 reached.history += _curves(decoder, task, reached)
-            if not last and reached.step % config.checkpoint_every == 0:
+            if checkpoint and not last and reached.step % config.checkpoint_every == 0:
                 checkpoint.write(decoder, optimizers, reached)
             speed = (reached.tokens - at_start) / (time.monotonic() - started)
             watch(Progress(reached.step, config.steps, float(reached.loss), speed))
     curves = pl.DataFrame(reached.history)
-    if out is not None:
-        write_table(Path(out) / "history.parquet", curves)
-        decoder.save(Path(out) / "model.safetensors")
-        checkpoint.remove()  # last: a training that is killed here goes on from it
+    if checkpoint:
+        write_table(checkpoint.path.with_name("history.parquet"), curves)
+        decoder.save(checkpoint.path.with_name("model.safetensors"))
+        checkpoint.path.unlink(missing_ok=True)  # last: a training that is killed here can go on
     return decoder, curves
 
 
@@ -178,11 +178,11 @@ def default_model(task: Task, **shape: Any) -> DecoderConfig:
         )
     needed = {"vocabulary": len(task.vocabulary), "context": longest}
     config = DecoderConfig(**needed | shape)
-    for name, found in (("vocabulary", config.vocabulary), ("context", config.context)):
-        if found < needed[name]:
+    for name, least in needed.items():
+        if (given := vars(config)[name]) < least:
             raise AnamorphError(
-                f"The task {task.name!r} needs a model with a {name} of at least {needed[name]}; "
-                f"got {found}. Leave model.{name} out to have it fit."
+                f"The task {task.name!r} needs a model with a {name} of at least {least}; "
+                f"got {given}. Leave model.{name} out to have it fit."
             )
     return config
 

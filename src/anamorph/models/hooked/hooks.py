@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from anamorph.errors import AnamorphError, require
 from anamorph.models.base import LayerKind
 from anamorph.models.sites import HEAD_KINDS, LAYER_KINDS
+from anamorph.models.wrapped import Side
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Hook:
     part: tuple[int, int] | None = None
     columns: tuple[int, int] | None = None
     within_heads: bool = False
-    side: Literal["output", "input"] = "output"
+    side: Side = "output"
     head_axis: Literal[1, 2] = 1
 
     def __post_init__(self) -> None:
@@ -76,11 +77,12 @@ class Hook:
             AnamorphError: if it has another shape, or does not divide as this hook says.
         """
         copies, batch, positions = shape
-        axis = 1 if kind in HEAD_KINDS and x.dim() == 4 and self.head_axis == 1 else 0
+        of_heads = kind in HEAD_KINDS
+        heads_first = of_heads and x.dim() == 4 and self.head_axis == 1
         if (
-            x.dim() not in ((3, 4) if kind in HEAD_KINDS else (3,))
+            x.dim() not in ((3, 4) if of_heads else (3,))
             or x.shape[0] != copies * batch
-            or x.shape[1 + axis] != positions
+            or x.shape[2 if heads_first else 1] != positions
             or (kind == "pattern" and (x.dim() == 3 or x.shape[-1] != positions))
         ):
             rest = {
@@ -88,57 +90,55 @@ class Hook:
                 **dict.fromkeys(LAYER_KINDS, "[batch, position, width]"),
             }.get(kind, "[batch, position, heads · dim] or [batch, head, position, dim]")
             raise AnamorphError(
-                f"the {self.side} of {self.path!r} is {list(x.shape)}; expected {rest} with "
-                f"batch {copies * batch} and position {positions}."
+                f"the {self.where} is {list(x.shape)}; expected {rest} with batch "
+                f"{copies * batch} and position {positions}."
             )
-        if kind not in HEAD_KINDS:
-            return self._some(x).unflatten(0, (copies, batch))  # type: ignore[no-any-return, no-untyped-call]
-        if x.dim() == 4:
-            x = self._some(x) if axis else self._some(x).transpose(1, 2)
-            if self.heads not in (None, x.shape[1]):
-                raise AnamorphError(
-                    f"the {self.side} of {self.path!r} has {x.shape[1]} heads on axis "
-                    f"{self.head_axis}, not {self.heads}; leave heads out, or give head_axis."
-                )
-        elif self.heads is None:
-            raise AnamorphError(
-                f"the {self.side} of {self.path!r} is {list(x.shape)}, without an axis for heads; "
-                "say how many lie side by side, such as Hook(path, heads=4)."
-            )
-        elif self.within_heads:
-            x = self._some(self._split(x)).transpose(1, 2)
+        if of_heads and x.dim() == 3:
+            x = self._some(self._split(x)) if self.within_heads else self._split(self._some(x))
         else:
-            x = self._split(self._some(x)).transpose(1, 2)
+            x = self._some(x)
+        if of_heads and not heads_first:
+            x = x.transpose(1, 2)
+        if of_heads and self.heads not in (None, x.shape[1]):
+            raise AnamorphError(
+                f"the {self.where} has {x.shape[1]} heads on axis {self.head_axis}, not "
+                f"{self.heads}; leave heads out, or give head_axis."
+            )
         return x.unflatten(0, (copies, batch))  # type: ignore[no-any-return, no-untyped-call]
 
+    @property
+    def where(self) -> str:
+        """In words, for errors."""
+        return f"{self.side} of {self.path!r}"
+
     def _split(self, x: Tensor) -> Tensor:
-        assert self.heads is not None
+        """[..., heads · dim] as [..., head, dim]."""
+        if self.heads is None:
+            raise AnamorphError(
+                f"the {self.where} is {list(x.shape)}, without an axis for heads; say how many lie "
+                "side by side, such as Hook(path, heads=4)."
+            )
         if x.shape[-1] % self.heads:
             raise AnamorphError(
-                f"the {x.shape[-1]} columns of the {self.side} of {self.path!r} do not divide "
-                f"into {self.heads} heads."
+                f"the {x.shape[-1]} columns of the {self.where} do not divide into {self.heads} "
+                "heads."
             )
         return x.unflatten(-1, (self.heads, -1))  # type: ignore[no-any-return, no-untyped-call]
 
     def _some(self, x: Tensor) -> Tensor:
         """The columns that are meant."""
         width = x.shape[-1]
+        start, stop = self.columns or (0, width)
         if self.part is not None:
             number, parts = self.part
             if width % parts:
                 raise AnamorphError(
-                    f"the {width} columns of the {self.side} of {self.path!r} do not divide into "
-                    f"{parts} parts."
+                    f"the {width} columns of the {self.where} do not divide into {parts} parts."
                 )
-            return x.narrow(-1, number * (width // parts), width // parts)
-        if self.columns is not None:
-            start, stop = self.columns
-            if stop > width:
-                raise AnamorphError(
-                    f"the {self.side} of {self.path!r} has {width} columns, not {stop}."
-                )
-            return x.narrow(-1, start, stop - start)
-        return x
+            start, stop = (i * width // parts for i in (number, number + 1))
+        if stop > width:
+            raise AnamorphError(f"the {self.where} has {width} columns, not {stop}.")
+        return x[..., start:stop]
 
 
 def resolve(module: nn.Module, sites: Mapping[str, str | Hook]) -> dict[LayerKind, Hook]:
@@ -160,10 +160,9 @@ def resolve(module: nn.Module, sites: Mapping[str, str | Hook]) -> dict[LayerKin
             key = LayerKind(number, kind)
             here = replace(hook, path=hook.path.replace("*", str(number)))
             if here.path not in known:
-                near = get_close_matches(here.path, known, n=3) or known[:3]
                 raise AnamorphError(
                     f"The site {name!r} stands at {here.path!r}, but {type(module).__name__} has "
-                    f"no such submodule; similar ones are: {', '.join(near) or 'none'}."
+                    f"no such submodule; {_similar(here.path, known)}."
                 )
             if key in found:
                 raise AnamorphError(
@@ -203,12 +202,16 @@ def _layers(name: str, hook: Hook, known: list[str]) -> list[int]:
     pattern = re.escape(hook.path).replace(r"\*", r"(\d+)", 1).replace(r"\*", r"\1")
     numbers = sorted({int(m[1]) for path in known if (m := re.fullmatch(pattern, path))})
     if not numbers:
-        near = get_close_matches(hook.path.replace("*", "0"), known, n=3) or known[:3]
         raise AnamorphError(
             f"The site {name!r} stands at {hook.path!r}, but no submodule is called so with a "
-            f"number for the *; similar ones are: {', '.join(near) or 'none'}."
+            f"number for the *; {_similar(hook.path.replace('*', '0'), known)}."
         )
     return numbers
+
+
+def _similar(path: str, known: list[str]) -> str:
+    near = get_close_matches(path, known, n=3) or known[:3]
+    return f"similar ones are: {', '.join(near) or 'none'}"
 
 
 def first_tensor(value: Any, what: str) -> Tensor:

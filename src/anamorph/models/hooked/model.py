@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from anamorph.errors import AnamorphError, require
-from anamorph.models.base import Batch, Edits, LayerKind, Ran, State
+from anamorph.models.base import Batch, Edit, Edits, LayerKind, Ran, State
 from anamorph.models.hooked.hooks import Hook, first_tensor, resolve
-from anamorph.models.hooked.run import HookedRun, site_name
+from anamorph.models.hooked.run import HookedRun
 from anamorph.models.probe import AGAIN, Probe, known_ids
 from anamorph.models.sites import HEAD_KINDS, Site
 from anamorph.models.tap import rows_at
-from anamorph.models.wrapped import Wrapped, copies_of, same_up_to_rounding, still, with_first
+from anamorph.models.wrapped import Side, Wrapped, pass_through, same_up_to_rounding, still
 
 Forward = Callable[[Any, Tensor, Tensor], Any]
 """Takes the module, tokens [batch, position] and mask [batch, position]; gives logits."""
@@ -93,7 +93,7 @@ class HookedModel(Wrapped):
         self.hooks = resolve(module, sites)
         self.layers = max(key.layer for key in self.hooks) + 1
         self._forward = forward or (lambda module, tokens, mask: module(tokens))
-        self._thread = threading.local()
+        self._thread = _Thread()
         with torch.inference_mode():
             self._explore()
 
@@ -150,20 +150,17 @@ class HookedModel(Wrapped):
             AnamorphError: if a submodule that is edited or recorded does not run exactly once.
         """
         assert isinstance(state, _State)
-        edits = edits or {}
-        known = {**state.edits, **{key: e for key, e in edits.items() if key.layer >= index}}
+        edits = state.edits | {key: x for key, x in (edits or {}).items() if key.layer >= index}
+        record = [key for key in record if key.layer >= index]
         wanted = [key for key in record if key.layer == index]
         last = index == self.layers - 1
         done = state.done
-        if (wanted or last) and (
-            done is None or done.edits != known or done.at is not at or not done.has(wanted)
-        ):
-            later = [key for key in record if key.layer >= index]
-            done = self._run(state, known, later, at)
+        if (wanted or last) and (done is None or not done.serves(edits, wanted, at)):
+            done = self._run(state, edits, record, at)
         recorded = {key: done.recorded[key] for key in wanted if done and key in done.recorded}
         if last and done is not None:
-            return Ran(State(done.logits, state.tokens, state.mask, at), recorded)
-        behind = {key: edit for key, edit in known.items() if key.layer <= index}
+            return Ran(State(done.logits, state.tokens, state.mask), recorded)
+        behind = {key: edit for key, edit in edits.items() if key.layer <= index}
         return Ran(replace(state, edits=behind, done=done), recorded)
 
     def logits(self, state: State, at: Tensor | None = None) -> Tensor:
@@ -177,12 +174,12 @@ class HookedModel(Wrapped):
         wanted: Collection[LayerKind | Site],
         at: Tensor | None,
     ) -> HookedRun:
-        tokens, mask, copies = state.tokens, state.mask, copies_of(edits.values())
-        run = HookedRun(state, edits, wanted, at, (copies, *tokens.shape))
+        run = HookedRun(state, edits, wanted, at, self.layers)
+        copies = run.shape[0]
         with self._turn, self.session():
             self._thread.run = run
             try:
-                logits = self._call(tokens.repeat(copies, 1), mask.repeat(copies, 1))
+                logits = self._call(state.tokens.repeat(copies, 1), state.mask.repeat(copies, 1))
             finally:
                 self._thread.run = None
             logits = logits.unflatten(0, (copies, -1))  # type: ignore[no-untyped-call]
@@ -191,7 +188,7 @@ class HookedModel(Wrapped):
         for key, hook in self.hooks.items():
             if run.concerns(key) and not run.fired[key]:
                 raise AnamorphError(
-                    f"The site {site_name(key)} never fired: the submodule {hook.path!r} "
+                    f"The site {key} never fired: the submodule {hook.path!r} "
                     "did not run in the model's forward, perhaps because another one uses its "
                     "weights. Nothing was measured; hook a submodule that runs."
                 )
@@ -217,48 +214,24 @@ class HookedModel(Wrapped):
         undo = ExitStack()
         undo.callback(_keep(self._moving))
         undo.callback(still(self.module))
-        places: dict[tuple[str, str], list[LayerKind]] = {}
+        places: dict[tuple[str, Side], list[LayerKind]] = {}
         for key, hook in self.hooks.items():
             places.setdefault((hook.path, hook.side), []).append(key)
         for (path, side), keys in places.items():
             module = self.module.get_submodule(path)
-            if side == "output":
-                handle = module.register_forward_hook(partial(self._on_output, keys))
-            else:
-                on_input = partial(self._on_input, keys)
-                handle = module.register_forward_pre_hook(on_input, with_kwargs=True)
-            undo.callback(handle.remove)
+            undo.callback(pass_through(module, side, partial(self._tap, keys)))
         return undo.close
 
-    def _on_output(self, keys: list[LayerKind], module: nn.Module, given: Any, out: Any) -> Any:
-        return self._tap(keys, out)
-
-    def _on_input(
-        self,
-        keys: list[LayerKind],
-        module: nn.Module,
-        given: tuple[Any, ...],
-        named: dict[str, Any],
-    ) -> Any:
-        if given or not named:
-            changed = self._tap(keys, given)
-            return None if changed is None else (changed, named)
-        name = next(iter(named))
-        changed = self._tap(keys, named[name])
-        return None if changed is None else (given, {**named, name: changed})
-
-    def _tap(self, keys: list[LayerKind], value: Any) -> Any:
+    def _tap(self, keys: list[LayerKind], value: Any) -> Tensor | None:
         """What a submodule takes or gives, edited; None where nothing is to be changed."""
-        run: HookedRun | None = getattr(self._thread, "run", None)
-        keys = [key for key in keys if run is not None and run.concerns(key)]
-        if run is None or not keys:
-            return None
+        run, edited = self._thread.run, None
         for key in keys:
-            hook = self.hooks[key]
-            x = first_tensor(value, f"The {hook.side} of {hook.path!r}, site {site_name(key)},")
-            edited = run.tap(key, hook, x)
-            value = value if edited is None else with_first(value, edited)
-        return value
+            if run is not None and run.concerns(key):
+                what = f"The {self.hooks[key].where}, site {key},"
+                x = first_tensor(value, what) if edited is None else edited
+                changed = run.tap(key, self.hooks[key], x)
+                edited = edited if changed is None else changed
+        return edited
 
     def _explore(self) -> None:
         """Try the module on a few tokens: what it gives, how often each site fires."""
@@ -314,6 +287,12 @@ def _keep(buffers: Iterable[tuple[nn.Module, str]]) -> Callable[[], list[tuple[n
     return restore
 
 
+class _Thread(threading.local):
+    """What each thread is doing: the run that its module's hooks work for, if any."""
+
+    run: HookedRun | None = None
+
+
 @dataclass(frozen=True)
 class _State(State):
     """Before the forward has run; `residual` is then a stand-in, and logits after the last layer.
@@ -323,5 +302,5 @@ class _State(State):
         done: a run of the forward, if something of it had to be known.
     """
 
-    edits: Edits = field(default_factory=dict, kw_only=True)
+    edits: dict[LayerKind, Edit] = field(default_factory=dict, kw_only=True)
     done: HookedRun | None = field(default=None, kw_only=True)

@@ -10,8 +10,9 @@ from torch import Tensor
 from anamorph.errors import AnamorphError
 from anamorph.models.base import Edits, LayerKind, Recorded, State
 from anamorph.models.hooked.hooks import Hook
-from anamorph.models.sites import HEAD_KINDS, Site
+from anamorph.models.sites import Site
 from anamorph.models.tap import Tap
+from anamorph.models.wrapped import copies_of
 
 
 @dataclass
@@ -23,9 +24,10 @@ class HookedRun:
         edits: by layer and kind.
         wanted: what is recorded.
         at: [batch, query] the rows of patterns and logits; None for all.
-        shape: (copy, batch, position).
+        layers: of the model.
         recorded: after edits.
         fired: how often each site was computed.
+        shape: (copy, batch, position).
         logits: [copy, batch, query, vocabulary].
     """
 
@@ -33,43 +35,40 @@ class HookedRun:
     edits: Edits
     wanted: Collection[LayerKind | Site]
     at: Tensor | None
-    shape: tuple[int, int, int]
+    layers: int
     recorded: Recorded = field(default_factory=dict)
     fired: Counter[LayerKind] = field(default_factory=Counter)
+    shape: tuple[int, int, int] = field(init=False)
     logits: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        reads = {key for edit in self.edits.values() for key in edit.reads}
-        self.keys = {*self.edits, *reads, *(LayerKind(key.layer, key.kind) for key in self.wanted)}
+        batch, positions = self.start.tokens.shape
+        self.shape = copies_of(self.edits.values()), batch, positions
         read: dict[LayerKind, Tensor] = {}
-        self.taps = {
-            layer: Tap(
-                layer, self.start, self.edits, self.wanted, self.at, None, self.recorded, read
-            )
-            for layer in {key.layer for key in self.keys}
-        }
+        given = self.start, self.edits, self.wanted, self.at, None, self.recorded, read
+        self.taps = [Tap(layer, *given) for layer in range(self.layers)]
 
     def concerns(self, key: LayerKind) -> bool:
-        """Whether a site is edited or recorded."""
-        return key in self.keys
+        """Whether a site is edited, read or recorded."""
+        return self.taps[key.layer].concerns(key.kind)
 
-    def has(self, wanted: Collection[LayerKind | Site]) -> bool:
-        """Whether all this was recorded, as far as it exists."""
-        return set(wanted) <= set(self.wanted)
+    def serves(self, edits: Edits, wanted: Collection[LayerKind | Site], at: Tensor | None) -> bool:
+        """Whether it is the run that is asked for."""
+        return self.edits == edits and self.at is at and set(wanted) <= set(self.wanted)
 
     def tap(self, key: LayerKind, hook: Hook, whole: Tensor) -> Tensor | None:
         """Edit and record what passes; gives the submodule's tensor, None if it stays the same."""
         self.fired[key] += 1
         if self.fired[key] > 1:
             raise AnamorphError(
-                f"The site {site_name(key)} fired more than once: the submodule {hook.path!r} ran "
+                f"The site {key} fired more than once: the submodule {hook.path!r} ran "
                 "again in one forward, as in a recurrence or with shared weights, so it is not "
                 "one tensor. Hook what runs once a layer."
             )
         try:
             x = hook.view(whole, key.kind, self.shape)
         except AnamorphError as error:
-            raise AnamorphError(f"The site {site_name(key)} does not fit: {error}") from error
+            raise AnamorphError(f"The site {key} does not fit: {error}") from error
         tap = self.taps[key.layer]
         if key.kind in tap.kept:
             x = x.clone()  # the module may go on in place
@@ -80,14 +79,9 @@ class HookedRun:
             return None
         if new.shape != x.shape:
             raise AnamorphError(
-                f"An edit of {site_name(key)} gives {list(new.shape)} for {list(x.shape)}; "
+                f"An edit of {key} gives {list(new.shape)} for {list(x.shape)}; "
                 "expected the same shape."
             )
         edited = whole.clone(memory_format=torch.contiguous_format)
         hook.view(edited, key.kind, self.shape).copy_(new)
         return edited
-
-
-def site_name(key: LayerKind) -> str:
-    """As patterns of sites name it, all heads of it."""
-    return f"{key.layer}.*.{key.kind}" if key.kind in HEAD_KINDS else f"{key.layer}.{key.kind}"

@@ -178,9 +178,8 @@ class HuggingFace(Wrapped):
         tap = Tap(index, state, edits or {}, record, at)
         with self.session():
             residual = tap("residual", self._run(index, state, tap))
-        rows = at if index == self.layers - 1 else None
-        residual = rows_at(residual, rows)
-        return Ran(replace(state, residual=residual, at=rows, read=tap.read), tap.recorded)
+        residual = rows_at(residual, at if index == self.layers - 1 else None)
+        return Ran(replace(state, residual=residual, read=tap.read), tap.recorded)
 
     def logits(self, state: State, at: Tensor | None = None) -> Tensor:
         """[copy, batch, query, vocabulary] at the positions `at` [batch, query], or all.

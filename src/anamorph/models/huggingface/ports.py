@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from typing import Any, Literal
+from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
 
 from anamorph.models.huggingface.calls import Block, Call
-from anamorph.models.wrapped import with_first
+from anamorph.models.wrapped import Side, pass_through
 
 
 def hook_ports(blocks: Iterable[Block]) -> Callable[[], None]:
@@ -15,34 +16,16 @@ def hook_ports(blocks: Iterable[Block]) -> Callable[[], None]:
     undo = ExitStack()
     places = {(port.module, port.side): None for block in blocks for port in block.ports.values()}
     for module, side in places:
-        handle = (
-            module.register_forward_hook(_on_output)
-            if side == "output"
-            else module.register_forward_pre_hook(_on_input, with_kwargs=True)
-        )
-        undo.callback(handle.remove)
+        undo.callback(pass_through(module, side, partial(_through, module, side)))
     return undo.close
 
 
-def _on_output(module: nn.Module, inputs: Any, out: Any) -> Any:
-    edited = _through(module, "output", out[0] if isinstance(out, (tuple, list)) else out)
-    return None if edited is None else with_first(out, edited)
-
-
-def _on_input(module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
-    if given:
-        edited = _through(module, "input", given[0])
-        return None if edited is None else ((edited, *given[1:]), named)
-    name = next(iter(named))
-    edited = _through(module, "input", named[name])
-    return None if edited is None else (given, {**named, name: edited})
-
-
-def _through(module: nn.Module, side: Literal["input", "output"], x: Tensor) -> Tensor | None:
+def _through(module: nn.Module, side: Side, value: Any) -> Tensor | None:
     """What passes a module, edited and recorded; None where no site is concerned."""
     call = Call.now()
     if call is None:
         return None
+    x: Tensor = value[0] if isinstance(value, (tuple, list)) else value
     passed = None
     for kind, port in call.ports.items():
         if port.module is not module or port.side != side or not call.tap.concerns(kind):

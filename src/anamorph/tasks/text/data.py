@@ -70,7 +70,7 @@ def parse_data(text: str) -> TextData:
     return _text_data(key.strip(), path.strip())
 
 
-Data = str | TextData | Sequence[str | TextData] | Mapping[str, object]
+Data = str | Sequence[str] | Mapping[str, object]
 
 
 def _text_data(key: str, source: object) -> TextData:
@@ -87,8 +87,7 @@ def all_data(data: Data) -> list[TextData]:
     if isinstance(data, Mapping):
         given = [_text_data(key, source) for key, source in data.items()]
     else:
-        several = [data] if isinstance(data, (str, TextData)) else data
-        given = [d if isinstance(d, TextData) else parse_data(str(d)) for d in several]
+        given = [parse_data(str(d)) for d in ([data] if isinstance(data, str) else data)]
     names = [d.name for d in given]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:

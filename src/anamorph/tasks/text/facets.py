@@ -6,6 +6,7 @@ All describe a token as the target of a prediction. The first of a sequence is n
 from typing import Any
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from anamorph.tasks.base import NOT_APPLICABLE, Facet, Tokens
@@ -62,13 +63,7 @@ def _induction(
     return np.where(predictable, 0, np.where(occurred, 1, 2))
 
 
-def _occurred(sequence: NDArray[np.int64], *values: NDArray[Any]) -> NDArray[np.bool_]:
-    """Whether an earlier position of the same sequence has the same values."""
-    order = np.lexsort((*values, sequence))  # stable: equal ones stay in the order of positions
-    same = np.ones(max(len(order) - 1, 0), dtype=np.bool_)
-    for value in (*values, sequence):
-        ordered = value[order]
-        same &= ordered[1:] == ordered[:-1]
-    before = np.zeros(len(order), dtype=np.bool_)
-    before[order[1:]] = same
-    return before
+def _occurred(*values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Whether an earlier position has the same values."""
+    positions = pl.DataFrame({str(i): value for i, value in enumerate(values)})
+    return ~positions.select(pl.struct(pl.all()).is_first_distinct()).to_series().to_numpy()

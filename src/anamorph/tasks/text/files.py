@@ -9,9 +9,8 @@ from typing import cast
 
 from anamorph.errors import AnamorphError
 from anamorph.tasks.text.content import Kind, kind_of
-from anamorph.tasks.text.csv_files import Csv
 from anamorph.tasks.text.folders import files_of_folder, files_of_pattern
-from anamorph.tasks.text.json_files import Json, Lines, rows_in
+from anamorph.tasks.text.parsed import Csv, Json, Lines, rows_in
 from anamorph.tasks.text.rows import Fields, listed
 from anamorph.tasks.text.sources import Rows, Shards, Source, Stream, TextFiles
 from anamorph.tasks.text.tables import Table

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from anamorph.errors import AnamorphError
 from anamorph.tasks.text.content import Kind, ending, kind_of, without_ending
-from anamorph.tasks.text.json_files import is_single_object
+from anamorph.tasks.text.parsed import is_single_object
 
 Typed = list[tuple[Path, Kind]]
 

@@ -48,16 +48,14 @@ class Encoded(Ragged):
         self, starts: NDArray[np.int64], lengths: NDArray[np.int64], prefix: Sequence[int] = ()
     ) -> "Encoded":
         """New sequences: the prefix, then `lengths` tokens from `starts` on."""
-        made = Rows.of(lengths + len(prefix))
-        place = made.position - len(prefix)
-        body = place >= 0
-        index = (place + starts[made.owner])[body]
-        tokens = np.empty(len(place), dtype=np.int32)
-        tokens[body] = self.tokens[index]
-        tokens[~body] = np.tile(np.array(prefix, dtype=np.int32), len(starts))
-        labels = np.full(len(place), NOT_APPLICABLE, dtype=np.int16)
-        labels[body] = self.labels[index]
-        return Encoded(tokens, made.offsets, labels)
+        body = Rows.of(lengths)
+        index = body.position + starts[body.owner]
+        front = np.repeat(body.offsets[:-1], len(prefix))  # where in the body prefixes go
+        return Encoded(
+            np.insert(self.tokens[index], front, np.tile(prefix, len(starts))),
+            Rows.of(lengths + len(prefix)).offsets,
+            np.insert(self.labels[index], front, NOT_APPLICABLE),
+        )
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ class Table(Source):
         fields.check(path, names)
 
     def __iter__(self) -> Iterator[Document]:
-        return self._documents(self._rows())
+        return self._documents(True)
 
     def count(self) -> int:
         """The number of documents."""
@@ -35,18 +35,14 @@ class Table(Source):
 
     def pick(self, numbers: Numbers) -> Iterator[Document]:
         """The documents with these numbers."""
-        return self._documents(self._rows().filter(pl.col(NUMBER).is_in(numbers.tolist())))
+        return self._documents(pl.col(NUMBER).is_in(numbers.tolist()))
 
-    def _documents(self, rows: pl.LazyFrame) -> Iterator[Document]:
+    def _documents(self, wanted: pl.Expr | bool) -> Iterator[Document]:
         with self._telling():
+            rows = self._frame().select(self.fields.asked).with_row_index(NUMBER).filter(wanted)
             for batch in rows.collect_batches(chunk_size=ROWS, maintain_order=True):
                 for row in batch.iter_rows(named=True):
                     yield to_document(row, self.fields, f"{self.path}, row {row.pop(NUMBER)}")
-
-    def _rows(self) -> pl.LazyFrame:
-        """The columns that are asked for, and the number of each row."""
-        with self._telling():
-            return self._frame().select(self.fields.asked).with_row_index(NUMBER)
 
     def _frame(self) -> pl.LazyFrame:
         if self.kind == "parquet":

@@ -24,7 +24,7 @@ from anamorph.tasks.text.files import checksum, open_source
 from anamorph.tasks.text.masking import Mask
 from anamorph.tasks.text.rows import Fields
 from anamorph.tasks.text.sequences import Cut, Encoded, Packing, Reading, read
-from anamorph.tasks.text.tokenizer import Tokenizer, to_tokenizer, token_names
+from anamorph.tasks.text.tokenizer import Tokenizer, to_tokenizer, token_names, tokenizer_name
 from anamorph.tasks.text.told import Found, tell
 
 DEPENDENT = "Windows and packs of one document are not independent; intervals assume it."
@@ -97,13 +97,7 @@ def text_task(
     _check(spec)
     given = all_data(data)
     held_out = held_out_split(given, fit_on)
-    tokenizer_ = to_tokenizer(tokenizer)
-    if spans_field is not None and not tokenizer_.is_fast:
-        raise AnamorphError(
-            f"spans_field={spans_field!r} needs a fast tokenizer, which tells the characters of "
-            f"each token; {_name(tokenizer_)} is a slow one. Load it with use_fast=True, or leave "
-            "spans_field out."
-        )
+    tokenizer_ = to_tokenizer(tokenizer, spans_field)
     mask = None if masked is None else Mask.of(tokenizer_, masked)
     cut = Cut.of(tokenizer_, packing, length)
     labels: dict[str, int] | None = None if spans_field is None else {}
@@ -123,7 +117,7 @@ def text_task(
         spec={
             "name": "text",
             "data": [str(d) for d in given],
-            "tokenizer": str(tokenizer) if isinstance(tokenizer, (str, Path)) else _name(tokenizer),
+            "tokenizer": tokenizer_name(tokenizer),
             **spec,
             "vocabulary": size,
             "fit": _fit_sentence(train, held_out, len(fitted), packing),
@@ -206,10 +200,6 @@ def _fit_sentence(train: str, held_out: str | None, number: int, packing: Packin
         f"Simplifications are fitted on {number} sequences held out of {held_out!r}, as there are "
         f"no data for the fit alone; what is left of {held_out!r} is evaluated.{both}"
     )
-
-
-def _name(tokenizer: object) -> str:
-    return str(getattr(tokenizer, "name_or_path", "")) or type(tokenizer).__name__
 
 
 def _check(spec: Mapping[str, Any]) -> None:

@@ -29,26 +29,41 @@ class Tokenizer(Protocol):
         ...
 
 
-def to_tokenizer(tokenizer: object) -> Tokenizer:
+def to_tokenizer(tokenizer: object, spans_field: str | None = None) -> Tokenizer:
     """A tokenizer, loaded by transformers if a folder or a name is given.
 
     Nothing in the folder is executed, and nothing is downloaded when `HF_HUB_OFFLINE=1` is set.
 
     Raises:
-        AnamorphError: if it cannot be loaded, or is not a Hugging Face tokenizer.
+        AnamorphError: if it cannot be loaded, is not a Hugging Face tokenizer, or cannot tell the
+            characters of each token, which spans need.
     """
     if isinstance(tokenizer, (str, Path)):
-        return _load(str(tokenizer))
+        tokenizer = _load(str(tokenizer))
     if not (callable(tokenizer) and hasattr(tokenizer, "convert_ids_to_tokens")):
         raise AnamorphError(
             f"The tokenizer is a {type(tokenizer).__name__}; expected a Hugging Face tokenizer, a "
             "folder or a name. Wrap one of the tokenizers library as "
             "transformers.PreTrainedTokenizerFast(tokenizer_object=...)."
         )
-    return cast(Tokenizer, tokenizer)
+    found = cast(Tokenizer, tokenizer)
+    if spans_field is not None and not found.is_fast:
+        raise AnamorphError(
+            f"spans_field={spans_field!r} needs a fast tokenizer, which tells the characters of "
+            f"each token; {tokenizer_name(found)} is a slow one. Load it with use_fast=True, or "
+            "leave spans_field out."
+        )
+    return found
 
 
-def _load(name: str) -> Tokenizer:
+def tokenizer_name(tokenizer: object) -> str:
+    """The folder or name that it is loaded from; its class where it has none."""
+    if isinstance(tokenizer, (str, Path)):
+        return str(tokenizer)
+    return str(getattr(tokenizer, "name_or_path", "")) or type(tokenizer).__name__
+
+
+def _load(name: str) -> object:
     try:
         from transformers import AutoTokenizer
     except ImportError as error:
@@ -56,7 +71,7 @@ def _load(name: str) -> Tokenizer:
             f"Loading the tokenizer {name!r} needs transformers: pip install 'anamorph[hf]'."
         ) from error
     try:
-        return cast(Tokenizer, AutoTokenizer.from_pretrained(name, trust_remote_code=False))
+        return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except Exception as error:  # transformers lets through whatever a damaged file brings about
         raise AnamorphError(
             f"Cannot load the tokenizer {name!r}: {error} Give a folder with a tokenizer, or the "
