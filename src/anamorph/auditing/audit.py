@@ -137,7 +137,7 @@ def proxies_of(model: Model, simplify: Simplify, by: Sweep = "all") -> list[Prox
     Raises:
         AnamorphError: if a spec cannot be read or split so.
     """
-    return list(dict.fromkeys(with_identity(sweep(listed(simplify), model.sites, by))))
+    return with_identity(sweep(simplify, model.sites, by))
 
 
 def listed(simplify: Simplify) -> list[Spec]:
@@ -167,7 +167,7 @@ def check_audit(
 
 def with_identity(simplify: Simplify) -> list[ProxySpec]:
     """The proxies that specs stand for, behind the identity."""
-    return expand([Simplified(()), *listed(simplify)])
+    return expand([Simplified(()), *expand(simplify)])
 
 
 def simplified(proxies: Sequence[ProxySpec]) -> list[Simplified]:

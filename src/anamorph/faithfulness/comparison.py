@@ -10,6 +10,7 @@ logits give `d = 0` to the bit, and so exactly 0.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -84,15 +85,8 @@ class ModelOutput:
 
     def __getitem__(self, rows: slice) -> "ModelOutput":
         """At some of the positions."""
-        return replace(
-            self,
-            logits=self.logits[rows],
-            p=self.p[rows],
-            total=self.total[rows],
-            targets=self.targets[rows],
-            said=self.said[rows],
-            cross_entropy=self.cross_entropy[rows],
-        )
+        tensors: dict[str, Any] = {k: x[rows] for k, x in vars(self).items() if torch.is_tensor(x)}
+        return replace(self, **tensors)
 
 
 def position_metrics(

@@ -9,16 +9,7 @@ import polars as pl
 
 from anamorph.analysis.findings import IDENTITY, Findings
 from anamorph.analysis.words import split_label
-from anamorph.report.charts.parts import (
-    PANEL,
-    QUIET,
-    SPACED,
-    SPLIT,
-    panels,
-    proxy_menu,
-    squares,
-    tips,
-)
+from anamorph.report.charts import parts
 from anamorph.report.figure import TABLE, Choice, Figure, natural, slug
 from anamorph.tasks.about import About
 
@@ -54,7 +45,7 @@ def attended(run: Findings) -> Figure | None:
         .select(
             *("true_level", "attended_level", "share"),
             **_whose(proxies),
-            split=SPLIT,
+            split=parts.SPLIT,
         )
     )
     border = About.of(run.spec).borders.get(facet)
@@ -69,7 +60,7 @@ def attended(run: Findings) -> Figure | None:
         alt.layer(cells, *lines, data=TABLE)
         .properties(width=step * len(levels), height=step * len(rows))
         .facet(
-            column=alt.Column("split:N", sort=[split_label(s) for s in splits], title=None),
+            column=parts.side_by_side(splits),
             row=alt.Row("who:N", sort=[MODEL, PROXY], title=None),
             spacing=14,
         )
@@ -85,15 +76,14 @@ def attended(run: Findings) -> Figure | None:
         data=frame,
         choices=[proxies, _heads(frame)],
         values={"levels": levels},
-        stills={"": {}}
-        | {f"_{slug(text)}": {"proxy": code} for code, text in proxies.options[1:3]},
+        stills={f"_{slug(text)}": {"proxy": code} for code, text in proxies.options[1:3]},
     )
 
 
 def _level_cells(facet: str, levels: Sequence[str], rows: Sequence[str]) -> alt.Chart:
     """A cell for each pair of a true level (rows) and an attended one (columns)."""
     every = max(1, len(levels) // 8)
-    axis: dict[str, Any] = {**QUIET, "labelLimit": 60}
+    axis: dict[str, Any] = {**parts.QUIET, "labelLimit": 60}
     axis["labelExpr"] = f"indexof(levels, datum.value) % {every} == 0 ? datum.value : ''"
     x = alt.X(
         "attended_level:N",
@@ -109,7 +99,7 @@ def _level_cells(facet: str, levels: Sequence[str], rows: Sequence[str]) -> alt.
         title=f"true {facet}",
         axis=alt.Axis(**axis, labelAngle=0),
     )
-    shown = tips(
+    shown = parts.tips(
         ("true_level:N", f"true {facet}"),
         ("attended_level:N", f"attended {facet}"),
         ("share:Q", "share of attention", ".1%"),
@@ -136,7 +126,7 @@ def _attention(column: str, title: str) -> alt.Opacity:
     return alt.Opacity(
         f"{column}:Q",
         scale=alt.Scale(domain=[0, 1], range=[0, 1], type="sqrt"),
-        legend=squares(
+        legend=parts.squares(
             title=title,
             format=".0%",
             symbolFillColor="var(--heat)",
@@ -161,7 +151,7 @@ def key_query(run: Findings) -> Figure | None:
         "token",
         "position",
         site=pl.format("{}.{}.{}", "layer", "head", "kind"),
-        split=SPLIT,
+        split=parts.SPLIT,
         x="component_1",
         y="component_2",
     )
@@ -171,7 +161,7 @@ def key_query(run: Findings) -> Figure | None:
     colouring = Choice(
         "colouring", "Colour by", [(str(i), name) for i, name in enumerate(colourings)]
     )
-    stills = {"": {}, "_key": {"site": f"{last}.key"}}
+    stills = {"_key": {"site": f"{last}.key"}} if f"{last}.key" in sites else {}
     return Figure(
         name="key_query",
         title="What keys and queries encode",
@@ -179,20 +169,16 @@ def key_query(run: Findings) -> Figure | None:
         "colours that are ordered within the trained range fold back, crowd or scatter on another "
         f"split, two components do not carry what they seemed to. Grey: without a "
         f"label.{_of_seed(run)}",
-        chart=panels(
-            _points(facets),
-            by="split",
-            order=[split_label(s) for s in run.splits],
-            height=PANEL - 50,
-            spacing=22,
+        chart=parts.panels(
+            _points(facets), order=run.splits, height=parts.PANEL - 50, spacing=22
         ).transform_calculate(
             shade="datum['c' + colouring]", place="toNumber(datum['o' + colouring])"
         ),
         data=frame,
         choices=[Choice("site", "Site", [(site, site) for site in sites]), colouring],
         heading=f"site + ', coloured by ' + {colouring.shown}",
-        panel=SPACED,
-        stills=stills if f"{last}.key" in sites else {"": {}},
+        panel=parts.SPACED,
+        stills=stills,
     )
 
 
@@ -234,7 +220,7 @@ def _points(facets: Sequence[str]) -> alt.Chart:
         x=alt.X("x:Q", title="component 1", axis=axis, scale=scale),
         y=alt.Y("y:Q", title="component 2", axis=axis, scale=scale),
         color=alt.condition("datum.shade === 'none'", alt.value("var(--soft)"), color),
-        tooltip=tips("token:N", "position:N", *levels),
+        tooltip=parts.tips("token:N", "position:N", *levels),
     )
 
 
@@ -259,7 +245,7 @@ def attention_maps(run: Findings) -> Figure | None:
         .select("sentence", "query", "key", "weight", **_whose(proxies))
     )
     keys, queries, options = _token_names(sentences, kept)
-    axis: dict[str, Any] = {**QUIET, "labelLimit": 70, "labelFontSize": 9.5}
+    axis: dict[str, Any] = {**parts.QUIET, "labelLimit": 70, "labelFontSize": 9.5}
     axis |= {"labelOverlap": False, "labelPadding": 2}
     x_axis = alt.Axis(labelAngle=-90, labelExpr="key_names[sentence][datum.value]", **axis)
     y_axis = alt.Axis(labelExpr="query_names[sentence][datum.value]", **axis)
@@ -268,20 +254,20 @@ def attention_maps(run: Findings) -> Figure | None:
         x=alt.X("key:O", title="attended token (key)", axis=x_axis),
         y=alt.Y("query:O", title="from token (query)", axis=y_axis),
         opacity=_attention("weight", "attention weight"),
-        tooltip=tips("query:O", "key:O", ("weight:Q", "", ".1%")),
+        tooltip=parts.tips("query:O", "key:O", ("weight:Q", "", ".1%")),
     )
-    step = alt.Step(11)
+    step: dict[str, Any] = dict.fromkeys(("width", "height"), alt.Step(11))
     return Figure(
         name="attention",
         title="Attention, sentence by sentence",
         caption="A row is a token that looks back, a column what it looks at. An arrow in a row's "
         "name marks a scored prediction and the token that was to come. Look for rows where the "
         f"model's one dark cell moves or spreads in the proxy.{_of_seed(run)}",
-        chart=panels(cells, by="who", order=[MODEL, PROXY], width=step, height=step, columns=2),
+        chart=parts.panels(cells, by="who", order=[MODEL, PROXY], columns=2, **step),
         data=frame,
         choices=[Choice("sentence", "Sentence", options), proxies, _heads(frame)],
         values={"key_names": keys, "query_names": queries},
-        panel=SPACED,
+        panel=parts.SPACED,
     )
 
 
@@ -291,7 +277,7 @@ def _proxies(run: Findings, table: pl.DataFrame | None) -> Choice | None:
         return None
     present = set(table["simplification"])
     chosen = [p.simplification for p in run.telling(MOST_PROXIES, among=present)]
-    menu = proxy_menu(run, chosen)
+    menu = parts.proxy_menu(run, chosen)
     codes: Mapping[str, str] = {IDENTITY: MODEL, **menu.codes}
     return replace(menu, codes=codes, always=[MODEL]) if chosen else None
 
