@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import altair as alt
 import polars as pl
@@ -20,7 +20,9 @@ MOST_SENTENCES = 6
 MOST_TOKENS = 80  # of a sentence
 LEAST_WEIGHT = 0.005  # of attention that is drawn
 MODEL, PROXY = "model", "proxy"  # of whom the attention is
-HEAD = pl.format("{}.{}", "layer", "head")
+AXES = ("true_level", "attended_level")  # rows and columns of attention by level
+
+Axis = TypeVar("Axis", alt.X, alt.Y)
 
 
 def attended(run: Findings) -> Figure | None:
@@ -31,33 +33,24 @@ def attended(run: Findings) -> Figure | None:
         return None
     facet = str(table["facet"][0])
     splits = _telling_splits(run, table)
-    table = table.filter(
-        pl.col("facet") == facet,
-        pl.col("split").is_in(splits),
-        pl.col("simplification").is_in(list(proxies.codes)),
-    )
+    shown = pl.col("split").is_in(splits), pl.col("simplification").is_in(list(proxies.codes))
+    table = table.filter(*shown, facet=facet)
     levels = natural([*table["attended_level"].to_list(), *table["true_level"].to_list()])
     rows = natural(table["true_level"].to_list())
     keys = ["simplification", "split", "layer", "head", "true_level"]
     frame = (
         table.with_columns(share=pl.col("mass") / pl.col("mass").sum().over(keys))
         .filter(pl.col("share") >= LEAST_WEIGHT)
-        .select(
-            *("true_level", "attended_level", "share"),
-            **_whose(proxies),
-            split=parts.SPLIT,
-        )
+        .select(*AXES, "share", **_whose(proxies), split=parts.SPLIT)
     )
     border = About.of(run.spec).borders.get(facet)
-    lines: Sequence[alt.Chart] = ()
-    note = ""
+    layers, note = [_level_cells(facet, levels, rows)], ""
     if border in levels and border in rows:
-        lines = _border_lines(border, levels, rows)
+        layers += _border_lines(border, levels, rows)
         note = f" The dashed lines mark {facet} {border}, the last that training has."
-    cells = _level_cells(facet, levels, rows)
     step = max(5.0, min(14.0, 190 / len(levels)))
     chart = (
-        alt.layer(cells, *lines, data=TABLE)
+        alt.layer(*layers, data=TABLE)
         .properties(width=step * len(levels), height=step * len(rows))
         .facet(
             column=parts.side_by_side(splits),
@@ -83,30 +76,26 @@ def attended(run: Findings) -> Figure | None:
 def _level_cells(facet: str, levels: Sequence[str], rows: Sequence[str]) -> alt.Chart:
     """A cell for each pair of a true level (rows) and an attended one (columns)."""
     every = max(1, len(levels) // 8)
-    axis: dict[str, Any] = {**parts.QUIET, "labelLimit": 60}
-    axis["labelExpr"] = f"indexof(levels, datum.value) % {every} == 0 ? datum.value : ''"
-    x = alt.X(
-        "attended_level:N",
-        sort=list(levels),
-        scale=alt.Scale(domain=list(levels)),
-        title=f"attended {facet}",
-        axis=alt.Axis(**axis, labelAngle=-90 if max(map(len, levels)) > 3 else 0),
-    )
-    y = alt.Y(
-        "true_level:N",
-        sort=list(rows),
-        scale=alt.Scale(domain=list(rows)),
-        title=f"true {facet}",
-        axis=alt.Axis(**axis, labelAngle=0),
-    )
-    shown = parts.tips(
-        ("true_level:N", f"true {facet}"),
-        ("attended_level:N", f"attended {facet}"),
-        ("share:Q", "share of attention", ".1%"),
-    )
-    opacity = _attention("share", "share of attention")
+    label = f"indexof(levels, datum.value) % {every} == 0 ? datum.value : ''"
+
+    def along(channel: type[Axis], field: str, levels: Sequence[str], angle: int) -> Axis:
+        """An axis of levels; labels of some only where there are many."""
+        axis = alt.Axis(**parts.QUIET, labelLimit=60, labelExpr=label, labelAngle=angle)
+        scale = alt.Scale(domain=list(levels))
+        title = f"{field.removesuffix('_level')} {facet}"
+        return channel(f"{field}:N", sort=list(levels), scale=scale, title=title, axis=axis)
+
     cells: alt.Chart = alt.Chart().mark_rect(color="var(--heat)")
-    return cells.encode(x=x, y=y, opacity=opacity, tooltip=shown)
+    return cells.encode(
+        x=along(alt.X, "attended_level", levels, -90 if max(map(len, levels)) > 3 else 0),
+        y=along(alt.Y, "true_level", rows, 0),
+        opacity=_attention("share", "share of attention"),
+        tooltip=parts.tips(
+            ("true_level:N", f"true {facet}"),
+            ("attended_level:N", f"attended {facet}"),
+            ("share:Q", "share of attention", ".1%"),
+        ),
+    )
 
 
 def _border_lines(border: str, levels: Sequence[str], rows: Sequence[str]) -> list[alt.Chart]:
@@ -286,7 +275,7 @@ def _whose(proxies: Choice) -> dict[str, pl.Expr]:
     """Columns that say of which head and of whom the attention in a row is."""
     of_model = pl.col("simplification") == IDENTITY
     return {
-        "head": HEAD,
+        "head": pl.format("{}.{}", "layer", "head"),
         "proxy": proxies.code("simplification"),
         "who": pl.when(of_model).then(pl.lit(MODEL)).otherwise(pl.lit(PROXY)),
     }
@@ -310,8 +299,6 @@ def _telling_splits(run: Findings, table: pl.DataFrame) -> list[str]:
 
 def _bins(table: pl.DataFrame) -> pl.Series:
     """Positions in bins that double: 0, 1, 2–3, 4–7, ..."""
-    if table["position"].dtype == pl.String:
-        return table["position"].fill_null("0")
 
     def name(position: int) -> str:
         low = 1 << (position.bit_length() - 1) if position else 0
