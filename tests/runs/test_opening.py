@@ -24,7 +24,12 @@ import anamorph as am
 from anamorph.models.base import Model
 from anamorph.runs import opening
 from anamorph.runs.folder import Run
-from anamorph.simplifications import SIMPLIFICATIONS, Simplification
+from anamorph.simplifications import (
+    SIMPLIFICATIONS,
+    Simplification,
+    Simplified,
+    check_readable,
+)
 from anamorph.studies.study import audit_given, audit_study
 from anamorph.tasks import Task
 from commands import SOURCE
@@ -373,12 +378,14 @@ def test_a_simplification_that_could_not_be_loaded_again(
     Path("a b.npy").write_bytes(b"")
     for simplification, message in (
         (Unregistered(), "no simplification 'unregistered'"),
-        (FromFile(path="a b.npy"), "Cannot read the spec"),
-        (FromFile(path="12"), "reads as"),
+        (FromFile(path=Path("a b.npy")), "Cannot read the spec"),
+        (FromFile(path=None), "reads as"),
     ):
         with pytest.raises(am.AnamorphError, match=f"could not be resumed.*{message}"):
             audit(model, task, tmp_path / "run", simplify=[simplification @ "1.mlp"])
     assert not (tmp_path / "run").exists()
+    for path in ("a b.npy", "12"):  # text in quotes is read as it was
+        check_readable([Simplified((FromFile(path=path) @ "1.mlp",))])
 
 
 # Versions

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 from unittest.mock import Mock
 
 import numpy as np
@@ -17,8 +17,11 @@ from anamorph.models.base import Batch, Edits, LayerKind, Model, Ran, State
 from anamorph.models.sites import Site
 from anamorph.models.weights import write_weights
 from anamorph.simplifications import (
+    SIMPLIFICATIONS,
     SVD,
     FittedProxies,
+    OneHot,
+    Simplification,
     Simplified,
     check_proxies,
     expand,
@@ -282,6 +285,60 @@ def test_sites_of_a_proxy(model: TableModel) -> None:
 def test_proxies_that_do_not_suit_the_model(model: TableModel, spec: str, message: str) -> None:
     with pytest.raises(AnamorphError, match=message):
         fit(model, expand(spec), {"train": []})
+
+
+class Given(Simplification):
+    """Adds what stands in a file."""
+
+    name = "given"
+    kinds = frozenset({"mlp", "pattern"})
+    reads_of: ClassVar[list[str]] = []
+
+    def __init__(self, *, path: str) -> None:
+        self.path = path
+
+    def learn(self, statistic: object) -> Self:
+        assert statistic is None
+        self.reads_of.append(self.path)
+        if not Path(self.path).exists():
+            raise AnamorphError(f"there is no file {self.path}")
+        self.added_ = torch.tensor(float(Path(self.path).read_text()))
+        return self
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x + self.added_.to(x)
+
+
+def test_a_given_map_is_loaded_once_and_kept(
+    model: TableModel,
+    sequences: list[np.ndarray],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(SIMPLIFICATIONS, "given", Given)
+    monkeypatch.setattr(Given, "reads_of", [])
+    file = tmp_path / "maps" / "three"
+    proxies = expand([f"given(path={file})@1.mlp", f"given(path={file})@1.mlp;svd(rank=1)@0.0.key"])
+    proxies += expand(f"given(path={file})@1.0.pattern")
+    for look in (check_proxies, fit):
+        with pytest.raises(AnamorphError, match=r"at 1\.mlp: there is no file"):
+            look(model, proxies, {"train": batches(sequences, 5)})
+    file.parent.mkdir()
+    file.write_text("3")
+    Given.reads_of.clear()
+    fit(model, proxies, {"train": batches(sequences, 5)}).save(tmp_path / "fits")
+    assert Given.reads_of == [str(file), str(file)]  # for the MLP, and for the pattern
+    file.unlink()
+    loaded = FittedProxies.load(tmp_path / "fits")
+    for proxy in proxies:
+        *_, (_, given) = (x for x in loaded[proxy].by_site.items() if isinstance(x[1], Given))
+        assert given(torch.tensor([1.5])).tolist() == [4.5]
+
+
+def test_a_chain_of_maps_of_patterns_has_nothing_to_fit(model: TableModel) -> None:
+    (proxy,) = proxies = [Simplified(((OneHot() + OneHot()) @ "1.0.pattern",))]
+    (chain,) = fit(model, proxies, {"train": []})[proxy].by_site.values()
+    assert chain(torch.tensor([0.2, 0.5, 0.3])).tolist() == [0, 1, 0]
 
 
 def test_a_rank_above_the_dimension_is_found_on_the_first_batch(

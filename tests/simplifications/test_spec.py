@@ -16,6 +16,7 @@ from anamorph.simplifications import (
     OneHot,
     Simplification,
     Simplified,
+    check_readable,
     expand,
     find_simplification,
     parse,
@@ -238,6 +239,40 @@ def test_values_of_every_type(monkeypatch: pytest.MonkeyPatch) -> None:
         assert parse(str(proxy)) == [proxy]
     (given_false,) = parse("round(step=.5, up=false)@0.mlp")
     assert given_false.attachments[0].simplification.get_params()["up"] is False
+
+
+@pytest.mark.parametrize(
+    ("mode", "text"),
+    [
+        ("maps/a.safetensors", "maps/a.safetensors"),
+        ("../0/a", "../0/a"),
+        (r"C:\maps\a", r"C:\maps\a"),
+        ("half_even", "half_even"),
+        ("my maps/a,b@1;c=(d)", '"my maps/a,b@1;c=(d)"'),
+        ('a "b" \\', r'"a \"b\" \\"'),
+        ("12", '"12"'),
+        ("1e3", '"1e3"'),
+        ("true", '"true"'),
+        ("", '""'),
+    ],
+)
+def test_text_and_paths_as_values(monkeypatch: pytest.MonkeyPatch, mode: str, text: str) -> None:
+    monkeypatch.setitem(registry.SIMPLIFICATIONS, "round", Round)
+    proxy = Simplified((Round(step=2, mode=mode) @ "0.mlp",))
+    assert str(proxy) == f"round(step=2, mode={text})@0.mlp"
+    (again,) = parse(f" round( mode = {text} ,step=2) @0.mlp")
+    assert again.attachments[0].simplification.get_params()["mode"] == mode
+    check_readable([proxy])
+
+
+def test_paths_that_need_quotes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(registry.SIMPLIFICATIONS, "round", Round)
+    with pytest.raises(AnamorphError, match=r"before '\[a\]\)@0.mlp': expected ',' or '\)'"):
+        parse("round(step=2, mode=maps[a])@0.mlp")
+    with pytest.raises(AnamorphError, match=r"expected a value.* text, which needs double quotes"):
+        parse("round(step=2, mode='maps')@0.mlp")
+    with pytest.raises(AnamorphError, match="as in JSON, a backslash as two"):
+        parse(r'round(step=2, mode="C:\maps")@0.mlp')
 
 
 class EntryPoint:

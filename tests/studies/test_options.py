@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import shutil
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -122,3 +123,12 @@ def test_what_a_study_of_an_earlier_version_did_not_say(smoke_run: Path, tmp_pat
     assert am.run_study(am.load_preset("dyck", "smoke"), out, preset="smoke").complete
     with pytest.raises(am.AnamorphError, match=r"audit\.until: there None, asked 0\.1"):
         am.run_study(am.load_preset("dyck", "smoke", ["audit.until=0.1"]), out, preset="smoke")
+    # Where it goes on, it says what its version did not: reports tell it.
+    (out / "report.html").unlink()
+    (out / "seed-0" / "simplifications.safetensors").unlink()
+    shutil.rmtree(out / "seed-0" / "works")
+    again = am.run_study(am.load_preset("dyck", "smoke"), out, preset="smoke")
+    usual = json.loads((smoke_run / "spec.json").read_text())
+    for key in ("paper_steps", "about", "choices", "layout", "fingerprints"):
+        assert again.spec[key] == usual[key]
+    assert again.results.equals(am.load_run(smoke_run).results)

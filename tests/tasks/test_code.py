@@ -284,8 +284,9 @@ def test_copies_of_train_alone_are_too_few(tmp_path: Path) -> None:
         path = tmp_path / "c" / ("one", "two", "three")[number] / "a.c"
         text = "\n".join(function.replace("{name}", f"{name}{i}") for i in range(40))
         path.write_text(text, "utf-8")
-    with pytest.raises(AnamorphError, match=r"not duplicates \(\d+ held out, 0 left\)"):
-        make(corpus, str(tmp_path / "cache"))
+    for train in (10_000, 30):  # the corpus is as large, however little is asked for
+        with pytest.raises(AnamorphError, match=r"120 functions of 3.*\d+ held out, 0 left\)"):
+            make(corpus, str(tmp_path / "cache"), train=train)
 
 
 def test_a_language_without_functions_is_named(tmp_path: Path) -> None:

@@ -1,16 +1,17 @@
 """What a run found, as reports, tables and sentences tell it."""
 
+from collections import Counter
 from collections.abc import Collection
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import polars as pl
 
 from anamorph.analysis.heads import Heads
 from anamorph.analysis.words import method_label, sites_label, sized
 from anamorph.errors import AnamorphError
-from anamorph.faithfulness.gaps import LOOKS_RIGHT
+from anamorph.faithfulness.gaps import ILLUSIONS, LOOKS_RIGHT
 from anamorph.faithfulness.metrics import JUDGED, SUFFIX, all_metrics, find_metric
 from anamorph.runs.folder import Run, read_json
 
@@ -50,22 +51,20 @@ class Findings(Run):
     def proxies(self) -> list[NamedProxy]:
         """All proxies but the identity, by family, small sizes first."""
         columns = ("simplification", "method", "size", "size_name", "family", "sites")
-        frame = self.results.select(columns).unique(maintain_order=True)
+        frame = self.results.filter(pl.col("method") != IDENTITY).select(columns)
         proxies = []
-        for simplification, method, size, name, family, sites in frame.iter_rows():
-            if method == IDENTITY:
-                continue
-            joint = " · joint" if "joint=true" in family else ""
-            where = " + ".join(sites_label(part) for part in sites.split(";"))
-            title = f"{method_label(method)} · {where}{joint}" if sites else family
-            proxies.append(NamedProxy(simplification, method, size, name, family, title))
+        for row in frame.unique(maintain_order=True).iter_rows(named=True):
+            joint = " · joint" if "joint=true" in row["family"] else ""
+            where = " + ".join(sites_label(part) for part in row["sites"].split(";"))
+            title = f"{method_label(row['method'])} · {where}{joint}"
+            title = title if row.pop("sites") else row["family"]
+            proxies.append(NamedProxy(**row, title=title))
         # Families whose titles are alike (another parameter differs) are called by their spec.
-        titles: dict[str, set[str]] = {}
-        for proxy in proxies:
-            titles.setdefault(proxy.title, set()).add(proxy.family)
-        proxies = [p._replace(title=p.family) if len(titles[p.title]) > 1 else p for p in proxies]
-        order = {family: i for i, family in enumerate(dict.fromkeys(p.family for p in proxies))}
-        return sorted(proxies, key=lambda p: (order[p.family], p.size or 0))
+        titles = dict.fromkeys((p.family, p.title) for p in proxies)
+        alike = Counter(title for _, title in titles)
+        proxies = [p._replace(title=p.family) if alike[p.title] > 1 else p for p in proxies]
+        order = [family for family, _ in titles]
+        return sorted(proxies, key=lambda p: (order.index(p.family), p.size or 0))
 
     @cached_property
     def families(self) -> dict[str, list[NamedProxy]]:
@@ -129,7 +128,15 @@ class Findings(Run):
     @cached_property
     def judged(self) -> pl.DataFrame:
         """One row a proxy and ood split: of `gaps.parquet` same_prediction over all seeds."""
-        return self.gaps.filter(pl.col("seed").is_null(), pl.col("metric") == JUDGED)
+        return self.gaps.filter(pl.col("seed").is_null(), metric=JUDGED)
+
+    @cached_property
+    def cells(self) -> dict[str, list[dict[str, Any]]]:
+        """By spec string the rows of `judged`, of every proxy that was judged."""
+        cells: dict[str, list[dict[str, Any]]] = {}
+        for row in self.judged.iter_rows(named=True):
+            cells.setdefault(row["simplification"], []).append(row)
+        return cells
 
     @cached_property
     def by_head(self) -> Heads | None:
@@ -156,36 +163,24 @@ class Findings(Run):
             most: how many at most.
             among: spec strings to choose from; all if not given.
         """
-        pictured = {
-            proxy
-            for name in ("attended", "functions")
-            if name in self.pictures
-            for proxy in self.pictures[name]["simplification"]
-        }
-        judged = self.judged
-        looking = set(judged.filter(level=LOOKS_RIGHT)["simplification"])
-        illusions = judged.filter(pl.col("verdict").str.starts_with("illusion"))
+        views = [self.pictures[n] for n in ("attended", "functions") if n in self.pictures]
+        pictured = {proxy for view in views for proxy in view["simplification"]}
+        looking = set(self.judged.filter(level=LOOKS_RIGHT)["simplification"])
+        illusions = self.judged.filter(pl.col("verdict").is_in(ILLUSIONS))
         worst = dict(illusions.group_by("simplification").agg(pl.col("gap").max()).iter_rows())
 
         def rank(proxy: NamedProxy) -> tuple[bool, bool, float, bool, float]:
             name = proxy.simplification
-            gap = -worst.get(name, 0)
-            return (
-                name not in pictured,
-                name not in worst,
-                gap,
-                name not in looking,
-                proxy.size or 0,
-            )
+            first = (name not in pictured, name not in worst)
+            return *first, -worst.get(name, 0), name not in looking, proxy.size or 0
 
-        ranked = sorted(self.proxies, key=rank)
-        if among is not None:
-            ranked = [proxy for proxy in ranked if proxy.simplification in among]
-        seen: dict[str, int] = {}
-        turns: list[tuple[tuple[bool, bool], int, int]] = []
-        for proxy in ranked:
-            seen[proxy.family] = seen.get(proxy.family, -1) + 1
-            turns.append((rank(proxy)[:2], seen[proxy.family], len(turns)))
+        chosen = (p for p in self.proxies if among is None or p.simplification in among)
+        ranked = sorted(chosen, key=rank)
+        before: Counter[str] = Counter()  # of the same family
+        turns = []
+        for place, proxy in enumerate(ranked):
+            turns.append((*rank(proxy)[:2], before[proxy.family], place))
+            before[proxy.family] += 1
         return [ranked[place] for *_, place in sorted(turns)[:most]]
 
 

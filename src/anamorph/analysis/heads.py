@@ -130,14 +130,13 @@ class Heads:
             model: `layers`, `heads` and, where query heads share keys, `key_heads`.
             scores: all `heads.parquet`, or None.
         """
-        found = _proxies(results, model)
-        if found is None:
+        single = single_heads(results, model)
+        if not single:
             return None
-        proxies, sizes = found
-        same = pl.col("seed").is_not_null() & (pl.col("metric") == "same_prediction")
+        proxies, sizes = _proxies(results, single)
         numbers = ("split", "gap", "low", "high", "low_all", "high_all", "p_value", "verdict")
-        of_heads = _joined(gaps.filter(same), proxies).select(*HEAD, "shared", "size", *numbers)
-        cells = _joined(results.filter(same, pl.col("facet").is_null()), proxies)
+        of_heads = _measured(gaps, proxies).select(*HEAD, "shared", "size", *numbers)
+        cells = _measured(results.filter(pl.col("facet").is_null()), proxies)
         by_head = even = None
         group = model["heads"] // model.get("key_heads", model["heads"])
         if scores is not None and not scores.is_empty():
@@ -148,27 +147,20 @@ class Heads:
         return cls(methods, sizes, smallest, of_heads, by_head, even, group > 1)
 
 
-Sizes = dict[tuple[str, float | None], str]
-
-
-def _proxies(results: pl.DataFrame, model: Mapping[str, Any]) -> tuple[pl.DataFrame, Sizes] | None:
-    """simplification, method, layer, head and shared of the proxies of single heads."""
-    single = single_heads(results, model)
-    rows: list[dict[str, Any]] = []
-    sizes: Sizes = {}
-    columns = ("simplification", "size", "family", "size_name")
-    frame = results.select(columns).unique(maintain_order=True)
-    for simplification, size, family, name in frame.iter_rows():
-        head = single.get(simplification)
-        if head is None:
-            continue
-        title = _method(family, head)
-        sizes[title, size] = sized(name, [size])
-        rows.append(
-            {"simplification": simplification, "method": title}
-            | {"layer": head.layer, "head": head.head, "shared": head.shared}
-        )
-    return (pl.DataFrame(rows), sizes) if rows else None
+def _proxies(
+    results: pl.DataFrame, single: Mapping[str, EditedHead]
+) -> tuple[pl.DataFrame, dict[tuple[str, float | None], str]]:
+    """simplification, method, layer, head and shared of the proxies of single heads; `sizes`."""
+    rows, sizes = [], {}
+    of_heads = results.filter(pl.col("simplification").is_in(list(single)))
+    of_heads = of_heads.select("simplification", "size", "family", "size_name")
+    for name, size, family, size_name in of_heads.unique(maintain_order=True).iter_rows():
+        head = single[name]
+        method = _method(family, head)
+        sizes[method, size] = sized(size_name, [size])
+        rows.append((name, method, head.layer, head.head, head.shared))
+    columns = ("simplification", "method", "layer", "head", "shared")
+    return pl.DataFrame(rows, columns, orient="row"), sizes
 
 
 def _method(family: str, head: EditedHead) -> str:
@@ -185,8 +177,10 @@ def _method(family: str, head: EditedHead) -> str:
     return " and ".join(named) + (" of shared key heads" if head.shared else "")
 
 
-def _joined(frame: pl.DataFrame, proxies: pl.DataFrame) -> pl.DataFrame:
-    return frame.drop("method").join(proxies, on="simplification", maintain_order="left")
+def _measured(frame: pl.DataFrame, proxies: pl.DataFrame) -> pl.DataFrame:
+    """Same predictions of the proxies in single models."""
+    rows = frame.filter(pl.col("seed").is_not_null(), metric="same_prediction").drop("method")
+    return rows.join(proxies, on="simplification", maintain_order="left")
 
 
 def _smallest(cells: pl.DataFrame, least: float) -> pl.DataFrame:
@@ -201,28 +195,22 @@ def _smallest(cells: pl.DataFrame, least: float) -> pl.DataFrame:
     size = pl.col("size").map_elements(lambda x: f"{x:g}", return_dtype=pl.String)
     fails = (pl.col("high") < least).fill_null(False)
     text = pl.when(fails).then(pl.lit(NONE)).otherwise(pl.lit(OPEN))
-    return (
-        pl.concat(
-            [
-                named.with_columns(text=size.fill_null("yes")),
-                others.with_columns(text=text, size=pl.lit(None, pl.Float64)),
-            ]
-        )
-        .with_columns(least=pl.lit(least))
-        .sort("layer", "head", maintain_order=True)
-    )
+    named = named.with_columns(text=size.fill_null("yes"))
+    others = others.with_columns(text=text, size=pl.lit(None, pl.Float64))
+    both = pl.concat([named, others]).with_columns(least=pl.lit(least))
+    return both.sort("layer", "head", maintain_order=True)
 
 
 def _of_edited(scores: pl.DataFrame, proxies: pl.DataFrame, group: int) -> pl.DataFrame:
     heads = proxies.select("method", "layer", "head", "shared").unique(maintain_order=True)
     scores = scores.select("seed", "layer", "head", *SCORES)
-    shared = scores.with_columns(pl.col("head") // group, shared=pl.lit(True))
-    shared = shared.group_by("seed", "layer", "head", "shared", maintain_order=True).agg(
+    by_key = scores.with_columns(pl.col("head") // group)
+    by_key = by_key.group_by("seed", "layer", "head", maintain_order=True).agg(
         pl.col(SCORES).mean()
     )
-    each = scores.with_columns(shared=pl.lit(False))
-    both = pl.concat([each, shared.select(each.columns)])
-    return heads.join(both, on=["layer", "head", "shared"], maintain_order="left").drop("shared")
+    both = (each.with_columns(shared=pl.lit(x)) for x, each in ((False, scores), (True, by_key)))
+    every = pl.concat(both)
+    return heads.join(every, on=["layer", "head", "shared"], maintain_order="left").drop("shared")
 
 
 def rows(heads: Heads, method: str, splits: Sequence[str]) -> list[dict[str, Any]]:
@@ -269,8 +257,7 @@ def correlations(heads: Heads, resamples: int = 2000, seed: int = 0) -> list[dic
     if heads.scores is None:
         return []
     found = []
-    keys = ["seed", "method", "layer", "head"]
-    table = heads.largest.join(heads.scores, on=keys)
+    table = heads.largest.join(heads.scores, on=HEAD)
     for method, score in product(heads.methods, SCORES):
         some = table.filter(method=method).drop_nulls(["gap", score])
         centred = pl.col("gap", score).rank().over("seed") - pl.len().over("seed") / 2

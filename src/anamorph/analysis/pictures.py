@@ -48,9 +48,8 @@ def write(run: Run, task: Task, fit_sequences: int) -> None:
             continue
         model = Decoder.load(run.model(seed)).eval()  # on the CPU
         if task.about.matched is not None:
-            found = matching(model, task, task.about.matched).select(
-                pl.lit(seed, pl.Int64).alias("seed"), pl.all()
-            )
+            found = matching(model, task, task.about.matched)
+            found = found.select(pl.lit(seed, pl.Int64).alias("seed"), pl.all())
             write_table(run.seed(seed) / "matching.parquet", found)
         fitted = FittedProxies.load(run.seed(seed) / "simplifications.safetensors")
         chosen = [fitted[p] for p in fitted if str(p) in telling]
@@ -69,18 +68,13 @@ def telling_proxies(results: pl.DataFrame, looks_right: float = 0.9) -> list[str
 
     A family without such a member is shown by its largest.
     """
-    rows = results.filter(
-        (pl.col("role") == "iid")
-        & (pl.col("metric") == "same_prediction")
-        & pl.col("facet").is_null()
-        & pl.col("seed").is_null()
-    )
+    pooled = results.filter(pl.col("facet").is_null(), pl.col("seed").is_null())
     chosen = []
-    for family in families(rows):
+    for family in families(pooled.filter(role="iid", metric="same_prediction")):
         right = family.filter(pl.col("value") >= looks_right)
-        row = right.head(1) if len(right) else family.tail(1)
-        chosen.append((row["method"][0] != "identity", row["simplification"][0]))
-    return [name for _, name in sorted(chosen, key=lambda c: c[0])][: MOST_PROXIES + 1]
+        chosen.append((right.head(1) if len(right) else family.tail(1)).row(0, named=True))
+    chosen.sort(key=lambda row: row["method"] != "identity")
+    return [row["simplification"] for row in chosen][: MOST_PROXIES + 1]
 
 
 def illusory_proxies(gaps: pl.DataFrame) -> list[str]:
@@ -118,9 +112,10 @@ def attended(model: Decoder, task: Task, proxies: Sequence[FittedProxy]) -> pl.D
         attended token); empty if the task has no facet to match.
     """
     matched = task.about.matched
+    if matched is None:
+        return pl.DataFrame()
     tables = []
-    for split, fitted in product(task.evaluated if matched else (), proxies):
-        assert matched is not None
+    for split, fitted in product(task.evaluated, proxies):
         names = np.array([NONE, *split.facets[matched].names])
         part = scored_sequences(split, ATTENDED)
         counts = _attended_counts(model, part, fitted, matched)  # [2, layer, head, true, level]
@@ -128,8 +123,8 @@ def attended(model: Decoder, task: Task, proxies: Sequence[FittedProxy]) -> pl.D
         mass, argmax = counts[:, layer, head, true, level]
         numbers = {"layer": layer, "head": head, "true_level": names[true]}
         numbers |= {"attended_level": names[level], "mass": mass, "argmax": argmax.astype(np.int64)}
-        table = pl.DataFrame(numbers).with_columns(facet=pl.lit(matched))
-        table = _of(table, simplification=str(fitted.proxy), split=split.name)
+        about = {"simplification": str(fitted.proxy), "split": split.name, "facet": matched}
+        table = _of(pl.DataFrame(numbers), **about)
         tables.append(table.select(*PICTURES["attended"].split(), "argmax"))
     return pl.concat(tables) if tables else pl.DataFrame()
 
@@ -280,12 +275,9 @@ def patterns(model: Decoder, task: Task, proxies: Sequence[FittedProxy]) -> pl.D
 
 def sentences(task: Task) -> pl.DataFrame:
     """The sentences of `patterns`: split, sequence, position, token, scored."""
-    tables = []
-    for split in task.evaluated:
-        part = split.take(mapped_sentences(split))
-        tables.append(
-            _labels(part, task)
-            .select("split", "sequence", "position", "token")
-            .with_columns(scored=part.scored)
-        )
+    parts = [split.take(mapped_sentences(split)) for split in task.evaluated]
+    columns = ("split", "sequence", "position", "token")
+    tables = (
+        _labels(part, task).select(columns).with_columns(scored=part.scored) for part in parts
+    )
     return pl.concat(tables)

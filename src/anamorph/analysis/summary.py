@@ -1,6 +1,7 @@
 """What is said first: which views hold, which do not, which need more data; on what evidence."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import polars as pl
@@ -15,20 +16,10 @@ from anamorph.analysis.words import (
     split_label,
     threshold,
 )
-from anamorph.faithfulness.gaps import (
-    DEGRADES,
-    FAITHFUL,
-    ILLUSIONS,
-    MIXED,
-    NOT_TESTABLE,
-    OVER,
-    UNDECIDED,
-    UNDER,
-    UNFAITHFUL,
-    VERDICTS,
-)
+from anamorph.faithfulness import gaps
+from anamorph.faithfulness.metrics import JUDGED
 
-HOLDS, ILLUSION, WRONG, OPEN = "holds", "illusion", "wrong", "open"  # or NOT_TESTABLE
+HOLDS, ILLUSION, WRONG, OPEN = "holds", "illusion", "wrong", "open"  # or not testable
 
 
 class Headline(NamedTuple):
@@ -128,111 +119,85 @@ class Notice(NamedTuple):
 
 def headline(run: Findings) -> Headline:
     """Count the verdicts."""
-    kinds = _kinds(run)
-    found = list(kinds.values())
-    illusions = run.judged.filter(pl.col("verdict").is_in(ILLUSIONS))
-    fooled = set(illusions["simplification"])
-
-    def proxies(verdict: str) -> set[str]:
-        return set(run.judged.filter(verdict=verdict)["simplification"])
-
-    by_split = [(name, illusions.filter(pl.col("split") == name).height) for name in run.ood]
-    by_split.sort(key=lambda pair: -pair[1])
+    found = [
+        {cell["verdict"] for cell in run.cells.get(proxy.simplification, ())}
+        for proxy in run.proxies
+    ]
+    fooled = [verdicts for verdicts in found if verdicts & {*gaps.ILLUSIONS}]
+    kinds = Counter(map(_kind, found))
+    illusions = run.judged.filter(pl.col("verdict").is_in(gaps.ILLUSIONS))["split"].to_list()
+    by_split = sorted(((illusions.count(name), name) for name in run.ood), key=lambda x: -x[0])
     return Headline(
         proxies=len(run.proxies),
-        holds=found.count(HOLDS),
-        illusions=found.count(ILLUSION),
-        wrong=found.count(WRONG),
-        open=found.count(OPEN),
-        untestable=found.count(NOT_TESTABLE),
-        under=len(proxies(UNDER)),
-        over=len(proxies(OVER)),
-        mixed=len(proxies(MIXED)),
-        partly=len(proxies(UNDECIDED) & fooled),
-        degrade=len(proxies(DEGRADES)),
-        hit=[f"{split_label(name)} {n}" for name, n in by_split if n],
-        spared=[split_label(name) for name, n in by_split if not n],
+        holds=kinds[HOLDS],
+        illusions=kinds[ILLUSION],
+        wrong=kinds[WRONG],
+        open=kinds[OPEN],
+        untestable=kinds[gaps.NOT_TESTABLE],
+        under=sum(gaps.UNDER in verdicts for verdicts in found),
+        over=sum(gaps.OVER in verdicts for verdicts in found),
+        mixed=sum(gaps.MIXED in verdicts for verdicts in found),
+        partly=sum(gaps.UNDECIDED in verdicts for verdicts in fooled),
+        degrade=sum(gaps.DEGRADES in verdicts for verdicts in found),
+        hit=[f"{split_label(name)} {n}" for n, name in by_split if n],
+        spared=[split_label(name) for n, name in by_split if not n],
         reference=split_label(run.reference),
     )
 
 
-def _kinds(run: Findings) -> dict[str, str]:
-    """By proxy what all its verdicts together come to."""
-    verdicts: dict[str, list[str | None]] = {proxy.simplification: [] for proxy in run.proxies}
-    for name, verdict in run.judged.select("simplification", "verdict").iter_rows():
-        verdicts[name].append(verdict)
-    return {name: _kind(found) for name, found in verdicts.items()}
-
-
 def _kind(verdicts: Collection[str | None]) -> str:
-    if NOT_TESTABLE in verdicts:
-        return NOT_TESTABLE
-    if any(verdict in ILLUSIONS for verdict in verdicts):
+    """What all verdicts on a proxy together come to."""
+    if gaps.NOT_TESTABLE in verdicts:
+        return gaps.NOT_TESTABLE
+    if any(verdict in gaps.ILLUSIONS for verdict in verdicts):
         return ILLUSION
-    if set(verdicts) <= {DEGRADES, UNFAITHFUL}:
+    if set(verdicts) <= {gaps.DEGRADES, gaps.UNFAITHFUL}:
         return WRONG
-    return HOLDS if set(verdicts) == {FAITHFUL} else OPEN
-
-
-class Cell(NamedTuple):
-    """What was found of a proxy on a split."""
-
-    split: str
-    verdict: str | None
-    needed: int | None
+    return HOLDS if set(verdicts) == {gaps.FAITHFUL} else OPEN
 
 
 def standings(run: Findings) -> list[Standing]:
     """Of every family of proxies, by size and split, what its verdicts come to."""
-    columns = ("simplification", *Cell._fields)
-    rows: dict[str, list[Cell]] = {}
-    for name, *row in run.judged.select(columns).iter_rows():
-        rows.setdefault(name, []).append(Cell(*row))
-    return [_standing(run, title, proxies, rows) for title, proxies in run.families.items()]
+    return [_standing(run, title, proxies) for title, proxies in run.families.items()]
 
 
-def _standing(
-    run: Findings, title: str, proxies: Sequence[NamedProxy], rows: Mapping[str, Sequence[Cell]]
-) -> Standing:
+def _standing(run: Findings, title: str, proxies: Sequence[NamedProxy]) -> Standing:
     trust: dict[str, list[NamedProxy]] = {}
     distrust: dict[tuple[str, str], list[NamedProxy]] = {}
     open_: dict[str, list[NamedProxy]] = {}
     asked: dict[str, list[int | None]] = {}
     for proxy in proxies:
-        cells = rows.get(proxy.simplification, ())
-        by_verdict = {v: [c.split for c in cells if c.verdict == v] for v in {*VERDICTS, None}}
-        if splits := by_verdict[FAITHFUL]:
-            where = _where(run, splits)
-            if len(splits) < len(run.ood) and not where.startswith("all but"):
-                where += " only"
-            trust.setdefault(where, []).append(proxy)
-        for verdict in ILLUSIONS:
-            if splits := by_verdict[verdict]:
-                distrust.setdefault((verdict, _where(run, splits)), []).append(proxy)
-        undecided = [cell for cell in cells if cell.verdict in (UNDECIDED, None)]
-        if undecided and (splits := by_verdict[DEGRADES]):  # it may look right on iid, or not
-            where = f"{_where(run, splits)} (worse there)"
-            distrust.setdefault((DEGRADES, where), []).append(proxy)
-        elif by_verdict[UNFAITHFUL] or by_verdict[DEGRADES]:
+        cells = run.cells.get(proxy.simplification, [])
+        splits: dict[str | None, list[str]] = {}
+        for cell in cells:
+            splits.setdefault(cell["verdict"], []).append(cell["split"])
+        at = {verdict: _where(run, some) for verdict, some in splits.items()}
+        undecided = [cell for cell in cells if cell["verdict"] in (gaps.UNDECIDED, None)]
+        if where := at.get(gaps.FAITHFUL):
+            rest = len(splits[gaps.FAITHFUL]) < len(run.ood) and not where.startswith("all but")
+            trust.setdefault(f"{where} only" if rest else where, []).append(proxy)
+        for verdict in gaps.ILLUSIONS:
+            if verdict in at:
+                distrust.setdefault((verdict, at[verdict]), []).append(proxy)
+        if undecided and gaps.DEGRADES in at:  # it may look right on iid, or not
+            where = f"{at[gaps.DEGRADES]} (worse there)"
+            distrust.setdefault((gaps.DEGRADES, where), []).append(proxy)
+        elif gaps.DEGRADES in at or gaps.UNFAITHFUL in at:
             where = f"anywhere (not right even on {split_label(run.reference)})"
-            distrust.setdefault((UNFAITHFUL, where), []).append(proxy)
+            distrust.setdefault((gaps.UNFAITHFUL, where), []).append(proxy)
         if undecided:
-            where = _where(run, [cell.split for cell in undecided])
+            where = _where(run, [cell["split"] for cell in undecided])
             open_.setdefault(where, []).append(proxy)
-            asked.setdefault(where, []).extend(cell.needed for cell in undecided)
+            asked.setdefault(where, []).extend(cell["needed"] for cell in undecided)
 
     def named(some: Sequence[NamedProxy], where: str) -> str:
         return f"{sizes}: {where}" if (sizes := rows_of(some, proxies)) else where
 
+    wrong_last = sorted(distrust.items(), key=lambda x: x[0][0] == gaps.UNFAITHFUL)
     return Standing(
         title,
         [named(some, where) for where, some in trust.items()],
-        [
-            f"{SIGNS[verdict]} {named(some, where)}"
-            for (verdict, where), some in sorted(
-                distrust.items(), key=lambda x: x[0][0] == UNFAITHFUL
-            )
-        ],
+        [f"{SIGNS[verdict]} {named(some, where)}" for (verdict, where), some in wrong_last],
         [f"{named(some, where)} ({_asked(asked[where])})" for where, some in open_.items()],
     )
 
@@ -263,30 +228,18 @@ def _asked(numbers: Sequence[int | None]) -> str:
 
 def evidence(run: Findings) -> Evidence:
     """How many sequences, scored positions and models stand behind the verdicts."""
-    same = run.whole.filter(
-        pl.col("seed").is_null(),
-        pl.col("metric") == "same_prediction",
-        pl.col("method") != IDENTITY,
-    )
-    accuracy = run.whole.filter(
-        pl.col("seed").is_null(), metric="model_accuracy", method=IDENTITY
-    ).select("split", "value")
-    right = dict(accuracy.iter_rows())
+    same = run.pooled.filter(pl.col("method") != IDENTITY, metric=JUDGED)
+    accuracy = run.pooled.filter(metric="model_accuracy", method=IDENTITY)
+    right = {split: percent(x) for split, x in accuracy.select("split", "value").iter_rows()}
     splits = []
     for name in run.splits:
         cells = same.filter(split=name)
-        exact = percent(right[name]) if name in right else "–"
         count, positions = (_range(cells[column]) for column in ("sequences", "tokens"))
-        splits.append((split_label(name), count, positions, exact))
-    seen = {text for _, text, *_ in splits}
-    counted = (
-        f"{seen.pop()} sequences" if len(seen) == 1 else f"{_range(same['sequences'])} sequences"
-    )
+        splits.append((split_label(name), count, positions, right.get(name, "–")))
     models = len(run.seeds)
-    text = (
-        f"Behind every verdict stand {counted} of each split, with {_range(same['tokens'])} scored "
-    )
-    text += "positions, and "
+    what = "number" if set(run.judged["verdict"]) == {gaps.NOT_TESTABLE} else "verdict"
+    text = f"Behind every {what} stand {_range(same['sequences'])} sequences of each split, with "
+    text += f"{_range(same['tokens'])} scored positions, and "
     text += (
         "one model, so that it speaks of that model alone."
         if models == 1
@@ -295,7 +248,7 @@ def evidence(run: Findings) -> Evidence:
     )
     if run.reference in right:
         whose = "The model is" if models == 1 else "The models are"
-        text += f" {whose} right at {percent(right[run.reference])} of the positions of "
+        text += f" {whose} right at {right[run.reference]} of the positions of "
         text += f"{split_label(run.reference)}."
     if "sequence" in set(same["interval"].drop_nulls()):
         text += " Some cells stopped early; their intervals hold at whatever time they stop."
@@ -310,43 +263,41 @@ def _range(counts: pl.Series) -> str:
 def notices(run: Findings) -> list[Notice]:
     """What a reader must know first: that a model has not learnt, or was hardly trained."""
     found = [_not_learnt(run)]
-    if NOT_TESTABLE not in run.judged["verdict"]:  # or it would be said twice
+    if gaps.NOT_TESTABLE not in run.judged["verdict"]:  # or it would be said twice
         found.append(_trained_less(run))
     return [notice for notice in found if notice]
 
 
 def _not_learnt(run: Findings) -> Notice | None:
-    untestable = run.gaps.filter(verdict=NOT_TESTABLE)
-    everything = untestable["seed"].is_null().any()
-    seeds = untestable["seed"].drop_nulls().unique().sort().to_list()
-    if not everything and not seeds:
+    untestable = run.gaps.filter(verdict=gaps.NOT_TESTABLE)["seed"].unique().sort()
+    if untestable.is_empty():
         return None
+    everything, seeds = untestable.has_nulls(), untestable.drop_nulls().to_list()
     accuracy = run.whole.filter(
         pl.col("seed").is_null() if everything else pl.col("seed").is_in(seeds),
         metric="model_accuracy", method=IDENTITY, split=run.reference,
-    )["value"].to_list()  # fmt: skip
-    reference = split_label(run.reference)
+    )["value"]  # fmt: skip
     right = f"right at {listing([percent(x) for x in accuracy])} of the scored positions of "
-    right += reference
+    right += split_label(run.reference)
     if asked := run.spec.get("audit", {}).get("learnt"):
         right += f"; what counts as having learnt is more than {threshold(asked)}"
     steps = run.spec.get("paper_steps")
     trained = (run.spec.get("training") or {}).get("steps")
-    how = f" (this run: {trained:,} steps" if isinstance(trained, int) else ""
-    if how:
-        how += f"; the preset paper: {steps:,})" if steps else ")"
+    how = ""
+    if isinstance(trained, int):
+        how = f" (this run: {trained:,} steps{f'; the preset paper: {steps:,}' if steps else ''})"
     if not everything:
-        which = f"seed{'s' if len(seeds) > 1 else ''} {listing(seeds)}"
+        one = len(seeds) == 1
         return Notice(
-            f"The model of {which} has not learnt the task" if len(seeds) == 1
-            else f"The models of {which} have not learnt the task",
-            f"{'It is' if len(seeds) == 1 else 'They are'} {right}. Numbers over all seeds have "
-            f"{'it' if len(seeds) == 1 else 'them'} in; train for longer{how}.",
-        )  # fmt: skip
+            f"The model{'' if one else 's'} of seed{'' if one else 's'} {listing(seeds)} "
+            f"{'has' if one else 'have'} not learnt the task",
+            f"{'It is' if one else 'They are'} {right}. Numbers over all seeds have "
+            f"{'it' if one else 'them'} in; train for longer{how}.",
+        )
     return Notice(
         "The model has not learnt the task",
         f"It is {right}. Whether a view of it holds cannot be told from that: every verdict is "
-        f"“{NOT_TESTABLE}”, and no number here says anything for or against a view. What is "
+        f"“{gaps.NOT_TESTABLE}”, and no number here says anything for or against a view. What is "
         f"needed is a model that has learnt: train for longer{how}, or audit another.",
     )
 

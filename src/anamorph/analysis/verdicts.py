@@ -7,27 +7,15 @@ import polars as pl
 
 from anamorph.analysis.findings import Findings, NamedProxy
 from anamorph.analysis.words import listing, percent, points, sequences, split_label, threshold
-from anamorph.faithfulness.gaps import (
-    DEGRADES,
-    FAITHFUL,
-    ILLUSIONS,
-    LOOKS_RIGHT,
-    LOOKS_WRONG,
-    MIXED,
-    NOT_TESTABLE,
-    OVER,
-    UNDECIDED,
-    UNDER,
-    WORSE,
-)
+from anamorph.faithfulness import gaps
 
 DIRECTIONS = {
-    UNDER: "under-generalizes: it fails where the model is right",
-    OVER: "over-generalizes: it is right where the model fails",
-    MIXED: "errs in both directions",
+    gaps.UNDER: "under-generalizes: it fails where the model is right",
+    gaps.OVER: "over-generalizes: it is right where the model fails",
+    gaps.MIXED: "errs in both directions",
 }
 
-Row = dict[str, Any]  # of `Run.judged`
+Row = dict[str, Any]  # of `Findings.judged`
 
 
 class Sentence(NamedTuple):
@@ -43,37 +31,29 @@ class Sentence(NamedTuple):
 
 def sentences(run: Findings) -> list[Sentence]:
     """A few sentences for every family of proxies that was judged."""
-    rows: dict[str, list[Row]] = {}
-    for row in run.judged.iter_rows(named=True):
-        rows.setdefault(row["simplification"], []).append(row)
     found = []
     for title, proxies in run.families.items():
-        judged = {p: rows[p.simplification] for p in proxies if p.simplification in rows}
-        if judged:
-            found.append(_sentence(run, title, judged))
+        cells = {p: run.cells[p.simplification] for p in proxies if p.simplification in run.cells}
+        if cells:
+            found.append(_sentence(run, title, cells))
     return found
 
 
 def _sentence(run: Findings, title: str, rows: dict[NamedProxy, list[Row]]) -> Sentence:
-    if any(row["verdict"] == NOT_TESTABLE for of_one in rows.values() for row in of_one):
-        return Sentence(
-            title, "Not testable here: the model has not learnt the task.", "untestable"
-        )
+    if any(row["verdict"] == gaps.NOT_TESTABLE for of_one in rows.values() for row in of_one):
+        said = "Not testable here: the model has not learnt the task."
+        return Sentence(title, said, "untestable")
     levels = {proxy: of_one[0]["level"] for proxy, of_one in rows.items()}
-    right = [proxy for proxy, level in levels.items() if level == LOOKS_RIGHT]
-    unclear = [proxy for proxy, level in levels.items() if level not in (LOOKS_RIGHT, LOOKS_WRONG)]
+    right = [proxy for proxy, level in levels.items() if level == gaps.LOOKS_RIGHT]
+    unclear = [proxy for proxy, level in levels.items() if level == gaps.UNCLEAR]
     if not right and not unclear:
         return Sentence(title, _wrong(run, rows), "unfaithful")
-    parts = []
-    tone = "undecided"
-    if right:
-        text, tone = _right(run, right, rows)
-        parts.append(text)
+    text, tone = _right(run, right, rows) if right else ("", "undecided")
     if unclear:
-        parts.append(_unclear(run, unclear, rows))
-        if any(row["verdict"] in ILLUSIONS for proxy in unclear for row in rows[proxy]):
+        text = f"{text} {_unclear(run, unclear, rows)}".lstrip()
+        if any(row["verdict"] in gaps.ILLUSIONS for proxy in unclear for row in rows[proxy]):
             tone = "illusion"
-    return Sentence(title, " ".join(parts), tone)
+    return Sentence(title, text, tone)
 
 
 def _wrong(run: Findings, rows: dict[NamedProxy, list[Row]]) -> str:
@@ -84,8 +64,8 @@ def _wrong(run: Findings, rows: dict[NamedProxy, list[Row]]) -> str:
     reference = split_label(run.reference)
     text = f"Does not look right even on {reference}: {percent(rows[best][0]['iid'])} same "
     text += f"predictions{' at best' if len(rows) > 1 else ''}{at}, below the {asked} asked for."
-    degrading = [row for of_one in rows.values() for row in of_one if row["verdict"] == DEGRADES]
-    if degrading:
+    cells = [row for of_one in rows.values() for row in of_one]
+    if degrading := [row for row in cells if row["verdict"] == gaps.DEGRADES]:
         text += f" Worse still {_places(run, degrading, list(rows))}."
     return text
 
@@ -99,8 +79,8 @@ def _right(
     text = f"Looks right on {split_label(run.reference)}{which_of(right, proxies)} "
     text += f"({'at least ' if len(right) > 1 else ''}{percent(least)} same predictions)"
     of_right = [row for proxy in right for row in rows[proxy]]
-    illusions = [row for row in of_right if row["verdict"] in ILLUSIONS]
-    holding = [p for p in right if {row["verdict"] for row in rows[p]} == {FAITHFUL}]
+    illusions = [row for row in of_right if row["verdict"] in gaps.ILLUSIONS]
+    holding = [p for p in right if {row["verdict"] for row in rows[p]} == {gaps.FAITHFUL}]
     every = "every split" if len(run.ood) > 1 else split_label(run.ood[0])
     if not illusions and len(holding) == len(right):
         return f"{text}, and is faithful on {every}.", "faithful"
@@ -108,7 +88,7 @@ def _right(
     if illusions:
         parts.append(f"{text}, but is an illusion {_places(run, illusions, right)}.")
         parts.append(_largest(run, illusions, proxies, len(of_right)))
-    undecided = [row for row in of_right if row["verdict"] not in (*ILLUSIONS, FAITHFUL)]
+    undecided = [row for row in of_right if row["verdict"] not in (*gaps.ILLUSIONS, gaps.FAITHFUL)]
     if undecided:
         said = f"undecided {_places(run, undecided, right)}: {_asked(undecided)}."
         parts.append(f"U{said[1:]}" if illusions else f"{text}. Whether it holds is {said}")
@@ -120,17 +100,15 @@ def _right(
 def _unclear(run: Findings, unclear: list[NamedProxy], rows: dict[NamedProxy, list[Row]]) -> str:
     """Of the proxies of which it is open whether they look right."""
     values = [rows[proxy][0]["iid"] for proxy in unclear]
-    found = percent(min(values))
-    if len(values) > 1:
-        found += f" to {percent(max(values))}"
+    ends = (min(values), max(values))[: len(values)]
+    found = " to ".join(percent(value) for value in ends)
     asked = threshold(run.thresholds.faithful)
     text = f"Whether it looks right on {split_label(run.reference)}{which_of(unclear, list(rows))} "
     text += f"is open: the interval of {found} same predictions holds the {asked} asked for."
     of_unclear = [row for proxy in unclear for row in rows[proxy]]
-    if undecided := [row for row in of_unclear if row["verdict"] == UNDECIDED]:
+    if undecided := [row for row in of_unclear if row["verdict"] == gaps.UNDECIDED]:
         text += f" {_asked(undecided).capitalize()}."
-    worse = [row for row in of_unclear if row["change"] == WORSE]
-    if worse:
+    if worse := [row for row in of_unclear if row["change"] == gaps.WORSE]:
         text += f" It is worse {_places(run, worse, unclear)}, and so not to be trusted there."
     return text
 

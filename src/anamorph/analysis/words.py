@@ -5,32 +5,22 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
-from anamorph.faithfulness.gaps import (
-    DEGRADES,
-    FAITHFUL,
-    MIXED,
-    NOT_TESTABLE,
-    OVER,
-    UNDECIDED,
-    UNDER,
-    UNFAITHFUL,
-)
+from anamorph.faithfulness import gaps
 
 HOLDS, FAILS, UNTESTED = "holds", "does not hold", "not tested here"  # of a claim
 UNTESTABLE = "not testable here"  # of a claim on a model that has not learnt its task
 
 # Of verdicts, so that nobody depends on colours. Faithful is left without a sign.
 SIGNS = {
-    FAITHFUL: "",
-    UNDER: "▼",
-    OVER: "▲",
-    MIXED: "◆",
-    DEGRADES: "↓",
-    UNFAITHFUL: "×",
-    UNDECIDED: "?",
-    NOT_TESTABLE: "–",
+    gaps.FAITHFUL: "",
+    gaps.UNDER: "▼",
+    gaps.OVER: "▲",
+    gaps.MIXED: "◆",
+    gaps.DEGRADES: "↓",
+    gaps.UNFAITHFUL: "×",
+    gaps.UNDECIDED: "?",
+    gaps.NOT_TESTABLE: "–",
 }
-
 
 WORDS = {
     "model": "The original network.",
@@ -54,7 +44,8 @@ WORDS = {
     "faithful": "A proxy that looks right on iid and whose gap lies within the tolerance: all of "
     "the interval, not the number alone. It may be better on the split than on iid.",
     "illusion": "A proxy that looks right on iid and is less faithful on a split, by more than "
-    "the tolerance.",
+    "the tolerance. Where its interval on iid leaves open whether it looks right, its number there "
+    "is taken.",
     "under-generalizes": "The proxy mostly fails where the model is right.",
     "over-generalizes": "The proxy is mostly right where the model fails: it makes the model look "
     "better than it is.",

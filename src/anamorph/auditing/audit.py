@@ -1,7 +1,7 @@
 """The audit: fit simplifications, put them into the model, compare on every split."""
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -12,9 +12,9 @@ from anamorph.auditing.samples import few_sequences, fit_data
 from anamorph.auditing.works import Auditor, Work, merge, plan
 from anamorph.faithfulness.confidence import PRIOR_CORRELATION
 from anamorph.faithfulness.gaps import Thresholds
-from anamorph.faithfulness.measuring import ProxyInfo
+from anamorph.faithfulness.measuring import CellKey, ProxyInfo
 from anamorph.faithfulness.sums import CellSums
-from anamorph.faithfulness.tables import tabulate
+from anamorph.faithfulness.tables import Tables, tabulate
 from anamorph.models.base import Model
 from anamorph.progress import Event, Watch, ignore
 from anamorph.simplifications import (
@@ -112,15 +112,7 @@ def audit(
     check_audit(model, task, proxies)
     fitted = fit_on_task(model, proxies, task, options.fit_sequences)
     auditor = Auditor(model, task, proxies, fitted, options.sequences, options.settings())
-    tables = tabulate(
-        merge(_executed(auditor, watch)),
-        describe_proxies(proxies),
-        {split.name: split.role for split in task.evaluated},
-        reference=task.reference.name,
-        learnt=options.learnt,
-        thresholds=options.thresholds,
-        stopping=options.stopping,
-    )
+    tables = tabulated(merge(_executed(auditor, watch)), task, proxies, options)
     return Audit(*tables, fitted)
 
 
@@ -145,7 +137,7 @@ def proxies_of(model: Model, simplify: Simplify, by: Sweep = "all") -> list[Prox
     Raises:
         AnamorphError: if a spec cannot be read or split so.
     """
-    return list(dict.fromkeys(with_identity(sweep(listed(simplify), model.sites, by))))
+    return with_identity(sweep(simplify, model.sites, by))
 
 
 def listed(simplify: Simplify) -> list[Spec]:
@@ -175,7 +167,7 @@ def check_audit(
 
 def with_identity(simplify: Simplify) -> list[ProxySpec]:
     """The proxies that specs stand for, behind the identity."""
-    return expand([Simplified(()), *listed(simplify)])
+    return expand([Simplified(()), *expand(simplify)])
 
 
 def simplified(proxies: Sequence[ProxySpec]) -> list[Simplified]:
@@ -183,12 +175,27 @@ def simplified(proxies: Sequence[ProxySpec]) -> list[Simplified]:
     return [proxy for proxy in proxies if isinstance(proxy, Simplified)]
 
 
-def describe_proxies(proxies: Sequence[ProxySpec]) -> list[ProxyInfo]:
-    """How results name the proxies."""
-    return [
-        ProxyInfo(str(p), p.method, p.family, p.size_name, p.size, p.control, p.sites)
-        for p in proxies
-    ]
+def tabulated(
+    cells: Mapping[CellKey, CellSums],
+    task: Task,
+    proxies: Sequence[ProxySpec],
+    options: AuditOptions,
+    floor: Mapping[str, float] | None = None,
+) -> Tables:
+    """`tabulate`, as the options of an audit say; they are resolved."""
+    return tabulate(
+        cells,
+        [
+            ProxyInfo(str(p), p.method, p.family, p.size_name, p.size, p.control, p.sites)
+            for p in proxies
+        ],
+        {split.name: split.role for split in task.evaluated},
+        reference=task.reference.name,
+        learnt=options.learnt,
+        thresholds=options.thresholds,
+        floor=floor,
+        stopping=options.stopping,
+    )
 
 
 def fit_on_task(

@@ -31,14 +31,13 @@ def sites(
     console = stdout()
     loaded = _load(model, hub)
     found = list_sites(loaded)
-    shown = found if every else group_sites(found)
+    name, shown = ("site", found) if every else ("sites", group_sites(found))
     table = Table(title=f"{len(found)} sites of {escape(Path(model).name)}")
-    for column in ("site" if every else "sites", "tensor", "fires"):
+    for column in (name, "tensor", "fires"):
         table.add_column(column, overflow="fold")
     for row in shown.iter_rows(named=True):
         fires = {0: "never", 1: "once"}.get(row["fires"], f"{row['fires']} times")
-        tensor = row["shape"] or "not recorded"
-        table.add_row(escape(row["site" if every else "sites"]), escape(tensor), fires)
+        table.add_row(escape(row[name]), escape(row["shape"] or "not recorded"), fires)
     console.print(table)
     for sentence in missing_sites(loaded):
         console.print(escape(sentence), soft_wrap=True)

@@ -43,7 +43,7 @@ _NAMED_KEYWORDS = frozenset(
 _NAMES = re.compile(r"(identifier|name|variable|constant|label)$")
 _NUMBER = re.compile(r"\.?\d")
 _LETTER = re.compile(r"[^\W\d]")
-_GAP = re.compile(r"(\s+)")
+_WHITE_OR_NOT = re.compile(r"\s+|\S+")
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,8 @@ def spans_of(node: "tree_sitter.Node", source: bytes, start: int, stop: int) -> 
     for begin, end, kind, depth_here in _leaves(node, source):
         begin, end = max(begin, cursor), min(end, stop)  # some grammars give a leaf out of order
         if begin < end:
-            spans += _between(source[cursor:begin], depth)
+            if cursor < begin:
+                spans += _between(source[cursor:begin], depth)
             depth = min(depth_here, DEEPEST)
             spans.append((len(source[begin:end].decode()), kind, depth))
             cursor = end
@@ -92,27 +93,23 @@ def spans_of(node: "tree_sitter.Node", source: bytes, start: int, stop: int) -> 
     return Spans(*([span[field] for span in spans if span[0]] for field in range(3)))
 
 
-def _leaves(node: "tree_sitter.Node", source: bytes) -> list[tuple[int, int, int, int]]:
+def _leaves(whole: "tree_sitter.Node", source: bytes) -> Iterator[tuple[int, int, int, int]]:
     """Start and end in bytes, kind and depth of what counts as one token, in the source's order."""
-    found: list[tuple[int, int, int, int]] = []
-    pending: list[tuple[tree_sitter.Node | tuple[int, int], int]] = [(node, 0)]
+    pending: list[tuple[tree_sitter.Node | tuple[int, int], int]] = [(whole, 0)]
     while pending:
-        node_or_part, depth = pending.pop()
-        if isinstance(node_or_part, tuple):
-            found.append((*node_or_part, STRING, depth))
+        node, depth = pending.pop()
+        if isinstance(node, tuple):
+            yield *node, STRING, depth
             continue
-        node, name = node_or_part, node_or_part.type
-        if node.is_named and "comment" in name:
-            found.append((node.start_byte, node.end_byte, COMMENT, depth))
-        elif node.is_named and name in _STRINGS:
+        name, named, begin, end = node.type, node.is_named, node.start_byte, node.end_byte
+        if named and "comment" in name:
+            yield begin, end, COMMENT, depth
+        elif named and name in _STRINGS:
             pending.extend((part, depth + 1) for part in reversed(_string_parts(node)))
         elif children := () if name in _WHOLE else node.children:
             pending.extend((child, depth + 1) for child in reversed(children))
         else:
-            text = source[node.start_byte : node.end_byte].decode()
-            kind = _kind(text, name, node.is_named)
-            found.append((node.start_byte, node.end_byte, kind, depth))
-    return found
+            yield begin, end, _kind(source[begin:end].decode(), name, named), depth
 
 
 def _string_parts(node: "tree_sitter.Node") -> "list[tree_sitter.Node | tuple[int, int]]":
@@ -144,8 +141,8 @@ def _kind(text: str, name: str, named: bool) -> int:
 
 def _between(tokens: bytes, depth: int) -> Iterator[tuple[int, int, int]]:
     """Length, kind and depth of what is between two tokens; some are empty."""
-    for part in _GAP.split(tokens.decode()):
-        if part and not part.isspace():  # such as the backslash at the end of a line in Python
+    for part in _WHITE_OR_NOT.findall(tokens.decode()):
+        if not part.isspace():  # such as the backslash at the end of a line in Python
             yield len(part), _kind(part, "", False), depth
         else:
             line_end = part.rfind("\n") + 1

@@ -10,6 +10,7 @@ logits give `d = 0` to the bit, and so exactly 0.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,7 +28,7 @@ from anamorph.faithfulness.divergences import (
     picked,
 )
 from anamorph.faithfulness.metric import Metric
-from anamorph.faithfulness.metrics import all_metrics
+from anamorph.faithfulness.metrics import all_metrics, metric_names
 
 ROUNDING = 1e-6  # by so much an added metric may lie outside its bounds
 
@@ -84,15 +85,8 @@ class ModelOutput:
 
     def __getitem__(self, rows: slice) -> "ModelOutput":
         """At some of the positions."""
-        return replace(
-            self,
-            logits=self.logits[rows],
-            p=self.p[rows],
-            total=self.total[rows],
-            targets=self.targets[rows],
-            said=self.said[rows],
-            cross_entropy=self.cross_entropy[rows],
-        )
+        tensors: dict[str, Any] = {k: x[rows] for k, x in vars(self).items() if torch.is_tensor(x)}
+        return replace(self, **tensors)
 
 
 def position_metrics(
@@ -126,27 +120,20 @@ def position_metrics(
         raise AnamorphError(
             "The attention of either model or proxy is missing; give both or neither."
         )
-    measured = [
-        metric
-        for metric in all_metrics().values()
-        if metric.kind == "output" or model_attention is not None
-    ]
-    copies, positions, _ = logits.shape
-    out = logits.new_empty((copies, len(measured), positions), dtype=torch.float32)
-    column = {metric.name: out[:, i] for i, metric in enumerate(measured)}
-    added = [metric for metric in measured if metric.at is not None]
-    _compare_outputs(model, logits, column, [m for m in added if m.kind == "output"])
+    column = _compare_outputs(model, logits)
     if model_attention is not None and proxy_attention is not None:
-        of_attention = [m for m in added if m.kind == "attention"]
-        _compare_attention(model_attention, proxy_attention, column, of_attention)
-    return out
+        column |= _compare_attention(model_attention, proxy_attention)
+    names = metric_names(attention=model_attention is not None)
+    return torch.stack([column[name].expand(logits.shape[:2]) for name in names], dim=1)
 
 
-def _compare_outputs(
-    model: ModelOutput, logits: Tensor, column: dict[str, Tensor], added: list[Metric]
-) -> None:
-    """Fill the columns, [copy, position] each; `added` are metrics that have their own function."""
+def _compare_outputs(model: ModelOutput, logits: Tensor) -> dict[str, Tensor]:
+    """Every metric of outputs, [copy, position]; [position] if it is of the model alone."""
     copies, positions, vocabulary = logits.shape
+    added = [m for m in all_metrics().values() if m.at is not None and m.kind == "output"]
+    ours = "same_prediction", "proxy_accuracy", "output_jsd", "output_kl", "proxy_cross_entropy"
+    shape, names = (copies, positions), [*ours, *(metric.name for metric in added)]
+    column = {name: logits.new_empty(shape, dtype=torch.float32) for name in names}
     # fresh memory for every block would cost as much as the arithmetic
     numbers = min(logits.numel(), max(_block(logits.device), vocabulary))
     space = model.p.new_empty(3, numbers)
@@ -154,42 +141,41 @@ def _compare_outputs(
         here = model[rows]
         for some in _blocks(copies, here.logits.numel(), logits.device):
             of_proxies = logits[some, rows].float()
-            column["same_prediction"][some, rows], column["proxy_accuracy"][some, rows] = (
-                _predictions(here, of_proxies)
+            values = (
+                *_predictions(here, of_proxies),
+                *_divergences(here, of_proxies, space[:, : of_proxies.numel()]),
+                *(_checked(m, here, of_proxies, of_proxies.shape[:2]) for m in added),
             )
-            (
-                column["output_jsd"][some, rows],
-                column["output_kl"][some, rows],
-                column["proxy_cross_entropy"][some, rows],
-            ) = _divergences(here, of_proxies, space[:, : of_proxies.numel()])
-            for metric in added:
-                to = column[metric.name][some, rows]
-                to.copy_(_checked(metric, here, of_proxies, to.shape))
-
+            for name, value in zip(names, values, strict=True):
+                column[name][some, rows] = value
     model_right = (model.said == model.targets).float()
     same, proxy_right = column["same_prediction"], column["proxy_accuracy"]
-    column["model_accuracy"].copy_(model_right)
-    column["model_cross_entropy"].copy_(model.cross_entropy)
-    column["proxy_only_right"].copy_(proxy_right * (1 - model_right))
-    column["model_only_right"].copy_((1 - proxy_right) * model_right)
-    column["different_errors"].copy_((1 - same) * (1 - proxy_right) * (1 - model_right))
+    return column | {
+        "model_accuracy": model_right,
+        "model_cross_entropy": model.cross_entropy,
+        "proxy_only_right": proxy_right * (1 - model_right),
+        "model_only_right": (1 - proxy_right) * model_right,
+        "different_errors": (1 - same) * (1 - proxy_right) * (1 - model_right),
+    }
 
 
-def _compare_attention(
-    model: Tensor, proxies: Tensor, column: dict[str, Tensor], added: list[Metric]
-) -> None:
-    """Fill the columns, [copy, position] each. A single copy of attention is all proxies'."""
+def _compare_attention(model: Tensor, proxies: Tensor) -> dict[str, Tensor]:
+    """Every metric of attention, [1 or copy, position], as there are proxies."""
     heads, positions, keys = model.shape
+    added = [m for m in all_metrics().values() if m.at is not None and m.kind == "attention"]
+    shape, names = (len(proxies), positions), ["attention_jsd", "same_attention"]
+    names += [metric.name for metric in added]
+    column = {name: model.new_empty(shape, dtype=torch.float32) for name in names}
     for rows in _blocks(positions, heads * keys, model.device):
         p = model[:, rows].float()
         most = most_attended(p)
         for copy, proxy in enumerate(proxies):
-            to = slice(None) if len(proxies) == 1 else copy
             q = proxy[:, rows].float()
-            column["attention_jsd"][to, rows] = attention_jsd(p, q)
-            column["same_attention"][to, rows] = overlap(most, most_attended(q))
-            for metric in added:
-                column[metric.name][to, rows] = _checked(metric, p, q, p.shape[1:2])
+            values = [attention_jsd(p, q), overlap(most, most_attended(q))]
+            values += [_checked(metric, p, q, p.shape[1:2]) for metric in added]
+            for name, value in zip(names, values, strict=True):
+                column[name][copy, rows] = value
+    return column
 
 
 def _checked(

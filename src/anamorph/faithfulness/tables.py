@@ -87,24 +87,24 @@ def tabulate(
     places = [Place(name, splits[name], cells[*one, name].index) for name in order]
     grid = Grid(cells, proxies, seeds, cells[*one, reference].metrics, stopping)
     family = int(grid.compared.sum()) * sum(splits[name] == "ood" for name in order)
+    # Without a split to compare, the empty table of gaps has the columns of the reference's own.
+    compared = [n for n, place in enumerate(places) if n and place.role == "ood"] or [0]
 
-    results: list[list[pl.DataFrame]] = [[] for _ in order]
-    gaps: list[list[pl.DataFrame]] = [[] for _ in order]
-    others: list[list[pl.DataFrame]] = [[] for _ in order]
+    results, gaps, levels = ([list[pl.DataFrame]() for _ in order] for _ in Tables._fields)
     for block in grid.blocks(max(len(place.index) for place in places)):
         iid = measure(block, places[0])
         for number, place in enumerate(places):
             measured = measure(block, place) if number else iid
             results[number].append(_results(measured))
-            others[number].append(_contrasts(measured))
-            if (place.role == "ood" and number) or not (family or number):
+            levels[number].append(_contrasts(measured))
+            if number in compared:
                 made = Gaps.of(iid.whole, measured.whole, max(family, 1), thresholds.tolerance)
                 table = _gaps(iid, measured, made, floor or {})
-                gaps[number].append(table if number else table[:0])  # the columns
+                gaps[number].append(table if number else table[:0])
     return Tables(
         pl.concat(chain.from_iterable(results), rechunk=True),
         judge(pl.concat(chain.from_iterable(gaps), rechunk=True), thresholds, learnt),
-        pl.concat(chain.from_iterable(others), rechunk=True),
+        pl.concat(chain.from_iterable(levels), rechunk=True),
     )
 
 

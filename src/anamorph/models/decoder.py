@@ -105,7 +105,13 @@ class Decoder(nn.Module, Model):
             self.blocks = nn.ModuleList(_Block(config) for _ in range(config.layers))
             self.norm = nn.LayerNorm(config.width)
             self.unembedding = nn.Linear(config.width, config.vocabulary, bias=False)
-            self._initialize()
+        for name, parameter in self.named_parameters():
+            if parameter.dim() < 2:
+                continue  # norms start as the identity, biases at zero
+            std = 0.02 if "embedding" in name or "position" in name else parameter.shape[1] ** -0.5
+            if name.endswith(("output.weight", "down.weight")):
+                std /= math.sqrt(2 * config.layers)
+            nn.init.normal_(parameter, std=std)
 
     @property
     def device(self) -> torch.device:
@@ -236,15 +242,6 @@ class Decoder(nn.Module, Model):
                 f"The weights in {source} do not fit the configuration beside them: {error}"
             ) from error
         return model
-
-    def _initialize(self) -> None:
-        for name, parameter in self.named_parameters():
-            if parameter.dim() < 2:
-                continue  # norms start as the identity, biases at zero
-            std = 0.02 if "embedding" in name or "position" in name else parameter.shape[1] ** -0.5
-            if name.endswith(("output.weight", "down.weight")):
-                std /= math.sqrt(2 * self.config.layers)
-            nn.init.normal_(parameter, std=std)
 
     def _embed(self, tokens: Tensor) -> Tensor:
         """[batch, position, width] the residual stream before layer 0."""

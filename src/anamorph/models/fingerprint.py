@@ -66,10 +66,11 @@ class Identity:
         now = Identity.of(model, batch)
         parts = [part for part in now.weights if self.weights.get(part) != now.weights[part]]
         if parts or not close_logits(self.logits, now.logits):
-            what = differing(parts) or "it gives other logits: a hook, say, or an adapter"
+            what = differing(parts) or "it gives other logits, as with a new hook or adapter"
             raise AnamorphError(
                 f"The model was changed while it was audited ({what}). What was being computed is "
-                "not kept; leave the model alone, and the same call goes on."
+                "not kept. Leave the model alone and make the same call again: it goes on with "
+                "what was kept."
             )
 
 
@@ -124,9 +125,8 @@ def probe_logits(model: Model, batch: Batch) -> dict[str, Any]:
     with model.session():
         for tokens, mask in zip(batch.tokens, batch.mask, strict=True):
             alone = tokens[None, : int(mask.sum())].to(model.device)
-            logits = model.logits(model.run(Batch.whole(alone)).state)[
-                0, 0
-            ]  # [position, vocabulary]
+            state = model.run(Batch.whole(alone)).state
+            logits = model.logits(state)[0, 0]  # [position, vocabulary]
             own = logits.gather(1, alone[0, :, None].clamp(max=logits.shape[1] - 1))
             means = [x.double().mean() for x in (logits.float().logsumexp(1), logits.amax(1), own)]
             some = torch.linspace(0, logits.shape[1] - 1, 8).long().to(logits.device)

@@ -73,13 +73,11 @@ class Probe:
                 )
         self._require_same(self._run(tokens.flip(0)).flip(0), first, BESIDE)
         for row in range(ROWS):
-            alone = self._run(tokens[row : row + 1])
-            self._require_same(alone, first[row : row + 1], BESIDE)
+            self._require_same(self._run(tokens[[row]]), first[[row]], BESIDE)
         if self._longer is not None:
             many = self._run(self._longer)
             self._require_numbers(self._longer, many)
-            alone = self._run(self._longer[-1:])
-            self._require_same(alone, many[-1:], BESIDE)
+            self._require_same(self._run(self._longer[-1:]), many[-1:], BESIDE)
         self._require_same(self._run(tokens), first, AFTER)
 
     def require_threads(self) -> None:
@@ -90,7 +88,11 @@ class Probe:
         """
         batches = [self._tokens(ROWS, self._short, seed) for seed in (0, 1)]
         if not alike_at_once(self._run, batches, self._same):
-            raise AnamorphError(f"{self._name} {THREADS}")
+            raise AnamorphError(
+                f"{self._name} gives other logits when two threads run it at once: it keeps "
+                "something of a run where the other sees it, such as activations on self. Leave "
+                "out threads=True."
+            )
 
     def causal(self) -> bool:
         """Whether no position sees those behind it, at a few places of a few sequences.
@@ -109,17 +111,14 @@ class Probe:
             tokens = tokens[:, -FEW:].repeat(1, length)[:, :length]
         whole = self._run(tokens)
         for cut in cuts[-2:]:
-            ended = self._run(tokens[:, :cut])
-            if not self._same(ended, whole[:, :cut]):
+            if not self._same(self._run(tokens[:, :cut]), whole[:, :cut]):
                 return False
         others = tokens.repeat(len(cuts), 1)
         behind = torch.arange(length, device=self.device) >= others.new_tensor(cuts)[:, None]
         new = self._tokens(1, int(behind.sum()), seed + 10)[0]
         others[behind] = torch.where(new == others[behind], (new + 1) % self.vocabulary, new)
         changed = self._run(others)
-        return all(
-            self._same(changed[row : row + 1, :cut], whole[:, :cut]) for row, cut in enumerate(cuts)
-        )
+        return all(self._same(changed[[r], :cut], whole[:, :cut]) for r, cut in enumerate(cuts))
 
     def pads(self) -> bool:
         """Whether padding at the right changes nothing for the real tokens, whatever it is."""
@@ -127,9 +126,7 @@ class Probe:
         lengths = [max(1, tokens.shape[1] - row) for row in range(ROWS)]
         columns = torch.arange(tokens.shape[1], device=self.device)
         mask = columns < torch.tensor(lengths, device=self.device)[:, None]
-        alone = torch.cat(
-            [self._run(tokens[row : row + 1, :n])[0] for row, n in enumerate(lengths)]
-        )
+        alone = torch.cat([self._run(tokens[[row], :n])[0] for row, n in enumerate(lengths)])
         return all(
             self._same(self.call(tokens.where(mask, filler), mask.clone())[mask], alone)
             for filler in (torch.zeros_like(tokens), self._tokens(ROWS, tokens.shape[1], 5))
@@ -213,10 +210,6 @@ BESIDE = (
     "gives other logits for a sequence when others are beside it in the batch: something in it "
     "counts over the batch, such as a batch norm without running statistics, experts of limited "
     "capacity, dynamic quantization, a sort, or a cache. Its numbers would depend on the batches."
-)
-THREADS = (
-    "gives other logits when two threads run it at once: it keeps something of a run where the "
-    "other sees it, such as activations on self. Leave out threads=True."
 )
 
 

@@ -108,8 +108,8 @@ def _range(numbers: set[int]) -> str:
 
 
 _SHARED = (
-    " Its query heads share keys and values, which have fewer heads: name each for itself, such as "
-    "svd(rank=4)@1.{0,4}.query;svd(rank=4)@1.{0,1}.key."
+    " Its query heads share keys and values, which have fewer heads: name queries and keys apart, "
+    "such as svd(rank=4)@1.{0,4}.query;svd(rank=4)@1.{0,1}.key."
 )
 
 _BY_NAME = f" A * for the kind leaves out {', '.join(LAYER_KINDS[2:])}: name these."

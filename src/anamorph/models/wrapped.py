@@ -15,10 +15,10 @@ from anamorph.models.base import Batch, Edit, Model
 from anamorph.models.fingerprint import fingerprint_of
 from anamorph.models.layout import HeadLayout
 
-TOLERANCE = 1e-4  # of the spread of numbers: another way to run may round differently, not more
-OWN = 4e-6  # of a number itself
-OFTEN = 0.05  # a number that is so many of all numbers is a constant
-SAMPLE = 2**17  # numbers of which the spread is found
+TOLERANCE = 1e-4  # how much of the numbers' spread may be rounding
+OWN = 4e-6  # how much of a number itself may be, too
+OFTEN = 0.05  # the share of all numbers that makes a number a constant
+SAMPLE = 2**17  # how many numbers tell the spread
 
 Side = Literal["output", "input"]
 
@@ -32,12 +32,12 @@ class Wrapped(Model):
 
     module: nn.Module
     _dtype: torch.dtype  # of the logits
-    _takes_padding: bool  # at the right, without another number for a real token
-    _widths: Mapping[str, int]  # by kind of site, of heads or of the residual stream
+    _takes_padding: bool  # whether padding at the right changes nothing for real tokens
+    _widths: Mapping[str, int]  # the last dimension of sites, by kind
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
-        self._lock = threading.Lock()  # threads share one preparation: the last one undoes it
+        self._lock = threading.Lock()  # threads share one preparation, which the last one undoes
         self._users = 0
         self._undo: Callable[[], None]
 
@@ -94,9 +94,8 @@ class Wrapped(Model):
             for tokens, mask in zip(batch.tokens, batch.mask, strict=True):
                 alone = tokens[None, : int(mask.sum())]
                 own = self._own(alone)[0]
-                half = alone.shape[1] // 2
-                begun = self._own(alone[:, :half])[0] if self.causal and half else own[:half]
-                if self.causal and not same_up_to_rounding(begun, own[:half]):
+                half = alone.shape[1] // 2 if self.causal else 0
+                if half and not same_up_to_rounding(self._own(alone[:, :half])[0], own[:half]):
                     raise AnamorphError(
                         f"{name} sees the tokens behind a position in a sequence of "
                         f"{alone.shape[1]} tokens, though not in shorter ones, so it would be "
@@ -183,7 +182,7 @@ def same_up_to_rounding(a: Tensor, b: Tensor | None, *, scale: float | None = No
 
 
 def largest_difference(a: Tensor, b: Tensor) -> float:
-    """Between two tensors of one shape, where they differ by more than rounding; 0 if nowhere."""
+    """Of the differences between two tensors that are more than rounding; 0 if none is."""
     apart = _beyond_rounding(a, b, None)
     return float((a - b).abs().cpu()[apart].max()) if bool(apart.any()) else 0.0
 
@@ -194,16 +193,16 @@ def _beyond_rounding(a: Tensor, b: Tensor, scale: float | None) -> Tensor:
     tolerance, own = (2e-2, 2e-2) if a.dtype in half or b.dtype in half else (TOLERANCE, OWN)
     a, b = a.cpu().double(), b.cpu().double()
     spread, middle = _ordinary(b)
-    size = (b - middle).abs().minimum(b.abs())  # as most may be masked, or all shifted
+    size = (b - middle).abs().minimum(b.abs())  # most may be masked, or all may be shifted
     allowed = tolerance * (size + (spread if scale is None else scale)) + own * b.abs()
     return ~torch.where(a.isfinite() & b.isfinite(), (a - b).abs() <= allowed, a == b)
 
 
 def _ordinary(x: Tensor) -> tuple[float, float]:
-    """How far most of some numbers spread (of a normal distribution, its sigma), and where.
+    """The spread of most of the numbers (of a normal distribution, its sigma), and their middle.
 
-    That is the shortest interval with half of the numbers. A number that occurs often, in a row or
-    in all, says something of a mask and not of the spread, so it counts once.
+    Both are of the shortest interval that holds half of the numbers. A number that is often there,
+    in a row or in all, tells of a mask and not of the spread, so it counts once.
     """
     rows = x.reshape(-1, x.shape[-1] if x.dim() else 1)
     numbers = _once(rows[:, :: rows.numel() // SAMPLE + 1])
@@ -217,7 +216,7 @@ def _ordinary(x: Tensor) -> tuple[float, float]:
 
 
 def _once(rows: Tensor) -> Tensor:
-    """The numbers of [row, column], each row in order; once those that a row has often."""
+    """The numbers of [row, column], sorted within a row; what a row holds often, it holds once."""
     rows = rows.sort(-1).values
     first = torch.ones_like(rows, dtype=torch.bool)
     first[:, 1:] = rows[:, 1:] != rows[:, :-1]

@@ -8,7 +8,9 @@ from typing import Any
 
 import polars as pl
 
-from anamorph.analysis.words import FAILS, HOLDS, UNTESTED, families
+from anamorph.analysis.words import FAILS, HOLDS, UNTESTED, families, split_label
+from anamorph.faithfulness.gaps import BETTER, WORSE
+from anamorph.faithfulness.metrics import find_metric
 from anamorph.paper.code import languages
 from anamorph.paper.tables import BOTH, Claim, Finding, Tables, at_once
 
@@ -29,7 +31,7 @@ def grows(t: Tables) -> Finding:
         for split in t.splits:
             for family in families(t.cells(metric, split=split).drop_nulls("size")):
                 for a, b in pairwise(family.to_dicts()):
-                    if all(_full(metric, row) for row in (a, b)):
+                    if _full(metric, a) and _full(metric, b):
                         count["saturated"] += 1
                         continue
                     slack = max(r["high"] - r["low"] for r in (a, b)) / 2
@@ -45,8 +47,8 @@ def grows(t: Tables) -> Finding:
         for n in numbers.values()
     )
     text = "; ".join(
-        f"{metric}: of {n['steps']} steps to the next size {n['rises']} make the proxy more "
-        f"faithful, {n['falls']} less"
+        f"{find_metric(metric).label}: of {n['steps']} steps to the next size {n['rises']} make "
+        f"the proxy more faithful, {n['falls']} less"
         for metric, n in numbers.items()
     )
     left = max(n["saturated"] for n in numbers.values())
@@ -64,25 +66,21 @@ def _full(metric: str, row: dict[str, Any]) -> bool:
 def less_faithful(t: Tables) -> Finding:
     """C3: counted are the proxies whose change is "worse" and "better" (after correction)."""
     numbers: dict[str, Any] = {}
-    rows = t.verdicts()
     for split in t.ood:
-        here = rows.filter(pl.col("split") == split)
+        here = t.verdicts().filter(split=split)
         numbers[split] = {
             "cells": len(here),
-            "less_faithful": len(here.filter(pl.col("change") == "worse")),
-            "more_faithful": len(here.filter(pl.col("change") == "better")),
+            "less_faithful": len(here.filter(change=WORSE)),
+            "more_faithful": len(here.filter(change=BETTER)),
             "median_gap": here["gap"].median(),
         }
     far = [s for s in ("unseen_depth", "unseen_depth_matched", *languages(t)) if s in numbers]
     if not any(numbers[s]["cells"] for s in far):
-        return (
-            UNTESTED,
-            "The study has no verdicts on unseen depth or on unseen languages.",
-            numbers,
-        )
+        lacking = "The study has no verdicts on unseen depth or on unseen languages."
+        return UNTESTED, lacking, numbers
     holds = all(numbers[s]["less_faithful"] > numbers[s]["more_faithful"] for s in far)
     text = "; ".join(
-        f"{s}: {n['less_faithful']} of {n['cells']} proxies less faithful, "
+        f"{split_label(s)}: {n['less_faithful']} of {n['cells']} proxies less faithful, "
         f"{n['more_faithful']} more, median gap {n['median_gap']:+.3f}"
         for s, n in numbers.items()
         if n["cells"]
@@ -102,51 +100,31 @@ def both_ways(t: Tables) -> Finding:
     One that destroys the model says nothing. In every model the two intervals have to be disjoint
     when they are widened to hold for all these cells at once.
     """
-    alone = {
-        name: t.seeds.filter(pl.col("facet").is_null(), metric=f"{name}_only_right")
-        for name in ("model", "proxy")
-    }
-    same = t.seeds.filter(pl.col("facet").is_null(), metric="same_prediction")
     keys = ["seed", "simplification", "split"]
-    model, proxy = (
-        rows.select(
-            *keys, **{f"{name}_only": "value", f"{name}_low": "low", f"{name}_high": "high"}
-        )
-        for name, rows in alone.items()
-    )
-    rows = (
-        same.filter((pl.col("role") == "ood") & (pl.col("method") != "identity"))
-        .select(*keys, same="value")
-        .join(model, on=keys)
-        .join(proxy, on=keys)
-    )
-    apart = pl.col("model_only") - pl.col("proxy_only")
-    below = (pl.col("model_only") - pl.col("model_low")) + (
-        pl.col("proxy_high") - pl.col("proxy_only")
-    )
-    above = (pl.col("model_high") - pl.col("model_only")) + (
-        pl.col("proxy_only") - pl.col("proxy_low")
-    )
-    whole = pl.col("same").mean().over("simplification", "split") >= HALF
-    rows = rows.filter(whole)
-    if not len(rows):
+    same = t.of_each("same_prediction", role="ood").filter(pl.col("method") != "identity")
+    rows = same.filter(pl.col("value").mean().over("simplification", "split") >= HALF).select(keys)
+    for who in ("model", "proxy"):
+        ends = {f"{who}_only": "value", f"{who}_low": "low", f"{who}_high": "high"}
+        rows = rows.join(t.of_each(f"{who}_only_right").select(*keys, **ends), on=keys)
+    model, proxy = pl.col("model_only"), pl.col("proxy_only")
+    below = (model - pl.col("model_low")) + (pl.col("proxy_high") - proxy)
+    above = (pl.col("model_high") - model) + (proxy - pl.col("proxy_low"))
+    if rows.is_empty():
         return UNTESTED, "No proxy agrees with the model on half the positions.", {}
     wide = at_once(rows.select("simplification", "split").n_unique())  # in each model
     rows = (
-        rows.with_columns(under=apart > wide * below, over=-apart > wide * above)
+        rows.with_columns(under=model - proxy > wide * below, over=proxy - model > wide * above)
         .group_by("simplification", "split", maintain_order=True)
         .agg(pl.col("under", "over").all(), pl.col("model_only", "proxy_only").mean())
     )
     under, over = rows.filter("under"), rows.filter("over")
     words = []
-    for side, column, table in (
-        ("model alone is right", "model_only", under),
-        ("proxy alone is right", "proxy_only", over),
-    ):
+    for who, table in (("model", under), ("proxy", over)):
         if len(table):
-            top = table.sort(column, descending=True).row(0, named=True)
+            top = table.sort(f"{who}_only", descending=True).row(0, named=True)
             words.append(
-                f"most often the {side}: {top['simplification']} on {top['split']} "
+                f"most often the {who} alone is right: {top['simplification']} on "
+                f"{split_label(top['split'])} "
                 f"({top['model_only']:.3f} model alone, {top['proxy_only']:.3f} proxy alone)"
             )
     numbers = {"under": len(under), "over": len(over), "cells": len(rows)}

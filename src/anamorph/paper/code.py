@@ -11,7 +11,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from anamorph.analysis.edited_heads import single_heads
-from anamorph.analysis.words import FAILS, HOLDS, UNTESTED, families, method_label
+from anamorph.analysis.words import FAILS, HOLDS, UNTESTED, families, method_label, split_label
+from anamorph.faithfulness.gaps import WORSE
 from anamorph.paper.tables import (
     CODE,
     Claim,
@@ -22,15 +23,16 @@ from anamorph.paper.tables import (
     mean,
     most,
     number,
-    of_interval,
     over_models,
 )
 
 REPOSITORY = "unseen_repository"
+RIGHT = "copying is right"  # a level of the facet "copying"
 LEAST_SHARE = 0.01  # of the characters, for a kind of prediction to be compared
 FEWEST_HEADS = 5  # for a correlation
 SHUFFLES = 10_000  # of heads within their layers
 CHANCE = 0.025  # one side of a 95 % interval
+NO_HEADS = "not measured, or no size at which every head looks right"
 
 
 def languages(t: Tables) -> list[str]:
@@ -47,17 +49,11 @@ def farther(t: Tables) -> Finding:
     unseen = languages(t)
     if not unseen or REPOSITORY not in t.ood:
         return UNTESTED, "The study has no splits of unseen repositories and languages.", {}
-    rows = t.seeds.filter(
-        pl.col("facet").is_null(),
-        pl.col("metric") == "same_prediction",
-        pl.col("method") != "identity",
-    )
+    rows = t.of_each("same_prediction").filter(pl.col("method") != "identity")
     by_proxy: dict[str, list[dict[str, Estimate]]] = {}
     for (name, _), some in rows.group_by("simplification", "seed", maintain_order=True):
-        of = {row["split"]: Estimate.of(row) for row in some.iter_rows(named=True)}
-        near = next(row["split"] for row in some.iter_rows(named=True) if row["role"] == "iid")
-        points = {"iid": of[near], REPOSITORY: of[REPOSITORY]}
-        points["languages"] = mean([of[s] for s in unseen])
+        points = _by_split(some.to_dicts())
+        points["languages"] = mean([points[s] for s in unseen])
         by_proxy.setdefault(str(name), []).append(points)
     if not by_proxy:
         return UNTESTED, "No simplification was run.", {}
@@ -72,18 +68,23 @@ def farther(t: Tables) -> Finding:
     holds = all(step["less_faithful"] > step["more_faithful"] for step in steps.values())
     each = t.verdicts().group_by("split", maintain_order=True).agg(pl.col("gap").median())
     text = "; ".join(
-        f"from {name.replace('_', ' ')}: agreement falls significantly for {n['less_faithful']} of "
+        f"from {split_label(name)}: agreement falls significantly for {n['less_faithful']} of "
         f"{len(by_proxy)} proxies and rises for {n['more_faithful']}, median fall "
         f"{n['median_fall']:+.4f}"
         for name, n in steps.items()
     )
     medians = dict(each.iter_rows())
-    by_split = ", ".join(f"{s.replace('_', ' ')} {gap:+.4f}" for s, gap in medians.items())
+    by_split = ", ".join(f"{split_label(s)} {gap:+.4f}" for s, gap in medians.items())
     return (
         HOLDS if holds else FAILS,
         f"{text[0].upper()}{text[1:]}. Median gap to iid: {by_split}.",
         {"proxies": len(by_proxy), "steps": steps, "median_gaps": medians},
     )
+
+
+def _by_split(rows: Sequence[dict[str, Any]]) -> dict[str, Estimate]:
+    """The numbers of some rows by split; "iid" is that of training's kind, whatever its name."""
+    return {"iid" if r["role"] == "iid" else r["split"]: Estimate.of(r) for r in rows}
 
 
 def uneven(t: Tables) -> Finding:
@@ -102,14 +103,14 @@ def uneven(t: Tables) -> Finding:
         pl.col("method") != "identity", ~pl.col("simplification").is_in(list(single))
     )
     right = [family.filter(pl.col("value") >= t.looks_right)[:1] for family in families(iid)]
-    names = [name for some in right for name in some["simplification"].to_list()]
-    worse = t.verdicts().filter(pl.col("split").is_in(unseen), pl.col("change") == "worse")
-    names = [name for name in names if name in set(worse["simplification"].to_list())]
+    worse = t.verdicts().filter(pl.col("split").is_in(unseen), change=WORSE)["simplification"]
+    names = [name for some in right for name in some["simplification"] if name in set(worse)]
     if not names:
         return UNTESTED, "No proxy that looks right on iid is less faithful on a language.", {}
     found = {name: _parts(t, name, unseen) for name in names}
-    kinds = most([part["uneven"] for part in found.values()])
-    copies = most([part["copying_carries"] for part in found.values()])
+    kinds, copies = (
+        most([part[key] for part in found.values()]) for key in ("uneven", "copying_carries")
+    )
     heads = _heads(t, unseen)
     induction = most([row["with_it"] for row in heads]) if heads else UNTESTED
     statuses = (kinds, copies, induction)
@@ -118,14 +119,9 @@ def uneven(t: Tables) -> Finding:
         status,
         f"Kinds of prediction differ: {kinds}; copying carries more than its share: {copies}; the "
         f"more a head is an induction head, the more so: {induction}. "
-        + " ".join(part["said"] for part in found.values())
-        + " Rank correlation, within layers, of a head's induction score with how much more it "
-        "loses where copying is right: "
-        + (
-            "; ".join(row["said"] for row in heads)
-            or "not measured, or no size at which every head looks right"
-        )
-        + ".",
+        f"{' '.join(part['said'] for part in found.values())} Rank correlation, within layers, of "
+        "a head's induction score with how much more it loses where copying is right: "
+        f"{'; '.join(row['said'] for row in heads) or NO_HEADS}.",
         {"proxies": found, "heads": heads},
     )
 
@@ -139,15 +135,14 @@ def _parts(t: Tables, name: str, unseen: Sequence[str]) -> dict[str, Any]:
     top, bottom = (f(gaps, key=lambda k: gaps[k].value, default=None) for f in (max, min))
     each = list(_copying(t, name, unseen).values())
     more = over_models(each) if each else None
-    repeated = copying.get("copying is right", {"carried": 0.0, "share": 0.0})
+    repeated = copying.get(RIGHT, {"carried": 0.0, "share": 0.0})
     apart = gaps[top].low > gaps[bottom].high if top is not None and bottom is not None else None
     said = f"{name}, mean of the unseen languages:"
     if top is not None and bottom is not None:
-        said += f" gap by kind from {top} {of_interval(gaps[top])} to {bottom} "
-        said += f"{of_interval(gaps[bottom])};"
+        said += f" gap by kind from {top} {gaps[top]} to {bottom} {gaps[bottom]};"
     carries = None if more is None else True if more.low > 0 else False if more.high <= 0 else None
     if more is not None:
-        said += f" the gap where copying is right less that elsewhere is {of_interval(more)};"
+        said += f" the gap where copying is right less that elsewhere is {more};"
     said += f" such characters are {repeated['share']:.0%} of all and carry "
     said += f"{repeated['carried']:.0%} of the gap."
     numbers = {"kinds": kinds, "copying": copying, "more": None if more is None else more._asdict()}
@@ -156,18 +151,14 @@ def _parts(t: Tables, name: str, unseen: Sequence[str]) -> dict[str, Any]:
 
 def _copying(t: Tables, name: str, unseen: Sequence[str]) -> dict[int, Estimate]:
     """By model the gap where copying is right less that elsewhere; those that were measured."""
-    rows = t.contrasts.filter(
-        pl.col("simplification") == name,
-        pl.col("facet") == "copying",
-        pl.col("level") == "copying is right",
-        pl.col("metric") == "same_prediction",
-    ).drop_nulls("seed")
+    where = {"facet": "copying", "level": RIGHT, "metric": "same_prediction"}
+    rows = t.contrasts.filter(simplification=name, **where).drop_nulls("seed")
     found = {}
     for (seed,), some in rows.group_by("seed", maintain_order=True):
-        iid = [Estimate.of(row) for row in some.to_dicts() if row["role"] == "iid"]
-        far = [Estimate.of(row) for row in some.to_dicts() if row["split"] in unseen]
-        if iid and far:
-            found[int(number(seed))] = iid[0].minus(mean(far))
+        of = _by_split(some.to_dicts())
+        far = [of[split] for split in unseen if split in of]
+        if "iid" in of and far:
+            found[int(number(seed))] = of["iid"].minus(mean(far))
     return found
 
 
@@ -182,29 +173,23 @@ def _by_level(
     """
     gaps: dict[str, list[Estimate]] = {}
     found: dict[str, dict[str, float]] = {}
-    rows = t.seeds.filter(
-        pl.col("simplification") == name,
-        pl.col("metric") == "same_prediction",
-        pl.col("facet").is_null() | (pl.col("facet") == facet),
-    )
-    models = rows["seed"].n_unique()
-    for _, of_seed in rows.group_by("seed", maintain_order=True):
-        whole = of_seed.filter(pl.col("facet").is_null())
-        tokens = dict(whole.select("split", "tokens").iter_rows())
-        levels = of_seed.drop_nulls("facet").group_by("level", maintain_order=True)
-        for (level,), some in levels:
-            of = {("iid" if r["role"] == "iid" else r["split"]): r for r in some.to_dicts()}
-            far = [of[split] for split in unseen if split in of]
-            if "iid" not in of or not far:
-                continue
-            gap = Estimate.of(of["iid"]).minus(mean([Estimate.of(row) for row in far]))
-            gaps.setdefault(str(level), []).append(gap)
-            share = {row["split"]: row["tokens"] / tokens[row["split"]] for row in of.values()}
-            lost = sum(share[r["split"]] * (1 - r["value"]) for r in far) / len(unseen)
-            sums = found.setdefault(str(level), {"share": 0.0, "carried": 0.0})
-            sums["share"] += sum(share[row["split"]] for row in far) / len(unseen) / models
-            on_iid = share[of["iid"]["split"]] * (1 - of["iid"]["value"])
-            sums["carried"] += (lost - on_iid) / models
+    where = {"simplification": name, "metric": "same_prediction"}
+    whole = t.of_each(**where).select("seed", "split", of_split="tokens")
+    models = whole["seed"].n_unique()
+    rows = t.seeds.filter(facet=facet, **where).join(whole, on=["seed", "split"])
+    rows = rows.with_columns(share=pl.col("tokens") / pl.col("of_split"))
+    for (_, level), some in rows.group_by("seed", "level", maintain_order=True):
+        of = _by_split(some.to_dicts())
+        share = dict(zip(of, some["share"], strict=True))
+        far = [split for split in unseen if split in of]
+        if "iid" not in of or not far:
+            continue
+        gap = of["iid"].minus(mean([of[split] for split in far]))
+        gaps.setdefault(str(level), []).append(gap)
+        lost = sum(share[split] * (1 - of[split].value) for split in far) / len(unseen)
+        sums = found.setdefault(str(level), {"share": 0.0, "carried": 0.0})
+        sums["share"] += sum(share[split] for split in far) / len(unseen) / models
+        sums["carried"] += (lost - share["iid"] * (1 - of["iid"].value)) / models
     total = sum(f["carried"] for f in found.values())
     for level, f in found.items():
         gap = over_models(gaps[level])
@@ -221,25 +206,15 @@ def _heads(t: Tables, unseen: Sequence[str]) -> list[dict[str, Any]]:
     single = single_heads(t.results, t.spec["model"])
     if t.scores is None or not single:
         return []
-    scores = {
-        (seed, layer, head): induction
-        for seed, layer, head, induction in t.scores.drop_nulls("layer")
-        .select("seed", "layer", "head", "induction")
-        .iter_rows()
-    }
-    iid = t.seeds.filter(
-        pl.col("facet").is_null(),
-        pl.col("metric") == "same_prediction",
-        pl.col("role") == "iid",
-        pl.col("simplification").is_in(list(single)),
-    )
+    columns = ("seed", "layer", "head", "induction")
+    scores = {tuple(at): score for *at, score in t.scores.select(columns).iter_rows()}
     methods: dict[str, dict[float, list[dict[str, Any]]]] = {}
-    for row in iid.to_dicts():
-        edited = single[row["simplification"]]
-        method = f"{method_label(row['method'])} · {', '.join(edited.kinds)}"
-        size = float("inf") if row["size"] is None else row["size"]
-        place = (row["seed"], edited.layer, edited.head)
-        if not edited.shared:
+    for row in t.of_each("same_prediction", role="iid").to_dicts():
+        edited = single.get(row["simplification"])
+        if edited is not None and not edited.shared:
+            method = f"{method_label(row['method'])} · {', '.join(edited.kinds)}"
+            size = float("inf") if row["size"] is None else row["size"]
+            place = (row["seed"], edited.layer, edited.head)
             sizes = methods.setdefault(method, {})
             sizes.setdefault(size, []).append(row | {"place": place})
     found = []

@@ -8,10 +8,11 @@ from typing import Any
 import polars as pl
 
 from anamorph.analysis.edited_heads import sites_of
-from anamorph.analysis.words import FAILS, HOLDS, UNTESTED, families
+from anamorph.analysis.words import FAILS, HOLDS, UNTESTED, families, split_label
+from anamorph.faithfulness.gaps import LOOKS_RIGHT, UNDECIDED, WORSE
 from anamorph.models.sites import match_sites
 from anamorph.paper.both import HALF
-from anamorph.paper.tables import DYCK, Claim, Estimate, Finding, Tables, most, number, of_interval
+from anamorph.paper.tables import DYCK, Claim, Estimate, Finding, Tables, most, number
 from anamorph.tasks.dyck.task import TRAINED_DEPTH, WITHIN
 
 STRUCTURE = ("seen_structure", "unseen_short", "unseen_long")
@@ -23,15 +24,15 @@ AGREEMENTS = ("same_attention", "same_prediction")
 
 def generalizes(t: Tables) -> Finding:
     """C1: "no more than so much" and "at least" are judged by the ends of the intervals."""
-    rows = {r["split"]: r for r in t.cells("model_accuracy", method="identity").to_dicts()}
-    structure = [s for s in STRUCTURE if s in rows]
-    if not structure or "unseen_depth" not in rows:
+    rows = t.cells("model_accuracy", method="identity").to_dicts()
+    found = {row["split"]: Estimate.of(row) for row in rows}
+    structure = [found[s] for s in STRUCTURE if s in found]
+    if not structure or "unseen_depth" not in found:
         return UNTESTED, "The study has no structure and depth splits.", {}
-    found = {s: Estimate.of(row) for s, row in rows.items()}
-    short = any(found[s].high < NEAR_PERFECT for s in structure)
-    lower = found["unseen_depth"].high < min(found[s].low for s in structure)
-    sure = all(found[s].low >= NEAR_PERFECT for s in structure)
-    text = ", ".join(f"{s} {of_interval(row)}" for s, row in rows.items())
+    short = any(x.high < NEAR_PERFECT for x in structure)
+    lower = found["unseen_depth"].high < min(x.low for x in structure)
+    sure = all(x.low >= NEAR_PERFECT for x in structure)
+    text = ", ".join(f"{split_label(s)} {x}" for s, x in found.items())
     text = f"Accuracy of the model: {text}. The paper reports about .75 to .80 on unseen depth."
     if lower and not short and not sure:
         text += f" Too few sequences to tell whether all structures are above {NEAR_PERFECT}."
@@ -41,31 +42,25 @@ def generalizes(t: Tables) -> Finding:
 
 def one_hot(t: Tables) -> Finding:
     """C5: of the one-hot proxies that look right, one has to be worse on unseen depth."""
-    rows = t.verdicts().filter(
-        pl.col("method") == "onehot",
-        pl.col("split") == "unseen_depth",
-        pl.col("level") == "looks right",
-    )
-    if not len(rows):
+    rows = t.verdicts().filter(method="onehot", split="unseen_depth", level=LOOKS_RIGHT)
+    if rows.is_empty():
         return UNTESTED, "No one-hot attention that looks right on iid was run on unseen depth.", {}
     changes = rows["change"].to_list()
+    by_name = {row["simplification"]: row for row in rows.to_dicts()}
     text = "; ".join(
-        f"{r['simplification']}: gap {of_interval(r, 'gap')}, {r['verdict']}"
-        for r in rows.to_dicts()
+        f"{name}: gap {Estimate.of(row, 'gap')}, {row['verdict']}" for name, row in by_name.items()
     )
-    numbers = {
-        r["simplification"]: {k: r[k] for k in ("gap", "low", "high", "p_value", "change")}
-        for r in rows.to_dicts()
-    }
-    status = HOLDS if "worse" in changes else UNTESTED if "undecided" in changes else FAILS
+    kept = ("gap", "low", "high", "p_value", "change")
+    numbers = {name: {key: row[key] for key in kept} for name, row in by_name.items()}
+    status = HOLDS if WORSE in changes else UNTESTED if UNDECIDED in changes else FAILS
     unsure = " Too few sequences to tell." if status == UNTESTED else ""
     return status, f"On unseen depth: {text}.{unsure}", numbers
 
 
 def coincide(t: Tables) -> Finding:
     """C6: of the proxies, 90 % have to have a gap of at most .05, either way."""
-    rows = t.verdicts().filter(pl.col("split") == "unseen_long")
-    if not len(rows):
+    rows = t.verdicts().filter(split="unseen_long")
+    if rows.is_empty():
         return UNTESTED, "The study has no split of long unseen structures.", {}
     off = rows["gap"].abs()
     median, largest, share = map(number, (off.median(), off.max(), (off <= COINCIDE).mean()))
@@ -92,27 +87,17 @@ def departs(t: Tables) -> Finding:
     picked = [
         family.filter(pl.col("value") >= t.looks_right).head(1)
         for family in families(t.low_dimensional(right))
-        if _layer(t, family["sites"][0], matches) is not None
+        if _at_one_of(t, family["sites"][0], matches)
     ]
-    rows = t.contrasts.filter(
-        pl.col("seed").is_null(),
-        pl.col("split") == "unseen_depth_matched",
-        pl.col("facet") == TRAINED_DEPTH,
-        pl.col("level") == WITHIN,
-    )
     numbers: dict[str, Any] = {}
     falls: list[bool | None] = []
-    for name in pl.concat(picked)["simplification"].to_list() if picked else []:
-        of = {r["metric"]: r for r in rows.filter(simplification=name).to_dicts()}
-        if all(metric in of for metric in AGREEMENTS):
-            numbers[name] = {
-                metric: _by_depth(t, name, metric, of[metric]) for metric in AGREEMENTS
-            }
-            both = [Estimate.of(of[metric]) for metric in AGREEMENTS]
-            yes = all(x.low > t.tolerance for x in both)
-            falls.append(
-                True if yes else None if all(x.high > t.tolerance for x in both) else False
-            )
+    for name in [name for family in picked for name in family["simplification"]]:
+        found = {metric: _by_depth(t, name, metric) for metric in AGREEMENTS}
+        if all(found.values()):
+            numbers[name] = found
+            both = [Estimate.of(of["fall"]) for of in found.values()]
+            yes, may = (all(x[end] > t.tolerance for x in both) for end in (1, 2))
+            falls.append(True if yes else None if may else False)
     if not falls:
         return (
             UNTESTED,
@@ -125,7 +110,7 @@ def departs(t: Tables) -> Finding:
         f"{name}: "
         + ", ".join(
             f"{label} {of['iid']:.2f} on iid, {of['within']:.2f} up to depth {depth} and "
-            f"{of['beyond']:.2f} beyond (fall {of_interval(of['fall'])})"
+            f"{of['beyond']:.2f} beyond (fall {Estimate.of(of['fall'])})"
             for label, of in (("same key", n[AGREEMENTS[0]]), ("same prediction", n[AGREEMENTS[1]]))
         )
         for name, n in numbers.items()
@@ -150,28 +135,31 @@ def _matching_heads(t: Tables) -> dict[str, float]:
     return {f"{layer}.{head}": value for layer, head, value in rows.iter_rows()}
 
 
-def _layer(t: Tables, sites: str, heads: dict[str, float]) -> int | None:
-    """The layer of a proxy that edits keys or queries there alone, and of one of the heads."""
+def _at_one_of(t: Tables, sites: str, heads: dict[str, float]) -> bool:
+    """Whether a proxy edits keys and queries of one layer alone, and those of one of the heads."""
     of_model = sites_of(t.spec["model"])
     edited = [site for part in sites.split(";") for site in match_sites(part, of_model)]
-    if len({site.layer for site in edited}) != 1 or {s.kind for s in edited} - {"query", "key"}:
-        return None
-    return edited[0].layer if any(f"{s.layer}.{s.head}" in heads for s in edited) else None
+    alone = len({s.layer for s in edited}) == 1 and {s.kind for s in edited} <= {"query", "key"}
+    return alone and any(f"{s.layer}.{s.head}" in heads for s in edited)
 
 
-def _by_depth(t: Tables, name: str, metric: str, fall: dict[str, Any]) -> dict[str, Any]:
-    """Agreement on iid, on either side of the trained depth, and at each depth; and the fall."""
+def _by_depth(t: Tables, name: str, metric: str) -> dict[str, Any]:
+    """Agreement on iid, on either side of the trained depth, and at each depth; and the fall.
+
+    Empty where the fall was not measured.
+    """
+    where = {"simplification": name, "metric": metric, "split": "unseen_depth_matched"}
+    of_all = t.contrasts.filter(pl.col("seed").is_null(), **where)
+    fall = of_all.filter(facet=TRAINED_DEPTH, level=WITHIN).select("value", "low", "high")
+    if fall.is_empty():
+        return {}
     (iid,) = t.cells(metric, role="iid", simplification=name)["value"].to_list()
-    here = t.facets.filter(
-        pl.col("simplification") == name,
-        pl.col("split") == "unseen_depth_matched",
-        pl.col("metric") == metric,
-    )
+    here = t.facets.filter(**where)
     sides = dict(here.filter(facet=TRAINED_DEPTH).select("level", "value").iter_rows())
     return {
         "iid": iid,
         **sides,
-        "fall": {key: fall[key] for key in ("value", "low", "high")},
+        "fall": fall.row(0, named=True),
         "by_depth": dict(here.filter(facet="depth").select("level", "value").iter_rows()),
     }
 
@@ -183,18 +171,15 @@ def clusters(t: Tables) -> Finding:
     looks right at no size that was run and the other does, they do not behave alike.
     """
     iid = t.cells("same_prediction", role="iid")
-    rows = t.verdicts().filter(pl.col("split") == "unseen_depth").select("simplification", "gap")
+    rows = t.verdicts().filter(split="unseen_depth").select("simplification", "gap")
     iid = iid.join(rows, on="simplification", maintain_order="left")
     places: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for row in iid.filter(pl.col("method").is_in(["kmeans", "svd"])).to_dicts():
-        place = row["family"].removeprefix(
-            row["method"]
-        )  # the site, and what else they have in common
-        places.setdefault(place, {"kmeans": [], "svd": []})[row["method"]].append(row)
-    numbers: dict[str, Any] = {}
-    for place, of in places.items():
-        if of["kmeans"] and of["svd"]:
-            numbers[place.removeprefix("@")] = _alike(t, of["kmeans"], of["svd"])
+        shared = row["family"].removeprefix(row["method"]).removeprefix("@")  # site and options
+        places.setdefault(shared, {"kmeans": [], "svd": []})[row["method"]].append(row)
+    numbers: dict[str, Any] = {
+        place: _alike(t, **of) for place, of in places.items() if of["kmeans"] and of["svd"]
+    }
     judged = {place: n["alike"] for place, n in numbers.items() if n["alike"] is not None}
     if not judged:
         return (

@@ -66,8 +66,11 @@ class Tables:
 
     def cells(self, metric: str, **where: str) -> pl.DataFrame:
         """The rows of one metric over whole splits."""
-        rows = self.results.filter(pl.col("metric") == metric)
-        return rows.filter(*(pl.col(key) == value for key, value in where.items()))
+        return self.results.filter(metric=metric, **where)
+
+    def of_each(self, metric: str, **where: str) -> pl.DataFrame:
+        """The same of single models, one seed after another."""
+        return self.seeds.filter(pl.col("facet").is_null(), metric=metric, **where)
 
     def verdicts(self) -> pl.DataFrame:
         """The gap rows that carry a verdict."""
@@ -105,17 +108,15 @@ BOTH = (*DYCK, *CODE)
 def not_learnt(t: Tables) -> str | None:
     """A sentence if some model has not learnt its task, by the accuracy that the spec asks for."""
     least = t.spec["audit"].get("learnt")
-    rows = pl.concat([t.results, t.seeds]).filter(
-        pl.col("facet").is_null(),
-        pl.col("metric") == "model_accuracy",
-        pl.col("method") == "identity",
-        pl.col("role") == "iid",
-    )
-    worst = rows["value"].min()
-    if least is None or worst is None or number(worst) > least:
+    values = [
+        value
+        for rows in (t.cells, t.of_each)
+        for value in rows("model_accuracy", method="identity", role="iid")["value"]
+    ]
+    if least is None or not values or min(values) > least:
         return None
     return (
-        f"The model has not learnt its task: its accuracy on iid is {number(worst):.3f}, and must "
+        f"The model has not learnt its task: its accuracy on iid is {min(values):.3f}, and must "
         f"be above {least:.3g}. What holds of it says nothing about the claim."
     )
 
@@ -136,12 +137,15 @@ class Estimate(NamedTuple):
     high: float
 
     @classmethod
-    def of(cls, row: Mapping[str, Any]) -> "Estimate":
+    def of(cls, row: Mapping[str, Any], value: str = "value") -> "Estimate":
         """From a row of a table; without an interval it is taken for exact."""
-        value = number(row["value"])
-        if row["low"] is None:
-            return cls(value, value, value)
-        return cls(value, number(row["low"]), number(row["high"]))
+        ends = (value, value) if row["low"] is None else ("low", "high")
+        return cls(*(number(row[name]) for name in (value, *ends)))
+
+    def __str__(self) -> str:
+        """The number, and its interval where it is not exact."""
+        exact = self.low == self.high
+        return f"{self.value:.3f}" + ("" if exact else f" [{self.low:.3f}, {self.high:.3f}]")
 
     def minus(self, other: "Estimate") -> "Estimate":
         """The difference of two independent numbers.
@@ -193,11 +197,3 @@ def at_once(count: int) -> float:
 def number(value: Any) -> float:
     """What polars calls a literal of any type, as the number that it is."""
     return float(value)
-
-
-def of_interval(row: Mapping[str, Any] | Estimate, value: str = "value") -> str:
-    """A number with its interval, if it has one, as text."""
-    row = row._asdict() if isinstance(row, Estimate) else row
-    if row["low"] is None:
-        return f"{row[value]:.3f}"
-    return f"{row[value]:.3f} [{row['low']:.3f}, {row['high']:.3f}]"

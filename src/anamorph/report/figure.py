@@ -87,7 +87,8 @@ class Figure:
         values: other parameters that the chart's expressions read; an `Expression` is one of menus.
         panel: width in pixels of a panel where panels wrap; the page fits as many in a row as it
             can.
-        stills: suffix of a file name to the choices it shows; those not given are at their first.
+        stills: files beside the one where every menu is at its first option: the suffix of the
+            name, and what is chosen there; a menu that is not named is at its first.
     """
 
     name: str
@@ -99,7 +100,12 @@ class Figure:
     heading: str = ""
     values: Mapping[str, Any] = field(default_factory=dict)
     panel: int = 0
-    stills: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: {"": {}})
+    stills: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    @property
+    def files(self) -> dict[str, Mapping[str, str]]:
+        """Suffix of every file's name, and what is chosen in it."""
+        return {"": {}, **self.stills}
 
     @property
     def drawn(self) -> alt.TopLevelMixin:

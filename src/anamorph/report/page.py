@@ -14,22 +14,11 @@ import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from anamorph.analysis import words
 from anamorph.analysis.findings import IDENTITY, MOST_FAMILIES, Findings, read
 from anamorph.analysis.heads import correlations, rows
 from anamorph.analysis.summary import Standing, evidence, headline, notices, standings
 from anamorph.analysis.verdicts import Sentence, sentences
-from anamorph.analysis.words import (
-    SIGNS,
-    UNTESTED,
-    WORDS,
-    listing,
-    number,
-    percent,
-    points,
-    rounding_sentence,
-    split_label,
-    threshold,
-)
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness.metrics import all_metrics, find_metric
 from anamorph.files import replacing
@@ -65,7 +54,7 @@ def render(run: Path) -> Path:
 
 def _stills(figure: Figure, folder: Path) -> None:
     config = json.loads(in_light(json.dumps(CONFIG | {"background": "#ffffff"})))
-    for suffix, chosen in figure.stills.items():
+    for suffix, chosen in figure.files.items():
         spec = in_light(json.dumps(figure.still(**chosen), allow_nan=False))
         svg = vl_convert.vegalite_to_svg(
             spec, vl_version=VEGA_LITE, config=config, allowed_base_urls=[]
@@ -84,8 +73,8 @@ def _page(run: Findings, figures: dict[str, list[Figure]]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = (percent, points, number, threshold, listing, split_label)
-    environment.filters |= {filter_.__name__: filter_ for filter_ in filters}
+    for name in ("percent", "points", "number", "threshold", "listing", "split_label"):
+        environment.filters[name] = vars(words)[name]
     template = environment.get_template("report.html.j2")
     return template.render(**_parts(run, figures), **_content(run), run=run, figures=figures)
 
@@ -119,6 +108,8 @@ def _content(run: Findings) -> dict[str, Any]:
     """What the page says and lists."""
     hidden = ("about", "choices", "environment", "paper_steps", "source")
     spec = {key: value for key, value in run.spec.items() if key not in hidden}
+    tested = [claim for claim in run.claims if claim["status"] != words.UNTESTED]
+    given = run.spec.get("training") is None
 
     def telling_first(found: Sequence[Standing] | Sequence[Sentence]) -> list[Any]:
         return sorted(found, key=lambda of_family: of_family.title not in run.telling_families)
@@ -131,7 +122,7 @@ def _content(run: Findings) -> dict[str, Any]:
         "sentences": telling_first(sentences(run)),
         "most_families": MOST_FAMILIES,
         "cells": _cells(run),
-        "signs": SIGNS,
+        "signs": words.SIGNS,
         "heads": _heads(run),
         "correlations": correlations(run.by_head) if run.by_head else [],
         "head_faithful": run.by_head.least if run.by_head else None,
@@ -139,13 +130,13 @@ def _content(run: Findings) -> dict[str, Any]:
         "means": _means(run),
         "averages": About.of(run.spec).averages,
         "checks": _checks(run),
-        "rounding": rounding_sentence(run.checks.get("rounding")),
+        "rounding": words.rounding_sentence(run.checks.get("rounding")),
         "facts": _facts(run),
         "metrics": {name: find_metric(name) for name in run.metrics},
-        "words": WORDS,
-        "tested": [claim for claim in run.claims if claim["status"] != UNTESTED],
-        "untested": [claim for claim in run.claims if claim["status"] == UNTESTED],
-        "choices_title": CHOICES[run.spec.get("training") is None],
+        "words": words.WORDS,
+        "tested": tested,
+        "untested": [claim for claim in run.claims if claim not in tested],
+        "choices_title": CHOICES[given or not tested],  # the paper knows nothing of other tasks
         "specification": json.dumps(spec, indent=2, ensure_ascii=False),
     }
 
@@ -234,9 +225,9 @@ def _facts(run: Findings) -> list[tuple[str, str]]:
     if shape:
         facts.append(("Model", ", ".join(shape)))
     if spec.get("training"):
-        facts.append(("Seeds", listing(seeds)))
+        facts.append(("Seeds", words.listing(seeds)))
     facts.append(("Proxies", f"{len(run.proxies)} in {len(run.families)} families"))
-    facts.append(("Splits", listing([split_label(name) for name in run.splits])))
+    facts.append(("Splits", words.listing([words.split_label(name) for name in run.splits])))
     if "fit_sequences" in audit:
         facts.append(("Fitted on", f"{audit['fit_sequences']:,} training sequences"))
     return facts

@@ -16,8 +16,7 @@ def with_families(table: pl.DataFrame) -> pl.DataFrame:
     found = table.select(keys).unique(maintain_order=True)
     split = [split_size(name, size) for name, size in found.iter_rows()]
     named = pl.DataFrame(split, schema={"family": pl.String, "size_name": pl.String}, orient="row")
-    found = pl.concat([found, named], how="horizontal")
-    return table.join(found, on=keys, nulls_equal=True, maintain_order="left")
+    return table.join(found.hstack(named), on=keys, nulls_equal=True, maintain_order="left")
 
 
 def split_size(simplification: str, size: float | None) -> tuple[str, str | None]:

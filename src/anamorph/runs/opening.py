@@ -23,7 +23,11 @@ from anamorph.version import version
 LAYOUT = 2  # of the files of an unfinished run; raised whenever older ones cannot be resumed
 MOST_DIFFERENCES = 6  # between two specifications, that an error names
 LOCK, HOLDER = ".lock", ".holder.json"
-OF_SYSTEMS = (".DS_Store", "Thumbs.db", "desktop.ini")  # that file managers put into any folder
+BEGUN = (
+    *(".spec.json.*.tmp", f".{HOLDER}.*.tmp", LOCK, HOLDER),
+    *(".DS_Store", "Thumbs.db", "desktop.ini"),  # which file managers put into any folder
+)
+"""All that may lie in a folder where a run was killed at once."""
 
 
 @contextmanager
@@ -79,7 +83,8 @@ def _as_json(spec: Mapping[str, Any]) -> dict[str, Any]:
 def _existing(path: Path, spec: Mapping[str, Any]) -> Run | None:
     """The run that is there, if there is one, and it is the one that is asked for."""
     if not (path / "spec.json").exists():
-        if path.is_file() or (path.is_dir() and not _only_begun(path)):
+        others = [f for f in path.glob("*") if not any(fnmatch(f.name, name) for name in BEGUN)]
+        if path.is_file() or others:
             raise AnamorphError(
                 f"{path} exists and holds no run (it has no spec.json); give an empty or new "
                 "folder."
@@ -121,12 +126,6 @@ def _of_this_layout(run: Run, spec: Mapping[str, Any]) -> dict[str, Any]:
     return {**spec, **run.spec, **now}
 
 
-def _only_begun(path: Path) -> bool:
-    """Whether a folder holds nothing but what a run that was killed at once leaves there."""
-    patterns = (".spec.json.*.tmp", f".{HOLDER}.*.tmp", LOCK, HOLDER, *OF_SYSTEMS)
-    return all(any(fnmatch(file.name, p) for p in patterns) for file in path.iterdir())
-
-
 @contextmanager
 def _held(path: Path) -> Iterator[None]:
     """Hold a run folder; the system lets go of it when the process ends, however it ends."""
@@ -134,13 +133,6 @@ def _held(path: Path) -> Iterator[None]:
     try:
         path.mkdir(parents=True, exist_ok=True)
         lock.acquire()
-        me = {
-            "process": os.getpid(),
-            "host": socket.gethostname(),
-            "since": datetime.now().astimezone().isoformat(timespec="seconds"),
-            "command": " ".join(sys.argv)[:200],
-        }
-        write_json(path / HOLDER, me)
     except Timeout as error:
         raise AnamorphError(
             f"{path} is being worked on by {_holder(path)}. Wait for it, or give another --out."
@@ -150,10 +142,14 @@ def _held(path: Path) -> Iterator[None]:
         raise AnamorphError(
             f"Cannot work in {path}: {reason}. Give a folder that is writable and has room."
         ) from error
-    except AnamorphError:  # the disk is full
-        lock.release()
-        raise
+    me = {
+        "process": os.getpid(),
+        "host": socket.gethostname(),
+        "since": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "command": " ".join(sys.argv)[:200],
+    }
     try:
+        write_json(path / HOLDER, me)
         yield
     finally:
         (path / HOLDER).unlink(missing_ok=True)

@@ -5,62 +5,34 @@ entry-point group `anamorph.simplifications` of a package of your own), and run
 `check_simplification` on it.
 """
 
-from anamorph.simplifications.base import (
-    Attachment,
-    Chain,
-    Simplification,
-    Simplified,
-    find_simplification,
-)
-from anamorph.simplifications.checks import LAWS, check_simplification
-from anamorph.simplifications.estimator import NotFittedError
-from anamorph.simplifications.fitted import FittedProxies, FittedProxy
-from anamorph.simplifications.fitting import check_proxies, fit
-from anamorph.simplifications.methods.kmeans import KMeans
-from anamorph.simplifications.methods.linear import Linear
-from anamorph.simplifications.methods.onehot import OneHot
-from anamorph.simplifications.methods.pca import PCA
-from anamorph.simplifications.methods.projection import Projection
-from anamorph.simplifications.methods.svd import SVD
-from anamorph.simplifications.named import AnotherModel, ProxySpec
-from anamorph.simplifications.placing import first_layer, sites_of
-from anamorph.simplifications.registry import SIMPLIFICATIONS, simplification_names
-from anamorph.simplifications.replacement import Replacement
-from anamorph.simplifications.spec import Spec, check_readable, expand, parse
-from anamorph.simplifications.statistics.base import Statistic
-from anamorph.simplifications.sweeping import Sweep, sweep
-
-__all__ = [
-    "LAWS",
-    "PCA",
-    "SIMPLIFICATIONS",
-    "SVD",
-    "AnotherModel",
-    "Attachment",
-    "Chain",
-    "FittedProxies",
-    "FittedProxy",
-    "KMeans",
-    "Linear",
-    "NotFittedError",
-    "OneHot",
-    "Projection",
-    "ProxySpec",
-    "Replacement",
-    "Simplification",
-    "Simplified",
-    "Spec",
-    "Statistic",
-    "Sweep",
-    "check_proxies",
-    "check_readable",
-    "check_simplification",
-    "expand",
-    "find_simplification",
-    "first_layer",
-    "fit",
-    "parse",
-    "simplification_names",
-    "sites_of",
-    "sweep",
-]
+from anamorph.simplifications.base import Attachment as Attachment
+from anamorph.simplifications.base import Chain as Chain
+from anamorph.simplifications.base import Simplification as Simplification
+from anamorph.simplifications.base import Simplified as Simplified
+from anamorph.simplifications.base import find_simplification as find_simplification
+from anamorph.simplifications.checks import LAWS as LAWS
+from anamorph.simplifications.checks import check_simplification as check_simplification
+from anamorph.simplifications.estimator import NotFittedError as NotFittedError
+from anamorph.simplifications.fitted import FittedProxies as FittedProxies
+from anamorph.simplifications.fitted import FittedProxy as FittedProxy
+from anamorph.simplifications.fitting import check_proxies as check_proxies
+from anamorph.simplifications.fitting import fit as fit
+from anamorph.simplifications.methods.kmeans import KMeans as KMeans
+from anamorph.simplifications.methods.linear import Linear as Linear
+from anamorph.simplifications.methods.onehot import OneHot as OneHot
+from anamorph.simplifications.methods.projections import PCA as PCA
+from anamorph.simplifications.methods.projections import SVD as SVD
+from anamorph.simplifications.named import AnotherModel as AnotherModel
+from anamorph.simplifications.named import ProxySpec as ProxySpec
+from anamorph.simplifications.placing import first_layer as first_layer
+from anamorph.simplifications.placing import sites_of as sites_of
+from anamorph.simplifications.registry import SIMPLIFICATIONS as SIMPLIFICATIONS
+from anamorph.simplifications.registry import simplification_names as simplification_names
+from anamorph.simplifications.replacement import Replacement as Replacement
+from anamorph.simplifications.spec import Spec as Spec
+from anamorph.simplifications.spec import check_readable as check_readable
+from anamorph.simplifications.spec import expand as expand
+from anamorph.simplifications.spec import parse as parse
+from anamorph.simplifications.statistics.base import Statistic as Statistic
+from anamorph.simplifications.sweeping import Sweep as Sweep
+from anamorph.simplifications.sweeping import sweep as sweep

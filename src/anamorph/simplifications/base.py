@@ -6,8 +6,11 @@ import inspect
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import reduce
+from itertools import pairwise
+from operator import add
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar, Self, cast
 
 from torch import Tensor
 
@@ -163,20 +166,21 @@ class Chain(Simplification):
         usual = Reservoir(capacity=USUAL, seed=0)
         return Several(first, max(samples, key=lambda sample: sample.capacity, default=usual))
 
-    def learn(self, statistic: Several) -> Self:
+    def learn(self, statistic: Several | None) -> Self:
         """Fit the stages from left to right."""
-        seen, sample = statistic.statistics
-        assert isinstance(sample, Reservoir)
-        fitted: list[Simplification] = []
-        points = sample.points()
-        for stage in (stage.clone() for stage in self.stages):
-            if fitted:
-                points = fitted[-1](points)
-                seen = stage.statistic(points.shape[1])
-                if seen is not None:
-                    seen.update(points)
-            fitted.append(stage if seen is None else stage.learn(seen))
-        self.stages_ = tuple(fitted)
+        stages = tuple(stage.clone() for stage in self.stages)
+        if statistic is None:  # as at patterns, to which nothing can be fitted
+            for stage in stages:
+                stage.learn(None)
+        else:
+            seen, sample = statistic.statistics
+            assert isinstance(sample, Reservoir)
+            stages[0].learn(seen)
+            points = sample.points()
+            for before, stage in pairwise(stages):
+                points = before(points)
+                stage.fit(points)
+        self.stages_ = stages
         return self
 
     def affine(self) -> tuple[Tensor, Tensor] | None:
@@ -211,12 +215,13 @@ class Chain(Simplification):
 
     def load_state(self, state: Mapping[str, Tensor]) -> Self:
         """Set what `state_dict` gave."""
-        super().load_state({})
-        if state or not any(stage.state_dict() for stage in self.stages):
-            self.stages_ = tuple(stage.clone() for stage in self.stages)
-            for number, stage in enumerate(self.stages_):
-                own = {key.partition(".")[::2]: value for key, value in state.items()}
-                stage.load_state({name: own[n, name] for n, name in own if n == str(number)})
+        own: list[dict[str, Tensor]] = [{} for _ in self.stages]
+        for key, value in state.items():
+            number, name = key.split(".", 1)
+            own[int(number)][name] = value
+        self.stages_ = tuple(
+            stage.clone().load_state(some) for stage, some in zip(self.stages, own, strict=True)
+        )
         return self
 
 
@@ -240,6 +245,10 @@ class Attachment:
     on: str | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.joint, bool):
+            raise AnamorphError(f"joint must be true or false; got {self.joint!r}.")
+        if not isinstance(self.on, str | None):
+            raise AnamorphError(f"on must be the name of a split; got {self.on!r}.")
         sites = re.sub(r"\s*([.*{},-])\s*", r"\1", self.sites.strip())
         if not re.fullmatch(r"[\w.*{},-]+", sites):
             raise AnamorphError(
@@ -335,7 +344,7 @@ def find_simplification(name: str) -> type[Simplification]:
     Raises:
         AnamorphError: if there is none, or if what a package offers is not a simplification.
     """
-    return find_class(name, Simplification)  # type: ignore[type-abstract]
+    return cast(type[Simplification], find_class(name))
 
 
 def parse_simplification(
@@ -348,12 +357,12 @@ def parse_simplification(
         known: classes by name, besides the registry.
 
     Raises:
-        AnamorphError: as `parse`, and for lists, `joint` and `on`.
+        AnamorphError: as `parse`, and for `joint` and `on`.
     """
-    stages: list[Simplification] = []
-    for name, values in read_stages(text):
-        if any(len(value) > 1 for value in values.values()):
-            raise AnamorphError(f"{text!r} must name one simplification, without lists.")
-        kind = (known or {}).get(name) or find_simplification(name)
-        stages.append(kind.with_params({key: value for key, (value,) in values.items()}))
-    return stages[0] if len(stages) == 1 else Chain(stages=tuple(stages))
+    stages = [
+        ((known or {}).get(name) or find_simplification(name)).with_params(
+            {key: value for key, (value,) in values.items()}
+        )
+        for name, values in read_stages(text)
+    ]
+    return reduce(add, stages)

@@ -19,28 +19,34 @@ from anamorph.simplifications.estimator import is_learnt
 from anamorph.simplifications.placing import is_earlier
 from anamorph.simplifications.registry import simplification_names
 from anamorph.simplifications.spec import parse
-from anamorph.simplifications.statistics.base import Mergeable
+from anamorph.simplifications.statistics.base import Mergeable, beside
 
 
 @dataclass(frozen=True)
-class Sample:
-    """Points to try a simplification on.
+class Trial:
+    """A simplification, and points to try it on.
 
     Attributes:
+        tried: the simplification; itself it is not fitted.
         points: each [points, dim]: what a map maps; or what a replacement reads and, last, writes.
         given: those of them that it is called with.
     """
 
+    tried: Simplification
     points: tuple[Tensor, ...]
     given: tuple[Tensor, ...]
 
-    @property
-    def dims(self) -> tuple[int, ...]:
-        """The width of each."""
-        return tuple(x.shape[1] for x in self.points)
+    def fitted(self) -> Simplification:
+        """A copy that is fitted to the points."""
+        return self.tried.clone().fit(*self.points)
 
+    def mapped(self, by: Simplification | None = None) -> Tensor:
+        """What a fitted one makes of the points."""
+        return (by or self.fitted())(*self.given)
 
-Check = Callable[[Simplification, Sample], None]
+    def statistic(self) -> Any:
+        """What a copy asks for, empty."""
+        return self.tried.clone().statistic(*(x.shape[1] for x in self.points))
 
 
 def check_simplification(
@@ -62,13 +68,13 @@ def check_simplification(
     x = 0.5 + noise @ mix
     if simplification.kinds == {"pattern"}:
         x = x.softmax(dim=-1)
-    read = len(simplification.reads(_site(sorted(simplification.kinds)[0])))
+    read = len(simplification.reads(_site(min(simplification.kinds))))
     given = tuple(x.roll(n, dims=1) for n in range(max(read, 1)))
     written = (torch.tanh(sum(given) @ mix),) if read else ()  # type: ignore[operator]
     for law, check in LAWS.items():
         fresh = tuple(part.clone() for part in (*given, *written))
         try:
-            check(simplification, Sample(fresh, fresh[: len(given)]))
+            check(Trial(simplification, fresh, fresh[: len(given)]))
         except Exception as error:
             raise AssertionError(f"{law}: {simplification!r}: {error}") from error
 
@@ -78,8 +84,8 @@ def _site(kind: str) -> Site:
     return Site(3, 0 if kind in HEAD_KINDS else None, kind)
 
 
-def _hyper_parameters(simplification: Simplification, sample: Sample) -> None:
-    kind = type(simplification)
+def _hyper_parameters(trial: Trial) -> None:
+    kind = type(trial.tried)
     parameters = inspect.signature(kind).parameters.values()
     loose = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY]
     _require(not loose, f"{loose} of __init__ can be given by position")
@@ -89,120 +95,117 @@ def _hyper_parameters(simplification: Simplification, sample: Sample) -> None:
     _require(not changed, f"__init__ does not store {changed} as given")
 
 
-def _text(simplification: Simplification, sample: Sample) -> None:
-    if not {part.name for part in simplification.parts()} <= set(simplification_names()):
-        return
-    (site_kind, *_) = sorted(simplification.kinds)
-    attached = simplification @ f"*.*.{site_kind}"
-    (proxy,) = parse(str(attached))
-    _require(proxy == Simplified((attached,)), f"it reads as {proxy}")
+def _text(trial: Trial) -> None:
+    if {part.name for part in trial.tried.parts()} <= set(simplification_names()):
+        attached = trial.tried @ f"*.*.{min(trial.tried.kinds)}"
+        (proxy,) = parse(str(attached))
+        _require(proxy == Simplified((attached,)), f"it reads as {proxy}")
 
 
-def _reads(simplification: Simplification, sample: Sample) -> None:
-    for site in map(_site, sorted(simplification.kinds)):
-        late = [str(read) for read in simplification.reads(site) if not is_earlier(read, site)]
+def _reads(trial: Trial) -> None:
+    for site in map(_site, sorted(trial.tried.kinds)):
+        late = [str(read) for read in trial.tried.reads(site) if not is_earlier(read, site)]
         _require(not late, f"at {site} it reads {', '.join(late)}")
 
 
-def _returns_self(simplification: Simplification, sample: Sample) -> None:
-    fresh = simplification.clone()
-    _require(fresh.fit(*sample.points) is fresh, "fit returns something else")
+def _returns_self(trial: Trial) -> None:
+    fresh = trial.tried.clone()
+    _require(fresh.fit(*trial.points) is fresh, "fit returns something else")
 
 
-def _underscore(simplification: Simplification, sample: Sample) -> None:
-    fresh = simplification.clone()
+def _underscore(trial: Trial) -> None:
+    fresh = trial.tried.clone()
     before = dict(vars(fresh))
-    after = vars(fresh.fit(*sample.points))
+    after = vars(fresh.fit(*trial.points))
     changed = [k for k in before if k not in after or after[k] is not before[k]]
     _require(not changed, f"fit changes the hyper-parameters {changed}")
     learnt = [k for k in after if k not in before and not is_learnt(k) and not k.startswith("_")]
     _require(not learnt, f"fit sets {learnt}")
 
 
-def _input_untouched(simplification: Simplification, sample: Sample) -> None:
-    kept = [x.clone() for x in sample.points]
-    fitted = simplification.clone().fit(*sample.points)
-    _require(all(map(torch.equal, sample.points, kept)), "fit changes its input")
-    fitted(*sample.given)
-    _require(all(map(torch.equal, sample.points, kept)), "calling changes its input")
+def _input_untouched(trial: Trial) -> None:
+    kept = [x.clone() for x in trial.points]
+    fitted = trial.fitted()
+    _require(all(map(torch.equal, trial.points, kept)), "fit changes its input")
+    trial.mapped(fitted)
+    _require(all(map(torch.equal, trial.points, kept)), "calling changes its input")
 
 
-def _nan(simplification: Simplification, sample: Sample) -> None:
+def _nan(trial: Trial) -> None:
     for bad in (float("nan"), float("inf")):
-        sample.points[0][len(sample.points[0]) // 2, 0] = bad
+        trial.points[0][len(trial.points[0]) // 2, 0] = bad
         try:
-            simplification.clone().fit(*sample.points)
+            trial.fitted()
         except AnamorphError:
             continue
         _require(False, f"fit takes a {bad} for a number")
 
 
-def _shape(simplification: Simplification, sample: Sample) -> None:
-    fitted = simplification.clone().fit(*sample.points)
+def _shape(trial: Trial) -> None:
+    fitted = trial.fitted()
     for dtype in (torch.float32, torch.float64, torch.bfloat16):
-        wanted = sample.points[-1].to(dtype)
-        got = fitted(*(x.to(dtype) for x in sample.given))
+        wanted = trial.points[-1].to(dtype)
+        got = fitted(*(x.to(dtype) for x in trial.given))
         for what in ("shape", "dtype", "device"):
             before, after = getattr(wanted, what), getattr(got, what)
             _require(before == after, f"{what} {before} becomes {after}")
 
 
-def _leading_axes(simplification: Simplification, sample: Sample) -> None:
-    fitted = simplification.clone().fit(*sample.points)
-    whole = fitted(*sample.given)
+def _leading_axes(trial: Trial) -> None:
+    fitted = trial.fitted()
+    whole = trial.mapped(fitted)
     half = len(whole) // 2
-    folded = fitted(*(x[: 2 * half].reshape(2, half, 1, -1) for x in sample.given))
-    same = _close(folded.reshape(2 * half, -1), whole[: 2 * half])
-    _require(same, "folded into more axes, points map elsewhere")
-    singly = torch.stack([fitted(*point) for point in zip(*sample.given, strict=True)])
-    _require(_close(singly, whole), "one at a time, points map elsewhere")
+    folded = fitted(*(x[: 2 * half].reshape(2, half, 1, -1) for x in trial.given))
+    _require_close(
+        folded.reshape(2 * half, -1),
+        whole[: 2 * half],
+        "folded into more axes, points map elsewhere",
+    )
+    singly = torch.stack([fitted(*point) for point in zip(*trial.given, strict=True)])
+    _require_close(singly, whole, "one at a time, points map elsewhere")
 
 
-def _affine(simplification: Simplification, sample: Sample) -> None:
-    fitted = simplification.clone().fit(*sample.points)
+def _affine(trial: Trial) -> None:
+    fitted = trial.fitted()
     said = fitted.affine()
-    if said is None:
-        return
-    _require(len(sample.points) == 1, "a replacement is a function of what it reads")
-    matrix, bias = (part.to(sample.points[0]) for part in said)
-    same = _close(sample.points[0] @ matrix + bias, fitted(*sample.given))
-    _require(same, "x @ matrix + bias is another point")
+    if said is not None:
+        _require(len(trial.points) == 1, "a replacement is a function of what it reads")
+        matrix, bias = (part.to(trial.points[0]) for part in said)
+        by_hand = trial.points[0] @ matrix + bias
+        _require_close(by_hand, trial.mapped(fitted), "x @ matrix + bias is another point")
 
 
-def _refit(simplification: Simplification, sample: Sample) -> None:
-    fresh = simplification.clone().fit(*sample.points)
-    expected = fresh(*sample.given)
-    again = fresh.fit(*sample.points)(*sample.given)
+def _refit(trial: Trial) -> None:
+    fresh = trial.fitted()
+    expected = trial.mapped(fresh)
+    again = trial.mapped(fresh.fit(*trial.points))
     _require(torch.equal(again, expected), "the same data give another map")
-    fresh.fit(*(x.flip(-1) for x in sample.points))
-    again = fresh.fit(*sample.points)(*sample.given)
+    fresh.fit(*(x.flip(-1) for x in trial.points))
+    again = trial.mapped(fresh.fit(*trial.points))
     _require(torch.equal(again, expected), "what was fitted before leaves traces")
 
 
-def _streams(simplification: Simplification, sample: Sample) -> None:
-    expected = simplification.clone().fit(*sample.points)(*sample.given)
-    x = torch.cat(sample.points, dim=1)
+def _streams(trial: Trial) -> None:
+    expected, x = trial.mapped(), beside(trial.points)
     for size in (1, 7, len(x)):
-        fresh = simplification.clone()
-        statistic = fresh.statistic(*sample.dims)
+        statistic = trial.statistic()
         if statistic is None:
             return
         for chunk in torch.split(x, size):
             statistic.update(chunk)
-        learnt = fresh.learn(statistic)(*sample.given)
-        _require(_close(learnt, expected), f"in chunks of {size} it learns another map")
+        learnt = trial.mapped(trial.tried.clone().learn(statistic))
+        _require_close(learnt, expected, f"in chunks of {size} it learns another map")
 
 
-def _merges(simplification: Simplification, sample: Sample) -> None:
-    statistic = simplification.clone().statistic(*sample.dims)
+def _merges(trial: Trial) -> None:
+    statistic = trial.statistic()
     if not isinstance(statistic, Mergeable):
         return
     try:
         statistic.part(0)
     except AnamorphError:  # of a chain whose first stage cannot be put together from parts
         return
-    expected = simplification.clone().fit(*sample.points)(*sample.given)
-    x = torch.cat(sample.points, dim=1)
+    x = beside(trial.points)
     parts, start = [], 0
     for chunk in torch.split(x, len(x) // 3):
         parts.append(statistic.part(start))
@@ -210,33 +213,33 @@ def _merges(simplification: Simplification, sample: Sample) -> None:
         start += len(chunk)
     for part in parts[1:]:
         parts[0].merge(part)
-    learnt = simplification.clone().learn(parts[0])(*sample.given)
-    _require(_close(learnt, expected), "of parts put together it learns another map")
+    learnt = trial.mapped(trial.tried.clone().learn(parts[0]))
+    _require_close(learnt, trial.mapped(), "of parts put together it learns another map")
 
 
-def _save_and_load(simplification: Simplification, sample: Sample) -> None:
-    fitted = simplification.clone().fit(*sample.points)
+def _save_and_load(trial: Trial) -> None:
+    fitted = trial.fitted()
     with TemporaryDirectory() as folder:
         path = Path(folder) / "simplification.safetensors"
         fitted.save(path)
-        loaded = type(simplification).load(path)
+        loaded = type(fitted).load(path)
     _require(loaded == fitted, f"it comes back as {loaded}")
-    same = torch.equal(loaded(*sample.given), fitted(*sample.given))
+    same = torch.equal(trial.mapped(loaded), trial.mapped(fitted))
     _require(same, "it comes back as another map")
 
 
-def _full_size(simplification: Simplification, sample: Sample) -> None:
-    (x, *_) = sample.given
-    size = simplification.exact_size(x.shape[1], len(x))
-    if size is None or simplification.size_name is None:
+def _full_size(trial: Trial) -> None:
+    (x, *_), tried = trial.given, trial.tried
+    size = tried.exact_size(x.shape[1], len(x))
+    if size is None or tried.size_name is None:
         return
-    params: dict[str, Any] = {**simplification.get_params(), simplification.size_name: size}
-    full = type(simplification)(**params).fit(*sample.points)(*sample.given)
-    error = (full - sample.points[-1]).abs().max().item()
-    _require(_close(full, sample.points[-1]), f"at {size} points move by up to {error:.2g}")
+    params: dict[str, Any] = {**tried.get_params(), tried.size_name: size}
+    full = trial.mapped(type(tried)(**params).fit(*trial.points))
+    error = (full - trial.points[-1]).abs().max().item()
+    _require_close(full, trial.points[-1], f"at {size} points move by up to {error:.2g}")
 
 
-LAWS: dict[str, Check] = {
+LAWS: dict[str, Callable[[Trial], None]] = {
     "hyper-parameters are keyword-only and stored as given": _hyper_parameters,
     "the text reads back as the same simplification": _text,
     "what is read is computed before what is written": _reads,
@@ -261,5 +264,5 @@ def _require(kept: bool, otherwise: str) -> None:
         raise AssertionError(otherwise)
 
 
-def _close(a: Tensor, b: Tensor) -> bool:
-    return torch.allclose(a, b, rtol=1e-4, atol=1e-4)
+def _require_close(a: Tensor, b: Tensor, otherwise: str) -> None:
+    _require(torch.allclose(a, b, rtol=1e-4, atol=1e-4), otherwise)

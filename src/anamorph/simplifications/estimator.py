@@ -22,7 +22,8 @@ from torch import Tensor
 from anamorph.errors import AnamorphError
 from anamorph.models.base import Context
 from anamorph.simplifications.fingerprint import fingerprint_of
-from anamorph.simplifications.statistics.base import Statistic, as_points
+from anamorph.simplifications.grammar import value_text
+from anamorph.simplifications.statistics.base import Statistic, as_points, beside
 
 
 class NotFittedError(AnamorphError, AttributeError):
@@ -49,7 +50,12 @@ class Estimator(ABC):
         return None
 
     def learn(self, statistic: Any) -> Self:
-        """Set the learnt attributes, tensors of any dtype, from a statistic that saw the data."""
+        """Set the learnt attributes, tensors of any dtype; it is called once before use.
+
+        Args:
+            statistic: that saw the data; None if there is nothing to fit. What is learnt may then
+                come from elsewhere, such as a file.
+        """
         return self
 
     @abstractmethod
@@ -96,21 +102,28 @@ class Estimator(ABC):
                 break
         return None
 
-    def fit(self, x: Tensor) -> Self:
-        """Learn from `x` [..., dim], and from nothing seen before.
+    def fit(self, *points: Tensor) -> Self:
+        """Learn from points [..., dim], and from nothing seen before.
+
+        Args:
+            points: what a map maps; of a replacement what is read, in the order of `reads`, and
+                last what is written, with as many points each.
 
         Raises:
-            AnamorphError: if `x` holds a NaN or infinity, or does not suit the hyper-parameters.
+            AnamorphError: if there is a NaN or infinity, if one has more points than another, or if
+                they do not suit the hyper-parameters.
         """
-        points = as_points(x)
-        return self._fit(points, points.shape[1])
-
-    def _fit(self, points: Tensor, *dims: int) -> Self:
-        statistic = self.statistic(*dims)
+        parts = [as_points(x) for x in points]
+        if len({len(part) for part in parts}) != 1:
+            raise AnamorphError(
+                f"{self}: what is read and what is written must have as many points; got "
+                f"{', '.join(str(len(part)) for part in parts)}."
+            )
+        statistic = self.statistic(*(part.shape[1] for part in parts))
         self.load_state({})
         if statistic is not None:
-            statistic.update(points)
-            self.learn(statistic)
+            statistic.update(beside(parts))
+        self.learn(statistic)
         return self
 
     # Hyper-parameters and text
@@ -137,9 +150,10 @@ class Estimator(ABC):
         return cls(**given)
 
     @classmethod
-    def defaults(cls) -> dict[str, Any]:
+    @cache  # a signature is slow to inspect, and texts and hashes of simplifications ask for it
+    def defaults(cls) -> Mapping[str, Any]:
         """Each hyper-parameter's default value, or `inspect.Parameter.empty`."""
-        return dict(_defaults(cls))
+        return {p.name: p.default for p in inspect.signature(cls).parameters.values()}
 
     def get_params(self) -> dict[str, Any]:
         """The hyper-parameters as they were given."""
@@ -156,14 +170,13 @@ class Estimator(ABC):
             without: a parameter that is left out.
             extra: what is written besides the parameters.
         """
-        defaults = self.defaults()
-        given = {
-            key: value
-            for key, value in self.get_params().items()
-            if key != without and not _same(value, defaults[key])
-        }
-        given |= extra
-        inside = ", ".join(f"{key}={_value_text(value)}" for key, value in given.items())
+        usual = {key: _value_text(value) for key, value in self.defaults().items()}
+        given = {key: _value_text(value) for key, value in (self.get_params() | extra).items()}
+        inside = ", ".join(
+            f"{key}={text}"
+            for key, text in given.items()
+            if key != without and text != usual.get(key)
+        )
         return f"{self.name}({inside})" if inside else self.name
 
     def __str__(self) -> str:
@@ -221,23 +234,12 @@ class Estimator(ABC):
         return fingerprint_of(type(self), held)
 
 
-@cache  # a signature is slow to inspect, and texts and hashes of simplifications ask for it
-def _defaults(kind: type[Estimator]) -> Mapping[str, Any]:
-    return {p.name: p.default for p in inspect.signature(kind).parameters.values()}
-
-
 def is_learnt(name: str) -> bool:
     """Whether an attribute of this name is learnt: it ends, and does not begin, with `_`."""
     return name.endswith("_") and not name.startswith("_")
 
 
-def _same(value: object, default: object) -> bool:
-    if isinstance(value, Tensor | np.ndarray) or isinstance(default, Tensor | np.ndarray):
-        return _value_text(value) == _value_text(default)
-    return bool(value == default)
-
-
 def _value_text(value: object) -> str:
     if isinstance(value, Tensor | np.ndarray):  # whose own text leaves out most of a large one
         return f"array-{fingerprint_of(value)[:12]}"
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return value_text(value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +31,7 @@ class FittedProxy:
     first_layer: int
 
 
-class FittedProxies(Mapping[Simplified, FittedProxy]):
+class FittedProxies(dict[Simplified, FittedProxy]):
     """Fitted proxies by their specification, in the order in which they were given.
 
     Args:
@@ -46,21 +46,11 @@ class FittedProxies(Mapping[Simplified, FittedProxy]):
         layers: int,
         origin: Mapping[str, str] | None = None,
     ) -> None:
-        self.layers = layers
-        self.origin = dict(origin or {})
-        self._fitted = {
-            proxy: FittedProxy(proxy, by_site, first_layer(by_site, layers))
+        super().__init__(
+            (proxy, FittedProxy(proxy, by_site, first_layer(by_site, layers)))
             for proxy, by_site in placed.items()
-        }
-
-    def __getitem__(self, proxy: Simplified) -> FittedProxy:
-        return self._fitted[proxy]
-
-    def __iter__(self) -> Iterator[Simplified]:
-        return iter(self._fitted)
-
-    def __len__(self) -> int:
-        return len(self._fitted)
+        )
+        self.layers, self.origin = layers, dict(origin or {})
 
     def from_origin(self, origin: Mapping[str, str]) -> FittedProxies:
         """The same, with what they were fitted to in digests."""

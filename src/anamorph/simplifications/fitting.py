@@ -23,7 +23,7 @@ from anamorph.models.sites import Site
 from anamorph.simplifications.base import Attachment, Simplification, Simplified
 from anamorph.simplifications.fitted import FittedProxies
 from anamorph.simplifications.placing import sites_of
-from anamorph.simplifications.statistics.base import Statistic
+from anamorph.simplifications.statistics.base import Statistic, beside
 
 Place = tuple[Site, ...]
 """Where a point is taken: at a site; or at those that a replacement reads and, last, the one that
@@ -88,11 +88,10 @@ def fit(
                 fits |= fitting.learn()
             except AnamorphError as error:
                 raise AnamorphError(f"Split {name!r}: {error}") from error
-    placed: dict[Simplified, dict[Site, Simplification]] = {}
-    for proxy in proxies:
-        placed[proxy] = {}
-        for attachment in proxy.attachments:
-            placed[proxy] |= fits[attachment]
+    placed = {
+        proxy: {site: fitted for a in proxy.attachments for site, fitted in fits[a].items()}
+        for proxy in proxies
+    }
     return FittedProxies(placed, model.layers)
 
 
@@ -140,24 +139,40 @@ class _Pass:
         # A pattern is as wide as its sequence is long, so that nothing can be fitted to it.
         self.sites = [site for site in model.sites if site.kind != "pattern" and site in seen]
         self.keys = list(dict.fromkeys(LayerKind(site.layer, site.kind) for site in self.sites))
-        self.dims: dict[Site, int] = {}
+        self.streams: dict[Attachment, list[Stream]] = {}
         self.statistics: dict[Stream, dict[Hashable, Statistic]] = {}
+        self.fits: dict[tuple[Simplification, Stream], Statistic | None] = {}
+        self.learnt: dict[tuple[Simplification, Stream], Simplification] = {}
+        if not self.keys:
+            self._begin({})
+
+    def _begin(self, dims: Mapping[Site, int]) -> None:
+        """Prepare what is fitted to points of these widths; what needs no points learns at once."""
+        for attachment in self.placed:
+            self.streams[attachment] = self._streams(attachment, dims)
+            for stream in self.streams[attachment]:
+                statistic = None
+                if all(site in dims for site in stream[0]):
+                    with _told_where(attachment, stream):
+                        widths = [dims[site] for site in stream[0]]
+                        statistic = attachment.simplification.statistic(*widths)
+                if statistic is not None:
+                    fed = self.statistics.setdefault(stream, {})
+                    statistic = fed.setdefault(statistic.key, statistic)
+                self.fits[attachment.simplification, stream] = statistic
+                if statistic is None:
+                    self._learn(attachment, stream)
 
     def take(self, points: _Points) -> None:
         """Take in the activations of the next batch."""
-        if not self.dims:
-            self.dims = {site: x.shape[1] for site, x in points.at.items()}
-            for attachment in self.placed:
-                for stream in self._streams(attachment):
-                    statistic = self._statistic(attachment, stream)
-                    if statistic is not None:
-                        self.statistics.setdefault(stream, {}).setdefault(statistic.key, statistic)
+        if not self.streams:
+            self._begin({site: x.shape[1] for site, x in points.at.items()})
         orders = {
             size: points.sequence.repeat(size).argsort(stable=True)
             for size in set(map(len, self.statistics)) - {1}
         }
         for stream, statistics in self.statistics.items():
-            each = [_side_by_side([points.at[site] for site in place]) for place in stream]
+            each = [beside([points.at[site] for site in place]) for place in stream]
             # A sequence at all sites that share the fit, then the next.
             x = each[0] if len(each) == 1 else torch.cat(each)[orders[len(each)]]
             for statistic in statistics.values():
@@ -165,36 +180,29 @@ class _Pass:
 
     def learn(self) -> dict[Attachment, dict[Site, Simplification]]:
         """Of each attachment the fitted simplification at every site; equal ones are one object."""
-        if self.keys and not self.dims:
+        if not self.streams:
             raise AnamorphError("There is no data to fit to; give at least one batch.")
-        learnt: dict[Simplification, dict[Stream, Simplification]] = {}
-        found: dict[Attachment, dict[Site, Simplification]] = {}
-        for attachment in self.placed:
-            fits = learnt.setdefault(attachment.simplification, {})
-            at_site: dict[Site, Simplification] = {}
-            for stream in self._streams(attachment):
-                if stream not in fits:
-                    fits[stream] = attachment.simplification.clone()
-                    statistic = self._statistic(attachment, stream)
-                    if statistic is not None:
-                        with _told_where(attachment, stream):
-                            fits[stream].learn(self.statistics[stream][statistic.key])
-                at_site |= dict.fromkeys((place[-1] for place in stream), fits[stream])
-            found[attachment] = at_site
-        return found
+        return {
+            attachment: {
+                place[-1]: self._learn(attachment, stream) for stream in streams for place in stream
+            }
+            for attachment, streams in self.streams.items()
+        }
 
-    def _statistic(self, attachment: Attachment, stream: Stream) -> Statistic | None:
-        if any(site not in self.dims for site in stream[0]):
-            return None
-        with _told_where(attachment, stream):
-            return attachment.simplification.statistic(*(self.dims[site] for site in stream[0]))
+    def _learn(self, attachment: Attachment, stream: Stream) -> Simplification:
+        fit = attachment.simplification, stream
+        if fit not in self.learnt:
+            self.learnt[fit] = attachment.simplification.clone()
+            with _told_where(attachment, stream):
+                self.learnt[fit].learn(self.fits[fit])
+        return self.learnt[fit]
 
-    def _streams(self, attachment: Attachment) -> list[Stream]:
+    def _streams(self, attachment: Attachment, dims: Mapping[Site, int]) -> list[Stream]:
         """The points of each fit of an attachment."""
         groups: dict[Hashable, list[Place]] = {}
         for site in self.placed[attachment]:
             place = (*attachment.simplification.reads(site), site)
-            same_fit = (site.layer, site.head, *map(self.dims.get, place))
+            same_fit = (site.layer, site.head, *map(dims.get, place))
             groups.setdefault(same_fit if attachment.joint else site, []).append(place)
         return list(map(tuple, groups.values()))
 
@@ -259,7 +267,3 @@ def _told_where(attachment: Attachment, stream: Stream) -> Iterator[None]:
     except AnamorphError as error:
         sites = ", ".join(str(place[-1]) for place in stream)
         raise AnamorphError(f"{attachment}, at {sites}: {error}") from error
-
-
-def _side_by_side(parts: Sequence[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=1)

@@ -1,12 +1,12 @@
 r"""The grammar of spec strings: text is read into names, values and patterns, never evaluated.
 
 proxy      = "identity" | another | attachment (";" attachment)*
-another    = "model(" path ")" | "model([" path ("," path)* "])"
-path       = letters, digits and any of ./\~:+%-_ | any text in double quotes, as in JSON
+another    = "model(" text ")" | "model([" text ("," text)* "])"
 attachment = stage ("+" stage)* "@" sites
 stage      = name [ "(" [key "=" value ("," key "=" value)*] ")" ]
 value      = scalar | "[" scalar ("," scalar)* "]"      a list stands for one proxy each
-scalar     = integer | decimal | "true" | "false" | word
+scalar     = integer | decimal | "true" | "false" | text
+text       = letters, digits and any of ./\~:+%-_ | anything in double quotes, as in JSON
 """
 
 import json
@@ -17,15 +17,15 @@ from typing import NamedTuple, TypeVar
 from anamorph.errors import AnamorphError
 
 Scalar = bool | int | float | str
-_Value = TypeVar("_Value")
+_Item = TypeVar("_Item")
 
 NAME = r"[A-Za-z_]\w*"
-NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
-WORD = r"[A-Za-z_][\w.-]*"
+WORD = r"[A-Za-z_][\w.-]*"  # what a split may be called
 SITES = r"[\w.*{},\s-]+"
 MODEL = r"model(?=\s*\()"
-BARE = r"[\w./\\~:+%-]+"  # a path that needs no quotes
-QUOTED = r'"(?:[^"\\]|\\.)*"'
+NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+BARE = r"[\w./\\~:+%-]+"  # text that needs no quotes
+TEXT = rf'"(?:[^"\\]|\\.)*"|{BARE}'
 
 
 class Stage(NamedTuple):
@@ -44,13 +44,7 @@ def read_proxy(text: str) -> list[tuple[list[Stage], str]]:
     if text.strip() == "identity":
         return []
     reader = _Reader(text)
-    attachments = []
-    while True:
-        stages = reader.stages()
-        reader.expect("@", "'@' and sites, such as @1.*.{query,key}")
-        attachments.append((stages, reader.expect(SITES, "sites, such as 1.*.{query,key}")))
-        if not reader.take(";"):
-            break
+    attachments = reader.several(reader.attachment, ";")
     reader.expect(r"\Z", "';' and another attachment, or nothing more")
     return attachments
 
@@ -80,9 +74,26 @@ def read_stages(text: str) -> list[Stage]:
         AnamorphError: if the text does not follow the grammar.
     """
     reader = _Reader(text)
-    stages = reader.stages()
+    stages = reader.several(reader.stage, r"\+")
     reader.expect(r"\Z", "nothing more")
     return stages
+
+
+def value_text(value: object) -> str:
+    """A value as a spec has it: text in quotes if it would be read as something else without."""
+    if isinstance(value, str):
+        plain = re.fullmatch(BARE, value) and isinstance(_scalar(value), str)
+        return value if plain else json.dumps(value, ensure_ascii=False)
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _scalar(text: str) -> Scalar:
+    """What text without quotes stands for."""
+    if text in ("true", "false"):
+        return text == "true"
+    if re.fullmatch(r"[+-]?\d+", text):
+        return int(text)
+    return float(text) if re.fullmatch(NUMBER, text) else text
 
 
 class _Reader:
@@ -108,49 +119,53 @@ class _Reader:
             raise AnamorphError(f"Cannot read the spec {self.text!r} {where}: expected {what}.")
         return found
 
-    def stages(self) -> list[Stage]:
-        stages = [self.stage()]
-        while self.take(r"\+"):
-            stages.append(self.stage())
-        return stages
+    def several(self, read: Callable[[], _Item], separator: str) -> list[_Item]:
+        found = [read()]
+        while self.take(separator):
+            found.append(read())
+        return found
+
+    def attachment(self) -> tuple[list[Stage], str]:
+        stages = self.several(self.stage, r"\+")
+        self.expect("@", "'@' and sites, such as @1.*.{query,key}")
+        return stages, self.expect(SITES, "sites, such as 1.*.{query,key}")
 
     def stage(self) -> Stage:
         if self.take(MODEL):
             raise self.joined()
-        name = self.expect(NAME, "the name of a simplification")
-        values: dict[str, list[Scalar]] = {}
+        stage = Stage(self.expect(NAME, "the name of a simplification"), {})
         if self.take(r"\(") and not self.take(r"\)"):
-            while True:
-                key = self.expect(NAME, "the name of a parameter")
-                if key in values:
-                    raise AnamorphError(f"The spec {self.text!r} gives {key} of {name} twice.")
-                self.expect("=", "'=' and a value")
-                values[key] = self.values(self.scalar)
-                if self.take(r"\)"):
-                    break
-                self.expect(",", "',' or ')'")
-        return Stage(name, values)
+            for key, values in self.several(self.parameter, ","):
+                if key in stage.values:
+                    raise AnamorphError(
+                        f"The spec {self.text!r} gives {key} of {stage.name} twice."
+                    )
+                stage.values[key] = values
+            self.expect(r"\)", "',' or ')'")
+        return stage
 
-    def values(self, read: Callable[[], _Value]) -> list[_Value]:
+    def parameter(self) -> tuple[str, list[Scalar]]:
+        key = self.expect(NAME, "the name of a parameter")
+        self.expect("=", "'=' and a value")
+        return key, self.values(self.scalar)
+
+    def values(self, read: Callable[[], _Item]) -> list[_Item]:
         if not self.take(r"\["):
             return [read()]
-        values = [read()]
-        while self.take(","):
-            values.append(read())
+        values = self.several(read, ",")
         self.expect(r"\]", "',' or ']'")
         return values
 
     def scalar(self) -> Scalar:
-        text = self.expect(f"{NUMBER}|{WORD}", "a value: a number, true, false or a word")
-        if text in ("true", "false"):
-            return text == "true"
-        if re.fullmatch(r"[+-]?\d+", text):
-            return int(text)
-        return float(text) if re.fullmatch(NUMBER, text) else text
+        what = r"a value: a number, true, false, or text, which needs double quotes if there is "
+        text = self.expect(TEXT, what + r"anything in it but letters, digits and ./\~:+%-_")
+        return self.unquoted(text) if text.startswith('"') else _scalar(text)
 
     def path(self) -> str:
         what = "a path, which needs double quotes if it has a space or a bracket"
-        text = self.expect(f"{QUOTED}|{BARE}", what)
+        return self.unquoted(self.expect(TEXT, what))
+
+    def unquoted(self, text: str) -> str:
         try:
             return str(json.loads(text)) if text.startswith('"') else text
         except ValueError as error:

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from os import fspath
 from pathlib import Path
+from typing import ClassVar
 
 from anamorph.errors import AnamorphError
 from anamorph.models.base import Model
@@ -76,6 +77,8 @@ class AnotherModel(ProxySpec):
         'model(runs/a/seed-0/model.safetensors)'
     """
 
+    method: ClassVar[str] = "model"
+
     name: str
     model: Model | None = field(default=None, compare=False)
 
@@ -95,8 +98,3 @@ class AnotherModel(ProxySpec):
     def __str__(self) -> str:
         bare = re.fullmatch(BARE, self.name)
         return f"model({self.name if bare else json.dumps(self.name, ensure_ascii=False)})"
-
-    @property
-    def method(self) -> str:
-        """Always `model`."""
-        return "model"

@@ -4,12 +4,9 @@ It says where a class lies and does not import it, so that nothing here depends 
 """
 
 from importlib.metadata import EntryPoint, entry_points
-from typing import TypeVar, cast
 
 from anamorph.errors import AnamorphError
 from anamorph.simplifications.estimator import Estimator
-
-T = TypeVar("T", bound=Estimator)
 
 METHODS = "anamorph.simplifications.methods"
 
@@ -17,8 +14,8 @@ SIMPLIFICATIONS: dict[str, type[Estimator] | str] = {
     "kmeans": f"{METHODS}.kmeans:KMeans",
     "linear": f"{METHODS}.linear:Linear",
     "onehot": f"{METHODS}.onehot:OneHot",
-    "pca": f"{METHODS}.pca:PCA",
-    "svd": f"{METHODS}.svd:SVD",
+    "pca": f"{METHODS}.projections:PCA",
+    "svd": f"{METHODS}.projections:SVD",
 }
 """By name a class, or where it is: `module:class`, as in an entry point."""
 
@@ -26,28 +23,21 @@ ENTRY_POINTS = "anamorph.simplifications"
 """The entry-point group in which a package names its own: `svq = "package.module:SVQ"`."""
 
 
-def find_class(name: str, of: type[T]) -> type[T]:
+def find_class(name: str) -> type[Estimator]:
     """The class of a name; another package is imported only for a name that is not ours.
 
-    Args:
-        name: in a spec.
-        of: what the class must be a subclass of.
-
     Raises:
-        AnamorphError: if nothing has this name, or what has it is not such a class.
+        AnamorphError: if nothing has this name, or what has it is not a simplification.
     """
     ours = SIMPLIFICATIONS.get(name)
-    if ours is None:
-        entries = list(entry_points(group=ENTRY_POINTS, name=name))
-    elif isinstance(ours, str):
-        entries = [EntryPoint(name, ours, ENTRY_POINTS)]
-    else:
-        return cast(type[T], ours)
-    for entry in entries:
+    if isinstance(ours, type):
+        return ours
+    at_home = [EntryPoint(name, ours, ENTRY_POINTS)] if ours else []
+    for entry in at_home or entry_points(group=ENTRY_POINTS, name=name):
         found = entry.load()
-        if not (isinstance(found, type) and issubclass(found, of)):
+        if not (isinstance(found, type) and issubclass(found, Estimator)):
             raise AnamorphError(
-                f"The entry point {name!r} ({entry.value}) is not a subclass of {of.__name__}; "
+                f"The entry point {name!r} ({entry.value}) is not a subclass of Simplification; "
                 "mend or uninstall the package that offers it."
             )
         if found.name != name:

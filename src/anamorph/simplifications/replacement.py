@@ -1,16 +1,14 @@
 """Replacements: they make what is at one site from what is at others, earlier in the model."""
 
 from abc import abstractmethod
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
-from anamorph.errors import AnamorphError
 from anamorph.models.base import Context
 from anamorph.models.sites import Site
 from anamorph.simplifications.base import Simplification
-from anamorph.simplifications.statistics.base import Statistic, as_points
+from anamorph.simplifications.statistics.base import Statistic
 
 
 class Replacement(Simplification):
@@ -52,21 +50,3 @@ class Replacement(Simplification):
             [batch, position, dim]; what `__call__` gives by default.
         """
         return self(*read)
-
-    def fit(self, *points: Tensor) -> Self:
-        """Learn from what is read, in the order of `reads`, and last what is written.
-
-        Args:
-            points: each [..., dim], with as many points as the others.
-
-        Raises:
-            AnamorphError: if there is a NaN or infinity, if one has more points than another, or if
-                they do not suit the hyper-parameters.
-        """
-        parts = [as_points(x) for x in points]
-        if len({len(part) for part in parts}) != 1:
-            raise AnamorphError(
-                f"{self}: what is read and what is written must have as many points; got "
-                f"{', '.join(str(len(part)) for part in parts)}."
-            )
-        return self._fit(torch.cat(parts, dim=1), *(part.shape[1] for part in parts))

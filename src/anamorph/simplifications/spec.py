@@ -4,24 +4,19 @@
 """
 
 from collections.abc import Iterable
+from functools import reduce
 from itertools import product
+from operator import add
 from typing import Any
 
 from anamorph.errors import AnamorphError
-from anamorph.simplifications.base import (
-    Attachment,
-    Chain,
-    Simplification,
-    Simplified,
-    find_simplification,
-)
-from anamorph.simplifications.grammar import Stage, read_models, read_proxy
+from anamorph.simplifications.base import Attachment, Simplified, find_simplification
+from anamorph.simplifications.grammar import Scalar, Stage, read_models, read_proxy, value_text
 from anamorph.simplifications.named import AnotherModel, ProxySpec
 
-OF_ATTACHMENT = {"joint": bool, "on": str}
-"""Parameters that belong to the attachment, with the type of their values."""
+OF_ATTACHMENT = ("joint", "on")
+"""Parameters that belong to the attachment."""
 
-Options = dict[str, Any]
 Spec = str | Attachment | ProxySpec
 """What may stand for proxies where they are asked for."""
 
@@ -101,48 +96,36 @@ def check_readable(proxies: Iterable[ProxySpec]) -> None:
             raise AnamorphError(
                 f"A run that holds {text} could not be resumed, as this text reads as "
                 f"{', '.join(map(repr, again))}. Hyper-parameters must be numbers, true, false or "
-                "words; and the class must be the one that its name stands for."
+                "text; and the class must be the one that its name stands for."
             )
 
 
 def _parameters(proxy: ProxySpec) -> list[dict[str, object]]:
-    """What text does not tell apart: 12 and '12'."""
+    """What text does not tell apart: None and 'None'."""
     assert isinstance(proxy, Simplified)
     return [part.get_params() for a in proxy.attachments for part in a.simplification.parts()]
 
 
 def _attachments(text: str, stages: list[Stage], sites: str) -> list[Attachment]:
     """One for each combination of the values in the lists of an attachment."""
+    kinds = [find_simplification(stage.name) for stage in stages]
     found = []
-    for choice in product(*(_choices(stage) for stage in stages)):
-        made = tuple(simplification for simplification, _ in choice)
-        options: Options = {}
-        for key in OF_ATTACHMENT:
-            said = list(dict.fromkeys(given[key] for _, given in choice if key in given))
-            if len(said) > 1:
-                both = " and ".join(f"{key}={str(value).lower()}" for value in said)
-                raise AnamorphError(
-                    f"The spec {text!r} says both {both} of one attachment; say it once."
-                )
-            if said:
-                options[key] = said[0]
-        whole = made[0] if len(made) == 1 else Chain(stages=made)
-        found.append(whole.at(sites, **options))
+    for choice in product(*map(_choices, stages)):
+        options: dict[str, Any] = {}
+        made = []
+        for kind, values in zip(kinds, choice, strict=True):
+            for key, value in values.items():
+                if key in OF_ATTACHMENT and options.setdefault(key, value) != value:
+                    both = " and ".join(f"{key}={value_text(v)}" for v in (options[key], value))
+                    raise AnamorphError(
+                        f"The spec {text!r} says both {both} of one attachment; say it once."
+                    )
+            own = {key: value for key, value in values.items() if key not in OF_ATTACHMENT}
+            made.append(kind.with_params(own))
+        found.append(reduce(add, made).at(sites, **options))
     return found
 
 
-def _choices(stage: Stage) -> list[tuple[Simplification, Options]]:
-    """What a stage stands for, with what it says of the attachment."""
-    kind = find_simplification(stage.name)
-    for key, type_ in OF_ATTACHMENT.items():
-        for value in stage.values.get(key, ()):
-            if not isinstance(value, type_):
-                what = "true or false" if type_ is bool else "the name of a split"
-                raise AnamorphError(f"{key} must be {what}; got {value!r}.")
-    own = {key: values for key, values in stage.values.items() if key not in OF_ATTACHMENT}
-    others = {key: values for key, values in stage.values.items() if key in OF_ATTACHMENT}
-    made = [
-        kind.with_params(dict(zip(own, choice, strict=True))) for choice in product(*own.values())
-    ]
-    options = [dict(zip(others, choice, strict=True)) for choice in product(*others.values())]
-    return list(product(made, options))
+def _choices(stage: Stage) -> list[dict[str, Scalar]]:
+    """A stage's values, for each combination of its lists."""
+    return [dict(zip(stage.values, some, strict=True)) for some in product(*stage.values.values())]

@@ -84,14 +84,11 @@ class Steps:
         """Take in `x` [points, dim]."""
         with torch.inference_mode(False), torch.enable_grad():
             # A copy, as gradients cannot flow through tensors of inference mode.
-            *full, rest = torch.split(
-                torch.cat([*self._rest, x.detach().clone()]), self.learner.batch
-            )
-            if len(rest) == self.learner.batch:
-                full, rest = [*full, rest], rest[:0]
-            for points in full:
-                self._step(points)
-            self._rest = [rest]
+            waiting = torch.cat([*self._rest, x.detach().clone()])
+            while len(waiting) >= self.learner.batch:
+                self._step(waiting[: self.learner.batch])
+                waiting = waiting[self.learner.batch :]
+            self._rest = [waiting]
 
     def finish(self) -> dict[str, Tensor]:
         """What was learnt; no more points can be taken in afterwards.

@@ -5,8 +5,8 @@ from dataclasses import replace
 from typing import Literal
 
 from anamorph.errors import AnamorphError
-from anamorph.models.layout import KEY_KINDS, HeadLayout
-from anamorph.models.sites import HEAD_KINDS, Site, match_sites
+from anamorph.models.layout import KEY_KINDS, HeadLayout, layout_of
+from anamorph.models.sites import Site, match_sites
 from anamorph.simplifications.base import Attachment, Simplified
 from anamorph.simplifications.named import ProxySpec
 from anamorph.simplifications.spec import Spec, expand
@@ -42,25 +42,32 @@ def sweep(
     proxies = expand(simplify)
     if by == "all":
         return proxies
-    found: dict[str, ProxySpec] = {}
+    # Keys and values may have other numbers of heads; every other kind has as many as queries.
+    others = [site for site in sites if site.kind not in KEY_KINDS]
+    layouts = {
+        kind: layout_of([*others, *(site for site in sites if site.kind == kind)])
+        for kind in KEY_KINDS
+    }
+    found: list[ProxySpec] = []
     for proxy in proxies:
         if not isinstance(proxy, Simplified):
-            found[str(proxy)] = proxy
+            found.append(proxy)
             continue
         placed = [(a, match_sites(a.sites, sites)) for a in proxy.attachments]
-        layers = sorted({site.layer for _, some in placed for site in some})
-        for layer in layers:
+        for layer in sorted({site.layer for _, some in placed for site in some}):
             here = [(a, [s for s in some if s.layer == layer]) for a, some in placed]
+            here = [(a, some) for a, some in here if some]
             if by == "layer":
-                split = [_at_layer(a, layer) for a, some in here if some]
-                found.setdefault(str(Simplified(tuple(split))), Simplified(tuple(split)))
-                continue
-            layouts = _layouts(sites, layer)
-            for head in range(layouts["query"].heads):
-                split = [x for a, some in here for x in _at_head(a, some, head, layouts)]
-                if split:
-                    found.setdefault(str(Simplified(tuple(split))), Simplified(tuple(split)))
-    return list(found.values())
+                splits = [[_at_layer(a, layer) for a, _ in here]]
+            else:
+                of_layer = {kind: layout[layer] for kind, layout in layouts.items()}
+                _check_heads(here, layer, of_layer)
+                splits = [
+                    [x for a, some in here for x in _at_head(a, some, head, of_layer)]
+                    for head in range(of_layer["key"].heads)
+                ]
+            found += [Simplified(tuple(split)) for split in splits if split]
+    return expand(found)
 
 
 def _at_layer(attachment: Attachment, layer: int) -> Attachment:
@@ -68,36 +75,34 @@ def _at_layer(attachment: Attachment, layer: int) -> Attachment:
     return replace(attachment, sites=f"{layer}.{rest}")
 
 
-def _layouts(sites: Sequence[Site], layer: int) -> dict[str, HeadLayout]:
-    """By kind, which query head of a layer reads which head of it.
-
-    Raises:
-        AnamorphError: if query heads do not share keys or values evenly.
-    """
-    here = {(site.kind, site.head) for site in sites if site.layer == layer}
-    heads = len({head for _, head in here if head is not None}) or 1
-    counts = {kind: sum(other == kind for other, _ in here) or heads for kind in KEY_KINDS}
-    for kind, count in counts.items():
-        if heads % count:
+def _check_heads(
+    placed: Iterable[tuple[Attachment, Sequence[Site]]],
+    layer: int,
+    layouts: Mapping[str, HeadLayout],
+) -> None:
+    """Whether it is known what each query head of a layer reads."""
+    for attachment, sites in placed:
+        if any(site.head is None for site in sites):
             raise AnamorphError(
-                f"Layer {layer} has {heads} heads and {count} of {kind}, which they cannot share "
-                "evenly, so which head reads which is not known; sweep by layer or all."
+                f"{attachment} edits tensors that all heads share, so it cannot be swept by head; "
+                "sweep by layer or all."
             )
-    return {kind: HeadLayout(heads, counts.get(kind, heads)) for kind in HEAD_KINDS}
+    for kind, (heads, key_heads) in layouts.items():
+        if key_heads and heads % key_heads:
+            raise AnamorphError(
+                f"Layer {layer} has {heads} heads and {key_heads} of {kind}, which they cannot "
+                "share evenly, so which head reads which is not known; sweep by layer or all."
+            )
 
 
 def _at_head(
     attachment: Attachment, sites: Sequence[Site], head: int, layouts: Mapping[str, HeadLayout]
 ) -> list[Attachment]:
     """An attachment at only those tensors that a query head reads."""
-    if any(site.head is None for site in sites):
-        raise AnamorphError(
-            f"{attachment} edits tensors that all heads share, so it cannot be swept by head; "
-            "sweep by layer or all."
-        )
     kinds: dict[int, list[str]] = {}
     for site in sites:
-        if site.head == layouts[site.kind].reads(head):
+        layout = layouts.get(site.kind)
+        if site.head == (head if layout is None else layout.reads(head)):
             kinds.setdefault(site.head, []).append(site.kind)
     if attachment.joint and len(kinds) > 1:
         shared = max(layout.shared for layout in layouts.values())

@@ -153,6 +153,25 @@ class TrainedStudy(Study):
         super().__init__(task, shape, list(dict.fromkeys(swept)), options)
         self.seeds, self.threads = spec.seeds, spec.threads
 
+    @classmethod
+    def again(cls, run: Run, simplify: Sequence[str], watch: Watch) -> "TrainedStudy":
+        """The models and data of a run that trained them, with other simplifications.
+
+        Raises:
+            AnamorphError: if they are not there, or are not what they were.
+        """
+        spec = StudySpec.of_run(run.spec, simplify, f"{run.path} and --simplify")
+        study = cls(spec, source=run, watch=watch)
+        for seed in spec.seeds:
+            if not run.model(seed).exists():  # written last
+                raise AnamorphError(
+                    f"{run.path} has no model for seed {seed}: its training did not come to its "
+                    "end. Give its command again first."
+                )
+        check_kept(run)
+        check_same(run, None, study.task)
+        return study
+
     def describe_source(self) -> dict[str, Any]:
         """The specification, with the shape of the models and their training resolved."""
         return {
@@ -254,7 +273,7 @@ class GivenStudy(Study):
         return cls(model, task, spec.simplify, spec.audit, name, source)
 
     @classmethod
-    def again(cls, run: Run, simplify: Sequence[str]) -> "GivenStudy":
+    def again(cls, run: Run, simplify: Sequence[str], watch: Watch) -> "GivenStudy":
         """The model and data of a run that was given them, with other simplifications.
 
         Raises:
@@ -298,8 +317,8 @@ def _require_fingerprint(name: str, parts: Mapping[str, str]) -> None:
         )
 
 
-def check_models(run: Run) -> None:
-    """As `check_weights`, of all models that lie in a run."""
+def check_kept(run: Run) -> None:
+    """As `check_weights`, of all models that a run has."""
     for seed in run.seeds:
         if run.model(seed).exists():
             check_weights(run, Decoder.load(run.model(seed)).fingerprint(), seed)

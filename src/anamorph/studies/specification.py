@@ -240,8 +240,11 @@ def _beside(folder: Path, key: str, value: Any, hub: bool) -> Any:
         path = folder / expanduser(value)
         return value if hub and not path.exists() else str(path)
     if key == "simplify":
-        specs = value if isinstance(value, list) else [value]
-        return [x for spec in specs for x in _models_beside(folder, spec)]
+        found = []
+        for spec in value if isinstance(value, list) else [value]:
+            models = read_models(spec) if isinstance(spec, str) else []
+            found += [str(AnotherModel(str(folder / expanduser(x)))) for x in models] or [spec]
+        return found
     if key == "data":
         if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
             raise AnamorphError(
@@ -250,12 +253,6 @@ def _beside(folder: Path, key: str, value: Any, hub: bool) -> Any:
             )
         return [f"{role}={folder / expanduser(path)}" for role, path in value.items()]
     return value
-
-
-def _models_beside(folder: Path, spec: Any) -> list[Any]:
-    """A spec in a file in that folder, with the paths of other models as seen from here."""
-    paths = read_models(spec) if isinstance(spec, str) else []
-    return [str(AnotherModel(str(folder / expanduser(path)))) for path in paths] or [spec]
 
 
 def _check_options(values: Mapping[str, Any]) -> None:

@@ -17,14 +17,13 @@ from anamorph import report
 from anamorph.analysis.checks import self_checks, worst_floor
 from anamorph.analysis.edited_heads import edited_head
 from anamorph.analysis.head_scores import head_scores
-from anamorph.auditing.audit import describe_proxies, fit_on_task, simplified
+from anamorph.auditing.audit import fit_on_task, simplified, tabulated
 from anamorph.auditing.noise import noise_floor, rounding
 from anamorph.auditing.samples import few_sequences, scored_sequences
 from anamorph.auditing.works import Auditor, Work, plan
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness.metrics import metric_names
 from anamorph.faithfulness.sums import SumIndex
-from anamorph.faithfulness.tables import tabulate
 from anamorph.files import write_json, write_table
 from anamorph.models.base import Model
 from anamorph.models.fingerprint import Identity
@@ -64,18 +63,18 @@ class SeedAudit:
         with self.model.session():
             batch = few_sequences(self.study.task, self.model)
             identity = Identity.of(self.model, batch)
-            check_same = partial(identity.require_same, self.model, batch)
+            require_same = partial(identity.require_same, self.model, batch)
             weights = check_weights(self.run, identity.weights, self.seed, keep=True)
-            self.audit(self.fit(weights, check_same), check_same)
+            self.audit(self.fit(weights, require_same), require_same)
             self.measure_noise()
             self.score_heads()
 
-    def fit(self, weights: str, check_same: Callable[[], None]) -> FittedProxies:
+    def fit(self, weights: str, require_same: Callable[[], None]) -> FittedProxies:
         """The fitted proxies; fits them unless they are there already.
 
         Args:
             weights: a digest of the model's.
-            check_same: refuses a model that was changed meanwhile.
+            require_same: refuses a model that was changed meanwhile.
         """
         task, proxies, path = self.study.task, self.study.proxies, self._fits
         sequences = self.study.options.fit_sequences
@@ -89,7 +88,7 @@ class SeedAudit:
             count = sum(bool(p.attachments) for p in simplified(proxies))
             with self._step(f"fitting {count} proxies"):
                 found = fit_on_task(self.model, proxies, task, sequences)
-                check_same()
+                require_same()
                 found.from_origin(origin).save(path)
         fitted = FittedProxies.load(path)  # as whoever goes on with the run will have them
         if fitted.origin != origin:
@@ -99,7 +98,7 @@ class SeedAudit:
             )
         return fitted
 
-    def audit(self, fitted: FittedProxies, check_same: Callable[[], None]) -> None:
+    def audit(self, fitted: FittedProxies, require_same: Callable[[], None]) -> None:
         """Write the works that are not there yet; arguments as `fit` gives and takes them."""
         run, study, model = self.run, self.study, self.model
         sequences, settings = study.options.sequences, study.settings(run)
@@ -113,7 +112,7 @@ class SeedAudit:
                 check_work(path, origin)
             else:
                 sums = auditor.execute(work, self._part(work, done[work.split]))
-                check_same()
+                require_same()
                 auditor.require_same(work, study.others)
                 write_work(path, sums, origin)
             done[work.split] += len(work.proxies)
@@ -174,16 +173,9 @@ def tabulate_run(run: Run, study: Study) -> None:
         split.name: SumIndex.of(scored_sequences(split, options.sequences))
         for split in task.evaluated
     }
-    results, gaps, contrasts = tabulate(
-        CellFiles(run, plan(study.proxies, study.shape, list(indexes)), indexes),
-        describe_proxies(study.proxies),
-        {split.name: split.role for split in task.evaluated},
-        reference=task.reference.name,
-        learnt=options.learnt,
-        thresholds=options.thresholds,
-        floor=worst_floor(_noise(run)),
-        stopping=options.stopping,
-    )
+    cells = CellFiles(run, plan(study.proxies, study.shape, list(indexes)), indexes)
+    floor = worst_floor(_noise(run))
+    results, gaps, contrasts = tabulated(cells, task, study.proxies, options, floor)
     write_table(run.path / "contrasts.parquet", contrasts)
     write_table(run.path / "gaps.parquet", gaps)
     write_table(run.path / "results.parquet", results)

@@ -24,11 +24,10 @@ from anamorph.machine.threads import torch_threads
 from anamorph.machine.workers import apart
 from anamorph.models.base import Model
 from anamorph.progress import Watch, ignore
-from anamorph.runs.comparing import check_same
 from anamorph.runs.folder import Run, load_run
 from anamorph.runs.opening import open_run
 from anamorph.simplifications import Sweep
-from anamorph.studies.sources import GivenStudy, Study, TrainedStudy, check_models
+from anamorph.studies.sources import GivenStudy, Study, TrainedStudy, check_kept
 from anamorph.studies.specification import StudySpec
 from anamorph.studies.steps import SeedAudit, report_run, tabulate_run
 from anamorph.tasks import Task
@@ -150,19 +149,8 @@ def audit_study(
             damaged; then nothing is written.
     """
     run = load_run(source)
-    if not run.trained:
-        return carry_out(GivenStudy.again(run, simplify), out, watch=watch)
-    spec = StudySpec.of_run(run.spec, simplify, f"{source} and --simplify")
-    study = TrainedStudy(spec, source=run, watch=watch)
-    for seed in spec.seeds:
-        if not run.model(seed).exists():  # written last
-            raise AnamorphError(
-                f"{source} has no model for seed {seed}: its training did not come to its end. "
-                "Give its command again first."
-            )
-    check_models(run)
-    check_same(run, None, study.task)
-    return carry_out(study, out, workers, watch)
+    kind: type[TrainedStudy | GivenStudy] = TrainedStudy if run.trained else GivenStudy
+    return carry_out(kind.again(run, simplify, watch), out, workers, watch)
 
 
 def carry_out(study: Study, out: Path | str, workers: int | None = 1, watch: Watch = ignore) -> Run:
@@ -179,7 +167,7 @@ def carry_out(study: Study, out: Path | str, workers: int | None = 1, watch: Wat
     """
     with open_run(out, study.describe()) as run:
         if run.complete:
-            check_models(run)
+            check_kept(run)
             return run
         _each_seed(study, run, workers, watch)
         tabulate_run(run, study)

@@ -67,19 +67,15 @@ class TrainingConfig:
     checkpoint_every: int = 500
 
     def __post_init__(self) -> None:
-        bounds: dict[tuple[str, ...], dict[str, Any]] = {
-            ("steps", "batch_tokens", "evaluate_every", "checkpoint_every"): {
-                "whole": True,
-                "least": 1,
-            },
-            ("learning_rate", "muon_learning_rate", "clip"): {"above": 0},
-            ("weight_decay", "warmup", "decay"): {"least": 0, "most": 1},
-            ("optimizer",): {"among": ("muon", "adamw")},
-            ("precision",): {"among": ("auto", "32-true", "bf16-mixed")},
-        }
-        for names, allowed in bounds.items():
-            for name in names:
-                require(f"Training: {name}", vars(self)[name], **allowed)
+        given = vars(self)
+        for name in ("steps", "batch_tokens", "evaluate_every", "checkpoint_every"):
+            require(f"Training: {name}", given[name], whole=True, least=1)
+        for name in ("learning_rate", "muon_learning_rate", "clip"):
+            require(f"Training: {name}", given[name], above=0)
+        for name in ("weight_decay", "warmup", "decay"):
+            require(f"Training: {name}", given[name], least=0, most=1)
+        require("Training: optimizer", self.optimizer, among=("muon", "adamw"))
+        require("Training: precision", self.precision, among=("auto", "32-true", "bf16-mixed"))
 
 
 @dataclass(frozen=True)

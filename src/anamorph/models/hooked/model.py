@@ -22,7 +22,7 @@ from anamorph.models.hooked.run import HookedRun
 from anamorph.models.probe import AGAIN, Probe, known_ids
 from anamorph.models.sites import HEAD_KINDS, Site
 from anamorph.models.tap import rows_at
-from anamorph.models.wrapped import Side, Wrapped, pass_through, same_up_to_rounding, still
+from anamorph.models.wrapped import Wrapped, pass_through, same_up_to_rounding, still
 
 Forward = Callable[[Any, Tensor, Tensor], Any]
 """Takes the module, tokens [batch, position] and mask [batch, position]; gives logits."""
@@ -168,11 +168,7 @@ class HookedModel(Wrapped):
         return rows_at(state.residual, at)
 
     def _run(
-        self,
-        state: State,
-        edits: Edits,
-        wanted: Collection[LayerKind | Site],
-        at: Tensor | None,
+        self, state: State, edits: Edits, wanted: Collection[LayerKind | Site], at: Tensor | None
     ) -> HookedRun:
         run = HookedRun(state, edits, wanted, at, self.layers)
         copies = run.shape[0]
@@ -188,9 +184,9 @@ class HookedModel(Wrapped):
         for key, hook in self.hooks.items():
             if run.concerns(key) and not run.fired[key]:
                 raise AnamorphError(
-                    f"The site {key} never fired: the submodule {hook.path!r} "
-                    "did not run in the model's forward, perhaps because another one uses its "
-                    "weights. Nothing was measured; hook a submodule that runs."
+                    f"The site {key} never fired: the submodule {hook.path!r} did not run in the "
+                    "model's forward, perhaps because another one uses its weights. Nothing was "
+                    "measured; hook a submodule that runs."
                 )
         return run
 
@@ -214,24 +210,17 @@ class HookedModel(Wrapped):
         undo = ExitStack()
         undo.callback(_keep(self._moving))
         undo.callback(still(self.module))
-        places: dict[tuple[str, Side], list[LayerKind]] = {}
-        for key, hook in self.hooks.items():
-            places.setdefault((hook.path, hook.side), []).append(key)
-        for (path, side), keys in places.items():
-            module = self.module.get_submodule(path)
-            undo.callback(pass_through(module, side, partial(self._tap, keys)))
+        for key, hook in self.hooks.items():  # of one submodule several, each after the other
+            module = self.module.get_submodule(hook.path)
+            undo.callback(pass_through(module, hook.side, partial(self._tap, key, hook)))
         return undo.close
 
-    def _tap(self, keys: list[LayerKind], value: Any) -> Tensor | None:
+    def _tap(self, key: LayerKind, hook: Hook, value: Any) -> Tensor | None:
         """What a submodule takes or gives, edited; None where nothing is to be changed."""
-        run, edited = self._thread.run, None
-        for key in keys:
-            if run is not None and run.concerns(key):
-                what = f"The {self.hooks[key].where}, site {key},"
-                x = first_tensor(value, what) if edited is None else edited
-                changed = run.tap(key, self.hooks[key], x)
-                edited = edited if changed is None else changed
-        return edited
+        run = self._thread.run
+        if run is None or not run.concerns(key):
+            return None
+        return run.tap(key, hook, first_tensor(value, f"The {hook.where}, site {key},"))
 
     def _explore(self) -> None:
         """Try the module on a few tokens: what it gives, how often each site fires."""

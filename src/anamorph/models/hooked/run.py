@@ -61,9 +61,9 @@ class HookedRun:
         self.fired[key] += 1
         if self.fired[key] > 1:
             raise AnamorphError(
-                f"The site {key} fired more than once: the submodule {hook.path!r} ran "
-                "again in one forward, as in a recurrence or with shared weights, so it is not "
-                "one tensor. Hook what runs once a layer."
+                f"The site {key} fired more than once: the submodule {hook.path!r} ran again in "
+                "one forward, as in a recurrence or with shared weights, so it is not one tensor. "
+                "Hook what runs once a layer."
             )
         try:
             x = hook.view(whole, key.kind, self.shape)
@@ -79,8 +79,8 @@ class HookedRun:
             return None
         if new.shape != x.shape:
             raise AnamorphError(
-                f"An edit of {key} gives {list(new.shape)} for {list(x.shape)}; "
-                "expected the same shape."
+                f"An edit of {key} gives {list(new.shape)} for {list(x.shape)}; expected the same "
+                "shape."
             )
         edited = whole.clone(memory_format=torch.contiguous_format)
         hook.view(edited, key.kind, self.shape).copy_(new)

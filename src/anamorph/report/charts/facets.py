@@ -1,15 +1,14 @@
 """Figures that break numbers down: by the level of a facet, and by time in training."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import altair as alt
 import polars as pl
 
 from anamorph.analysis.findings import Findings
-from anamorph.analysis.words import facet_label, split_label
 from anamorph.faithfulness.metrics import find_metric
-from anamorph.report.charts.parts import SPACED, SPLIT, interval, panels, proxy_menu, tips
+from anamorph.report.charts import parts
 from anamorph.report.figure import DETAILED, TABLE, Choice, Figure, natural, slug
 from anamorph.report.theme import split_scale
 from anamorph.tasks.about import About
@@ -37,36 +36,35 @@ def by_facet(run: Findings) -> Figure | None:
     )
     if frame.is_empty():
         return None
-    places = _places(frame)
-    keys = pl.DataFrame(
-        [(f, level, place) for (f, level), place in places.items()],
-        schema=["facet", "level", "place"],
-        orient="row",
-    )
-    about = About.of(run.spec)
-    facets = frame["facet"].unique(maintain_order=True).to_list()
-    facet = Choice.coded("facet", "By", {name: facet_label(name, about.labels) for name in facets})
-    proxy = proxy_menu(run, proxies)
+    levels = {
+        facet: natural(some["level"].to_list())
+        for (facet,), some in frame.group_by("facet", maintain_order=True)
+    }
+    places = [(facet, x, i) for facet, every in levels.items() for i, x in enumerate(every)]
+    keys = pl.DataFrame(places, ["facet", "level", "place"], orient="row")
+    facet = parts.facet_menu(run, levels)
+    proxy = parts.proxy_menu(run, proxies)
     frame = frame.join(keys, on=["facet", "level"], how="left", maintain_order="left").select(
         "level",
         "place",
         *("value", "low", "high"),
         facet=facet.code("facet"),
         proxy=proxy.code("simplification"),
-        split=SPLIT,
+        split=parts.SPLIT,
         line=pl.col("metric").replace_strict({name: find_metric(name).label for name in LINES}),
         lines=pl.col("metric").replace_strict(
             {name: lines for lines, (_, names) in SHOWN.items() for name in names}
         ),
     )
     shown = [(lines, text) for lines, (text, _) in SHOWN.items() if lines in set(frame["lines"])]
-    borders = {name: level for name, level in about.borders.items() if name in facet.codes}
+    known = About.of(run.spec).borders
+    borders = {name: level for name, level in known.items() if name in levels}
     note = "".join(
         f" The dotted line stands at {name} {level}, the last that training has."
         for name, level in borders.items()
     )
     # Kinds have no order: points count, and a faint line only guides the eye.
-    ordered = [facet.codes[name] for name in facets if _ordered(places, name)]
+    ordered = [facet.codes[name] for name, every in levels.items() if _ordered(every)]
     layers = _lines(set(frame["line"]), ordered)
     layers += [_border(facet.codes[name], level) for name, level in borders.items()]
     return Figure(
@@ -76,31 +74,18 @@ def by_facet(run: Findings) -> Figure | None:
         "positions, with a 95 % interval a level. Where the solid line falls while the model's "
         "accuracy holds, the proxy loses what the model knows; where the proxy's accuracy lies "
         f"above the model's, it hides a failure.{note}",
-        chart=panels(
-            *layers, by="split", order=[split_label(s) for s in run.splits], height=150
-        ).resolve_scale(x="independent"),
+        chart=parts.panels(*layers, order=run.splits, height=150).resolve_scale(x="independent"),
         data=frame,
         choices=[facet, proxy, Choice("lines", "Shown", shown)],
         heading=f"{facet.shown} + ' — ' + {proxy.shown}",
-        panel=SPACED,
-        stills={"": {}}
-        | {f"_{slug(text)}": {"proxy": value} for value, text in proxy.options[1:3]}
+        panel=parts.SPACED,
+        stills={f"_{slug(text)}": {"proxy": value} for value, text in proxy.options[1:3]}
         | {f"_{lines}": {"lines": lines} for lines, _ in shown[1:]},
     )
 
 
-def _places(frame: pl.DataFrame) -> dict[tuple[str, str], int]:
-    """Where on the axis each level of each facet stands."""
-    return {
-        (facet, level): place
-        for facet in frame["facet"].unique(maintain_order=True)
-        for place, level in enumerate(natural(frame.filter(facet=facet)["level"].to_list()))
-    }
-
-
-def _ordered(places: Mapping[tuple[str, str], int], facet: str) -> bool:
-    """Whether most of a facet's levels are numbers or ranges of them."""
-    levels = [level for name, level in places if name == facet]
+def _ordered(levels: Sequence[str]) -> bool:
+    """Whether most levels are numbers or ranges of them."""
     return 2 * sum(any(map(str.isdigit, level)) for level in levels) > len(levels)
 
 
@@ -144,7 +129,7 @@ def _lines(present: set[str], ordered: Sequence[str]) -> list[alt.Chart]:
             scale=alt.Scale(domain=labels, range=[styles[label][1] for label in labels]),
             title=None,
         ),
-        tooltip=tips(("line:N", "metric"), "level:N", *interval(".2%", "value")),
+        tooltip=parts.tips(("line:N", "metric"), "level:N", *parts.interval(".2%", "value")),
     )
     return [band, line]
 
@@ -166,9 +151,10 @@ def training(run: Findings) -> Figure | None:
     if run.history is None:
         return None
     frame = run.history.filter(pl.col("split").is_in(run.splits))
-    frame = frame.unpivot(
-        on=["accuracy", "cross_entropy"], index=["tokens", "split", "seed"], variable_name="curve"
-    ).with_columns(split=SPLIT, tokens=pl.col("tokens") / 1e6, seed=pl.format("seed {}", "seed"))
+    index = ["tokens", "split", "seed"]
+    frame = frame.unpivot(["accuracy", "cross_entropy"], index=index, variable_name="curve")
+    millions, seed = pl.col("tokens") / 1e6, pl.format("seed {}", "seed")
+    frame = frame.with_columns(split=parts.SPLIT, tokens=millions, seed=seed)
     y_axis = alt.Axis(
         tickCount=5,
         labelExpr="curve == 'accuracy' ? format(datum.value, '.0%') : datum.label",
@@ -180,7 +166,7 @@ def training(run: Findings) -> Figure | None:
             x=alt.X("tokens:Q", title="training tokens, millions", axis=alt.Axis(tickCount=5)),
             y=alt.Y("value:Q", title=None, scale=alt.Scale(zero=False), axis=y_axis),
             color=alt.Color("split:N", scale=split_scale(run.splits), title=None),
-            tooltip=tips("split:N", "tokens:Q", ("value:Q", "", ".4f")),
+            tooltip=parts.tips("split:N", "tokens:Q", ("value:Q", "", ".4f")),
         )
     )
     seeds = frame["seed"].unique(maintain_order=True).to_list()
@@ -190,8 +176,8 @@ def training(run: Findings) -> Figure | None:
         title="How the models came to generalize",
         caption="The model's own accuracy on each split during training. Splits that come late or "
         "stay low are those on which a proxy has most room to differ.",
-        chart=panels(lines, by="seed", order=seeds, height=170),
+        chart=parts.panels(lines, by="seed", order=seeds, height=170),
         data=frame,
         choices=[Choice("curve", "Curve", curves)],
-        panel=SPACED,
+        panel=parts.SPACED,
     )

@@ -8,25 +8,13 @@ import polars as pl
 
 from anamorph.analysis.findings import Findings
 from anamorph.analysis.heads import HEAD, LARGEST, LEASTS, NONE, OPEN, SCORES, Heads
-from anamorph.analysis.words import points, split_label, threshold
-from anamorph.report.charts.parts import (
-    PANEL,
-    POINTS,
-    QUIET,
-    SPACED,
-    SPLIT,
-    dashed,
-    interval,
-    panels,
-    squares,
-    tips,
-)
-from anamorph.report.charts.verdicts import GAP_TIPS
+from anamorph.analysis.words import points, threshold
+from anamorph.report.charts import parts
 from anamorph.report.figure import Choice, Figure
 
 CELL = (9, 30)  # pixels, the narrowest and the widest
 LEGIBLE = 21  # pixels of a cell that holds a number
-ACROSS = 940  # pixels of the panels of a row
+ACROSS = 940  # pixels of the parts.panels of a row
 BETWEEN = 18  # pixels
 LETTER = 6  # pixels of a panel's name
 LESS, MORE = "less faithful than on iid", "more faithful than on iid"
@@ -51,7 +39,7 @@ def smallest(run: Findings) -> Figure | None:
     frame = heads.smallest.select(
         *(choice.code() for choice in (*menus, menu)),
         *("layer", "head", "text", "value", "low", "high"),
-        split=SPLIT,
+        split=parts.SPLIT,
         dark=number.is_between((sizes + 1) / 2, sizes - 1),
     )
     grid = _Grid(frame, run.splits)
@@ -84,14 +72,14 @@ def _size_cells(grid: "_Grid", levels: Sequence[str], sizes: int) -> list[alt.Ch
     opacity = [1.0 if level in shown else shades[i] for i, level in enumerate(levels)]
     both: dict[str, Any] = {
         "title": "smallest size",
-        "legend": squares(titleLimit=400),
+        "legend": parts.squares(titleLimit=400),
     }
     base = grid.base.encode(
-        tooltip=tips(
+        tooltip=parts.tips(
             *HEAD_TIPS,
             ("text:N", "smallest size"),
             ("value:Q", "same prediction", ".2%"),
-            *interval(".2%"),
+            *parts.interval(".2%"),
         )
     )
     cells = base.mark_rect(opacity=1, stroke="var(--page)", strokeWidth=1).encode(
@@ -102,11 +90,8 @@ def _size_cells(grid: "_Grid", levels: Sequence[str], sizes: int) -> list[alt.Ch
             **both,
         ),
     )
-    if not grid.legible:
-        return [cells]
     ink = alt.condition("datum.dark", alt.value("var(--page)"), alt.value("var(--ink)"))
-    texts = base.transform_filter(f"datum.text != '{NONE}'").mark_text(fontSize=10)
-    return [cells, texts.encode(text="text:N", color=ink)]
+    return [cells, *grid.texts(base.transform_filter(f"datum.text != '{NONE}'"), ink)]
 
 
 def gaps(run: Findings) -> Figure | None:
@@ -119,7 +104,7 @@ def gaps(run: Findings) -> Figure | None:
     frame = heads.by_size([*HEAD, "split"], level).select(
         *(choice.code() for choice in menus),
         *("layer", "head", "at", "size_text", "gap", "low", "high", "p_value", "verdict", "sure"),
-        split=SPLIT,
+        split=parts.SPLIT,
         height=pl.col("gap").abs(),
         way=pl.when(pl.col("gap") >= 0).then(pl.lit(LESS)).otherwise(pl.lit(MORE)),
         text=pl.col("gap").map_elements(_short, return_dtype=pl.String),
@@ -143,33 +128,31 @@ def gaps(run: Findings) -> Figure | None:
 def _gap_cells(grid: "_Grid", top: float) -> list[alt.Chart]:
     """A cell a head, the darker the larger its gap, up to `top`; framed where it is certain."""
     base = grid.base.encode(
-        tooltip=tips(
+        tooltip=parts.tips(
             *HEAD_TIPS,
             ("size_text:N", "size"),
-            *GAP_TIPS,
+            *parts.GAP_TIPS,
             ("p_value:Q", "p (adjusted)", ".3g"),
             "verdict:N",
         )
     )
     ways = alt.Scale(domain=[LESS, MORE], range=["var(--under)", "var(--heat)"])
     cells = base.mark_rect().encode(
-        fill=alt.Fill("way:N", scale=ways, title=None, legend=squares()),
+        fill=alt.Fill("way:N", scale=ways, title=None, legend=parts.squares()),
         opacity=alt.Opacity(
             "height:Q",
             scale=alt.Scale(domain=[0, top], range=[0.03, 1], type="sqrt"),
-            legend=squares(
+            legend=parts.squares(
                 title="gap, points",
                 tickCount=4,
                 symbolFillColor="var(--soft)",
-                labelExpr=POINTS,
+                labelExpr=parts.POINTS,
             ),
         ),
     )
     ring = grid.base.transform_filter("datum.sure").mark_rect(
         filled=False, stroke="var(--ink)", strokeWidth=1.2
     )
-    if not grid.legible:
-        return [cells, ring]
     dark = f"datum.height > {0.55 * top}"
     ink = (
         alt.when(f"{dark} && datum.gap > 0")
@@ -178,7 +161,7 @@ def _gap_cells(grid: "_Grid", top: float) -> list[alt.Chart]:
         .then(alt.value("var(--page)"))
         .otherwise(alt.value("var(--ink)"))
     )
-    return [cells, ring, base.mark_text(fontSize=10).encode(text="text:N", color=ink)]
+    return [cells, ring, *grid.texts(base, ink)]
 
 
 def against_scores(run: Findings) -> Figure | None:
@@ -199,22 +182,21 @@ def against_scores(run: Findings) -> Figure | None:
             *("at", "has", "even", "gap", "size_text", "sure"),
             name=pl.format("{}.{}", "layer", "head"),
             score=pl.col("score").replace_strict(labels),
-            split=SPLIT,
+            split=parts.SPLIT,
         )
     )
     if frame.is_empty():
         return None
-    rule = dashed(alt.Chart().transform_aggregate(even="mean(even)", groupby=["score"])).encode(
-        x=alt.X("even:Q", title=None)
-    )
-    y_axis = alt.Axis(tickCount=5, labelExpr=POINTS)
+    even_by_score = alt.Chart().transform_aggregate(even="mean(even)", groupby=["score"])
+    rule = parts.dashed(even_by_score).encode(x=alt.X("even:Q", title=None))
+    y_axis = alt.Axis(tickCount=5, labelExpr=parts.POINTS)
     dots = alt.Chart().mark_point(size=40, color="var(--accent)", strokeWidth=1.4, opacity=1)
     dots = dots.encode(
         x=alt.X("has:Q", title=None, axis=alt.Axis(tickCount=5, format="~g")),
         y=alt.Y("gap:Q", title="largest gap, points", axis=y_axis),
         fill=alt.value("var(--accent)"),
         fillOpacity=alt.condition("datum.sure", alt.value(1), alt.value(0)),
-        tooltip=tips(
+        tooltip=parts.tips(
             ("name:N", "layer.head"),
             ("has:Q", "score", ".3f"),
             ("gap:Q", "", ".4f"),
@@ -230,12 +212,12 @@ def against_scores(run: Findings) -> Figure | None:
         "of attention that is spread evenly. "
         "Scores describe the model’s own attention on iid; that two things go together does not "
         "make one the reason of the other.",
-        chart=panels(
-            *(rule, dots), by="score", order=list(labels.values()), width=PANEL - 25, height=190
+        chart=parts.panels(
+            *(rule, dots), by="score", order=labels.values(), width=parts.PANEL - 25, height=190
         ).resolve_scale(x="independent"),
         data=frame,
         choices=[*menus, sizes],
-        panel=SPACED,
+        panel=parts.SPACED,
     )
 
 
@@ -269,7 +251,7 @@ class _Grid:
         fitting = (n for n in wanted if self._cell(n) >= max(LEGIBLE, named))
         self.columns = next(fitting, min(2, len(splits)))
         self.cell = max(CELL[0], min(max(CELL[1], named), self._cell(self.columns)))
-        axis = alt.Axis(**QUIET, labelAngle=0, labelOverlap=True)
+        axis = alt.Axis(**parts.QUIET, labelAngle=0, labelOverlap=True)
         self.base = alt.Chart().encode(
             x=alt.X("head:O", title="head", axis=axis), y=alt.Y("layer:O", title="layer", axis=axis)
         )
@@ -287,12 +269,16 @@ class _Grid:
     def _cell(self, columns: int) -> int:
         return (ACROSS // columns - BETWEEN) // self.heads
 
+    def texts(self, base: alt.Chart, ink: Any) -> list[alt.Chart]:
+        """The numbers, if there is room for them."""
+        texts = base.mark_text(fontSize=10).encode(text="text:N", color=ink)
+        return [texts] if self.legible else []
+
     def chart(self, layers: Sequence[alt.Chart]) -> alt.FacetChart:
         """The panels."""
-        return panels(
+        return parts.panels(
             *layers,
-            by="split",
-            order=[split_label(split) for split in self.splits],
+            order=self.splits,
             width=alt.Step(self.cell),
             height=alt.Step(max(11, min(18, self.cell))),
             columns=self.columns,

@@ -2,23 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import altair as alt
 import polars as pl
 
 from anamorph.analysis.findings import IDENTITY, Findings
 from anamorph.analysis.words import split_label
-from anamorph.report.charts.parts import (
-    PANEL,
-    QUIET,
-    SPACED,
-    SPLIT,
-    panels,
-    proxy_menu,
-    squares,
-    tips,
-)
+from anamorph.report.charts import parts
 from anamorph.report.figure import TABLE, Choice, Figure, natural, slug
 from anamorph.tasks.about import About
 
@@ -29,7 +20,9 @@ MOST_SENTENCES = 6
 MOST_TOKENS = 80  # of a sentence
 LEAST_WEIGHT = 0.005  # of attention that is drawn
 MODEL, PROXY = "model", "proxy"  # of whom the attention is
-HEAD = pl.format("{}.{}", "layer", "head")
+AXES = ("true_level", "attended_level")  # rows and columns of attention by level
+
+Axis = TypeVar("Axis", alt.X, alt.Y)
 
 
 def attended(run: Findings) -> Figure | None:
@@ -40,36 +33,27 @@ def attended(run: Findings) -> Figure | None:
         return None
     facet = str(table["facet"][0])
     splits = _telling_splits(run, table)
-    table = table.filter(
-        pl.col("facet") == facet,
-        pl.col("split").is_in(splits),
-        pl.col("simplification").is_in(list(proxies.codes)),
-    )
+    shown = pl.col("split").is_in(splits), pl.col("simplification").is_in(list(proxies.codes))
+    table = table.filter(*shown, facet=facet)
     levels = natural([*table["attended_level"].to_list(), *table["true_level"].to_list()])
     rows = natural(table["true_level"].to_list())
     keys = ["simplification", "split", "layer", "head", "true_level"]
     frame = (
         table.with_columns(share=pl.col("mass") / pl.col("mass").sum().over(keys))
         .filter(pl.col("share") >= LEAST_WEIGHT)
-        .select(
-            *("true_level", "attended_level", "share"),
-            **_whose(proxies),
-            split=SPLIT,
-        )
+        .select(*AXES, "share", **_whose(proxies), split=parts.SPLIT)
     )
     border = About.of(run.spec).borders.get(facet)
-    lines: Sequence[alt.Chart] = ()
-    note = ""
+    layers, note = [_level_cells(facet, levels, rows)], ""
     if border in levels and border in rows:
-        lines = _border_lines(border, levels, rows)
+        layers += _border_lines(border, levels, rows)
         note = f" The dashed lines mark {facet} {border}, the last that training has."
-    cells = _level_cells(facet, levels, rows)
     step = max(5.0, min(14.0, 190 / len(levels)))
     chart = (
-        alt.layer(cells, *lines, data=TABLE)
+        alt.layer(*layers, data=TABLE)
         .properties(width=step * len(levels), height=step * len(rows))
         .facet(
-            column=alt.Column("split:N", sort=[split_label(s) for s in splits], title=None),
+            column=parts.side_by_side(splits),
             row=alt.Row("who:N", sort=[MODEL, PROXY], title=None),
             spacing=14,
         )
@@ -85,38 +69,33 @@ def attended(run: Findings) -> Figure | None:
         data=frame,
         choices=[proxies, _heads(frame)],
         values={"levels": levels},
-        stills={"": {}}
-        | {f"_{slug(text)}": {"proxy": code} for code, text in proxies.options[1:3]},
+        stills={f"_{slug(text)}": {"proxy": code} for code, text in proxies.options[1:3]},
     )
 
 
 def _level_cells(facet: str, levels: Sequence[str], rows: Sequence[str]) -> alt.Chart:
     """A cell for each pair of a true level (rows) and an attended one (columns)."""
     every = max(1, len(levels) // 8)
-    axis: dict[str, Any] = {**QUIET, "labelLimit": 60}
-    axis["labelExpr"] = f"indexof(levels, datum.value) % {every} == 0 ? datum.value : ''"
-    x = alt.X(
-        "attended_level:N",
-        sort=list(levels),
-        scale=alt.Scale(domain=list(levels)),
-        title=f"attended {facet}",
-        axis=alt.Axis(**axis, labelAngle=-90 if max(map(len, levels)) > 3 else 0),
-    )
-    y = alt.Y(
-        "true_level:N",
-        sort=list(rows),
-        scale=alt.Scale(domain=list(rows)),
-        title=f"true {facet}",
-        axis=alt.Axis(**axis, labelAngle=0),
-    )
-    shown = tips(
-        ("true_level:N", f"true {facet}"),
-        ("attended_level:N", f"attended {facet}"),
-        ("share:Q", "share of attention", ".1%"),
-    )
-    opacity = _attention("share", "share of attention")
+    label = f"indexof(levels, datum.value) % {every} == 0 ? datum.value : ''"
+
+    def along(channel: type[Axis], field: str, levels: Sequence[str], angle: int) -> Axis:
+        """An axis of levels; labels of some only where there are many."""
+        axis = alt.Axis(**parts.QUIET, labelLimit=60, labelExpr=label, labelAngle=angle)
+        scale = alt.Scale(domain=list(levels))
+        title = f"{field.removesuffix('_level')} {facet}"
+        return channel(f"{field}:N", sort=list(levels), scale=scale, title=title, axis=axis)
+
     cells: alt.Chart = alt.Chart().mark_rect(color="var(--heat)")
-    return cells.encode(x=x, y=y, opacity=opacity, tooltip=shown)
+    return cells.encode(
+        x=along(alt.X, "attended_level", levels, -90 if max(map(len, levels)) > 3 else 0),
+        y=along(alt.Y, "true_level", rows, 0),
+        opacity=_attention("share", "share of attention"),
+        tooltip=parts.tips(
+            ("true_level:N", f"true {facet}"),
+            ("attended_level:N", f"attended {facet}"),
+            ("share:Q", "share of attention", ".1%"),
+        ),
+    )
 
 
 def _border_lines(border: str, levels: Sequence[str], rows: Sequence[str]) -> list[alt.Chart]:
@@ -136,7 +115,7 @@ def _attention(column: str, title: str) -> alt.Opacity:
     return alt.Opacity(
         f"{column}:Q",
         scale=alt.Scale(domain=[0, 1], range=[0, 1], type="sqrt"),
-        legend=squares(
+        legend=parts.squares(
             title=title,
             format=".0%",
             symbolFillColor="var(--heat)",
@@ -161,7 +140,7 @@ def key_query(run: Findings) -> Figure | None:
         "token",
         "position",
         site=pl.format("{}.{}.{}", "layer", "head", "kind"),
-        split=SPLIT,
+        split=parts.SPLIT,
         x="component_1",
         y="component_2",
     )
@@ -171,7 +150,7 @@ def key_query(run: Findings) -> Figure | None:
     colouring = Choice(
         "colouring", "Colour by", [(str(i), name) for i, name in enumerate(colourings)]
     )
-    stills = {"": {}, "_key": {"site": f"{last}.key"}}
+    stills = {"_key": {"site": f"{last}.key"}} if f"{last}.key" in sites else {}
     return Figure(
         name="key_query",
         title="What keys and queries encode",
@@ -179,20 +158,16 @@ def key_query(run: Findings) -> Figure | None:
         "colours that are ordered within the trained range fold back, crowd or scatter on another "
         f"split, two components do not carry what they seemed to. Grey: without a "
         f"label.{_of_seed(run)}",
-        chart=panels(
-            _points(facets),
-            by="split",
-            order=[split_label(s) for s in run.splits],
-            height=PANEL - 50,
-            spacing=22,
+        chart=parts.panels(
+            _points(facets), order=run.splits, height=parts.PANEL - 50, spacing=22
         ).transform_calculate(
             shade="datum['c' + colouring]", place="toNumber(datum['o' + colouring])"
         ),
         data=frame,
         choices=[Choice("site", "Site", [(site, site) for site in sites]), colouring],
         heading=f"site + ', coloured by ' + {colouring.shown}",
-        panel=SPACED,
-        stills=stills if f"{last}.key" in sites else {"": {}},
+        panel=parts.SPACED,
+        stills=stills,
     )
 
 
@@ -234,7 +209,7 @@ def _points(facets: Sequence[str]) -> alt.Chart:
         x=alt.X("x:Q", title="component 1", axis=axis, scale=scale),
         y=alt.Y("y:Q", title="component 2", axis=axis, scale=scale),
         color=alt.condition("datum.shade === 'none'", alt.value("var(--soft)"), color),
-        tooltip=tips("token:N", "position:N", *levels),
+        tooltip=parts.tips("token:N", "position:N", *levels),
     )
 
 
@@ -259,7 +234,7 @@ def attention_maps(run: Findings) -> Figure | None:
         .select("sentence", "query", "key", "weight", **_whose(proxies))
     )
     keys, queries, options = _token_names(sentences, kept)
-    axis: dict[str, Any] = {**QUIET, "labelLimit": 70, "labelFontSize": 9.5}
+    axis: dict[str, Any] = {**parts.QUIET, "labelLimit": 70, "labelFontSize": 9.5}
     axis |= {"labelOverlap": False, "labelPadding": 2}
     x_axis = alt.Axis(labelAngle=-90, labelExpr="key_names[sentence][datum.value]", **axis)
     y_axis = alt.Axis(labelExpr="query_names[sentence][datum.value]", **axis)
@@ -268,20 +243,20 @@ def attention_maps(run: Findings) -> Figure | None:
         x=alt.X("key:O", title="attended token (key)", axis=x_axis),
         y=alt.Y("query:O", title="from token (query)", axis=y_axis),
         opacity=_attention("weight", "attention weight"),
-        tooltip=tips("query:O", "key:O", ("weight:Q", "", ".1%")),
+        tooltip=parts.tips("query:O", "key:O", ("weight:Q", "", ".1%")),
     )
-    step = alt.Step(11)
+    step: dict[str, Any] = dict.fromkeys(("width", "height"), alt.Step(11))
     return Figure(
         name="attention",
         title="Attention, sentence by sentence",
         caption="A row is a token that looks back, a column what it looks at. An arrow in a row's "
         "name marks a scored prediction and the token that was to come. Look for rows where the "
         f"model's one dark cell moves or spreads in the proxy.{_of_seed(run)}",
-        chart=panels(cells, by="who", order=[MODEL, PROXY], width=step, height=step, columns=2),
+        chart=parts.panels(cells, by="who", order=[MODEL, PROXY], columns=2, **step),
         data=frame,
         choices=[Choice("sentence", "Sentence", options), proxies, _heads(frame)],
         values={"key_names": keys, "query_names": queries},
-        panel=SPACED,
+        panel=parts.SPACED,
     )
 
 
@@ -291,7 +266,7 @@ def _proxies(run: Findings, table: pl.DataFrame | None) -> Choice | None:
         return None
     present = set(table["simplification"])
     chosen = [p.simplification for p in run.telling(MOST_PROXIES, among=present)]
-    menu = proxy_menu(run, chosen)
+    menu = parts.proxy_menu(run, chosen)
     codes: Mapping[str, str] = {IDENTITY: MODEL, **menu.codes}
     return replace(menu, codes=codes, always=[MODEL]) if chosen else None
 
@@ -300,7 +275,7 @@ def _whose(proxies: Choice) -> dict[str, pl.Expr]:
     """Columns that say of which head and of whom the attention in a row is."""
     of_model = pl.col("simplification") == IDENTITY
     return {
-        "head": HEAD,
+        "head": pl.format("{}.{}", "layer", "head"),
         "proxy": proxies.code("simplification"),
         "who": pl.when(of_model).then(pl.lit(MODEL)).otherwise(pl.lit(PROXY)),
     }
@@ -324,8 +299,6 @@ def _telling_splits(run: Findings, table: pl.DataFrame) -> list[str]:
 
 def _bins(table: pl.DataFrame) -> pl.Series:
     """Positions in bins that double: 0, 1, 2–3, 4–7, ..."""
-    if table["position"].dtype == pl.String:
-        return table["position"].fill_null("0")
 
     def name(position: int) -> str:
         low = 1 << (position.bit_length() - 1) if position else 0

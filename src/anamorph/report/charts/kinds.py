@@ -8,8 +8,8 @@ import polars as pl
 from anamorph.analysis.findings import Findings
 from anamorph.analysis.words import facet_label, listing, percent, split_label, threshold
 from anamorph.faithfulness.levels import level_gaps
-from anamorph.report.charts.parts import POINTS, QUIET, SPLIT, interval, panels, proxy_menu, tips
-from anamorph.report.figure import DETAILED, Choice, Figure, natural, slug
+from anamorph.report.charts import parts
+from anamorph.report.figure import DETAILED, Figure, natural, slug
 from anamorph.report.theme import split_scale
 from anamorph.tasks.about import About
 
@@ -24,10 +24,8 @@ def gap_by_kind(run: Findings) -> Figure | None:
         return None
     present = set(frame["simplification"])
     names = [p.simplification for p in run.telling(DETAILED) if p.simplification in present]
-    proxy = proxy_menu(run, names)
-    about = About.of(run.spec)
-    facets = frame["facet"].unique(maintain_order=True)
-    facet = Choice.coded("facet", "By", {name: facet_label(name, about.labels) for name in facets})
+    proxy = parts.proxy_menu(run, names)
+    facet = parts.facet_menu(run, frame["facet"].unique(maintain_order=True))
     shown = (
         _cut(frame)
         .filter(pl.col("simplification").is_in(names))
@@ -37,7 +35,7 @@ def gap_by_kind(run: Findings) -> Figure | None:
             text=(100 * pl.col("share")).round(0).cast(pl.Int64).cast(pl.String) + " %",
             facet=facet.code("facet"),
             proxy=proxy.code("simplification"),
-            split=SPLIT,
+            split=parts.SPLIT,
         )
     )
     return Figure(
@@ -48,10 +46,9 @@ def gap_by_kind(run: Findings) -> Figure | None:
         "Points are as large as the kind is common; its share of the split's positions stands at "
         "the right, as a large gap in a rare kind counts for little. Intervals "
         f"of kinds below {threshold(COMMON)} are cut where the others end.{_left_out(run)}",
-        chart=panels(
+        chart=parts.panels(
             *_layers(run, natural(frame["level"].to_list())),
-            by="split",
-            order=[split_label(name) for name in run.ood],
+            order=run.ood,
             width=PANEL,
             height=alt.Step(19),
             columns=4,
@@ -61,7 +58,7 @@ def gap_by_kind(run: Findings) -> Figure | None:
         choices=[facet, proxy],
         heading=f"{facet.shown} + ' — ' + {proxy.shown}",
         panel=PANEL + 75,
-        stills={"": {}} | {f"_{slug(name)}": {"facet": c} for name, c in facet.codes.items()},
+        stills={f"_{slug(name)}": {"facet": code} for name, code in facet.codes.items()},
     )
 
 
@@ -90,11 +87,11 @@ def _left_out(run: Findings) -> str:
 def _layers(run: Findings, order: Sequence[str]) -> list[alt.Chart]:
     """Intervals, points and shares, a row a level."""
     base = alt.Chart().encode(
-        y=alt.Y("level:N", sort=list(order), title=None, axis=alt.Axis(**QUIET)),
-        tooltip=tips(
+        y=alt.Y("level:N", sort=list(order), title=None, axis=alt.Axis(**parts.QUIET)),
+        tooltip=parts.tips(
             "level:N",
             "split:N",
-            *interval(".4f", "gap"),
+            *parts.interval(".4f", "gap"),
             ("share:Q", "share of positions", ".1%"),
         ),
     )
@@ -103,7 +100,7 @@ def _layers(run: Findings, order: Sequence[str]) -> list[alt.Chart]:
         x=alt.X("near:Q", title=None), x2="far:Q", color=color
     )
     dots = base.mark_point(filled=True, opacity=1).encode(
-        x=alt.X("gap:Q", title=None, axis=alt.Axis(tickCount=3, labelExpr=POINTS)),
+        x=alt.X("gap:Q", title=None, axis=alt.Axis(tickCount=3, labelExpr=parts.POINTS)),
         color=color,
         size=alt.Size("share:Q", scale=alt.Scale(domain=[0, 0.5], range=[8, 260]), legend=None),
     )

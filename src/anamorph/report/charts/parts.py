@@ -1,26 +1,33 @@
 """What several charts are made of: panels, tooltips, axes, legends and columns."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import altair as alt
 import polars as pl
 
 from anamorph.analysis.findings import Findings
+from anamorph.analysis.words import facet_label, split_label
 from anamorph.faithfulness.metrics import find_metric
 from anamorph.report.figure import TABLE, Choice, lookup
+from anamorph.tasks.about import About
 
 PANEL = 285  # pixels
 SPACED = PANEL + 30  # pixels of a panel with the space beside it
 QUIET: dict[str, Any] = {"ticks": False, "domain": False}  # of an axis whose labels are enough
 POINTS = "format(100 * datum.value, '~g')"  # the label of a share, in points
+GAP_TIPS = [
+    ("gap:Q", "", ".4f"),
+    ("low:Q", "gap, low", ".4f"),
+    ("high:Q", "gap, high", ".4f"),
+]  # for `tips`
 SPLIT = pl.col("split").str.replace_all("_", " ")  # the column, as it is shown
 
 
 def panels(
     *layers: alt.Chart,
-    by: str,
-    order: Sequence[str],
+    order: Iterable[str],
+    by: str = "split",
     width: float | alt.Step = PANEL,
     height: float | alt.Step,
     columns: int = 3,
@@ -30,17 +37,23 @@ def panels(
 
     Args:
         layers: what is drawn in each panel.
+        order: the column's values, in the order of the panels; of splits their names.
         by: the column.
-        order: its values, in the order of the panels.
         width: in pixels, of a panel.
         height: likewise.
         columns: panels in a row.
         spacing: in pixels, between panels; of row and column if they differ.
     """
     drawn = alt.layer(*layers, data=TABLE) if len(layers) > 1 else layers[0].properties(data=TABLE)
-    facet = alt.Facet(f"{by}:N", sort=list(order), title=None)
+    shown = list(map(split_label, order) if by == "split" else dict.fromkeys(order))
+    facet = alt.Facet(f"{by}:N", sort=shown, title=None)
     drawn = drawn.properties(width=width, height=height)
     return drawn.facet(facet=facet, columns=columns, spacing=spacing)
+
+
+def side_by_side(splits: Sequence[str]) -> alt.Column:
+    """The splits side by side."""
+    return alt.Column("split:N", sort=list(map(split_label, splits)), title=None)
 
 
 def tips(*shown: str | tuple[str, ...]) -> list[alt.Tooltip]:
@@ -77,6 +90,12 @@ def dashed(chart: alt.Chart) -> alt.Chart:
 def proxy_menu(run: Findings, simplifications: Sequence[str]) -> Choice:
     """The proxies to choose from, in words."""
     return Choice.coded("proxy", "Proxy", {name: run.label(name) for name in simplifications})
+
+
+def facet_menu(run: Findings, facets: Iterable[str]) -> Choice:
+    """The facets to choose from, as the task calls them."""
+    labels = About.of(run.spec).labels
+    return Choice.coded("facet", "By", {name: facet_label(name, labels) for name in facets})
 
 
 def metric_menu(metrics: Sequence[str], headings: Mapping[str, str]) -> dict[str, Any]:

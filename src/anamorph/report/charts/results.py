@@ -7,19 +7,9 @@ import altair as alt
 import polars as pl
 
 from anamorph.analysis.findings import IDENTITY, Findings, NamedProxy
-from anamorph.analysis.words import method_label, some_of, split_label, threshold
+from anamorph.analysis.words import method_label, some_of, threshold
 from anamorph.faithfulness.metrics import find_metric
-from anamorph.report.charts.parts import (
-    PANEL,
-    SPACED,
-    SPLIT,
-    dashed,
-    interval,
-    metric_menu,
-    panels,
-    squares,
-    tips,
-)
+from anamorph.report.charts import parts
 from anamorph.report.figure import TABLE, Choice, Figure
 from anamorph.report.theme import split_scale, split_shapes
 
@@ -38,6 +28,7 @@ def against_size(run: Findings) -> Figure | None:
     with_size = {p.simplification: p for some in families.values() for p in some if p.size_name}
     if not with_size:
         return None
+    titles = {name: p.title for name, p in with_size.items()}
     metrics = run.shown_metrics
     frame = run.whole.filter(
         pl.col("simplification").is_in(list(with_size)), pl.col("metric").is_in(metrics)
@@ -48,8 +39,8 @@ def against_size(run: Findings) -> Figure | None:
         "metric",
         "size",
         *("value", "low", "high"),
-        family=pl.col("simplification").replace_strict({k: p.title for k, p in with_size.items()}),
-        split=SPLIT,
+        family=pl.col("simplification").replace_strict(titles),
+        split=parts.SPLIT,
         seed=pl.col("seed").cast(pl.String).fill_null("all"),
     )
     sizes = " or ".join(dict.fromkeys(str(p.size_name) for p in with_size.values()))
@@ -63,21 +54,15 @@ def against_size(run: Findings) -> Figure | None:
         f"{threshold(run.thresholds.faithful)} for looking right. Look for splits that stay "
         f"apart from iid (dark) at a size where iid has already come close.{seeds} Choose a split "
         f"in the legend to single it out.{rest}",
-        chart=panels(
-            *layers,
-            by="family",
-            order=list(dict.fromkeys(p.title for p in with_size.values())),
-            height=170,
-        )
+        chart=parts.panels(*layers, by="family", order=titles.values(), height=170)
         .add_params(alt.selection_point(fields=["split"], bind="legend", name="pick"))
         .resolve_scale(x="independent"),
         data=frame,
-        **metric_menu(
+        **parts.metric_menu(
             metrics, {m: f"{find_metric(m).label} ({find_metric(m).direction})" for m in metrics}
         ),
-        panel=SPACED,
-        stills={"": {}}
-        | {f"_{m}": {"metric": m} for m in ("attention_jsd", "output_jsd") if m in metrics},
+        panel=parts.SPACED,
+        stills={f"_{m}": {"metric": m} for m in ("attention_jsd", "output_jsd") if m in metrics},
     )
 
 
@@ -111,14 +96,14 @@ def _size_lines(run: Findings, sizes: str) -> list[alt.Chart]:
         y=y,
         fillOpacity=_highlight(alt.FillOpacity, 1, 0.15),
         shape=alt.Shape("split:N", scale=split_shapes(run.splits), title=None),
-        tooltip=tips("split:N", ("size:Q", sizes), *interval(".4f", "value"), "seed:N"),
+        tooltip=parts.tips("split:N", ("size:Q", sizes), *parts.interval(".4f", "value"), "seed:N"),
     )
     single = (
         base.transform_filter("datum.seed != 'all'")
         .mark_line(strokeWidth=0.7)
         .encode(y=y, detail="seed:N", strokeOpacity=_highlight(alt.StrokeOpacity, 0.45, 0.08))
     )
-    looks_right = dashed(
+    looks_right = parts.dashed(
         alt.Chart()
         .transform_filter("datum.metric == 'same_prediction'")
         .transform_aggregate(rows="count()", groupby=["family"])
@@ -151,7 +136,7 @@ def accuracies(run: Findings) -> Figure | None:
         proxy=pl.col("value_proxy_accuracy"),
         low=pl.col("low_proxy_accuracy"),
         high=pl.col("high_proxy_accuracy"),
-        split=SPLIT,
+        split=parts.SPLIT,
         method=pl.col("simplification").replace_strict(methods),
         name="simplification",
     )
@@ -161,7 +146,7 @@ def accuracies(run: Findings) -> Figure | None:
     y = alt.Y("proxy:Q", title="proxy accuracy", axis=axis, scale=scale)
     color = alt.Color("split:N", scale=split_scale(run.splits), title=None)
     base = alt.Chart().encode(x=x, color=color)
-    diagonal = dashed(
+    diagonal = parts.dashed(
         alt.Chart().transform_aggregate(a="min(model)", b="max(model)", groupby=["method"])
     ).encode(x="a:Q", y="a:Q", x2="b:Q", y2="b:Q")
     bars = base.mark_rule(strokeOpacity=0.35, strokeWidth=1.5).encode(
@@ -170,7 +155,7 @@ def accuracies(run: Findings) -> Figure | None:
     dots = base.mark_point(size=46, strokeWidth=1.6, opacity=1).encode(
         y=y,
         shape=alt.Shape("split:N", scale=split_shapes(run.splits), title=None),
-        tooltip=tips(
+        tooltip=parts.tips(
             ("name:N", "proxy"),
             "split:N",
             *((f"{whose}:Q", f"{whose} accuracy", ".2%") for whose in ("model", "proxy")),
@@ -182,14 +167,11 @@ def accuracies(run: Findings) -> Figure | None:
         caption="A point a proxy and split, with the proxy's 95 % interval. On the dashed line "
         "both are equally accurate; points above it are proxies that do better than the model they "
         "stand for, which hides the model's failures.",
-        chart=panels(
-            *(diagonal, bars, dots),
-            by="method",
-            order=list(dict.fromkeys(methods.values())),
-            height=PANEL - 30,
+        chart=parts.panels(
+            *(diagonal, bars, dots), by="method", order=methods.values(), height=parts.PANEL - 30
         ),
         data=wide,
-        panel=SPACED,
+        panel=parts.SPACED,
     )
 
 
@@ -215,9 +197,9 @@ def who_is_right(run: Findings) -> Figure | None:
                 scale=alt.Scale(domain=[0, 1]),
                 axis=alt.Axis(format=".0%", tickCount=5),
             ),
-            color=alt.Color("part:N", scale=colours, title=None, legend=squares()),
+            color=alt.Color("part:N", scale=colours, title=None, legend=parts.squares()),
             order=alt.Order("stack:Q"),
-            tooltip=tips("part:N", ("value:Q", "", ".2%"), "split:N", "row:N"),
+            tooltip=parts.tips("part:N", ("value:Q", "", ".2%"), "split:N", "row:N"),
         )
     )
     telling = [p.title for p in run.telling(1)]
@@ -228,13 +210,11 @@ def who_is_right(run: Findings) -> Figure | None:
         caption="What proxy and model make of each scored position, by size from left to right. "
         "Where they part ways, “model only” is knowledge that the proxy lost and “proxy only” is "
         "a failure of the model that the proxy hides.",
-        chart=panels(
-            bars, by="split", order=[split_label(name) for name in run.splits], height=150
-        ),
+        chart=parts.panels(bars, order=run.splits, height=150),
         data=_shares(wide, {p.simplification: p for p in run.proxies}),
         choices=[Choice("family", "Proxies", [(title, title) for title in families])],
         heading="family",
-        panel=SPACED,
+        panel=parts.SPACED,
     )
 
 
@@ -252,7 +232,7 @@ def _shares(wide: pl.DataFrame, proxies: Mapping[str, NamedProxy]) -> pl.DataFra
         .select(
             "part",
             "value",
-            split=SPLIT,
+            split=parts.SPLIT,
             family=of_proxy.replace_strict({name: p.title for name, p in proxies.items()}),
             row=of_proxy.replace_strict(rows),
             place=of_proxy.replace_strict({name: i for i, name in enumerate(proxies)}),

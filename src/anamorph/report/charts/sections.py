@@ -13,7 +13,7 @@ from anamorph.report.figure import Figure
 CHARTS: dict[str, tuple[Callable[[Findings], Figure | None], ...]] = {
     "cells": (verdicts.matrix,),
     "heads": (heads.smallest, heads.gaps, heads.against_scores),
-    "faithfulness": (results.against_size, verdicts.gaps),
+    "faithfulness": (results.against_size, verdicts.gap_lines),
     "accuracy": (results.accuracies, results.who_is_right),
     "where": (kinds.gap_by_kind, facets.by_facet, inside.attended),
     "inside": (inside.key_query, inside.attention_maps),

@@ -9,50 +9,30 @@ import polars as pl
 
 from anamorph.analysis.findings import Findings
 from anamorph.analysis.words import SIGNS, sequences, some_of, split_label, threshold
-from anamorph.faithfulness.gaps import (
-    DEGRADES,
-    FAITHFUL,
-    LOOKS_RIGHT,
-    LOOKS_WRONG,
-    MIXED,
-    NOT_TESTABLE,
-    OVER,
-    UNCLEAR,
-    UNDECIDED,
-    UNDER,
-    UNFAITHFUL,
-)
+from anamorph.faithfulness import gaps
 from anamorph.faithfulness.metrics import find_metric
-from anamorph.report.charts.parts import (
-    POINTS,
-    QUIET,
-    SPLIT,
-    interval,
-    metric_menu,
-    squares,
-    tips,
-)
+from anamorph.report.charts import parts
 from anamorph.report.figure import TABLE, Figure
 from anamorph.report.theme import split_scale, split_shapes
 
 # Verdict: fill, text on it, short form. What decides nothing is neither green nor red.
 VERDICTS = {
-    FAITHFUL: ("faithful", "on-faithful", "faithful"),
-    UNDER: ("under", "on-illusion", "under-generalizes"),
-    OVER: ("over", "on-illusion", "over-generalizes"),
-    MIXED: ("mixed", "on-illusion", "illusion, mixed"),
-    DEGRADES: ("degrades", "on-degrades", "degrades"),
-    UNFAITHFUL: ("unfaithful", "on-unfaithful", "unfaithful"),
-    UNDECIDED: ("undecided", "on-undecided", "undecided"),
-    NOT_TESTABLE: ("untestable", "on-untestable", "not testable here"),
+    gaps.FAITHFUL: ("faithful", "on-faithful", "faithful"),
+    gaps.UNDER: ("under", "on-illusion", "under-generalizes"),
+    gaps.OVER: ("over", "on-illusion", "over-generalizes"),
+    gaps.MIXED: ("mixed", "on-illusion", "illusion, mixed"),
+    gaps.DEGRADES: ("degrades", "on-degrades", "degrades"),
+    gaps.UNFAITHFUL: ("unfaithful", "on-unfaithful", "unfaithful"),
+    gaps.UNDECIDED: ("undecided", "on-undecided", "undecided"),
+    gaps.NOT_TESTABLE: ("untestable", "on-untestable", "not testable here"),
 }
-REFERENCE = {LOOKS_RIGHT: "", LOOKS_WRONG: "× ", UNCLEAR: "? "}  # signs in the first column
+REFERENCE = {
+    gaps.LOOKS_RIGHT: "",
+    gaps.LOOKS_WRONG: "× ",
+    gaps.UNCLEAR: "? ",
+}  # signs in the first column
 NUMBERS = ("gap", "low", "high", "p_value")
-GAP_TIPS = [
-    ("gap:Q", "", ".4f"),
-    ("low:Q", "gap, low", ".4f"),
-    ("high:Q", "gap, high", ".4f"),
-]  # for `tips`
+COLUMNS = ("family", "place", "row", "proxy", "level", "split", "verdict", "why", "text", "value")
 P_TIP = ("p_value:Q", "p of no gap (adjusted)", ".3g")
 WIDEST = 124  # pixels of a column
 MOST_GAPS = 40  # proxies in the figure of gaps; the table on the page has them all
@@ -61,67 +41,68 @@ MOST_GAPS = 40  # proxies in the figure of gaps; the table on the page has them 
 def matrix(run: Findings) -> Figure | None:
     """Proxies × splits: the share of same predictions as text, the verdict as colour."""
     families = run.telling_families
-    rows = _cells(run)
-    if not rows:
+    cells = _cells(run)
+    if cells.is_empty():
         return None
-    parts = [_family(run, n, title) for n, title in enumerate(families)]
-    level = threshold(run.thresholds.faithful)
+    tables = [_family(run, n, title) for n, title in enumerate(families)]
     rest = some_of(len(families), len(run.families), "families of proxies; the table has all")
     return Figure(
         name="verdicts",
         title="Verdicts, proxy by proxy and split by split",
-        caption="Numbers are same predictions in per cent; colours and signs are verdicts, beside "
-        f"iid (first column; × below {level} there, ? perhaps). Look along a row: a cell with ▼, ▲ "
-        "or ◆ is a view that held only where it was fitted; × and ↓ are views that do not look "
-        "right even on iid, whatever the number says; ? needs more data (point at it for how "
-        f"many).{rest}",
-        chart=alt.vconcat(*parts, spacing=32, data=TABLE, bounds="flush").resolve_scale(
+        caption="A row is a proxy, a column a split, and the number the share of same predictions, "
+        f"in per cent. {_how_to_read(run)}{rest}",
+        chart=alt.vconcat(*tables, spacing=32, data=TABLE, bounds="flush").resolve_scale(
             fill="shared", color="shared"
         ),
-        data=pl.DataFrame(rows, infer_schema_length=None),
+        data=cells,
     )
 
 
-def _cells(run: Findings) -> list[dict[str, Any]]:
+def _how_to_read(run: Findings) -> str:
+    """What colours and signs say, if there are any."""
+    if set(run.judged["verdict"]) == {gaps.NOT_TESTABLE}:
+        return "Nothing is judged, as the model has not learnt the task."
+    return (
+        f"The first column is {split_label(run.reference)}, which has no verdict: × stands where a "
+        f"proxy does not look right there (below {threshold(run.thresholds.faithful)}), ? where "
+        "that is open. Elsewhere colour and sign are the verdict: ▼, ▲ and ◆ are illusions, views "
+        "that hold on data like those they were fitted on and not here; × and ↓ are views that do "
+        "not look right even there, whatever their number here; ? needs more data (point at it for "
+        "how many)."
+    )
+
+
+def _cells(run: Findings) -> pl.DataFrame:
     """A row a cell of the matrix; the reference is the first cell of a proxy."""
     rows = []
-    judged = {(r["simplification"], r["split"]): r for r in run.judged.iter_rows(named=True)}
     for number, proxies in enumerate(run.telling_families.values()):
         for place, proxy in enumerate(proxies):
-            where = {"family": number, "place": place, "row": proxy.row}
-            where |= {"proxy": proxy.simplification}
-            for split in run.ood:
-                cell = judged.get((proxy.simplification, split))
-                if cell is None:
-                    continue
-                where["level"] = cell["level"]
-                if split == run.ood[0]:
-                    sign = REFERENCE.get(cell["level"], "")
-                    rows.append(
-                        where
-                        | {"split": split_label(run.reference), "verdict": "reference", "why": ""}
-                        | {"text": f"{sign}{100 * cell['iid']:.1f}", "value": cell["iid"]}
-                        | dict.fromkeys(NUMBERS)
-                    )
+            cells = {cell["split"]: cell for cell in run.cells.get(proxy.simplification, ())}
+            for split in filter(cells.get, run.ood):
+                cell = cells[split]
                 verdict = cell["verdict"] or "not judged"
+                level = verdict if verdict == gaps.NOT_TESTABLE else cell["level"]
+                where = (number, place, proxy.row, proxy.simplification, level)
+                if split == run.ood[0]:
+                    text = f"{REFERENCE.get(level, '')}{100 * cell['iid']:.1f}"
+                    at_first = (split_label(run.reference), "reference", "", text, cell["iid"])
+                    rows.append((*where, *at_first, *[None] * len(NUMBERS)))
                 text = f"{SIGNS.get(verdict, '')} {100 * cell['ood']:.1f}".strip()
-                rows.append(
-                    where
-                    | {"split": split_label(split), "verdict": verdict}
-                    | {"text": text, "value": cell["ood"], "why": open_question(run, cell)}
-                    | {key: cell[key] for key in NUMBERS}
-                )
-    return rows
+                here = (split_label(split), verdict, open_question(run, cell), text, cell["ood"])
+                rows.append((*where, *here, *(cell[key] for key in NUMBERS)))
+    return pl.DataFrame(rows, [*COLUMNS, *NUMBERS], orient="row", infer_schema_length=None)
 
 
 def open_question(run: Findings, cell: Mapping[str, Any]) -> str:
     """Which of the two judgements is open in a cell, and what would decide; "" if none is."""
-    if cell["verdict"] != UNDECIDED:
-        return ""
     said = []
-    if cell["level"] == UNCLEAR:
+    if cell["level"] == gaps.UNCLEAR:
         said.append(f"whether it looks right on {split_label(run.reference)}")
-    if cell["change"] == UNDECIDED:
+    if said and cell["verdict"] in (*gaps.ILLUSIONS, gaps.DEGRADES):
+        return f"{said[0]}; the number there is taken for it"
+    if cell["verdict"] != gaps.UNDECIDED:
+        return ""
+    if cell["change"] == gaps.UNDECIDED:
         said.append("whether it is worse here")
     if cell["needed"] is None:
         return f"{' and '.join(said)}; more sequences alone would not decide"
@@ -135,22 +116,16 @@ def _label(verdict: str) -> str:
 def _family(run: Findings, number: int, title: str) -> alt.LayerChart | alt.FacetChart:
     """The rows of a family; names of splits stand above the first."""
     columns, first = [split_label(name) for name in run.splits], number == 0
-    x_axis = alt.Axis(
-        orient="top",
-        **QUIET,
-        labels=first,
-        labelAngle=0,
-        labelLimit=WIDEST - 4,
-        labelPadding=8,
-    )
-    y_axis = alt.Axis(**QUIET, minExtent=84, maxExtent=84)
+    axis: dict[str, Any] = {**parts.QUIET, "labels": first, "labelAngle": 0, "labelPadding": 8}
+    x_axis = alt.Axis(orient="top", **axis, labelLimit=WIDEST - 4)
+    y_axis = alt.Axis(**parts.QUIET, minExtent=84, maxExtent=84)
     by_place = alt.EncodingSortField("place", op="min")
     shown = [v for v in VERDICTS if v in set(run.judged["verdict"])]
     named = json.dumps({v: _label(v) for v in shown})
     fill = alt.Fill(
         "verdict:N",
         scale=alt.Scale(domain=shown, range=[f"var(--{VERDICTS[v][0]})" for v in shown]),
-        legend=squares(title=None, labelExpr=f"({named})[datum.label]"),
+        legend=parts.squares(title=None, labelExpr=f"({named})[datum.label]"),
     )
     ink = alt.Color(
         "verdict:N",
@@ -168,13 +143,13 @@ def _family(run: Findings, number: int, title: str) -> alt.LayerChart | alt.Face
                 "split:N", sort=columns, scale=alt.Scale(domain=columns), title=None, axis=x_axis
             ),
             y=alt.Y("row:N", sort=by_place, title=None, axis=y_axis),
-            tooltip=tips(
+            tooltip=parts.tips(
                 *("proxy:N", "split:N"),
                 ("value:Q", "same prediction", ".2%"),
                 ("level:N", "on iid"),
                 "verdict:N",
                 ("why:N", "what is open"),
-                *GAP_TIPS,
+                *parts.GAP_TIPS,
                 P_TIP,
             ),
         )
@@ -190,14 +165,14 @@ def _family(run: Findings, number: int, title: str) -> alt.LayerChart | alt.Face
     )
 
 
-def gaps(run: Findings) -> Figure | None:
+def gap_lines(run: Findings) -> Figure | None:
     """The generalization gap of every proxy on every ood split, the largest at the top."""
     metrics = run.shown_metrics
     frame = run.gaps.filter(pl.col("seed").is_null(), pl.col("metric").is_in(metrics))
     if frame.is_empty():
         return None
     largest = (
-        run.judged.with_columns(right=pl.col("level") == LOOKS_RIGHT)
+        run.judged.with_columns(right=pl.col("level") == gaps.LOOKS_RIGHT)
         .group_by("simplification", maintain_order=True)
         .agg(pl.col("gap").max(), pl.col("right").first())
         .sort("right", "gap", descending=True, maintain_order=True)
@@ -208,7 +183,7 @@ def gaps(run: Findings) -> Figure | None:
         "metric",
         *("gap", "low", "high", "low_all", "high_all", "p_value"),
         proxy=pl.col("simplification").replace_strict(labels),
-        split=SPLIT,
+        split=parts.SPLIT,
     )
     level = run.thresholds.level
     units = {m: "points" if find_metric(m).share else find_metric(m).unit for m in metrics}
@@ -222,28 +197,25 @@ def gaps(run: Findings) -> Figure | None:
         "the metric at once: read those where you pick a gap because it is large. Filled points "
         f"differ from zero (p of no gap, corrected over proxies and splits, below {level:g}). Rows "
         f"are sorted by the largest gap in same predictions.{rest}",
-        chart=alt.layer(*_gap_lines(run, list(labels.values())), data=TABLE)
+        chart=alt.layer(*_intervals(run, list(labels.values())), data=TABLE)
         .properties(width=max(96, 700 // max(1, len(run.ood))), height=alt.Step(18))
-        .facet(
-            column=alt.Column("split:N", sort=[split_label(name) for name in run.ood], title=None),
-            spacing=14,
-        ),
+        .facet(column=parts.side_by_side(run.ood), spacing=14),
         data=frame,
-        **metric_menu(metrics, headings),
-        stills={"": {}} | {f"_{m}": {"metric": m} for m in metrics if m == "attention_jsd"},
+        **parts.metric_menu(metrics, headings),
+        stills={f"_{m}": {"metric": m} for m in metrics if m == "attention_jsd"},
     )
 
 
-def _gap_lines(run: Findings, proxies: Sequence[str]) -> list[alt.Chart]:
+def _intervals(run: Findings, proxies: Sequence[str]) -> list[alt.Chart]:
     """Zero, both intervals and the points, a row a proxy."""
-    y_axis = alt.Axis(labelLimit=300, **QUIET, grid=True)
+    y_axis = alt.Axis(labelLimit=300, **parts.QUIET, grid=True)
     scale, shapes = split_scale(run.splits), split_shapes(run.splits)
     base = alt.Chart().encode(
         y=alt.Y("proxy:N", sort=list(proxies), title=None, axis=y_axis),
         color=alt.Color("split:N", scale=scale, legend=None),
-        tooltip=tips(
+        tooltip=parts.tips(
             *("proxy:N", "split:N"),
-            *interval(".4f", "gap"),
+            *parts.interval(".4f", "gap"),
             ("low_all:Q", "low, of all at once", ".4f"),
             ("high_all:Q", "high, of all at once", ".4f"),
             P_TIP,
@@ -263,7 +235,7 @@ def _gap_lines(run: Findings, proxies: Sequence[str]) -> list[alt.Chart]:
         .mark_rule(strokeWidth=0.8, strokeOpacity=0.6)
         .encode(x=alt.X("low_all:Q", title=None), x2="high_all:Q")
     )
-    formats = f"unit_shown == 'share' ? {POINTS} : format(datum.value, '~g')"
+    formats = f"unit_shown == 'share' ? {parts.POINTS} : format(datum.value, '~g')"
     certain = f"isValid(datum.p_value) && datum.p_value < {run.thresholds.level}"
     dots = base.mark_point(size=42, strokeWidth=1.6, opacity=1).encode(
         x=alt.X("gap:Q", title=None, axis=alt.Axis(tickCount=4, labelExpr=formats)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Protocol, Self, runtime_checkable
 
 import torch
@@ -99,3 +99,8 @@ def as_points(x: Tensor) -> Tensor:
             f"{len(points)}); find out where in the model it comes from."
         )
     return points
+
+
+def beside(parts: Sequence[Tensor]) -> Tensor:
+    """[points, sum of dims] several parts of the same points, [points, dim] each, side by side."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=1)

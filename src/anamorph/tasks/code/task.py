@@ -180,7 +180,8 @@ def draw(
         fresh = fresh[rng.permutation(len(fresh))]
         lengths = np.minimum(fresh["original_string"].str.len_chars().to_numpy(), context - 1)
         if target is None:  # it is iid, which comes first
-            _check_enough(learnt, pool, fresh, language)
+            ours = whole.filter(pl.col("partition") == "train")
+            _check_enough(ours, learnt, pool, fresh, language)
             target = lengths[:test]
             part = fresh.head(test)
         else:
@@ -235,13 +236,16 @@ def _pools(
 
 
 def _check_enough(
-    learnt: pl.DataFrame, pool: pl.DataFrame, fresh: pl.DataFrame, language: str
+    ours: pl.DataFrame,
+    learnt: pl.DataFrame,
+    pool: pl.DataFrame,
+    fresh: pl.DataFrame,
+    language: str,
 ) -> None:
     """Whether there is something to train on, and something of `iid`."""
     if not len(fresh) or len(learnt) < 2:
-        repositories = pl.concat([learnt["repo"], pool["repo"]]).n_unique()
         raise AnamorphError(
-            f"code: {len(learnt) + len(pool):,} functions of {repositories} repositories in "
+            f"code: {len(ours):,} functions of {ours['repo'].n_unique()} repositories in "
             f"{language} are too few to train on and to hold out some that are not duplicates "
             f"({len(pool):,} held out, {len(fresh):,} left); give more source code."
         )

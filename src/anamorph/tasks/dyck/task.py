@@ -109,10 +109,11 @@ def dyck(
     )
     sentences["unseen_depth"] = first(deep, test)
     sentences["unseen_depth_matched"] = _matching(deep, sentences["unseen_long"].lengths)
+    kinds = range(1, k + 1)
     return Task(
         name="dyck",
         spec={"name": "dyck", **spec},
-        vocabulary=vocabulary(k),
+        vocabulary=("START", "END", *(f"({i}" for i in kinds), *(f"{i})" for i in kinds)),
         candidates=np.arange(FIRST_BRACKET + k, FIRST_BRACKET + 2 * k),
         splits={
             name: to_split(name, part, m, scored) for name, part in sentences.items() if len(part)
@@ -120,12 +121,6 @@ def dyck(
         learnt=LEARNT,
         about=about(spec),
     )
-
-
-def vocabulary(k: int) -> tuple[str, ...]:
-    """Token names: START, END, the k openers `(1`, the k closers `1)`."""
-    numbers = range(1, k + 1)
-    return ("START", "END", *(f"({i}" for i in numbers), *(f"{i})" for i in numbers))
 
 
 def to_split(name: str, sentences: Sentences, m: int, scored: Scored) -> Split:

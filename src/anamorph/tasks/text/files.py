@@ -12,8 +12,7 @@ from anamorph.tasks.text.content import Kind, kind_of
 from anamorph.tasks.text.folders import files_of_folder, files_of_pattern
 from anamorph.tasks.text.parsed import Csv, Json, Lines, rows_in
 from anamorph.tasks.text.rows import Fields, listed
-from anamorph.tasks.text.sources import Rows, Shards, Source, Stream, TextFiles
-from anamorph.tasks.text.tables import Table
+from anamorph.tasks.text.sources import Rows, Shards, Source, Stream, Table, TextFiles
 
 
 def open_source(source: object, fields: Fields) -> Source:

@@ -72,7 +72,7 @@ def files_of_folder(folder: Path) -> Typed:
         return _saved(folder)
     files = [(file, kind_of(file)) for file in _shown(folder)]
     tables, texts = _parted(files)
-    if tables and texts and not all(map(_is_about, texts)):
+    if tables and not all(_ABOUT.fullmatch(text.name) for text in texts):
         no_data = all(kind in ("json", "text") for _, kind in files)
         if not (no_data and all(map(is_single_object, tables))):
             raise _mixed(str(folder), tables, texts)
@@ -96,7 +96,7 @@ def _shown(folder: Path) -> list[Path]:
     ]
     data = [file for file in files if not _ABOUT_DATA.fullmatch(file.name)]
     if _is_cloned(folder):
-        data = [file for file in data if not _is_about(file)]
+        data = [file for file in data if not _ABOUT.fullmatch(file.name)]
         data = [file for file in data if ending(file) not in _BESIDE] or data
     if not data:
         besides = " but what speaks of the data" if files else ""
@@ -117,10 +117,6 @@ def _parted(files: Typed) -> tuple[list[Path], list[Path]]:
     """Tables, and texts."""
     tables = [file for file, kind in files if kind != "text"]
     return tables, [file for file, kind in files if kind == "text"]
-
-
-def _is_about(file: Path) -> bool:
-    return _ABOUT.fullmatch(file.name) is not None
 
 
 def _is_cloned(folder: Path) -> bool:

@@ -28,11 +28,11 @@ _QUOTED = re.compile(r'"([^"]*+(?:""[^"]*+)*+)"')  # takes all it can, or a cut 
 _UNQUOTED = {s: re.compile(rf"[^{re.escape(s)}\r\n]*") for s in _SEPARATORS["csv"]}
 _LINE_END = re.compile(r"\r\n|\n|\r")
 
-Placed = tuple[Any, int, int]  # a value, its first byte and the one behind it
-Scan = Callable[[str, int, bool], tuple[Any, int] | None]
-"""Reads one value of a text, from a place on, and gives it with the place behind it; None if the
-value may go on behind the text. The flag says that no more text comes: then None means that no
-value is left. A ValueError says what is wrong."""
+Placed = tuple[Any, int, int]  # a value, where it begins and the place behind it
+Scan = Callable[[str, int, bool], Placed | None]
+"""Reads one value of a text, from a place on, and gives it with its own place; None if the value
+may go on behind the text. The flag says that no more text comes: then None means that no value is
+left. A ValueError says what is wrong."""
 
 
 class PlacedFile(Source):
@@ -46,7 +46,7 @@ class PlacedFile(Source):
 
     @abstractmethod
     def _values(self) -> Iterator[Placed]:
-        """Every value; little of the file is in memory."""
+        """Every value and its bytes; little of the file is in memory."""
 
     @abstractmethod
     def _parse(self, data: bytes) -> Any:
@@ -107,14 +107,15 @@ class PlacedFile(Source):
                     reason = str(error)
                     if isinstance(error, UnicodeDecodeError):
                         reason = f"not UTF-8: {error.reason}"
-                    raise self._broken(reason, self._line(place)) from error
+                    gap = len(text) - at - len(text[at:].lstrip(" \t\r\n,"))
+                    raise self._broken(reason, self._line(place + gap)) from error
                 if found is None:
                     return
-                value, stop = found
-                end = place + len(text[at:stop].encode())
+                value, start, stop = found
+                first = place + start - at  # what is passed over has a byte a character
+                at, place, size = stop, first + len(text[start:stop].encode()), BLOCK
                 if value is not NOTHING:
-                    yield value, place, end
-                at, place, size = stop, end, BLOCK
+                    yield value, first, place
 
     def _broken(self, reason: str, line: int) -> AnamorphError:
         said = self.broken.format(reason=reason, field=self.fields.text)
@@ -195,30 +196,30 @@ class _Scan:
     def __init__(self) -> None:
         self.within = "start"  # of the file; or in an array, behind it, or in a file without one
 
-    def __call__(self, text: str, at: int, ended: bool) -> tuple[Any, int] | None:
+    def __call__(self, text: str, at: int, ended: bool) -> Placed | None:
         """The next value; see `Scan`."""
         if self.within == "end":
             if rest := text[at:].strip():
                 raise ValueError(f"{rest[:20]!r} follows the array")
             return None
         if gap := _GAP.match(text, at):
-            return NOTHING, gap.end()
+            at = gap.end()
         if at == len(text):
             if ended and self.within == "array":
                 raise ValueError("the array does not end")
             return None
         if (text[at], self.within) in (("[", "start"), ("]", "array")):
             self.within = "array" if text[at] == "[" else "end"
-            return NOTHING, at + 1
+            return NOTHING, at, at + 1
         try:
-            found = _DECODER.raw_decode(text, at)
+            value, stop = _DECODER.raw_decode(text, at)
         except (ValueError, RecursionError) as error:
             if isinstance(error, json.JSONDecodeError) and not ended and cut_off(error, text):
                 return None
             raise ValueError(_reason(error)) from error
         if self.within == "start":
             self.within = "file"
-        return found
+        return value, at, stop
 
 
 def _reason(error: ValueError | RecursionError) -> str:
@@ -290,27 +291,28 @@ class Csv(PlacedFile):
             if len(record) != len(self._columns):
                 reason = f"{len(record)} field(s) for {len(self._columns)} columns"
                 raise self._broken(reason, self._line(start))
-            yield self._row(record), start, stop
+            yield record, start, stop
 
-    def _parse(self, data: bytes) -> dict[str, str]:
+    def _parse(self, data: bytes) -> Any:
         found = _record(self._separator, data.decode(), 0, True)
         assert found is not None
-        return self._row(found[0])
+        return found[0]
 
-    def _row(self, record: list[str]) -> dict[str, str]:
-        return dict(zip(self._columns, record, strict=True))
+    def _document(self, value: list[str], number: int, start: int) -> Document | None:
+        return super()._document(dict(zip(self._columns, value, strict=True)), number, start)
 
     def _names(self, separator: str) -> list[str]:
         return next((record for record, *_ in self._scanned(partial(_record, separator))), [])
 
 
-def _record(separator: str, text: str, at: int, ended: bool) -> tuple[Any, int] | None:
+def _record(separator: str, text: str, at: int, ended: bool) -> Placed | None:
     """The fields of a record, unless it is a blank line; see `Scan`."""
     if at >= len(text):
         return None
+    start = at
     fields: list[str] = []
     while True:
-        quotes = text.startswith('"', at)
+        quotes = text[at : at + 1] == '"'
         found = (_QUOTED if quotes else _UNQUOTED[separator]).match(text, at)
         if (found is None or found.end() >= len(text) - 1) and not ended:
             return None
@@ -318,11 +320,11 @@ def _record(separator: str, text: str, at: int, ended: bool) -> tuple[Any, int] 
             raise ValueError("a quote is not closed")
         fields.append(found[1].replace('""', '"') if quotes else found[0])
         at = found.end()
-        if text.startswith(separator, at):
+        if text[at : at + 1] == separator:
             at += 1
             continue
         line_end = _LINE_END.match(text, at)
         if line_end is None and at < len(text):
             raise ValueError(f"{text[at : at + 10]!r} follows a closing quote")
         stop = at if line_end is None else line_end.end()
-        return (NOTHING if fields == [""] else fields), stop
+        return (NOTHING if fields == [""] else fields), start, stop

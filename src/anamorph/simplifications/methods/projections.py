@@ -1,8 +1,9 @@
-"""What SVD and PCA have in common: points are projected on a few axes learnt from the moments."""
+"""SVD and PCA: points are projected on a few axes, learnt from the moments."""
 
 from abc import abstractmethod
 from typing import ClassVar, Self
 
+import torch
 from torch import Tensor
 
 from anamorph.errors import AnamorphError
@@ -65,3 +66,55 @@ class Projection(Simplification):
         """Project `x` [..., dim]."""
         matrix, bias = self.affine()
         return x @ matrix.to(x) + bias.to(x)
+
+
+class SVD(Projection):
+    """The uncentred projection on the top right-singular vectors of the points.
+
+    Args:
+        rank: how many vectors to keep, from 1 to the dimension.
+
+    Attributes:
+        components_: [rank, dim] the vectors as rows, the greatest singular value first.
+
+    Example:
+        >>> import torch
+        >>> points = torch.tensor([[3.0, 4.0], [6.0, 8.0]])
+        >>> SVD(rank=1).fit(points)(torch.tensor([4.0, -3.0])).abs().max() < 1e-6
+        tensor(True)
+    """
+
+    name: ClassVar[str] = "svd"
+
+    def _learn(self, moments: Moments) -> None:
+        self.components_ = moments.axes[: self.rank].clone()
+
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """(matrix [dim, dim], bias [dim]), float64; the bias is zero."""
+        matrix = self.components_.T @ self.components_
+        return matrix, torch.zeros_like(matrix[0])
+
+
+class PCA(Projection):
+    """The centred projection on the axes of greatest variance.
+
+    Args:
+        rank: how many axes to keep, from 1 to the dimension.
+
+    Attributes:
+        components_: [rank, dim] the axes as rows, the greatest variance first.
+        mean_: [dim].
+    """
+
+    name: ClassVar[str] = "pca"
+
+    mean_: Tensor
+
+    def _learn(self, moments: Moments) -> None:
+        self.components_ = moments.centred_axes[: self.rank].clone()
+        self.mean_ = moments.mean.clone()
+
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """(matrix [dim, dim], bias [dim]), float64."""
+        matrix = self.components_.T @ self.components_
+        return matrix, self.mean_ - self.mean_ @ matrix
