@@ -46,18 +46,16 @@ def test_what_is_recorded_is_what_runs_without_recording() -> None:
 
 @torch.inference_mode()
 def test_edits_may_make_different_numbers_of_copies() -> None:
-    class Copies(EditBy):
-        copies = 2
-
     model = granite()
     batch = Batch(torch.arange(14).view(2, 7) + 3, torch.ones(2, 7, dtype=torch.bool))
     half = EditBy(lambda x: x / 2)
-    two = Copies(
+    two = EditBy(
         lambda x: (
             torch.cat([x / 2, 2 * x])
             if len(x) == 1
             else x * x.new_tensor([0.5, 2]).view(2, 1, 1, 1)
-        )
+        ),
+        copies=2,
     )
     with model.session():
         both = model.run(batch, {LayerKind(1, "query"): half, LayerKind(1, "mlp"): two})
