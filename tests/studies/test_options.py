@@ -9,12 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import anamorph as am
 from anamorph.auditing.options import AuditOptions
+from anamorph.errors import AnamorphError
 from anamorph.progress import Event
 from anamorph.tasks import Task
 from plain import small_model
+from random_tasks import random_task
 
 pytestmark = pytest.mark.usefixtures("quick_report")
 
@@ -132,3 +135,19 @@ def test_what_a_study_of_an_earlier_version_did_not_say(smoke_run: Path, tmp_pat
     for key in ("paper_steps", "about", "choices", "layout", "fingerprints"):
         assert again.spec[key] == usual[key]
     assert again.results.equals(am.load_run(smoke_run).results)
+
+
+@pytest.mark.parametrize("call", ["audit", "audit_given"])
+def test_what_is_no_model_or_no_task_is_told(call: str, tmp_path: Path) -> None:
+    run = {
+        "audit": lambda model, task: am.audit(model, task, "svd(rank=1)@*.residual"),
+        "audit_given": lambda model, task: am.audit_given(
+            model, task, "svd(rank=1)@*.residual", tmp_path / "run"
+        ),
+    }[call]
+    task = random_task(7)
+    with pytest.raises(AnamorphError, match=r"got Linear\. Wrap .* am\.HookedModel\(module"):
+        run(torch.nn.Linear(2, 2), task)
+    with pytest.raises(AnamorphError, match=r"must be an anamorph\.tasks\.Task; got str"):
+        run(small_model(task), "dyck")
+    assert not (tmp_path / "run").exists()

@@ -6,7 +6,7 @@ from typing import get_args
 import numpy as np
 
 from anamorph.auditing.engine import BATCH_TOKENS, BATCHES, Settings
-from anamorph.errors import require
+from anamorph.errors import AnamorphError, require
 from anamorph.faithfulness.confidence import PRIOR_CORRELATION
 from anamorph.faithfulness.estimates import Stopping
 from anamorph.faithfulness.gaps import Thresholds
@@ -66,7 +66,22 @@ class AuditOptions:
                 object.__setattr__(self, name, float(getattr(self, name)))
 
     def resolved(self, task: Task, model: Model) -> "AuditOptions":
-        """With what task and model decide where the options leave it to them."""
+        """With what task and model decide where the options leave it to them.
+
+        Raises:
+            AnamorphError: if one of the two is of another kind.
+        """
+        if not isinstance(model, Model):
+            raise AnamorphError(
+                f"The model must be one of anamorph's; got {type(model).__name__}. Wrap a model of "
+                "transformers as am.HuggingFace(model, tokenizer), and any other module as "
+                "am.HookedModel(module, {'*.residual': 'blocks.*'}) with the paths of its blocks."
+            )
+        if not isinstance(task, Task):
+            raise AnamorphError(
+                f"The task must be an anamorph.tasks.Task; got {type(task).__name__}. "
+                "am.load_task and am.text_task make one."
+            )
         return replace(
             self,
             learnt=learnt_of(task) if self.learnt is None else self.learnt,

@@ -46,8 +46,10 @@ def find_class(name: str) -> type[Estimator]:
                 "the two names must be the same."
             )
         return found
+    always = " The identity is in every audit; leave it out." if name == "identity" else ""
     raise AnamorphError(
         f"There is no simplification {name!r}; there are: {', '.join(simplification_names())}."
+        + always
     )
 
 

@@ -242,9 +242,8 @@ class GivenStudy(Study):
     ) -> None:
         self.simplify = listed(simplify)
         self.name, self.source = name, source
-        super().__init__(
-            task, model, proxies_of(model, self.simplify, options.by), options.resolved(task, model)
-        )
+        resolved = options.resolved(task, model)  # first: it says what is no model or task
+        super().__init__(task, model, proxies_of(model, self.simplify, options.by), resolved)
         self.weights = model.fingerprint()
         _require_fingerprint(type(model).__name__, self.weights)
 
