@@ -4,6 +4,7 @@ Tests may run as root, whom permissions do not stop: so a regular file stands wh
 needed, and a limit on the size of files (`RLIMIT_FSIZE`) stands for a full disk.
 """
 
+import json
 import os
 import resource
 import signal
@@ -17,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 
 from anamorph.errors import AnamorphError
-from anamorph.files import replacing
+from anamorph.files import replacing, write_json
 from anamorph.models.weights import read_weights, write_weights
 
 
@@ -164,3 +165,10 @@ def test_the_same_weights_are_the_same_bytes(tmp_path: Path) -> None:
 def test_metadata_with_an_entry_for_each_value_can_be_read(tmp_path: Path) -> None:
     save_file({"a": torch.ones(2)}, tmp_path / "old", {"layers": "2", "name": '"x"'})
     assert read_weights(tmp_path / "old")[1] == {"layers": 2, "name": "x"}
+
+
+def test_json_keeps_names_of_files_that_are_no_text(tmp_path: Path) -> None:
+    said = {"file": os.fsdecode(b"r\xff"), "word": "é"}
+    write_json(tmp_path / "a.json", said)
+    assert json.loads((tmp_path / "a.json").read_text("utf-8")) == said
+    assert "é" in (tmp_path / "a.json").read_text("utf-8")

@@ -63,10 +63,13 @@ def replacing(path: Path | str) -> Iterator[Path]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file that appears whole or not at all."""
+    r"""Write a JSON file that appears whole or not at all.
+
+    Of a file name that is not text, what is not is written as `\udc..`, and read again so.
+    """
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     with replacing(path) as temporary:
-        temporary.write_text(text + "\n", "utf-8")
+        temporary.write_text(text + "\n", "utf-8", errors="backslashreplace")
 
 
 def write_table(path: Path, table: pl.DataFrame) -> None:

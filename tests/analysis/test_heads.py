@@ -12,7 +12,7 @@ import torch
 
 from anamorph.analysis.edited_heads import EditedHead, edited_head
 from anamorph.analysis.head_scores import LONGEST, Places, head_scores
-from anamorph.analysis.heads import SCORES
+from anamorph.analysis.heads import SCORES, _method
 from anamorph.auditing.options import AuditOptions
 from anamorph.auditing.samples import scored_sequences
 from anamorph.errors import AnamorphError
@@ -280,3 +280,9 @@ def test_the_step_is_passed_over_if_its_file_is_there(task: Task, tmp_path: Path
     path.write_text("kept")
     score("svd(rank=2)@1.0.query")
     assert path.read_text() == "kept"
+
+
+def test_a_semicolon_in_quotes_is_part_of_a_label() -> None:
+    head = EditedHead(0, 0, ("key",), False)
+    assert _method('given(path="my maps;v2@1")@0.0.key', head) == 'given(path="my maps;v2@1") · key'
+    assert _method("svd@0.0.query;svd@0.0.key", head) == "SVD · query, key"

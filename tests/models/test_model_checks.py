@@ -183,6 +183,17 @@ class ShowsAnotherRun(am.Decoder):
         return super().layer(index, state, *args, **kwargs)
 
 
+class LosesRows(am.Decoder):
+    """Shows an edit what its own layer computed, but not at some positions."""
+
+    def layer(
+        self, index: int, state: State, edits: Any = None, record: Any = (), at: Any = None
+    ) -> Ran:
+        if at is not None and any(read.layer == index for e in edits.values() for read in e.reads):
+            raise am.AnamorphError("rows are lost")
+        return super().layer(index, state, edits, record, at)
+
+
 class Rounds(am.Decoder):
     def layer(self, index: int, state: State, edits: Edits | None = None, *rest: Any, **kw: Any):
         ran = super().layer(index, state, edits, *rest, **kw)
@@ -225,6 +236,7 @@ BROKEN = {
     FiresForNothingAndRounds: "an edit fires exactly once",
     ForgetsWhatIsRead: "an edit is shown what its run computed",
     ShowsAnotherRun: "an edit is shown what its run computed",
+    LosesRows: "an edit is shown what its run computed",
     Rounds: "an edit that changes nothing changes nothing",
     WrongRows: "positions asked for are as among all",
     MixesCopies: "copies run as they would alone",

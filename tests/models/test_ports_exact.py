@@ -1,4 +1,4 @@
-"""Recording a site changes nothing, in half precision and behind a scale either."""
+"""Recording a site changes no bit, even in half precision or behind a scale."""
 
 import pytest
 import torch

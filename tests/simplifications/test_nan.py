@@ -24,3 +24,13 @@ def test_a_nan_stays_one_and_others_are_mapped_as_before(
         assert after[7].isnan().any()
         others = torch.arange(40) != 7
         assert torch.equal(after[others], before[others])
+
+
+def test_a_distance_that_overflows_makes_no_nan() -> None:
+    """In half precision, as of a residual stream with one large dimension."""
+    x = torch.randn(400, 8, generator=torch.Generator().manual_seed(0))
+    x[:100, 3] += 600
+    fitted = KMeans(clusters=4).fit(x)
+    made = fitted(x.half())
+    assert made.isfinite().all()
+    assert (made[:100, 3] > 590).all() and (made[100:, 3] < 10).all()

@@ -1,18 +1,23 @@
 """Simplifications that are written alike, hold large arrays, or use other files of their author."""
 
 import importlib
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 from torch import Tensor
 
+import anamorph
 from anamorph.errors import AnamorphError
 from anamorph.models.base import Context
 from anamorph.models.sites import Site
 from anamorph.simplifications import SVD, Simplification, expand, sweep
+from anamorph.simplifications.base import parse_simplification
 from anamorph.simplifications.fingerprint import fingerprint_of
 
 
@@ -128,3 +133,61 @@ def test_a_folder_that_is_called_as_a_simplification_is_not_its_content(
     (tmp_path / "twice").mkdir()
     (tmp_path / "twice" / "spec.json").write_text("{}")
     assert fingerprint_of(Twice) == before
+
+
+OTHER_PROCESS = """
+import enum
+from anamorph.simplifications.fingerprint import fingerprint_of
+
+class Mode(enum.Enum):
+    ONE = 1
+
+class Named:
+    @property
+    def name(self):
+        return "x"
+
+print(fingerprint_of(Mode.ONE), fingerprint_of(Named()), fingerprint_of(Named))
+"""
+
+
+def test_digests_are_the_same_in_every_process() -> None:
+    """Of what has a `name` that is no text, too: no place in memory gets in."""
+    run = [sys.executable, "-c", OTHER_PROCESS]
+    here = os.environ | {"PYTHONPATH": str(Path(anamorph.__file__).parents[1])}
+    said = [
+        subprocess.run(run, check=True, capture_output=True, text=True, env=here).stdout
+        for _ in range(2)
+    ]
+    assert said[0] == said[1] and len(set(said[0].split())) == 3
+
+
+def test_code_of_a_module_without_a_file_counts() -> None:
+    """As of a notebook, whose module is called `__main__` and is from no file."""
+    digests = []
+    for number in (2, 3):
+        notebook = ModuleType("notebook_of_a_user")
+        exec(f"def helper(x):\n    return x * {number}", vars(notebook))
+        author = ModuleType("author_of_a_map")
+        sys.modules |= {"notebook_of_a_user": notebook, "author_of_a_map": author}
+        author.helper = notebook.helper  # type: ignore[attr-defined]
+        exec("def scaled(x):\n    return helper(x)", vars(author))
+        digests.append(fingerprint_of(author.scaled))
+    del sys.modules["notebook_of_a_user"], sys.modules["author_of_a_map"]
+    assert digests[0] != digests[1]
+
+
+def test_true_is_not_one() -> None:
+    with pytest.raises(AnamorphError, match="says both joint=true and joint=1"):
+        expand("svd(rank=2,joint=true)+kmeans(clusters=4,joint=1)@0.*.key")
+
+
+@pytest.mark.parametrize("key", ["x", "9.components_", "components_"])
+def test_the_state_of_another_chain_is_refused(key: str) -> None:
+    with pytest.raises(AnamorphError, match=r"has stages 0 to 1, and no place for"):
+        (SVD(rank=2) + SVD(rank=1)).load_state({key: torch.ones(2)})
+
+
+def test_a_list_is_no_single_simplification() -> None:
+    with pytest.raises(AnamorphError, match="must name one simplification, without lists"):
+        parse_simplification("svd(rank=[1,2])")

@@ -95,6 +95,19 @@ def test_a_complete_run_of_an_earlier_layout(task: Task, tmp_path: Path) -> None
     assert {f: f.read_bytes() for f in run.path.rglob("*") if f.is_file()} == before
 
 
+def test_a_run_of_an_earlier_layout_cannot_tell_what_others_simplify_by(
+    task: Task, tmp_path: Path
+) -> None:
+    model = small_model(task)
+    run = am.audit_given(model, task, SPECS, tmp_path / "run", sequences=10)
+    older(run.path)
+    spec = json.loads((run.path / "spec.json").read_text())
+    spec["fingerprints"]["simplifications"]["mine(path=a/b)"] = "0" * 32
+    (run.path / "spec.json").write_text(json.dumps(spec))
+    with pytest.warns(UserWarning, match=r"what mine\(path=a/b\) read or hold.* cannot be told"):
+        am.audit_given(model, task, SPECS, tmp_path / "run", sequences=10)
+
+
 def test_an_unfinished_run_of_an_earlier_layout(task: Task, tmp_path: Path) -> None:
     model = small_model(task)
     run = am.audit_given(model, task, SPECS, tmp_path / "run", sequences=10)

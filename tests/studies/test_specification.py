@@ -185,3 +185,10 @@ def test_a_toml_file_in_another_encoding(tmp_path: Path) -> None:
     (tmp_path / "audit.toml").write_bytes("model = 'x'\n".encode("utf-16"))
     with pytest.raises(AnamorphError, match=r"Cannot read .*audit\.toml"):
         read_audit(tmp_path / "audit.toml", {})
+
+
+def test_a_study_without_simplifications_is_refused_before_its_task_is_made() -> None:
+    said = load_preset("dyck", "smoke").model_dump()
+    nothing = {"simplify": (), "each_layer": (), "each_head": ()}
+    with pytest.raises(AnamorphError, match="there is no simplification; simplify, each_layer or"):
+        StudySpec.of({**said, **nothing}, "here")

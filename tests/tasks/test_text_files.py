@@ -136,6 +136,15 @@ def test_blank_lines_are_skipped(tmp_path: Path) -> None:
     assert list(source.pick(np.arange(count))) == documents
 
 
+def test_an_empty_file_has_no_lines(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b"")
+    jsonl(tmp_path / "b.jsonl", rows(["x", "y"]))
+    assert open_source(tmp_path / "a.jsonl", Fields()).count() == 0
+    both = open_source(tmp_path, Fields())
+    count = both.count()
+    assert count == 2 and [d.text for d in both.pick(np.arange(count))] == ["x", "y"]
+
+
 def test_line_starts_of_a_file_of_many_blocks(tmp_path: Path) -> None:
     long = ["x" * 3_000_000, "y" * 2_000_000, "z"]  # a block is 4 MiB
     source = open_source(jsonl(tmp_path / "a.jsonl", rows(long)), Fields())

@@ -10,6 +10,7 @@ passes, which is one test at one end of a 95 % interval: with probability at mos
 many sizes were tried (Maurer, Hothorn and Lehmacher 1995; Westfall and Krishen 2001).
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -166,7 +167,7 @@ def _proxies(
 def _method(family: str, head: EditedHead) -> str:
     """How a head is simplified, whichever: `svd@1.3.query;svd@1.1.key` is "SVD · query, key"."""
     parts: dict[str, list[str]] = {}
-    for attachment in family.split(";"):
+    for attachment in re.findall(r'(?:"(?:[^"\\]|\\.)*"|[^;"])+', family):
         simplification, _, sites = attachment.rpartition("@")
         kinds = sites.rpartition(".")[2].strip("{}").split(",")
         parts.setdefault(method_label(simplification), []).extend(kinds)

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 
 import torch
@@ -146,8 +145,11 @@ def _reading(model: Model, tokens: Tensor) -> None:
             _read_rightly(model, tokens, read, key)
         beside = LayerKind(key.layer, BEFORE.get(key.kind, ""))
         if beside in keys:
-            with suppress(AnamorphError):  # this model computes it later, and says so
-                _read_rightly(model, tokens, beside, key)
+            try:
+                model.run(Batch.whole(tokens), {key: _Reads(beside)})
+            except AnamorphError:  # this model computes it later, and says so
+                continue
+            _read_rightly(model, tokens, beside, key)
 
 
 def _read_rightly(model: Model, tokens: Tensor, read: LayerKind, key: LayerKind) -> None:

@@ -119,7 +119,9 @@ def _of_fingerprints(there: Mapping[str, Any], asked: Mapping[str, Any]) -> list
             found.append(differs if name == CANDIDATES else f"{name!r} differs")
     for name, pair in models.items():
         found.append(f"of {name}, {differing([*changed(*pair)])}")
-    found += [f"the metric {name}, or its code, differs" for name in metrics]
+    for name, (before, now) in metrics.items():
+        differs = "differs" if before and now else "was not there" if now else "is not there"
+        found.append(f"the metric {name}, or its code, {differs}")
     for name, pair in simplifications.items():
         if None not in pair:  # else it is not asked for in both, which their specs say
             found.append(f"what {name} reads or holds, or its code, differs")

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 
 from anamorph.runs.folder import Run
+from anamorph.simplifications.grammar import read_stages
+from anamorph.simplifications.registry import SIMPLIFICATIONS
 
 PACKAGES = (
     *("torch", "numpy", "polars", "scikit-learn", "safetensors"),
@@ -41,6 +43,26 @@ def warn_of_versions(run: Run) -> None:
         warnings.warn(
             f"The run in {run.path} was begun with {'; '.join(different)}. Its numbers may differ "
             "from those of one version alone, by rounding or more.",
+            stacklevel=4,
+        )
+
+
+def warn_of_untold(run: Run) -> None:
+    """Warn if a complete run of an earlier version cannot tell what simplifications were made of.
+
+    Its digests were made in another way. Of our own simplifications the text says everything; what
+    others read or hold, and their code, may have changed.
+    """
+    said = (run.spec.get("fingerprints") or {}).get("simplifications") or {}
+    others = [
+        text
+        for text in said
+        if any(not isinstance(SIMPLIFICATIONS.get(s.name), str) for s in read_stages(text))
+    ]
+    if run.spec.get("layout") is None and others:
+        warnings.warn(
+            f"The run in {run.path} is of an earlier version of anamorph. Whether what "
+            f"{', '.join(others)} read or hold, or their code, has changed since cannot be told.",
             stacklevel=4,
         )
 

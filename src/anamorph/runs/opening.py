@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from anamorph.errors import AnamorphError
 from anamorph.files import write_json
 from anamorph.runs.comparing import differences
-from anamorph.runs.environment import environment, warn_of_versions
+from anamorph.runs.environment import environment, warn_of_untold, warn_of_versions
 from anamorph.runs.folder import Run, load_run
 from anamorph.version import version
 
@@ -45,12 +45,14 @@ def open_run(path: Path | str, spec: Mapping[str, Any]) -> Iterator[Run]:
             (named), or other files; if another process works in it; or if it cannot be written to.
 
     Warns:
-        UserWarning: if the run goes on with other versions of packages than it was begun with.
+        UserWarning: if the run goes on with other versions of packages than it was begun with, or
+            is of a version that cannot tell what simplifications of others were made of.
     """
     path = Path(path)
     spec = _as_json({"anamorph": version(), "layout": LAYOUT, **spec})
     run = _existing(path, spec)
     if run is not None and run.complete:
+        warn_of_untold(run)
         yield run
         return
     with _held(path):

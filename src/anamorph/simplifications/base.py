@@ -214,13 +214,23 @@ class Chain(Simplification):
         }
 
     def load_state(self, state: Mapping[str, Tensor]) -> Self:
-        """Set what `state_dict` gave."""
-        own: list[dict[str, Tensor]] = [{} for _ in self.stages]
+        """Set what `state_dict` gave.
+
+        Raises:
+            AnamorphError: if it is the state of another chain.
+        """
+        own: dict[str, dict[str, Tensor]] = {str(number): {} for number in range(len(self.stages))}
         for key, value in state.items():
-            number, name = key.split(".", 1)
-            own[int(number)][name] = value
+            number, _, name = key.partition(".")
+            if number not in own:
+                raise AnamorphError(
+                    f"{self} has stages 0 to {len(own) - 1}, and no place for {key!r}; load the "
+                    "state of a chain of the same stages."
+                )
+            own[number][name] = value
         self.stages_ = tuple(
-            stage.clone().load_state(some) for stage, some in zip(self.stages, own, strict=True)
+            stage.clone().load_state(some)
+            for stage, some in zip(self.stages, own.values(), strict=True)
         )
         return self
 
@@ -357,12 +367,15 @@ def parse_simplification(
         known: classes by name, besides the registry.
 
     Raises:
-        AnamorphError: as `parse`, and for `joint` and `on`.
+        AnamorphError: as `parse`, and for lists, `joint` and `on`.
     """
-    stages = [
+    stages = read_stages(text)
+    if any(len(value) > 1 for stage in stages for value in stage.values.values()):
+        raise AnamorphError(f"{text!r} must name one simplification, without lists.")
+    made = [
         ((known or {}).get(name) or find_simplification(name)).with_params(
             {key: value for key, (value,) in values.items()}
         )
-        for name, values in read_stages(text)
+        for name, values in stages
     ]
-    return reduce(add, stages)
+    return reduce(add, made)

@@ -114,7 +114,7 @@ class _Digest:
                 continue
             for name in sorted(vars(part)):
                 value = vars(part)[name]
-                if name in ("name", "size_name"):  # words, which a folder may be called as well
+                if name in ("name", "size_name") and isinstance(value, str):  # no path, but a word
                     self.say(repr(value))
                     continue
                 if isinstance(value, classmethod | staticmethod):
@@ -143,7 +143,7 @@ class _Digest:
                 continue
             self.say(name)
             if isinstance(value, ModuleType):
-                self.take_file(str(value.__file__))
+                self.take_file(_file(value) or "")
             else:
                 self.take(value)
 
@@ -173,10 +173,20 @@ def _module(value: object, function: FunctionType) -> ModuleType | None:
 
 def _installed(module: ModuleType) -> bool:
     """Whether a module is ours, of Python or of an installed package."""
-    file = module.__spec__.origin if module.__spec__ is not None else module.__file__
+    file = _file(module)
+    if module.__name__.partition(".")[0] == HOME:
+        return True
+    if file is None:  # built in, or made by hand, as a notebook's
+        return module.__spec__ is not None
     folders = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
-    ours = module.__name__.partition(".")[0] == HOME
-    return ours or file is None or not Path(file).exists() or file.startswith(folders)
+    return not Path(file).exists() or file.startswith(folders)
+
+
+def _file(module: ModuleType) -> str | None:
+    """The file that a module is from, if there is one."""
+    if module.__spec__ is not None:
+        return module.__spec__.origin
+    return vars(module).get("__file__")
 
 
 def _content(cell: object) -> object:

@@ -115,8 +115,11 @@ def _attachments(text: str, stages: list[Stage], sites: str) -> list[Attachment]
         made = []
         for kind, values in zip(kinds, choice, strict=True):
             for key, value in values.items():
-                if key in OF_ATTACHMENT and options.setdefault(key, value) != value:
-                    both = " and ".join(f"{key}={value_text(v)}" for v in (options[key], value))
+                if key not in OF_ATTACHMENT:
+                    continue
+                said = [value_text(v) for v in (options.setdefault(key, value), value)]
+                if said[0] != said[1]:  # as text: true is not 1
+                    both = " and ".join(f"{key}={v}" for v in said)
                     raise AnamorphError(
                         f"The spec {text!r} says both {both} of one attachment; say it once."
                     )

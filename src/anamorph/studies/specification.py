@@ -21,6 +21,7 @@ from pydantic import (
     StrictInt,
     ValidationError,
     field_validator,
+    model_validator,
 )
 
 from anamorph.auditing.options import AuditOptions
@@ -115,6 +116,15 @@ class StudySpec(Specification):
         # A run of an earlier version also says how its intervals were resampled.
         known["audit"] = {key: v for key, v in known["audit"].items() if key in AUDIT}
         return cls.of(known | replaced, where)
+
+    @model_validator(mode="after")
+    def _simplifies(self) -> Self:
+        """Told here, before a task is made."""
+        if not (self.simplify or self.each_layer or self.each_head):
+            raise ValueError(
+                "there is no simplification; simplify, each_layer or each_head must name one"
+            )
+        return self
 
     @field_validator("task")
     @classmethod

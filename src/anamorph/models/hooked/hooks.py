@@ -115,8 +115,8 @@ class Hook:
         """[..., heads · dim] as [..., head, dim]."""
         if self.heads is None:
             raise AnamorphError(
-                f"the {self.where} is {list(x.shape)}, without an axis for heads; say how many lie "
-                "side by side, such as Hook(path, heads=4)."
+                f"the {self.where} has {x.dim()} axes, and none for heads; say how many lie side "
+                "by side, such as Hook(path, heads=4)."
             )
         if x.shape[-1] % self.heads:
             raise AnamorphError(

@@ -109,20 +109,26 @@ def _with_heads(
     attention, output = seen[0]
     if len(seen) > 1 or not _is_usual(attention, tokens):
         return replace(block, headless="attention there is not one of all positions at once")
-    ran = next(seen for seen in watch.modules if seen.module is attention.module)
+    dims = {kind: int(getattr(attention, kind).shape[-1]) for kind in ("query", "key", "value")}
+    dims["output"] = dims["value"]
+    if attention.module is block.module:  # which has no attention module within
+        own = Heads(block.module, block.form, None, attention.layout, dims)
+        return replace(block, heads=own)
+    ran = next((seen for seen in watch.modules if seen.module is attention.module), None)
+    if ran is None:
+        return replace(block, headless="its attention module is not called as a module is")
     if ran.times > 1:
         return replace(block, headless="its attention module runs more than once in a block")
     form, heads = Form.of(ran.gave), side_by_side(output)[0]
     inside = set(attention.module.modules()) - {attention.module}
     ends = [s.module for s in watch.modules if s.module in inside and _ends(s, heads, ran)]
     alone = not form.items or all(x is None for x in ran.gave[1:])
-    dims = {kind: int(getattr(attention, kind).shape[-1]) for kind in ("query", "key", "value")}
     found = Heads(
         module=attention.module,
         form=form,
         projection=ends[0] if ends and alone else None,
         layout=attention.layout,
-        dims={**dims, "output": dims["value"]},
+        dims=dims,
     )
     return replace(block, heads=found)
 

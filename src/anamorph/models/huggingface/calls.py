@@ -234,10 +234,12 @@ class Attending(Call):
     Attributes:
         seen: what attention modules handed over, and [copy, batch, head, position, dim] what their
             heads gave.
+        begun: whether an attention module came so far as to hand something over.
         given: [copy · batch, position, width] what the attention module of a block gave.
     """
 
     seen: list[tuple[Attention, Tensor]] = field(default_factory=list)
+    begun: bool = False
     given: Tensor | None = None
 
     def attention(self, heads: Heads, run: Run, /, *given: Any, **named: Any) -> Any:
@@ -250,6 +252,7 @@ class Attending(Call):
 
     def attend(self, attention: Attention) -> Tensor:
         """What the heads give."""
+        self.begun = True
         output = super().attend(attention)
         self.seen.append((attention, output))
         return output

@@ -313,7 +313,7 @@ class HuggingFace(Wrapped):
         except (AnamorphError, CannotSplit):
             raise
         except Exception as error:  # whatever somebody's model raises where it is run in parts
-            if not call.seen:
+            if not call.begun:
                 self.blocks = [replace(block, headless=OUTSIDE) for block in self.blocks]
             reason = str(error).strip().split("\n")[0]
             raise CannotSplit(

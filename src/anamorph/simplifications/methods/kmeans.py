@@ -100,4 +100,5 @@ class KMeans(Simplification):
         shifted = (self.centers_ - middle).to(x)
         distance = shifted.square().sum(dim=1) - 2 * (x - middle.to(x)) @ shifted.T
         nearest = F.embedding(distance.argmin(dim=-1), centers)
-        return nearest.add_(0 * distance[..., :1])  # no centre is nearest to what is not a number
+        # No centre is nearest to what is not a number. Distances would not tell: they may overflow.
+        return nearest.add_((0 * x).sum(dim=-1, keepdim=True))

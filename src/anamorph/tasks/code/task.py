@@ -90,7 +90,7 @@ def code(
     Raises:
         AnamorphError: if an argument does not fit, or the corpus cannot be read or lacks something.
     """
-    spec = {key: given for key, given in locals().items() if key not in ("cache", "watch")}
+    spec = {key: given for key, given in dict(locals()).items() if key not in ("cache", "watch")}
     if isinstance(corpus, Mapping):
         spec["corpus"] = dict(corpus)
     if isinstance(languages, tuple):

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 
 from anamorph.errors import AnamorphError
 from anamorph.tasks.text.content import HEAD, Kind, countable, cut_off, reading
@@ -151,7 +150,8 @@ class Lines(PlacedFile):
                 ends.append(newlines + size + 1)
                 size += len(block)
         found = np.concatenate(ends)
-        return sliding_window_view(found if found[-1] == size else np.append(found, size), 2)
+        found = found if found[-1] == size else np.append(found, size)
+        return np.stack([found[:-1], found[1:]], axis=1)
 
     def _parse(self, data: bytes) -> bytes:
         return data

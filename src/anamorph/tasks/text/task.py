@@ -160,8 +160,10 @@ def _found(
     source = open_source(d.source, Fields(spec["text_field"], spec["spans_field"]))
     digest = checksum(d.source, source.paths) if isinstance(d.source, (str, Path)) else None
     whole, reading = read(source, tokenizer, cut, needed, rng, labels)
-    first, rest = (whole.take(some) for some in np.split(np.arange(len(whole)), [held]))
-    first = first.take(rng.permutation(len(first))) if holding_out else first
+    first, rest = whole.take(np.arange(0)), whole
+    if holding_out:
+        first, rest = (whole.take(some) for some in np.split(np.arange(len(whole)), [held]))
+        first = first.take(rng.permutation(len(first)))
     _check_size(d, len(rest), reading, held)
     return Found(d, rest.take(rng.permutation(len(rest))), first, reading, source.paths, digest)
 
