@@ -323,10 +323,8 @@ def test_of_a_hooked_model_it_equals_hooks_by_hand(module: Transformer) -> None:
     ("spec", "message"),
     [
         ("linear(source=residual)@0.mlp", r"reads -1\.residual, which the model does not have"),
-        (
-            "linear(source=nonsense)@1.mlp",
-            r"must be one of query, .*; got 'nonsense'",
-        ),
+        ("linear(source=nonsense)@1.mlp", r"must be one of query, .*; got 'nonsense'"),
+        ("linear(source=pattern)@1.output", r"must be one of query, .*; got 'pattern'"),
         ("linear(source=query)@1.mlp", r"reads 1\.query, which the model does not have"),
         ("linear@1.*.pattern", "linear cannot be put at 1.0.pattern"),
     ],

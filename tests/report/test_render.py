@@ -12,7 +12,7 @@ from anamorph.errors import AnamorphError
 from anamorph.report import page as page_module
 from anamorph.report import render
 from anamorph.report.charts.facets import _ordered
-from anamorph.report.charts.kinds import _cut
+from anamorph.report.charts.kinds import _cut, gap_by_kind
 from anamorph.report.charts.sections import draw
 from synthetic_run import NASTY, SPLITS, make_run
 
@@ -257,3 +257,27 @@ def test_intervals_of_rare_kinds_are_cut_where_the_others_end() -> None:
     cut = _cut(pl.DataFrame(keys | numbers))
     assert cut["near"].to_list() == [0.0, 0.1, 0.0, -0.5]
     assert cut["far"].to_list() == [0.2, 0.4, 0.5, 0.5]  # a point stays on its line
+
+
+def test_what_has_no_gap_is_told(rendered: Path) -> None:
+    """Levels that the reference lacks, with their share of a split's positions."""
+    run = read(rendered)
+    rows = run.results.filter(pl.col("seed").is_null(), metric="same_prediction")
+    tokens = {
+        (split, facet, level): n
+        for split, facet, level, n in rows.filter(simplification="identity")
+        .select("split", "facet", "level", "tokens")
+        .iter_rows()
+    }
+    told = 0
+    for split in run.ood:
+        for facet in {f for s, f, _ in tokens if s == split and f is not None}:
+            levels = {level for s, f, level in tokens if (s, f) == (split, facet)}
+            lacking = levels - {level for s, f, level in tokens if (s, f) == ("iid", facet)}
+            share = sum(tokens[split, facet, level] for level in lacking)
+            share /= tokens[split, None, None]
+            if share > 0.01:
+                told += 1
+                text = f"{100 * share:.1f}\N{NO-BREAK SPACE}% of {split.replace('_', ' ')} by"
+                assert text in gap_by_kind(run).caption
+    assert told

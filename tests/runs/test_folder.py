@@ -1,6 +1,7 @@
 """What a run folder holds, as everybody reads it."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -120,3 +121,16 @@ def test_a_real_run_has_the_columns(smoke_run: Path) -> None:
     for name in ("results", "gaps", "contrasts", "history", "matching"):
         assert not getattr(run, name).is_empty()
     assert set(run.pictures) == set(PICTURES) - {"functions"} and run.complete
+
+
+def test_a_run_without_its_models_or_its_spec(smoke_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(smoke_run, tmp_path / "run", ignore=shutil.ignore_patterns("figures"))
+    copy = load_run(tmp_path / "run")
+    assert copy.complete
+    copy.model(0).unlink()
+    assert not copy.complete
+    (copy.path / "spec.json").write_text("{")
+    with pytest.raises(
+        am.AnamorphError, match=r"spec\.json: .* delete the folder, or give another"
+    ):
+        load_run(copy.path)

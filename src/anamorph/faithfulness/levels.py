@@ -15,9 +15,10 @@ def level_gaps(results: pl.DataFrame, seed: int | None = None) -> pl.DataFrame:
         seed: whose rows; None for those over all seeds.
 
     Returns:
-        a row a proxy, `ood` split, facet and level that both splits have: simplification, split,
-        facet, level; value and iid, the agreements; gap with low and high (null where either
-        agreement has no interval); share and iid_share, of the split's scored positions (0 to 1).
+        a row a proxy, `ood` split, and facet and level of this split: simplification, split, facet,
+        level; value and iid, the agreements; gap with low and high (null where either agreement has
+        no interval); share and iid_share, of the split's scored positions (0 to 1). What is of the
+        reference, and the gap, is null at a level that the reference does not have.
     """
     cell, level = ["simplification", "split"], ["simplification", "facet", "level"]
     rows = results.filter(
@@ -38,7 +39,7 @@ def level_gaps(results: pl.DataFrame, seed: int | None = None) -> pl.DataFrame:
     gap = pl.col("value_iid") - pl.col("value")
     return (
         rows.filter(role="ood")
-        .join(rows.filter(role="iid"), on=level, suffix="_iid", maintain_order="left")
+        .join(rows.filter(role="iid"), level, "left", suffix="_iid", maintain_order="left")
         .select(
             *("simplification", "split", "facet", "level", "value"),
             iid="value_iid",

@@ -81,7 +81,10 @@ class Run:
     @property
     def complete(self) -> bool:
         """Whether the study came to its end, and nothing of it was deleted since."""
-        return self.report.exists() and all((self.path / name).exists() for name in TABLES)
+        made = [self.report, *(self.path / name for name in TABLES)]
+        if self.spec.get("training"):
+            made += map(self.model, self.spec["seeds"])
+        return all(file.exists() for file in made)
 
     @property
     def report(self) -> Path:
@@ -268,9 +271,12 @@ def read_json(path: Path, kind: type[_Json]) -> _Json:
     try:
         found = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise AnamorphError(
-            f"Cannot read {path}: {error}. Expected JSON. {AGAIN.format(kind='JSON')}"
-        ) from error
+        again = AGAIN.format(kind="JSON")
+        if path.name == "spec.json":  # without which the rest cannot be told apart from other files
+            again = (
+                "Without it nothing in the folder can be used: delete the folder, or give another."
+            )
+        raise AnamorphError(f"Cannot read {path}: {error}. Expected JSON. {again}") from error
     if not isinstance(found, kind):
         raise AnamorphError(
             f"{path} holds a {type(found).__name__}; expected a {kind.__name__}. It is damaged: "

@@ -166,7 +166,7 @@ class TrainedStudy(Study):
             if not run.model(seed).exists():  # written last
                 raise AnamorphError(
                     f"{run.path} has no model for seed {seed}: its training did not come to its "
-                    "end. Give its command again first."
+                    "end, or the file was deleted. Give its command again first."
                 )
         check_kept(run)
         check_same(run, None, study.task)

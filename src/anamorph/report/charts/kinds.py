@@ -79,7 +79,7 @@ def _left_out(run: Findings) -> str:
         for split, facet, left in shares.select("split", "facet", "left").iter_rows()
     ]
     return (
-        " Kinds that iid does not have have no gap and are not here, but in the next figure: "
+        " A kind that iid lacks has no gap; it is not here, but in the next figure: "
         f"{listing(told)}."
     )
 

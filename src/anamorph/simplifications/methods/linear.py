@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from anamorph.errors import AnamorphError, require
-from anamorph.models.sites import HEAD_KINDS, Site
+from anamorph.models.sites import HEAD_KINDS, LAYER_KINDS, Site
 from anamorph.simplifications.base import VECTOR_KINDS
 from anamorph.simplifications.placing import computed_before
 from anamorph.simplifications.replacement import Replacement
@@ -47,7 +47,11 @@ class Linear(Replacement):
 
     def validate(self, dim: int | None = None) -> None:
         """See `Simplification.validate`."""
-        require(f"{self}: source", self.source, among=sorted(VECTOR_KINDS))
+        require(
+            f"{self}: source",
+            self.source,
+            among=[kind for kind in (*HEAD_KINDS, *LAYER_KINDS) if kind in VECTOR_KINDS],
+        )
 
     def statistic(self, *dims: int) -> Moments:
         """The moments of what is read and written, side by side."""
