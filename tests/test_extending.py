@@ -1,6 +1,7 @@
 """The examples of docs/extending.md run, and do what the page says."""
 
 import re
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ import anamorph as am
 from anamorph.analysis.findings import read
 from anamorph.faithfulness import metrics
 from anamorph.paper.tables import Tables
+from anamorph.report.charts.sections import CHARTS
 from anamorph.runs.folder import load_run
+from anamorph.tasks.code.facets import LEVELS
 
 PAGE = Path(__file__).parents[1] / "docs/extending.md"
 
@@ -87,3 +90,17 @@ def test_the_chart_and_the_claim_read_a_run(page: dict[str, Any], smoke_run: Pat
     rows = tables.verdicts().filter(split="unseen_depth")
     assert numbers["worse"] == (rows["change"] == "worse").sum()
     assert (status == "holds") == (2 * numbers["worse"] > len(rows)) and str(len(rows)) in text
+
+
+def test_the_parts_of_the_report_are_those_that_there_are() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| ([^|,(]+?) *[|,(]", PAGE.read_text("utf-8"), re.M)
+    assert [key for key, _ in rows] == list(CHARTS)
+    template = resources.files("anamorph.report").joinpath("templates/report.html.j2").read_text()
+    for key, heading in rows:
+        before = template.partition(f'charts("{key}")')[0]
+        assert heading in re.findall(r"<h[23]>(.*?)</h", before)[-1], key
+
+
+def test_the_facets_of_code_are_told() -> None:
+    table = PAGE.with_name("code.md").read_text("utf-8").partition("## Facets")[2]
+    assert re.findall(r"^\| ([\w ]+?) \|", table, re.M)[1:] == list(LEVELS)

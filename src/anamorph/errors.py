@@ -1,8 +1,11 @@
-"""The one exception that a user is meant to read, and the check of arguments that raises it."""
+"""The one exception that a user is meant to read, and what raises it."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from numbers import Real
 from typing import Any
+
+from safetensors import SafetensorError
 
 
 class AnamorphError(ValueError):
@@ -55,3 +58,22 @@ def require(
         )
     if not fits:
         raise AnamorphError(f"{name} must be {expected.rstrip()}; got {value!r}.")
+
+
+@contextmanager
+def told_where(what: object, where: object) -> Iterator[None]:
+    """Say of what, and where, code that may be somebody else's was called when it failed.
+
+    A file that it cannot read is bad input. Any other error keeps its type and its traceback, and
+    gets a note.
+
+    Raises:
+        AnamorphError: of one, and of an error of a file, beginning with what and where.
+    """
+    try:
+        yield
+    except (AnamorphError, OSError, SafetensorError) as error:
+        raise AnamorphError(f"{what}, at {where}: {error}") from error
+    except Exception as error:
+        error.add_note(f"This was {what}, at {where}.")
+        raise

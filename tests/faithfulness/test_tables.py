@@ -296,10 +296,11 @@ def test_a_gap_is_positive_where_out_of_distribution_is_worse(study):
     value = {(s, m): v for s, m, v in whole.select("split", "metric", "value").iter_rows()}
     here = study.gaps.filter(seed=3, method="svd", split="deep")
     gap = dict(here.select("metric", "gap").iter_rows())
-    better_high = {"same_prediction", "same_attention", "model_accuracy", "proxy_accuracy"}
     for metric in METRICS:
         fall = value["iid", metric] - value["deep", metric]
-        assert gap[metric] == pytest.approx(fall if metric in better_high else -fall), metric
+        assert gap[metric] == pytest.approx(
+            fall if find_metric(metric).better == "higher" else -fall
+        ), metric
     assert gap["same_prediction"] == pytest.approx(0.27, abs=0.05)
     assert gap["model_only_right"] == pytest.approx(gap["same_prediction"])
     assert gap["same_prediction_per_sequence"] > 0.2

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from sklearn.decomposition import PCA as ScikitPCA
 from torch import Tensor
 
@@ -333,6 +334,35 @@ def test_a_given_map_is_loaded_once_and_kept(
     for proxy in proxies:
         *_, (_, given) = (x for x in loaded[proxy].by_site.items() if isinstance(x[1], Given))
         assert given(torch.tensor([1.5])).tolist() == [4.5]
+
+
+class FromTensors(Given):
+    """The same, from a safetensors file."""
+
+    def learn(self, statistic: object) -> Self:
+        self.added_ = load_file(self.path)["added"]
+        return self
+
+
+def test_what_fails_in_somebodys_learn_says_where(
+    model: TableModel,
+    sequences: list[np.ndarray],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(SIMPLIFICATIONS, "given", FromTensors)
+    file = tmp_path / "map.safetensors"
+    proxies = expand(f"given(path={file})@1.mlp")
+    data = {"train": batches(sequences, 5)}
+    with pytest.raises(AnamorphError, match=r"given\(path=.*\)@1\.mlp, at 1\.mlp: No such file"):
+        fit(model, proxies, data)
+    file.write_bytes(b"no tensors")
+    with pytest.raises(AnamorphError, match=r"@1\.mlp, at 1\.mlp: .*header"):
+        fit(model, proxies, data)
+    save_file({"bias": torch.zeros(1)}, file)
+    with pytest.raises(KeyError) as failed:
+        fit(model, proxies, data)
+    assert failed.value.__notes__ == [f"This was given(path={file})@1.mlp, at 1.mlp."]
 
 
 def test_a_chain_of_maps_of_patterns_has_nothing_to_fit(model: TableModel) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from anamorph.errors import AnamorphError, told_where
 from anamorph.models.base import Context, Edit, LayerKind
 from anamorph.models.layout import KEY_KINDS
 from anamorph.models.sites import Site
@@ -71,15 +72,27 @@ class StackedEdit(Edit):
             if affine[copy] is None:
                 source = x[copy if len(x) > 1 else 0]
                 if head in placed:
-                    reads = placed[head].reads(self.site(head))
-                    given = [_read(site, copy, context) for site in reads] or [source]
-                    source = placed[head].apply(*given, context=context)
+                    source = _edited(placed[head], self.site(head), copy, source, context)
                 out[copy] = source
         return out
 
     def site(self, head: int | None) -> Site:
         """The site of a head, or of the whole tensor."""
         return Site(self.key.layer, head, self.key.kind)
+
+
+def _edited(
+    simplification: Simplification, site: Site, copy: int, x: Tensor, context: Context
+) -> Tensor:
+    """What a simplification makes of a copy's `x` [batch, ...] at a site, of the same shape."""
+    with told_where(simplification, site):
+        given = [_read(read, copy, context) for read in simplification.reads(site)] or [x]
+        made = simplification.apply(*given, context=context)
+        if made.shape != x.shape:
+            raise AnamorphError(
+                f"it must give {list(x.shape)}, as the model has there; it gave {list(made.shape)}."
+            )
+        return made
 
 
 def _read(site: Site, copy: int, context: Context) -> Tensor:

@@ -8,7 +8,6 @@ that nothing depends on how the sequences are batched. Then everything is learnt
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from itertools import islice
 from typing import NamedTuple
 
@@ -16,7 +15,7 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from anamorph.errors import AnamorphError
+from anamorph.errors import AnamorphError, told_where
 from anamorph.machine.threads import side_by_side, torch_threads
 from anamorph.models.base import Batch, LayerKind, Model, Recorded
 from anamorph.models.sites import Site
@@ -153,7 +152,7 @@ class _Pass:
             for stream in self.streams[attachment]:
                 statistic = None
                 if all(site in dims for site in stream[0]):
-                    with _told_where(attachment, stream):
+                    with told_where(attachment, _written(stream)):
                         widths = [dims[site] for site in stream[0]]
                         statistic = attachment.simplification.statistic(*widths)
                 if statistic is not None:
@@ -193,7 +192,7 @@ class _Pass:
         fit = attachment.simplification, stream
         if fit not in self.learnt:
             self.learnt[fit] = attachment.simplification.clone()
-            with _told_where(attachment, stream):
+            with told_where(attachment, _written(stream)):
                 self.learnt[fit].learn(self.fits[fit])
         return self.learnt[fit]
 
@@ -260,10 +259,6 @@ def _record(model: Model, batch: Batch, keys: Sequence[LayerKind]) -> Recorded:
     return model.run(batch, record=keys, stop=max(key.layer for key in keys) + 1).recorded
 
 
-@contextmanager
-def _told_where(attachment: Attachment, stream: Stream) -> Iterator[None]:
-    try:
-        yield
-    except AnamorphError as error:
-        sites = ", ".join(str(place[-1]) for place in stream)
-        raise AnamorphError(f"{attachment}, at {sites}: {error}") from error
+def _written(stream: Stream) -> str:
+    """The sites that a fit is for."""
+    return ", ".join(str(place[-1]) for place in stream)
