@@ -1,0 +1,130 @@
+"""SAELens: a folder with `cfg.json` and `sae_weights.safetensors` (versions 1 to 6).
+
+Read with the package's own sources beside it (6.18). What is stored as `batchtopk` in training is a
+`jumprelu` on disk.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from anamorph.errors import AnamorphError
+from anamorph.simplifications.formats.coder import (
+    Encoder,
+    Norm,
+    SparseCoder,
+    gated,
+    picked_by_norm,
+)
+from anamorph.simplifications.formats.files import Weights, read_settings
+from anamorph.simplifications.formats.stored import Stored
+
+WEIGHTS = "sae_weights.safetensors"
+
+TRANSCODERS = ("transcoder", "skip_transcoder", "jumprelu_transcoder")
+ARCHITECTURES = ("standard", "topk", "jumprelu", "gated", *TRANSCODERS)
+
+OLD_NAMES = {
+    "hook_point": "hook_name",
+    "hook_point_head_index": "hook_head_index",
+    "activation_fn_str": "activation_fn",
+}
+
+
+def looks(path: Path) -> bool:
+    """Whether a folder is of this format."""
+    return (path / "cfg.json").is_file() and (path / WEIGHTS).is_file()
+
+
+def read(path: Path) -> Stored:
+    """The coder in a folder.
+
+    Raises:
+        AnamorphError: if it is damaged, or made for activations that are scaled by a number that is
+            not in it, or for a model that was changed before.
+    """
+    said = _as_of_now(read_settings(path / "cfg.json"))
+    about = said["metadata"]
+    kind = said.get("architecture", "standard")
+    if kind not in ARCHITECTURES:
+        raise AnamorphError(
+            f"{path}: the architecture is {kind!r}; expected one of {', '.join(ARCHITECTURES)}."
+        )
+    _require_plain(path, said)
+    return Stored(
+        _coder(path, kind, said),
+        about.get("hook_name"),
+        about.get("hook_name_out") if kind in TRANSCODERS else about.get("hook_name"),
+        about.get("model_name"),
+        about.get("hook_head_index"),
+    )
+
+
+def _as_of_now(said: dict[str, Any]) -> dict[str, Any]:
+    """Settings as version 6 writes them; before, all were side by side."""
+    if "metadata" in said:
+        return said
+    said = {OLD_NAMES.get(name, name): value for name, value in said.items()}
+    if said.get("activation_fn") == "topk":
+        said |= {"architecture": "topk", "k": said.get("activation_fn_kwargs", {}).get("k")}
+    scaled = said.get("normalize_activations")
+    if isinstance(scaled, bool):
+        said["normalize_activations"] = "expected_average_only_in" if scaled else "none"
+    if scaled is None:
+        said["normalize_activations"] = "none"
+    return said | {"metadata": said}
+
+
+def _require_plain(path: Path, said: dict[str, Any]) -> None:
+    """Refuse what would need numbers that are not in the file, or another model."""
+    if said.get("normalize_activations") == "expected_average_only_in":
+        raise AnamorphError(
+            f"{path}: it was trained on activations scaled to a mean length of √{said.get('d_in')} "
+            "by a number that is not in its files (normalize_activations: "
+            "expected_average_only_in). In SAELens, fold that number into the weights "
+            "(fold_activation_norm_scaling_factor) and save again."
+        )
+    if said.get("finetuning_scaling_factor"):
+        raise AnamorphError(
+            f"{path}: it has a scaling factor of fine-tuning, which is not read; fold it into "
+            "the decoder and save again."
+        )
+    options = said["metadata"].get("model_from_pretrained_kwargs") or {}
+    folded = [name for name in ("fold_ln", "center_writing_weights") if options.get(name)]
+    if folded:
+        raise AnamorphError(
+            f"{path}: it was trained on a model that TransformerLens had changed "
+            f"({', '.join(folded)}), whose activations are not those of the model itself."
+        )
+
+
+def _coder(path: Path, kind: str, said: dict[str, Any]) -> SparseCoder:
+    weights = Weights(path / WEIGHTS)
+    transcodes = kind in TRANSCODERS
+    encoder, decoder = weights.take("W_enc"), weights.take("W_dec")
+    bias = weights.take("b_dec")
+    centre = bias if said.get("apply_b_dec_to_input", True) and not transcodes else None
+    if kind == "gated":
+        gate, scale, magnitudes = (weights.take(name) for name in ("b_gate", "r_mag", "b_mag"))
+        encode = gated(encoder, gate, scale, magnitudes, centre)
+        weights.drop("b_enc")
+    else:
+        jumps = kind.startswith("jumprelu")
+        encode = Encoder(
+            encoder,
+            weights.take("b_enc"),
+            centre,
+            threshold=weights.take("threshold") if jumps else None,
+            k=int(said["k"]) if kind == "topk" else None,
+        )
+    skip = weights.take("W_skip").T if kind == "skip_transcoder" else None
+    weights.drop("scaling_factor")
+    weights.end()
+    coder = SparseCoder(
+        encode,
+        decoder,
+        bias,
+        skip,
+        Norm(said.get("normalize_activations") or "none"),
+        not transcodes,
+    )
+    return picked_by_norm(coder) if said.get("rescale_acts_by_decoder_norm") else coder

@@ -1,0 +1,81 @@
+"""What a file says of a coder besides its numbers: its model, what it reads and writes."""
+
+import re
+from dataclasses import dataclass
+
+from anamorph.models.sites import Site
+from anamorph.simplifications.formats.coder import SparseCoder
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A coder as it was read from disk.
+
+    Attributes:
+        coder: the numbers.
+        reads: the place that it reads, in the file's own words; None if the file does not say.
+        writes: the place that it writes, likewise.
+        model: the name of the model that it was trained on, likewise.
+        head: the head that it was trained on, where it is of one head.
+    """
+
+    coder: SparseCoder
+    reads: str | None = None
+    writes: str | None = None
+    model: str | None = None
+    head: int | None = None
+
+
+LENS = {
+    "hook_resid_mid": "middle",
+    "hook_resid_post": "residual",
+    "hook_mlp_out": "mlp",
+    "hook_attn_out": "attention",
+    "attn.hook_z": "heads",
+    "mlp.hook_in": "mlp_input",
+    "hook_mlp_in": "middle",
+}
+"""TransformerLens' names of places in a layer, and ours."""
+
+HEADS = {
+    "attn.hook_q": "query",
+    "attn.hook_k": "key",
+    "attn.hook_v": "value",
+    "attn.hook_z": "output",
+}
+"""Likewise, of one head."""
+
+MODULES = {
+    "output": "residual",
+    "mlp.input": "mlp_input",
+    "mlp.output": "mlp",
+    "self_attn.o_proj.input": "heads",
+    "self_attn.output": "attention",
+    "pre_feedforward_layernorm.output": "mlp_input",
+    "post_feedforward_layernorm.output": "mlp",
+    "post_attention_layernorm.output": "attention",
+}
+"""Modules of a Hugging Face layer, with what is taken of them, and ours.
+
+Of Gemma's layers only, whose four norms these are: elsewhere `post_attention_layernorm` is the norm
+before the MLP."""
+
+
+def site_named(name: str, head: int | None = None) -> Site | None:
+    """Our site for a place that a file names; None if we have none.
+
+    Args:
+        name: as TransformerLens names places, such as `blocks.3.hook_resid_post`, or a module and
+            its `input` or `output`, such as `model.layers.3.mlp.output`.
+        head: the head, if it is one head's.
+    """
+    lens = re.fullmatch(r"blocks\.(\d+)\.(.+)", name)
+    module = re.fullmatch(r"(?:.*\.)?(?:layers|h)\.(\d+)\.(.+)", name)
+    if lens and head is not None:
+        return Site(int(lens[1]), head, HEADS[lens[2]]) if lens[2] in HEADS else None
+    if lens and lens[2] == "hook_resid_pre":  # what the layer before leaves
+        return Site(int(lens[1]) - 1, None, "residual") if lens[1] != "0" else None
+    found, kinds = (lens, LENS) if lens else (module, MODULES)
+    if found is None or found[2] not in kinds:
+        return None
+    return Site(int(found[1]), None, kinds[found[2]])
