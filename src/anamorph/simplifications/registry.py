@@ -16,6 +16,7 @@ SIMPLIFICATIONS: dict[str, type[Estimator] | str] = {
     "onehot": f"{METHODS}.onehot:OneHot",
     "pca": f"{METHODS}.projections:PCA",
     "svd": f"{METHODS}.projections:SVD",
+    "topk_sae": f"{METHODS}.topk:TopKSAE",
 }
 """By name a class, or where it is: `module:class`, as in an entry point."""
 
