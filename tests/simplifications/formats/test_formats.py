@@ -11,7 +11,9 @@ from safetensors.torch import save_file
 from anamorph.errors import AnamorphError
 from anamorph.models.sites import Site
 from anamorph.simplifications.formats.circuit_tracer import read_cross_layer
+from anamorph.simplifications.formats.coder import Encoder, SparseCoder
 from anamorph.simplifications.formats.reading import read_coder
+from anamorph.simplifications.formats.saelens import write as saelens_write
 from anamorph.simplifications.formats.stored import site_named
 
 D, F, OUT = 5, 9, 4
@@ -441,3 +443,29 @@ def test_a_nan_in_a_point_stays_one(tmp_path, draw):
     x[1, 2] = torch.nan
     made = coder(x)
     assert made[1].isnan().all() and not made[[0, 2]].isnan().any()
+
+
+def test_what_is_written_for_saelens_reads_back(tmp_path, draw):
+    bias = draw(D)
+    encoders = {
+        "standard": Encoder(draw(D, F), draw(F), bias),
+        "topk": Encoder(draw(D, F), draw(F), bias, k=2),
+        "jumprelu": Encoder(draw(D, F), draw(F), threshold=draw(F).abs()),
+    }
+    x = points(draw)
+    for name, encoder in encoders.items():
+        coder = SparseCoder(encoder, draw(F, D), bias).to(torch.float32)
+        saelens_write(tmp_path / name, coder, reads="blocks.1.hook_mlp_out", model="m")
+        stored = read_coder(tmp_path / name, 0)
+        assert json.loads((tmp_path / name / "cfg.json").read_text())["architecture"] == name
+        assert torch.equal(stored.coder(x.float()), coder(x.float()))
+        assert (stored.reads, stored.writes, stored.model) == (*["blocks.1.hook_mlp_out"] * 2, "m")
+    skips = SparseCoder(Encoder(draw(D, F), draw(F)), draw(F, OUT), draw(OUT), draw(D, OUT))
+    at = {"reads": "blocks.1.mlp.hook_in", "writes": "blocks.1.hook_mlp_out"}
+    saelens_write(tmp_path / "skip", skips.to(torch.float32), **at, model="m")
+    stored = read_coder(tmp_path / "skip", 0)
+    torch.testing.assert_close(stored.coder(x.float()), skips(x).float())
+    assert stored.writes == at["writes"]
+    with pytest.raises(AnamorphError, match="SAELens has no form"):
+        groups = SparseCoder(Encoder(draw(D, F), draw(F), groups=3), draw(F, D), bias)
+        saelens_write(tmp_path / "groups", groups, reads="blocks.1.hook_mlp_out", model="m")

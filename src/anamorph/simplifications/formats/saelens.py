@@ -4,10 +4,15 @@ Read with the package's own sources beside it (6.18). What is stored as `batchto
 `jumprelu` on disk.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import save_file
+
 from anamorph.errors import AnamorphError
+from anamorph.files import replacing
 from anamorph.simplifications.formats.coder import (
     Encoder,
     Norm,
@@ -128,3 +133,75 @@ def _coder(path: Path, kind: str, said: dict[str, Any]) -> SparseCoder:
         not transcodes,
     )
     return picked_by_norm(coder) if said.get("rescale_acts_by_decoder_norm") else coder
+
+
+def write(
+    path: Path | str, coder: SparseCoder, *, reads: str, writes: str | None = None, model: str
+) -> None:
+    """Write a coder as SAELens 6 does, so that others can read it.
+
+    Args:
+        path: the folder; it is made if need be.
+        coder: what to write.
+        reads: TransformerLens' name of what it reads, such as `blocks.3.hook_resid_post`.
+        writes: likewise of what it writes, if it is a transcoder.
+        model: the name of the model.
+
+    Raises:
+        AnamorphError: if SAELens has no form for it, or the folder cannot be written.
+    """
+    encoder, folder = coder.encoder, Path(path)
+    tensors = {
+        "W_enc": encoder.weight,
+        "b_enc": encoder.bias,
+        "W_dec": coder.weight,
+        "b_dec": coder.bias,
+        "threshold": encoder.threshold,
+        "W_skip": None if coder.skip is None else coder.skip.T,
+    }
+    tied = encoder.centre is not None and torch.equal(encoder.centre, coder.bias)
+    form = _form(coder, writes is not None)
+    if form is None or not (tied or encoder.centre is None):
+        raise AnamorphError(
+            f"SAELens has no form for a coder like this ({coder}); it has: "
+            f"{', '.join(ARCHITECTURES)}."
+        )
+    about = {"model_name": model, "hook_name": reads, "sae_lens_version": "6.18.0"}
+    said = {
+        "architecture": form,
+        "d_in": coder.read,
+        "d_sae": coder.features,
+        "dtype": "float32",
+        "device": "cpu",
+        "apply_b_dec_to_input": tied,
+        "normalize_activations": str(coder.norm),
+        "reshape_activations": "hook_z" if reads.endswith("hook_z") else "none",
+        "metadata": about | ({} if writes is None else {"hook_name_out": writes}),
+    }
+    said |= {"k": encoder.k} if form == "topk" else {}
+    said |= {} if writes is None else {"d_out": coder.written}
+    with replacing(folder / WEIGHTS) as temporary:
+        save_file(
+            {k: v.float().contiguous() for k, v in tensors.items() if v is not None}, temporary
+        )
+    with replacing(folder / "cfg.json") as temporary:
+        temporary.write_text(json.dumps(said, indent=1), encoding="utf-8")
+
+
+def _form(coder: SparseCoder, transcodes: bool) -> str | None:
+    """The architecture that does what a coder does, if there is one."""
+    encoder = coder.encoder
+    if not encoder.rectified or encoder.groups is not None:
+        return None
+    has = (encoder.k is not None, encoder.threshold is not None, coder.skip is not None)
+    autoencoders = {
+        (False, False, False): "standard",
+        (True, False, False): "topk",
+        (False, True, False): "jumprelu",
+    }
+    transcoders = {
+        (False, False, False): "transcoder",
+        (False, False, True): "skip_transcoder",
+        (False, True, False): "jumprelu_transcoder",
+    }
+    return (transcoders if transcodes else autoencoders).get(has)
