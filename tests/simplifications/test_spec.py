@@ -153,7 +153,7 @@ def test_a_family_is_the_text_without_the_size(
         ("svd(rank=four)@1.0.key", "rank must be a whole number.*got 'four'"),
         ("svd(rank=4, on=2020)@1.0.key", "on must be the name of a split; got 2020"),
         ("svd(rank=4, on=a)+pca(rank=2, on=b)@1.0.key", "both on=a and on=b"),
-        ("linear+svd(rank=4)@1.mlp", "linear makes what is at a site from other sites"),
+        ("linear+svd(rank=4)@1.mlp", "linear needs a site of its own"),
         ("svd(rank=4, joint=1)@1.0.key", "joint must be true or false; got 1"),
         (
             "svd(rank=4,joint=true)+pca(rank=2,joint=false)@1.0.key",

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any, Self
 
 from anamorph.auditing.model_run import Head, ModelRun, Outcome, patterns_of
@@ -81,7 +82,9 @@ class SimplifiedProxy(Proxy):
         Raises:
             AnamorphError: if an edit does not fire exactly once.
         """
-        first, edits = self.first_layer, stacked_edits([proxy.fitted for proxy in stack])
+        fitted = [proxy.fitted for proxy in stack]
+        led = any(s.beside_model for proxy in fitted for s in proxy.by_site.values())
+        first, edits = self.first_layer, stacked_edits(fitted, led)
         # What comes before the first edit is the model's own; the identity runs nothing again.
         record, at = patterns_of(self.heads), run.scored.targets.at
         patterns = Recorded({s: run.outcome.patterns[s] for s in record if s.layer < first})
@@ -93,6 +96,9 @@ class SimplifiedProxy(Proxy):
                     "run; expected once. The model does not pass this tensor on, so nothing was "
                     "measured."
                 )
+        if led:  # the model itself ran along as the first copy
+            state = replace(state, residual=state.residual[1:])
+            found = {key: x if len(x) == 1 else x[1:] for key, x in found.items()}
         return Outcome(run.model, state, patterns | found)
 
 

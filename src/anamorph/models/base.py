@@ -48,12 +48,15 @@ class Context:
             on the query axis of a pattern.
         read: what the edit asked to read (`Edit.reads`), [1 or copy, batch, ...], after edits. It
             holds the same positions as the tensor; keys and values always hold all of them.
+        original: what the model has in place of the tensor, [batch, ...], where the run holds an
+            unchanged copy of it; else None.
     """
 
     tokens: Tensor
     mask: Tensor
     at: Tensor | None = None
     read: Mapping[LayerKind, Tensor] = field(default_factory=dict)
+    original: Tensor | None = None
 
 
 class Edit(ABC):

@@ -13,6 +13,7 @@ from anamorph.simplifications.base import find_simplification as find_simplifica
 from anamorph.simplifications.checks import LAWS as LAWS
 from anamorph.simplifications.checks import check_simplification as check_simplification
 from anamorph.simplifications.estimator import NotFittedError as NotFittedError
+from anamorph.simplifications.estimator import Where as Where
 from anamorph.simplifications.fitted import FittedProxies as FittedProxies
 from anamorph.simplifications.fitted import FittedProxy as FittedProxy
 from anamorph.simplifications.fitting import check_proxies as check_proxies

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import pairwise
@@ -18,7 +19,7 @@ from anamorph.errors import AnamorphError
 from anamorph.models.base import Context
 from anamorph.models.sites import HEAD_KINDS, LAYER_KINDS, Site
 from anamorph.models.weights import read_weights, write_weights
-from anamorph.simplifications.estimator import Estimator
+from anamorph.simplifications.estimator import Estimator, Where
 from anamorph.simplifications.grammar import WORD, read_stages
 from anamorph.simplifications.named import ProxySpec
 from anamorph.simplifications.registry import find_class
@@ -39,10 +40,13 @@ class Simplification(Estimator):
     Attributes:
         kinds: the kinds of site to which it can be attached.
         chains: whether it can be a stage of a chain.
+        beside_model: whether it is shown what the model itself has where it stands
+            (`Context.original`), for which the model runs along.
     """
 
     kinds: ClassVar[frozenset[str]] = VECTOR_KINDS
     chains: ClassVar[bool] = True
+    beside_model: ClassVar[bool] = False
 
     def reads(self, site: Site) -> tuple[Site, ...]:
         """The sites from which a replacement makes what it writes at `site`; of a map, none."""
@@ -88,7 +92,7 @@ class Simplification(Estimator):
         loaded = parse_simplification(metadata["spec"], known=own)
         if not isinstance(loaded, cls):
             raise AnamorphError(f"{path} holds {loaded}, not {cls.__name__}; use its own class.")
-        return loaded.load_state(state)
+        return loaded.load_state(state) if loaded.kept else loaded.learn(None)
 
 
 class Chain(Simplification):
@@ -121,6 +125,11 @@ class Chain(Simplification):
         return frozenset.intersection(*(stage.kinds for stage in self.stages))
 
     @property
+    def beside_model(self) -> bool:  # type: ignore[override]
+        """Whether a stage is."""
+        return any(stage.beside_model for stage in self.stages)
+
+    @property
     def size(self) -> float | None:
         """The size of the only stage that has one; None if several have."""
         sizes = [stage.size for stage in self.stages if stage.size is not None]
@@ -148,8 +157,8 @@ class Chain(Simplification):
             stage.validate(dim)
             if not stage.chains:
                 raise AnamorphError(
-                    f"{self}: {stage.name} makes what is at a site from other sites and cannot be "
-                    "a stage of a chain; attach each at its own sites, joined by ';'."
+                    f"{self}: {stage.name} needs a site of its own and cannot be a stage of a "
+                    "chain; attach each at its own sites, joined by ';'."
                 )
         if not self.kinds:
             each = "; ".join(f"{s.name}: {', '.join(sorted(s.kinds))}" for s in self.stages)
@@ -157,6 +166,10 @@ class Chain(Simplification):
                 f"{self}: these stages have no kind of site in common ({each}). Attach each to its "
                 "own sites, joined by ';', such as svd(rank=4)@1.*.{query,key};onehot@1.*.pattern."
             )
+
+    def placed(self, where: Where) -> Self:
+        """See `Estimator.placed`; every stage is."""
+        return type(self)(stages=tuple(stage.placed(where) for stage in self.stages))
 
     def statistic(self, dim: int) -> Several:
         """The first stage's statistic and a sample."""
@@ -168,7 +181,7 @@ class Chain(Simplification):
 
     def learn(self, statistic: Several | None) -> Self:
         """Fit the stages from left to right."""
-        stages = tuple(stage.clone() for stage in self.stages)
+        stages = tuple(map(copy, self.stages))  # as they are placed
         if statistic is None:  # as at patterns, to which nothing can be fitted
             for stage in stages:
                 stage.learn(None)

@@ -104,7 +104,8 @@ def _text(trial: Trial) -> None:
 
 def _reads(trial: Trial) -> None:
     for site in map(_site, sorted(trial.tried.kinds)):
-        late = [str(read) for read in trial.tried.reads(site) if not is_earlier(read, site)]
+        reads = trial.tried.reads(site)
+        late = [str(read) for read in reads if read != site and not is_earlier(read, site)]
         _require(not late, f"at {site} it reads {', '.join(late)}")
 
 

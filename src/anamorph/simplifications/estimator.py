@@ -12,6 +12,7 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from numbers import Integral
 from typing import Any, ClassVar, Self
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from anamorph.errors import AnamorphError
 from anamorph.models.base import Context
+from anamorph.models.sites import Site
 from anamorph.simplifications.fingerprint import fingerprint_of
 from anamorph.simplifications.grammar import value_text
 from anamorph.simplifications.statistics.base import Statistic, as_points, beside
@@ -30,16 +32,37 @@ class NotFittedError(AnamorphError, AttributeError):
     """A learnt attribute was asked for before `fit`."""
 
 
+@dataclass(frozen=True)
+class Where:
+    """A place in a model, as a simplification is told of it.
+
+    Attributes:
+        sites: what is written; several if they share a fit.
+        reads: what a replacement reads for the first of them.
+        widths: of what is read, and last of what is written; empty where they are not known, as in
+            a run that is read again, and of patterns.
+        model: what the model says of itself (`Model.describe`); empty where it is not known.
+    """
+
+    sites: tuple[Site, ...]
+    reads: tuple[Site, ...] = ()
+    widths: tuple[int, ...] = ()
+    model: Mapping[str, Any] = field(default_factory=dict)
+
+
 class Estimator(ABC):
     """A map with hyper-parameters and learnt attributes; its text names it.
 
     Attributes:
         name: what it is called in specs.
         size_name: the hyper-parameter that says how simple the result is; None if there is none.
+        kept: whether a run keeps what was learnt. What comes from files that its hyper-parameters
+            name need not be: it is learnt again from them, whose digests the run holds.
     """
 
     name: ClassVar[str]
     size_name: ClassVar[str | None] = None
+    kept: ClassVar[bool] = True
 
     def statistic(self, dim: int) -> Statistic | None:
         """An empty statistic for points of width `dim`; by default None: there is nothing to fit.
@@ -48,6 +71,17 @@ class Estimator(ABC):
             AnamorphError: if a hyper-parameter makes no sense for this width.
         """
         return None
+
+    def placed(self, where: Where) -> Self:
+        """Itself for one place in a model, before it learns; by default it is the same anywhere.
+
+        Override it in what depends on where it stands, such as a folder with a file a layer. Return
+        a clone that knows what it needs.
+
+        Raises:
+            AnamorphError: if it does not suit the place.
+        """
+        return self
 
     def learn(self, statistic: Any) -> Self:
         """Set the learnt attributes, tensors of any dtype; it is called once before use.
@@ -214,8 +248,8 @@ class Estimator(ABC):
         raise NotFittedError(f"{self} has no {name}: it is not fitted, or learns no such thing.")
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What was learnt, by attribute name; empty if nothing was."""
-        return {name: value for name, value in vars(self).items() if is_learnt(name)}
+        """What was learnt and is kept, by attribute name."""
+        return {n: value for n, value in vars(self).items() if is_learnt(n) and self.kept}
 
     def load_state(self, state: Mapping[str, Tensor]) -> Self:
         """Set what `state_dict` gave, in place of all that was learnt before."""

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from anamorph.errors import AnamorphError
+from anamorph.errors import AnamorphError, told_where
 from anamorph.models.sites import Site
 from anamorph.models.weights import read_weights, write_weights
 from anamorph.simplifications.base import Simplification, Simplified, parse_simplification
+from anamorph.simplifications.estimator import Where
 from anamorph.simplifications.placing import first_layer
 from anamorph.simplifications.spec import parse
 
@@ -70,6 +71,7 @@ class FittedProxies(dict[Simplified, FittedProxy]):
             f"{n}|{name}": value.clone()
             for n, simplification in enumerate(fits)
             for name, value in simplification.state_dict().items()
+            if simplification.kept
         }
         placed = {
             str(proxy): {str(site): number[id(s)] for site, s in fitted.by_site.items()}
@@ -97,15 +99,28 @@ class FittedProxies(dict[Simplified, FittedProxy]):
         for key, value in tensors.items():
             number, name = key.split("|", 1)
             states[int(number)][name] = value
+        sites: dict[int, dict[Site, None]] = {}  # of each fit, in order and once each
+        for by_site in metadata["placed"].values():
+            for site, number in by_site.items():
+                sites.setdefault(number, {})[_read_site(site)] = None
         fits = [
-            parse_simplification(text).load_state(state)
-            for text, state in zip(metadata["fits"], states, strict=True)
+            _learnt(text, state, tuple(sites[number]))
+            for number, (text, state) in enumerate(zip(metadata["fits"], states, strict=True))
         ]
         placed = {
             _simplified(text): {_read_site(site): fits[number] for site, number in by_site.items()}
             for text, by_site in metadata["placed"].items()
         }
         return cls(placed, metadata["layers"], metadata.get("origin"))
+
+
+def _learnt(text: str, state: Mapping[str, Tensor], sites: tuple[Site, ...]) -> Simplification:
+    """A fit as it was, or learnt again from the files that it names."""
+    simplification = parse_simplification(text)
+    reads = simplification.reads(sites[0])
+    with told_where(simplification, ", ".join(map(str, sites))):
+        placed = simplification.placed(Where(sites, reads))
+        return placed.load_state(state) if placed.kept else placed.learn(None)
 
 
 def _simplified(text: str) -> Simplified:

@@ -20,6 +20,7 @@ from anamorph.machine.threads import side_by_side, torch_threads
 from anamorph.models.base import Batch, LayerKind, Model, Recorded
 from anamorph.models.sites import Site
 from anamorph.simplifications.base import Attachment, Simplification, Simplified
+from anamorph.simplifications.estimator import Where
 from anamorph.simplifications.fitted import FittedProxies
 from anamorph.simplifications.placing import sites_of
 from anamorph.simplifications.statistics.base import Statistic, beside
@@ -141,6 +142,7 @@ class _Pass:
         self.streams: dict[Attachment, list[Stream]] = {}
         self.statistics: dict[Stream, dict[Hashable, Statistic]] = {}
         self.fits: dict[tuple[Simplification, Stream], Statistic | None] = {}
+        self.learners: dict[tuple[Simplification, Stream], Simplification] = {}
         self.learnt: dict[tuple[Simplification, Stream], Simplification] = {}
         if not self.keys:
             self._begin({})
@@ -150,15 +152,17 @@ class _Pass:
         for attachment in self.placed:
             self.streams[attachment] = self._streams(attachment, dims)
             for stream in self.streams[attachment]:
-                statistic = None
-                if all(site in dims for site in stream[0]):
-                    with told_where(attachment, _written(stream)):
-                        widths = [dims[site] for site in stream[0]]
-                        statistic = attachment.simplification.statistic(*widths)
+                fit = attachment.simplification, stream
+                known = all(site in dims for site in stream[0])
+                widths = tuple(dims[site] for site in stream[0] if known)
+                with told_where(attachment, _written(stream)):
+                    placed = attachment.simplification.clone().placed(self._where(stream, widths))
+                    statistic = placed.statistic(*widths) if known else None
+                self.learners[fit] = placed
                 if statistic is not None:
                     fed = self.statistics.setdefault(stream, {})
                     statistic = fed.setdefault(statistic.key, statistic)
-                self.fits[attachment.simplification, stream] = statistic
+                self.fits[fit] = statistic
                 if statistic is None:
                     self._learn(attachment, stream)
 
@@ -191,10 +195,15 @@ class _Pass:
     def _learn(self, attachment: Attachment, stream: Stream) -> Simplification:
         fit = attachment.simplification, stream
         if fit not in self.learnt:
-            self.learnt[fit] = attachment.simplification.clone()
+            self.learnt[fit] = self.learners[fit]
             with told_where(attachment, _written(stream)):
                 self.learnt[fit].learn(self.fits[fit])
         return self.learnt[fit]
+
+    def _where(self, stream: Stream, widths: tuple[int, ...]) -> Where:
+        *reads, _ = stream[0]
+        sites = tuple(place[-1] for place in stream)
+        return Where(sites, tuple(reads), widths, self.model.describe())
 
     def _streams(self, attachment: Attachment, dims: Mapping[Site, int]) -> list[Stream]:
         """The points of each fit of an attachment."""

@@ -67,10 +67,10 @@ def _check_reads(attachment: Attachment, site: Site, model_sites: Collection[Sit
                 f"{attachment}: at {site}, {attachment.simplification} reads {read}, which the "
                 f"model does not have. Its sites are: {describe_sites(model_sites)}."
             )
-        if not is_earlier(read, site):
+        if read != site and not is_earlier(read, site):
             raise AnamorphError(
                 f"{attachment}: at {site}, {attachment.simplification} reads {read}, which is not "
-                "computed before it; let it read what comes earlier in the model."
+                "computed before it; let it read the site itself, or what comes earlier."
             )
 
 

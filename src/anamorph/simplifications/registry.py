@@ -11,6 +11,7 @@ from anamorph.simplifications.estimator import Estimator
 METHODS = "anamorph.simplifications.methods"
 
 SIMPLIFICATIONS: dict[str, type[Estimator] | str] = {
+    "frozen": f"{METHODS}.frozen:Frozen",
     "kmeans": f"{METHODS}.kmeans:KMeans",
     "linear": f"{METHODS}.linear:Linear",
     "onehot": f"{METHODS}.onehot:OneHot",

@@ -22,7 +22,7 @@ CHUNK = 512  # points that a thread takes at a time; fixed, so that threads do n
 DEAD_SHARE = 1 / 32  # of the loss, for dead features (Gao et al., appendix A.2)
 DEAD_AFTER = 100  # steps without being active
 
-SPARSE = torch.backends.mkl.is_available()
+SPARSE = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
 """Whether torch multiplies sparse matrices on this machine; else they are filled up with zeros."""
 
 with warnings.catch_warnings():  # torch says once that these are new, and then no more
@@ -92,7 +92,7 @@ class Active(NamedTuple):
         if not SPARSE:
             return (x @ weight.T).gather(-1, self.features)
         product = torch.sparse.sampled_addmm(self._matrix(len(weight)), x, weight.T, beta=0)
-        return product.values().view_as(self.values)
+        return product.values().view_as(self.values)  # type: ignore[no-any-return]
 
     def _matrix(self, features: int) -> Tensor:
         size = (len(self.values), features)
@@ -142,7 +142,7 @@ class Trainer:
             the share of the variance that is not explained, before the step.
         """
         dead = (self.idle >= DEAD_AFTER).nonzero().squeeze(1)
-        pairs = zip(x.split(CHUNK), y.split(CHUNK), strict=True)
+        pairs = zip(torch.split(x, CHUNK), torch.split(y, CHUNK), strict=True)
         chunks = list(side_by_side(lambda pair: self.gradients(*pair, dead), pairs, workers))
         for part, *gradients in zip(self.parts, *(chunk.gradient for chunk in chunks), strict=True):
             part.grad = (

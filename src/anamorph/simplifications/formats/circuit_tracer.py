@@ -52,7 +52,7 @@ def read(path: Path, layer: int) -> Stored:
             weights.take("b_enc"),
             rectified=threshold is None and not top,  # neither of its two others clips at zero
             threshold=None if top or activation == "relu" else threshold,
-            k=int(k) if top else None,
+            k=None if k is None or not top else int(k),
         ),
         weights.take("W_dec"),
         bias,

@@ -72,7 +72,7 @@ class Encoder:
             features = _only(features, before.topk(self.k, dim=-1, sorted=False).indices)
         if self.groups is not None:
             size = before.shape[-1] // self.groups
-            largest = before.unflatten(-1, (self.groups, size)).argmax(dim=-1)
+            largest = before.reshape(*before.shape[:-1], self.groups, size).argmax(dim=-1)
             first = torch.arange(0, before.shape[-1], size, device=before.device)
             features = _only(features, first + largest)
         return features

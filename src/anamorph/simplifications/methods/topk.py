@@ -76,7 +76,8 @@ class Training:
 
     def _batches(self, points: int) -> Iterator[Tensor]:
         for _ in range(self.settings.passes):
-            yield from torch.randperm(points, generator=self.random).split(self.settings.batch)
+            order = torch.randperm(points, generator=self.random)
+            yield from torch.split(order, self.settings.batch)
 
     def _begin(self, x: Tensor, y: Tensor) -> None:
         """Scales that bring the mean length of a point to √width, and the first weights."""
