@@ -84,6 +84,7 @@ def test_run_goes_through_and_then_says_that_it_is_complete(
     assert "complete already" in again.out
     assert contents(out) == before
     (out / "claims.json").unlink()
+    assert "holds no claims, so that the report has none" in anamorph("report", out).error
     mended = anamorph("run", "dyck", *TINY, "--out", out)
     assert "complete already" not in mended.out
     assert (out / "claims.json").read_bytes() == (tiny / "claims.json").read_bytes()

@@ -403,13 +403,13 @@ def test_models_that_differ_widen_the_interval() -> None:
 
 
 def test_what_a_package_offers_must_be_claims(monkeypatch: pytest.MonkeyPatch) -> None:
-    mine = CLAIMS[0]._replace(id="M1")
+    mine = CLAIMS[0]._replace(id="M9")
     for offered, fits in (([mine], True), (mine, False), ([CLAIMS[0]], False), ([3], False)):
         entry = EntryPoint("mine", "package:CLAIMS", claims.ENTRY_POINTS)
         monkeypatch.setattr(claims, "entry_points", lambda group, entry=entry: [entry])
         monkeypatch.setattr(EntryPoint, "load", lambda self, offered=offered: offered)
         if fits:
-            assert [claim.id for claim in claims.all_claims()][-2:] == ["C10", "M1"]
+            assert claims.all_claims()[-1].id == "M9"
             continue
         with pytest.raises(AnamorphError, match=r"'mine' .* must be a list of Claims"):
             claims.all_claims()

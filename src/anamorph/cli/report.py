@@ -1,5 +1,7 @@
 """`anamorph report RUN`: make the report again."""
 
+import warnings
+
 from anamorph.cli.console import stdout
 from anamorph.cli.options import RunFolder
 from anamorph.report import render
@@ -8,4 +10,11 @@ from anamorph.runs.folder import load_run
 
 def report(run: RunFolder) -> None:
     """Make report.html and figures/ again from the numbers in a run folder."""
-    stdout().print(f"Report: {render(load_run(run).path)}", soft_wrap=True)
+    found = load_run(run)
+    if not found.claims:
+        warnings.warn(
+            f"{run} holds no claims, so that the report has none. The command that made the run "
+            "measures them again.",
+            stacklevel=2,
+        )
+    stdout().print(f"Report: {render(found.path)}", soft_wrap=True)

@@ -5,8 +5,8 @@ says. It *holds* or *does not hold* by that rule, is *not tested here* where the
 needs, and *not testable here* where the model has not learnt its task; and it gives its numbers.
 Source of the claims: Friedman et al. 2023, arXiv 2312.03656.
 
-To add a claim of your own, write a `Claim` and name it in `CLAIMS`, or offer a list of them from a
-package of your own by the entry-point group `anamorph.claims`.
+To add a claim of your own, write a `Claim` and name it in `CLAIMS`, behind the paper's, or offer a
+list of them from a package of your own by the entry-point group `anamorph.claims`.
 """
 
 from importlib.metadata import entry_points
@@ -19,9 +19,8 @@ from anamorph.paper.tables import Claim, Finding, Tables, not_learnt
 
 ENTRY_POINTS = "anamorph.claims"
 TASKS = {"dyck": "Dyck languages", "code": "code completion"}
-CLAIMS: tuple[Claim, ...] = tuple(
-    sorted((*dyck.CLAIMS, *both.CLAIMS, *code.CLAIMS), key=lambda claim: (len(claim.id), claim.id))
-)
+PAPER = sorted((*dyck.CLAIMS, *both.CLAIMS, *code.CLAIMS), key=lambda claim: int(claim.id[1:]))
+CLAIMS: tuple[Claim, ...] = (*PAPER,)
 
 
 def all_claims() -> list[Claim]:

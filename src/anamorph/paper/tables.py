@@ -84,12 +84,12 @@ class Tables:
 
 
 class Claim(NamedTuple):
-    """What a paper says, and how a study judges it.
+    """What somebody says, and how a study judges it.
 
     Attributes:
-        id: C1 to C10 for the paper's.
+        id: a letter and a number; the paper's are C1 to C10.
         tasks: the names of the tasks that it is about.
-        text: what the paper says.
+        text: what is said.
         rule: when that counts as true of a study.
         judge: applies the rule.
     """
