@@ -172,7 +172,7 @@ def test_what_cannot_be_read_says_why(text: str, message: str) -> None:
 
 
 def test_splits_that_a_spec_cannot_name() -> None:
-    with pytest.raises(AnamorphError, match=r"Cannot fit .* on the split 'a b'.*rename the split"):
+    with pytest.raises(AnamorphError, match=r"Cannot fit on 'a b'.*rename the split"):
         SVD(rank=4).at("1.0.key", on="a b")
     assert "on=far" in str(SVD(rank=1) + KMeans(clusters=2).at("1.0.key", on="far"))
 

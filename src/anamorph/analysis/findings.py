@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from anamorph.analysis.heads import Heads
-from anamorph.analysis.words import method_label, sites_label, sized
+from anamorph.analysis.words import method_label, sites_label, sized, views_of
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness.gaps import ILLUSIONS, LOOKS_RIGHT
 from anamorph.faithfulness.metrics import JUDGED, SUFFIX, all_metrics, find_metric
@@ -45,7 +45,37 @@ class NamedProxy(NamedTuple):
 
 
 class Findings(Run):
-    """A run folder, with what follows from its tables. Pictures and curves may be missing."""
+    """A run folder, with what follows from its tables. Pictures and curves may be missing.
+
+    Its tables are those of the views; `controls` has the others.
+    """
+
+    @cached_property
+    def _everything(self) -> Run:
+        """The run, whose tables have views and controls."""
+        return Run(self.path, self.spec)
+
+    @cached_property
+    def results(self) -> pl.DataFrame:
+        """See `Run.results`; of the model and the views."""
+        return views_of(self._everything.results)
+
+    @cached_property
+    def gaps(self) -> pl.DataFrame:
+        """See `Run.gaps`; of the views."""
+        return views_of(self._everything.gaps)
+
+    @cached_property
+    def contrasts(self) -> pl.DataFrame:
+        """See `Run.contrasts`; of the views."""
+        return views_of(self._everything.contrasts)
+
+    @cached_property
+    def controls(self) -> pl.DataFrame:
+        """Of `Run.results` the rows of controls, for whole splits."""
+        return self._everything.results.filter(
+            pl.col("control").is_not_null(), pl.col("facet").is_null()
+        )
 
     @cached_property
     def proxies(self) -> list[NamedProxy]:

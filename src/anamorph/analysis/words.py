@@ -104,6 +104,11 @@ def sites_label(sites: str) -> str:
     return f"{where}{which} {kind.strip('{}').replace(',', ', ')}"
 
 
+def views_of(table: pl.DataFrame) -> pl.DataFrame:
+    """The rows of a table of a run without those of controls."""
+    return table.filter(pl.col("control").is_null())
+
+
 def families(rows: pl.DataFrame) -> list[pl.DataFrame]:
     """The rows of every family: alike but for the size, small sizes first.
 

@@ -20,7 +20,8 @@ from anamorph.models.base import Context
 from anamorph.models.sites import HEAD_KINDS, LAYER_KINDS, Site
 from anamorph.models.weights import read_weights, write_weights
 from anamorph.simplifications.estimator import Estimator, Where
-from anamorph.simplifications.grammar import WORD, read_stages
+from anamorph.simplifications.fitted_on import HALF, ORACLE, TRAIN, FittedOn
+from anamorph.simplifications.grammar import read_stages
 from anamorph.simplifications.named import ProxySpec
 from anamorph.simplifications.registry import find_class
 from anamorph.simplifications.statistics.base import Several
@@ -42,9 +43,12 @@ class Simplification(Estimator):
         chains: whether it can be a stage of a chain.
         beside_model: whether it is shown what the model itself has where it stands
             (`Context.original`), for which the model runs along.
+        control: what it is a control for by its nature, as random directions are "random"; None if
+            it is a view.
     """
 
     kinds: ClassVar[frozenset[str]] = VECTOR_KINDS
+    control: ClassVar[str | None] = None
     chains: ClassVar[bool] = True
     beside_model: ClassVar[bool] = False
 
@@ -256,7 +260,8 @@ class Attachment:
         simplification: what is put there; not fitted.
         sites: the pattern, without spaces; see `anamorph.models.sites`.
         joint: whether the sites of one head share one fit.
-        on: the split it is fitted on; None for the training split.
+        on: what it is fitted on (`FittedOn`), such as the name of a split, `train+python` or
+            `train[0::2]`; None for the training split.
 
     Raises:
         AnamorphError: if a hyper-parameter makes no sense, or the pattern cannot be one.
@@ -272,22 +277,26 @@ class Attachment:
             raise AnamorphError(f"joint must be true or false; got {self.joint!r}.")
         if not isinstance(self.on, str | None):
             raise AnamorphError(f"on must be the name of a split; got {self.on!r}.")
+        if self.on == TRAIN:
+            object.__setattr__(self, "on", None)
         sites = re.sub(r"\s*([.*{},-])\s*", r"\1", self.sites.strip())
         if not re.fullmatch(r"[\w.*{},-]+", sites):
             raise AnamorphError(
                 f"Cannot attach {self.simplification} to the sites {self.sites!r}; expected a "
                 "pattern such as '1.*.{query,key}'."
             )
-        if self.on is not None and not re.fullmatch(WORD, self.on):
-            raise AnamorphError(
-                f"Cannot fit {self.simplification} on the split {self.on!r}: in a spec, a split's "
-                "name is a letter or '_', then letters, digits, '_', '.' and '-'; rename the split."
-            )
         object.__setattr__(self, "sites", sites)
+        if self.on is not None:
+            FittedOn.read(self.on)
         self.simplification.validate()
 
     def __str__(self) -> str:
         return self.text()
+
+    @property
+    def fitted_on(self) -> FittedOn:
+        """`on`, read."""
+        return FittedOn() if self.on is None else FittedOn.read(self.on)
 
     def text(self, *, without: str | None = None) -> str:
         """The spec text, with or without a hyper-parameter of that name."""
@@ -351,9 +360,24 @@ class Simplified(ProxySpec):
         return found.pop() if len(found) == 1 else None
 
     @property
+    def control(self) -> str | None:
+        """See `ProxySpec.control`; where attachments differ, what tells most."""
+        parts = [part for a in self.attachments for part in a.simplification.parts()]
+        found = {part.control for part in parts} - {None}
+        if found:
+            return min(map(str, found))
+        fits = {a.fitted_on.control for a in self.attachments}
+        return next((kind for kind in (ORACLE, HALF) if kind in fits), None)
+
+    @property
+    def view(self) -> str:
+        """See `ProxySpec.view`."""
+        return Simplified(tuple(replace(a, on=None) for a in self.attachments)).family
+
+    @property
     def on(self) -> tuple[str, ...]:
         """See `ProxySpec.on`."""
-        return tuple(sorted({a.on for a in self.attachments if a.on is not None}))
+        return tuple(sorted({name for a in self.attachments for name in a.fitted_on.splits}))
 
     @property
     def sites(self) -> str:

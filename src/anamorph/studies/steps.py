@@ -19,7 +19,7 @@ from anamorph.analysis.edited_heads import edited_head
 from anamorph.analysis.head_scores import head_scores
 from anamorph.auditing.audit import fit_on_task, simplified, tabulated
 from anamorph.auditing.noise import noise_floor, rounding
-from anamorph.auditing.samples import few_sequences, scored_sequences
+from anamorph.auditing.samples import few_sequences, scored_sequences, scored_task
 from anamorph.auditing.works import Auditor, Work, plan
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness.metrics import metric_names
@@ -126,7 +126,7 @@ class SeedAudit:
         return Origin(
             weights=auditor.fitted.origin["weights"],
             simplifications=digest(models) if models else fits,
-            data=digest(known["data"][work.split], known["data"][CANDIDATES]),
+            data=digest(auditor.task.splits[work.split].fingerprint, known["data"][CANDIDATES]),
             options=digest(version, auditor.sequences, options, metric_names(), *metrics),
         )
 
@@ -171,7 +171,7 @@ def tabulate_run(run: Run, study: Study) -> None:
     task, options = study.task, study.options
     indexes = {
         split.name: SumIndex.of(scored_sequences(split, options.sequences))
-        for split in task.evaluated
+        for split in scored_task(task, study.proxies).evaluated
     }
     cells = CellFiles(run, plan(study.proxies, study.shape, list(indexes)), indexes)
     floor = worst_floor(_noise(run))
