@@ -58,6 +58,29 @@ def controls(run: Findings) -> list[Control]:
     return found
 
 
+def beside_views(run: Findings) -> pl.DataFrame:
+    """What controls have, over all models, beside each of their views; an oracle on its own split.
+
+    Returns:
+        view (its spec string), kind, split, metric, value.
+    """
+    columns = {"view": pl.String, "kind": pl.String, "simplification": pl.String, "own": pl.String}
+    named = pl.DataFrame(
+        [
+            (c.view.simplification, c.kind, c.simplification, c.split if c.kind == ORACLE else None)
+            for c in controls(run)
+        ],
+        columns,
+        orient="row",
+    )
+    pooled = run.controls.filter(pl.col("seed").is_null())
+    return (
+        named.join(pooled, on="simplification", maintain_order="left")
+        .filter((pl.col("kind") != ORACLE) | (pl.col("own") == pl.col("split")))
+        .select("view", "kind", "split", "metric", "value")
+    )
+
+
 def said(run: Findings) -> dict[str, str]:
     """By the title of a family of views, what its controls say of it; no family without any."""
     by_family: dict[str, list[Control]] = {}
@@ -86,7 +109,7 @@ def _of_fall(run: Findings, row: Mapping[str, Any], beside: Sequence[Control]) -
         if control.kind == ORACLE and control.split == row["split"]:
             parts.insert(0, f"fitted there it loses {there.lost}: {there.meaning(control.view)}")
         elif control.kind == RANDOM and there.as_good(run.thresholds.tolerance):
-            parts.append(f"random ones lose {there.lost}: nothing was learnt")
+            parts.append(f"random ones lose {there.lost}: nothing that counts there was learnt")
         elif control.kind == HALF and there.differs(run.thresholds.tolerance):
             what = f"fitted on {control.on} it loses {there.lost}"
             parts.append(f"{what}: it depends on the sequences that it is fitted on")

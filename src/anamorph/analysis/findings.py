@@ -1,5 +1,6 @@
 """What a run found, as reports, tables and sentences tell it."""
 
+import re
 from collections import Counter
 from collections.abc import Collection
 from functools import cached_property
@@ -86,7 +87,9 @@ class Findings(Run):
         for row in frame.unique(maintain_order=True).iter_rows(named=True):
             joint = " · joint" if "joint=true" in row["family"] else ""
             where = " + ".join(sites_label(part) for part in row["sites"].split(";"))
-            title = f"{method_label(row['method'])} · {where}{joint}"
+            named = re.search(r"[( ]on=([^,)]+)", row["family"])
+            on = f" · fitted on {named[1]}" if named else ""
+            title = f"{method_label(row['method'])} · {where}{joint}{on}"
             title = title if row.pop("sites") else row["family"]
             proxies.append(NamedProxy(**row, title=title))
         # Families whose titles are alike (another parameter differs) are called by their spec.
