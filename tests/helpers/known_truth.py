@@ -4,9 +4,9 @@ The *head* looks up the item whose key has the sign `+` on the axis of the query
 vectors of two axes. A score of 1/2 for the start token stands against it, whose value is the answer
 "z". In distribution everything is on the first axis.
 
-The *MLP* has two features, one for "p" and one for "q"; a token can have either, or both. The answer
-is "x" for the first, "y" for the second and "z" for both, which occurs only out of distribution; and
-"z" for neither.
+The *MLP* has two features, one for "p" and one for "q"; a token can have either, or both. The
+answer is "x" for the first, "y" for the second and "z" for both, which occurs only out of
+distribution; and "z" for neither.
 """
 
 from collections.abc import Callable, Sequence

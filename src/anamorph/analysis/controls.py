@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from math import inf
 from typing import Any, NamedTuple
 
+import polars as pl
+
 from anamorph.analysis.findings import Findings, NamedProxy
 from anamorph.analysis.words import points, split_label
 from anamorph.faithfulness import gaps
@@ -91,10 +93,10 @@ def said(run: Findings) -> dict[str, str]:
 
 
 def _of_family(run: Findings, title: str, some: Sequence[Control]) -> str:
-    """Of the largest fall that a control says something of; or of what holds."""
+    """Of the largest fall that a control says something of, illusions first; or of what holds."""
     rows = [row for p in run.families[title] for row in run.cells.get(p.simplification, ())]
     worse = [r for r in rows if r["verdict"] in (*gaps.ILLUSIONS, gaps.DEGRADES)]
-    for row in sorted(worse, key=lambda row: -row["gap"]):
+    for row in sorted(worse, key=lambda row: (row["verdict"] == gaps.DEGRADES, -row["gap"])):
         beside = [c for c in some if c.view.simplification == row["simplification"]]
         if text := _of_fall(run, row, beside):
             return text
@@ -103,16 +105,24 @@ def _of_family(run: Findings, title: str, some: Sequence[Control]) -> str:
 
 def _of_fall(run: Findings, row: Mapping[str, Any], beside: Sequence[Control]) -> str:
     """What a view loses on a split, and what its controls lose there."""
-    on, parts = split_label(row["split"]), []
-    for control in beside:
-        there = _Beside.of(run, control, row)
-        if control.kind == ORACLE and control.split == row["split"]:
-            parts.insert(0, f"fitted there it loses {there.lost}: {there.meaning(control.view)}")
-        elif control.kind == RANDOM and there.as_good(run.thresholds.tolerance):
-            parts.append(f"random ones lose {there.lost}: nothing that counts there was learnt")
-        elif control.kind == HALF and there.differs(run.thresholds.tolerance):
-            what = f"fitted on {control.on} it loses {there.lost}"
-            parts.append(f"{what}: it depends on the sequences that it is fitted on")
+    tolerance, on = run.thresholds.tolerance, split_label(row["split"])
+    there = {control: _Beside.of(run, control, row) for control in beside}
+    parts = [
+        f"fitted there it loses {each.lost}: {each.meaning(control.view)}"
+        for control, each in there.items()
+        if control.kind == ORACLE and control.split == row["split"]
+    ]
+    parts += [
+        f"fitted on {control.on} it loses {each.lost}: it depends on the sequences that it is "
+        "fitted on"
+        for control, each in there.items()
+        if control.kind == HALF and each.differs(tolerance)
+    ]
+    random = [each for control, each in there.items() if control.kind == RANDOM]
+    if random and all(each.as_good(tolerance) for each in random):
+        ends = [each.lost for each in sorted(random, key=lambda each: each.loss)]
+        lost = " to ".join(dict.fromkeys((ends[0], ends[-1])))
+        parts.append(f"random ones lose {lost}: nothing that counts there was learnt")
     if not parts:
         return ""
     who = beside[0].view.row or "it"

@@ -48,8 +48,8 @@ def tabulate(
     Intervals are 95 % intervals over sequences (`anamorph.faithfulness.intervals`). Rows where
     `seed` is null are of the mean over seeds; their intervals are over seeds too. A gap is positive
     where the proxy is less faithful, or does worse, out of distribution. P-values are corrected
-    over all views and `ood` splits of one seed and metric, those of controls apart. Rows are in the order of splits (the
-    reference first), proxies, seeds (null last), groups and metrics.
+    over all views and `ood` splits of one seed and metric, those of controls apart. Rows are in the
+    order of splits (the reference first), proxies, seeds (null last), groups and metrics.
 
     Args:
         cells: every seed, proxy and split, all with the same metrics; those of attention may be

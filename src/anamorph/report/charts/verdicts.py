@@ -200,7 +200,8 @@ def gap_lines(run: Findings) -> Figure | None:
         "is worse. Thick lines are 95 % intervals of single gaps; thin lines hold for all gaps of "
         "the metric at once: read those where you pick a gap because it is large. Filled points "
         f"differ from zero (p of no gap, corrected over proxies and splits, below {level:g})."
-        f"{UPRIGHT if len(lost) else ''} Rows are sorted by the largest gap in same predictions.{rest}",
+        f"{UPRIGHT if len(lost) else ''} Rows are sorted by the largest gap in same "
+        f"predictions.{rest}",
         chart=alt.layer(*_intervals(run, list(labels.values())), data=TABLE)
         .properties(width=max(96, 700 // max(1, len(run.ood))), height=alt.Step(18))
         .facet(column=parts.side_by_side(run.ood), spacing=14),
@@ -212,8 +213,8 @@ def gap_lines(run: Findings) -> Figure | None:
 
 UPRIGHT = (
     " Thin upright lines are what controls of the proxy lose there, against what the proxy has on "
-    "iid: coloured where it is fitted on the split itself, grey where it is fitted on a part of the "
-    "training data, or nothing is learnt (point at them)."
+    "iid: coloured where it is fitted on the split itself, grey where it is fitted on a part of "
+    "the training data, or nothing is learnt (point at them)."
 )
 
 
