@@ -89,9 +89,9 @@ def _print_summary(found: Findings, console: Console) -> None:
         for title, *texts in views:
             table.add_row(*(escape("\n".join(each)) or "–" for each in (title, *texts)))
         console.print(table)
-    for title, text in controls.said(found).items():
-        if title in found.telling_families:
-            console.print(escape(f"{title}: {text}"))
+    for family, said in controls.said(found).items():
+        if family in found.telling_families:
+            console.print(escape(f"{family}: {said}"))
     for notice in notices(found):
         console.print(f"[yellow]{escape(notice.title)}.[/] {escape(notice.text)}")
     console.print(evidence(found).sentence)

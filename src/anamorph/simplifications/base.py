@@ -20,7 +20,7 @@ from anamorph.models.base import Context
 from anamorph.models.sites import HEAD_KINDS, LAYER_KINDS, Site
 from anamorph.models.weights import read_weights, write_weights
 from anamorph.simplifications.estimator import Estimator, Where
-from anamorph.simplifications.fitted_on import HALF, ORACLE, TRAIN, FittedOn
+from anamorph.simplifications.fitted_on import HALF, ORACLE, FittedOn
 from anamorph.simplifications.grammar import read_stages
 from anamorph.simplifications.named import ProxySpec
 from anamorph.simplifications.registry import find_class
@@ -43,12 +43,9 @@ class Simplification(Estimator):
         chains: whether it can be a stage of a chain.
         beside_model: whether it is shown what the model itself has where it stands
             (`Context.original`), for which the model runs along.
-        control: what it is a control for by its nature, as random directions are "random"; None if
-            it is a view.
     """
 
     kinds: ClassVar[frozenset[str]] = VECTOR_KINDS
-    control: ClassVar[str | None] = None
     chains: ClassVar[bool] = True
     beside_model: ClassVar[bool] = False
 
@@ -275,10 +272,6 @@ class Attachment:
     def __post_init__(self) -> None:
         if not isinstance(self.joint, bool):
             raise AnamorphError(f"joint must be true or false; got {self.joint!r}.")
-        if not isinstance(self.on, str | None):
-            raise AnamorphError(f"on must be the name of a split; got {self.on!r}.")
-        if self.on == TRAIN:
-            object.__setattr__(self, "on", None)
         sites = re.sub(r"\s*([.*{},-])\s*", r"\1", self.sites.strip())
         if not re.fullmatch(r"[\w.*{},-]+", sites):
             raise AnamorphError(
@@ -286,8 +279,7 @@ class Attachment:
                 "pattern such as '1.*.{query,key}'."
             )
         object.__setattr__(self, "sites", sites)
-        if self.on is not None:
-            FittedOn.read(self.on)
+        object.__setattr__(self, "on", FittedOn.read(self.on).text)
         self.simplification.validate()
 
     def __str__(self) -> str:
@@ -296,7 +288,7 @@ class Attachment:
     @property
     def fitted_on(self) -> FittedOn:
         """`on`, read."""
-        return FittedOn() if self.on is None else FittedOn.read(self.on)
+        return FittedOn.read(self.on)
 
     def text(self, *, without: str | None = None) -> str:
         """The spec text, with or without a hyper-parameter of that name."""
@@ -362,12 +354,10 @@ class Simplified(ProxySpec):
     @property
     def control(self) -> str | None:
         """See `ProxySpec.control`; where attachments differ, what tells most."""
-        parts = [part for a in self.attachments for part in a.simplification.parts()]
-        found = {part.control for part in parts} - {None}
-        if found:
-            return min(map(str, found))
+        by_nature = [p.control for a in self.attachments for p in a.simplification.parts()]
         fits = {a.fitted_on.control for a in self.attachments}
-        return next((kind for kind in (ORACLE, HALF) if kind in fits), None)
+        ranked = [*by_nature, *(kind for kind in (ORACLE, HALF) if kind in fits)]
+        return next(filter(None, ranked), None)
 
     @property
     def view(self) -> str:
@@ -383,15 +373,6 @@ class Simplified(ProxySpec):
     def sites(self) -> str:
         """The site patterns, joined by `;`; empty for the identity."""
         return ";".join(a.sites for a in self.attachments)
-
-
-def find_simplification(name: str) -> type[Simplification]:
-    """The class of a name in the registry, or of an installed package.
-
-    Raises:
-        AnamorphError: if there is none, or if what a package offers is not a simplification.
-    """
-    return cast(type[Simplification], find_class(name))
 
 
 def parse_simplification(
@@ -410,7 +391,7 @@ def parse_simplification(
     if any(len(value) > 1 for stage in stages for value in stage.values.values()):
         raise AnamorphError(f"{text!r} must name one simplification, without lists.")
     made = [
-        ((known or {}).get(name) or find_simplification(name)).with_params(
+        cast(type[Simplification], (known or {}).get(name) or find_class(name)).with_params(
             {key: value for key, (value,) in values.items()}
         )
         for name, values in stages

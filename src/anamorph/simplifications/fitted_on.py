@@ -54,12 +54,16 @@ class FittedOn:
     parts: tuple[Part, ...] = (Part(TRAIN, ""),)
 
     @classmethod
-    def read(cls, text: str) -> "FittedOn":
-        """Read the text of `on=`.
+    def read(cls, text: str | None) -> "FittedOn":
+        """Read the text of `on=`; None is all of the training split.
 
         Raises:
             AnamorphError: if it does not follow the grammar.
         """
+        if text is None:
+            return cls()
+        if not isinstance(text, str):
+            raise AnamorphError(f"on must be the name of a split; got {text!r}.")
         parts = []
         for part in text.split("+"):
             found = re.fullmatch(rf"({WORD})({SLICE})?", part)
@@ -76,6 +80,11 @@ class FittedOn:
         return cls(tuple(parts))
 
     @property
+    def text(self) -> str | None:
+        """What `read` reads; None for all of the training split."""
+        return None if self == FittedOn() else "+".join(p.split + p.slice for p in self.parts)
+
+    @property
     def splits(self) -> tuple[str, ...]:
         """The names of the splits other than `train`, each once."""
         return tuple(dict.fromkeys(part.split for part in self.parts if part.split != TRAIN))
@@ -89,7 +98,7 @@ class FittedOn:
         """
         if not any(part.split == TRAIN for part in self.parts):
             return ORACLE
-        return HALF if not self.splits and self.parts != FittedOn().parts else None
+        return HALF if not self.splits and self != FittedOn() else None
 
 
 def _slice(text: str) -> slice:

@@ -6,13 +6,14 @@ from typing import TypeVar
 import altair as alt
 import polars as pl
 
-from anamorph.analysis.controls import HALF, ORACLE, RANDOM, beside_views
+from anamorph.analysis.controls import RANDOM, beside_views
 from anamorph.analysis.findings import IDENTITY, Findings, NamedProxy
 from anamorph.analysis.words import listing, method_label, some_of, threshold
 from anamorph.faithfulness.metrics import find_metric
 from anamorph.report.charts import parts
 from anamorph.report.figure import TABLE, Choice, Figure
 from anamorph.report.theme import split_scale, split_shapes
+from anamorph.simplifications.fitted_on import HALF, ORACLE
 
 PARTS = {
     "both right": "both-right",
