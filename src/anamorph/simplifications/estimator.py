@@ -182,7 +182,7 @@ class Estimator(ABC):
             raise AnamorphError(
                 f"{cls.name} {problem}. Its parameters are: {', '.join(defaults) or 'none'} "
                 "(and joint=true, which shares one fit among the sites of a head; and on=SPLIT, "
-                "which fits on that split)."
+                "which fits on that split, a slice of it or a mixture)."
             )
         return cls(**given)
 
