@@ -4,10 +4,13 @@ from pathlib import Path
 
 import polars as pl
 
+from anamorph.runs.folder import COLUMNS
 from anamorph.runs.older import with_families
-from synthetic_run import LAYER_1, make_run
+from synthetic_run import LAYER_1, SPLITS, make_run
 
 FAMILY = f"svd(joint=true)@{LAYER_1}"
+PROXY = f"svd(rank=8, joint=true)@{LAYER_1}"
+EXPLAINED = 0.98, 0.71  # of the variance of queries and keys
 DEEP = "unseen_depth"
 LEFT = 0.1  # of what the view gets wrong, where it is fitted on the split itself
 RANDOM = 0.5  # of what the view gets right, where nothing is learnt
@@ -37,4 +40,15 @@ def make_controlled(run: Path) -> Path:
             oracle = oracle.with_columns(x * LEFT + (1 - LEFT) for x in changed)
             random = random.with_columns(x * RANDOM for x in changed)
         pl.concat([views, oracle, half, random]).write_parquet(run / f"{name}.parquet")
+    rows = [
+        (0, view, split, role, site, value, 900, 100)
+        for split, role in SPLITS.items()
+        for view, site, value in [
+            (PROXY, "1.0.query", EXPLAINED[0]),
+            (PROXY, "1.0.key", EXPLAINED[1]),
+            (PROXY.replace("joint=true", "joint=true, on=unseen_depth"), "1.0.key", 0.5),
+        ]
+    ]
+    schema = COLUMNS["sites"].split()
+    pl.DataFrame(rows, schema, orient="row").write_parquet(run / "seed-0" / "sites.parquet")
     return run

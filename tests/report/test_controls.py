@@ -9,11 +9,12 @@ from anamorph.analysis.controls import beside_views, controls, said
 from anamorph.analysis.findings import Findings, read
 from anamorph.report.charts.results import against_size
 from anamorph.report.charts.verdicts import gap_lines, matrix
-from controlled_run import DEEP, LEFT, RANDOM, make_controlled
-from synthetic_run import LAYER_1
+from anamorph.report.page import _explained, _facts
+from controlled_run import DEEP, EXPLAINED, LEFT, PROXY, RANDOM, make_controlled
+from synthetic_run import LAYER_1, SPLITS
 
 TITLE = "SVD · layer 1 query, key · joint"
-VIEW = f"svd(rank=8, joint=true)@{LAYER_1}"
+VIEW = PROXY
 
 
 @pytest.fixture(scope="module")
@@ -133,3 +134,12 @@ def test_the_report_draws_them_behind_their_views(found: Findings) -> None:
     assert not cells.data["proxy"].str.contains(r"on=|random").any()
     for figure in (lines, gaps):
         assert figure.drawn.to_dict(validate=True)
+
+
+def test_the_page_has_explained_variance_beside_same_predictions(found: Findings) -> None:
+    ((label, values),) = _explained(found)
+    assert label == f"{TITLE} · rank 8"
+    assert [value for value, _ in values] == [min(EXPLAINED)] * len(SPLITS)  # the worst site
+    iid, ood = lost(found)
+    assert values[0][1] == iid and values[found.splits.index(DEEP)][1] == ood
+    assert dict(_facts(found))["Proxies"] == "14 in 4 families, and 18 controls"
