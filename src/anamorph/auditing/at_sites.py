@@ -109,7 +109,8 @@ def _sums(
             own = recorded[edit.key]
             context = Context(batch.tokens, batch.mask, read={k: recorded[k] for k in edit.reads})
             made = edit(own, context)[1]  # the first copy is the model's
-            for head in edit.heads or [None]:
+            heads: Sequence[int | None] = edit.heads or (None,)
+            for head in heads:
                 y, theirs = (x if head is None else x[:, head] for x in (own[0], made))
                 y, theirs = y[batch.mask].double(), theirs[batch.mask].double()
                 errors = torch.stack([(y - theirs).square().sum(), y.square().sum()])
