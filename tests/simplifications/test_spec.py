@@ -39,6 +39,10 @@ QK = "1.*.{query,key}"
         ("onehot(joint=true)@0.0.pattern", Simplified((OneHot().at("0.0.pattern", joint=True),))),
         ("svd(rank=4, on=far)@1.0.key", Simplified((SVD(rank=4).at("1.0.key", on="far"),))),
         (
+            "svd(rank=4, on=train[0::2]+far)@1.0.key",
+            Simplified((SVD(rank=4).at("1.0.key", on="train[0::2]+far"),)),
+        ),
+        (
             "svd(rank=8, joint=true, on=un-seen.1)+kmeans(clusters=64)@1.*.{query,key}",
             Simplified(((SVD(rank=8) + KMeans(clusters=64)).at(QK, joint=True, on="un-seen.1"),)),
         ),
@@ -72,6 +76,15 @@ def test_lists_stand_for_one_proxy_each() -> None:
         for rank in (1, 2)
         for joint in (", joint=true", "")
         for clusters in (4, 8)
+    ]
+
+
+def test_a_list_holds_slices_and_the_training_split_needs_no_name() -> None:
+    text = "svd(rank=2, on=[train, far[::-1], near+far[:20:3]])@0.0.key"
+    assert list(map(str, parse(text))) == [
+        "svd(rank=2)@0.0.key",
+        "svd(rank=2, on=far[::-1])@0.0.key",
+        "svd(rank=2, on=near+far[:20:3])@0.0.key",
     ]
 
 
@@ -172,7 +185,7 @@ def test_what_cannot_be_read_says_why(text: str, message: str) -> None:
 
 
 def test_splits_that_a_spec_cannot_name() -> None:
-    with pytest.raises(AnamorphError, match=r"Cannot fit .* on the split 'a b'.*rename the split"):
+    with pytest.raises(AnamorphError, match=r"Cannot fit on 'a b'.*rename the split"):
         SVD(rank=4).at("1.0.key", on="a b")
     assert "on=far" in str(SVD(rank=1) + KMeans(clusters=2).at("1.0.key", on="far"))
 

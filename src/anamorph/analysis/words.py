@@ -32,6 +32,9 @@ WORDS = {
     "proxy": "The model with simplifications standing at some of its sites, named by a text such "
     "as svd(rank=4)@1.*.{query,key}. A joint fit is shared by the sites of a head.",
     "size": "How much a simplification keeps: directions (rank) or centres (clusters).",
+    "control": "A proxy that tells what the number of a view means: the same view fitted on the "
+    "split itself (oracle) or on a part of the training data (half), or one that learnt nothing "
+    "(random).",
     "split": "Sequences for testing. iid comes from the distribution of the training data; all "
     "others differ from it in a stated way (out of distribution).",
     "scored position": "A place where a prediction counts.",
@@ -102,6 +105,11 @@ def sites_label(sites: str) -> str:
     where = "all layers" if layer == "*" else f"layer {layer.strip('{}').replace(',', ', ')}"
     which = "" if head in (None, "*") else f" head {head.strip('{}').replace(',', ', ')}"
     return f"{where}{which} {kind.strip('{}').replace(',', ', ')}"
+
+
+def views_of(table: pl.DataFrame) -> pl.DataFrame:
+    """The rows of a table of a run without those of controls."""
+    return table.filter(pl.col("control").is_null())
 
 
 def families(rows: pl.DataFrame) -> list[pl.DataFrame]:

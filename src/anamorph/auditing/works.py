@@ -13,7 +13,7 @@ from typing import Any
 from anamorph.auditing.another import load
 from anamorph.auditing.engine import Settings, Told, audit_split
 from anamorph.auditing.proxies import ModelProxy, Proxy, SimplifiedProxy, attention_heads
-from anamorph.auditing.samples import scored_sequences
+from anamorph.auditing.samples import scored_sequences, scored_task
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness.measuring import CellKey
 from anamorph.faithfulness.sums import CellSums
@@ -86,7 +86,7 @@ class Auditor:
     Args:
         model: the original, in inference mode.
         task: its data.
-        proxies: all of the specification.
+        proxies: all of the specification; what they are fitted on by `on=` is not scored.
         fitted: what was fitted of them.
         sequences: scored sequences of each split, at most; None for all.
         settings: how sums are computed; the defaults if it is None.
@@ -101,7 +101,7 @@ class Auditor:
         sequences: int | None = None,
         settings: Settings | None = None,
     ) -> None:
-        self.model, self.task, self.fitted = model, task, fitted
+        self.model, self.task, self.fitted = model, scored_task(task, proxies), fitted
         self.sequences, self.settings = sequences, settings or Settings()
         self.specs = {str(spec): spec for spec in proxies}
         self._last: tuple[str, ModelProxy] | None = None  # another model, for its next work

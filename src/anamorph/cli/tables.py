@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from anamorph.analysis import controls
 from anamorph.analysis.edited_heads import single_heads
 from anamorph.analysis.findings import Findings
 from anamorph.analysis.heads import rows
@@ -35,6 +36,8 @@ def print_run(run: Run, console: Console) -> None:
     caption = f"{LEGEND}; no mark: faithful; {found.reference} is what the others are compared with"
     if hidden:
         caption += f". Not shown: {len(hidden)} proxies of single heads (below; all with --json)"
+    if beside := found.controls["simplification"].n_unique():
+        caption += f". Not shown: {beside} control{'s' if beside > 1 else ''} (with --json)"
     over = f", over {len(found.seeds)} models" if len(found.seeds) > 1 else ""
     title = f"Share of predictions that proxy and model have in common{over}"
     table = Table(title=title, caption=caption)
@@ -86,6 +89,9 @@ def _print_summary(found: Findings, console: Console) -> None:
         for title, *texts in views:
             table.add_row(*(escape("\n".join(each)) or "–" for each in (title, *texts)))
         console.print(table)
+    for family, said in controls.said(found).items():
+        if family in found.telling_families:
+            console.print(escape(f"{family}: {said}"))
     for notice in notices(found):
         console.print(f"[yellow]{escape(notice.title)}.[/] {escape(notice.text)}")
     console.print(evidence(found).sentence)

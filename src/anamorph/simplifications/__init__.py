@@ -9,7 +9,6 @@ from anamorph.simplifications.base import Attachment as Attachment
 from anamorph.simplifications.base import Chain as Chain
 from anamorph.simplifications.base import Simplification as Simplification
 from anamorph.simplifications.base import Simplified as Simplified
-from anamorph.simplifications.base import find_simplification as find_simplification
 from anamorph.simplifications.checks import LAWS as LAWS
 from anamorph.simplifications.checks import check_simplification as check_simplification
 from anamorph.simplifications.estimator import NotFittedError as NotFittedError
@@ -33,6 +32,7 @@ from anamorph.simplifications.replacement import Replacement as Replacement
 from anamorph.simplifications.spec import Spec as Spec
 from anamorph.simplifications.spec import check_readable as check_readable
 from anamorph.simplifications.spec import expand as expand
+from anamorph.simplifications.spec import find_simplification as find_simplification
 from anamorph.simplifications.spec import parse as parse
 from anamorph.simplifications.statistics.base import Statistic as Statistic
 from anamorph.simplifications.sweeping import Sweep as Sweep

@@ -20,7 +20,8 @@ from anamorph.models.base import Context
 from anamorph.models.sites import HEAD_KINDS, LAYER_KINDS, Site
 from anamorph.models.weights import read_weights, write_weights
 from anamorph.simplifications.estimator import Estimator, Where
-from anamorph.simplifications.grammar import WORD, read_stages
+from anamorph.simplifications.fitted_on import HALF, ORACLE, FittedOn
+from anamorph.simplifications.grammar import read_stages
 from anamorph.simplifications.named import ProxySpec
 from anamorph.simplifications.registry import find_class
 from anamorph.simplifications.statistics.base import Several
@@ -256,7 +257,8 @@ class Attachment:
         simplification: what is put there; not fitted.
         sites: the pattern, without spaces; see `anamorph.models.sites`.
         joint: whether the sites of one head share one fit.
-        on: the split it is fitted on; None for the training split.
+        on: what it is fitted on (`FittedOn`), such as the name of a split, `train+python` or
+            `train[0::2]`; None for the training split.
 
     Raises:
         AnamorphError: if a hyper-parameter makes no sense, or the pattern cannot be one.
@@ -270,24 +272,23 @@ class Attachment:
     def __post_init__(self) -> None:
         if not isinstance(self.joint, bool):
             raise AnamorphError(f"joint must be true or false; got {self.joint!r}.")
-        if not isinstance(self.on, str | None):
-            raise AnamorphError(f"on must be the name of a split; got {self.on!r}.")
         sites = re.sub(r"\s*([.*{},-])\s*", r"\1", self.sites.strip())
         if not re.fullmatch(r"[\w.*{},-]+", sites):
             raise AnamorphError(
                 f"Cannot attach {self.simplification} to the sites {self.sites!r}; expected a "
                 "pattern such as '1.*.{query,key}'."
             )
-        if self.on is not None and not re.fullmatch(WORD, self.on):
-            raise AnamorphError(
-                f"Cannot fit {self.simplification} on the split {self.on!r}: in a spec, a split's "
-                "name is a letter or '_', then letters, digits, '_', '.' and '-'; rename the split."
-            )
         object.__setattr__(self, "sites", sites)
+        object.__setattr__(self, "on", FittedOn.read(self.on).text)
         self.simplification.validate()
 
     def __str__(self) -> str:
         return self.text()
+
+    @property
+    def fitted_on(self) -> FittedOn:
+        """`on`, read."""
+        return FittedOn.read(self.on)
 
     def text(self, *, without: str | None = None) -> str:
         """The spec text, with or without a hyper-parameter of that name."""
@@ -351,23 +352,27 @@ class Simplified(ProxySpec):
         return found.pop() if len(found) == 1 else None
 
     @property
+    def control(self) -> str | None:
+        """See `ProxySpec.control`; where attachments differ, what tells most."""
+        by_nature = [p.control for a in self.attachments for p in a.simplification.parts()]
+        fits = {a.fitted_on.control for a in self.attachments}
+        ranked = [*by_nature, *(kind for kind in (ORACLE, HALF) if kind in fits)]
+        return next(filter(None, ranked), None)
+
+    @property
+    def view(self) -> str:
+        """See `ProxySpec.view`."""
+        return Simplified(tuple(replace(a, on=None) for a in self.attachments)).family
+
+    @property
     def on(self) -> tuple[str, ...]:
         """See `ProxySpec.on`."""
-        return tuple(sorted({a.on for a in self.attachments if a.on is not None}))
+        return tuple(sorted({name for a in self.attachments for name in a.fitted_on.splits}))
 
     @property
     def sites(self) -> str:
         """The site patterns, joined by `;`; empty for the identity."""
         return ";".join(a.sites for a in self.attachments)
-
-
-def find_simplification(name: str) -> type[Simplification]:
-    """The class of a name in the registry, or of an installed package.
-
-    Raises:
-        AnamorphError: if there is none, or if what a package offers is not a simplification.
-    """
-    return cast(type[Simplification], find_class(name))
 
 
 def parse_simplification(
@@ -386,7 +391,7 @@ def parse_simplification(
     if any(len(value) > 1 for stage in stages for value in stage.values.values()):
         raise AnamorphError(f"{text!r} must name one simplification, without lists.")
     made = [
-        ((known or {}).get(name) or find_simplification(name)).with_params(
+        cast(type[Simplification], (known or {}).get(name) or find_class(name)).with_params(
             {key: value for key, (value,) in values.items()}
         )
         for name, values in stages

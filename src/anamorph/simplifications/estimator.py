@@ -56,12 +56,15 @@ class Estimator(ABC):
     Attributes:
         name: what it is called in specs.
         size_name: the hyper-parameter that says how simple the result is; None if there is none.
+        control: what it is a control for by its nature, as random directions are "random"; None if
+            it is a view.
         kept: whether a run keeps what was learnt. What comes from files that its hyper-parameters
             name need not be: it is learnt again from them, whose digests the run holds.
     """
 
     name: ClassVar[str]
     size_name: ClassVar[str | None] = None
+    control: ClassVar[str | None] = None
     kept: ClassVar[bool] = True
 
     def statistic(self, dim: int) -> Statistic | None:
@@ -179,7 +182,7 @@ class Estimator(ABC):
             raise AnamorphError(
                 f"{cls.name} {problem}. Its parameters are: {', '.join(defaults) or 'none'} "
                 "(and joint=true, which shares one fit among the sites of a head; and on=SPLIT, "
-                "which fits on that split)."
+                "which fits on that split, a slice of it or a mixture)."
             )
         return cls(**given)
 

@@ -7,6 +7,7 @@ stage      = name [ "(" [key "=" value ("," key "=" value)*] ")" ]
 value      = scalar | "[" scalar ("," scalar)* "]"      a list stands for one proxy each
 scalar     = integer | decimal | "true" | "false" | text
 text       = letters, digits and any of ./\~:+%-_ | anything in double quotes, as in JSON
+             and, behind the first, what Python calls a slice: train[0::2]
 """
 
 import json
@@ -21,10 +22,11 @@ _Item = TypeVar("_Item")
 
 NAME = r"[A-Za-z_]\w*"
 WORD = r"[A-Za-z_][\w.-]*"  # what a split may be called
+SLICE = r"\[(?:-?\d+)?:(?:-?\d+)?(?::(?:-?\d+)?)?\]"
 SITES = r"[\w.*{},\s-]+"
 MODEL = r"model(?=\s*\()"
 NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
-BARE = r"[\w./\\~:+%-]+"  # text that needs no quotes
+BARE = rf"[\w./\\~:+%-](?:[\w./\\~:+%-]|{SLICE})*"  # text that needs no quotes
 TEXT = rf'"(?:[^"\\]|\\.)*"|{BARE}'
 
 

@@ -17,7 +17,7 @@ from anamorph.analysis import pictures
 from anamorph.auditing.audit import Simplify, check_audit, listed, proxies_of, simplified
 from anamorph.auditing.engine import BATCHES, Settings
 from anamorph.auditing.options import AuditOptions
-from anamorph.auditing.samples import few_sequences
+from anamorph.auditing.samples import few_sequences, scored_task
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness.metrics import all_metrics
 from anamorph.files import replacing, write_json
@@ -214,7 +214,8 @@ class TrainedStudy(Study):
 
     def conclude(self, run: Run) -> list[dict[str, Any]]:
         """Write what the pictures are drawn from, of every seed; measure the paper's claims."""
-        pictures.write(run, self.task, self.options.fit_sequences)
+        scored = scored_task(self.task, self.proxies)
+        pictures.write(run, scored, self.options.fit_sequences)
         return claims.measure(Tables.of(run))
 
 
