@@ -347,8 +347,11 @@ class Simplified(ProxySpec):
     @property
     def _sized(self) -> tuple[str, float] | None:
         parts = [part for a in self.attachments for part in a.simplification.parts()]
-        found = {(p.size_name, p.size) for p in parts if p.size_name and p.size is not None}
-        return found.pop() if len(found) == 1 else None
+        sizes = {(p.size_name, p.size) for p in parts if p.size_name and p.size is not None}
+        if len(sizes) != 1:
+            return None
+        name, size = sizes.pop()
+        return name, float(size)
 
     @property
     def on(self) -> tuple[str, ...]:

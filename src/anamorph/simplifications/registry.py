@@ -14,10 +14,16 @@ SIMPLIFICATIONS: dict[str, type[Estimator] | str] = {
     "frozen": f"{METHODS}.frozen:Frozen",
     "kmeans": f"{METHODS}.kmeans:KMeans",
     "linear": f"{METHODS}.linear:Linear",
+    "mean": f"{METHODS}.ablations:Mean",
     "onehot": f"{METHODS}.onehot:OneHot",
     "pca": f"{METHODS}.projections:PCA",
+    "random": f"{METHODS}.projections:Random",
+    "resample": f"{METHODS}.ablations:Resample",
     "svd": f"{METHODS}.projections:SVD",
+    "topk_attention": f"{METHODS}.attention:TopKAttention",
     "topk_sae": f"{METHODS}.topk:TopKSAE",
+    "window": f"{METHODS}.attention:Window",
+    "zero": f"{METHODS}.ablations:Zero",
 }
 """By name a class, or where it is: `module:class`, as in an entry point."""
 
