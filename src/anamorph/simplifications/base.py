@@ -19,7 +19,7 @@ from anamorph.errors import AnamorphError
 from anamorph.models.base import Context
 from anamorph.models.sites import HEAD_KINDS, LAYER_KINDS, Site
 from anamorph.models.weights import read_weights, write_weights
-from anamorph.simplifications.estimator import Estimator, Where
+from anamorph.simplifications.estimator import Fittable, Where
 from anamorph.simplifications.grammar import WORD, read_stages
 from anamorph.simplifications.named import ProxySpec
 from anamorph.simplifications.registry import find_class
@@ -30,7 +30,7 @@ VECTOR_KINDS = frozenset({*HEAD_KINDS, *LAYER_KINDS} - {"pattern"})
 """The kinds of site whose last axis has a fixed width, so that something can be fitted there."""
 
 
-class Simplification(Estimator):
+class Simplification(Fittable):
     """A map from activations `[..., dim]` to simpler ones of the same shape, dtype and device.
 
     A subclass has a keyword-only `__init__` that stores its hyper-parameters and does nothing else,
@@ -146,7 +146,7 @@ class Chain(Simplification):
         return "+".join([first.text(without=without, **extra), *texts])
 
     def fingerprint(self) -> str:
-        """See `Estimator.fingerprint`; of all stages."""
+        """See `Fittable.fingerprint`; of all stages."""
         return "+".join(stage.fingerprint() for stage in self.stages)
 
     def validate(self, dim: int | None = None) -> None:
@@ -168,7 +168,7 @@ class Chain(Simplification):
             )
 
     def placed(self, where: Where) -> Self:
-        """See `Estimator.placed`; every stage is."""
+        """See `Fittable.placed`; every stage is."""
         return type(self)(stages=tuple(stage.placed(where) for stage in self.stages))
 
     def statistic(self, dim: int) -> Several:

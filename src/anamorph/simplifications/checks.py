@@ -46,7 +46,8 @@ def check_simplification(
 def _hyper_parameters(trial: Trial) -> None:
     kind = type(trial.tried)
     parameters = inspect.signature(kind).parameters.values()
-    loose = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY]
+    named = [p for p in parameters if p.kind is not p.POSITIONAL_OR_KEYWORD or p.name != kind.first]
+    loose = [p.name for p in named if p.kind is not p.KEYWORD_ONLY]
     require(not loose, f"{loose} of __init__ can be given by position")
     marks = {name: object() for name in kind.defaults()}
     stored = vars(kind(**marks))
@@ -186,7 +187,7 @@ def _full_size(trial: Trial) -> None:
     if size is None or tried.size_name is None:
         return
     params: dict[str, Any] = {**tried.get_params(), tried.size_name: size}
-    full = trial.mapped(type(tried)(**params).fit(*trial.points))
+    full = trial.mapped(tried.with_params(params).fit(*trial.points))
     error = (full - trial.points[-1]).abs().max().item()
     require_close(full, trial.points[-1], f"at {size} points move by up to {error:.2g}")
 

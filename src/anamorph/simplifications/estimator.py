@@ -2,7 +2,7 @@
 
 Hyper-parameters are keyword-only and stored as given; what is learnt ends in `_`.
 
-An estimator never sees its data whole. It names a small *statistic* of the stream, a statistic is
+What is fitted never sees its data whole. It names a small *statistic* of the stream, a statistic is
 updated with a few points at a time, and `learn` turns it into the learnt attributes. Statistics
 with equal keys are the same, so that every rank of SVD and of PCA can be learnt from one pass.
 """
@@ -50,18 +50,20 @@ class Where:
     model: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Estimator(ABC):
+class Fittable(ABC):
     """A map with hyper-parameters and learnt attributes; its text names it.
 
     Attributes:
         name: what it is called in specs.
         size_name: the hyper-parameter that says how simple the result is; None if there is none.
+        first: the hyper-parameter that may be given by position; None if there is none.
         kept: whether a run keeps what was learnt. What comes from files that its hyper-parameters
             name need not be: it is learnt again from them, whose digests the run holds.
     """
 
     name: ClassVar[str]
     size_name: ClassVar[str | None] = None
+    first: ClassVar[str | None] = None
     kept: ClassVar[bool] = True
 
     def statistic(self, dim: int) -> Statistic | None:

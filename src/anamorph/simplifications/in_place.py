@@ -5,7 +5,6 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from anamorph.machine.threads import side_by_side, torch_threads
@@ -105,7 +104,7 @@ def _threads(trial: Trial) -> None:
         return sequences.mapped(fitted)
 
     calls = [trial.sequences, trial.others] * (CALLS // 2)
-    with torch_threads(1), threadpool_limits(1, user_api="blas"):
+    with torch_threads(1):
         one, two = (list(side_by_side(mapped, calls, workers)) for workers in (1, 2))
     require(all(map(torch.equal, one, two)), "two threads at once get something else than one")
 
