@@ -13,7 +13,7 @@ import torch
 from anamorph.errors import AnamorphError
 from anamorph.simplifications.base import Simplification, Simplified
 from anamorph.simplifications.estimator import is_learnt
-from anamorph.simplifications.in_place import IN_PLACE, shape_stays
+from anamorph.simplifications.in_place import IN_PLACE, finite_stays, shape_stays
 from anamorph.simplifications.placing import is_earlier
 from anamorph.simplifications.registry import simplification_names
 from anamorph.simplifications.spec import parse
@@ -201,6 +201,7 @@ LAWS: dict[str, Callable[[Trial], None]] = {
     "the input stays as it is": _input_untouched,
     "a NaN or infinity is refused": _nan,
     "shape, dtype and device stay": shape_stays,
+    "finite points stay finite": finite_stays,
     "every point is mapped by itself": _leading_axes,
     "an affine map is what it says": _affine,
     "a second fit gives the same": _refit,
