@@ -324,7 +324,7 @@ class Simplified(ProxySpec):
     @property
     def method(self) -> str:
         """The names alone, each once: `svd`, `svd+kmeans`, `svd; onehot`, `identity`."""
-        names = ["+".join(p.name for p in a.simplification.parts()) for a in self.attachments]
+        names = ["+".join(p.method for p in a.simplification.parts()) for a in self.attachments]
         return "; ".join(dict.fromkeys(names)) or "identity"
 
     @property

@@ -229,6 +229,11 @@ class Fittable(ABC):
         return hash(str(self))
 
     @property
+    def method(self) -> str:
+        """What results call it, without parameters: its name."""
+        return self.name
+
+    @property
     def size(self) -> float | None:
         """The hyper-parameter that says how simple the result is: a rank, a number of clusters."""
         return None if self.size_name is None else float(getattr(self, self.size_name))

@@ -72,6 +72,11 @@ def names_of(estimator: Any) -> dict[str, Scalar]:
     return {"of": f"{type(estimator).__name__}-{fingerprint_of(estimator)[:12]}"}
 
 
+def can_be_undone(estimator: Any) -> bool:
+    """Whether an estimator, or a class, transforms and has `inverse_transform`; it may depend."""
+    return hasattr(estimator, "transform") and hasattr(estimator, "inverse_transform")
+
+
 def _unusual(estimator: Any) -> dict[str, Any]:
     """The parameters of an estimator that differ from the defaults of its class."""
     parameters = inspect.signature(type(estimator)).parameters
@@ -92,8 +97,8 @@ def _usual(parameter: inspect.Parameter) -> str:
 
 def _transformer(name: str) -> Any:
     kind = _classes().get(name)
-    if kind is None or not hasattr(kind, "inverse_transform"):
-        there = sorted(n for n, k in _classes().items() if hasattr(k, "inverse_transform"))
+    if kind is None or not can_be_undone(kind):
+        there = sorted(name for name, found in _classes().items() if can_be_undone(found))
         raise AnamorphError(
             f"A text can name no transformer {name!r}; it can name those of scikit-learn that have "
             f"inverse_transform: {', '.join(there)}."

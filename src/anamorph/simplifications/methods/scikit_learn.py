@@ -17,6 +17,7 @@ from anamorph.simplifications.fingerprint import fingerprint_of
 from anamorph.simplifications.grammar import Scalar
 from anamorph.simplifications.scikit import (
     Unkept,
+    can_be_undone,
     estimator_named,
     estimator_of,
     names_of,
@@ -94,6 +95,11 @@ class Estimator(Simplification):
         return names_of(self.of)
 
     @property
+    def method(self) -> str:
+        """The names of its classes, such as `StandardScaler+PCA`."""
+        return str(self._names["of"])
+
+    @property
     def size_name(self) -> str | None:  # type: ignore[override]
         """`n_components`, of whichever step has it, if it is a number."""
         sized = [
@@ -117,7 +123,7 @@ class Estimator(Simplification):
                 f"am.Estimator takes a transformer of scikit-learn, such as FastICA(8); got "
                 f"{self.of!r}."
             )
-        if not (hasattr(self.of, "transform") and hasattr(self.of, "inverse_transform")):
+        if not can_be_undone(self.of):
             raise AnamorphError(
                 f"{self}: it has no inverse_transform, without which what it keeps of a point "
                 "cannot be put back; choose a transformer, or a pipeline of transformers, that has."
