@@ -5,6 +5,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from transformers import MistralConfig, MistralForCausalLM
 
 import anamorph as am
 from anamorph.auditing.stacks import stacked_edits
@@ -32,7 +33,7 @@ def window_by_hand(pattern: NDArray[np.floating], size: int) -> NDArray[np.float
     for query, row in enumerate(pattern):
         near = [key for key in range(len(row)) if abs(query - key) < size]
         for key in near:
-            out[query, key] = row[key] / sum(row[near])
+            out[query, key] = row[key] / sum(row[near]) * sum(row)
     return out
 
 
@@ -40,7 +41,7 @@ def top_by_hand(pattern: NDArray[np.floating], k: int) -> NDArray[np.floating]:
     out = np.zeros_like(pattern)
     for query, row in enumerate(pattern):
         kept = sorted(range(len(row)), key=lambda key: (-row[key], key))[:k]
-        out[query, kept] = row[kept] / sum(row[kept])
+        out[query, kept] = row[kept] / sum(row[kept]) * sum(row)
     return out
 
 
@@ -53,6 +54,7 @@ def attention(causal: bool) -> tuple[Tensor, Context]:
     if causal:
         hidden = hidden | torch.ones(8, 8, dtype=torch.bool).triu(1)
     pattern = scores.masked_fill(hidden, -torch.inf).softmax(-1)
+    pattern[:, 1] *= 0.75  # as in a model with attention sinks
     return pattern, Context(torch.zeros(3, 8, dtype=torch.long), mask)
 
 
@@ -120,3 +122,27 @@ def test_their_sizes() -> None:
         (proxy,) = am.simplifications.parse(f"{spec}@*.*.pattern")
         assert (proxy.size_name, proxy.size) == (name, 8.0)
         assert isinstance(proxy.size, float)
+
+
+def test_it_is_the_window_that_mistral_has() -> None:
+    """A model made with a sliding window equals the same without, and `window` at its patterns."""
+    shape = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    configs = [MistralConfig(**shape, **heads, sliding_window=size) for size in (None, 4)]
+    torch.manual_seed(0)
+    plain, sliding = (
+        MistralForCausalLM._from_config(c, attn_implementation="eager").eval() for c in configs
+    )
+    for parameter in plain.parameters():
+        parameter.data.normal_(std=0.5)
+    sliding.load_state_dict(plain.state_dict())
+    tokens = torch.randint(0, 40, (3, 12))
+    model = am.HuggingFace(plain)
+    sites = [site for site in model.sites if site.kind == "pattern"]
+    edits = stacked_edits([FittedProxy(Simplified(()), dict.fromkeys(sites, Window(size=4)), 0)])
+    with torch.inference_mode(), model.session():
+        found = model.logits(model.run(Batch.whole(tokens), edits).state)[0]
+        without = model.logits(model.run(Batch.whole(tokens)).state)[0]
+        expected = sliding(tokens).logits
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(without, expected, atol=1e-2)

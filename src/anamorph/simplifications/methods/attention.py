@@ -1,4 +1,7 @@
-"""Attention cut short: only near keys, or only those that a query attends to most."""
+"""Attention cut short: only near keys, or only those that a query attends to most.
+
+Rows keep their sum: one, but in models with attention sinks, where it is less.
+"""
 
 from typing import ClassVar
 
@@ -53,8 +56,8 @@ class Window(Simplification):
         """Rows `x` [..., query, key] of queries at the positions `at`."""
         distance = (torch.arange(x.shape[-1], device=x.device) - at[..., None]).abs()
         kept = torch.where(distance < self.size, x, 0)
-        total = kept.sum(dim=-1, keepdim=True)
-        return torch.where(total == 0, (distance == 0).to(x), kept / total)
+        before, after = (part.sum(dim=-1, keepdim=True) for part in (x, kept))
+        return before * torch.where(after == 0, (distance == 0).to(x), kept / after)
 
 
 class TopKAttention(Simplification):
@@ -90,4 +93,5 @@ class TopKAttention(Simplification):
         # A stable sort, as `topk` may take any of equal ones.
         most = x.sort(dim=-1, descending=True, stable=True)
         where, values = most.indices[..., : self.k], most.values[..., : self.k]
-        return torch.zeros_like(x).scatter(-1, where, values / values.sum(dim=-1, keepdim=True))
+        before, after = (part.sum(dim=-1, keepdim=True) for part in (x, values))
+        return torch.zeros_like(x).scatter(-1, where, before * (values / after))
