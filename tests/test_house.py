@@ -56,6 +56,7 @@ FOREIGN = {
     "models/huggingface/reference.py": "likewise, and foreign modules",
     "models/wrapped.py": "what a foreign module gives may be a NamedTuple",
     "simplifications/fingerprint.py": "Python's own functions, modules and objects",
+    "simplifications/scikit.py": "whether a pipeline can be undone depends on its steps",
     "tasks/text/content.py": "an error's reason",
     "tasks/text/files.py": "a user's documents: a sequence or not",
     "tasks/text/masking.py": "tokenizers differ",

@@ -4,6 +4,7 @@ from typing import Self
 
 import pytest
 import torch
+from test_wrong import SEEN_BY_THE_CHECK
 from torch import Tensor
 
 from anamorph.models.sites import Site
@@ -237,4 +238,5 @@ def test_each_law_has_a_culprit(kind: type[SVD | ReadsAhead]) -> None:
 
 
 def test_no_law_is_left_without_a_culprit() -> None:
-    assert set(BROKEN.values()) == set(LAWS)
+    in_place = {message.split(": ")[0] for message in SEEN_BY_THE_CHECK.values()}
+    assert {*BROKEN.values(), *in_place} == set(LAWS)

@@ -74,6 +74,12 @@ _METHODS = {
     "pca": "PCA",
     "kmeans": "k-means",
     "onehot": "one-hot attention",
+    "window": "windowed attention",
+    "topk_attention": "top-k attention",
+    "zero": "zero ablation",
+    "mean": "mean ablation",
+    "resample": "resampling",
+    "random": "random directions",
     "model": "another model",
 }
 
@@ -123,9 +129,15 @@ def families(rows: pl.DataFrame) -> list[pl.DataFrame]:
 
 
 def sized(size_name: str | None, sizes: Sequence[float | None]) -> str:
-    """Sizes with their name: "rank 4 and 8", "64 clusters", "1 cluster"; "" if it has no name."""
+    """Sizes with their name: "rank 4 and 8", "64 clusters", "1 cluster"; "" if it has no name.
+
+    Example:
+        >>> sized("pca__n_components", [4])
+        '4 components'
+    """
     if not size_name:
         return ""
+    size_name = size_name.rpartition("__")[2].removeprefix("n_")  # as scikit-learn calls them
     numbers = listing([f"{size:g}" for size in sizes])
     if not size_name.endswith("s"):
         return f"{size_name} {numbers}"

@@ -22,6 +22,7 @@ from anamorph.simplifications.methods.linear import Linear as Linear
 from anamorph.simplifications.methods.onehot import OneHot as OneHot
 from anamorph.simplifications.methods.projections import PCA as PCA
 from anamorph.simplifications.methods.projections import SVD as SVD
+from anamorph.simplifications.methods.scikit_learn import Estimator as Estimator
 from anamorph.simplifications.named import AnotherModel as AnotherModel
 from anamorph.simplifications.named import ProxySpec as ProxySpec
 from anamorph.simplifications.placing import first_layer as first_layer

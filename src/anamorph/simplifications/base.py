@@ -19,7 +19,7 @@ from anamorph.errors import AnamorphError
 from anamorph.models.base import Context
 from anamorph.models.sites import HEAD_KINDS, LAYER_KINDS, Site
 from anamorph.models.weights import read_weights, write_weights
-from anamorph.simplifications.estimator import Estimator, Where
+from anamorph.simplifications.estimator import Fittable, Where
 from anamorph.simplifications.fitted_on import HALF, ORACLE, FittedOn
 from anamorph.simplifications.grammar import read_stages
 from anamorph.simplifications.named import ProxySpec
@@ -31,7 +31,7 @@ VECTOR_KINDS = frozenset({*HEAD_KINDS, *LAYER_KINDS} - {"pattern"})
 """The kinds of site whose last axis has a fixed width, so that something can be fitted there."""
 
 
-class Simplification(Estimator):
+class Simplification(Fittable):
     """A map from activations `[..., dim]` to simpler ones of the same shape, dtype and device.
 
     A subclass has a keyword-only `__init__` that stores its hyper-parameters and does nothing else,
@@ -147,7 +147,7 @@ class Chain(Simplification):
         return "+".join([first.text(without=without, **extra), *texts])
 
     def fingerprint(self) -> str:
-        """See `Estimator.fingerprint`; of all stages."""
+        """See `Fittable.fingerprint`; of all stages."""
         return "+".join(stage.fingerprint() for stage in self.stages)
 
     def validate(self, dim: int | None = None) -> None:
@@ -169,7 +169,7 @@ class Chain(Simplification):
             )
 
     def placed(self, where: Where) -> Self:
-        """See `Estimator.placed`; every stage is."""
+        """See `Fittable.placed`; every stage is."""
         return type(self)(stages=tuple(stage.placed(where) for stage in self.stages))
 
     def statistic(self, dim: int) -> Several:
@@ -325,7 +325,7 @@ class Simplified(ProxySpec):
     @property
     def method(self) -> str:
         """The names alone, each once: `svd`, `svd+kmeans`, `svd; onehot`, `identity`."""
-        names = ["+".join(p.name for p in a.simplification.parts()) for a in self.attachments]
+        names = ["+".join(p.method for p in a.simplification.parts()) for a in self.attachments]
         return "; ".join(dict.fromkeys(names)) or "identity"
 
     @property
@@ -348,8 +348,11 @@ class Simplified(ProxySpec):
     @property
     def _sized(self) -> tuple[str, float] | None:
         parts = [part for a in self.attachments for part in a.simplification.parts()]
-        found = {(p.size_name, p.size) for p in parts if p.size_name and p.size is not None}
-        return found.pop() if len(found) == 1 else None
+        sizes = {(p.size_name, p.size) for p in parts if p.size_name and p.size is not None}
+        if len(sizes) != 1:
+            return None
+        name, size = sizes.pop()
+        return name, float(size)
 
     @property
     def control(self) -> str | None:

@@ -2,7 +2,7 @@
 
 Hyper-parameters are keyword-only and stored as given; what is learnt ends in `_`.
 
-An estimator never sees its data whole. It names a small *statistic* of the stream, a statistic is
+What is fitted never sees its data whole. It names a small *statistic* of the stream, a statistic is
 updated with a few points at a time, and `learn` turns it into the learnt attributes. Statistics
 with equal keys are the same, so that every rank of SVD and of PCA can be learnt from one pass.
 """
@@ -50,7 +50,7 @@ class Where:
     model: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Estimator(ABC):
+class Fittable(ABC):
     """A map with hyper-parameters and learnt attributes; its text names it.
 
     Attributes:
@@ -58,6 +58,7 @@ class Estimator(ABC):
         size_name: the hyper-parameter that says how simple the result is; None if there is none.
         control: what it is a control for by its nature, as random directions are "random"; None if
             it is a view.
+        first: the hyper-parameter that may be given by position; None if there is none.
         kept: whether a run keeps what was learnt. What comes from files that its hyper-parameters
             name need not be: it is learnt again from them, whose digests the run holds.
     """
@@ -65,6 +66,7 @@ class Estimator(ABC):
     name: ClassVar[str]
     size_name: ClassVar[str | None] = None
     control: ClassVar[str | None] = None
+    first: ClassVar[str | None] = None
     kept: ClassVar[bool] = True
 
     def statistic(self, dim: int) -> Statistic | None:
@@ -228,6 +230,11 @@ class Estimator(ABC):
 
     def __hash__(self) -> int:
         return hash(str(self))
+
+    @property
+    def method(self) -> str:
+        """What results call it, without parameters: its name."""
+        return self.name
 
     @property
     def size(self) -> float | None:

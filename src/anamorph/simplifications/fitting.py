@@ -12,7 +12,6 @@ from itertools import islice
 from typing import NamedTuple
 
 import torch
-from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from anamorph.errors import AnamorphError, told_where
@@ -77,8 +76,7 @@ def fit(
     """
     fits: dict[Attachment, dict[Site, Simplification]] = {}
     on_cpu = model.device.type == "cpu"
-    one_thread = threadpool_limits(1, user_api="blas")  # in NumPy: the same numbers everywhere
-    with model.session(), torch_threads(1) as threads, one_thread:
+    with model.session(), torch_threads(1) as threads:
         workers = threads if model.parallel and on_cpu else 1
         for name, fitting in _passes(model, proxies, data, train).items():
             try:
