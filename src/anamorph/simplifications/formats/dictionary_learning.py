@@ -3,6 +3,7 @@
 A BatchTopK coder is one with a threshold here, as in the package itself outside of training.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +40,14 @@ def looks(path: Path) -> bool:
     return (path / "config.json").is_file() and (path / WEIGHTS).is_file()
 
 
-def read(path: Path) -> Stored:
+def read(path: Path) -> Stored[SparseCoder]:
     """The coder in a folder.
 
     Raises:
         AnamorphError: if it is damaged, holds code, or is of a class that is not known.
     """
     trainer: dict[str, Any] = read_settings(path / "config.json").get("trainer", {})
-    coder = _coder(path, str(trainer.get("dict_class", "")))
+    coder = partial(_coder, path, str(trainer.get("dict_class", "")))
     place = trainer.get("submodule_name")
     return Stored(coder, place, place, trainer.get("lm_name"))
 

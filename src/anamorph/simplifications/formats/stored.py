@@ -1,25 +1,29 @@
 """What a file says of a coder besides its numbers: its model, what it reads and writes."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from anamorph.models.sites import Site
-from anamorph.simplifications.formats.coder import SparseCoder
+
+_Coder = TypeVar("_Coder", covariant=True)
 
 
 @dataclass(frozen=True)
-class Stored:
-    """A coder as it was read from disk.
+class Stored(Generic[_Coder]):
+    """A coder on disk.
 
     Attributes:
-        coder: the numbers.
-        reads: the place that it reads, in the file's own words; None if the file does not say.
+        coder: reads the numbers; it raises an AnamorphError if they are damaged, or not all there.
+        reads: the place that it reads, in the file's own words; None if the file does not say. Of a
+            cross-layer transcoder, the last that is read to write a layer.
         writes: the place that it writes, likewise.
         model: the name of the model that it was trained on, likewise.
         head: the head that it was trained on, where it is of one head.
     """
 
-    coder: SparseCoder
+    coder: Callable[[], _Coder]
     reads: str | None = None
     writes: str | None = None
     model: str | None = None
