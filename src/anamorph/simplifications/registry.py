@@ -11,13 +11,16 @@ from anamorph.simplifications.estimator import Estimator
 METHODS = "anamorph.simplifications.methods"
 
 SIMPLIFICATIONS: dict[str, type[Estimator] | str] = {
+    "clt": f"{METHODS}.clt:CLT",
     "frozen": f"{METHODS}.frozen:Frozen",
     "kmeans": f"{METHODS}.kmeans:KMeans",
     "linear": f"{METHODS}.linear:Linear",
     "onehot": f"{METHODS}.onehot:OneHot",
     "pca": f"{METHODS}.projections:PCA",
+    "sae": f"{METHODS}.sae:SAE",
     "svd": f"{METHODS}.projections:SVD",
     "topk_sae": f"{METHODS}.topk:TopKSAE",
+    "transcoder": f"{METHODS}.transcoder:Transcoder",
 }
 """By name a class, or where it is: `module:class`, as in an entry point."""
 
