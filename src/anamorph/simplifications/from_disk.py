@@ -93,7 +93,8 @@ class FromDisk(Simplification, Generic[_Numbers]):
                 f"{self.name}(coders/layer-3)."
             )
         self.require_whole("keep", least=0)
-        require(f"{self}: error", self.error, among=(True, False))
+        if not isinstance(self.error, bool):
+            raise AnamorphError(f"{self}: error must be true or false; got {self.error!r}.")
 
     def fingerprint(self) -> str:
         """A digest of the parameters and of all files in the folder."""

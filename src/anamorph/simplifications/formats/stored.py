@@ -65,14 +65,21 @@ Of Gemma's layers only, whose four norms these are: elsewhere `post_attention_la
 before the MLP."""
 
 
+SUBMODULES = {"resid_post": "residual", "mlp_out": "mlp", "attn_out": "attention"}
+"""What comes before `_layer_3` in names that people give in dictionary_learning, and ours."""
+
+
 def site_named(name: str, head: int | None = None) -> Site | None:
     """Our site for a place that a file names; None if we have none.
 
     Args:
         name: as TransformerLens names places, such as `blocks.3.hook_resid_post`, or a module and
-            its `input` or `output`, such as `model.layers.3.mlp.output`.
+            its `input` or `output`, such as `model.layers.3.mlp.output`, or `mlp_out_layer_3`.
         head: the head, if it is one head's.
     """
+    plain = re.fullmatch(r"(\w+)_layer_(\d+)", name)
+    if plain and plain[1] in SUBMODULES:
+        return Site(int(plain[2]), None, SUBMODULES[plain[1]])
     lens = re.fullmatch(r"blocks\.(\d+)\.(.+)", name)
     module = re.fullmatch(r"(?:.*\.)?(?:layers|h)\.(\d+)\.(.+)", name)
     if lens and head is not None:
