@@ -232,7 +232,7 @@ def test_with_the_error_it_is_the_model(
     sums = [sums for sums in audit_split_of(model, split, task, proxies).values()]
     kl = [float(cell.sums[cell.metrics.index("output_kl")].sum()) for cell in sums]
     assert kl[0] > 0.1 and abs(kl[1]) < 1e-4
-    batch = Batch.whole(torch.from_numpy(np.asarray(list(split)[0]))[None].long())
+    batch = Batch.whole(torch.from_numpy(np.asarray(next(iter(split))))[None].long())
     nothing = FittedProxy(Simplified(()), {}, 0)
     with_error = logits(model, batch, list(proxies.values())[1])
     torch.testing.assert_close(with_error, logits(model, batch, nothing), atol=1e-4, rtol=1e-4)

@@ -74,6 +74,8 @@ _METHODS = {
     "pca": "PCA",
     "kmeans": "k-means",
     "onehot": "one-hot attention",
+    "sae": "SAE",
+    "clt": "cross-layer transcoder",
     "model": "another model",
 }
 
