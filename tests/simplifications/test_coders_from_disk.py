@@ -20,6 +20,7 @@ from anamorph.simplifications import (
     check_simplification,
     expand,
     fit,
+    from_disk,
     parse,
 )
 from anamorph.simplifications.base import Simplified
@@ -119,6 +120,18 @@ FORMATS = [
 def test_they_keep_every_law(tmp_path: Path, make: Any, more: dict[str, Any]) -> None:
     made = make(tmp_path)
     check_simplification(type(made)(**made.get_params() | more))
+
+
+@pytest.mark.parametrize("make", FORMATS)
+def test_some_points_at_a_time_make_the_same(
+    tmp_path: Path, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, draw = make(tmp_path), Drawn(3)
+    read = tuple(draw(3, 7, 8, scale=1) for _ in made.reads(Site(3, None, "mlp")) or (0,))
+    whole = made.learn(None)(*read)
+    monkeypatch.setattr(from_disk, "FEATURES", 100)  # of 20 features, 5 points
+    torch.testing.assert_close(made(*read), whole)
+    torch.testing.assert_close(made(*(x[1, 2] for x in read)), whole[1, 2])
 
 
 # --- the text -----------------------------------------------------------------------------------

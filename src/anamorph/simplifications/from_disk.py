@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from typing import ClassVar, Generic, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +19,9 @@ from anamorph.simplifications.formats.reading import folder_of
 from anamorph.simplifications.formats.stored import Stored, site_named
 from anamorph.simplifications.placing import computed_before
 from anamorph.simplifications.replacement import Replacement
+
+FEATURES = 2**24
+"""So many features, over all points, are worked out at a time: 64 MB in float32."""
 
 PLACE = r"(?:.*\.)?(?:blocks|layers|h)\.\d+\..+"
 """How TransformerLens and Hugging Face name places in a layer."""
@@ -35,8 +38,15 @@ class Numbers(Protocol):
     def written(self) -> int:
         """The width of what is written."""
 
+    @property
+    def features(self) -> int:
+        """How many features there are, of one layer at most."""
+
     def to(self, dtype: torch.dtype, device: torch.device | str = "cpu") -> Self:
         """The same with its numbers in another dtype, on another device."""
+
+    def __call__(self, *read: Any) -> Tensor:
+        """What is written [..., written] where this is read [..., read]."""
 
 
 _Numbers = TypeVar("_Numbers", bound=Numbers)
@@ -152,6 +162,17 @@ class FromDisk(Simplification, Generic[_Numbers]):
                     f"what is in {self.path} is for activations of width {own}, and {site} has "
                     f"width {width}; it was made for another model, or another site."
                 )
+
+    def made_of(self, *read: Tensor) -> Tensor:
+        """What the coder makes [..., written] of what is read [..., read], some points at a time.
+
+        A point has thousands of features, so that those of a whole batch would not fit.
+        """
+        coder = self.coder_.like(read[0])
+        step = max(1, FEATURES // coder.features)
+        parts = zip(*(torch.split(x.reshape(-1, x.shape[-1]), step) for x in read), strict=True)
+        made = torch.cat([coder(*some) for some in parts])
+        return made.view(*read[0].shape[:-1], coder.written)
 
     def with_error(self, made: Tensor, own: Tensor) -> Tensor:
         """What is written, with what it gets wrong added back if that is asked for.

@@ -370,7 +370,7 @@ def test_circuit_tracer_across_layers(tmp_path, draw, jumps):
     read = tuple(points(draw) for _ in range(layers))
     clt = read_cross_layer(tmp_path, 0).coder()
     for layer in range(layers):
-        written = clt.write(*read[: layer + 1]).numpy()
+        written = clt(*read[: layer + 1]).numpy()
         for point in range(len(read[0])):
             expected = encoders[layer]["b_dec"].copy()
             for i in range(layer + 1):
@@ -400,7 +400,7 @@ def test_gemma_scope_2_across_layers(tmp_path, draw, skips):
         Site(2, None, "mlp"),
     )
     for layer in range(layers):
-        written = stored.coder().write(*read[: layer + 1]).numpy()
+        written = stored.coder()(*read[: layer + 1]).numpy()
         for point in range(len(read[0])):
             expected = files[layer]["b_dec"].copy()
             if skips:

@@ -64,7 +64,12 @@ class CrossLayer:
         """The width of what is written."""
         return self.biases[0].shape[0]
 
-    def write(self, *read: Tensor) -> Tensor:
+    @property
+    def features(self) -> int:
+        """The most features that a layer has."""
+        return max(len(encoder.bias) for encoder in self.encoders)
+
+    def __call__(self, *read: Tensor) -> Tensor:
         """What is written in one layer [..., width].
 
         Args:

@@ -19,6 +19,8 @@ class CLT(ReplacementFromDisk[CrossLayer]):
     `clt(coders/clt)@*.mlp`. It reads every layer up to the one that it writes. circuit-tracer and
     Gemma Scope 2 are read.
 
+    Source: Ameisen et al. 2025, *Circuit Tracing*.
+
     Args:
         path: the folder.
         source: the kind of site that it reads, if the folder does not say; `mlp_input` by default.
@@ -63,4 +65,4 @@ class CLT(ReplacementFromDisk[CrossLayer]):
             read: what is read in each layer up to it; last, what it stands in for, if needed.
         """
         layers = len(read) - len(self.own(Site(0, None, "mlp")))
-        return self.finished(self.coder_.like(read[0]).write(*read[:layers]), read)
+        return self.finished(self.made_of(*read[:layers]), read)

@@ -18,6 +18,8 @@ class SAE(FromDisk[SparseCoder]):
     `sae(coders/layer-12)@12.residual`. SAELens, Gemma Scope, sparsify and dictionary_learning are
     read; a folder may also hold a folder a layer, for `@*.residual`.
 
+    Source: Cunningham et al. 2023, arXiv 2309.08600.
+
     Args:
         path: the folder, or the file of weights in it.
         keep: so many positions at the beginning of a sequence are left as they are.
@@ -43,7 +45,7 @@ class SAE(FromDisk[SparseCoder]):
 
     def __call__(self, x: Tensor) -> Tensor:
         """What the autoencoder makes of `x` [..., dim]."""
-        return self.with_error(self.coder_.like(x)(x), x)
+        return self.with_error(self.made_of(x), x)
 
     def apply(self, x: Tensor, *, context: Context) -> Tensor:
         """The same, but for the first positions, if some are kept."""

@@ -18,6 +18,8 @@ class Transcoder(ReplacementFromDisk[SparseCoder]):
     `transcoder(coders/layer-3)@3.mlp`. SAELens, Gemma Scope 2, circuit-tracer and sparsify are
     read; a folder may also hold a file or a folder a layer, for `@*.mlp`.
 
+    Source: Dunefsky et al. 2024, arXiv 2406.11944.
+
     Args:
         path: the folder, or the file of weights in it.
         source: the kind of site that it reads, if the folder does not say; `mlp_input` by default.
@@ -51,4 +53,4 @@ class Transcoder(ReplacementFromDisk[SparseCoder]):
 
     def __call__(self, *read: Tensor) -> Tensor:
         """Make what is written [..., written] from what is read [..., read]."""
-        return self.finished(self.coder_.like(read[0])(read[0]), read)
+        return self.finished(self.made_of(read[0]), read)
