@@ -227,12 +227,22 @@ def test_a_file_that_names_no_site_is_taken_at_its_word(model: am.Decoder, tmp_p
     tried(model, f"{of_gemma_scope_1(tmp_path)}@2.mlp")
 
 
-@pytest.mark.parametrize("name", ["resid_post_layer_3", "mlp_out_layer_3", "attn_out_layer_3"])
+NAMES = {
+    "resid_post_layer_3": "residual",
+    "mlp_out_layer_3": "mlp",
+    "attn_out_layer_3": "attention",
+    "gpt_neox.layers.3": "residual",
+    "gpt_neox.layers.3.attention": "attention",
+    "transformer.h.3.mlp": "mlp",
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_names_of_dictionary_learning(model: am.Decoder, tmp_path: Path, name: str) -> None:
     path = of_dictionary_learning(tmp_path).path  # type: ignore[attr-defined]
     said = {"trainer": {"dict_class": "JumpReluAutoEncoder", "submodule_name": name}}
     (tmp_path / "config.json").write_text(json.dumps(said))
-    kind = {"r": "residual", "m": "mlp", "a": "attention"}[name[0]]
+    kind = NAMES[name]
     with pytest.raises(AnamorphError, match=rf"made for 3\.{kind} .* is attached to 1\.{kind}"):
         tried(model, f"sae({path})@1.{kind}")
 

@@ -3,6 +3,7 @@
 A BatchTopK coder is one with a threshold here, as in the package itself outside of training.
 """
 
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,9 @@ KINDS = (
 )
 """The classes of the package."""
 
+MODULE = r"(?:.*\.)?(?:layers|h)\.\d+(?:\..+)?"
+"""A name that a module in a layer has; people also give names of their own."""
+
 UNCENTRED = ("AutoEncoderNew", "JumpReluAutoEncoder")
 """Those that do not subtract the decoder's bias from what they read."""
 
@@ -46,9 +50,12 @@ def read(path: Path) -> Stored[SparseCoder]:
     Raises:
         AnamorphError: if it is damaged, holds code, or is of a class that is not known.
     """
-    trainer: dict[str, Any] = read_settings(path / "config.json").get("trainer", {})
+    said = read_settings(path / "config.json")
+    trainer: dict[str, Any] = said.get("trainer", {})
     coder = partial(_coder, path, str(trainer.get("dict_class", "")))
     place = trainer.get("submodule_name")
+    if place is not None and re.fullmatch(MODULE, place):
+        place += ".input" if said.get("buffer", {}).get("io") == "in" else ".output"
     return Stored(coder, place, place, trainer.get("lm_name"))
 
 

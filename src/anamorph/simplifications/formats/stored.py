@@ -55,6 +55,8 @@ MODULES = {
     "mlp.output": "mlp",
     "self_attn.o_proj.input": "heads",
     "self_attn.output": "attention",
+    "attn.output": "attention",
+    "attention.output": "attention",
     "pre_feedforward_layernorm.output": "mlp_input",
     "post_feedforward_layernorm.output": "mlp",
     "post_attention_layernorm.output": "attention",
