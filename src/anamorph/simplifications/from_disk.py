@@ -52,7 +52,7 @@ class Numbers(Protocol):
 _Numbers = TypeVar("_Numbers", bound=Numbers)
 
 
-class InPlace(Generic[_Numbers]):
+class Converted(Generic[_Numbers]):
     """A coder as it came from disk, and as it was last used: converted once for a model.
 
     Args:
@@ -87,7 +87,7 @@ class FromDisk(Simplification, Generic[_Numbers]):
     keep: int
     error: bool
 
-    coder_: InPlace[_Numbers]
+    coder_: Converted[_Numbers]
 
     _where: Where | None = None
 
@@ -108,7 +108,7 @@ class FromDisk(Simplification, Generic[_Numbers]):
 
     def fingerprint(self) -> str:
         """A digest of the parameters and of all files in the folder."""
-        return fingerprint_of(type(self), self.get_params(), folder_of(self.path))
+        return fingerprint_of(type(self), str(self), folder_of(self.path))
 
     def placed(self, where: Where) -> Self:
         """A clone for one place.
@@ -140,7 +140,7 @@ class FromDisk(Simplification, Generic[_Numbers]):
         coder = self.stored(None if where is None else where.sites[0].layer).coder()
         if where is not None:
             self.check_suits(coder, where)
-        self.coder_ = InPlace(coder)
+        self.coder_ = Converted(coder)
         return self
 
     def check_suits(self, coder: _Numbers, where: Where) -> None:
