@@ -18,6 +18,7 @@ from anamorph.simplifications import (
     Simplification,
     check_simplification,
 )
+from anamorph.simplifications.methods.frozen import Frozen
 from anamorph.simplifications.statistics.moments import Moments
 
 
@@ -29,6 +30,7 @@ from anamorph.simplifications.statistics.moments import Moments
         KMeans(clusters=5),
         KMeans(clusters=5, reservoir=50),
         OneHot(),
+        Frozen(),
         Linear(),
         Linear(source="residual"),
         SVD(rank=3) + KMeans(clusters=5),

@@ -158,7 +158,7 @@ def test_a_family_is_the_text_without_the_size(
         ("svd(rank=[1,2)@1.0.key", r"expected ',' or '\]'"),
         ("svd(rank=4@1.0.key", r"expected ',' or '\)'"),
         ("svd(rank 4)@1.0.key", "expected '=' and a value"),
-        ("svd(4)@1.0.key", "expected the name of a parameter"),
+        ("svd(4)@1.0.key", "svd has no path, which a value without a name would be. Its param"),
         ("svd@1.0.key", "svd needs rank. Its parameters are: rank"),
         ("svd(ranks=4)@1.0.key", "svd has no ranks. Its parameters are: rank"),
         ("svd(rank=4, rank=5)@1.0.key", "gives rank of svd twice"),

@@ -80,6 +80,8 @@ _METHODS = {
     "mean": "mean ablation",
     "resample": "resampling",
     "random": "random directions",
+    "sae": "SAE",
+    "clt": "cross-layer transcoder",
     "model": "another model",
 }
 

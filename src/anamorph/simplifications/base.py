@@ -43,11 +43,13 @@ class Simplification(Fittable):
         chains: whether it can be a stage of a chain.
         beside_model: whether it is shown what the model itself has where it stands
             (`Context.original`), for which the model runs along.
+        one_fit: whether all sites of an attachment share one fit, as of what one file holds.
     """
 
     kinds: ClassVar[frozenset[str]] = VECTOR_KINDS
     chains: ClassVar[bool] = True
     beside_model: ClassVar[bool] = False
+    one_fit: ClassVar[bool] = False
 
     def reads(self, site: Site) -> tuple[Site, ...]:
         """The sites from which a replacement makes what it writes at `site`; of a map, none."""
@@ -242,9 +244,9 @@ class Chain(Simplification):
                     "state of a chain of the same stages."
                 )
             own[number][name] = value
+        pairs = zip(map(copy, self.stages), own.values(), strict=True)  # as they are placed
         self.stages_ = tuple(
-            stage.clone().load_state(some)
-            for stage, some in zip(self.stages, own.values(), strict=True)
+            stage.load_state(some) if stage.kept else stage.learn(None) for stage, some in pairs
         )
         return self
 

@@ -24,7 +24,7 @@ from anamorph.errors import AnamorphError
 from anamorph.models.base import Context
 from anamorph.models.sites import Site
 from anamorph.simplifications.fingerprint import fingerprint_of
-from anamorph.simplifications.grammar import value_text
+from anamorph.simplifications.grammar import PATH, value_text
 from anamorph.simplifications.statistics.base import Statistic, as_points, beside
 
 
@@ -180,7 +180,10 @@ class Fittable(ABC):
         ]
         unknown = [k for k in given if k not in defaults]
         if missing or unknown:
-            problem = f"has no {', '.join(unknown)}" if unknown else f"needs {', '.join(missing)}"
+            alone = ", which a value without a name would be" if PATH in unknown else ""
+            problem = (
+                f"has no {', '.join(unknown)}{alone}" if unknown else f"needs {', '.join(missing)}"
+            )
             raise AnamorphError(
                 f"{cls.name} {problem}. Its parameters are: {', '.join(defaults) or 'none'} "
                 "(and joint=true, which shares one fit among the sites of a head; and on=SPLIT, "

@@ -83,6 +83,8 @@ def fit(
                 if fitting.keys:
                     for points in side_by_side(fitting.points, _numbered(data[name]), workers):
                         fitting.take(points)
+                        if not fitting.statistics:  # widths alone had to be known
+                            break
                 fits |= fitting.learn()
             except AnamorphError as error:
                 raise AnamorphError(f"Split {name!r}: {error}") from error
@@ -208,8 +210,12 @@ class _Pass:
         groups: dict[Hashable, list[Place]] = {}
         for site in self.placed[attachment]:
             place = (*attachment.simplification.reads(site), site)
-            same_fit = (site.layer, site.head, *map(dims.get, place))
-            groups.setdefault(same_fit if attachment.joint else site, []).append(place)
+            same_fit: Hashable = site
+            if attachment.simplification.one_fit:
+                same_fit = "all"
+            elif attachment.joint:
+                same_fit = (site.layer, site.head, *map(dims.get, place))
+            groups.setdefault(same_fit, []).append(place)
         return list(map(tuple, groups.values()))
 
     def points(self, numbered: tuple[int, Batch]) -> _Points:

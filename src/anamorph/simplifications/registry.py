@@ -12,6 +12,7 @@ METHODS = "anamorph.simplifications.methods"
 
 SIMPLIFICATIONS: dict[str, type[Fittable] | str] = {
     "estimator": f"{METHODS}.scikit_learn:Estimator",
+    "clt": f"{METHODS}.clt:CLT",
     "frozen": f"{METHODS}.frozen:Frozen",
     "kmeans": f"{METHODS}.kmeans:KMeans",
     "linear": f"{METHODS}.linear:Linear",
@@ -20,11 +21,13 @@ SIMPLIFICATIONS: dict[str, type[Fittable] | str] = {
     "pca": f"{METHODS}.projections:PCA",
     "random": f"{METHODS}.projections:Random",
     "resample": f"{METHODS}.ablations:Resample",
+    "sae": f"{METHODS}.sae:SAE",
     "svd": f"{METHODS}.projections:SVD",
     "topk_attention": f"{METHODS}.attention:TopKAttention",
     "topk_sae": f"{METHODS}.topk:TopKSAE",
     "window": f"{METHODS}.attention:Window",
     "zero": f"{METHODS}.ablations:Zero",
+    "transcoder": f"{METHODS}.transcoder:Transcoder",
 }
 """By name a class, or where it is: `module:class`, as in an entry point."""
 

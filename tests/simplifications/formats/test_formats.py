@@ -10,9 +10,8 @@ from safetensors.torch import save_file
 
 from anamorph.errors import AnamorphError
 from anamorph.models.sites import Site
-from anamorph.simplifications.formats.circuit_tracer import read_cross_layer
 from anamorph.simplifications.formats.coder import Encoder, SparseCoder
-from anamorph.simplifications.formats.reading import read_coder
+from anamorph.simplifications.formats.reading import read_coder, read_cross_layer
 from anamorph.simplifications.formats.saelens import write as saelens_write
 from anamorph.simplifications.formats.stored import site_named
 
@@ -47,7 +46,7 @@ def jump(x, threshold):
 
 def check(stored, x, formula):
     """The coder against a formula of one point, in float64."""
-    made = stored.coder.to(torch.float64)(x)
+    made = stored.coder().to(torch.float64)(x)
     expected = np.stack([formula(point) for point in x.numpy()])
     np.testing.assert_allclose(made.numpy(), expected, rtol=0, atol=1e-9)
     assert np.abs(expected).max() > 0.1
@@ -351,7 +350,7 @@ def test_circuit_tracer_a_layer_each(tmp_path, draw, activation):
     check(stored, points(draw), formula)
     assert site_named(stored.reads) == Site(1, None, "mlp_input")
     with pytest.raises(AnamorphError, match=r"no layer_2\.safetensors; it has: layer_0"):
-        read_coder(tmp_path, 2)
+        read_coder(tmp_path, 2).coder()
 
 
 @pytest.mark.parametrize("jumps", [True, False])
@@ -369,9 +368,9 @@ def test_circuit_tracer_across_layers(tmp_path, draw, jumps):
         save_file({f"W_dec_{i}": decode}, tmp_path / f"W_dec_{i}.safetensors")
         decoders.append(decode.numpy())
     read = tuple(points(draw) for _ in range(layers))
-    clt = read_cross_layer(tmp_path)
+    clt = read_cross_layer(tmp_path, 0).coder()
     for layer in range(layers):
-        written = clt.write(layer, read[: layer + 1]).numpy()
+        written = clt(*read[: layer + 1]).numpy()
         for point in range(len(read[0])):
             expected = encoders[layer]["b_dec"].copy()
             for i in range(layer + 1):
@@ -385,6 +384,50 @@ def test_circuit_tracer_across_layers(tmp_path, draw, jumps):
         read_coder(tmp_path, 0)
 
 
+@pytest.mark.parametrize("skips", [True, False])
+def test_gemma_scope_2_across_layers(tmp_path, draw, skips):
+    layers, files = 3, []
+    for i in range(layers):
+        w = {"w_enc": draw(D, F), "b_enc": draw(F), "threshold": draw(F).abs(), "b_dec": draw(D)}
+        w["w_dec"] = draw(F, layers, D)
+        w |= {"affine_skip_connection": draw(D, D)} if skips else {}
+        save_file(w, tmp_path / f"params_layer_{i}.safetensors")
+        files.append({name: value.numpy() for name, value in w.items()})
+    read = tuple(points(draw) for _ in range(layers))
+    stored = read_cross_layer(tmp_path, 2)
+    assert (site_named(stored.reads), site_named(stored.writes)) == (
+        Site(2, None, "mlp_input"),
+        Site(2, None, "mlp"),
+    )
+    for layer in range(layers):
+        written = stored.coder()(*read[: layer + 1]).numpy()
+        for point in range(len(read[0])):
+            expected = files[layer]["b_dec"].copy()
+            if skips:
+                expected += read[layer][point].numpy() @ files[layer]["affine_skip_connection"]
+            for w, x in zip(files[: layer + 1], read, strict=False):
+                features = jump(x[point].numpy() @ w["w_enc"] + w["b_enc"], w["threshold"])
+                expected += relu(features) @ w["w_dec"][:, layer]
+            np.testing.assert_allclose(written[point], expected, rtol=0, atol=1e-9)
+    with pytest.raises(AnamorphError, match=r"It is a cross-layer transcoder: use clt\(PATH\)"):
+        read_coder(tmp_path, 0)
+
+
+def test_a_folder_with_a_folder_a_layer(tmp_path, draw):
+    for name in ("layers.1.mlp", "layers.11.mlp", "notes.2"):
+        (tmp_path / name).mkdir()
+    for layer, name in ((1, "layers.1.mlp"), (11, "layers.11.mlp")):
+        about = {"hook_name": f"blocks.{layer}.hook_mlp_out"}
+        saelens(tmp_path / name, {"architecture": "standard", "metadata": about}, **plain(draw))
+    for layer in (1, 11):
+        assert read_coder(tmp_path, layer).writes == f"blocks.{layer}.hook_mlp_out"
+    with pytest.raises(AnamorphError, match="no format that is known"):
+        read_coder(tmp_path, 2)
+    saelens(tmp_path / "1_again", {"architecture": "standard"}, **plain(draw))
+    with pytest.raises(AnamorphError, match=r"several for layer 1: 1_again, layers\.1\.mlp; name"):
+        read_coder(tmp_path, 1)
+
+
 class Code:
     """Something that a pickle would run."""
 
@@ -394,7 +437,7 @@ class Code:
 
 def test_code_in_a_file_is_not_run(tmp_path, capsys):
     with pytest.raises(AnamorphError, match="run as code"):
-        read_coder(dictionary_learning(tmp_path, "AutoEncoder", {"encoder.weight": Code()}), 0)
+        read_coder(dictionary_learning(tmp_path, "AutoEncoder", {"encoder.weight": Code()})).coder()
     assert capsys.readouterr().out == ""
 
 
@@ -411,34 +454,34 @@ def test_what_cannot_be_read(tmp_path, draw):
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(AnamorphError, match="damaged"):
-        read_coder(folder, 0)
+        read_coder(folder).coder()
 
     w = plain(draw)
     w["W_dec"] = w["W_dec"].T
     folder = saelens(tmp_path / "turned", {"architecture": "standard"}, **w)
     with pytest.raises(AnamorphError, match=r"decoder weight is \[5, 9\]; .* must be \[9, 5\]"):
-        read_coder(folder, 0)
+        read_coder(folder).coder()
 
     w = plain(draw)
     w["W_enc"][0, 0] = torch.nan
     with pytest.raises(AnamorphError, match="encoder weight holds a NaN"):
-        read_coder(saelens(tmp_path / "nan", {"architecture": "standard"}, **w), 0)
+        read_coder(saelens(tmp_path / "nan", {"architecture": "standard"}, **w)).coder()
 
     folder = saelens(
         tmp_path / "more", {"architecture": "standard"}, **plain(draw), W_skip=draw(D, D)
     )
     with pytest.raises(AnamorphError, match="also holds W_skip"):
-        read_coder(folder, 0)
+        read_coder(folder).coder()
 
     w = plain(draw)
     del w["b_enc"]
     with pytest.raises(AnamorphError, match="has no b_enc; what is left in it is: nothing"):
-        read_coder(saelens(tmp_path / "less", {"architecture": "standard"}, **w), 0)
+        read_coder(saelens(tmp_path / "less", {"architecture": "standard"}, **w)).coder()
 
 
 def test_a_nan_in_a_point_stays_one(tmp_path, draw):
     w = plain(draw) | {"threshold": draw(F).abs()}
-    coder = read_coder(saelens(tmp_path, {"architecture": "jumprelu"}, **w), 0).coder
+    coder = read_coder(saelens(tmp_path, {"architecture": "jumprelu"}, **w), 0).coder()
     x = points(draw)
     x[1, 2] = torch.nan
     made = coder(x)
@@ -458,13 +501,13 @@ def test_what_is_written_for_saelens_reads_back(tmp_path, draw):
         saelens_write(tmp_path / name, coder, reads="blocks.1.hook_mlp_out", model="m")
         stored = read_coder(tmp_path / name, 0)
         assert json.loads((tmp_path / name / "cfg.json").read_text())["architecture"] == name
-        assert torch.equal(stored.coder(x.float()), coder(x.float()))
+        assert torch.equal(stored.coder()(x.float()), coder(x.float()))
         assert (stored.reads, stored.writes, stored.model) == (*["blocks.1.hook_mlp_out"] * 2, "m")
     skips = SparseCoder(Encoder(draw(D, F), draw(F)), draw(F, OUT), draw(OUT), draw(D, OUT))
     at = {"reads": "blocks.1.mlp.hook_in", "writes": "blocks.1.hook_mlp_out"}
     saelens_write(tmp_path / "skip", skips.to(torch.float32), **at, model="m")
     stored = read_coder(tmp_path / "skip", 0)
-    torch.testing.assert_close(stored.coder(x.float()), skips(x).float())
+    torch.testing.assert_close(stored.coder()(x.float()), skips(x).float())
     assert stored.writes == at["writes"]
     with pytest.raises(AnamorphError, match="SAELens has no form"):
         groups = SparseCoder(Encoder(draw(D, F), draw(F), groups=3), draw(F, D), bias)

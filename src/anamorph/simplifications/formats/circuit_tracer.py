@@ -5,14 +5,13 @@ layer (`W_enc_3.safetensors`) that write to the MLP of their own layer and of al
 (`W_dec_3.safetensors`).
 """
 
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from anamorph.errors import AnamorphError
 from anamorph.simplifications.formats.coder import Encoder, SparseCoder
+from anamorph.simplifications.formats.cross_layer import CrossLayer
 from anamorph.simplifications.formats.files import Weights, read_settings
 from anamorph.simplifications.formats.stored import Stored
 
@@ -26,13 +25,20 @@ def looks(path: Path) -> bool:
     return (path / CONFIG).is_file()
 
 
-def read(path: Path, layer: int) -> Stored:
-    """The transcoder of one layer of a set.
+def read(path: Path, layer: int | None) -> Stored[SparseCoder]:
+    """The transcoder of one layer of a set; of the first that there is if no layer is said.
 
     Raises:
         AnamorphError: if it is damaged, has no such layer, or is a cross-layer transcoder.
     """
     said = _settings(path, SET)
+    if layer is None:
+        layer = min((int(p.stem.partition("_")[2]) for p in path.glob("layer_*")), default=0)
+    reads, writes = (f"blocks.{layer}.{place}" for place in _places(said))
+    return Stored(partial(_coder, path, layer, said), reads, writes, said.get("model_name"))
+
+
+def _coder(path: Path, layer: int, said: dict[str, Any]) -> SparseCoder:
     file = _file(path, "layer_{}.safetensors", layer)
     activation, k = said.get("activation"), said.get("k")
     if activation not in (None, *ACTIVATIONS) or (activation == "topk" and k is None):
@@ -44,7 +50,6 @@ def read(path: Path, layer: int) -> Stored:
     weights.drop("k")
     threshold = weights.maybe("activation_function.threshold")
     skip = weights.maybe("W_skip")
-    bias = weights.take("b_dec")
     top = activation == "topk"
     coder = SparseCoder(
         Encoder(
@@ -55,56 +60,25 @@ def read(path: Path, layer: int) -> Stored:
             k=None if k is None or not top else int(k),
         ),
         weights.take("W_dec"),
-        bias,
+        weights.take("b_dec"),
         None if skip is None else skip.T,
     )
     weights.end()
-    reads, writes = (f"blocks.{layer}.{place}" for place in _places(said))
-    return Stored(coder, reads, writes, said.get("model_name"))
+    return coder
 
 
-@dataclass(frozen=True)
-class CrossLayer:
-    """A cross-layer transcoder.
-
-    Attributes:
-        encoders: of each layer.
-        decoders: of each layer [features, layers from this one on, width].
-        biases: of each layer [width] what is added to what is written.
-        skips: of each layer [width, width] what is added of what it reads, or None.
-        reads: the name of the place in each layer that is read, as TransformerLens names it.
-        writes: likewise, that is written.
-        model: the name of the model that it was trained on, if the file says.
-    """
-
-    encoders: tuple[Encoder, ...]
-    decoders: tuple[Tensor, ...]
-    biases: tuple[Tensor, ...]
-    skips: tuple[Tensor, ...] | None
-    reads: str
-    writes: str
-    model: str | None = None
-
-    def write(self, layer: int, read: tuple[Tensor, ...]) -> Tensor:
-        """What is written in one layer.
-
-        Args:
-            layer: its number.
-            read: what is read in each layer up to this one [..., width].
-        """
-        written = self.biases[layer]
-        for source, x in enumerate(read):
-            written = written + self.encoders[source](x) @ self.decoders[source][:, layer - source]
-        return written if self.skips is None else written + read[layer] @ self.skips[layer]
-
-
-def read_cross_layer(path: Path) -> CrossLayer:
-    """The cross-layer transcoder in a folder.
+def read_across(path: Path, layer: int) -> Stored[CrossLayer]:
+    """The cross-layer transcoder in a folder, as it is where it writes one layer.
 
     Raises:
         AnamorphError: if it is damaged, lacks a layer, or is a set of transcoders.
     """
     said = _settings(path, CROSS)
+    reads, writes = (f"blocks.{layer}.{place}" for place in _places(said))
+    return Stored(partial(_cross_layer, path), reads, writes, said.get("model_name"))
+
+
+def _cross_layer(path: Path) -> CrossLayer:
     layers = len(list(path.glob("W_enc_*.safetensors")))
     encoders, decoders, biases = [], [], []
     for layer in range(layers):
@@ -123,17 +97,7 @@ def read_cross_layer(path: Path) -> CrossLayer:
         more = Weights(_file(path, "W_dec_{}.safetensors", layer))
         decoders.append(more.take(f"W_dec_{layer}"))
         more.end()
-        # Checks the shapes, for the first layer that it writes to.
-        SparseCoder(encoders[-1], decoders[-1][:, 0], biases[-1])
-        if decoders[-1].shape[1] != layers - layer:
-            raise AnamorphError(
-                f"{path}: the features of layer {layer} write to {decoders[-1].shape[1]} layers; "
-                f"with {layers} layers there must be {layers - layer}."
-            )
-    reads, writes = _places(said)
-    return CrossLayer(
-        tuple(encoders), tuple(decoders), tuple(biases), None, reads, writes, said.get("model_name")
-    )
+    return CrossLayer(tuple(encoders), tuple(decoders), tuple(biases))
 
 
 def _settings(path: Path, kind: str) -> dict[str, Any]:

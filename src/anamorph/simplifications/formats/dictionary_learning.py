@@ -3,6 +3,8 @@
 A BatchTopK coder is one with a threshold here, as in the package itself outside of training.
 """
 
+import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,9 @@ KINDS = (
 )
 """The classes of the package."""
 
+MODULE = r"(?:.*\.)?(?:layers|h)\.\d+(?:\..+)?"
+"""A name that a module in a layer has; people also give names of their own."""
+
 UNCENTRED = ("AutoEncoderNew", "JumpReluAutoEncoder")
 """Those that do not subtract the decoder's bias from what they read."""
 
@@ -39,15 +44,18 @@ def looks(path: Path) -> bool:
     return (path / "config.json").is_file() and (path / WEIGHTS).is_file()
 
 
-def read(path: Path) -> Stored:
+def read(path: Path) -> Stored[SparseCoder]:
     """The coder in a folder.
 
     Raises:
         AnamorphError: if it is damaged, holds code, or is of a class that is not known.
     """
-    trainer: dict[str, Any] = read_settings(path / "config.json").get("trainer", {})
-    coder = _coder(path, str(trainer.get("dict_class", "")))
+    said = read_settings(path / "config.json")
+    trainer: dict[str, Any] = said.get("trainer", {})
+    coder = partial(_coder, path, str(trainer.get("dict_class", "")))
     place = trainer.get("submodule_name")
+    if place is not None and re.fullmatch(MODULE, place):
+        place += ".input" if said.get("buffer", {}).get("io") == "in" else ".output"
     return Stored(coder, place, place, trainer.get("lm_name"))
 
 

@@ -5,6 +5,7 @@ Read with the package's own sources beside it (6.18). What is stored as `batchto
 """
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,12 @@ WEIGHTS = "sae_weights.safetensors"
 TRANSCODERS = ("transcoder", "skip_transcoder", "jumprelu_transcoder")
 ARCHITECTURES = ("standard", "topk", "jumprelu", "gated", *TRANSCODERS)
 
+CHANGING = ("fold_ln", "center_writing_weights")
+"""What TransformerLens can do to a model's weights that changes activations."""
+
+OF_HEADS = ("fold_value_biases", "refactor_factored_attn_matrices")
+"""Likewise, those of heads alone."""
+
 OLD_NAMES = {
     "hook_point": "hook_name",
     "hook_point_head_index": "hook_head_index",
@@ -40,7 +47,7 @@ def looks(path: Path) -> bool:
     return (path / "cfg.json").is_file() and (path / WEIGHTS).is_file()
 
 
-def read(path: Path) -> Stored:
+def read(path: Path) -> Stored[SparseCoder]:
     """The coder in a folder.
 
     Raises:
@@ -56,7 +63,7 @@ def read(path: Path) -> Stored:
         )
     _require_plain(path, said)
     return Stored(
-        _coder(path, kind, said),
+        partial(_coder, path, kind, said),
         about.get("hook_name"),
         about.get("hook_name_out") if kind in TRANSCODERS else about.get("hook_name"),
         about.get("model_name"),
@@ -94,11 +101,13 @@ def _require_plain(path: Path, said: dict[str, Any]) -> None:
             "the decoder and save again."
         )
     options = said["metadata"].get("model_from_pretrained_kwargs") or {}
-    folded = [name for name in ("fold_ln", "center_writing_weights") if options.get(name)]
+    changing = CHANGING + (OF_HEADS if "attn." in str(said["metadata"].get("hook_name")) else ())
+    folded = [name for name in changing if options.get(name)]
     if folded:
         raise AnamorphError(
             f"{path}: it was trained on a model that TransformerLens had changed "
-            f"({', '.join(folded)}), whose activations are not those of the model itself."
+            f"({', '.join(folded)}), whose activations are not those of the model itself. Give "
+            "one that was trained on the model as it is (from_pretrained_no_processing)."
         )
 
 

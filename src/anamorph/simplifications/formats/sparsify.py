@@ -4,7 +4,9 @@ The name of the folder is that of the module whose output is read: `layers.3`, `
 transcoder reads the input of that module and writes its output.
 """
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from anamorph.errors import AnamorphError
 from anamorph.simplifications.formats.coder import Encoder, SparseCoder
@@ -19,19 +21,28 @@ def looks(path: Path) -> bool:
     return (path / "cfg.json").is_file() and (path / WEIGHTS).is_file()
 
 
-def read(path: Path) -> Stored:
+def read(path: Path) -> Stored[SparseCoder]:
     """The coder in a folder.
 
     Raises:
         AnamorphError: if it is damaged, or of an activation that is not known.
     """
     said = read_settings(path / "cfg.json")
+    transcodes = bool(said.get("transcode", False))
+    module = path.resolve().name
+    return Stored(
+        partial(_coder, path, said, transcodes),
+        f"{module}.input" if transcodes else f"{module}.output",
+        f"{module}.output",
+    )
+
+
+def _coder(path: Path, said: dict[str, Any], transcodes: bool) -> SparseCoder:
     activation, k = said.get("activation", "topk"), int(said["k"])
     if activation not in ("topk", "groupmax"):
         raise AnamorphError(
             f"{path}: the activation is {activation!r}; expected 'topk' or 'groupmax'."
         )
-    transcodes = bool(said.get("transcode", False))
     weights = Weights(path / WEIGHTS)
     bias = weights.take("b_dec")
     coder = SparseCoder(
@@ -47,7 +58,4 @@ def read(path: Path) -> Stored:
         skip.T if (skip := weights.maybe("W_skip")) is not None else None,
     )
     weights.end()
-    module = path.resolve().name
-    return Stored(
-        coder, f"{module}.input" if transcodes else f"{module}.output", f"{module}.output"
-    )
+    return coder

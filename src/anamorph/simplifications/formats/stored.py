@@ -1,25 +1,29 @@
 """What a file says of a coder besides its numbers: its model, what it reads and writes."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from anamorph.models.sites import Site
-from anamorph.simplifications.formats.coder import SparseCoder
+
+_Coder = TypeVar("_Coder", covariant=True)
 
 
 @dataclass(frozen=True)
-class Stored:
-    """A coder as it was read from disk.
+class Stored(Generic[_Coder]):
+    """A coder on disk.
 
     Attributes:
-        coder: the numbers.
-        reads: the place that it reads, in the file's own words; None if the file does not say.
+        coder: reads the numbers; it raises an AnamorphError if they are damaged, or not all there.
+        reads: the place that it reads, in the file's own words; None if the file does not say. Of a
+            cross-layer transcoder, the last that is read to write a layer.
         writes: the place that it writes, likewise.
         model: the name of the model that it was trained on, likewise.
         head: the head that it was trained on, where it is of one head.
     """
 
-    coder: SparseCoder
+    coder: Callable[[], _Coder]
     reads: str | None = None
     writes: str | None = None
     model: str | None = None
@@ -51,6 +55,8 @@ MODULES = {
     "mlp.output": "mlp",
     "self_attn.o_proj.input": "heads",
     "self_attn.output": "attention",
+    "attn.output": "attention",
+    "attention.output": "attention",
     "pre_feedforward_layernorm.output": "mlp_input",
     "post_feedforward_layernorm.output": "mlp",
     "post_attention_layernorm.output": "attention",
@@ -61,14 +67,21 @@ Of Gemma's layers only, whose four norms these are: elsewhere `post_attention_la
 before the MLP."""
 
 
+SUBMODULES = {"resid_post": "residual", "mlp_out": "mlp", "attn_out": "attention"}
+"""What comes before `_layer_3` in names that people give in dictionary_learning, and ours."""
+
+
 def site_named(name: str, head: int | None = None) -> Site | None:
     """Our site for a place that a file names; None if we have none.
 
     Args:
         name: as TransformerLens names places, such as `blocks.3.hook_resid_post`, or a module and
-            its `input` or `output`, such as `model.layers.3.mlp.output`.
+            its `input` or `output`, such as `model.layers.3.mlp.output`, or `mlp_out_layer_3`.
         head: the head, if it is one head's.
     """
+    plain = re.fullmatch(r"(\w+)_layer_(\d+)", name)
+    if plain and plain[1] in SUBMODULES:
+        return Site(int(plain[2]), None, SUBMODULES[plain[1]])
     lens = re.fullmatch(r"blocks\.(\d+)\.(.+)", name)
     module = re.fullmatch(r"(?:.*\.)?(?:layers|h)\.(\d+)\.(.+)", name)
     if lens and head is not None:
