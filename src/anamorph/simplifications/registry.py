@@ -11,6 +11,7 @@ from anamorph.simplifications.estimator import Estimator
 METHODS = "anamorph.simplifications.methods"
 
 SIMPLIFICATIONS: dict[str, type[Estimator] | str] = {
+    "concepts": f"{METHODS}.concepts:Concepts",
     "frozen": f"{METHODS}.frozen:Frozen",
     "kmeans": f"{METHODS}.kmeans:KMeans",
     "linear": f"{METHODS}.linear:Linear",
@@ -18,6 +19,7 @@ SIMPLIFICATIONS: dict[str, type[Estimator] | str] = {
     "pca": f"{METHODS}.projections:PCA",
     "svd": f"{METHODS}.projections:SVD",
     "topk_sae": f"{METHODS}.topk:TopKSAE",
+    "topk_transcoder": f"{METHODS}.topk:TopKTranscoder",
 }
 """By name a class, or where it is: `module:class`, as in an entry point."""
 

@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 
+from anamorph.errors import AnamorphError
 from anamorph.models.sites import Site
 from anamorph.simplifications.formats.coder import SparseCoder
 
@@ -59,6 +60,21 @@ MODULES = {
 
 Of Gemma's layers only, whose four norms these are: elsewhere `post_attention_layernorm` is the norm
 before the MLP."""
+
+
+def lens_name(site: Site) -> str:
+    """TransformerLens' name of a site; of a head's, that of all heads together.
+
+    Raises:
+        AnamorphError: if it has none.
+    """
+    for name, kind in (LENS if site.head is None else HEADS).items():
+        if kind == site.kind:
+            return f"blocks.{site.layer}.{name}"
+    raise AnamorphError(
+        f"TransformerLens has no name for the site {site}; it has for the kinds "
+        f"{', '.join(dict.fromkeys([*LENS.values(), *HEADS.values()]))}."
+    )
 
 
 def site_named(name: str, head: int | None = None) -> Site | None:
