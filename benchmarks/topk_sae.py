@@ -80,7 +80,9 @@ def main() -> None:
     arguments.add_argument("--features", type=int, default=4608)
     arguments.add_argument("--k", type=int, default=48)
     arguments.add_argument("--rounds", type=int, default=3)
-    arguments.add_argument("--rates", nargs="*", default=[], help="learning rates to try, once each")
+    arguments.add_argument(
+        "--rates", nargs="*", default=[], help="learning rates to try, once each"
+    )
     arguments.add_argument("--threads", type=int, default=os.cpu_count())
     arguments.add_argument("--sparse", action="store_true", help="SAELens' use_sparse_activations")
     options = arguments.parse_args()
@@ -116,10 +118,13 @@ def main() -> None:
         print(f"{steps} steps of {options.batch}, {options.threads} threads, medians:")
         for peer in peers:
             speed, share = (
-                statistics.median(one[what] for one in found[peer]) for what in ("speed", "explained")
+                statistics.median(one[what] for one in found[peer])
+                for what in ("speed", "explained")
             )
             print(f"{peer}: {speed:,.0f} points/s, {share:.4f} of the variance explained")
-            ratios = [a["speed"] / b["speed"] for a, b in zip(found[peers[0]], found[peer])]
+            ratios = [
+                a["speed"] / b["speed"] for a, b in zip(found[peers[0]], found[peer], strict=True)
+            ]
             print(f"    anamorph is {statistics.median(ratios):.2f} times as fast")
         for peer in peers:
             tried = {

@@ -108,7 +108,9 @@ def test_a_scale_of_the_data_changes_nothing_but_the_scale() -> None:
 def layer(x: Tensor) -> Tensor:
     """What stands in for an MLP: an affine map, and 24 neurons."""
     draw = random(9)
-    into, out, straight = (torch.randn(shape, generator=draw) for shape in ((8, 24), (24, 6), (8, 6)))
+    into, out, straight = (
+        torch.randn(shape, generator=draw) for shape in ((8, 24), (24, 6), (8, 6))
+    )
     return torch.relu(x @ into - 3) @ out + x @ straight + 5
 
 

@@ -89,7 +89,7 @@ class Pooled(Streamed):
         self.settle(*self._scales)
 
     def _learn(self, last: bool) -> None:
-        x, y = torch.cat(self._held).split(self._widths, dim=1)
+        x, y = torch.split(torch.cat(self._held), self._widths, dim=1)
         self._held = []
         if not self._widths[1]:
             y = x
@@ -113,7 +113,8 @@ class Pooled(Streamed):
 
     def _batches(self, points: int) -> Iterator[Tensor]:
         for _ in range(self.passes):
-            yield from torch.randperm(points, generator=self._random).split(self.batch)
+            order = torch.randperm(points, generator=self._random)
+            yield from torch.split(order, self.batch)
 
 
 def _scale(x: Tensor) -> float:

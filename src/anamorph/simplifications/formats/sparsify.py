@@ -34,8 +34,9 @@ def write_at(folder: Path | str, coder: SparseCoder, site: Site) -> Path:
         AnamorphError: if it is of another kind, or the folder cannot be written.
     """
     encoder, path = coder.encoder, Path(folder) / f"layers.{site.layer}.mlp"
-    plain = encoder.rectified and encoder.centre is encoder.threshold is encoder.groups is None
-    if site.kind != "mlp" or not plain or encoder.k is None or coder.read != coder.written:
+    others = (encoder.centre, encoder.threshold, encoder.groups)
+    plain = encoder.rectified and encoder.k is not None and all(x is None for x in others)
+    if site.kind != "mlp" or not plain or coder.read != coder.written:
         raise AnamorphError(
             f"{site}: what is written for sparsify must be a TopK transcoder of an MLP that reads "
             f"as many numbers as it writes; this reads {coder.read} and writes {coder.written}."

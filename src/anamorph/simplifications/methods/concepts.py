@@ -11,7 +11,7 @@ from torch import Tensor
 from anamorph.errors import require
 from anamorph.simplifications.pooled import Pooled
 
-PRIOR = 0.05  # of the loss, for how often concepts are on
+PRIOR = 0.15  # of the loss, for how often concepts are on
 RATE = 1e-2
 
 

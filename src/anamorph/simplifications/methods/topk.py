@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
@@ -48,26 +48,10 @@ class TopKCoder(Pooled):
         """What was learnt, in the form in which coders are read from files."""
         return SparseCoder(self._encoder(self.encoder_), self.decoder_, self.bias_)
 
-    @abstractmethod
-    def export(self, folder: Path | str, site: Site, model: str) -> Path:
-        """Write what was learnt in a form that other packages read.
-
-        Args:
-            folder: a folder for this coder is made in it.
-            site: where the coder stands.
-            model: the name of the model.
-
-        Returns:
-            the coder's folder.
-
-        Raises:
-            AnamorphError: if the format cannot name the site, or the folder cannot be written.
-        """
-
     @property
     def usual_rate(self) -> float:
         """See `Pooled.usual_rate`."""
-        return RATE / float(self.features / 2**14) ** 0.5
+        return RATE / math.sqrt(self.features / 2**14)
 
     def validate(self, dim: int | None = None) -> None:
         """See `Simplification.validate`."""
@@ -155,7 +139,7 @@ class TopKSAE(TopKCoder):
         self.seed = seed
 
     def export(self, folder: Path | str, site: Site, model: str) -> Path:
-        """Write what was learnt for SAELens 6; see `TopKCoder.export`."""
+        """Write what was learnt as SAELens 6 does; see `Estimator.export`."""
         return saelens.write_at(folder, self.coder, site, model)
 
 
@@ -245,6 +229,6 @@ class TopKTranscoder(TopKCoder, Replacement):
     def export(self, folder: Path | str, site: Site, model: str) -> Path:
         """Write what was learnt as sparsify does; SAELens has no form for it.
 
-        See `TopKCoder.export`; this format does not hold the name of the model.
+        See `Estimator.export`; this format does not hold the name of the model.
         """
         return sparsify.write_at(folder, self.coder, site)
