@@ -74,7 +74,7 @@ class Pooled(Streamed):
     def begin(self, dims: Sequence[int], random: torch.Generator) -> None:
         """See `Streamed.begin`."""
         self._held: list[Tensor] = []
-        self._random, self._widths = random, (dims[0], sum(dims[1:]))
+        self._random, self._widths = random, [dims[0], sum(dims[1:])]
         self._steps = 0
 
     def step(self, points: Tensor) -> None:
