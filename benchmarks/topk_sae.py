@@ -84,7 +84,6 @@ def main() -> None:
         "--rates", nargs="*", default=[], help="learning rates to try, once each"
     )
     arguments.add_argument("--threads", type=int, default=os.cpu_count())
-    arguments.add_argument("--sparse", action="store_true", help="SAELens' use_sparse_activations")
     options = arguments.parse_args()
     pythons = {
         "anamorph_": sys.executable,
@@ -92,7 +91,7 @@ def main() -> None:
         "sparsify_": options.sparsify,
     }
     peers = [peer for peer, python in pythons.items() if python]
-    shape = {name: getattr(options, name) for name in ("features", "k", "batch", "sparse")}
+    shape = {name: getattr(options, name) for name in ("features", "k", "batch")}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         wanted = options.steps * options.batch

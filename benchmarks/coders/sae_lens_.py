@@ -1,4 +1,7 @@
-"""`SAETrainer` of SAELens with a TopK autoencoder and its own settings."""
+"""`SAETrainer` of SAELens with a TopK autoencoder and its own settings.
+
+Its sparse activations (`use_sparse_activations`) do not run with these on a CPU.
+"""
 
 import itertools
 from collections.abc import Callable
@@ -16,12 +19,7 @@ def train(
     points: Tensor, shape: dict[str, Any], steps: int, rate: float | None
 ) -> Callable[[Tensor], Tensor]:
     sae = TopKTrainingSAE(
-        TopKTrainingSAEConfig(
-            d_in=points.shape[1],
-            d_sae=shape["features"],
-            k=shape["k"],
-            use_sparse_activations=shape["sparse"],
-        )
+        TopKTrainingSAEConfig(d_in=points.shape[1], d_sae=shape["features"], k=shape["k"])
     )
     config = SAETrainerConfig(
         total_training_samples=steps * shape["batch"],

@@ -74,6 +74,7 @@ def lens(folder: Path) -> None:
         "transcoder": (out, {}),
         "skip_transcoder": (out, skip),
         "jumprelu_transcoder": (out, threshold),
+        "jumprelu_skip_transcoder": (out, threshold | skip),
     }
     for name, (said, more) in cases.items():
         weights = plain() | more

@@ -26,7 +26,12 @@ from anamorph.simplifications.formats.stored import Stored, lens_name
 
 WEIGHTS = "sae_weights.safetensors"
 
-TRANSCODERS = ("transcoder", "skip_transcoder", "jumprelu_transcoder")
+TRANSCODERS = (
+    "transcoder",
+    "skip_transcoder",
+    "jumprelu_transcoder",
+    "jumprelu_skip_transcoder",
+)
 ARCHITECTURES = ("standard", "topk", "jumprelu", "gated", *TRANSCODERS)
 
 OLD_NAMES = {
@@ -122,7 +127,7 @@ def _coder(path: Path, kind: str, said: dict[str, Any]) -> SparseCoder:
             threshold=weights.take("threshold") if jumps else None,
             k=int(said["k"]) if kind == "topk" else None,
         )
-    skip = weights.take("W_skip").T if kind == "skip_transcoder" else None
+    skip = weights.take("W_skip").T if "skip" in kind else None
     weights.drop("scaling_factor")
     weights.end()
     coder = SparseCoder(
@@ -232,5 +237,6 @@ def _form(coder: SparseCoder, transcodes: bool) -> str | None:
         (False, False, False): "transcoder",
         (False, False, True): "skip_transcoder",
         (False, True, False): "jumprelu_transcoder",
+        (False, True, True): "jumprelu_skip_transcoder",
     }
     return (transcoders if transcodes else autoencoders).get(has)

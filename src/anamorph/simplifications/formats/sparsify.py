@@ -24,6 +24,40 @@ def looks(path: Path) -> bool:
     return (path / "cfg.json").is_file() and (path / WEIGHTS).is_file()
 
 
+def read(path: Path) -> Stored:
+    """The coder in a folder.
+
+    Raises:
+        AnamorphError: if it is damaged, or of an activation that is not known.
+    """
+    said = read_settings(path / "cfg.json")
+    activation, k = said.get("activation", "topk"), int(said["k"])
+    if activation not in ("topk", "groupmax"):
+        raise AnamorphError(
+            f"{path}: the activation is {activation!r}; expected 'topk' or 'groupmax'."
+        )
+    transcodes = bool(said.get("transcode", False))
+    weights = Weights(path / WEIGHTS)
+    bias = weights.take("b_dec")
+    coder = SparseCoder(
+        Encoder(
+            weights.take("encoder.weight").T,
+            weights.take("encoder.bias"),
+            None if transcodes else bias,
+            k=k if activation == "topk" else None,
+            groups=k if activation == "groupmax" else None,
+        ),
+        weights.take("W_dec"),
+        bias,
+        skip.T if (skip := weights.maybe("W_skip")) is not None else None,
+    )
+    weights.end()
+    module = path.resolve().name
+    return Stored(
+        coder, f"{module}.input" if transcodes else f"{module}.output", f"{module}.output"
+    )
+
+
 def write_at(folder: Path | str, coder: SparseCoder, site: Site) -> Path:
     """Write a TopK transcoder of an MLP, into a folder of its own named as its layer's module.
 
@@ -61,37 +95,3 @@ def write_at(folder: Path | str, coder: SparseCoder, site: Site) -> Path:
     with replacing(path / "cfg.json") as temporary:
         temporary.write_text(json.dumps(said, indent=1), encoding="utf-8")
     return path
-
-
-def read(path: Path) -> Stored:
-    """The coder in a folder.
-
-    Raises:
-        AnamorphError: if it is damaged, or of an activation that is not known.
-    """
-    said = read_settings(path / "cfg.json")
-    activation, k = said.get("activation", "topk"), int(said["k"])
-    if activation not in ("topk", "groupmax"):
-        raise AnamorphError(
-            f"{path}: the activation is {activation!r}; expected 'topk' or 'groupmax'."
-        )
-    transcodes = bool(said.get("transcode", False))
-    weights = Weights(path / WEIGHTS)
-    bias = weights.take("b_dec")
-    coder = SparseCoder(
-        Encoder(
-            weights.take("encoder.weight").T,
-            weights.take("encoder.bias"),
-            None if transcodes else bias,
-            k=k if activation == "topk" else None,
-            groups=k if activation == "groupmax" else None,
-        ),
-        weights.take("W_dec"),
-        bias,
-        skip.T if (skip := weights.maybe("W_skip")) is not None else None,
-    )
-    weights.end()
-    module = path.resolve().name
-    return Stored(
-        coder, f"{module}.input" if transcodes else f"{module}.output", f"{module}.output"
-    )

@@ -62,21 +62,6 @@ Of Gemma's layers only, whose four norms these are: elsewhere `post_attention_la
 before the MLP."""
 
 
-def lens_name(site: Site) -> str:
-    """TransformerLens' name of a site; of a head's, that of all heads together.
-
-    Raises:
-        AnamorphError: if it has none.
-    """
-    for name, kind in (LENS if site.head is None else HEADS).items():
-        if kind == site.kind:
-            return f"blocks.{site.layer}.{name}"
-    raise AnamorphError(
-        f"TransformerLens has no name for the site {site}; it has for the kinds "
-        f"{', '.join(dict.fromkeys([*LENS.values(), *HEADS.values()]))}."
-    )
-
-
 def site_named(name: str, head: int | None = None) -> Site | None:
     """Our site for a place that a file names; None if we have none.
 
@@ -95,3 +80,18 @@ def site_named(name: str, head: int | None = None) -> Site | None:
     if found is None or found[2] not in kinds:
         return None
     return Site(int(found[1]), None, kinds[found[2]])
+
+
+def lens_name(site: Site) -> str:
+    """TransformerLens' name of a site; of a head's, that of all heads together.
+
+    Raises:
+        AnamorphError: if it has none.
+    """
+    for name, kind in (LENS if site.head is None else HEADS).items():
+        if kind == site.kind:
+            return f"blocks.{site.layer}.{name}"
+    raise AnamorphError(
+        f"TransformerLens has no name for the site {site}; it has for the kinds "
+        f"{', '.join(dict.fromkeys([*LENS.values(), *HEADS.values()]))}."
+    )
