@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from numbers import Integral
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -271,6 +272,22 @@ class Fittable(ABC):
         for name, value in state.items():
             setattr(self, name, value)
         return self
+
+    def export(self, folder: Path | str, site: Site, model: str) -> Path | None:
+        """Write what was learnt in a form that other packages read, if there is one.
+
+        Args:
+            folder: a folder is made in it.
+            site: where it stands.
+            model: the name of the model.
+
+        Returns:
+            the folder that was made; None if there is no such form, as by default.
+
+        Raises:
+            AnamorphError: if the form cannot name the site, or the folder cannot be written.
+        """
+        return None
 
     def fingerprint(self) -> str:
         """A digest of what it is made of beside its text: arrays it holds, files it names, code.

@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from anamorph.errors import AnamorphError, told_where
+from anamorph.files import file_name
 from anamorph.models.sites import Site
 from anamorph.models.weights import read_weights, write_weights
 from anamorph.simplifications.base import Simplification, Simplified, parse_simplification
@@ -79,6 +80,33 @@ class FittedProxies(dict[Simplified, FittedProxy]):
         }
         metadata = {"layers": self.layers, "fits": list(map(str, fits)), "placed": placed}
         write_weights(path, tensors, {**metadata, "origin": self.origin})
+
+    def export(self, folder: Path | str, model: str) -> list[Path]:
+        """Write what other packages read: as SAELens does, or where it has no form, sparsify.
+
+        Args:
+            folder: a folder for each proxy is made in it.
+            model: the name of the model.
+
+        Returns:
+            a folder for each fit and site.
+
+        Raises:
+            AnamorphError: if nothing has a form that other packages read, or as
+                `Estimator.export`.
+        """
+        made = [
+            simplification.export(Path(folder) / file_name(str(proxy)), site, model)
+            for proxy, fitted in self.items()
+            for site, simplification in fitted.by_site.items()
+        ]
+        written = [path for path in made if path is not None]
+        if not written:
+            raise AnamorphError(
+                f"None of {', '.join(map(str, self)) or 'no proxies'} has a form that other "
+                "packages read; topk_sae and topk_transcoder have."
+            )
+        return written
 
     @classmethod
     def load(cls, path: Path | str) -> FittedProxies:

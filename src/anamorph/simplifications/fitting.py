@@ -23,6 +23,7 @@ from anamorph.simplifications.estimator import Where
 from anamorph.simplifications.fitted import FittedProxies
 from anamorph.simplifications.placing import sites_of
 from anamorph.simplifications.statistics.base import Statistic, beside
+from anamorph.simplifications.streamed import Steps
 
 Place = tuple[Site, ...]
 """Where a point is taken: at a site; or at those that a replacement reads and, last, the one that
@@ -78,7 +79,7 @@ def fit(
     on_cpu = model.device.type == "cpu"
     with model.session(), torch_threads(1) as threads:
         workers = threads if model.parallel and on_cpu else 1
-        for name, fitting in _passes(model, proxies, data, train).items():
+        for name, fitting in _passes(model, proxies, data, train, threads).items():
             try:
                 if fitting.keys:
                     for points in side_by_side(fitting.points, _numbered(data[name]), workers):
@@ -96,7 +97,11 @@ def fit(
 
 
 def _passes(
-    model: Model, proxies: Sequence[Simplified], data: Mapping[str, Iterable[Batch]], train: str
+    model: Model,
+    proxies: Sequence[Simplified],
+    data: Mapping[str, Iterable[Batch]],
+    train: str,
+    threads: int = 1,
 ) -> dict[str, _Pass]:
     """What is fitted on each split."""
     wanted: dict[str, dict[Attachment, list[Site]]] = {}
@@ -109,7 +114,7 @@ def _passes(
                     f"{', '.join(data)}."
                 )
             wanted.setdefault(name, {})[attachment] = sites
-    return {name: _Pass(model, placed) for name, placed in wanted.items()}
+    return {name: _Pass(model, placed, threads) for name, placed in wanted.items()}
 
 
 def _numbered(batches: Iterable[Batch]) -> Iterator[tuple[int, Batch]]:
@@ -126,10 +131,13 @@ class _Pass:
     Args:
         model: whose activations are the points.
         placed: what is fitted, with the sites of each.
+        threads: how many a learner may use.
     """
 
-    def __init__(self, model: Model, placed: Mapping[Attachment, Sequence[Site]]) -> None:
-        self.model, self.placed = model, placed
+    def __init__(
+        self, model: Model, placed: Mapping[Attachment, Sequence[Site]], threads: int
+    ) -> None:
+        self.model, self.placed, self.threads = model, placed, threads
         seen = {
             seen
             for attachment, sites in placed.items()
@@ -162,6 +170,8 @@ class _Pass:
                 if statistic is not None:
                     fed = self.statistics.setdefault(stream, {})
                     statistic = fed.setdefault(statistic.key, statistic)
+                if isinstance(statistic, Steps):
+                    statistic.threads = self.threads
                 self.fits[fit] = statistic
                 if statistic is None:
                     self._learn(attachment, stream)

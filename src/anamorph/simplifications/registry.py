@@ -13,6 +13,7 @@ METHODS = "anamorph.simplifications.methods"
 SIMPLIFICATIONS: dict[str, type[Fittable] | str] = {
     "estimator": f"{METHODS}.scikit_learn:Estimator",
     "clt": f"{METHODS}.clt:CLT",
+    "concepts": f"{METHODS}.concepts:Concepts",
     "frozen": f"{METHODS}.frozen:Frozen",
     "kmeans": f"{METHODS}.kmeans:KMeans",
     "linear": f"{METHODS}.linear:Linear",
@@ -28,6 +29,7 @@ SIMPLIFICATIONS: dict[str, type[Fittable] | str] = {
     "window": f"{METHODS}.attention:Window",
     "zero": f"{METHODS}.ablations:Zero",
     "transcoder": f"{METHODS}.transcoder:Transcoder",
+    "topk_transcoder": f"{METHODS}.topk:TopKTranscoder",
 }
 """By name a class, or where it is: `module:class`, as in an entry point."""
 

@@ -2,16 +2,20 @@
 
 The loss is the share of the variance of what is to be written that is not explained, plus, after
 Gao et al. 2024 (arXiv 2406.04093, §3 and appendix A), a small part for features that are dead: the
-best of them must explain what the live ones leave. Gradients are written down, as only the active
-features have any: of the five products of matrices that autograd would make for a step, one is
-left whole, the encoder's.
+largest of them must explain what the live ones leave. As they are not clipped at zero there, one
+that never comes above zero learns too.
+
+Gradients are written down, as only the active features have any: of the five products of matrices
+that autograd would make for a step, one is left whole, the encoder's.
 """
 
 from __future__ import annotations
 
 import warnings
+from functools import reduce
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -38,12 +42,14 @@ class Parts(NamedTuple):
         encoder_bias: [features].
         decoder: [features, written].
         bias: [written] added to what is written; an autoencoder subtracts it from what it reads.
+        skip: [written, read] by which what is read is written too, or None.
     """
 
     encoder: Tensor
     encoder_bias: Tensor
     decoder: Tensor
     bias: Tensor
+    skip: Tensor | None = None
 
 
 class Chunk(NamedTuple):
@@ -70,6 +76,10 @@ class Active(NamedTuple):
 
     features: Tensor
     values: Tensor
+
+    def clipped(self) -> Active:
+        """With zeros for values below zero."""
+        return self._replace(values=self.values.clamp(min=0))
 
     def times(self, weight: Tensor) -> Tensor:
         """The product with `weight` [features, any]."""
@@ -108,9 +118,10 @@ class Active(NamedTuple):
 
 
 def largest(before: Tensor, k: int) -> Active:
-    """The `k` largest of each row of `before` [points, features], clipped at zero."""
-    features = before.topk(k, dim=-1, sorted=False).indices.sort(dim=-1).values
-    return Active(features, before.gather(-1, features).clamp(min=0))
+    """The `k` largest of each row of `before` [points, features]."""
+    kept = np.argpartition(before.numpy(), -k, axis=-1)[:, -k:]  # in half of torch's time
+    features = torch.from_numpy(np.sort(kept, axis=-1))
+    return Active(features, before.gather(-1, features))
 
 
 class Trainer:
@@ -127,7 +138,7 @@ class Trainer:
     def __init__(self, parts: Parts, k: int, tied: bool, variance: float) -> None:
         self.parts, self.k, self.tied, self.variance = parts, k, tied, variance
         self.idle = torch.zeros(len(parts.encoder_bias), dtype=torch.int64)  # steps, by feature
-        self.optimizer = torch.optim.Adam(parts, betas=(0.9, 0.999), fused=True)
+        self.optimizer = torch.optim.Adam([p for p in parts if p is not None], fused=True)
 
     def step(self, x: Tensor, y: Tensor, rate: float, workers: int) -> float:
         """Learn from points.
@@ -145,11 +156,8 @@ class Trainer:
         pairs = zip(torch.split(x, CHUNK), torch.split(y, CHUNK), strict=True)
         chunks = list(side_by_side(lambda pair: self.gradients(*pair, dead), pairs, workers))
         for part, *gradients in zip(self.parts, *(chunk.gradient for chunk in chunks), strict=True):
-            part.grad = (
-                torch.stack(gradients).sum(dim=0).div_(len(x))
-                if len(gradients) > 1
-                else (gradients[0].div_(len(x)))
-            )
+            if part is not None:
+                part.grad = reduce(Tensor.add_, gradients).div_(len(x))
         self.optimizer.param_groups[0]["lr"] = rate
         self.optimizer.step()
         if self.tied:
@@ -167,11 +175,13 @@ class Trainer:
             y: [points, written].
             dead: the numbers of the features that are dead.
         """
-        encoder, encoder_bias, decoder, bias = self.parts
+        encoder, encoder_bias, decoder, bias, skip = self.parts
         inner = x - bias if self.tied else x
         before = F.linear(inner, encoder, encoder_bias)
-        active = largest(before, self.k)
+        active = largest(before, self.k).clipped()
         error = active.times(decoder) + bias - y
+        if skip is not None:
+            error += F.linear(x, skip)
         slope = error * (2 / self.variance)  # of the loss, by what is written
         to_decoder = active.transposed_times(slope, len(decoder))
         to_features = active._replace(values=active.sampled(slope, decoder) * (active.values > 0))
@@ -182,7 +192,7 @@ class Trainer:
             left = few.times(decoder[dead]) + error  # the best dead features explain -error
             slope_dead = left * (2 * DEAD_SHARE / self.variance)
             to_decoder[dead] += few.transposed_times(slope_dead, len(dead))
-            to_few = few._replace(values=few.sampled(slope_dead, decoder[dead]) * (few.values > 0))
+            to_few = few._replace(values=few.sampled(slope_dead, decoder[dead]))
             to_encoder[dead] += to_few.transposed_times(inner, len(dead))
             to_encoder_bias[dead] += _summed(to_few, len(dead))
         to_bias = slope.sum(dim=0)
@@ -191,7 +201,8 @@ class Trainer:
         was_active = torch.zeros(len(encoder), dtype=torch.bool)
         was_active[active.features[active.values > 0]] = True
         loss = float(error.square().sum()) / self.variance
-        gradient = Parts(to_encoder, to_encoder_bias, to_decoder, to_bias)
+        to_skip = None if skip is None else slope.T @ x
+        gradient = Parts(to_encoder, to_encoder_bias, to_decoder, to_bias, to_skip)
         return Chunk(gradient, loss, was_active)
 
 

@@ -138,15 +138,18 @@ def test_saelens_norms_are_undone(tmp_path, draw, norm):
     check(read_coder(saelens(tmp_path, said, **w), 0), points(draw), formula)
 
 
-@pytest.mark.parametrize("kind", ["transcoder", "skip_transcoder", "jumprelu_transcoder"])
+@pytest.mark.parametrize(
+    "kind",
+    ["transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder"],
+)
 def test_saelens_transcoders(tmp_path, draw, kind):
     w = plain(draw, OUT)
     W, b, V, c = arrays(w)
     t, S = np.zeros(F), np.zeros((OUT, D))
-    if kind == "skip_transcoder":
+    if "skip" in kind:
         w["W_skip"] = draw(OUT, D)
         S = w["W_skip"].numpy()
-    if kind == "jumprelu_transcoder":
+    if "jumprelu" in kind:
         w["threshold"] = draw(F).abs()
         t = w["threshold"].numpy()
     said = {

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from anamorph.errors import AnamorphError
 from anamorph.files import replacing
+from anamorph.models.sites import Site
 from anamorph.simplifications.formats.coder import (
     Encoder,
     Norm,
@@ -22,11 +23,16 @@ from anamorph.simplifications.formats.coder import (
     picked_by_norm,
 )
 from anamorph.simplifications.formats.files import Weights, read_settings
-from anamorph.simplifications.formats.stored import Stored
+from anamorph.simplifications.formats.stored import Stored, lens_name
 
 WEIGHTS = "sae_weights.safetensors"
 
-TRANSCODERS = ("transcoder", "skip_transcoder", "jumprelu_transcoder")
+TRANSCODERS = (
+    "transcoder",
+    "skip_transcoder",
+    "jumprelu_transcoder",
+    "jumprelu_skip_transcoder",
+)
 ARCHITECTURES = ("standard", "topk", "jumprelu", "gated", *TRANSCODERS)
 
 CHANGING = ("fold_ln", "center_writing_weights")
@@ -130,7 +136,7 @@ def _coder(path: Path, kind: str, said: dict[str, Any]) -> SparseCoder:
             threshold=weights.take("threshold") if jumps else None,
             k=int(said["k"]) if kind == "topk" else None,
         )
-    skip = weights.take("W_skip").T if kind == "skip_transcoder" else None
+    skip = weights.take("W_skip").T if "skip" in kind else None
     weights.drop("scaling_factor")
     weights.end()
     coder = SparseCoder(
@@ -144,8 +150,29 @@ def _coder(path: Path, kind: str, said: dict[str, Any]) -> SparseCoder:
     return picked_by_norm(coder) if said.get("rescale_acts_by_decoder_norm") else coder
 
 
+def write_at(folder: Path | str, coder: SparseCoder, site: Site, model: str) -> Path:
+    """Write an autoencoder at a site, into a folder of its own named as TransformerLens does.
+
+    Returns:
+        that folder.
+
+    Raises:
+        AnamorphError: as `write`, or if TransformerLens has no name for the site.
+    """
+    name = lens_name(site)
+    path = Path(folder) / (name if site.head is None else f"{name}.{site.head}")
+    write(path, coder, reads=name, model=model, head=site.head)
+    return path
+
+
 def write(
-    path: Path | str, coder: SparseCoder, *, reads: str, writes: str | None = None, model: str
+    path: Path | str,
+    coder: SparseCoder,
+    *,
+    reads: str,
+    writes: str | None = None,
+    model: str,
+    head: int | None = None,
 ) -> None:
     """Write a coder as SAELens 6 does, so that others can read it.
 
@@ -155,6 +182,7 @@ def write(
         reads: TransformerLens' name of what it reads, such as `blocks.3.hook_resid_post`.
         writes: likewise of what it writes, if it is a transcoder.
         model: the name of the model.
+        head: the head, if it is of one head.
 
     Raises:
         AnamorphError: if SAELens has no form for it, or the folder cannot be written.
@@ -175,7 +203,13 @@ def write(
             f"SAELens has no form for a coder like this ({coder}); it has: "
             f"{', '.join(ARCHITECTURES)}."
         )
-    about = {"model_name": model, "hook_name": reads, "sae_lens_version": "6.18.0"}
+    about = {
+        "model_name": model,
+        "hook_name": reads,
+        "hook_name_out": writes,
+        "hook_head_index": head,
+        "sae_lens_version": "6.18.0",
+    }
     said = {
         "architecture": form,
         "d_in": coder.read,
@@ -185,7 +219,7 @@ def write(
         "apply_b_dec_to_input": tied,
         "normalize_activations": str(coder.norm),
         "reshape_activations": "hook_z" if reads.endswith("hook_z") else "none",
-        "metadata": about | ({} if writes is None else {"hook_name_out": writes}),
+        "metadata": {name: value for name, value in about.items() if value is not None},
     }
     said |= {"k": encoder.k} if form == "topk" else {}
     said |= {} if writes is None else {"d_out": coder.written}
@@ -212,5 +246,6 @@ def _form(coder: SparseCoder, transcodes: bool) -> str | None:
         (False, False, False): "transcoder",
         (False, False, True): "skip_transcoder",
         (False, True, False): "jumprelu_transcoder",
+        (False, True, True): "jumprelu_skip_transcoder",
     }
     return (transcoders if transcodes else autoencoders).get(has)

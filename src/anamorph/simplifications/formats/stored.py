@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from anamorph.errors import AnamorphError
 from anamorph.models.sites import Site
 
 _Coder = TypeVar("_Coder", covariant=True)
@@ -92,3 +93,18 @@ def site_named(name: str, head: int | None = None) -> Site | None:
     if found is None or found[2] not in kinds:
         return None
     return Site(int(found[1]), None, kinds[found[2]])
+
+
+def lens_name(site: Site) -> str:
+    """TransformerLens' name of a site; of a head's, that of all heads together.
+
+    Raises:
+        AnamorphError: if it has none.
+    """
+    for name, kind in (LENS if site.head is None else HEADS).items():
+        if kind == site.kind:
+            return f"blocks.{site.layer}.{name}"
+    raise AnamorphError(
+        f"TransformerLens has no name for the site {site}; it has for the kinds "
+        f"{', '.join(dict.fromkeys([*LENS.values(), *HEADS.values()]))}."
+    )

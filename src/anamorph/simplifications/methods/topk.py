@@ -1,140 +1,100 @@
-"""Sparse coders trained here: `topk_sae`, and the training that a transcoder shares with it."""
+"""Sparse coders trained here: `topk_sae`, and `topk_transcoder`, which stands in for an MLP."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from dataclasses import replace
+from pathlib import Path
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from anamorph.errors import AnamorphError, require
+from anamorph.errors import AnamorphError
+from anamorph.models.sites import Site
+from anamorph.simplifications.formats import saelens, sparsify
 from anamorph.simplifications.formats.coder import Encoder, SparseCoder
+from anamorph.simplifications.pooled import Pooled
+from anamorph.simplifications.replacement import Replacement
 from anamorph.simplifications.sparse import Parts, Trainer
-from anamorph.simplifications.streamed import Streamed
 
-WARM_UP = 50  # steps in which the learning rate rises
-DECAY = 0.5  # the share of the last pool's steps in which it falls to zero
 RATE = 2e-4  # for 2**14 features; it goes with one over the root of their number (as in sparsify)
 
 
-class Training:
-    """A coder that learns from a stream, a *pool* of points at a time.
+class TopKCoder(Pooled):
+    """What `TopKSAE` and `TopKTranscoder` have in common: encoder, decoder and their training.
 
-    Neighbours in a stream are alike, so points wait until a pool is full and are then shuffled. The
-    learning rate rises, stays, and falls while the last pool is learnt from, as how long the stream
-    is is known only then.
-
-    Args:
-        settings: how many features, and how they are learnt.
-        read: the width of what is read.
-        written: of what is written, which stands behind it in a point; 0 for an autoencoder.
-        random: of starts and shuffles.
+    Attributes:
+        tied: whether the decoder's bias is subtracted from what is read, and its norm is 1.
+        encoder_: [read, features] float32.
+        encoder_bias_: [features].
+        decoder_: [features, written].
+        bias_: [written].
     """
 
-    def __init__(self, settings: Trained, read: int, written: int, random: torch.Generator) -> None:
-        self.settings, self.read, self.written, self.random = settings, read, written, random
-        self.held: list[Tensor] = []
-        self.trainer: Trainer | None = None
-        self.steps = 0
-
-    def take(self, points: Tensor) -> None:
-        """Take in points [points, read + written] of the stream."""
-        if sum(map(len, self.held)) >= self.settings.pool:
-            self._learn(last=False)
-        self.held.append(points.float().cpu())
-
-    def finish(self) -> SparseCoder:
-        """Learn from the last pool, and give the coder, for points as they came."""
-        self._learn(last=True)
-        assert self.trainer is not None
-        parts, scale, tied = self.trainer.parts, self.scale, not self.written
-        bias = parts.bias / self.scale_out
-        encoder = Encoder(
-            parts.encoder.T * scale, parts.encoder_bias, bias if tied else None, k=self.settings.k
-        )
-        return SparseCoder(encoder, parts.decoder / self.scale_out, bias)
-
-    def _learn(self, last: bool) -> None:
-        points = torch.cat(self.held)
-        self.held = []
-        x = points[:, : self.read]
-        y = points[:, self.read :] if self.written else x
-        if self.trainer is None:
-            self._begin(x, y)
-        assert self.trainer is not None
-        x, y = x * self.scale, y * self.scale_out
-        batch, passes = self.settings.batch, self.settings.passes
-        steps = passes * -(-len(x) // batch)
-        for step, some in enumerate(self._batches(len(x))):
-            rate = self.rate * min(1.0, (self.steps + 1) / WARM_UP)
-            if last:
-                rate *= min(1.0, (steps - step) / (DECAY * steps))
-            self.trainer.step(x[some], y[some], rate, workers=1)
-            self.steps += 1
-
-    def _batches(self, points: int) -> Iterator[Tensor]:
-        for _ in range(self.settings.passes):
-            order = torch.randperm(points, generator=self.random)
-            yield from torch.split(order, self.settings.batch)
-
-    def _begin(self, x: Tensor, y: Tensor) -> None:
-        """Scales that bring the mean length of a point to √width, and the first weights."""
-        features, tied = self.settings.features, not self.written
-        self.scale, self.scale_out = (_scale(part) for part in (x, y))
-        self.rate = self.settings.rate or RATE / (features / 2**14) ** 0.5
-        centre = y.mean(dim=0) * self.scale_out
-        spread = float((y * self.scale_out - centre).square().sum(dim=1).mean())
-        random = torch.randn(features, self.read, generator=self.random)
-        encoder = F.normalize(random, dim=1)
-        decoder = encoder.clone() if tied else torch.zeros(features, y.shape[1])
-        parts = Parts(encoder, torch.zeros(features), decoder, centre)
-        self.trainer = Trainer(parts, self.settings.k, tied, spread or 1.0)
-
-
-def _scale(x: Tensor) -> float:
-    length = float((x - x.mean(dim=0)).norm(dim=1).mean())
-    return x.shape[1] ** 0.5 / length if length else 1.0
-
-
-class Trained(Streamed):
-    """What a TopK coder that is trained here can be told; see `TopKSAE`."""
+    tied: ClassVar[bool]
 
     features: int
     k: int
-    batch: int
-    pool: int
-    passes: int
-    rate: float | None
 
     encoder_: Tensor
     encoder_bias_: Tensor
     decoder_: Tensor
     bias_: Tensor
 
+    @property
+    def coder(self) -> SparseCoder:
+        """What was learnt, in the form in which coders are read from files."""
+        return SparseCoder(self._encoder(self.encoder_), self.decoder_, self.bias_)
+
+    @property
+    def usual_rate(self) -> float:
+        """See `Pooled.usual_rate`."""
+        return RATE / math.sqrt(self.features / 2**14)
+
     def validate(self, dim: int | None = None) -> None:
         """See `Simplification.validate`."""
         super().validate(dim)
-        for parameter in ("features", "k", "pool", "passes"):
+        for parameter in ("features", "k"):
             self.require_whole(parameter, least=1)
         if self.k > self.features:
             raise AnamorphError(f"{self}: k must be at most the {self.features} features.")
-        if self.rate is not None:
-            require(f"{self}: rate", self.rate, above=0)
 
-    def step(self, points: Tensor) -> None:
-        """See `Streamed.step`."""
-        self._training.take(points)
+    def start(self, x: Tensor, y: Tensor, random: torch.Generator) -> None:
+        """See `Pooled.start`; a transcoder begins by writing the mean."""
+        encoder = F.normalize(torch.randn(self.features, x.shape[1], generator=random), dim=1)
+        decoder = encoder.clone() if self.tied else torch.zeros(self.features, y.shape[1])
+        spread = float((y - y.mean(dim=0)).square().sum(dim=1).mean())
+        # The features of the mean point are zero; an autoencoder subtracts it anyway.
+        begin = torch.zeros(self.features) if self.tied else -encoder @ x.mean(dim=0)
+        parts = Parts(encoder, begin, decoder, y.mean(dim=0))
+        self._trainer = Trainer(self.begun(parts), self.k, self.tied, spread or 1.0)
 
-    def end(self) -> None:
-        """See `Streamed.end`."""
-        coder = self._training.finish()
-        self.encoder_, self.encoder_bias_ = coder.encoder.weight, coder.encoder.bias
-        self.decoder_, self.bias_ = coder.weight, coder.bias
+    def begun(self, parts: Parts) -> Parts:
+        """The weights to begin with; these, or more."""
+        return parts
+
+    def train(self, x: Tensor, y: Tensor, rate: float) -> float:
+        """See `Pooled.train`."""
+        return self._trainer.step(x, y, rate, self.threads)
+
+    def settle(self, scale: float, scale_written: float) -> None:
+        """See `Pooled.settle`."""
+        parts = self._trainer.parts
+        self.encoder_, self.encoder_bias_ = parts.encoder.T * scale, parts.encoder_bias
+        self.decoder_, self.bias_ = parts.decoder / scale_written, parts.bias / scale_written
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Write [..., written] by the features of `x` [..., read]."""
+        return self._encoder(x)(x) @ self.decoder_.to(x) + self.bias_.to(x)
+
+    def _encoder(self, like: Tensor) -> Encoder:
+        centre = self.bias_.to(like) if self.tied else None
+        return Encoder(self.encoder_.to(like), self.encoder_bias_.to(like), centre, k=self.k)
 
 
-class TopKSAE(Trained):
+class TopKSAE(TopKCoder):
     """A sparse autoencoder: a point is written as a sum of `k` of so many learnt directions.
 
     Trained as Gao et al. 2024 (arXiv 2406.04093) do, by Adam, with their loss for dead features.
@@ -157,6 +117,7 @@ class TopKSAE(Trained):
 
     name: ClassVar[str] = "topk_sae"
     size_name: ClassVar[str | None] = "k"
+    tied: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -177,12 +138,97 @@ class TopKSAE(Trained):
         self.pool = pool
         self.seed = seed
 
-    def begin(self, dims: Sequence[int], random: torch.Generator) -> None:
-        """See `Streamed.begin`."""
-        self._training = Training(self, dims[0], 0, random)
+    def export(self, folder: Path | str, site: Site, model: str) -> Path:
+        """Write what was learnt as SAELens 6 does; see `Estimator.export`."""
+        return saelens.write_at(folder, self.coder, site, model)
+
+
+class TopKTranscoder(TopKCoder, Replacement):
+    """A transcoder: what an MLP writes is made of what it reads, by `k` features at a time.
+
+    Dunefsky et al. 2024 (arXiv 2406.11944), with a skip connection as in Paulo et al. 2025 (arXiv
+    2501.18823); trained as `topk_sae` is.
+
+    Args:
+        features: how many features there are.
+        k: how many of them are active at a time.
+        skip: whether an affine map of what is read is learnt beside the features, and added.
+        passes: as of `topk_sae`, and so are the others.
+        rate: the learning rate; by default `2e-4 / √(features / 2**14)`.
+        batch: points of a step.
+        pool: points that are held to be shuffled, of `8 * dim` bytes each.
+        seed: of the start and the shuffles.
+
+    Attributes:
+        encoder_: [read, features] float32.
+        encoder_bias_: [features].
+        decoder_: [features, written].
+        bias_: [written].
+        skip_: [read, written], if there is a skip connection.
+    """
+
+    name: ClassVar[str] = "topk_transcoder"
+    size_name: ClassVar[str | None] = "k"
+    kinds: ClassVar[frozenset[str]] = frozenset({"mlp"})
+    tied: ClassVar[bool] = False
+
+    skip_: Tensor
+
+    def __init__(
+        self,
+        *,
+        features: int,
+        k: int,
+        skip: bool = False,
+        passes: int = 1,
+        rate: float | None = None,
+        batch: int = 1024,
+        pool: int = 2**15,
+        seed: int = 0,
+    ) -> None:
+        self.features = features
+        self.k = k
+        self.skip = skip
+        self.passes = passes
+        self.rate = rate
+        self.batch = batch
+        self.pool = pool
+        self.seed = seed
+
+    @property
+    def coder(self) -> SparseCoder:
+        """See `TopKCoder.coder`."""
+        return replace(super().coder, skip=self.skip_) if self.skip else super().coder
+
+    def reads(self, site: Site) -> tuple[Site, ...]:
+        """What the MLP of the same layer reads."""
+        return (Site(site.layer, None, "mlp_input"),)
+
+    def validate(self, dim: int | None = None) -> None:
+        """See `Simplification.validate`."""
+        super().validate(dim)
+        if not isinstance(self.skip, bool):
+            raise AnamorphError(f"{self}: skip must be true or false; got {self.skip!r}.")
+
+    def begun(self, parts: Parts) -> Parts:
+        """See `TopKCoder.begun`."""
+        zeros = torch.zeros(parts.decoder.shape[1], parts.encoder.shape[1])
+        return parts._replace(skip=zeros) if self.skip else parts
+
+    def settle(self, scale: float, scale_written: float) -> None:
+        """See `Pooled.settle`."""
+        super().settle(scale, scale_written)
+        if (skip := self._trainer.parts.skip) is not None:
+            self.skip_ = skip.T * (scale / scale_written)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Write `x` [..., dim] by its features."""
-        weights = (self.encoder_, self.encoder_bias_, self.decoder_, self.bias_)
-        encoder, encoder_bias, decoder, bias = (weight.to(x) for weight in weights)
-        return Encoder(encoder, encoder_bias, bias, k=self.k)(x) @ decoder + bias
+        """Write [..., written] in place of the MLP that reads `x` [..., read]."""
+        made = super().__call__(x)
+        return made + x @ self.skip_.to(x) if self.skip else made
+
+    def export(self, folder: Path | str, site: Site, model: str) -> Path:
+        """Write what was learnt as sparsify does; SAELens has no form for it.
+
+        See `Estimator.export`; this format does not hold the name of the model.
+        """
+        return sparsify.write_at(folder, self.coder, site)
