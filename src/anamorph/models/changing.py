@@ -83,7 +83,7 @@ _run = ContextVar[_Run | None]("run", default=None)
 def changed_now() -> Changed | None:
     """The matrices with which this thread runs a model; None for the model's own."""
     run = _run.get()
-    return run and run.changed
+    return None if run is None else run.changed
 
 
 def require_apart(matrices: Collection[Matrix]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,6 +21,8 @@ from anamorph.simplifications.placing import is_earlier
 from anamorph.simplifications.registry import simplification_names
 from anamorph.simplifications.spec import parse
 from anamorph.simplifications.statistics.base import Mergeable, beside
+from anamorph.simplifications.weight_change import WeightChange
+from anamorph.simplifications.weight_checks import WEIGHT_LAWS, weight_trials
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,14 @@ def check_simplification(
     generator = torch.Generator().manual_seed(seed)
     mix, noise = (torch.randn(n, dim, generator=generator) for n in (dim, points))
     x = 0.5 + noise @ mix
+    if isinstance(simplification, WeightChange):
+        trial = Trial(simplification, (), ())
+        for law, check in list(LAWS.items())[:2]:  # of its hyper-parameters and its text
+            _kept(law, simplification, partial(check, trial))
+        for of_weights in weight_trials(simplification, dim, x, seed):
+            for law, test in WEIGHT_LAWS.items():
+                _kept(law, simplification, partial(test, of_weights))
+        return
     if simplification.kinds == {"pattern"}:
         x = x.softmax(dim=-1)
     read = len(simplification.reads(_site(min(simplification.kinds))))
@@ -73,10 +84,17 @@ def check_simplification(
     written = (torch.tanh(sum(given) @ mix),) if read else ()  # type: ignore[operator]
     for law, check in LAWS.items():
         fresh = tuple(part.clone() for part in (*given, *written))
-        try:
-            check(Trial(simplification, fresh, fresh[: len(given)]))
-        except Exception as error:
-            raise AssertionError(f"{law}: {simplification!r}: {error}") from error
+        _kept(
+            law, simplification, partial(check, Trial(simplification, fresh, fresh[: len(given)]))
+        )
+
+
+def _kept(law: str, simplification: Simplification, check: Callable[[], None]) -> None:
+    """Check a law; an error of any kind is a breach of it."""
+    try:
+        check()
+    except Exception as error:
+        raise AssertionError(f"{law}: {simplification!r}: {error}") from error
 
 
 def _site(kind: str) -> Site:

@@ -14,8 +14,11 @@ SIMPLIFICATIONS: dict[str, type[Estimator] | str] = {
     "frozen": f"{METHODS}.frozen:Frozen",
     "kmeans": f"{METHODS}.kmeans:KMeans",
     "linear": f"{METHODS}.linear:Linear",
+    "low_rank": f"{METHODS}.low_rank:LowRank",
     "onehot": f"{METHODS}.onehot:OneHot",
     "pca": f"{METHODS}.projections:PCA",
+    "prune": f"{METHODS}.prune:Prune",
+    "quantize": f"{METHODS}.quantize:Quantize",
     "svd": f"{METHODS}.projections:SVD",
     "topk_sae": f"{METHODS}.topk:TopKSAE",
 }

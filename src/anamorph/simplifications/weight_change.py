@@ -113,9 +113,7 @@ def changes_weights(proxy: Simplified) -> bool:
 
 
 @torch.inference_mode()
-def changed_matrices(
-    model: Model, by_site: Mapping[Site, Simplification]
-) -> dict[Matrix, Tensor]:
+def changed_matrices(model: Model, by_site: Mapping[Site, Simplification]) -> dict[Matrix, Tensor]:
     """What a proxy that changes weights puts in place of which matrices of a model.
 
     Returns:
@@ -133,7 +131,7 @@ def changed_matrices(
         for name, new in change.change(site, own).items():
             if new.shape != own[name].shape or not new.isfinite().all():
                 raise AnamorphError(
-                    f"{change}, at {site}, must give a matrix {list(own[name].shape)} of numbers in "
+                    f"{change}, at {site}, must give numbers {list(own[name].shape)} in "
                     f"place of {name}; it gave {list(new.shape)}, or a NaN or infinity."
                 )
             found[named[name]] = new

@@ -133,12 +133,10 @@ class BlockMatrices:
         out = self.watched.gave[matrix.module]
         if out.shape[-1] != key_heads * sum(each) or self._ends(matrix.module):
             return [matrix]
-        together = torch.arange(out.shape[-1]).split([key_heads * size for size in each])
-        by_head = [
-            rows.flatten()
-            for rows in torch.arange(out.shape[-1]).view(key_heads, -1).split(list(each), dim=1)
-        ]
-        for rows in (together, by_head):
+        columns = torch.arange(out.shape[-1])
+        together = torch.split(columns, [key_heads * size for size in each])
+        by_head = torch.split(columns.view(key_heads, -1), list(each), dim=1)
+        for rows in (together, [some.flatten() for some in by_head]):
             if same_up_to_rounding(self._as_heads(out[..., rows[2]], "value"), self.has["value"]):
                 return [
                     replace(matrix, name=f"{matrix.name}[{kind}]", rows=some)

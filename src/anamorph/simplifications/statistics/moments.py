@@ -11,6 +11,7 @@ from torch import Tensor
 
 from anamorph.simplifications.statistics.blocks import Blocks
 
+
 class Moments:
     """Streaming first and second moments in float64, on the device of the points.
 
