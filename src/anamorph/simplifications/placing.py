@@ -55,6 +55,12 @@ def sites_of(proxy: Simplified, model_sites: Iterable[Site]) -> Placement:
                 )
             taken.add(site)
         placement.append((attachment, sites))
+    layers = {kind: {s.layer for s in taken if s.kind == kind} for kind in ("attention", "pattern")}
+    if of_weights and (both := layers["attention"] & layers["pattern"]):
+        raise AnamorphError(
+            f"{proxy}: in layer {min(both)}, attention and a pattern change the same weights, "
+            "those of queries; give each as a proxy of its own."
+        )
     return placement
 
 

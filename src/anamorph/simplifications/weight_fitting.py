@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from anamorph.errors import AnamorphError, told_where
 from anamorph.models.base import Batch, Model
-from anamorph.models.changing import require_apart, watched
+from anamorph.models.changing import watched
 from anamorph.models.matrices import Matrix
 from anamorph.models.sites import Site
 from anamorph.simplifications.base import Attachment, Simplification
@@ -44,7 +44,6 @@ class WeightFits:
                         self._matrices[site] = model.matrices(site)
                 found = {m.name: self._statistic(attachment, m) for m in self._matrices[site]}
                 self._inputs[attachment, site] = {k: s for k, s in found.items() if s is not None}
-            require_apart([matrix for site in sites for matrix in self._matrices[site]])
 
     def _statistic(self, attachment: Attachment, matrix: Matrix) -> Statistic | None:
         """Of what a matrix is given, if its change is fitted to anything."""
