@@ -153,8 +153,8 @@ class Decoder(nn.Module, Model):
         block = cast(_Block, self.blocks[site.layer])
         if site.kind == "pattern" and self.config.positions == "rotary":
             raise AnamorphError(
-                f"At {site}, rotary positions turn queries and keys before they meet, so scores "
-                "are not of one matrix W_Q W_Kᵀ that could be made simpler."
+                f"No matrices behind {site} can be changed: rotary positions turn queries and keys "
+                "before they meet, so scores are not of one matrix W_Q W_Kᵀ."
             )
         if site.kind == "mlp":
             parts = {"up": block.up, "down": block.down}

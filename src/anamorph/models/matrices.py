@@ -29,6 +29,11 @@ class Matrix:
         """How many outputs the module has, its own and others'."""
         return _weight(self.module).shape[is_transposed(self.module)]
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The number format of the module's weights."""
+        return _weight(self.module).dtype
+
     def read(self) -> Tensor:
         """[out, in] a copy in float64, on the CPU."""
         whole = _weight(self.module).detach().to("cpu", torch.float64, copy=True)

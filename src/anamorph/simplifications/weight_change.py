@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from anamorph.errors import AnamorphError
+from anamorph.errors import AnamorphError, told_where
 from anamorph.models.base import Model
 from anamorph.models.matrices import Matrix
 from anamorph.models.sites import Site
@@ -117,7 +117,7 @@ def changed_matrices(model: Model, by_site: Mapping[Site, Simplification]) -> di
     """What a proxy that changes weights puts in place of which matrices of a model.
 
     Returns:
-        by matrix the new one, [out, in] float64.
+        by matrix the new one, [out, in], in the model's number format.
 
     Raises:
         AnamorphError: if the model does not say which matrices stand behind a site, or a new one is
@@ -126,13 +126,15 @@ def changed_matrices(model: Model, by_site: Mapping[Site, Simplification]) -> di
     found: dict[Matrix, Tensor] = {}
     for site, change in by_site.items():
         assert isinstance(change, WeightChange)
-        named = {matrix.name: matrix for matrix in model.matrices(site)}
-        own = {name: matrix.read() for name, matrix in named.items()}
-        for name, new in change.change(site, own).items():
+        with told_where(change, site):
+            named = {matrix.name: matrix for matrix in model.matrices(site)}
+            own = {name: matrix.read() for name, matrix in named.items()}
+            changed = change.change(site, own)
+        for name, new in changed.items():
             if new.shape != own[name].shape or not new.isfinite().all():
                 raise AnamorphError(
                     f"{change}, at {site}, must give numbers {list(own[name].shape)} in "
                     f"place of {name}; it gave {list(new.shape)}, or a NaN or infinity."
                 )
-            found[named[name]] = new
+            found[named[name]] = new.to(named[name].dtype)
     return found

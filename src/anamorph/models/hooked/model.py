@@ -112,15 +112,15 @@ class HookedModel(Wrapped):
         hook = self.hooks[LayerKind(site.layer, site.kind)]
         if site.kind not in ("mlp", "attention") or hook.side == "input":
             raise AnamorphError(
-                f"At {site}, a HookedModel does not say which matrices stand behind the "
-                f"{hook.where}: only those within a submodule are known, whose output is `mlp` or "
+                f"No matrices behind {site} can be changed, which is the {hook.where}: of a "
+                "HookedModel those within a submodule are known, whose output is `mlp` or "
                 "`attention`."
             )
         found = list(named_linear(self.module.get_submodule(hook.path), hook.path))
         if not found:
             raise AnamorphError(
-                f"At {site}, there is no linear module within {hook.path!r}, so there are no "
-                "matrices; hook the submodule that holds them."
+                f"No matrices behind {site} can be changed, as there is no linear module within "
+                f"{hook.path!r}; hook the submodule that holds them."
             )
         return [Matrix(name, module, module) for name, module in found]
 

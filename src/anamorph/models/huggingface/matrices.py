@@ -6,7 +6,7 @@ them and the scores is noticed.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -61,10 +61,11 @@ class BlockMatrices:
         block: whose.
         watched: what its modules were given and gave, for tokens [batch, position].
         has: what the model has at sites of heads, by kind, [batch, (head,) position, dim].
+        tokens: how many there were.
     """
 
-    def __init__(self, block: Block, watched: Watched, has: dict[str, Tensor]) -> None:
-        self.block, self.watched, self.has = block, watched, has
+    def __init__(self, block: Block, watched: Watched, has: dict[str, Tensor], tokens: int) -> None:
+        self.block, self.watched, self.has, self.tokens = block, watched, has, tokens
 
     def at(self, site: Site) -> list[Matrix]:
         """See `anamorph.models.base.Model.matrices`.
@@ -72,53 +73,57 @@ class BlockMatrices:
         Raises:
             AnamorphError: if there are none, or they cannot be told; says why.
         """
-        if self.block.heads is None:
+        port, heads = self.block.ports.get("mlp"), self.block.heads
+        if site.kind == "mlp" and port is not None and len(_linear(port.module)) > 1:
+            return self._of(site, _linear(port.module), port.module.modules())
+        if heads is None:
             raise _unknown(site, f"its attention is not known, as {self.block.headless}")
-        if self.block.heads.module is self.block.module:
+        if heads.module is self.block.module:
             raise _unknown(site, "its attention is no module of its own")
-        within = [m for _, m in named_linear(self.block.module)]
-        inside = set(self.block.heads.module.modules())
-        attention = [m for m in within if m in inside or self._ends(m)]
-        mlp = self._of_mlp([m for m in within if m not in attention])
-        if site.kind == "mlp":
-            self._require_plain(site, mlp)
-            return self.watched.matrices(mlp)
-        self._require_ran(site, attention)
-        parts = [p for m in self.watched.matrices(attention) for p in self._split(site, m)]
+        inside = set(heads.module.modules())
+        attention = [m for m in _linear(self.block.module) if m in inside or self._ends(m)]
+        if site.kind == "mlp":  # of which the module that gives its output holds the last alone
+            rest = [m for m in self.block.module.modules() if m not in {*inside, *attention}]
+            return self._of(site, [m for m in rest if m in self.watched.names], rest)
+        parts = [
+            part
+            for matrix in self._of(site, attention, inside)
+            for part in self._split(site, matrix)
+        ]
         return parts if site.kind == "attention" else self._of_scores(site, parts)
 
-    def _ends(self, module: nn.Module) -> bool:
-        """Whether it is given what all heads give, side by side."""
-        x, heads = self.watched.given.get(module), self.has["heads"]
-        return x is not None and x.numel() == heads.numel() and torch.equal(x.view_as(heads), heads)
+    def _of(
+        self, site: Site, linear: Sequence[nn.Module], among: Iterable[nn.Module]
+    ) -> list[Matrix]:
+        """The whole matrices of linear modules.
 
-    def _of_mlp(self, others: list[nn.Module]) -> list[nn.Module]:
-        """Those within the module that gives the MLP's output, if it is more than the last."""
-        port = self.block.ports.get("mlp")
-        inside = set() if port is None else set(port.module.modules())
-        within = [module for module in others if module in inside]
-        return within if len(within) > 1 else others
+        Args:
+            site: for errors.
+            linear: whose.
+            among: modules that, tables apart, must hold no other matrices, as experts do.
 
-    def _require_plain(self, site: Site, mlp: Sequence[nn.Module]) -> None:
-        """Refuse an MLP whose matrices do not see every token once, as experts do not."""
-        heads = self.block.heads
-        inside = set() if heads is None else set(heads.module.parameters())
-        if any(p.dim() > 2 for p in self.block.module.parameters() if p not in inside):
-            raise _unknown(site, "its MLP keeps several matrices in one tensor, as experts do")
-        self._require_ran(site, mlp)
-
-    def _require_ran(self, site: Site, modules: Sequence[nn.Module]) -> None:
-        if not modules:
+        Raises:
+            AnamorphError: if there are others, or a module does not see every token once.
+        """
+        others = {module for module in among if not isinstance(module, nn.Embedding)} - {*linear}
+        if any(p.dim() > 1 for module in others for p in module.parameters(recurse=False)):
+            raise _unknown(site, "not all matrices there are of linear modules, as with experts")
+        if not linear:
             raise _unknown(site, "no linear module makes what is there")
-        for module in modules:
-            tokens = self.has["heads"].shape[:2].numel()
-            times = self.watched.times[module]
-            if times != 1 or self.watched.given[module].flatten(0, -2).shape[0] != tokens:
+        for module in linear:
+            once = self.watched.times[module] == 1
+            if not once or self.watched.given[module].flatten(0, -2).shape[0] != self.tokens:
                 raise _unknown(
                     site,
                     f"{self.watched.names[module]} does not see every token once, as experts and "
                     "parts that are not used do not",
                 )
+        return self.watched.matrices(linear)
+
+    def _ends(self, module: nn.Module) -> bool:
+        """Whether it is given what all heads give, side by side."""
+        x, heads = self.watched.given.get(module), self.has["heads"]
+        return x is not None and x.numel() == heads.numel() and torch.equal(x.view_as(heads), heads)
 
     @property
     def _heads(self) -> Heads:
@@ -202,12 +207,19 @@ def find_matrices(
     finally:
         for handle in handles:
             handle.remove()
-    return [BlockMatrices(b, watched, _has(recorded, layer)) for layer, b in enumerate(blocks)]
+    return [
+        BlockMatrices(block, watched, _has(recorded, layer), tokens.numel())
+        for layer, block in enumerate(blocks)
+    ]
 
 
 def _has(recorded: Recorded, layer: int) -> dict[str, Tensor]:
     """What was recorded of a layer, by kind."""
     return {key.kind: x[0] for key, x in recorded.items() if key.layer == layer}
+
+
+def _linear(module: nn.Module) -> list[nn.Module]:
+    return [inner for _, inner in named_linear(module)]
 
 
 def _proportional(a: Tensor, b: Tensor) -> bool:
@@ -217,4 +229,4 @@ def _proportional(a: Tensor, b: Tensor) -> bool:
 
 
 def _unknown(site: Site, why: str) -> AnamorphError:
-    return AnamorphError(f"At {site}, no matrices can be made simpler: {why}.")
+    return AnamorphError(f"No matrices behind {site} can be changed: {why}.")
