@@ -8,6 +8,7 @@ them and the scores is noticed.
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,9 +39,9 @@ class Watched:
     gave: dict[nn.Module, Tensor] = field(default_factory=dict)
     times: Counter[nn.Module] = field(default_factory=Counter)
 
-    def __call__(self, module: nn.Module, given: tuple[Tensor, ...], out: Tensor) -> None:
+    def __call__(self, module: nn.Module, given: tuple[Any, ...], out: Any) -> None:
         """Take in a call of a module, as a forward hook."""
-        if given:
+        if given and isinstance(out, Tensor):  # not of a router, which is linear and more
             self.given[module], self.gave[module] = given[0].clone(), out.clone()
             self.times[module] += 1
 
