@@ -14,7 +14,10 @@ from anamorph.simplifications import (
     SVD,
     KMeans,
     Linear,
+    LowRank,
     OneHot,
+    Prune,
+    Quantize,
     Simplification,
     check_simplification,
 )
@@ -35,6 +38,12 @@ from anamorph.simplifications.statistics.moments import Moments
         Linear(source="residual"),
         SVD(rank=3) + KMeans(clusters=5),
         PCA(rank=4) + SVD(rank=2),
+        Quantize(bits=3, group=3),
+        Quantize(bits=3, group=3, calibrated=True),
+        Prune(share=0.5),
+        Prune(share=0.5, by="wanda"),
+        LowRank(rank=2),
+        LowRank(rank=2, whitened=True),
     ],
     ids=str,
 )

@@ -29,7 +29,7 @@ from anamorph.simplifications import (
     fit,
     sites_of,
 )
-from anamorph.simplifications.statistics import moments
+from anamorph.simplifications.statistics import blocks
 
 HEADS, DIM, WIDTH = 2, 4, 6
 
@@ -135,7 +135,7 @@ def test_joint_sites_of_a_head_share_a_fit(model: TableModel, sequences: list[np
 def test_the_fit_does_not_depend_on_the_batch_size(
     model: TableModel, sequences: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(moments, "BLOCK", 32)  # so that there are several, and a rest
+    monkeypatch.setattr(blocks, "BLOCK", 32)  # so that there are several, and a rest
     proxies = expand(
         [
             "svd(rank=2, joint=true)@0.*.{query,key}",

@@ -17,7 +17,8 @@ from anamorph.simplifications import (
     check_simplification,
     find_simplification,
 )
-from anamorph.simplifications.statistics.moments import BLOCK, Moments
+from anamorph.simplifications.statistics.blocks import BLOCK
+from anamorph.simplifications.statistics.moments import Moments
 
 Random = find_simplification("random")
 
@@ -73,9 +74,9 @@ def test_moments_stay_on_the_device_of_the_points(monkeypatch: pytest.MonkeyPatc
     for _ in range(3):
         moments.update(torch.empty(BLOCK - 10, 4, device="meta"))
     assert moments.count == 3 * BLOCK - 30
-    assert moments._blocks is not None
-    assert moments._blocks.count == 2 * BLOCK
-    assert moments._blocks.scatter.device.type == "meta"
+    assert moments._sums is not None
+    assert moments._sums.count == 2 * BLOCK
+    assert moments._sums.scatter.device.type == "meta"
 
 
 @pytest.mark.parametrize("kind", [SVD, PCA])

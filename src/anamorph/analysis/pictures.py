@@ -15,9 +15,9 @@ from torch import Tensor
 
 from anamorph.analysis.texts import functions, glyphs
 from anamorph.analysis.words import families, views_of
+from anamorph.auditing.changed import in_place
 from anamorph.auditing.engine import BATCH_TOKENS
 from anamorph.auditing.samples import fit_data, scored_sequences
-from anamorph.auditing.stacks import stacked_edits
 from anamorph.files import write_table
 from anamorph.models.base import Batch, LayerKind
 from anamorph.models.decoder import Decoder
@@ -105,7 +105,8 @@ def proxy_patterns(
 ) -> list[Tensor]:
     """[batch, head, query, key] attention of each layer, at positions `at` or all."""
     record = [LayerKind(layer, "pattern") for layer in range(model.layers)]
-    recorded = model.run(batch, stacked_edits([fitted]), record, at).recorded
+    with in_place(model, fitted) as edits:
+        recorded = model.run(batch, edits, record, at).recorded
     return [recorded[key][0] for key in record]
 
 

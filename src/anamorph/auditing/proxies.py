@@ -69,12 +69,7 @@ class SimplifiedProxy(Proxy):
 
     def bytes(self, run: ModelRun) -> int:
         """Of attention's scores, or of an MLP's hidden units."""
-        batch, positions = run.states[0].mask.shape
-        queries = run.scored.targets.at.shape[1]
-        width = run.states[0].residual.shape[-1]
-        rows = queries if self.first_layer >= run.model.layers - 1 else positions
-        heads = len({head for _, head in self.heads})
-        return 4 * batch * max(queries * heads * positions, rows * 4 * width)
+        return widest(self, run)
 
     def run(self, run: ModelRun, stack: Sequence[Self]) -> Outcome:
         """Everything from the first edited layer on.
@@ -133,6 +128,16 @@ class ModelProxy(Proxy):
         scored = run.scored.to(self.other.device)
         ran = self.other.run(scored.batch, record=patterns_of(self.heads), at=scored.targets.at)
         return Outcome(self.other, ran.state, ran.recorded)
+
+
+def widest(proxy: Proxy, run: ModelRun) -> int:
+    """Bytes of attention's scores, or of an MLP's hidden units, from a proxy's first layer on."""
+    batch, positions = run.states[0].mask.shape
+    queries = run.scored.targets.at.shape[1]
+    width = run.states[0].residual.shape[-1]
+    rows = queries if proxy.first_layer >= run.model.layers - 1 else positions
+    heads = len({head for _, head in proxy.heads})
+    return 4 * batch * max(queries * heads * positions, rows * 4 * width)
 
 
 def attention_heads(edited: Collection[Site], sites: Sequence[Site]) -> tuple[Head, ...]:

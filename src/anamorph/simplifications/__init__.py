@@ -19,9 +19,12 @@ from anamorph.simplifications.fitting import check_proxies as check_proxies
 from anamorph.simplifications.fitting import fit as fit
 from anamorph.simplifications.methods.kmeans import KMeans as KMeans
 from anamorph.simplifications.methods.linear import Linear as Linear
+from anamorph.simplifications.methods.low_rank import LowRank as LowRank
 from anamorph.simplifications.methods.onehot import OneHot as OneHot
 from anamorph.simplifications.methods.projections import PCA as PCA
 from anamorph.simplifications.methods.projections import SVD as SVD
+from anamorph.simplifications.methods.prune import Prune as Prune
+from anamorph.simplifications.methods.quantize import Quantize as Quantize
 from anamorph.simplifications.methods.scikit_learn import Estimator as Estimator
 from anamorph.simplifications.named import AnotherModel as AnotherModel
 from anamorph.simplifications.named import ProxySpec as ProxySpec
@@ -38,3 +41,6 @@ from anamorph.simplifications.spec import parse as parse
 from anamorph.simplifications.statistics.base import Statistic as Statistic
 from anamorph.simplifications.sweeping import Sweep as Sweep
 from anamorph.simplifications.sweeping import sweep as sweep
+from anamorph.simplifications.weight_change import WeightChange as WeightChange
+from anamorph.simplifications.weight_change import changed_matrices as changed_matrices
+from anamorph.simplifications.weight_change import changes_weights as changes_weights

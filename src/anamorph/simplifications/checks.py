@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,6 +20,8 @@ from anamorph.simplifications.registry import simplification_names
 from anamorph.simplifications.spec import parse
 from anamorph.simplifications.statistics.base import Mergeable, beside
 from anamorph.simplifications.trial import Trial, require, require_close, some_site
+from anamorph.simplifications.weight_change import WeightChange
+from anamorph.simplifications.weight_checks import WEIGHT_LAWS, weight_trials
 
 
 def check_simplification(
@@ -36,11 +39,23 @@ def check_simplification(
         AssertionError: if a law is broken; the message starts with the law.
     """
     trial = Trial.of(simplification, dim, points, seed)
+    if isinstance(simplification, WeightChange):
+        for law, check in list(LAWS.items())[:2]:  # of its hyper-parameters and its text
+            _kept(law, simplification, partial(check, trial))
+        for of_weights in weight_trials(simplification, dim, trial.points[0], seed):
+            for law, test in WEIGHT_LAWS.items():
+                _kept(law, simplification, partial(test, of_weights))
+        return
     for law, check in LAWS.items():
-        try:
-            check(trial.fresh())
-        except Exception as error:
-            raise AssertionError(f"{law}: {simplification!r}: {error}") from error
+        _kept(law, simplification, partial(check, trial.fresh()))
+
+
+def _kept(law: str, simplification: Simplification, check: Callable[[], None]) -> None:
+    """Check a law; an error of any kind is a breach of it."""
+    try:
+        check()
+    except Exception as error:
+        raise AssertionError(f"{law}: {simplification!r}: {error}") from error
 
 
 def _hyper_parameters(trial: Trial) -> None:

@@ -24,6 +24,8 @@ from anamorph.simplifications.fitted import FittedProxies
 from anamorph.simplifications.placing import sites_of
 from anamorph.simplifications.statistics.base import Statistic, beside
 from anamorph.simplifications.streamed import Steps
+from anamorph.simplifications.weight_change import WeightChange
+from anamorph.simplifications.weight_fitting import WeightFits
 
 Place = tuple[Site, ...]
 """Where a point is taken: at a site; or at those that a replacement reads and, last, the one that
@@ -52,7 +54,7 @@ def check_proxies(
             dimension of a site.
     """
     for name, fitting in _passes(model, proxies, data, train).items():
-        for batch in islice(data[name], 1 if fitting.keys else 0):
+        for batch in islice(data[name], 1 if fitting.sees else 0):
             fitting.take(fitting.points((0, batch)))
 
 
@@ -78,14 +80,15 @@ def fit(
     fits: dict[Attachment, dict[Site, Simplification]] = {}
     on_cpu = model.device.type == "cpu"
     with model.session(), torch_threads(1) as threads:
-        workers = threads if model.parallel and on_cpu else 1
         for name, fitting in _passes(model, proxies, data, train, threads).items():
             try:
-                if fitting.keys:
+                one = not (model.parallel and on_cpu) or bool(fitting.weights.statistics)
+                workers = 1 if one else threads
+                if fitting.sees:
                     for points in side_by_side(fitting.points, _numbered(data[name]), workers):
                         fitting.take(points)
-                        if not fitting.statistics:  # widths alone had to be known
-                            break
+                        if not (fitting.statistics or fitting.weights.statistics):
+                            break  # widths alone had to be known
                 fits |= fitting.learn()
             except AnamorphError as error:
                 raise AnamorphError(f"Split {name!r}: {error}") from error
@@ -137,10 +140,12 @@ class _Pass:
     def __init__(
         self, model: Model, placed: Mapping[Attachment, Sequence[Site]], threads: int
     ) -> None:
-        self.model, self.placed, self.threads = model, placed, threads
+        of_weights = {a: s for a, s in placed.items() if isinstance(a.simplification, WeightChange)}
+        self.model, self.weights, self.threads = model, WeightFits(model, of_weights), threads
+        self.placed = {a: sites for a, sites in placed.items() if a not in of_weights}
         seen = {
             seen
-            for attachment, sites in placed.items()
+            for attachment, sites in self.placed.items()
             for site in sites
             for seen in (site, *attachment.simplification.reads(site))
         }
@@ -151,9 +156,15 @@ class _Pass:
         self.statistics: dict[Stream, dict[Hashable, Statistic]] = {}
         self.fits: dict[tuple[Simplification, Stream], Statistic | None] = {}
         self.learners: dict[tuple[Simplification, Stream], Simplification] = {}
+        self.seen = 0  # batches
         self.learnt: dict[tuple[Simplification, Stream], Simplification] = {}
         if not self.keys:
             self._begin({})
+
+    @property
+    def sees(self) -> bool:
+        """Whether anything of the data is seen."""
+        return bool(self.keys or self.weights.statistics)
 
     def _begin(self, dims: Mapping[Site, int]) -> None:
         """Prepare what is fitted to points of these widths; what needs no points learns at once."""
@@ -178,6 +189,7 @@ class _Pass:
 
     def take(self, points: _Points) -> None:
         """Take in the activations of the next batch."""
+        self.seen += 1
         if not self.streams:
             self._begin({site: x.shape[1] for site, x in points.at.items()})
         orders = {
@@ -193,9 +205,9 @@ class _Pass:
 
     def learn(self) -> dict[Attachment, dict[Site, Simplification]]:
         """Of each attachment the fitted simplification at every site; equal ones are one object."""
-        if not self.streams:
+        if self.sees and not self.seen:
             raise AnamorphError("There is no data to fit to; give at least one batch.")
-        return {
+        return self.weights.learn() | {
             attachment: {
                 place[-1]: self._learn(attachment, stream) for stream in streams for place in stream
             }
@@ -237,7 +249,8 @@ class _Pass:
         first, batch = numbered
         batch = batch.to(self.model.device)
         sequence, place = batch.mask.nonzero(as_tuple=True)  # [points] each, without padding
-        recorded = _record(self.model, batch, self.keys)
+        with self.weights.watching(batch, first):
+            recorded = _record(self.model, batch, self.keys, whole=bool(self.weights.statistics))
         rows = sequence * batch.tokens.shape[1] + place
         points: dict[Site, Tensor] = {}
         for key in self.keys:
@@ -278,8 +291,10 @@ def _require_finite(site: Site, points: Tensor, sequence: Tensor) -> None:
 
 
 @torch.inference_mode()
-def _record(model: Model, batch: Batch, keys: Sequence[LayerKind]) -> Recorded:
-    return model.run(batch, record=keys, stop=max(key.layer for key in keys) + 1).recorded
+def _record(model: Model, batch: Batch, keys: Sequence[LayerKind], whole: bool) -> Recorded:
+    """What the model has at some sites; it runs no further than these, or whole if asked to."""
+    stop = None if whole else max(key.layer for key in keys) + 1
+    return model.run(batch, record=keys, stop=stop).recorded
 
 
 def _written(stream: Stream) -> str:

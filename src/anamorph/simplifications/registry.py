@@ -11,25 +11,28 @@ from anamorph.simplifications.estimator import Fittable
 METHODS = "anamorph.simplifications.methods"
 
 SIMPLIFICATIONS: dict[str, type[Fittable] | str] = {
-    "estimator": f"{METHODS}.scikit_learn:Estimator",
     "clt": f"{METHODS}.clt:CLT",
     "concepts": f"{METHODS}.concepts:Concepts",
+    "estimator": f"{METHODS}.scikit_learn:Estimator",
     "frozen": f"{METHODS}.frozen:Frozen",
     "kmeans": f"{METHODS}.kmeans:KMeans",
     "linear": f"{METHODS}.linear:Linear",
+    "low_rank": f"{METHODS}.low_rank:LowRank",
     "mean": f"{METHODS}.ablations:Mean",
     "onehot": f"{METHODS}.onehot:OneHot",
     "pca": f"{METHODS}.projections:PCA",
+    "prune": f"{METHODS}.prune:Prune",
+    "quantize": f"{METHODS}.quantize:Quantize",
     "random": f"{METHODS}.projections:Random",
     "resample": f"{METHODS}.ablations:Resample",
     "sae": f"{METHODS}.sae:SAE",
     "svd": f"{METHODS}.projections:SVD",
     "topk_attention": f"{METHODS}.attention:TopKAttention",
     "topk_sae": f"{METHODS}.topk:TopKSAE",
+    "topk_transcoder": f"{METHODS}.topk:TopKTranscoder",
+    "transcoder": f"{METHODS}.transcoder:Transcoder",
     "window": f"{METHODS}.attention:Window",
     "zero": f"{METHODS}.ablations:Zero",
-    "transcoder": f"{METHODS}.transcoder:Transcoder",
-    "topk_transcoder": f"{METHODS}.topk:TopKTranscoder",
 }
 """By name a class, or where it is: `module:class`, as in an entry point."""
 
