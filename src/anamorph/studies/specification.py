@@ -68,9 +68,10 @@ class Specification(BaseModel):
                 place, own = e["loc"], e.get("ctx", {}).get("error")  # what our own checks say
                 said = str(own).rstrip(".") if own else f"{e['msg']} (given: {e['input']!r})"
                 if e["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-                    inner = fields(SECTIONS[str(place[-2])]) if place[1:] else ()
-                    known = [field.name for field in inner] or cls.model_fields
-                    said = f"there is no such setting; expected one of {', '.join(known)}"
+                    section = SECTIONS.get(str(place[-2])) if place[1:] else None
+                    known = [x.name for x in fields(section)] if section else [*cls.model_fields]
+                    expected = f"; expected one of {', '.join(known)}"
+                    said = f"there is no such setting{expected if section or not place[1:] else ''}"
                 problems.append(": ".join(filter(None, (".".join(map(str, place)), said))))
             raise AnamorphError(
                 f"The specification in {where} does not fit: {'; '.join(problems)}."
