@@ -126,12 +126,12 @@ def pair_of_wheel(
     written = [pl.DataFrame({FIELD: texts}).write_ndjson().encode() for texts in parts]
     checksum = hashlib.sha256(b"\0".join(written)).hexdigest()
     folder = cache / "texts" / checksum[:32]
-    paths = [folder / f"{role}.jsonl" for role in ("train", "iid", "ood")]
-    for path, content in zip(paths, written, strict=True):
+    train, inside, outside = (folder / f"{role}.jsonl" for role in ("train", "iid", "ood"))
+    for path, content in zip((train, inside, outside), written, strict=True):
         if not path.is_file() or path.read_bytes() != content:
             with replacing(path) as temporary:
                 temporary.write_bytes(content)
-    return Pair(*paths, {**asdict(counts), "sha256": checksum})
+    return Pair(train, inside, outside, {**asdict(counts), "sha256": checksum})
 
 
 def _texts(path: Path, field: str) -> pl.Series:
