@@ -16,7 +16,7 @@ from anamorph.corpora import cache_folder
 from anamorph.corpora.pairs import FIELD, Pair, pair_of_wheel
 from anamorph.corpora.wheels import fetch_wheel, file_of_wheel
 from anamorph.errors import AnamorphError
-from anamorph.files import write_json, write_table
+from anamorph.files import replacing, write_json, write_table
 from anamorph.models.huggingface.load import load_pretrained
 from anamorph.progress import Event, Watch, ignore
 from anamorph.report.pairs import page, table
@@ -139,7 +139,8 @@ def run_pairs(spec: PairsSpec, out: Path | str, watch: Watch = ignore) -> dict[s
         study = GivenStudy.of(given, model, tokenizer)
         runs[name] = carry_out(study, out / name, watch=_named(name, watch))
     write_table(out / TABLE, table(runs))
-    (out / PAGE).write_text(page(runs, fetched), "utf-8")
+    with replacing(out / PAGE) as temporary:
+        temporary.write_text(page(runs, fetched), "utf-8")
     return {name: load_run(run.path) for name, run in runs.items()}
 
 
