@@ -37,6 +37,7 @@ from anamorph.simplifications.fingerprint import fingerprint_of
 from anamorph.studies.specification import GivenSpec, StudySpec, paper_steps
 from anamorph.tasks import Task, load_task
 from anamorph.tasks.text.task import text_task
+from anamorph.tasks.text.tokenizer import Tokenizer
 from anamorph.training.train import default_model, resolved, train
 
 FINGERPRINTS = "fingerprints.json"  # of a seed's weights
@@ -255,7 +256,11 @@ class GivenStudy(Study):
         Raises:
             AnamorphError: as `load_pretrained` and `text_task`, and if they do not fit together.
         """
-        model, tokenizer = load_pretrained(spec.model, hub=spec.hub)
+        return cls.of(spec, *load_pretrained(spec.model, hub=spec.hub))
+
+    @classmethod
+    def of(cls, spec: GivenSpec, model: Model, tokenizer: Tokenizer) -> "GivenStudy":
+        """As `load`, with the model and its tokenizer loaded already."""
         task = text_task(
             spec.data,
             tokenizer,
