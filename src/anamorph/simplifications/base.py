@@ -294,8 +294,7 @@ class Attachment:
 
     def text(self, *, without: str | None = None) -> str:
         """The spec text, with or without a hyper-parameter of that name."""
-        said = {"joint": self.joint, "on": self.on}
-        extra = {key: value for key, value in said.items() if value}
+        extra = {k: v for k, v in (("joint", self.joint), ("on", self.on)) if v}
         return f"{self.simplification.text(without=without, **extra)}@{self.sites}"
 
     def __repr__(self) -> str:
@@ -350,11 +349,8 @@ class Simplified(ProxySpec):
     @property
     def _sized(self) -> tuple[str, float] | None:
         parts = [part for a in self.attachments for part in a.simplification.parts()]
-        sizes = {(p.size_name, p.size) for p in parts if p.size_name and p.size is not None}
-        if len(sizes) != 1:
-            return None
-        name, size = sizes.pop()
-        return name, float(size)
+        sizes = {(p.size_name, float(p.size)) for p in parts if p.size_name and p.size is not None}
+        return sizes.pop() if len(sizes) == 1 else None
 
     @property
     def control(self) -> str | None:

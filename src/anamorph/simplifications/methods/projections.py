@@ -147,6 +147,7 @@ class Random(Centred):
     """
 
     name: ClassVar[str] = "random"
+    control: ClassVar[str | None] = "random"
 
     _place: tuple[int, ...] = ()  # where it stands, in numbers
 
