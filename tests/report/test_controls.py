@@ -1,12 +1,16 @@
 """What controls say of their views."""
 
+from io import StringIO
 from pathlib import Path
 
 import polars as pl
 import pytest
+from rich.console import Console
 
 from anamorph.analysis.controls import beside_views, controls, said
 from anamorph.analysis.findings import Findings, read
+from anamorph.cli.markdown import markdown
+from anamorph.cli.tables import print_run
 from anamorph.report.charts.results import against_size
 from anamorph.report.charts.verdicts import gap_lines, matrix
 from anamorph.report.page import _explained, _facts
@@ -134,6 +138,17 @@ def test_the_report_draws_them_behind_their_views(found: Findings) -> None:
     assert not cells.data["proxy"].str.contains(r"on=|random").any()
     for figure in (lines, gaps):
         assert figure.drawn.to_dict(validate=True)
+
+
+def test_the_terminal_and_documents_say_it_in_a_line(found: Findings) -> None:
+    console = Console(file=StringIO(), width=250)
+    print_run(found, console)
+    assert isinstance(console.file, StringIO)
+    for text in (console.file.getvalue(), markdown(found)):
+        (line,) = (x for x in text.splitlines() if "fitted there" in x)
+        assert line.strip() == f"{TITLE}: {said(found)[TITLE]}"
+        assert "on=" not in text
+    assert "Not shown: 18 controls (with --json)" in console.file.getvalue()
 
 
 def test_the_page_has_explained_variance_beside_same_predictions(found: Findings) -> None:

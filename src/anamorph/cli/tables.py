@@ -7,13 +7,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from anamorph.analysis import controls
 from anamorph.analysis.edited_heads import single_heads
 from anamorph.analysis.findings import Findings
 from anamorph.analysis.heads import rows
 from anamorph.analysis.summary import evidence, headline, notices
 from anamorph.analysis.words import SIGNS, UNTESTABLE, UNTESTED, rounding_sentence, split_label
-from anamorph.cli.rows import LEGEND, STANDING, of_models, of_proxies, of_views
+from anamorph.cli.rows import LEGEND, STANDING, of_controls, of_models, of_proxies, of_views
 from anamorph.faithfulness.gaps import FAITHFUL, MIXED, OVER, UNDECIDED, UNDER
 from anamorph.runs.folder import Run
 from anamorph.tasks import Task
@@ -89,9 +88,8 @@ def _print_summary(found: Findings, console: Console) -> None:
         for title, *texts in views:
             table.add_row(*(escape("\n".join(each)) or "–" for each in (title, *texts)))
         console.print(table)
-    for family, said in controls.said(found).items():
-        if family in found.telling_families:
-            console.print(escape(f"{family}: {said}"))
+    for said in of_controls(found):
+        console.print(escape(said))
     for notice in notices(found):
         console.print(f"[yellow]{escape(notice.title)}.[/] {escape(notice.text)}")
     console.print(evidence(found).sentence)

@@ -199,7 +199,7 @@ def gap_lines(run: Findings) -> Figure | None:
         caption="How much less faithful each proxy is on a split than on iid; to the right of zero "
         "is worse. Thick lines are 95 % intervals of single gaps; thin lines hold for all gaps of "
         "the metric at once: read those where you pick a gap because it is large. Filled points "
-        f"differ from zero (p of no gap, corrected over proxies and splits, below {level:g})."
+        f"differ from zero (p of no gap, corrected over views and splits, below {level:g})."
         f"{UPRIGHT if len(lost) else ''} Rows are sorted by the largest gap in same "
         f"predictions.{rest}",
         chart=alt.layer(*_intervals(run, list(labels.values())), data=TABLE)
