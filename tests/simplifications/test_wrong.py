@@ -100,11 +100,19 @@ class SetsTheSeed(Wrong):
         return self(x) + torch.rand(1).to(x)
 
 
-class MixesThreads(Wrong):
+class LeavesItsInput(Wrong):
     def __call__(self, x: Tensor) -> Tensor:
         self._given = x
-        time.sleep(0.001)
         return super().__call__(self._given)
+
+
+class MixesThreads(Wrong):
+    given: ClassVar[list[Tensor]] = []
+
+    def __call__(self, x: Tensor) -> Tensor:
+        self.given[:] = [x]
+        time.sleep(0.001)
+        return super().__call__(self.given[0])
 
 
 SEEN_BY_THE_CHECK = {
@@ -120,6 +128,7 @@ SEEN_BY_THE_CHECK = {
     GivesNan: "finite points stay finite: .* become NaN",
     ChangesItsInput: "the input stays as it is: .* calling changes its input",
     SetsTheSeed: "random numbers have a seed of their own: .* changes the state",
+    LeavesItsInput: "a call changes nothing: .* '_given'.*, where another thread's call would",
     MixesThreads: "threads do not meet: .* two threads at once",
 }
 

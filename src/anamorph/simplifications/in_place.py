@@ -83,13 +83,15 @@ def _calls(trial: Trial) -> None:
     fitted = trial.fitted()
     learnt = {name: value.clone() for name, value in fitted.state_dict().items()}
     first = trial.sequences.mapped(fitted)
+    held = dict(vars(fitted))  # what a first call makes for all others may stay
     trial.others.mapped(fitted)
-    require(
-        torch.equal(trial.sequences.mapped(fitted), first), "a second call gives something else"
-    )
+    left = [name for name, value in vars(fitted).items() if held.get(name) is not value]
+    again = trial.sequences.mapped(fitted)
+    require(torch.equal(again, first), "a second call gives something else")
     after = fitted.state_dict()
     same = learnt.keys() == after.keys() and all(torch.equal(learnt[k], after[k]) for k in after)
     require(same, "a call changes what was learnt")
+    require(not left, f"each call leaves {left}, where another thread's call would find it")
 
 
 def _random_state(trial: Trial) -> None:
