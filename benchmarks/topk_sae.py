@@ -9,7 +9,8 @@ steps. Each has the learning rate and schedule it comes with, and with `--rates`
 its best is shown too: an error at equal steps is as much one of the rate.
 
 All take turns, in an order that moves on from round to round, and medians of the rounds are shown:
-points a second of training alone, and the variance of held-out points that is explained (about
+points a second of training alone, milliseconds of processor time a step (which other work on the
+machine changes less), and the variance of held-out points that is explained (about
 their mean, ratio of sums), computed here from what each peer writes. The points are sums of a few
 of many directions, some much more frequent than others, and noise; or, with `--activations`, those
 of a safetensors file with `points` [points, width], of which the last twentieth is held out.
@@ -70,6 +71,13 @@ def run(folder: Path, python: str, peer: str, steps: int, rate: str, threads: in
     return json.loads(done.stdout) | {"explained": explained(made, held_out)}
 
 
+def told(got: dict) -> str:
+    return (
+        f"{got['speed']:,.0f} points/s, {got['cost']:,.0f} ms of processor a step, "
+        f"{got['explained']:.4f} explained"
+    )
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     arguments.add_argument("--lens", help="an interpreter that has sae-lens")
@@ -108,19 +116,18 @@ def main() -> None:
         for turn in range(options.rounds):
             for peer in peers[turn % len(peers) :] + peers[: turn % len(peers)]:
                 got = run(folder, pythons[peer], peer, steps, "usual", options.threads)
-                found[peer].append(got | {"speed": steps * options.batch / got["seconds"]})
-                print(
-                    f"{peer} {got['version']}: {found[peer][-1]['speed']:,.0f} points/s, "
-                    f"{got['explained']:.4f} explained; load {os.getloadavg()[0]:.1f}",
-                    flush=True,
-                )
+                got["speed"] = steps * options.batch / got["seconds"]
+                got["cost"] = 1000 * got["processor"] / steps
+                found[peer].append(got)
+                load = os.getloadavg()[0]
+                print(f"{peer} {got['version']}: {told(got)}; load {load:.1f}", flush=True)
         print(f"{steps} steps of {options.batch}, {options.threads} threads, medians:")
         for peer in peers:
-            speed, share = (
-                statistics.median(one[what] for one in found[peer])
-                for what in ("speed", "explained")
-            )
-            print(f"{peer}: {speed:,.0f} points/s, {share:.4f} of the variance explained")
+            figures = ("speed", "cost", "explained")
+            medians = {
+                what: statistics.median(one[what] for one in found[peer]) for what in figures
+            }
+            print(f"{peer}: {told(medians)}")
             ratios = [
                 a["speed"] / b["speed"] for a, b in zip(found[peers[0]], found[peer], strict=True)
             ]

@@ -1,5 +1,6 @@
 """Sparse coders that are trained here: gradients by autograd, a truth that is found again."""
 
+import warnings
 from pathlib import Path
 
 import pytest
@@ -181,6 +182,15 @@ def test_threads_and_cuts_of_the_stream_change_no_byte(name: str) -> None:
         torch.set_num_threads(before)
     for other in fits[1:]:
         assert all(torch.equal(value, other[key]) for key, value in fits[0].items())
+
+
+def test_few_steps_are_told() -> None:
+    x = torch.randn(1_600, 6, generator=random())
+    with pytest.warns(UserWarning, match=r"k=3, batch=32\) was learnt in 50 steps, .* passes="):
+        TopKSAE(features=12, k=3, batch=32).fit(x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        TopKSAE(features=12, k=3, batch=32, passes=4).fit(x)
 
 
 def test_a_rate_that_is_too_high_is_told() -> None:

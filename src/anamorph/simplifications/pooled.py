@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 
@@ -12,6 +13,7 @@ from anamorph.errors import AnamorphError, require
 from anamorph.simplifications.streamed import Streamed
 
 WARM_UP = 50  # steps in which the learning rate rises
+FEW = 200  # steps in which little is learnt
 DECAY = 0.5  # the share of the last pool's steps in which it falls to zero
 
 
@@ -84,8 +86,18 @@ class Pooled(Streamed):
         self._held.append(points.float().cpu())
 
     def end(self) -> None:
-        """See `Streamed.end`."""
+        """See `Streamed.end`.
+
+        Warns:
+            UserWarning: if there were so few steps that little is learnt.
+        """
         self._learn(last=True)
+        if self._steps < FEW:
+            warnings.warn(
+                f"{self} was learnt in {self._steps} steps, which are few: fit on more data, or "
+                "give more passes= or a smaller batch=.",
+                stacklevel=2,
+            )
         self.settle(*self._scales)
 
     def _learn(self, last: bool) -> None:
