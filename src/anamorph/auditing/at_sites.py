@@ -17,7 +17,7 @@ from anamorph.errors import AnamorphError
 from anamorph.machine.threads import side_by_side, torch_threads
 from anamorph.models.base import Batch, Context, Model
 from anamorph.models.sites import Site
-from anamorph.simplifications import FittedProxy
+from anamorph.simplifications import FittedProxy, changes_weights
 from anamorph.tasks import Split
 from anamorph.tasks.batches import collate, plan
 
@@ -47,7 +47,8 @@ def at_sites(
     Args:
         model: in inference mode.
         splits: with the sequences that are scored.
-        proxies: sites of attention patterns are left out, as their width is not fixed.
+        proxies: sites of attention patterns are left out, as their width is not fixed, and those
+            whose weights are changed.
         most: sequences of each split; the first so many.
 
     Returns:
@@ -62,6 +63,7 @@ def at_sites(
             edit for key, edit in stacked_edits([fitted], led=True).items() if key.kind != "pattern"
         ]
         for fitted in proxies
+        if not changes_weights(fitted.proxy)
     }
     if not any(edits.values()):
         return pl.DataFrame(schema=SCHEMA)
