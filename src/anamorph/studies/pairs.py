@@ -132,7 +132,9 @@ def run_pairs(spec: PairsSpec, out: Path | str, watch: Watch = ignore) -> dict[s
         for name, two in spec.pairs.items()
     }
     _record(spec, out, fetched, pairs)
+    watch(Event("the model", 0, 1))
     model, tokenizer = load_pretrained(place)
+    watch(Event("the model", 1, 1))
     runs = {}
     for name, pair in pairs.items():
         given = _given(spec, place, name, pair)
