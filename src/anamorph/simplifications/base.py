@@ -43,13 +43,11 @@ class Simplification(Fittable):
         chains: whether it can be a stage of a chain.
         beside_model: whether it is shown what the model itself has where it stands
             (`Context.original`), for which the model runs along.
-        one_fit: whether all sites of an attachment share one fit, as of what one file holds.
     """
 
     kinds: ClassVar[frozenset[str]] = VECTOR_KINDS
     chains: ClassVar[bool] = True
     beside_model: ClassVar[bool] = False
-    one_fit: ClassVar[bool] = False
 
     def reads(self, site: Site) -> tuple[Site, ...]:
         """The sites from which a replacement makes what it writes at `site`; of a map, none."""

@@ -62,6 +62,7 @@ class Fittable(ABC):
         first: the hyper-parameter that may be given by position; None if there is none.
         kept: whether a run keeps what was learnt. What comes from files that its hyper-parameters
             name need not be: it is learnt again from them, whose digests the run holds.
+        one_fit: whether all sites of an attachment share one fit, as of what one file holds.
     """
 
     name: ClassVar[str]
@@ -69,6 +70,7 @@ class Fittable(ABC):
     control: ClassVar[str | None] = None
     first: ClassVar[str | None] = None
     kept: ClassVar[bool] = True
+    one_fit: ClassVar[bool] = False
 
     def statistic(self, dim: int) -> Statistic | None:
         """An empty statistic for points of width `dim`; by default None: there is nothing to fit.
