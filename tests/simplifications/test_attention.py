@@ -82,7 +82,9 @@ def test_a_query_without_attention_nearby_attends_to_itself() -> None:
 
 
 @pytest.mark.parametrize(
-    ("made", "by_hand"), [(Window(size=3), window_by_hand), (TopK(k=2), top_by_hand)], ids=str
+    ("made", "by_hand"),
+    [(Window(size=3), window_by_hand), (TopK(k=2), top_by_hand)],
+    ids=["window", "top-k"],
 )
 def test_in_a_decoder(made: Simplification, by_hand: object, task: Task) -> None:
     """All heads at once, also in the last layer, which runs at a few positions only."""
