@@ -24,8 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from anamorph.models.sites import Site
-from anamorph.simplifications.formats.circuit_tracer import read_cross_layer
-from anamorph.simplifications.formats.reading import read_coder
+from anamorph.simplifications.formats.reading import read_coder, read_cross_layer
 from anamorph.simplifications.methods.topk import TopKSAE, TopKTranscoder
 
 D, F, K, LAYERS, POINTS = 12, 20, 4, 3, 64
@@ -93,7 +92,7 @@ def lens(folder: Path) -> None:
         }
         settings |= said
         write(folder / name, "cfg.json", settings, "sae_weights.safetensors", weights)
-    sae = TopKSAE(features=F, k=K, batch=64).fit(numbers(2_000, D))
+    sae = TopKSAE(features=F, k=K, batch=64, passes=8).fit(numbers(2_000, D))
     sae.export(folder / "exported", Site(3, None, "residual"), "gpt2")
     one_of_sparsify(folder / "of-sparsify", {"activation": "topk", "normalize_decoder": True})
 
@@ -114,7 +113,7 @@ def sparsify(folder: Path) -> None:
     one_of_sparsify(folder / "transcoder", {"transcode": True})
     one_of_sparsify(folder / "skip-transcoder", {"transcode": True, "skip_connection": True})
     x = numbers(2_000, D)
-    coder = TopKTranscoder(features=F, k=K, batch=64, skip=True).fit(x, x.tanh())
+    coder = TopKTranscoder(features=F, k=K, batch=64, passes=8, skip=True).fit(x, x.tanh())
     coder.export(folder / "exported", Site(3, None, "mlp"), "gpt2")
 
 
@@ -184,9 +183,9 @@ def ours(case: Path) -> Callable[[Tensor], Tensor]:
     while inner := [path for path in case.iterdir() if path.is_dir()]:
         case = inner[0]
     if (case / "W_enc_0.safetensors").exists():
-        coder = read_cross_layer(case)
-        return lambda x: coder.write(LAYERS - 1, (x,) * LAYERS)
-    return read_coder(case, 0).coder
+        coder = read_cross_layer(case, LAYERS - 1).coder()
+        return lambda x: coder(*[x] * LAYERS)
+    return read_coder(case, 0).coder()
 
 
 WRITERS = {"lens": lens, "sparsify": sparsify, "dictionary": dictionary, "tracer": tracer}
@@ -220,7 +219,7 @@ def main() -> None:
                     gap = float((made - theirs[case.name]).abs().max() / made.abs().max())
                     told, fine = f"{gap:.1e}", gap <= TOLERANCE
                 reason = EXPECTED.get(f"{package}/{case.name}")
-                print(f"    {case.name:<24}{told}" + (f" ({reason})" if reason else ""))
+                print(f"    {case.name:<26}{told}" + (f" ({reason})" if reason else ""))
                 if fine == bool(reason):
                     wrong.append(f"{package}/{case.name}")
     if wrong:

@@ -42,7 +42,7 @@ def test_each_coder_is_written_for_other_packages(run: Path, tmp_path: Path, ana
     x = torch.randn(20, 16, generator=torch.Generator().manual_seed(0))
     coders = [coder for one in fitted.values() for coder in one.by_site.values()][:4]
     for path, coder in zip(paths, coders, strict=True):
-        made = read_coder(path, 0).coder(x)
+        made = read_coder(path, 0).coder()(x)
         torch.testing.assert_close(made, coder(x), rtol=1e-5, atol=1e-5)
 
 

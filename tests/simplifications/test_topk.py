@@ -225,7 +225,7 @@ def test_what_was_learnt_is_written_for_others(tmp_path: Path) -> None:
         stored = read_coder(path, 0)
         assert site_named(stored.reads, stored.head) == reads
         assert site_named(stored.writes, stored.head) == site
-        torch.testing.assert_close(stored.coder(x), coder(x), rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(stored.coder()(x), coder(x), rtol=1e-6, atol=1e-6)
     with pytest.raises(AnamorphError, match=r"no name for the site 3\.1\.pattern"):
         sae.export(tmp_path, Site(3, 1, "pattern"), "gpt2")
     narrow = TopKTranscoder(features=12, k=3, batch=64).fit(x, x[:, :4])
