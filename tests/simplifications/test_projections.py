@@ -16,6 +16,7 @@ from anamorph.simplifications import (
     Where,
     check_simplification,
     find_simplification,
+    parse,
 )
 from anamorph.simplifications.statistics.blocks import BLOCK
 from anamorph.simplifications.statistics.moments import Moments
@@ -201,6 +202,11 @@ def test_random_directions_are_an_orthogonal_projection_about_the_mean(
 def test_random_directions_of_lower_ranks_are_among_those_of_higher(points: torch.Tensor) -> None:
     two, five = (Random(rank=rank).fit(points).components_ for rank in (2, 5))
     torch.testing.assert_close(two @ five.T @ five, two)
+
+
+def test_random_directions_are_a_control() -> None:
+    kinds = [p.control for p in parse("random(rank=[2,4])@1.0.key") + parse("svd(rank=2)@1.0.key")]
+    assert kinds == ["random", "random", None]
 
 
 def test_random_directions_are_uniform() -> None:

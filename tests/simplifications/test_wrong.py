@@ -128,7 +128,7 @@ SEEN_BY_THE_CHECK = {
     GivesNan: "finite points stay finite: .* become NaN",
     ChangesItsInput: "the input stays as it is: .* calling changes its input",
     SetsTheSeed: "random numbers have a seed of their own: .* changes the state",
-    LeavesItsInput: "a call changes nothing: .* '_given'.*, where another thread's call would",
+    LeavesItsInput: "a call changes nothing: .*'_given'.*, where another thread's call would",
     MixesThreads: "threads do not meet: .* two threads at once",
 }
 
