@@ -425,3 +425,9 @@ def test_a_matrix_that_is_not_used_is_told(task: Task) -> None:
     model = small_model(task, Skips)
     with pytest.raises(AnamorphError, match=r"blocks\.0\.down was used 0 times in one run"):
         logits_with(model, "prune(share=0.5)@0.mlp")
+
+
+def test_what_is_rounded_without_data_has_no_split(task: Task) -> None:
+    data = {"train": [batch()], "far": [batch()]}
+    with pytest.raises(AnamorphError, match=r"it is not fitted, so on=far says nothing"):
+        fit(decoder(task), [simplified("quantize(bits=4, on=far)@1.mlp")], data)

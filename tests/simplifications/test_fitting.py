@@ -249,6 +249,15 @@ def test_a_proxy_is_fitted_on_the_split_that_it_names(
     np.testing.assert_allclose(fitted[proxies[1]].by_site[Site(1, None, "mlp")].mean_, mean)
 
 
+@pytest.mark.parametrize("spec", ["zero(on=far)@1.mlp", "onehot(on=far)@1.*.pattern"])
+def test_what_is_not_fitted_has_no_split(
+    model: TableModel, sequences: list[np.ndarray], spec: str
+) -> None:
+    data = {name: batches(sequences, 5) for name in ("train", "far")}
+    with pytest.raises(AnamorphError, match=r"it is not fitted, so on=far says nothing"):
+        check_proxies(model, expand(spec), data)
+
+
 def test_a_split_that_there_is_not(model: TableModel, sequences: list[np.ndarray]) -> None:
     proxies = expand("svd(rank=1, on=far)@0.0.key")
     for look in (fit, check_proxies):

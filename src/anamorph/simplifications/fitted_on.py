@@ -101,5 +101,15 @@ class FittedOn:
         return HALF if not self.splits and self != FittedOn() else None
 
 
+def refuse_unfitted(what: object, on: str | None) -> None:
+    """Refuse what `on=` says of something that is not fitted: it would be told as a control.
+
+    Raises:
+        AnamorphError: unless `on` is None.
+    """
+    if on is not None:
+        raise AnamorphError(f"{what}: it is not fitted, so on={on} says nothing; leave it out.")
+
+
 def _slice(text: str) -> slice:
     return slice(*(int(end) if end else None for end in text[1:-1].split(":")))

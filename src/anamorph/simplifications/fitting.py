@@ -21,6 +21,7 @@ from anamorph.models.sites import Site
 from anamorph.simplifications.base import Attachment, Simplification, Simplified
 from anamorph.simplifications.estimator import Where
 from anamorph.simplifications.fitted import FittedProxies
+from anamorph.simplifications.fitted_on import refuse_unfitted
 from anamorph.simplifications.placing import sites_of
 from anamorph.simplifications.statistics.base import Statistic, beside
 from anamorph.simplifications.streamed import Steps
@@ -185,6 +186,7 @@ class _Pass:
                     statistic.threads = self.threads
                 self.fits[fit] = statistic
                 if statistic is None:
+                    refuse_unfitted(attachment, attachment.on)
                     self._learn(attachment, stream)
 
     def take(self, points: _Points) -> None:

@@ -11,6 +11,7 @@ from anamorph.models.changing import watched
 from anamorph.models.matrices import Matrix
 from anamorph.models.sites import Site
 from anamorph.simplifications.base import Attachment, Simplification
+from anamorph.simplifications.fitted_on import refuse_unfitted
 from anamorph.simplifications.statistics.base import Statistic
 from anamorph.simplifications.weight_change import Seen, WeightChange
 
@@ -43,7 +44,10 @@ class WeightFits:
                     with told_where(attachment, site):
                         self._matrices[site] = model.matrices(site)
                 found = {m.name: self._statistic(attachment, m) for m in self._matrices[site]}
-                self._inputs[attachment, site] = {k: s for k, s in found.items() if s is not None}
+                inputs = {k: s for k, s in found.items() if s is not None}
+                if not inputs:
+                    refuse_unfitted(attachment, attachment.on)
+                self._inputs[attachment, site] = inputs
 
     def _statistic(self, attachment: Attachment, matrix: Matrix) -> Statistic | None:
         """Of what a matrix is given, if its change is fitted to anything."""
