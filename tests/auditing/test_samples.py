@@ -9,8 +9,8 @@ import anamorph as am
 from anamorph.auditing.audit import described
 from anamorph.auditing.samples import fit_data, scored_task
 from anamorph.simplifications import expand
-from anamorph.simplifications.fitted_on import FittedOn
 from anamorph.tasks import Split, Task
+from anamorph.tasks.fitted_on import FittedOn
 
 Rows = list[tuple[int, ...]]
 

@@ -11,7 +11,7 @@ from anamorph.analysis.findings import Findings, NamedProxy
 from anamorph.analysis.words import points, split_label
 from anamorph.faithfulness import gaps
 from anamorph.faithfulness.metrics import JUDGED
-from anamorph.simplifications.fitted_on import HALF, ORACLE, FittedOn
+from anamorph.tasks.fitted_on import HALF, ORACLE, FittedOn
 
 RANDOM = "random"
 LEARNT = {"rank": "directions", "clusters": "centres", "features": "features", "k": "features"}

@@ -28,9 +28,9 @@ from anamorph.simplifications import (
     fit,
     sweep,
 )
-from anamorph.simplifications.fitted_on import HALF, ORACLE
 from anamorph.tasks import Task
 from anamorph.tasks.checks import check_context, check_direction, check_vocabulary
+from anamorph.tasks.fitted_on import HALF, ORACLE
 
 Simplify = Spec | Iterable[Spec]
 """One spec or several."""

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from anamorph.errors import AnamorphError
 from anamorph.models.base import Batch, Model
 from anamorph.simplifications import ProxySpec, Simplified
-from anamorph.simplifications.fitted_on import TRAIN, FittedOn
 from anamorph.tasks import Split, Task
 from anamorph.tasks.batches import collate, plan
+from anamorph.tasks.fitted_on import TRAIN, FittedOn
 from anamorph.tasks.ragged import joined
 
 TRIED = 256  # tokens of a sequence on which a model is compared with itself, at most

@@ -20,12 +20,12 @@ from anamorph.models.base import Context
 from anamorph.models.sites import HEAD_KINDS, LAYER_KINDS, Site
 from anamorph.models.weights import read_weights, write_weights
 from anamorph.simplifications.estimator import Fittable, Where
-from anamorph.simplifications.fitted_on import HALF, ORACLE, FittedOn
 from anamorph.simplifications.grammar import read_stages
 from anamorph.simplifications.named import ProxySpec
 from anamorph.simplifications.registry import find_class
 from anamorph.simplifications.statistics.base import Several
 from anamorph.simplifications.statistics.reservoir import USUAL, Reservoir
+from anamorph.tasks.fitted_on import HALF, ORACLE, FittedOn
 
 VECTOR_KINDS = frozenset({*HEAD_KINDS, *LAYER_KINDS} - {"pattern"})
 """The kinds of site whose last axis has a fixed width, so that something can be fitted there."""

@@ -21,12 +21,12 @@ from anamorph.models.sites import Site
 from anamorph.simplifications.base import Attachment, Simplification, Simplified
 from anamorph.simplifications.estimator import Where
 from anamorph.simplifications.fitted import FittedProxies
-from anamorph.simplifications.fitted_on import refuse_unfitted
 from anamorph.simplifications.placing import sites_of
 from anamorph.simplifications.statistics.base import Statistic, beside
 from anamorph.simplifications.streamed import Steps
 from anamorph.simplifications.weight_change import WeightChange
 from anamorph.simplifications.weight_fitting import WeightFits
+from anamorph.tasks.fitted_on import refuse_unfitted
 
 Place = tuple[Site, ...]
 """Where a point is taken: at a site; or at those that a replacement reads and, last, the one that

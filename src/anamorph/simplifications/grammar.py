@@ -17,13 +17,12 @@ from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
 from anamorph.errors import AnamorphError
+from anamorph.tasks.fitted_on import SLICE
 
 Scalar = bool | int | float | str
 _Item = TypeVar("_Item")
 
 NAME = r"[A-Za-z_]\w*"
-WORD = r"[A-Za-z_][\w.-]*"  # what a split may be called
-SLICE = r"\[(?:-?\d+)?:(?:-?\d+)?(?::(?:-?\d+)?)?\]"
 SITES = r"[\w.*{},\s-]+"
 PATH = "path"  # the parameter that a value alone is
 MODEL = r"model(?=\s*\()"

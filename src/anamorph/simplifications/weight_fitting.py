@@ -11,9 +11,9 @@ from anamorph.models.changing import watched
 from anamorph.models.matrices import Matrix
 from anamorph.models.sites import Site
 from anamorph.simplifications.base import Attachment, Simplification
-from anamorph.simplifications.fitted_on import refuse_unfitted
 from anamorph.simplifications.statistics.base import Statistic
 from anamorph.simplifications.weight_change import Seen, WeightChange
+from anamorph.tasks.fitted_on import refuse_unfitted
 
 Fits = dict[Attachment, dict[Site, Simplification]]
 

@@ -13,7 +13,7 @@ from anamorph.faithfulness.metrics import find_metric
 from anamorph.report.charts import parts
 from anamorph.report.figure import TABLE, Choice, Figure
 from anamorph.report.theme import split_scale, split_shapes
-from anamorph.simplifications.fitted_on import HALF, ORACLE
+from anamorph.tasks.fitted_on import HALF, ORACLE
 
 PARTS = {
     "both right": "both-right",

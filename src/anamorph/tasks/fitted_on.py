@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anamorph.errors import AnamorphError
-from anamorph.simplifications.grammar import SLICE, WORD
+
+WORD = r"[A-Za-z_][\w.-]*"  # what a split may be called
+SLICE = r"\[(?:-?\d+)?:(?:-?\d+)?(?::(?:-?\d+)?)?\]"
 
 TRAIN = "train"
 """What `on=` calls the training split."""
