@@ -61,7 +61,7 @@ def main() -> None:
     double = copy.deepcopy(model).double()
     proxies = with_identity(spec.simplify)
     start = time.perf_counter()
-    fitted = fit(model, proxies, fit_data(task, spec.audit.fit_sequences), task.train.name)
+    fitted = fit(model, proxies, fit_data(task, spec.audit.fit_sequences, proxies), task.train.name)
     print(f"{len(proxies)} proxies, fitted in {time.perf_counter() - start:.1f} s")
 
     total_audit = total_loop = 0.0

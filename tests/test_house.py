@@ -33,7 +33,7 @@ FLOORS = (
 """Rooms from top to bottom. Imports run downward; on one floor they run one way only."""
 
 MOST_ROOMS = 20
-MOST_LINES = 30_000  # of all files; 17,000 is aimed at
+MOST_LINES = 36_000
 MOST_LINES_OF_FILE = 400
 MOST_LINES_OF_FUNCTION = 60  # of code: without docstrings, comments and blank lines
 MOST_PARAMETERS = 8
@@ -56,6 +56,7 @@ FOREIGN = {
     "models/huggingface/reference.py": "likewise, and foreign modules",
     "models/wrapped.py": "what a foreign module gives may be a NamedTuple",
     "simplifications/fingerprint.py": "Python's own functions, modules and objects",
+    "simplifications/scikit.py": "whether a pipeline can be undone depends on its steps",
     "tasks/text/content.py": "an error's reason",
     "tasks/text/files.py": "a user's documents: a sequence or not",
     "tasks/text/masking.py": "tokenizers differ",

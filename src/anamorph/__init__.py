@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from anamorph.simplifications import PCA as PCA
     from anamorph.simplifications import SVD as SVD
     from anamorph.simplifications import AnotherModel as AnotherModel
+    from anamorph.simplifications import Estimator as Estimator
     from anamorph.simplifications import KMeans as KMeans
     from anamorph.simplifications import OneHot as OneHot
     from anamorph.simplifications import Simplification as Simplification
@@ -54,6 +55,7 @@ _WHERE = {
     "Audit": "auditing.audit",
     "Decoder": "models.decoder",
     "DecoderConfig": "models.decoder",
+    "Estimator": "simplifications",
     "Hook": "models.hooked.hooks",
     "HookedModel": "models.hooked.model",
     "HuggingFace": "models.huggingface.model",

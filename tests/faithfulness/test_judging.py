@@ -27,13 +27,15 @@ def cell(iid=0.97, gap=0.0, error=0.005, **changes):
         "worse": scipy.stats.norm.sf((gap - LINES.tolerance) / error),
         **{"iid_low": iid - half, "iid_high": iid + half},
         **{"model_only_right": 0.1, "proxy_only_right": 0.0, "accuracy": 0.99},
-        **{"iid_sequences": 100, "ood_sequences": 100},
+        **{"iid_sequences": 100, "ood_sequences": 100, "control": None},
     }
     return row | changes
 
 
 def judged(*rows, learnt=None):
-    return judge(pl.DataFrame(rows, schema_overrides={"seed": pl.Int64}), LINES, learnt)
+    return judge(
+        pl.DataFrame(rows, schema_overrides={"seed": pl.Int64, "control": pl.String}), LINES, learnt
+    )
 
 
 @pytest.mark.parametrize(
@@ -85,7 +87,7 @@ def test_p_values_are_corrected_within_a_seed_and_a_metric():
     ]
     rows[0]["p_value"] = rows[3]["p_value"] = math.nan  # not tested
     found = judged(*rows)
-    before = pl.DataFrame(rows, schema_overrides={"seed": pl.Int64})
+    before = pl.DataFrame(rows, schema_overrides={"seed": pl.Int64, "control": pl.String})
     for seed in (0, 1, None):
         for metric in ("same_prediction", "output_jsd"):
             where = pl.col("seed").eq_missing(seed) & (pl.col("metric") == metric)
@@ -101,7 +103,11 @@ def test_nothing_to_judge():
     assert (
         judged(cell()).clear().columns
         == judge(
-            pl.DataFrame([cell()], schema_overrides={"seed": pl.Int64}).clear(), LINES, None
+            pl.DataFrame(
+                [cell()], schema_overrides={"seed": pl.Int64, "control": pl.String}
+            ).clear(),
+            LINES,
+            None,
         ).columns
     )
 
@@ -131,6 +137,14 @@ def test_faithful_proxies_make_others_less_certain_and_no_more(cells, faithful):
         if was == "degrades":
             allowed |= {"unfaithful", "undecided"}
         assert now in allowed
+
+
+@given(st.lists(CELLS, min_size=1, max_size=6), st.lists(CELLS, min_size=1, max_size=20))
+def test_controls_change_nothing_of_what_is_said_of_views(cells, others):
+    controls = [row | {"control": "oracle"} for row in others]
+    both = judged(*controls, *cells)
+    assert both[len(others) :].equals(judged(*cells), null_equal=True)
+    assert both["p_value"][: len(others)].equals(judged(*others)["p_value"])
 
 
 @pytest.mark.parametrize("harmless", [0, 5, 50, 500])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from anamorph.machine.process import as_found, processors
 from anamorph.machine.threads import torch_threads
@@ -83,11 +84,17 @@ def test_affinity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_threads_are_given_back() -> None:
+    def of_numpy() -> set[int]:
+        return {lib["num_threads"] for lib in threadpool_info() if lib["user_api"] == "blas"}
+
     before = torch.get_num_threads()
-    with pytest.raises(KeyError), torch_threads(before + 1):
-        assert torch.get_num_threads() == before + 1
-        raise KeyError
-    assert torch.get_num_threads() == before
+    with threadpool_limits(2, user_api="blas"):
+        with pytest.raises(KeyError), torch_threads(before + 1):
+            assert torch.get_num_threads() == before + 1
+            assert of_numpy() == {1}
+            raise KeyError
+        assert torch.get_num_threads() == before
+        assert of_numpy() == {2}
 
 
 def test_environment_and_warnings_are_given_back(monkeypatch: pytest.MonkeyPatch) -> None:

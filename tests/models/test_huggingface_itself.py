@@ -288,3 +288,23 @@ def test_a_hybrid_has_heads_where_it_attends(name: str) -> None:
     assert {site.layer for site in model.sites if site.kind == "query"} == {1}
     assert {site.layer for site in model.sites if site.kind == "residual"} == {0, 1, 2}
     assert "in layers {0,2}" in missing_sites(model)[0]
+
+
+def test_tokens_that_training_never_saw_tell_nothing_of_a_model() -> None:
+    """At both ends of a vocabulary they may stand; here what they give is no number."""
+    torch.manual_seed(0)
+    config = hf.LlamaConfig(**{**GROUPED, "vocab_size": 1000})
+    model = hf.LlamaForCausalLM(config).eval()
+    with torch.no_grad():
+        model.get_input_embeddings().weight[:300] = torch.nan
+        model.get_input_embeddings().weight[700:] = torch.nan
+    assert am.HuggingFace(model).causal
+
+
+def test_a_first_token_with_a_huge_stream_hides_no_site() -> None:
+    """As in many models, where of some tokens the stream is more than a thousandfold."""
+    model = wide(hf.LlamaForCausalLM(hf.LlamaConfig(**{**GROUPED, "vocab_size": 1000})))
+    with torch.no_grad():
+        model.get_input_embeddings().weight[400:410] *= 1e5
+    found = am.HuggingFace(model).sites
+    assert {site.layer for site in found if site.kind == "mlp_input"} == {0, 1, 2}

@@ -29,7 +29,7 @@ from anamorph.simplifications import (
     fit,
     sites_of,
 )
-from anamorph.simplifications.statistics import moments
+from anamorph.simplifications.statistics import blocks
 
 HEADS, DIM, WIDTH = 2, 4, 6
 
@@ -135,7 +135,7 @@ def test_joint_sites_of_a_head_share_a_fit(model: TableModel, sequences: list[np
 def test_the_fit_does_not_depend_on_the_batch_size(
     model: TableModel, sequences: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(moments, "BLOCK", 32)  # so that there are several, and a rest
+    monkeypatch.setattr(blocks, "BLOCK", 32)  # so that there are several, and a rest
     proxies = expand(
         [
             "svd(rank=2, joint=true)@0.*.{query,key}",
@@ -247,6 +247,15 @@ def test_a_proxy_is_fitted_on_the_split_that_it_names(
         np.testing.assert_allclose(found.abs(), np.abs(axis), atol=1e-9)
     mean = rows(model, Site(1, None, "mlp"), splits["mine"]).mean(axis=0)
     np.testing.assert_allclose(fitted[proxies[1]].by_site[Site(1, None, "mlp")].mean_, mean)
+
+
+@pytest.mark.parametrize("spec", ["zero(on=far)@1.mlp", "onehot(on=far)@1.*.pattern"])
+def test_what_is_not_fitted_has_no_split(
+    model: TableModel, sequences: list[np.ndarray], spec: str
+) -> None:
+    data = {name: batches(sequences, 5) for name in ("train", "far")}
+    with pytest.raises(AnamorphError, match=r"it is not fitted, so on=far says nothing"):
+        check_proxies(model, expand(spec), data)
 
 
 def test_a_split_that_there_is_not(model: TableModel, sequences: list[np.ndarray]) -> None:

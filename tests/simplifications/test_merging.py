@@ -8,10 +8,11 @@ import torch
 
 from anamorph.errors import AnamorphError
 from anamorph.simplifications import PCA, SVD, KMeans, Simplification
-from anamorph.simplifications.statistics import moments
+from anamorph.simplifications.statistics import blocks
 from anamorph.simplifications.statistics.base import Mergeable, Several
 from anamorph.simplifications.statistics.moments import Moments
 from anamorph.simplifications.statistics.reservoir import Reservoir
+from anamorph.simplifications.statistics.squares import Squares
 
 CUTS = [[0, 1000], [0, 1, 700, 700, 1000], [0, 64, 128, 999, 1000], [0, 333, 666, 1000]]
 
@@ -35,7 +36,7 @@ def parts_of(whole: Mergeable, stream: torch.Tensor, cuts: list[int]) -> Mergeab
 
 @pytest.mark.parametrize("cuts", CUTS)
 def test_moments(stream: torch.Tensor, cuts: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(moments, "BLOCK", 64)
+    monkeypatch.setattr(blocks, "BLOCK", 64)
     merged = parts_of(Moments(6), stream, cuts)
     assert isinstance(merged, Moments)
     x = stream.numpy()
@@ -45,6 +46,22 @@ def test_moments(stream: torch.Tensor, cuts: list[int], monkeypatch: pytest.Monk
     merged.update(stream[:10])  # it goes on
     assert merged.count == 1010
     np.testing.assert_allclose(merged.mean, np.concatenate([x, x[:10]]).mean(axis=0), rtol=1e-12)
+
+
+@pytest.mark.parametrize("cuts", CUTS)
+def test_squares(stream: torch.Tensor, cuts: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "BLOCK", 64)
+    merged = parts_of(Squares(6), stream, cuts)
+    assert isinstance(merged, Squares)
+    np.testing.assert_allclose(merged.norms, np.linalg.norm(stream.numpy(), axis=0), rtol=1e-12)
+
+
+def test_squares_do_not_depend_on_the_updates(stream: torch.Tensor) -> None:
+    whole, singly = Squares(6), Squares(6)
+    whole.update(stream.repeat(5, 1))
+    for chunk in torch.split(stream.repeat(5, 1), 7):
+        singly.update(chunk)
+    assert torch.equal(whole.norms, singly.norms)
 
 
 @pytest.mark.parametrize("cuts", CUTS)

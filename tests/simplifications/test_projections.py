@@ -1,5 +1,6 @@
 """SVD, PCA and the moments that they share, against NumPy and scikit-learn."""
 
+from itertools import combinations
 from unittest.mock import Mock
 
 import numpy as np
@@ -8,8 +9,19 @@ import torch
 from sklearn.decomposition import PCA as ScikitPCA
 
 from anamorph.errors import AnamorphError
-from anamorph.simplifications import PCA, SVD
-from anamorph.simplifications.statistics.moments import BLOCK, Moments
+from anamorph.models.sites import Site
+from anamorph.simplifications import (
+    PCA,
+    SVD,
+    Where,
+    check_simplification,
+    find_simplification,
+    parse,
+)
+from anamorph.simplifications.statistics.blocks import BLOCK
+from anamorph.simplifications.statistics.moments import Moments
+
+Random = find_simplification("random")
 
 
 @pytest.fixture
@@ -63,9 +75,9 @@ def test_moments_stay_on_the_device_of_the_points(monkeypatch: pytest.MonkeyPatc
     for _ in range(3):
         moments.update(torch.empty(BLOCK - 10, 4, device="meta"))
     assert moments.count == 3 * BLOCK - 30
-    assert moments._blocks is not None
-    assert moments._blocks.count == 2 * BLOCK
-    assert moments._blocks.scatter.device.type == "meta"
+    assert moments._sums is not None
+    assert moments._sums.count == 2 * BLOCK
+    assert moments._sums.scatter.device.type == "meta"
 
 
 @pytest.mark.parametrize("kind", [SVD, PCA])
@@ -172,3 +184,48 @@ def test_a_rank_above_the_dimension(points: torch.Tensor) -> None:
 def test_no_points() -> None:
     with pytest.raises(AnamorphError, match="no points"):
         SVD(rank=1).fit(torch.empty(0, 4))
+
+
+def test_random_directions_are_an_orthogonal_projection_about_the_mean(
+    points: torch.Tensor,
+) -> None:
+    fitted = Random(rank=4, seed=1).fit(points)
+    rows = fitted.components_.numpy()
+    np.testing.assert_allclose(rows @ rows.T, np.eye(4), atol=1e-12)
+    x, mean = points.numpy(), points.numpy().mean(axis=0)
+    np.testing.assert_allclose(fitted(points), mean + (x - mean) @ rows.T @ rows, atol=1e-10)
+    check_simplification(Random(rank=3))
+    assert torch.equal(Random(rank=4, seed=1).fit(-points).components_, fitted.components_)
+    assert not torch.allclose(Random(rank=4, seed=2).fit(points).components_, fitted.components_)
+
+
+def test_random_directions_of_lower_ranks_are_among_those_of_higher(points: torch.Tensor) -> None:
+    two, five = (Random(rank=rank).fit(points).components_ for rank in (2, 5))
+    torch.testing.assert_close(two @ five.T @ five, two)
+
+
+def test_random_directions_are_a_control() -> None:
+    kinds = [p.control for p in parse("random(rank=[2,4])@1.0.key") + parse("svd(rank=2)@1.0.key")]
+    assert kinds == ["random", "random", None]
+
+
+def test_random_directions_are_uniform() -> None:
+    """The squared length that a fixed vector keeps is Beta(rank / 2, (dim - rank) / 2)."""
+    points = torch.zeros(2, 6)
+    kept = [
+        float(Random(rank=2, seed=seed).fit(points).components_[:, 0].square().sum())
+        for seed in range(400)
+    ]
+    variance = 2 / 6 * 4 / 6 / (1 + 3)  # a b / ((a + b)² (a + b + 1)), of a = 1, b = 2
+    assert np.mean(kept) == pytest.approx(1 / 3, abs=4 * (variance / 400) ** 0.5)
+    assert np.var(kept) == pytest.approx(variance, rel=0.3)
+
+
+def test_random_directions_differ_from_site_to_site(points: torch.Tensor) -> None:
+    sites = [Site(1, 0, "query"), Site(1, 0, "key"), Site(1, 1, "key"), Site(2, 0, "key")]
+    found = [
+        Random(rank=2).placed(Where((site,))).fit(points).components_ for site in (*sites, sites[0])
+    ]
+    assert torch.equal(found[0], found[-1])
+    for one, other in combinations(found[:-1], 2):
+        assert not torch.allclose(one, other)

@@ -39,6 +39,10 @@ QK = "1.*.{query,key}"
         ("onehot(joint=true)@0.0.pattern", Simplified((OneHot().at("0.0.pattern", joint=True),))),
         ("svd(rank=4, on=far)@1.0.key", Simplified((SVD(rank=4).at("1.0.key", on="far"),))),
         (
+            "svd(rank=4, on=train[0::2]+far)@1.0.key",
+            Simplified((SVD(rank=4).at("1.0.key", on="train[0::2]+far"),)),
+        ),
+        (
             "svd(rank=8, joint=true, on=un-seen.1)+kmeans(clusters=64)@1.*.{query,key}",
             Simplified(((SVD(rank=8) + KMeans(clusters=64)).at(QK, joint=True, on="un-seen.1"),)),
         ),
@@ -72,6 +76,15 @@ def test_lists_stand_for_one_proxy_each() -> None:
         for rank in (1, 2)
         for joint in (", joint=true", "")
         for clusters in (4, 8)
+    ]
+
+
+def test_a_list_holds_slices_and_the_training_split_needs_no_name() -> None:
+    text = "svd(rank=2, on=[train, far[::-1], near+far[:20:3]])@0.0.key"
+    assert list(map(str, parse(text))) == [
+        "svd(rank=2)@0.0.key",
+        "svd(rank=2, on=far[::-1])@0.0.key",
+        "svd(rank=2, on=near+far[:20:3])@0.0.key",
     ]
 
 
@@ -145,7 +158,7 @@ def test_a_family_is_the_text_without_the_size(
         ("svd(rank=[1,2)@1.0.key", r"expected ',' or '\]'"),
         ("svd(rank=4@1.0.key", r"expected ',' or '\)'"),
         ("svd(rank 4)@1.0.key", "expected '=' and a value"),
-        ("svd(4)@1.0.key", "expected the name of a parameter"),
+        ("svd(4)@1.0.key", "svd has no path, which a value without a name would be. Its param"),
         ("svd@1.0.key", "svd needs rank. Its parameters are: rank"),
         ("svd(ranks=4)@1.0.key", "svd has no ranks. Its parameters are: rank"),
         ("svd(rank=4, rank=5)@1.0.key", "gives rank of svd twice"),
@@ -153,7 +166,7 @@ def test_a_family_is_the_text_without_the_size(
         ("svd(rank=four)@1.0.key", "rank must be a whole number.*got 'four'"),
         ("svd(rank=4, on=2020)@1.0.key", "on must be the name of a split; got 2020"),
         ("svd(rank=4, on=a)+pca(rank=2, on=b)@1.0.key", "both on=a and on=b"),
-        ("linear+svd(rank=4)@1.mlp", "linear makes what is at a site from other sites"),
+        ("linear+svd(rank=4)@1.mlp", "linear needs a site of its own"),
         ("svd(rank=4, joint=1)@1.0.key", "joint must be true or false; got 1"),
         (
             "svd(rank=4,joint=true)+pca(rank=2,joint=false)@1.0.key",
@@ -172,7 +185,7 @@ def test_what_cannot_be_read_says_why(text: str, message: str) -> None:
 
 
 def test_splits_that_a_spec_cannot_name() -> None:
-    with pytest.raises(AnamorphError, match=r"Cannot fit .* on the split 'a b'.*rename the split"):
+    with pytest.raises(AnamorphError, match=r"Cannot fit on 'a b'.*rename the split"):
         SVD(rank=4).at("1.0.key", on="a b")
     assert "on=far" in str(SVD(rank=1) + KMeans(clusters=2).at("1.0.key", on="far"))
 

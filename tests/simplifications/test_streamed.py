@@ -7,8 +7,16 @@ import torch
 from torch import Tensor
 
 from anamorph.errors import AnamorphError
+from anamorph.models.base import Batch
+from anamorph.models.decoder import Decoder, DecoderConfig
 from anamorph.models.sites import Site
-from anamorph.simplifications import SIMPLIFICATIONS, Replacement, check_simplification
+from anamorph.simplifications import (
+    SIMPLIFICATIONS,
+    Replacement,
+    check_simplification,
+    expand,
+    fit,
+)
 from anamorph.simplifications.streamed import Streamed
 
 
@@ -99,6 +107,44 @@ def test_it_keeps_the_laws_also_in_a_chain(monkeypatch: pytest.MonkeyPatch) -> N
     check_simplification(BySGD())
     monkeypatch.setitem(SIMPLIFICATIONS, "bysgd", BySGD)
     check_simplification(BySGD() + BySGD(seed=1))
+
+
+class Threads(Streamed):
+    """Learns how many threads it had, and how many torch had meanwhile."""
+
+    name = "threads"
+
+    def __init__(self, *, seed: int = 0, batch: int = 16) -> None:
+        self.seed = seed
+        self.batch = batch
+
+    def begin(self, dims: Sequence[int], random: torch.Generator) -> None:
+        pass
+
+    def step(self, points: Tensor) -> None:
+        self._had = [self.threads, torch.get_num_threads()]
+
+    def end(self) -> None:
+        self.had_ = torch.tensor(self._had)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x
+
+
+def test_a_learner_has_the_threads_that_torch_had(points: Tensor) -> None:
+    tokens = torch.randint(0, 9, (8, 5), generator=torch.Generator().manual_seed(0))
+    model = Decoder(DecoderConfig(vocabulary=9, context=5, width=8))
+    batches = {"train": [Batch(tokens, torch.ones_like(tokens).bool())]}
+    proxies = expand(Threads() @ "0.mlp")
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        (fitted,) = fit(model, proxies, batches).values()
+        assert [simple.had_.tolist() for simple in fitted.by_site.values()] == [[3, 1]]
+        assert Threads().fit(points).had_.tolist() == [3, 1]
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_no_points() -> None:

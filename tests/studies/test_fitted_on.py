@@ -28,11 +28,18 @@ def test_a_run_holds_both_and_says_so(task: Task, tmp_path: Path) -> None:
     assert set(specs) < set(values.columns)
     assert (values[specs[0]] != values[specs[1]]).all()
     (choice,) = [c for c in run.spec["choices"] if c["what"] == "Data for the simplifications"]
-    assert "with on=, as many of the split that is named (unseen_depth)" in choice["choice"]
+    assert "with on=, as many of what is named (unseen_depth)" in choice["choice"]
+    # Of unseen depth every second sequence is fitted on, and the others are scored.
+    counts = dict(found.filter(simplification=specs[0]).select("split", "sequences").iter_rows())
+    assert counts["unseen_depth"] == counts["iid"] == 12
+    whole = am.audit(model, task, specs, **(OPTIONS | {"sequences": 1000})).results
+    of_view = whole.filter(simplification=specs[0]).drop_nulls("seed")
+    counts = dict(of_view.select("split", "sequences").unique("split").iter_rows())
+    assert counts["unseen_depth"] == len(task.splits["unseen_depth"]) / 2
     fitted = FittedProxies.load(run.path / "seed-0/simplifications.safetensors")
-    for proxy, split in zip(list(fitted)[1:], ("train", "unseen_depth"), strict=True):
+    fit_on = (list(task.train)[:9], list(task.splits["unseen_depth"])[1::2][:9])
+    for proxy, some in zip(list(fitted)[1:], fit_on, strict=True):
         site = Site(1, 0, "key")
-        some = list(task.splits[split])[:9]
         keys = np.concatenate([forward(model, tokens, {})[site] for tokens in some])
         axis = torch.from_numpy(np.abs(np.linalg.svd(keys)[2][:1]))
         found_axis = fitted[proxy].by_site[site].components_.abs()

@@ -101,6 +101,7 @@ def test_what_a_run_holds(whole: Path) -> None:
             "fingerprints.json",
             "works",
             "noise.json",
+            "sites.parquet",
             "matching.parquet",
             "views",
         }

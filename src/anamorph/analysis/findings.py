@@ -1,5 +1,6 @@
 """What a run found, as reports, tables and sentences tell it."""
 
+import re
 from collections import Counter
 from collections.abc import Collection
 from functools import cached_property
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from anamorph.analysis.heads import Heads
-from anamorph.analysis.words import method_label, sites_label, sized
+from anamorph.analysis.words import method_label, sites_label, sized, views_of
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness.gaps import ILLUSIONS, LOOKS_RIGHT
 from anamorph.faithfulness.metrics import JUDGED, SUFFIX, all_metrics, find_metric
@@ -45,7 +46,37 @@ class NamedProxy(NamedTuple):
 
 
 class Findings(Run):
-    """A run folder, with what follows from its tables. Pictures and curves may be missing."""
+    """A run folder, with what follows from its tables. Pictures and curves may be missing.
+
+    Its tables are those of the views; `controls` has the others.
+    """
+
+    @cached_property
+    def _everything(self) -> Run:
+        """The run, whose tables have views and controls."""
+        return Run(self.path, self.spec)
+
+    @cached_property
+    def results(self) -> pl.DataFrame:
+        """See `Run.results`; of the model and the views."""
+        return views_of(self._everything.results)
+
+    @cached_property
+    def gaps(self) -> pl.DataFrame:
+        """See `Run.gaps`; of the views."""
+        return views_of(self._everything.gaps)
+
+    @cached_property
+    def contrasts(self) -> pl.DataFrame:
+        """See `Run.contrasts`; of the views."""
+        return views_of(self._everything.contrasts)
+
+    @cached_property
+    def controls(self) -> pl.DataFrame:
+        """Of `Run.results` the rows of controls, for whole splits."""
+        return self._everything.results.filter(
+            pl.col("control").is_not_null(), pl.col("facet").is_null()
+        )
 
     @cached_property
     def proxies(self) -> list[NamedProxy]:
@@ -56,7 +87,9 @@ class Findings(Run):
         for row in frame.unique(maintain_order=True).iter_rows(named=True):
             joint = " · joint" if "joint=true" in row["family"] else ""
             where = " + ".join(sites_label(part) for part in row["sites"].split(";"))
-            title = f"{method_label(row['method'])} · {where}{joint}"
+            named = re.search(r"[( ]on=([^,)]+)", row["family"])
+            on = f" · fitted on {named[1]}" if named else ""
+            title = f"{method_label(row['method'])} · {where}{joint}{on}"
             title = title if row.pop("sites") else row["family"]
             proxies.append(NamedProxy(**row, title=title))
         # Families whose titles are alike (another parameter differs) are called by their spec.

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from anamorph.analysis.texts import functions, glyphs
-from anamorph.analysis.words import families
+from anamorph.analysis.words import families, views_of
+from anamorph.auditing.changed import in_place
 from anamorph.auditing.engine import BATCH_TOKENS
 from anamorph.auditing.samples import fit_data, scored_sequences
-from anamorph.auditing.stacks import stacked_edits
 from anamorph.files import write_table
 from anamorph.models.base import Batch, LayerKind
 from anamorph.models.decoder import Decoder
@@ -36,12 +36,18 @@ NONE = "–"  # the level of a token that a facet says nothing about
 
 
 def write(run: Run, task: Task, fit_sequences: int) -> None:
-    """Write the tables of every seed of a run, into `views/`."""
-    results = run.results
+    """Write the tables of every seed of a run, into `views/`.
+
+    Args:
+        run: with its results; of its proxies the views are shown, not their controls.
+        task: with what is scored (`scored_task`).
+        fit_sequences: of the training split, at most.
+    """
+    results = views_of(run.results)
     if whole := [str(proxy) for proxy in expand(run.spec["simplify"])]:  # not single heads, then
         results = results.filter(pl.col("simplification").is_in([*whole, "identity"]))
     telling = telling_proxies(results, run.spec["audit"]["thresholds"]["faithful"])
-    read = illusory_proxies(run.gaps)
+    read = illusory_proxies(views_of(run.gaps))
     for seed in run.spec["seeds"]:
         folder = run.seed(seed) / "views"
         if (folder / "sentences.parquet").exists():  # written last
@@ -99,7 +105,8 @@ def proxy_patterns(
 ) -> list[Tensor]:
     """[batch, head, query, key] attention of each layer, at positions `at` or all."""
     record = [LayerKind(layer, "pattern") for layer in range(model.layers)]
-    recorded = model.run(batch, stacked_edits([fitted]), record, at).recorded
+    with in_place(model, fitted) as edits:
+        recorded = model.run(batch, edits, record, at).recorded
     return [recorded[key][0] for key in record]
 
 

@@ -12,9 +12,9 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from anamorph.auditing.changed import in_place
 from anamorph.auditing.engine import BATCH_TOKENS
 from anamorph.auditing.samples import scored_sequences
-from anamorph.auditing.stacks import stacked_edits
 from anamorph.faithfulness.divergences import jensen_shannon
 from anamorph.models.base import Batch, Model
 from anamorph.simplifications import FittedProxy
@@ -94,5 +94,6 @@ def glyphs(vocabulary: Sequence[str]) -> list[str]:
 
 def _predictions(model: Model, batch: Batch, fitted: FittedProxy | None) -> Tensor:
     """[batch, position, vocabulary] probabilities of the model, or of a proxy."""
-    edits = {} if fitted is None else stacked_edits([fitted])
-    return model.logits(model.run(batch, edits).state)[0].float().softmax(-1)
+    with in_place(model, fitted) as edits:
+        state = model.run(batch, edits).state
+    return model.logits(state)[0].float().softmax(-1)

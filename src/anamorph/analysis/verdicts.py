@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
+from anamorph.analysis import controls
 from anamorph.analysis.findings import Findings, NamedProxy
 from anamorph.analysis.words import listing, percent, points, sequences, split_label, threshold
 from anamorph.faithfulness import gaps
@@ -30,12 +31,14 @@ class Sentence(NamedTuple):
 
 
 def sentences(run: Findings) -> list[Sentence]:
-    """A few sentences for every family of proxies that was judged."""
-    found = []
+    """A few sentences for every family of views that was judged, those of its controls last."""
+    found, of_controls = [], controls.said(run)
     for title, proxies in run.families.items():
         cells = {p: run.cells[p.simplification] for p in proxies if p.simplification in run.cells}
         if cells:
-            found.append(_sentence(run, title, cells))
+            sentence = _sentence(run, title, cells)
+            text = f"{sentence.text} {of_controls.get(title, '')}".rstrip()
+            found.append(sentence._replace(text=text))
     return found
 
 

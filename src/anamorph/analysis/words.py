@@ -32,6 +32,9 @@ WORDS = {
     "proxy": "The model with simplifications standing at some of its sites, named by a text such "
     "as svd(rank=4)@1.*.{query,key}. A joint fit is shared by the sites of a head.",
     "size": "How much a simplification keeps: directions (rank) or centres (clusters).",
+    "control": "A proxy that tells what the number of a view means: the same view fitted on the "
+    "split itself (oracle) or on a part of the training data (half), or one that learnt nothing "
+    "(random).",
     "split": "Sequences for testing. iid comes from the distribution of the training data; all "
     "others differ from it in a stated way (out of distribution).",
     "scored position": "A place where a prediction counts.",
@@ -71,6 +74,14 @@ _METHODS = {
     "pca": "PCA",
     "kmeans": "k-means",
     "onehot": "one-hot attention",
+    "window": "windowed attention",
+    "topk_attention": "top-k attention",
+    "zero": "zero ablation",
+    "mean": "mean ablation",
+    "resample": "resampling",
+    "random": "random directions",
+    "sae": "SAE",
+    "clt": "cross-layer transcoder",
     "model": "another model",
 }
 
@@ -104,6 +115,11 @@ def sites_label(sites: str) -> str:
     return f"{where}{which} {kind.strip('{}').replace(',', ', ')}"
 
 
+def views_of(table: pl.DataFrame) -> pl.DataFrame:
+    """The rows of a table of a run without those of controls."""
+    return table.filter(pl.col("control").is_null())
+
+
 def families(rows: pl.DataFrame) -> list[pl.DataFrame]:
     """The rows of every family: alike but for the size, small sizes first.
 
@@ -115,9 +131,15 @@ def families(rows: pl.DataFrame) -> list[pl.DataFrame]:
 
 
 def sized(size_name: str | None, sizes: Sequence[float | None]) -> str:
-    """Sizes with their name: "rank 4 and 8", "64 clusters", "1 cluster"; "" if it has no name."""
+    """Sizes with their name: "rank 4 and 8", "64 clusters", "1 cluster"; "" if it has no name.
+
+    Example:
+        >>> sized("pca__n_components", [4])
+        '4 components'
+    """
     if not size_name:
         return ""
+    size_name = size_name.rpartition("__")[2].removeprefix("n_")  # as scikit-learn calls them
     numbers = listing([f"{size:g}" for size in sizes])
     if not size_name.endswith("s"):
         return f"{size_name} {numbers}"

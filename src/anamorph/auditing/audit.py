@@ -8,7 +8,7 @@ import polars as pl
 
 from anamorph.auditing.another import check_models
 from anamorph.auditing.options import AuditOptions
-from anamorph.auditing.samples import few_sequences, fit_data
+from anamorph.auditing.samples import few_sequences, fit_data, scored_task
 from anamorph.auditing.works import Auditor, Work, merge, plan
 from anamorph.faithfulness.confidence import PRIOR_CORRELATION
 from anamorph.faithfulness.gaps import Thresholds
@@ -30,6 +30,7 @@ from anamorph.simplifications import (
 )
 from anamorph.tasks import Task
 from anamorph.tasks.checks import check_context, check_direction, check_vocabulary
+from anamorph.tasks.fitted_on import HALF, ORACLE
 
 Simplify = Spec | Iterable[Spec]
 """One spec or several."""
@@ -161,7 +162,8 @@ def check_audit(
     if model.context is not None:
         check_context(task, model.context)
     model.check(few_sequences(task, model))
-    check_proxies(model, simplified(proxies), fit_data(task, 1), task.train.name)
+    scored_task(task, proxies)
+    check_proxies(model, simplified(proxies), fit_data(task, 1, proxies), task.train.name)
     return check_models(proxies, model, task)
 
 
@@ -185,10 +187,7 @@ def tabulated(
     """`tabulate`, as the options of an audit say; they are resolved."""
     return tabulate(
         cells,
-        [
-            ProxyInfo(str(p), p.method, p.family, p.size_name, p.size, p.control, p.sites)
-            for p in proxies
-        ],
+        described(proxies),
         {split.name: split.role for split in task.evaluated},
         reference=task.reference.name,
         learnt=options.learnt,
@@ -198,12 +197,38 @@ def tabulated(
     )
 
 
+def described(proxies: Sequence[ProxySpec]) -> list[ProxyInfo]:
+    """How the tables describe proxies.
+
+    A control is one of a view in the audit: what is fitted elsewhere of one that is alike but for
+    `on=`, in whose family it stands; what is one by nature of those at the same sites that have
+    sizes of the same name. Without such a view it is a view itself.
+    """
+    views = [p for p in proxies if p.control is None]
+    families = {p.family for p in views}
+    places = {(p.sites, p.size_name) for p in views}
+
+    def describe(p: ProxySpec) -> ProxyInfo:
+        fitted = p.control in (ORACLE, HALF)
+        known = p.view in families if fitted else (p.sites, p.size_name) in places
+        control, family = (p.control, p.view) if p.control and known else (None, p.family)
+        return ProxyInfo(str(p), p.method, family, p.size_name, p.size, control, p.sites)
+
+    return [describe(p) for p in proxies]
+
+
 def fit_on_task(
     model: Model, proxies: Sequence[ProxySpec], task: Task, sequences: int
 ) -> FittedProxies:
     """Fit what is to be fitted of proxies to the first sequences of `train`, or of their `on=`.
 
+    Args:
+        model: the original.
+        proxies: what to fit; other models are passed over.
+        task: its data.
+        sequences: how many are fitted on, at most; see `fit_data`.
+
     Raises:
         AnamorphError: as `anamorph.simplifications.fit`.
     """
-    return fit(model, simplified(proxies), fit_data(task, sequences), task.train.name)
+    return fit(model, simplified(proxies), fit_data(task, sequences, proxies), task.train.name)

@@ -156,9 +156,7 @@ def _wide(
 @contextmanager
 def _threads(model: Model, parallel: bool, settings: Settings) -> Iterator[int]:
     """Set torch's threads as models need them; gives how many batches may run at a time."""
-    if model.device.type != "cpu":  # it keeps itself busy
-        yield 1
-        return
+    parallel = parallel and model.device.type == "cpu"  # any other keeps itself busy
     with torch_threads(1 if parallel else (settings.threads or torch.get_num_threads())) as before:
         yield before if parallel else 1
 

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any, Self
 
 from anamorph.auditing.model_run import Head, ModelRun, Outcome, patterns_of
@@ -68,12 +69,7 @@ class SimplifiedProxy(Proxy):
 
     def bytes(self, run: ModelRun) -> int:
         """Of attention's scores, or of an MLP's hidden units."""
-        batch, positions = run.states[0].mask.shape
-        queries = run.scored.targets.at.shape[1]
-        width = run.states[0].residual.shape[-1]
-        rows = queries if self.first_layer >= run.model.layers - 1 else positions
-        heads = len({head for _, head in self.heads})
-        return 4 * batch * max(queries * heads * positions, rows * 4 * width)
+        return widest(self, run)
 
     def run(self, run: ModelRun, stack: Sequence[Self]) -> Outcome:
         """Everything from the first edited layer on.
@@ -81,7 +77,9 @@ class SimplifiedProxy(Proxy):
         Raises:
             AnamorphError: if an edit does not fire exactly once.
         """
-        first, edits = self.first_layer, stacked_edits([proxy.fitted for proxy in stack])
+        fitted = [proxy.fitted for proxy in stack]
+        led = any(s.beside_model for proxy in fitted for s in proxy.by_site.values())
+        first, edits = self.first_layer, stacked_edits(fitted, led)
         # What comes before the first edit is the model's own; the identity runs nothing again.
         record, at = patterns_of(self.heads), run.scored.targets.at
         patterns = Recorded({s: run.outcome.patterns[s] for s in record if s.layer < first})
@@ -93,6 +91,9 @@ class SimplifiedProxy(Proxy):
                     "run; expected once. The model does not pass this tensor on, so nothing was "
                     "measured."
                 )
+        if led:  # the model itself ran along as the first copy
+            state = replace(state, residual=state.residual[1:])
+            found = {key: x if len(x) == 1 else x[1:] for key, x in found.items()}
         return Outcome(run.model, state, patterns | found)
 
 
@@ -127,6 +128,16 @@ class ModelProxy(Proxy):
         scored = run.scored.to(self.other.device)
         ran = self.other.run(scored.batch, record=patterns_of(self.heads), at=scored.targets.at)
         return Outcome(self.other, ran.state, ran.recorded)
+
+
+def widest(proxy: Proxy, run: ModelRun) -> int:
+    """Bytes of attention's scores, or of an MLP's hidden units, from a proxy's first layer on."""
+    batch, positions = run.states[0].mask.shape
+    queries = run.scored.targets.at.shape[1]
+    width = run.states[0].residual.shape[-1]
+    rows = queries if proxy.first_layer >= run.model.layers - 1 else positions
+    heads = len({head for _, head in proxy.heads})
+    return 4 * batch * max(queries * heads * positions, rows * 4 * width)
 
 
 def attention_heads(edited: Collection[Site], sites: Sequence[Site]) -> tuple[Head, ...]:

@@ -1,12 +1,19 @@
-"""Which sequences of a task are used for what."""
+"""Which sequences of a task are used for what: to try a model, to fit, to be scored."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from hashlib import blake2b
 
 import numpy as np
+from numpy.typing import NDArray
 
+from anamorph.errors import AnamorphError
 from anamorph.models.base import Batch, Model
+from anamorph.simplifications import ProxySpec, Simplified
 from anamorph.tasks import Split, Task
 from anamorph.tasks.batches import collate, plan
+from anamorph.tasks.fitted_on import TRAIN, FittedOn
+from anamorph.tasks.ragged import joined
 
 TRIED = 256  # tokens of a sequence on which a model is compared with itself, at most
 FIT_TOKENS = 4_096  # a batch that is fitted on
@@ -16,6 +23,43 @@ def scored_sequences(split: Split, most: int | None = None) -> Split:
     """The first `most` sequences of a split that have a scored position: the others say nothing."""
     counts = np.add.reduceat(split.scored.astype(np.int64), split.offsets[:-1])
     return split.take(np.flatnonzero(counts)[:most])
+
+
+def scored_task(task: Task, proxies: Iterable[ProxySpec]) -> Task:
+    """The task whose evaluated splits hold only what is scored; the task itself if that is all.
+
+    What any of the proxies is fitted on by `on=` is scored of none of them, so that all stand side
+    by side. Sequences with the same tokens are the same, whichever split they are in. What is
+    fitted on the training split is left out of nothing: tasks see to it that it is another.
+
+    Raises:
+        AnamorphError: if `on=` names a split or sequences that there are not, or if nothing of a
+            split is left to be scored.
+    """
+    named = {
+        part
+        for proxy in proxies
+        if isinstance(proxy, Simplified)
+        for attachment in proxy.attachments
+        for part in attachment.fitted_on.parts
+        if part.split != TRAIN
+    }
+    fitted: set[bytes] = set()
+    for part in sorted(named):
+        ((split, sequences),) = _named(task, FittedOn((part,)))
+        fitted.update(_contents(split, sequences))
+    left = {}
+    for split in task.evaluated if fitted else ():
+        every = np.arange(len(split))
+        others = [content not in fitted for content in _contents(split, every)]
+        left[split.name] = split.take(every[others])
+        if split.scored.any() and not left[split.name].scored.any():
+            raise AnamorphError(
+                f"Nothing of the split {split.name!r} is left to be scored, as simplifications are "
+                f"fitted on all of it by on=. Fit on a part, such as on={split.name}[1::2], which "
+                "leaves the others."
+            )
+    return replace(task, splits={**task.splits, **left}) if left else task
 
 
 def few_sequences(task: Task, model: Model) -> Batch:
@@ -29,12 +73,69 @@ def few_sequences(task: Task, model: Model) -> Batch:
     return Batch(batch.tokens[:, :TRIED], batch.mask[:, :TRIED]).to(model.device)
 
 
-def fit_data(task: Task, sequences: int) -> dict[str, Iterator[Batch]]:
-    """By the name of a split its first sequences, in their order, in batches."""
+def fit_data(
+    task: Task, sequences: int, proxies: Iterable[ProxySpec] = ()
+) -> dict[str, Iterator[Batch]]:
+    """By what proxies name to be fitted on, and the name of the training split, its batches.
 
-    def batches(split: Split) -> Iterator[Batch]:
-        sample = split.take(np.arange(min(sequences, len(split))))
-        for part in plan(sample.lengths, FIT_TOKENS):
-            yield collate(sample, part)
+    Args:
+        task: the data.
+        sequences: how many are fitted on, at most: the first that are named, in their order. Of a
+            mixture all parts together give so many (rounded up), each as many as the others: so a
+            mixture differs from one split in what is fitted on, not in how much. The parts take
+            turns, a sequence each; a long sequence weighs more than a short one, as it does alone.
+        proxies: what is to be fitted.
 
-    return {name: batches(split) for name, split in task.splits.items()}
+    Raises:
+        AnamorphError: if `on=` names a split or sequences that there are not.
+    """
+    attachments = [a for p in proxies if isinstance(p, Simplified) for a in p.attachments]
+    named = {a.on: a.fitted_on for a in attachments if a.on is not None}
+    samples = {task.train.name: FittedOn(), **named}
+    return {name: _batches(_sample(task, on, sequences)) for name, on in samples.items()}
+
+
+def _batches(sample: Split) -> Iterator[Batch]:
+    for part in plan(sample.lengths, FIT_TOKENS):
+        yield collate(sample, part)
+
+
+def _sample(task: Task, on: FittedOn, sequences: int) -> Split:
+    """The sequences that are fitted on; nothing in it is scored."""
+    named = _named(task, on)
+    each = min(-(-sequences // len(named)), *(len(some) for _, some in named))
+    parts = [split.take(some[:each]) for split, some in named]
+    tokens = np.concatenate([part.given for part in parts])
+    together = Split("fit", "train", tokens, joined(parts), np.zeros(len(tokens), bool))
+    return together.take(np.arange(len(parts) * each).reshape(len(parts), each).T.ravel())
+
+
+def _named(task: Task, on: FittedOn) -> list[tuple[Split, NDArray[np.int64]]]:
+    """Of each part its split, and the numbers of the sequences that it means."""
+    found = []
+    for part in on.parts:
+        if part.split != TRAIN and part.split not in task.splits:
+            raise AnamorphError(
+                f"There is no split {part.split!r} to fit on; there are: {', '.join(task.splits)}."
+            )
+        split = task.train if part.split == TRAIN else task.splits[part.split]
+        if part.split != TRAIN and split is task.train:
+            raise AnamorphError(
+                f"The split {part.split!r} is the training split, which on= calls {TRAIN!r}: write "
+                f"on={TRAIN}{part.slice}, or leave it out."
+            )
+        sequences = part.sequences(len(split))
+        if not len(sequences):
+            raise AnamorphError(
+                f"There is nothing to fit on in {part.split}{part.slice}: the split has "
+                f"{len(split)} sequences."
+            )
+        found.append((split, sequences))
+    return found
+
+
+def _contents(split: Split, sequences: NDArray[np.int64]) -> Iterator[bytes]:
+    """A digest of the tokens of each of these sequences."""
+    for number in sequences:
+        tokens = split.tokens[split.offsets[number] : split.offsets[number + 1]]
+        yield blake2b(tokens.astype("<i8").tobytes(), digest_size=16).digest()

@@ -1,6 +1,7 @@
 """The edits of many proxies to one tensor, as one edit along the copy axis."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -20,15 +21,19 @@ class StackedEdit(Edit):
         key: the tensor.
         placed: for each copy the simplification at each head (None for kinds without heads); a head
             that is not there is left as it is.
+        led: whether the first copy is the model itself, which simplifications are then shown.
     """
 
     def __init__(
-        self, key: LayerKind, placed: Sequence[Mapping[int | None, Simplification]]
+        self,
+        key: LayerKind,
+        placed: Sequence[Mapping[int | None, Simplification]],
+        led: bool = False,
     ) -> None:
-        self.key, self.placed = key, placed
+        self.key, self.placed, self.led = key, placed, led
         self.copies = len(placed)
         read = {s for here in placed for head, x in here.items() for s in x.reads(self.site(head))}
-        self.reads = tuple(sorted({LayerKind(site.layer, site.kind) for site in read}))
+        self.reads = tuple(sorted({LayerKind(site.layer, site.kind) for site in read} - {key}))
         self.heads: list[int] = sorted({h for here in placed for h in here if h is not None})
         self.fired = 0
 
@@ -64,6 +69,8 @@ class StackedEdit(Edit):
             bias = torch.stack([b for _, b in maps]).to(x)  # [affine, dim]
         if len(maps) == len(affine):
             return _affine(x, matrix, bias)
+        if self.led:
+            context = replace(context, original=x[0])
         out = x.new_empty(len(affine), *x.shape[1:])
         if maps:
             copies = [copy for copy, map_ in enumerate(affine) if map_ is not None]
@@ -86,7 +93,9 @@ def _edited(
 ) -> Tensor:
     """What a simplification makes of a copy's `x` [batch, ...] at a site, of the same shape."""
     with told_where(simplification, site):
-        given = [_read(read, copy, context) for read in simplification.reads(site)] or [x]
+        given = [
+            x if read == site else _read(read, copy, context) for read in simplification.reads(site)
+        ] or [x]
         made = simplification.apply(*given, context=context)
         if made.shape != x.shape:
             raise AnamorphError(
@@ -110,11 +119,17 @@ def _affine(x: Tensor, matrix: Tensor, bias: Tensor) -> Tensor:
     return torch.baddbmm(bias[:, None], flat, matrix).view(copies, *x.shape[1:])
 
 
-def stacked_edits(stack: Sequence[FittedProxy]) -> dict[LayerKind, StackedEdit]:
-    """The edits that make the copies of a stack into the given proxies."""
+def stacked_edits(stack: Sequence[FittedProxy], led: bool = False) -> dict[LayerKind, StackedEdit]:
+    """The edits that make the copies of a stack into the given proxies.
+
+    Args:
+        stack: a proxy a copy.
+        led: whether one copy more comes first, the model itself.
+    """
     placed: dict[LayerKind, list[dict[int | None, Simplification]]] = {}
-    for copy, fitted in enumerate(stack):
+    for copy, fitted in enumerate(stack, start=int(led)):
         for site, simplification in fitted.by_site.items():
             key = LayerKind(site.layer, site.kind)
-            placed.setdefault(key, [{} for _ in stack])[copy][site.head] = simplification
-    return {key: StackedEdit(key, placed[key]) for key in sorted(placed)}
+            copies = placed.setdefault(key, [{} for _ in range(led + len(stack))])
+            copies[copy][site.head] = simplification
+    return {key: StackedEdit(key, placed[key], led) for key in sorted(placed)}

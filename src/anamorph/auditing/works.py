@@ -11,9 +11,10 @@ from math import ceil
 from typing import Any
 
 from anamorph.auditing.another import load
+from anamorph.auditing.changed import ChangedProxy
 from anamorph.auditing.engine import Settings, Told, audit_split
 from anamorph.auditing.proxies import ModelProxy, Proxy, SimplifiedProxy, attention_heads
-from anamorph.auditing.samples import scored_sequences
+from anamorph.auditing.samples import scored_sequences, scored_task
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness.measuring import CellKey
 from anamorph.faithfulness.sums import CellSums
@@ -24,6 +25,7 @@ from anamorph.simplifications import (
     FittedProxies,
     ProxySpec,
     Simplified,
+    changes_weights,
     first_layer,
     sites_of,
 )
@@ -59,7 +61,7 @@ def plan(proxies: Sequence[ProxySpec], model: Model, splits: Sequence[str]) -> l
         every proxy once on every split. Simplifications that can run in one stack stand together:
         they are ordered by the first layer that they read or edit and the heads they are compared
         on, then as they were given. Every other model is a work of its own, so that only one is in
-        memory.
+        memory; so is every proxy that changes weights.
     """
     sites = model.sites
 
@@ -67,10 +69,12 @@ def plan(proxies: Sequence[ProxySpec], model: Model, splits: Sequence[str]) -> l
         edited = {s: a.simplification for a, some in sites_of(proxy, sites) for s in some}
         return first_layer(edited, model.layers), attention_heads(edited, sites)
 
-    ordered = sorted((p for p in proxies if isinstance(p, Simplified)), key=place)
+    in_stacks = [p for p in proxies if isinstance(p, Simplified) and not changes_weights(p)]
+    ordered = sorted(in_stacks, key=place)
     size = ceil(len(ordered) / max(1, ceil(len(ordered) / PROXIES)))
     inside = [ordered[i : i + size] for i in range(0, len(ordered), max(1, size))]
-    others = [[p] for p in proxies if not isinstance(p, Simplified)]
+    alone = {*proxies} - {*in_stacks}
+    others = [[p] for p in proxies if p in alone]
 
     def work(split: str, number: int, some: Sequence[ProxySpec]) -> Work:
         return Work(split, number, tuple(map(str, some)))
@@ -86,7 +90,7 @@ class Auditor:
     Args:
         model: the original, in inference mode.
         task: its data.
-        proxies: all of the specification.
+        proxies: all of the specification; what they are fitted on by `on=` is not scored.
         fitted: what was fitted of them.
         sequences: scored sequences of each split, at most; None for all.
         settings: how sums are computed; the defaults if it is None.
@@ -101,10 +105,10 @@ class Auditor:
         sequences: int | None = None,
         settings: Settings | None = None,
     ) -> None:
-        self.model, self.task, self.fitted = model, task, fitted
+        self.model, self.task, self.fitted = model, scored_task(task, proxies), fitted
         self.sequences, self.settings = sequences, settings or Settings()
         self.specs = {str(spec): spec for spec in proxies}
-        self._last: tuple[str, ModelProxy] | None = None  # another model, for its next work
+        self._last: Proxy | None = None  # with weights of its own, for its next work
 
     def execute(self, work: Work, watch: Told = lambda done, total: None) -> dict[str, CellSums]:
         """The sums of a work, by spec string, in the work's order.
@@ -132,8 +136,8 @@ class Auditor:
             AnamorphError: names what differs.
         """
         for text in known.keys() & set(work.proxies):
-            assert self._last is not None  # a work has one other model at most
-            before, now = known[text], self._last[1].other.fingerprint()
+            assert isinstance(self._last, ModelProxy)  # a work has one other model at most
+            before, now = known[text], self._last.other.fingerprint()
             parts = [part for part in {**before, **now} if before.get(part) != now.get(part)]
             if parts:
                 raise AnamorphError(
@@ -149,13 +153,18 @@ class Auditor:
             AnamorphError: if it is another model, and cannot be loaded.
         """
         spec = self.specs[text]
-        if isinstance(spec, Simplified):
+        if isinstance(spec, Simplified) and not changes_weights(spec):
             return SimplifiedProxy(self.fitted[spec], self.model)
-        assert isinstance(spec, AnotherModel)
-        if self._last is None or self._last[0] != text:
+        if self._last is None or str(self._last.spec) != text:
             self._last = None  # one at a time in memory
-            self._last = text, ModelProxy(spec, load(spec).model, self.model)
-        return self._last[1]
+            self._last = self._with_weights(spec)
+        return self._last
+
+    def _with_weights(self, spec: ProxySpec) -> Proxy:
+        if isinstance(spec, Simplified):
+            return ChangedProxy(self.fitted[spec], self.model)
+        assert isinstance(spec, AnotherModel)
+        return ModelProxy(spec, load(spec).model, self.model)
 
 
 def merge(

@@ -8,7 +8,7 @@ from anamorph.cli.console import stdout
 from anamorph.errors import AnamorphError
 from anamorph.models.sites import HEAD_KINDS, LAYER_KINDS
 from anamorph.simplifications import find_simplification, simplification_names
-from anamorph.studies.specification import presets
+from anamorph.studies.specification import presets, with_presets
 from anamorph.tasks import task_names
 
 OF_ANY = (
@@ -27,6 +27,10 @@ def list_() -> None:
             how = "`anamorph audit --data`" if task == "text" else "`am.load_task` in Python"
             said = f"no presets: for {how}"
         console.print(f"{'task':<16}{task} ({said})")
+    for name in with_presets():
+        if name not in task_names():
+            said = f"{name} (pairs of texts; presets: {', '.join(presets(name))})"
+            console.print(f"{'task':<16}{said}")
     for name in simplification_names():
         console.print(escape(f"{'simplification':<16}{_described(name)}"), soft_wrap=True)
     console.print(f"{'':<16}{OF_ANY}", soft_wrap=True)

@@ -9,7 +9,7 @@ from anamorph.analysis.edited_heads import single_heads
 from anamorph.analysis.findings import Findings
 from anamorph.analysis.summary import evidence, headline, notices
 from anamorph.analysis.words import SIGNS, UNTESTED, split_label
-from anamorph.cli.rows import LEGEND, STANDING, Number, of_models, of_proxies, of_views
+from anamorph.cli.rows import LEGEND, STANDING, Number, of_controls, of_models, of_proxies, of_views
 from anamorph.faithfulness.metrics import JUDGED
 from anamorph.runs.folder import Run
 from anamorph.tasks.about import About
@@ -73,6 +73,7 @@ def _summary(found: Findings) -> list[str]:
     parts += [f"**{headline(found).sentence}** {evidence(found).sentence}"]
     if views := of_views(found):
         parts.append(_table(STANDING, [["<br>".join(each) or "–" for each in v] for v in views]))
+    parts += of_controls(found)
     return parts
 
 

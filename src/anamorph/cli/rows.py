@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import polars as pl
 
+from anamorph.analysis import controls
 from anamorph.analysis.findings import IDENTITY, Findings
 from anamorph.analysis.summary import headline, standings
 from anamorph.analysis.words import SIGNS
@@ -40,6 +41,12 @@ def of_proxies(found: Findings) -> dict[str, list[tuple[float, str | None]]]:
         values = dict(some.select("split", "value").iter_rows())
         table[str(name)] = [(values[s], verdicts.get((name, s))) for s in found.splits]
     return table
+
+
+def of_controls(found: Findings) -> list[str]:
+    """What controls say of the families to show, a sentence each."""
+    said = controls.said(found).items()
+    return [f"{title}: {text}" for title, text in said if title in found.telling_families]
 
 
 def of_views(found: Findings) -> list[tuple[list[str], ...]]:

@@ -4,6 +4,8 @@ from functools import partial
 
 from anamorph.cli import options
 from anamorph.cli.console import audit_into
+from anamorph.cli.pairs import pairs_into
+from anamorph.studies.pairs import is_pairs, load_pairs
 from anamorph.studies.specification import load_preset
 from anamorph.studies.study import run_study
 
@@ -19,7 +21,14 @@ def run(
     unseen: options.UnseenFolder = None,
     ood: options.OodFolders = None,
 ) -> None:
-    """Train, simplify, audit and report; the same command goes on with a stopped run."""
+    """Train, simplify, audit and report; the same command goes on with a stopped run.
+
+    Of pairs of texts, such as texts, the model is fetched instead, and every pair is audited.
+    """
     folder = out or options.default_out(task, preset)
+    if is_pairs(task, preset):
+        changes = options.with_folders(settings, train, unseen, ood)
+        pairs_into(folder, load_pairs(task, preset, changes, seeds))
+        return
     spec = load_preset(task, preset, options.with_folders(settings, train, unseen, ood), seeds)
     audit_into(folder, partial(run_study, spec, folder, preset=preset, workers=workers))

@@ -12,7 +12,7 @@ from anamorph.analysis.findings import Findings
 from anamorph.analysis.heads import rows
 from anamorph.analysis.summary import evidence, headline, notices
 from anamorph.analysis.words import SIGNS, UNTESTABLE, UNTESTED, rounding_sentence, split_label
-from anamorph.cli.rows import LEGEND, STANDING, of_models, of_proxies, of_views
+from anamorph.cli.rows import LEGEND, STANDING, of_controls, of_models, of_proxies, of_views
 from anamorph.faithfulness.gaps import FAITHFUL, MIXED, OVER, UNDECIDED, UNDER
 from anamorph.runs.folder import Run
 from anamorph.tasks import Task
@@ -35,6 +35,8 @@ def print_run(run: Run, console: Console) -> None:
     caption = f"{LEGEND}; no mark: faithful; {found.reference} is what the others are compared with"
     if hidden:
         caption += f". Not shown: {len(hidden)} proxies of single heads (below; all with --json)"
+    if beside := found.controls["simplification"].n_unique():
+        caption += f". Not shown: {beside} control{'s' if beside > 1 else ''} (with --json)"
     over = f", over {len(found.seeds)} models" if len(found.seeds) > 1 else ""
     title = f"Share of predictions that proxy and model have in common{over}"
     table = Table(title=title, caption=caption)
@@ -86,6 +88,8 @@ def _print_summary(found: Findings, console: Console) -> None:
         for title, *texts in views:
             table.add_row(*(escape("\n".join(each)) or "–" for each in (title, *texts)))
         console.print(table)
+    for said in of_controls(found):
+        console.print(escape(said))
     for notice in notices(found):
         console.print(f"[yellow]{escape(notice.title)}.[/] {escape(notice.text)}")
     console.print(evidence(found).sentence)

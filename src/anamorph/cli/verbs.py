@@ -6,6 +6,7 @@ import typer
 
 from anamorph.cli.audit import audit
 from anamorph.cli.data import data
+from anamorph.cli.export import export
 from anamorph.cli.list import list_
 from anamorph.cli.report import report
 from anamorph.cli.run import run
@@ -19,7 +20,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for verb in (run, train, audit, report, show, data, sites):
+for verb in (run, train, audit, report, show, data, sites, export):
     app.command()(verb)
 app.command(name="list")(list_)
 

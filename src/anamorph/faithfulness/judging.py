@@ -36,6 +36,9 @@ FOR_VERDICTS = (
 def judge(gaps: pl.DataFrame, thresholds: Thresholds, learnt: float | None) -> pl.DataFrame:
     """Correct the p-values over the rows of one seed and metric, and give the verdicts.
 
+    Views are corrected for one another and controls for one another, so that what is said of a view
+    does not depend on the controls that are put beside it.
+
     Every model is judged by itself. Over several, the verdict is what all of them agree on. The
     interval of their mean is not used: it says what to expect of another model, about which a few
     models tell little.
@@ -53,7 +56,8 @@ def judge(gaps: pl.DataFrame, thresholds: Thresholds, learnt: float | None) -> p
     """
     for column in ("p_value", "worse"):
         adjusted = np.full(len(gaps), np.nan)
-        for rows in gaps.with_row_index().group_by("seed", "metric").agg("index")["index"]:
+        alike = "seed", "metric", pl.col("control").is_null()
+        for rows in gaps.with_row_index().group_by(*alike).agg("index")["index"]:
             adjusted[rows] = benjamini_hochberg(gaps[column].gather(rows).to_numpy())
         gaps = gaps.with_columns(pl.Series(column, adjusted, dtype=pl.Float64))
     judged = gaps.with_row_index("row").filter(metric=JUDGED)

@@ -48,8 +48,8 @@ def tabulate(
     Intervals are 95 % intervals over sequences (`anamorph.faithfulness.intervals`). Rows where
     `seed` is null are of the mean over seeds; their intervals are over seeds too. A gap is positive
     where the proxy is less faithful, or does worse, out of distribution. P-values are corrected
-    over all proxies and `ood` splits of one seed and metric. Rows are in the order of splits (the
-    reference first), proxies, seeds (null last), groups and metrics.
+    over all views and `ood` splits of one seed and metric, those of controls apart. Rows are in the
+    order of splits (the reference first), proxies, seeds (null last), groups and metrics.
 
     Args:
         cells: every seed, proxy and split, all with the same metrics; those of attention may be
@@ -70,8 +70,8 @@ def tabulate(
             "exact", "binomial", "t" or "sequence". All three are null where a level is too rare.
         gaps: seed, the columns of `ProxyInfo`, split, role, metric, reference, iid, ood, gap, low,
             high, low_all, high_all, p_value, level, change, verdict, needed. The last four are
-            given for `same_prediction` only. `low_all` and `high_all` hold for all gaps of the seed
-            and metric at once.
+            given for `same_prediction` only. `low_all` and `high_all` hold for all gaps of views of
+            the seed and metric at once; those of a control are as wide.
         contrasts: seed, the columns of `ProxyInfo`, split, role, facet, level, metric, value, low,
             high, error, tokens, sequences: a level less the other levels of its facet. Empty if
             cells were stopped early.
@@ -86,7 +86,8 @@ def tabulate(
     one = seeds[0], proxies[0].simplification
     places = [Place(name, splits[name], cells[*one, name].index) for name in order]
     grid = Grid(cells, proxies, seeds, cells[*one, reference].metrics, stopping)
-    family = int(grid.compared.sum()) * sum(splits[name] == "ood" for name in order)
+    views = grid.compared & np.array([proxy.control is None for proxy in proxies])
+    family = int(views.sum()) * sum(splits[name] == "ood" for name in order)
     # Without a split to compare, the empty table of gaps has the columns of the reference's own.
     compared = [n for n, place in enumerate(places) if n and place.role == "ood"] or [0]
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
+from threadpoolctl import threadpool_limits
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -23,8 +24,8 @@ _turn = threading.RLock()  # torch's number of threads belongs to the whole proc
 def torch_threads(number: int) -> Iterator[int]:
     """Set how many threads torch uses in an operation; afterwards it is as before.
 
-    Autocast, which is each thread's own, is off meanwhile. A call from another thread waits for its
-    turn.
+    NumPy's linear algebra uses one meanwhile, and autocast, which is each thread's own, is off. A
+    call from another thread waits for its turn.
 
     Yields:
         how many it used before.
@@ -33,7 +34,7 @@ def torch_threads(number: int) -> Iterator[int]:
         before = torch.get_num_threads()
         torch.set_num_threads(number)
         try:
-            with torch.autocast("cpu", enabled=False):
+            with torch.autocast("cpu", enabled=False), threadpool_limits(1, user_api="blas"):
                 yield before
         finally:
             torch.set_num_threads(before)

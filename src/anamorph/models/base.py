@@ -15,7 +15,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from anamorph.errors import AnamorphError
 from anamorph.models.layout import HeadLayout, layout_of
+from anamorph.models.matrices import Matrix
 from anamorph.models.sites import HEAD_KINDS, Site
 
 
@@ -48,12 +50,15 @@ class Context:
             on the query axis of a pattern.
         read: what the edit asked to read (`Edit.reads`), [1 or copy, batch, ...], after edits. It
             holds the same positions as the tensor; keys and values always hold all of them.
+        original: what the model has in place of the tensor, [batch, ...], where the run holds an
+            unchanged copy of it; else None.
     """
 
     tokens: Tensor
     mask: Tensor
     at: Tensor | None = None
     read: Mapping[LayerKind, Tensor] = field(default_factory=dict)
+    original: Tensor | None = None
 
 
 class Edit(ABC):
@@ -210,6 +215,24 @@ class Model(ABC):
         from another of its shape, so an audit of it into a run folder is refused.
         """
         return {}
+
+    def matrices(self, site: Site) -> list[Matrix]:
+        """The matrices of weights behind a site, none of which any other layer uses.
+
+        Args:
+            site: `mlp` or `attention`, for the matrices of that layer's MLP, or of its queries,
+                keys, values and outputs; or the `pattern` of a head, for two, W_Q [dim, width] and
+                W_K [dim, width], such that its scores are W_Q x · W_K y times a number, up to
+                biases.
+
+        Raises:
+            AnamorphError: if the model does not say which they are, or there are none; says why.
+        """
+        raise AnamorphError(
+            f"{type(self).__name__} does not say which matrices stand behind {site}, so its "
+            "weights cannot be changed there. A Decoder, am.HuggingFace and am.HookedModel do; "
+            "or give a changed copy of the model as am.AnotherModel(name, model)."
+        )
 
     def check(self, batch: Batch) -> None:
         """Make sure, before an audit, that it runs as its owner would run it.

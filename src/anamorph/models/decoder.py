@@ -22,6 +22,7 @@ from anamorph.machine.process import usual_tensors
 from anamorph.models.base import Batch, Edits, LayerKind, Model, Ran, State
 from anamorph.models.causal import causal_attention, rotated
 from anamorph.models.fingerprint import CONFIGURATION, digest_of, fingerprint_of
+from anamorph.models.matrices import Matrix
 from anamorph.models.sites import HEAD_KINDS, LAYER_KINDS, Site
 from anamorph.models.tap import Tap, rows_at
 from anamorph.models.weights import read_weights, write_weights
@@ -146,6 +147,37 @@ class Decoder(nn.Module, Model):
         if kind == "pattern":
             return None
         return self.config.width if kind in LAYER_KINDS else self.config.width // self.config.heads
+
+    def matrices(self, site: Site) -> list[Matrix]:
+        """See `anamorph.models.base.Model.matrices`."""
+        block = cast(_Block, self.blocks[site.layer])
+        if site.kind == "pattern" and self.config.positions == "rotary":
+            raise AnamorphError(
+                f"No matrices behind {site} can be changed: rotary positions turn queries and keys "
+                "before they meet, so scores are not of one matrix W_Q W_Kᵀ."
+            )
+        if site.kind == "mlp":
+            parts = {"up": block.up, "down": block.down}
+        elif site.kind == "attention":
+            parts = {"query": block.query, "key": block.key, "value": block.value}
+            parts["output"] = block.output
+        elif site.kind == "pattern":
+            parts = {"query": block.query, "key": block.key}
+        else:
+            return super().matrices(site)
+        rows = None
+        if site.head is not None:
+            dim = self.config.width // self.config.heads
+            rows = torch.arange(site.head * dim, (site.head + 1) * dim)
+        return [
+            Matrix(
+                f"blocks.{site.layer}.{name}" + ("" if site.head is None else f"[{site.head}]"),
+                module,
+                block.query if name in ("key", "value") else module,
+                rows,
+            )
+            for name, module in parts.items()
+        ]
 
     def forward(self, tokens: Tensor) -> Tensor:
         """[batch, position] token ids to [batch, position, vocabulary] logits, nothing edited.

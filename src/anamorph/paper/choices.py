@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from anamorph.simplifications import expand
+from anamorph.simplifications import Simplified, expand
 from anamorph.tasks.about import Choice
 
 Row = tuple[str, str, str]  # what, choice, why
@@ -126,7 +126,13 @@ def _of_every_audit(spec: Mapping[str, Any]) -> list[Row]:
 
 
 def _other_splits(spec: Mapping[str, Any]) -> str:
-    """Which simplifications are fitted on other splits than the training split."""
+    """What simplifications are fitted on besides all of the training split."""
     texts = [text for key in ("simplify", "each_layer", "each_head") for text in spec.get(key, ())]
-    on = sorted({name for proxy in expand(texts) for name in proxy.on})
-    return f"; with on=, as many of the split that is named ({', '.join(on)})" if on else ""
+    named = [proxy for proxy in expand(texts) if isinstance(proxy, Simplified)]
+    on = sorted({a.on for proxy in named for a in proxy.attachments if a.on is not None})
+    if not on:
+        return ""
+    return (
+        f"; with on=, as many of what is named ({', '.join(on)}), which is every second sequence "
+        "of another split than train, or a slice of it; no proxy is scored on these"
+    )

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from anamorph.analysis.words import FAILS, HOLDS, UNTESTED
+from anamorph.analysis.words import FAILS, HOLDS, UNTESTED, views_of
 from anamorph.faithfulness.intervals import LEVEL, quantile, student
 from anamorph.runs.folder import Run
 
@@ -51,8 +51,9 @@ class Tables:
 
     @classmethod
     def of(cls, run: Run) -> "Tables":
-        """Of a run, whose claims need not be measured yet."""
-        return cls(run.results, run.gaps, run.spec, run.heads, run.contrasts, run.matching)
+        """Of the views in a run, whose claims need not be measured yet."""
+        results, gaps, contrasts = map(views_of, (run.results, run.gaps, run.contrasts))
+        return cls(results, gaps, run.spec, run.heads, contrasts, run.matching)
 
     @property
     def looks_right(self) -> float:

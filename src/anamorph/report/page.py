@@ -10,6 +10,7 @@ from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -20,7 +21,7 @@ from anamorph.analysis.heads import correlations, rows
 from anamorph.analysis.summary import Standing, evidence, headline, notices, standings
 from anamorph.analysis.verdicts import Sentence, sentences
 from anamorph.errors import AnamorphError
-from anamorph.faithfulness.metrics import all_metrics, find_metric
+from anamorph.faithfulness.metrics import JUDGED, all_metrics, find_metric
 from anamorph.files import replacing
 from anamorph.report.charts.sections import draw
 from anamorph.report.code_view import code_view
@@ -31,6 +32,7 @@ from anamorph.tasks.about import About
 SCALE = 2  # PNG pixels per point
 MOST_HEADS = 40  # rows of a table of heads that are not folded away
 CHOICES = ("What the paper leaves open, as chosen here", "What this audit assumes")
+MOST_EXPLAINED = 12  # proxies whose explained variance stands beside their same predictions
 MOST_MEANS = 3  # proxies whose pooled and per-sequence means stand side by side
 
 
@@ -128,6 +130,7 @@ def _content(run: Findings) -> dict[str, Any]:
         "head_faithful": run.by_head.least if run.by_head else None,
         "shared_keys": run.by_head is not None and run.by_head.shared_keys,
         "means": _means(run),
+        "explained": _explained(run),
         "averages": About.of(run.spec).averages,
         "checks": _checks(run),
         "rounding": words.rounding_sentence(run.checks.get("rounding")),
@@ -199,6 +202,28 @@ def _means(run: Findings) -> list[tuple[str, list[float | None], list[float | No
     return table
 
 
+def _explained(run: Findings) -> list[tuple[str, list[tuple[float | None, float]]]]:
+    """Telling proxies, by split: the explained variance at the worst site, and same predictions.
+
+    Of several models the means. Empty in runs of earlier versions.
+    """
+    if run.sites is None:
+        return []
+    worst = run.sites.group_by("seed", "simplification", "split").agg(
+        pl.col("explained_variance").min()
+    )
+    means = worst.group_by("simplification", "split").agg(pl.col("explained_variance").mean())
+    explained = {(name, split): value for name, split, value in means.iter_rows()}
+    same = run.pooled.filter(metric=JUDGED).select("simplification", "split", "value")
+    ours = {(name, split): value for name, split, value in same.iter_rows()}
+    named = [p.simplification for p in run.telling(len(run.proxies))]
+    return [
+        (run.label(n), [(explained.get((n, split)), ours[n, split]) for split in run.splits])
+        for n in named
+        if (n, run.reference) in explained
+    ][:MOST_EXPLAINED]
+
+
 def _checks(run: Findings) -> list[tuple[str, Any, Any]]:
     """Metric, worst value of the identity, worst value at full size (None where not measured)."""
     identity = run.checks.get("identity") or {}
@@ -226,7 +251,9 @@ def _facts(run: Findings) -> list[tuple[str, str]]:
         facts.append(("Model", ", ".join(shape)))
     if spec.get("training"):
         facts.append(("Seeds", words.listing(seeds)))
-    facts.append(("Proxies", f"{len(run.proxies)} in {len(run.families)} families"))
+    controls = run.controls["simplification"].n_unique()
+    beside = f", and {controls} control{'s' if controls > 1 else ''}" if controls else ""
+    facts.append(("Proxies", f"{len(run.proxies)} in {len(run.families)} families{beside}"))
     facts.append(("Splits", words.listing([words.split_label(name) for name in run.splits])))
     if "fit_sequences" in audit:
         facts.append(("Fitted on", f"{audit['fit_sequences']:,} training sequences"))

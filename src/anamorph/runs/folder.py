@@ -7,6 +7,7 @@ seed-N/simplifications.safetensors  what was fitted to it
 seed-N/fingerprints.json            digests of a trained model's weights
 seed-N/works/SPLIT-*.parquet        per-sequence sums of some proxies on a split, computed together
 seed-N/noise.json                   the noise floor, and what batching alone does
+seed-N/sites.parquet                what proxies explain of the variance at their sites
 seed-N/heads.parquet                scores of attention heads, if proxies edit single heads
 seed-N/matching.parquet             how often heads attend the matching bracket, of Dyck
 seed-N/views/*.parquet              what the report draws beside the numbers
@@ -49,6 +50,7 @@ COLUMNS = {
     "high error tokens sequences",
     "history": "step tokens loss split accuracy cross_entropy",
     "heads": "seed layer head previous_token induction copying positional sequences",
+    "sites": "seed simplification split role site explained_variance tokens sequences",
     "matching": "seed layer head split value positions",
 }
 """What each table has at least; a table without one of these was written by another version."""
@@ -160,6 +162,11 @@ class Run:
         """Scores of attention heads, of all seeds; None if no proxy edits a single head."""
         found = self._of_seeds("heads")
         return None if found is None or found.is_empty() else found
+
+    @cached_property
+    def sites(self) -> pl.DataFrame | None:
+        """What proxies do at their own sites, of all seeds; None in runs of earlier versions."""
+        return self._of_seeds("sites")
 
     @cached_property
     def matching(self) -> pl.DataFrame | None:

@@ -8,8 +8,11 @@ import polars as pl
 def with_families(table: pl.DataFrame) -> pl.DataFrame:
     """A table of proxies with the columns `family` and `size_name`, made of the spec strings.
 
-    Tables that have them, and tables without a row, stay as they are.
+    Tables that have them, and tables without a row, stay as they are. None of an earlier version
+    had a `control`.
     """
+    if "control" not in table.columns:
+        table = table.with_columns(control=pl.lit(None, pl.String))
     if "family" in table.columns or table.is_empty():
         return table
     keys = ["simplification", "size"]

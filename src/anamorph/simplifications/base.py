@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import pairwise
@@ -18,18 +19,19 @@ from anamorph.errors import AnamorphError
 from anamorph.models.base import Context
 from anamorph.models.sites import HEAD_KINDS, LAYER_KINDS, Site
 from anamorph.models.weights import read_weights, write_weights
-from anamorph.simplifications.estimator import Estimator
-from anamorph.simplifications.grammar import WORD, read_stages
+from anamorph.simplifications.estimator import Fittable, Where
+from anamorph.simplifications.grammar import read_stages
 from anamorph.simplifications.named import ProxySpec
 from anamorph.simplifications.registry import find_class
 from anamorph.simplifications.statistics.base import Several
 from anamorph.simplifications.statistics.reservoir import USUAL, Reservoir
+from anamorph.tasks.fitted_on import HALF, ORACLE, FittedOn
 
 VECTOR_KINDS = frozenset({*HEAD_KINDS, *LAYER_KINDS} - {"pattern"})
 """The kinds of site whose last axis has a fixed width, so that something can be fitted there."""
 
 
-class Simplification(Estimator):
+class Simplification(Fittable):
     """A map from activations `[..., dim]` to simpler ones of the same shape, dtype and device.
 
     A subclass has a keyword-only `__init__` that stores its hyper-parameters and does nothing else,
@@ -39,10 +41,13 @@ class Simplification(Estimator):
     Attributes:
         kinds: the kinds of site to which it can be attached.
         chains: whether it can be a stage of a chain.
+        beside_model: whether it is shown what the model itself has where it stands
+            (`Context.original`), for which the model runs along.
     """
 
     kinds: ClassVar[frozenset[str]] = VECTOR_KINDS
     chains: ClassVar[bool] = True
+    beside_model: ClassVar[bool] = False
 
     def reads(self, site: Site) -> tuple[Site, ...]:
         """The sites from which a replacement makes what it writes at `site`; of a map, none."""
@@ -88,7 +93,7 @@ class Simplification(Estimator):
         loaded = parse_simplification(metadata["spec"], known=own)
         if not isinstance(loaded, cls):
             raise AnamorphError(f"{path} holds {loaded}, not {cls.__name__}; use its own class.")
-        return loaded.load_state(state)
+        return loaded.load_state(state) if loaded.kept else loaded.learn(None)
 
 
 class Chain(Simplification):
@@ -121,6 +126,11 @@ class Chain(Simplification):
         return frozenset.intersection(*(stage.kinds for stage in self.stages))
 
     @property
+    def beside_model(self) -> bool:  # type: ignore[override]
+        """Whether a stage is."""
+        return any(stage.beside_model for stage in self.stages)
+
+    @property
     def size(self) -> float | None:
         """The size of the only stage that has one; None if several have."""
         sizes = [stage.size for stage in self.stages if stage.size is not None]
@@ -137,7 +147,7 @@ class Chain(Simplification):
         return "+".join([first.text(without=without, **extra), *texts])
 
     def fingerprint(self) -> str:
-        """See `Estimator.fingerprint`; of all stages."""
+        """See `Fittable.fingerprint`; of all stages."""
         return "+".join(stage.fingerprint() for stage in self.stages)
 
     def validate(self, dim: int | None = None) -> None:
@@ -148,8 +158,8 @@ class Chain(Simplification):
             stage.validate(dim)
             if not stage.chains:
                 raise AnamorphError(
-                    f"{self}: {stage.name} makes what is at a site from other sites and cannot be "
-                    "a stage of a chain; attach each at its own sites, joined by ';'."
+                    f"{self}: {stage.name} needs a site of its own and cannot be a stage of a "
+                    "chain; attach each at its own sites, joined by ';'."
                 )
         if not self.kinds:
             each = "; ".join(f"{s.name}: {', '.join(sorted(s.kinds))}" for s in self.stages)
@@ -157,6 +167,10 @@ class Chain(Simplification):
                 f"{self}: these stages have no kind of site in common ({each}). Attach each to its "
                 "own sites, joined by ';', such as svd(rank=4)@1.*.{query,key};onehot@1.*.pattern."
             )
+
+    def placed(self, where: Where) -> Self:
+        """See `Fittable.placed`; every stage is."""
+        return type(self)(stages=tuple(stage.placed(where) for stage in self.stages))
 
     def statistic(self, dim: int) -> Several:
         """The first stage's statistic and a sample."""
@@ -168,7 +182,7 @@ class Chain(Simplification):
 
     def learn(self, statistic: Several | None) -> Self:
         """Fit the stages from left to right."""
-        stages = tuple(stage.clone() for stage in self.stages)
+        stages = tuple(map(copy, self.stages))  # as they are placed
         if statistic is None:  # as at patterns, to which nothing can be fitted
             for stage in stages:
                 stage.learn(None)
@@ -228,9 +242,9 @@ class Chain(Simplification):
                     "state of a chain of the same stages."
                 )
             own[number][name] = value
+        pairs = zip(map(copy, self.stages), own.values(), strict=True)  # as they are placed
         self.stages_ = tuple(
-            stage.clone().load_state(some)
-            for stage, some in zip(self.stages, own.values(), strict=True)
+            stage.load_state(some) if stage.kept else stage.learn(None) for stage, some in pairs
         )
         return self
 
@@ -243,7 +257,8 @@ class Attachment:
         simplification: what is put there; not fitted.
         sites: the pattern, without spaces; see `anamorph.models.sites`.
         joint: whether the sites of one head share one fit.
-        on: the split it is fitted on; None for the training split.
+        on: what it is fitted on (`FittedOn`), such as the name of a split, `train+python` or
+            `train[0::2]`; None for the training split.
 
     Raises:
         AnamorphError: if a hyper-parameter makes no sense, or the pattern cannot be one.
@@ -257,29 +272,27 @@ class Attachment:
     def __post_init__(self) -> None:
         if not isinstance(self.joint, bool):
             raise AnamorphError(f"joint must be true or false; got {self.joint!r}.")
-        if not isinstance(self.on, str | None):
-            raise AnamorphError(f"on must be the name of a split; got {self.on!r}.")
         sites = re.sub(r"\s*([.*{},-])\s*", r"\1", self.sites.strip())
         if not re.fullmatch(r"[\w.*{},-]+", sites):
             raise AnamorphError(
                 f"Cannot attach {self.simplification} to the sites {self.sites!r}; expected a "
                 "pattern such as '1.*.{query,key}'."
             )
-        if self.on is not None and not re.fullmatch(WORD, self.on):
-            raise AnamorphError(
-                f"Cannot fit {self.simplification} on the split {self.on!r}: in a spec, a split's "
-                "name is a letter or '_', then letters, digits, '_', '.' and '-'; rename the split."
-            )
         object.__setattr__(self, "sites", sites)
+        object.__setattr__(self, "on", FittedOn.read(self.on).text)
         self.simplification.validate()
 
     def __str__(self) -> str:
         return self.text()
 
+    @property
+    def fitted_on(self) -> FittedOn:
+        """`on`, read."""
+        return FittedOn.read(self.on)
+
     def text(self, *, without: str | None = None) -> str:
         """The spec text, with or without a hyper-parameter of that name."""
-        said = {"joint": self.joint, "on": self.on}
-        extra = {key: value for key, value in said.items() if value}
+        extra = {k: v for k, v in (("joint", self.joint), ("on", self.on)) if v}
         return f"{self.simplification.text(without=without, **extra)}@{self.sites}"
 
     def __repr__(self) -> str:
@@ -311,7 +324,7 @@ class Simplified(ProxySpec):
     @property
     def method(self) -> str:
         """The names alone, each once: `svd`, `svd+kmeans`, `svd; onehot`, `identity`."""
-        names = ["+".join(p.name for p in a.simplification.parts()) for a in self.attachments]
+        names = ["+".join(p.method for p in a.simplification.parts()) for a in self.attachments]
         return "; ".join(dict.fromkeys(names)) or "identity"
 
     @property
@@ -334,27 +347,31 @@ class Simplified(ProxySpec):
     @property
     def _sized(self) -> tuple[str, float] | None:
         parts = [part for a in self.attachments for part in a.simplification.parts()]
-        found = {(p.size_name, p.size) for p in parts if p.size_name and p.size is not None}
-        return found.pop() if len(found) == 1 else None
+        sizes = {(p.size_name, float(p.size)) for p in parts if p.size_name and p.size is not None}
+        return sizes.pop() if len(sizes) == 1 else None
+
+    @property
+    def control(self) -> str | None:
+        """See `ProxySpec.control`; where attachments differ, what tells most."""
+        by_nature = [p.control for a in self.attachments for p in a.simplification.parts()]
+        fits = {a.fitted_on.control for a in self.attachments}
+        ranked = [*by_nature, *(kind for kind in (ORACLE, HALF) if kind in fits)]
+        return next(filter(None, ranked), None)
+
+    @property
+    def view(self) -> str:
+        """See `ProxySpec.view`."""
+        return Simplified(tuple(replace(a, on=None) for a in self.attachments)).family
 
     @property
     def on(self) -> tuple[str, ...]:
         """See `ProxySpec.on`."""
-        return tuple(sorted({a.on for a in self.attachments if a.on is not None}))
+        return tuple(sorted({name for a in self.attachments for name in a.fitted_on.splits}))
 
     @property
     def sites(self) -> str:
         """The site patterns, joined by `;`; empty for the identity."""
         return ";".join(a.sites for a in self.attachments)
-
-
-def find_simplification(name: str) -> type[Simplification]:
-    """The class of a name in the registry, or of an installed package.
-
-    Raises:
-        AnamorphError: if there is none, or if what a package offers is not a simplification.
-    """
-    return cast(type[Simplification], find_class(name))
 
 
 def parse_simplification(
@@ -373,7 +390,7 @@ def parse_simplification(
     if any(len(value) > 1 for stage in stages for value in stage.values.values()):
         raise AnamorphError(f"{text!r} must name one simplification, without lists.")
     made = [
-        ((known or {}).get(name) or find_simplification(name)).with_params(
+        cast(type[Simplification], (known or {}).get(name) or find_class(name)).with_params(
             {key: value for key, (value,) in values.items()}
         )
         for name, values in stages

@@ -4,49 +4,24 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from anamorph.errors import AnamorphError
-from anamorph.models.sites import HEAD_KINDS, Site
 from anamorph.simplifications.base import Simplification, Simplified
 from anamorph.simplifications.estimator import is_learnt
+from anamorph.simplifications.in_place import IN_PLACE, finite_stays, shape_stays
 from anamorph.simplifications.placing import is_earlier
 from anamorph.simplifications.registry import simplification_names
 from anamorph.simplifications.spec import parse
 from anamorph.simplifications.statistics.base import Mergeable, beside
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A simplification, and points to try it on.
-
-    Attributes:
-        tried: the simplification; itself it is not fitted.
-        points: each [points, dim]: what a map maps; or what a replacement reads and, last, writes.
-        given: those of them that it is called with.
-    """
-
-    tried: Simplification
-    points: tuple[Tensor, ...]
-    given: tuple[Tensor, ...]
-
-    def fitted(self) -> Simplification:
-        """A copy that is fitted to the points."""
-        return self.tried.clone().fit(*self.points)
-
-    def mapped(self, by: Simplification | None = None) -> Tensor:
-        """What a fitted one makes of the points."""
-        return (by or self.fitted())(*self.given)
-
-    def statistic(self) -> Any:
-        """What a copy asks for, empty."""
-        return self.tried.clone().statistic(*(x.shape[1] for x in self.points))
+from anamorph.simplifications.trial import Trial, require, require_close, some_site
+from anamorph.simplifications.weight_change import WeightChange
+from anamorph.simplifications.weight_checks import WEIGHT_LAWS, weight_trials
 
 
 def check_simplification(
@@ -63,54 +38,55 @@ def check_simplification(
     Raises:
         AssertionError: if a law is broken; the message starts with the law.
     """
-    generator = torch.Generator().manual_seed(seed)
-    mix, noise = (torch.randn(n, dim, generator=generator) for n in (dim, points))
-    x = 0.5 + noise @ mix
-    if simplification.kinds == {"pattern"}:
-        x = x.softmax(dim=-1)
-    read = len(simplification.reads(_site(min(simplification.kinds))))
-    given = tuple(x.roll(n, dims=1) for n in range(max(read, 1)))
-    written = (torch.tanh(sum(given) @ mix),) if read else ()  # type: ignore[operator]
+    trial = Trial.of(simplification, dim, points, seed)
+    if isinstance(simplification, WeightChange):
+        for law, check in list(LAWS.items())[:2]:  # of its hyper-parameters and its text
+            _kept(law, simplification, partial(check, trial))
+        for of_weights in weight_trials(simplification, dim, trial.points[0], seed):
+            for law, test in WEIGHT_LAWS.items():
+                _kept(law, simplification, partial(test, of_weights))
+        return
     for law, check in LAWS.items():
-        fresh = tuple(part.clone() for part in (*given, *written))
-        try:
-            check(Trial(simplification, fresh, fresh[: len(given)]))
-        except Exception as error:
-            raise AssertionError(f"{law}: {simplification!r}: {error}") from error
+        _kept(law, simplification, partial(check, trial.fresh()))
 
 
-def _site(kind: str) -> Site:
-    """Some site of a kind, with layers before it."""
-    return Site(3, 0 if kind in HEAD_KINDS else None, kind)
+def _kept(law: str, simplification: Simplification, check: Callable[[], None]) -> None:
+    """Check a law; an error of any kind is a breach of it."""
+    try:
+        check()
+    except Exception as error:
+        raise AssertionError(f"{law}: {simplification!r}: {error}") from error
 
 
 def _hyper_parameters(trial: Trial) -> None:
     kind = type(trial.tried)
     parameters = inspect.signature(kind).parameters.values()
-    loose = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY]
-    _require(not loose, f"{loose} of __init__ can be given by position")
+    named = [p for p in parameters if p.kind is not p.POSITIONAL_OR_KEYWORD or p.name != kind.first]
+    loose = [p.name for p in named if p.kind is not p.KEYWORD_ONLY]
+    require(not loose, f"{loose} of __init__ can be given by position")
     marks = {name: object() for name in kind.defaults()}
     stored = vars(kind(**marks))
     changed = [name for name, mark in marks.items() if stored.get(name) is not mark]
-    _require(not changed, f"__init__ does not store {changed} as given")
+    require(not changed, f"__init__ does not store {changed} as given")
 
 
 def _text(trial: Trial) -> None:
     if {part.name for part in trial.tried.parts()} <= set(simplification_names()):
         attached = trial.tried @ f"*.*.{min(trial.tried.kinds)}"
         (proxy,) = parse(str(attached))
-        _require(proxy == Simplified((attached,)), f"it reads as {proxy}")
+        require(proxy == Simplified((attached,)), f"it reads as {proxy}")
 
 
 def _reads(trial: Trial) -> None:
-    for site in map(_site, sorted(trial.tried.kinds)):
-        late = [str(read) for read in trial.tried.reads(site) if not is_earlier(read, site)]
-        _require(not late, f"at {site} it reads {', '.join(late)}")
+    for site in map(some_site, sorted(trial.tried.kinds)):
+        reads = trial.tried.reads(site)
+        late = [str(read) for read in reads if read != site and not is_earlier(read, site)]
+        require(not late, f"at {site} it reads {', '.join(late)}")
 
 
 def _returns_self(trial: Trial) -> None:
     fresh = trial.tried.clone()
-    _require(fresh.fit(*trial.points) is fresh, "fit returns something else")
+    require(fresh.fit(*trial.points) is fresh, "fit returns something else")
 
 
 def _underscore(trial: Trial) -> None:
@@ -118,17 +94,19 @@ def _underscore(trial: Trial) -> None:
     before = dict(vars(fresh))
     after = vars(fresh.fit(*trial.points))
     changed = [k for k in before if k not in after or after[k] is not before[k]]
-    _require(not changed, f"fit changes the hyper-parameters {changed}")
+    require(not changed, f"fit changes the hyper-parameters {changed}")
     learnt = [k for k in after if k not in before and not is_learnt(k) and not k.startswith("_")]
-    _require(not learnt, f"fit sets {learnt}")
+    require(not learnt, f"fit sets {learnt}")
 
 
 def _input_untouched(trial: Trial) -> None:
-    kept = [x.clone() for x in trial.points]
+    points = (*trial.points, *trial.sequences.given)
+    kept = [x.clone() for x in points]
     fitted = trial.fitted()
-    _require(all(map(torch.equal, trial.points, kept)), "fit changes its input")
+    require(all(map(torch.equal, points, kept)), "fit changes its input")
     trial.mapped(fitted)
-    _require(all(map(torch.equal, trial.points, kept)), "calling changes its input")
+    trial.sequences.mapped(fitted)
+    require(all(map(torch.equal, points, kept)), "calling changes its input")
 
 
 def _nan(trial: Trial) -> None:
@@ -138,17 +116,7 @@ def _nan(trial: Trial) -> None:
             trial.fitted()
         except AnamorphError:
             continue
-        _require(False, f"fit takes a {bad} for a number")
-
-
-def _shape(trial: Trial) -> None:
-    fitted = trial.fitted()
-    for dtype in (torch.float32, torch.float64, torch.bfloat16):
-        wanted = trial.points[-1].to(dtype)
-        got = fitted(*(x.to(dtype) for x in trial.given))
-        for what in ("shape", "dtype", "device"):
-            before, after = getattr(wanted, what), getattr(got, what)
-            _require(before == after, f"{what} {before} becomes {after}")
+        require(False, f"fit takes a {bad} for a number")
 
 
 def _leading_axes(trial: Trial) -> None:
@@ -156,33 +124,33 @@ def _leading_axes(trial: Trial) -> None:
     whole = trial.mapped(fitted)
     half = len(whole) // 2
     folded = fitted(*(x[: 2 * half].reshape(2, half, 1, -1) for x in trial.given))
-    _require_close(
+    require_close(
         folded.reshape(2 * half, -1),
         whole[: 2 * half],
         "folded into more axes, points map elsewhere",
     )
     singly = torch.stack([fitted(*point) for point in zip(*trial.given, strict=True)])
-    _require_close(singly, whole, "one at a time, points map elsewhere")
+    require_close(singly, whole, "one at a time, points map elsewhere")
 
 
 def _affine(trial: Trial) -> None:
     fitted = trial.fitted()
     said = fitted.affine()
     if said is not None:
-        _require(len(trial.points) == 1, "a replacement is a function of what it reads")
+        require(len(trial.points) == 1, "a replacement is a function of what it reads")
         matrix, bias = (part.to(trial.points[0]) for part in said)
         by_hand = trial.points[0] @ matrix + bias
-        _require_close(by_hand, trial.mapped(fitted), "x @ matrix + bias is another point")
+        require_close(by_hand, trial.mapped(fitted), "x @ matrix + bias is another point")
 
 
 def _refit(trial: Trial) -> None:
     fresh = trial.fitted()
     expected = trial.mapped(fresh)
     again = trial.mapped(fresh.fit(*trial.points))
-    _require(torch.equal(again, expected), "the same data give another map")
+    require(torch.equal(again, expected), "the same data give another map")
     fresh.fit(*(x.flip(-1) for x in trial.points))
     again = trial.mapped(fresh.fit(*trial.points))
-    _require(torch.equal(again, expected), "what was fitted before leaves traces")
+    require(torch.equal(again, expected), "what was fitted before leaves traces")
 
 
 def _streams(trial: Trial) -> None:
@@ -194,7 +162,7 @@ def _streams(trial: Trial) -> None:
         for chunk in torch.split(x, size):
             statistic.update(chunk)
         learnt = trial.mapped(trial.tried.clone().learn(statistic))
-        _require_close(learnt, expected, f"in chunks of {size} it learns another map")
+        require_close(learnt, expected, f"in chunks of {size} it learns another map")
 
 
 def _merges(trial: Trial) -> None:
@@ -214,7 +182,7 @@ def _merges(trial: Trial) -> None:
     for part in parts[1:]:
         parts[0].merge(part)
     learnt = trial.mapped(trial.tried.clone().learn(parts[0]))
-    _require_close(learnt, trial.mapped(), "of parts put together it learns another map")
+    require_close(learnt, trial.mapped(), "of parts put together it learns another map")
 
 
 def _save_and_load(trial: Trial) -> None:
@@ -223,9 +191,9 @@ def _save_and_load(trial: Trial) -> None:
         path = Path(folder) / "simplification.safetensors"
         fitted.save(path)
         loaded = type(fitted).load(path)
-    _require(loaded == fitted, f"it comes back as {loaded}")
+    require(loaded == fitted, f"it comes back as {loaded}")
     same = torch.equal(trial.mapped(loaded), trial.mapped(fitted))
-    _require(same, "it comes back as another map")
+    require(same, "it comes back as another map")
 
 
 def _full_size(trial: Trial) -> None:
@@ -234,9 +202,9 @@ def _full_size(trial: Trial) -> None:
     if size is None or tried.size_name is None:
         return
     params: dict[str, Any] = {**tried.get_params(), tried.size_name: size}
-    full = trial.mapped(type(tried)(**params).fit(*trial.points))
+    full = trial.mapped(tried.with_params(params).fit(*trial.points))
     error = (full - trial.points[-1]).abs().max().item()
-    _require_close(full, trial.points[-1], f"at {size} points move by up to {error:.2g}")
+    require_close(full, trial.points[-1], f"at {size} points move by up to {error:.2g}")
 
 
 LAWS: dict[str, Callable[[Trial], None]] = {
@@ -247,7 +215,8 @@ LAWS: dict[str, Callable[[Trial], None]] = {
     "what is learnt ends in an underscore": _underscore,
     "the input stays as it is": _input_untouched,
     "a NaN or infinity is refused": _nan,
-    "shape, dtype and device stay": _shape,
+    "shape, dtype and device stay": shape_stays,
+    "finite points stay finite": finite_stays,
     "every point is mapped by itself": _leading_axes,
     "an affine map is what it says": _affine,
     "a second fit gives the same": _refit,
@@ -255,14 +224,6 @@ LAWS: dict[str, Callable[[Trial], None]] = {
     "a statistic of parts teaches the same": _merges,
     "save and load keep every bit": _save_and_load,
     "full size is the identity": _full_size,
+    **IN_PLACE,
 }
 """Every law by its text, in the order in which they are checked."""
-
-
-def _require(kept: bool, otherwise: str) -> None:
-    if not kept:
-        raise AssertionError(otherwise)
-
-
-def _require_close(a: Tensor, b: Tensor, otherwise: str) -> None:
-    _require(torch.allclose(a, b, rtol=1e-4, atol=1e-4), otherwise)

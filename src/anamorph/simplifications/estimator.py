@@ -2,7 +2,7 @@
 
 Hyper-parameters are keyword-only and stored as given; what is learnt ends in `_`.
 
-An estimator never sees its data whole. It names a small *statistic* of the stream, a statistic is
+What is fitted never sees its data whole. It names a small *statistic* of the stream, a statistic is
 updated with a few points at a time, and `learn` turns it into the learnt attributes. Statistics
 with equal keys are the same, so that every rank of SVD and of PCA can be learnt from one pass.
 """
@@ -12,8 +12,10 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from numbers import Integral
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -21,8 +23,9 @@ from torch import Tensor
 
 from anamorph.errors import AnamorphError
 from anamorph.models.base import Context
+from anamorph.models.sites import Site
 from anamorph.simplifications.fingerprint import fingerprint_of
-from anamorph.simplifications.grammar import value_text
+from anamorph.simplifications.grammar import PATH, value_text
 from anamorph.simplifications.statistics.base import Statistic, as_points, beside
 
 
@@ -30,16 +33,44 @@ class NotFittedError(AnamorphError, AttributeError):
     """A learnt attribute was asked for before `fit`."""
 
 
-class Estimator(ABC):
+@dataclass(frozen=True)
+class Where:
+    """A place in a model, as a simplification is told of it.
+
+    Attributes:
+        sites: what is written; several if they share a fit.
+        reads: what a replacement reads for the first of them.
+        widths: of what is read, and last of what is written; empty where they are not known, as in
+            a run that is read again, and of patterns.
+        model: what the model says of itself (`Model.describe`); empty where it is not known.
+    """
+
+    sites: tuple[Site, ...]
+    reads: tuple[Site, ...] = ()
+    widths: tuple[int, ...] = ()
+    model: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Fittable(ABC):
     """A map with hyper-parameters and learnt attributes; its text names it.
 
     Attributes:
         name: what it is called in specs.
         size_name: the hyper-parameter that says how simple the result is; None if there is none.
+        control: what it is a control for by its nature, as random directions are "random"; None if
+            it is a view.
+        first: the hyper-parameter that may be given by position; None if there is none.
+        kept: whether a run keeps what was learnt. What comes from files that its hyper-parameters
+            name need not be: it is learnt again from them, whose digests the run holds.
+        one_fit: whether all sites of an attachment share one fit, as of what one file holds.
     """
 
     name: ClassVar[str]
     size_name: ClassVar[str | None] = None
+    control: ClassVar[str | None] = None
+    first: ClassVar[str | None] = None
+    kept: ClassVar[bool] = True
+    one_fit: ClassVar[bool] = False
 
     def statistic(self, dim: int) -> Statistic | None:
         """An empty statistic for points of width `dim`; by default None: there is nothing to fit.
@@ -48,6 +79,17 @@ class Estimator(ABC):
             AnamorphError: if a hyper-parameter makes no sense for this width.
         """
         return None
+
+    def placed(self, where: Where) -> Self:
+        """Itself for one place in a model, before it learns; by default it is the same anywhere.
+
+        Override it in what depends on where it stands, such as a folder with a file a layer. Return
+        a clone that knows what it needs.
+
+        Raises:
+            AnamorphError: if it does not suit the place.
+        """
+        return self
 
     def learn(self, statistic: Any) -> Self:
         """Set the learnt attributes, tensors of any dtype; it is called once before use.
@@ -141,11 +183,14 @@ class Estimator(ABC):
         ]
         unknown = [k for k in given if k not in defaults]
         if missing or unknown:
-            problem = f"has no {', '.join(unknown)}" if unknown else f"needs {', '.join(missing)}"
+            alone = ", which a value without a name would be" if PATH in unknown else ""
+            problem = (
+                f"has no {', '.join(unknown)}{alone}" if unknown else f"needs {', '.join(missing)}"
+            )
             raise AnamorphError(
                 f"{cls.name} {problem}. Its parameters are: {', '.join(defaults) or 'none'} "
                 "(and joint=true, which shares one fit among the sites of a head; and on=SPLIT, "
-                "which fits on that split)."
+                "which fits on that split, a slice of it or a mixture)."
             )
         return cls(**given)
 
@@ -193,6 +238,11 @@ class Estimator(ABC):
         return hash(str(self))
 
     @property
+    def method(self) -> str:
+        """What results call it, without parameters: its name."""
+        return self.name
+
+    @property
     def size(self) -> float | None:
         """The hyper-parameter that says how simple the result is: a rank, a number of clusters."""
         return None if self.size_name is None else float(getattr(self, self.size_name))
@@ -214,8 +264,8 @@ class Estimator(ABC):
         raise NotFittedError(f"{self} has no {name}: it is not fitted, or learns no such thing.")
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What was learnt, by attribute name; empty if nothing was."""
-        return {name: value for name, value in vars(self).items() if is_learnt(name)}
+        """What was learnt and is kept, by attribute name."""
+        return {n: value for n, value in vars(self).items() if is_learnt(n) and self.kept}
 
     def load_state(self, state: Mapping[str, Tensor]) -> Self:
         """Set what `state_dict` gave, in place of all that was learnt before."""
@@ -224,6 +274,22 @@ class Estimator(ABC):
         for name, value in state.items():
             setattr(self, name, value)
         return self
+
+    def export(self, folder: Path | str, site: Site, model: str) -> Path | None:
+        """Write what was learnt in a form that other packages read, if there is one.
+
+        Args:
+            folder: a folder is made in it.
+            site: where it stands.
+            model: the name of the model.
+
+        Returns:
+            the folder that was made; None if there is no such form, as by default.
+
+        Raises:
+            AnamorphError: if the form cannot name the site, or the folder cannot be written.
+        """
+        return None
 
     def fingerprint(self) -> str:
         """A digest of what it is made of beside its text: arrays it holds, files it names, code.

@@ -8,10 +8,12 @@ from pathlib import Path
 
 from torch import Tensor
 
-from anamorph.errors import AnamorphError
+from anamorph.errors import AnamorphError, told_where
+from anamorph.files import file_name
 from anamorph.models.sites import Site
 from anamorph.models.weights import read_weights, write_weights
 from anamorph.simplifications.base import Simplification, Simplified, parse_simplification
+from anamorph.simplifications.estimator import Where
 from anamorph.simplifications.placing import first_layer
 from anamorph.simplifications.spec import parse
 
@@ -70,6 +72,7 @@ class FittedProxies(dict[Simplified, FittedProxy]):
             f"{n}|{name}": value.clone()
             for n, simplification in enumerate(fits)
             for name, value in simplification.state_dict().items()
+            if simplification.kept
         }
         placed = {
             str(proxy): {str(site): number[id(s)] for site, s in fitted.by_site.items()}
@@ -77,6 +80,33 @@ class FittedProxies(dict[Simplified, FittedProxy]):
         }
         metadata = {"layers": self.layers, "fits": list(map(str, fits)), "placed": placed}
         write_weights(path, tensors, {**metadata, "origin": self.origin})
+
+    def export(self, folder: Path | str, model: str) -> list[Path]:
+        """Write what other packages read: as SAELens does, or where it has no form, sparsify.
+
+        Args:
+            folder: a folder for each proxy is made in it.
+            model: the name of the model.
+
+        Returns:
+            a folder for each fit and site.
+
+        Raises:
+            AnamorphError: if nothing has a form that other packages read, or as
+                `Estimator.export`.
+        """
+        made = [
+            simplification.export(Path(folder) / file_name(str(proxy)), site, model)
+            for proxy, fitted in self.items()
+            for site, simplification in fitted.by_site.items()
+        ]
+        written = [path for path in made if path is not None]
+        if not written:
+            raise AnamorphError(
+                f"None of {', '.join(map(str, self)) or 'no proxies'} has a form that other "
+                "packages read; topk_sae and topk_transcoder have."
+            )
+        return written
 
     @classmethod
     def load(cls, path: Path | str) -> FittedProxies:
@@ -97,15 +127,28 @@ class FittedProxies(dict[Simplified, FittedProxy]):
         for key, value in tensors.items():
             number, name = key.split("|", 1)
             states[int(number)][name] = value
+        sites: dict[int, dict[Site, None]] = {}  # of each fit, in order and once each
+        for by_site in metadata["placed"].values():
+            for site, number in by_site.items():
+                sites.setdefault(number, {})[_read_site(site)] = None
         fits = [
-            parse_simplification(text).load_state(state)
-            for text, state in zip(metadata["fits"], states, strict=True)
+            _learnt(text, state, tuple(sites[number]))
+            for number, (text, state) in enumerate(zip(metadata["fits"], states, strict=True))
         ]
         placed = {
             _simplified(text): {_read_site(site): fits[number] for site, number in by_site.items()}
             for text, by_site in metadata["placed"].items()
         }
         return cls(placed, metadata["layers"], metadata.get("origin"))
+
+
+def _learnt(text: str, state: Mapping[str, Tensor], sites: tuple[Site, ...]) -> Simplification:
+    """A fit as it was, or learnt again from the files that it names."""
+    simplification = parse_simplification(text)
+    reads = simplification.reads(sites[0])
+    with told_where(simplification, ", ".join(map(str, sites))):
+        placed = simplification.placed(Where(sites, reads))
+        return placed.load_state(state) if placed.kept else placed.learn(None)
 
 
 def _simplified(text: str) -> Simplified:

@@ -12,7 +12,6 @@ from itertools import islice
 from typing import NamedTuple
 
 import torch
-from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from anamorph.errors import AnamorphError, told_where
@@ -20,9 +19,14 @@ from anamorph.machine.threads import side_by_side, torch_threads
 from anamorph.models.base import Batch, LayerKind, Model, Recorded
 from anamorph.models.sites import Site
 from anamorph.simplifications.base import Attachment, Simplification, Simplified
+from anamorph.simplifications.estimator import Where
 from anamorph.simplifications.fitted import FittedProxies
 from anamorph.simplifications.placing import sites_of
 from anamorph.simplifications.statistics.base import Statistic, beside
+from anamorph.simplifications.streamed import Steps
+from anamorph.simplifications.weight_change import WeightChange
+from anamorph.simplifications.weight_fitting import WeightFits
+from anamorph.tasks.fitted_on import refuse_unfitted
 
 Place = tuple[Site, ...]
 """Where a point is taken: at a site; or at those that a replacement reads and, last, the one that
@@ -51,7 +55,7 @@ def check_proxies(
             dimension of a site.
     """
     for name, fitting in _passes(model, proxies, data, train).items():
-        for batch in islice(data[name], 1 if fitting.keys else 0):
+        for batch in islice(data[name], 1 if fitting.sees else 0):
             fitting.take(fitting.points((0, batch)))
 
 
@@ -76,14 +80,16 @@ def fit(
     """
     fits: dict[Attachment, dict[Site, Simplification]] = {}
     on_cpu = model.device.type == "cpu"
-    one_thread = threadpool_limits(1, user_api="blas")  # in NumPy: the same numbers everywhere
-    with model.session(), torch_threads(1) as threads, one_thread:
-        workers = threads if model.parallel and on_cpu else 1
-        for name, fitting in _passes(model, proxies, data, train).items():
+    with model.session(), torch_threads(1) as threads:
+        for name, fitting in _passes(model, proxies, data, train, threads).items():
             try:
-                if fitting.keys:
+                one = not (model.parallel and on_cpu) or bool(fitting.weights.statistics)
+                workers = 1 if one else threads
+                if fitting.sees:
                     for points in side_by_side(fitting.points, _numbered(data[name]), workers):
                         fitting.take(points)
+                        if not (fitting.statistics or fitting.weights.statistics):
+                            break  # widths alone had to be known
                 fits |= fitting.learn()
             except AnamorphError as error:
                 raise AnamorphError(f"Split {name!r}: {error}") from error
@@ -95,7 +101,11 @@ def fit(
 
 
 def _passes(
-    model: Model, proxies: Sequence[Simplified], data: Mapping[str, Iterable[Batch]], train: str
+    model: Model,
+    proxies: Sequence[Simplified],
+    data: Mapping[str, Iterable[Batch]],
+    train: str,
+    threads: int = 1,
 ) -> dict[str, _Pass]:
     """What is fitted on each split."""
     wanted: dict[str, dict[Attachment, list[Site]]] = {}
@@ -108,7 +118,7 @@ def _passes(
                     f"{', '.join(data)}."
                 )
             wanted.setdefault(name, {})[attachment] = sites
-    return {name: _Pass(model, placed) for name, placed in wanted.items()}
+    return {name: _Pass(model, placed, threads) for name, placed in wanted.items()}
 
 
 def _numbered(batches: Iterable[Batch]) -> Iterator[tuple[int, Batch]]:
@@ -125,13 +135,18 @@ class _Pass:
     Args:
         model: whose activations are the points.
         placed: what is fitted, with the sites of each.
+        threads: how many a learner may use.
     """
 
-    def __init__(self, model: Model, placed: Mapping[Attachment, Sequence[Site]]) -> None:
-        self.model, self.placed = model, placed
+    def __init__(
+        self, model: Model, placed: Mapping[Attachment, Sequence[Site]], threads: int
+    ) -> None:
+        of_weights = {a: s for a, s in placed.items() if isinstance(a.simplification, WeightChange)}
+        self.model, self.weights, self.threads = model, WeightFits(model, of_weights), threads
+        self.placed = {a: sites for a, sites in placed.items() if a not in of_weights}
         seen = {
             seen
-            for attachment, sites in placed.items()
+            for attachment, sites in self.placed.items()
             for site in sites
             for seen in (site, *attachment.simplification.reads(site))
         }
@@ -141,29 +156,42 @@ class _Pass:
         self.streams: dict[Attachment, list[Stream]] = {}
         self.statistics: dict[Stream, dict[Hashable, Statistic]] = {}
         self.fits: dict[tuple[Simplification, Stream], Statistic | None] = {}
+        self.learners: dict[tuple[Simplification, Stream], Simplification] = {}
+        self.seen = 0  # batches
         self.learnt: dict[tuple[Simplification, Stream], Simplification] = {}
         if not self.keys:
             self._begin({})
+
+    @property
+    def sees(self) -> bool:
+        """Whether anything of the data is seen."""
+        return bool(self.keys or self.weights.statistics)
 
     def _begin(self, dims: Mapping[Site, int]) -> None:
         """Prepare what is fitted to points of these widths; what needs no points learns at once."""
         for attachment in self.placed:
             self.streams[attachment] = self._streams(attachment, dims)
             for stream in self.streams[attachment]:
-                statistic = None
-                if all(site in dims for site in stream[0]):
-                    with told_where(attachment, _written(stream)):
-                        widths = [dims[site] for site in stream[0]]
-                        statistic = attachment.simplification.statistic(*widths)
+                fit = attachment.simplification, stream
+                known = all(site in dims for site in stream[0])
+                widths = tuple(dims[site] for site in stream[0] if known)
+                with told_where(attachment, _written(stream)):
+                    placed = attachment.simplification.clone().placed(self._where(stream, widths))
+                    statistic = placed.statistic(*widths) if known else None
+                self.learners[fit] = placed
                 if statistic is not None:
                     fed = self.statistics.setdefault(stream, {})
                     statistic = fed.setdefault(statistic.key, statistic)
-                self.fits[attachment.simplification, stream] = statistic
+                if isinstance(statistic, Steps):
+                    statistic.threads = self.threads
+                self.fits[fit] = statistic
                 if statistic is None:
+                    refuse_unfitted(attachment, attachment.on)
                     self._learn(attachment, stream)
 
     def take(self, points: _Points) -> None:
         """Take in the activations of the next batch."""
+        self.seen += 1
         if not self.streams:
             self._begin({site: x.shape[1] for site, x in points.at.items()})
         orders = {
@@ -179,9 +207,9 @@ class _Pass:
 
     def learn(self) -> dict[Attachment, dict[Site, Simplification]]:
         """Of each attachment the fitted simplification at every site; equal ones are one object."""
-        if not self.streams:
+        if self.sees and not self.seen:
             raise AnamorphError("There is no data to fit to; give at least one batch.")
-        return {
+        return self.weights.learn() | {
             attachment: {
                 place[-1]: self._learn(attachment, stream) for stream in streams for place in stream
             }
@@ -191,18 +219,27 @@ class _Pass:
     def _learn(self, attachment: Attachment, stream: Stream) -> Simplification:
         fit = attachment.simplification, stream
         if fit not in self.learnt:
-            self.learnt[fit] = attachment.simplification.clone()
+            self.learnt[fit] = self.learners[fit]
             with told_where(attachment, _written(stream)):
                 self.learnt[fit].learn(self.fits[fit])
         return self.learnt[fit]
+
+    def _where(self, stream: Stream, widths: tuple[int, ...]) -> Where:
+        *reads, _ = stream[0]
+        sites = tuple(place[-1] for place in stream)
+        return Where(sites, tuple(reads), widths, self.model.describe())
 
     def _streams(self, attachment: Attachment, dims: Mapping[Site, int]) -> list[Stream]:
         """The points of each fit of an attachment."""
         groups: dict[Hashable, list[Place]] = {}
         for site in self.placed[attachment]:
             place = (*attachment.simplification.reads(site), site)
-            same_fit = (site.layer, site.head, *map(dims.get, place))
-            groups.setdefault(same_fit if attachment.joint else site, []).append(place)
+            same_fit: Hashable = site
+            if attachment.simplification.one_fit:
+                same_fit = "all"
+            elif attachment.joint:
+                same_fit = (site.layer, site.head, *map(dims.get, place))
+            groups.setdefault(same_fit, []).append(place)
         return list(map(tuple, groups.values()))
 
     def points(self, numbered: tuple[int, Batch]) -> _Points:
@@ -214,7 +251,8 @@ class _Pass:
         first, batch = numbered
         batch = batch.to(self.model.device)
         sequence, place = batch.mask.nonzero(as_tuple=True)  # [points] each, without padding
-        recorded = _record(self.model, batch, self.keys)
+        with self.weights.watching(batch, first):
+            recorded = _record(self.model, batch, self.keys, whole=bool(self.weights.statistics))
         rows = sequence * batch.tokens.shape[1] + place
         points: dict[Site, Tensor] = {}
         for key in self.keys:
@@ -255,8 +293,10 @@ def _require_finite(site: Site, points: Tensor, sequence: Tensor) -> None:
 
 
 @torch.inference_mode()
-def _record(model: Model, batch: Batch, keys: Sequence[LayerKind]) -> Recorded:
-    return model.run(batch, record=keys, stop=max(key.layer for key in keys) + 1).recorded
+def _record(model: Model, batch: Batch, keys: Sequence[LayerKind], whole: bool) -> Recorded:
+    """What the model has at some sites; it runs no further than these, or whole if asked to."""
+    stop = None if whole else max(key.layer for key in keys) + 1
+    return model.run(batch, record=keys, stop=stop).recorded
 
 
 def _written(stream: Stream) -> str:

@@ -3,10 +3,12 @@ r"""The grammar of spec strings: text is read into names, values and patterns, n
 proxy      = "identity" | another | attachment (";" attachment)*
 another    = "model(" text ")" | "model([" text ("," text)* "])"
 attachment = stage ("+" stage)* "@" sites
-stage      = name [ "(" [key "=" value ("," key "=" value)*] ")" ]
+stage      = name [ "(" [parameter ("," key "=" value)*] ")" ]
+parameter  = key "=" value | value                     a value alone is the path
 value      = scalar | "[" scalar ("," scalar)* "]"      a list stands for one proxy each
 scalar     = integer | decimal | "true" | "false" | text
 text       = letters, digits and any of ./\~:+%-_ | anything in double quotes, as in JSON
+             and, behind the first, what Python calls a slice: train[0::2]
 """
 
 import json
@@ -15,16 +17,17 @@ from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
 from anamorph.errors import AnamorphError
+from anamorph.tasks.fitted_on import SLICE
 
 Scalar = bool | int | float | str
 _Item = TypeVar("_Item")
 
 NAME = r"[A-Za-z_]\w*"
-WORD = r"[A-Za-z_][\w.-]*"  # what a split may be called
 SITES = r"[\w.*{},\s-]+"
+PATH = "path"  # the parameter that a value alone is
 MODEL = r"model(?=\s*\()"
 NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
-BARE = r"[\w./\\~:+%-]+"  # text that needs no quotes
+BARE = rf"[\w./\\~:+%-](?:[\w./\\~:+%-]|{SLICE})*"  # text that needs no quotes
 TEXT = rf'"(?:[^"\\]|\\.)*"|{BARE}'
 
 
@@ -134,14 +137,18 @@ class _Reader:
         if self.take(MODEL):
             raise self.joined()
         stage = Stage(self.expect(NAME, "the name of a simplification"), {})
-        if self.take(r"\(") and not self.take(r"\)"):
-            for key, values in self.several(self.parameter, ","):
-                if key in stage.values:
-                    raise AnamorphError(
-                        f"The spec {self.text!r} gives {key} of {stage.name} twice."
-                    )
-                stage.values[key] = values
-            self.expect(r"\)", "',' or ')'")
+        if not self.take(r"\(") or self.take(r"\)"):
+            return stage
+        if self.take(rf"(?={NAME}\s*=)") is None:  # a value alone
+            stage.values[PATH] = self.values(self.path)
+            if not self.take(","):
+                self.expect(r"\)", "'=' and a value, ',' or ')'")
+                return stage
+        for key, values in self.several(self.parameter, ","):
+            if key in stage.values:
+                raise AnamorphError(f"The spec {self.text!r} gives {key} of {stage.name} twice.")
+            stage.values[key] = values
+        self.expect(r"\)", "',' or ')'")
         return stage
 
     def parameter(self) -> tuple[str, list[Scalar]]:

@@ -44,8 +44,13 @@ class ProxySpec(ABC):
 
     @property
     def control(self) -> str | None:
-        """What it is a control for; None if it is not one."""
+        """What kind of control it is: "oracle", "half", "random"; None for a view."""
         return None
+
+    @property
+    def view(self) -> str:
+        """The family that it would be of if it were fitted on the training split."""
+        return self.family
 
     @property
     def on(self) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable, Mapping
 from anamorph.errors import AnamorphError
 from anamorph.models.sites import Site, describe_sites, match_sites
 from anamorph.simplifications.base import Attachment, Simplification, Simplified
+from anamorph.simplifications.weight_change import changes_weights
 
 Placement = list[tuple[Attachment, list[Site]]]
 
@@ -29,11 +30,16 @@ def sites_of(proxy: Simplified, model_sites: Iterable[Site]) -> Placement:
         AnamorphError: if a pattern names no site, or one that does not suit the simplification, or
             if two attachments name the same site.
     """
-    model_sites = list(model_sites)
+    model_sites, of_weights = list(model_sites), changes_weights(proxy)
     taken: set[Site] = set()
     placement = []
     for attachment in proxy.attachments:
         simplification = attachment.simplification
+        if attachment.joint and of_weights:
+            raise AnamorphError(
+                f"{attachment}: a change of weights has no fit that sites could share; leave out "
+                "joint=true."
+            )
         sites = match_sites(attachment.sites, model_sites)
         for site in sites:
             if site.kind not in simplification.kinds:
@@ -49,6 +55,12 @@ def sites_of(proxy: Simplified, model_sites: Iterable[Site]) -> Placement:
                 )
             taken.add(site)
         placement.append((attachment, sites))
+    layers = {kind: {s.layer for s in taken if s.kind == kind} for kind in ("attention", "pattern")}
+    if of_weights and (both := layers["attention"] & layers["pattern"]):
+        raise AnamorphError(
+            f"{proxy}: in layer {min(both)}, attention and a pattern change the same weights, "
+            "those of queries; give each as a proxy of its own."
+        )
     return placement
 
 
@@ -67,10 +79,10 @@ def _check_reads(attachment: Attachment, site: Site, model_sites: Collection[Sit
                 f"{attachment}: at {site}, {attachment.simplification} reads {read}, which the "
                 f"model does not have. Its sites are: {describe_sites(model_sites)}."
             )
-        if not is_earlier(read, site):
+        if read != site and not is_earlier(read, site):
             raise AnamorphError(
                 f"{attachment}: at {site}, {attachment.simplification} reads {read}, which is not "
-                "computed before it; let it read what comes earlier in the model."
+                "computed before it; let it read the site itself, or what comes earlier."
             )
 
 

@@ -6,16 +6,33 @@ It says where a class lies and does not import it, so that nothing here depends 
 from importlib.metadata import EntryPoint, entry_points
 
 from anamorph.errors import AnamorphError
-from anamorph.simplifications.estimator import Estimator
+from anamorph.simplifications.estimator import Fittable
 
 METHODS = "anamorph.simplifications.methods"
 
-SIMPLIFICATIONS: dict[str, type[Estimator] | str] = {
+SIMPLIFICATIONS: dict[str, type[Fittable] | str] = {
+    "clt": f"{METHODS}.clt:CLT",
+    "concepts": f"{METHODS}.concepts:Concepts",
+    "estimator": f"{METHODS}.scikit_learn:Estimator",
+    "frozen": f"{METHODS}.frozen:Frozen",
     "kmeans": f"{METHODS}.kmeans:KMeans",
     "linear": f"{METHODS}.linear:Linear",
+    "low_rank": f"{METHODS}.low_rank:LowRank",
+    "mean": f"{METHODS}.ablations:Mean",
     "onehot": f"{METHODS}.onehot:OneHot",
     "pca": f"{METHODS}.projections:PCA",
+    "prune": f"{METHODS}.prune:Prune",
+    "quantize": f"{METHODS}.quantize:Quantize",
+    "random": f"{METHODS}.projections:Random",
+    "resample": f"{METHODS}.ablations:Resample",
+    "sae": f"{METHODS}.sae:SAE",
     "svd": f"{METHODS}.projections:SVD",
+    "topk_attention": f"{METHODS}.attention:TopKAttention",
+    "topk_sae": f"{METHODS}.topk:TopKSAE",
+    "topk_transcoder": f"{METHODS}.topk:TopKTranscoder",
+    "transcoder": f"{METHODS}.transcoder:Transcoder",
+    "window": f"{METHODS}.attention:Window",
+    "zero": f"{METHODS}.ablations:Zero",
 }
 """By name a class, or where it is: `module:class`, as in an entry point."""
 
@@ -23,7 +40,7 @@ ENTRY_POINTS = "anamorph.simplifications"
 """The entry-point group in which a package names its own: `svq = "package.module:SVQ"`."""
 
 
-def find_class(name: str) -> type[Estimator]:
+def find_class(name: str) -> type[Fittable]:
     """The class of a name; another package is imported only for a name that is not ours.
 
     Raises:
@@ -35,7 +52,7 @@ def find_class(name: str) -> type[Estimator]:
     at_home = [EntryPoint(name, ours, ENTRY_POINTS)] if ours else []
     for entry in at_home or entry_points(group=ENTRY_POINTS, name=name):
         found = entry.load()
-        if not (isinstance(found, type) and issubclass(found, Estimator)):
+        if not (isinstance(found, type) and issubclass(found, Fittable)):
             raise AnamorphError(
                 f"The entry point {name!r} ({entry.value}) is not a subclass of Simplification; "
                 "mend or uninstall the package that offers it."

@@ -22,7 +22,7 @@ class Replacement(Simplification):
 
     @abstractmethod
     def reads(self, site: Site) -> tuple[Site, ...]:
-        """The sites that are read to write `site`: of its layer or earlier, computed before it."""
+        """The sites that are read to write `site`: computed before it, or the site itself."""
 
     def statistic(self, *dims: int) -> Statistic | None:
         """An empty statistic; by default None: there is nothing to fit.

@@ -7,12 +7,13 @@ from collections.abc import Iterable
 from functools import reduce
 from itertools import product
 from operator import add
-from typing import Any
+from typing import Any, cast
 
 from anamorph.errors import AnamorphError
-from anamorph.simplifications.base import Attachment, Simplified, find_simplification
+from anamorph.simplifications.base import Attachment, Simplification, Simplified
 from anamorph.simplifications.grammar import Scalar, Stage, read_models, read_proxy, value_text
 from anamorph.simplifications.named import AnotherModel, ProxySpec
+from anamorph.simplifications.registry import find_class
 
 OF_ATTACHMENT = ("joint", "on")
 """Parameters that belong to the attachment."""
@@ -73,6 +74,15 @@ def expand(specs: Spec | Iterable[Spec]) -> list[ProxySpec]:
                     "are written alike; give each class a name of its own."
                 )
     return list(found.values())
+
+
+def find_simplification(name: str) -> type[Simplification]:
+    """The class of a name in the registry, or of an installed package.
+
+    Raises:
+        AnamorphError: if there is none, or if what a package offers is not a simplification.
+    """
+    return cast(type[Simplification], find_class(name))
 
 
 def check_readable(proxies: Iterable[ProxySpec]) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Self
 
 import torch
 from torch import Tensor
 
 from anamorph.errors import AnamorphError
+from anamorph.machine.threads import torch_threads
 from anamorph.simplifications.base import Simplification
 
 
@@ -22,10 +24,13 @@ class Streamed(Simplification):
     Attributes:
         seed: of the random numbers that `begin` is given.
         batch: the number of points of a step.
+        threads: how many may run side by side in a step, in which torch itself has one; this is no
+            hyper-parameter, and must not change numbers.
     """
 
     seed: int
     batch: int
+    threads: int = 1
 
     @abstractmethod
     def begin(self, dims: Sequence[int], random: torch.Generator) -> None:
@@ -68,10 +73,14 @@ class Steps:
     """A statistic of points that is the state of an optimisation: it steps as batches fill up.
 
     Steps depend on the points and their order, never on how they were cut into updates.
+
+    Attributes:
+        threads: how many the learner has; None for as many as torch has.
     """
 
     def __init__(self, learner: Streamed, dims: Sequence[int]) -> None:
         self.learner, self.dims = learner, dims
+        self.threads: int | None = None
         self._rest: list[Tensor] = []  # fewer points than a batch
         self._begun = self._ended = False
 
@@ -82,7 +91,7 @@ class Steps:
 
     def update(self, x: Tensor) -> None:
         """Take in `x` [points, dim]."""
-        with torch.inference_mode(False), torch.enable_grad():
+        with self._learning():
             # A copy, as gradients cannot flow through tensors of inference mode.
             waiting = torch.cat([*self._rest, x.detach().clone()])
             while len(waiting) >= self.learner.batch:
@@ -99,13 +108,19 @@ class Steps:
         if not self._ended:
             if not self._begun and not any(map(len, self._rest)):
                 raise AnamorphError(f"{self.learner}: there are no points to fit to; give some.")
-            with torch.inference_mode(False), torch.enable_grad():
+            with self._learning():
                 for points in self._rest:
                     if len(points):
                         self._step(points)
                 self.learner.end()
             self._ended = True
         return {name: value.detach() for name, value in self.learner.state_dict().items()}
+
+    @contextmanager
+    def _learning(self) -> Iterator[None]:
+        with torch_threads(1) as before, torch.inference_mode(False), torch.enable_grad():
+            self.learner.threads = self.threads or before
+            yield
 
     def _step(self, points: Tensor) -> None:
         if not self._begun:

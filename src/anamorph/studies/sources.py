@@ -17,7 +17,7 @@ from anamorph.analysis import pictures
 from anamorph.auditing.audit import Simplify, check_audit, listed, proxies_of, simplified
 from anamorph.auditing.engine import BATCHES, Settings
 from anamorph.auditing.options import AuditOptions
-from anamorph.auditing.samples import few_sequences
+from anamorph.auditing.samples import few_sequences, scored_task
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness.metrics import all_metrics
 from anamorph.files import replacing, write_json
@@ -37,6 +37,7 @@ from anamorph.simplifications.fingerprint import fingerprint_of
 from anamorph.studies.specification import GivenSpec, StudySpec, paper_steps
 from anamorph.tasks import Task, load_task
 from anamorph.tasks.text.task import text_task
+from anamorph.tasks.text.tokenizer import Tokenizer
 from anamorph.training.train import default_model, resolved, train
 
 FINGERPRINTS = "fingerprints.json"  # of a seed's weights
@@ -214,7 +215,8 @@ class TrainedStudy(Study):
 
     def conclude(self, run: Run) -> list[dict[str, Any]]:
         """Write what the pictures are drawn from, of every seed; measure the paper's claims."""
-        pictures.write(run, self.task, self.options.fit_sequences)
+        scored = scored_task(self.task, self.proxies)
+        pictures.write(run, scored, self.options.fit_sequences)
         return claims.measure(Tables.of(run))
 
 
@@ -254,7 +256,11 @@ class GivenStudy(Study):
         Raises:
             AnamorphError: as `load_pretrained` and `text_task`, and if they do not fit together.
         """
-        model, tokenizer = load_pretrained(spec.model, hub=spec.hub)
+        return cls.of(spec, *load_pretrained(spec.model, hub=spec.hub))
+
+    @classmethod
+    def of(cls, spec: GivenSpec, model: Model, tokenizer: Tokenizer) -> "GivenStudy":
+        """As `load`, with the model and its tokenizer loaded already."""
         task = text_task(
             spec.data,
             tokenizer,

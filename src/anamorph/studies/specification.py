@@ -29,7 +29,6 @@ from anamorph.errors import AnamorphError
 from anamorph.faithfulness.gaps import Thresholds
 from anamorph.simplifications import AnotherModel
 from anamorph.simplifications.grammar import read_models
-from anamorph.tasks import task_names
 from anamorph.tasks.text.sequences import Packing
 from anamorph.training.train import TrainingConfig
 
@@ -69,9 +68,10 @@ class Specification(BaseModel):
                 place, own = e["loc"], e.get("ctx", {}).get("error")  # what our own checks say
                 said = str(own).rstrip(".") if own else f"{e['msg']} (given: {e['input']!r})"
                 if e["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-                    inner = fields(SECTIONS[str(place[-2])]) if place[1:] else ()
-                    known = [field.name for field in inner] or cls.model_fields
-                    said = f"there is no such setting; expected one of {', '.join(known)}"
+                    section = SECTIONS.get(str(place[-2])) if place[1:] else None
+                    known = [x.name for x in fields(section)] if section else [*cls.model_fields]
+                    expected = f"; expected one of {', '.join(known)}"
+                    said = f"there is no such setting{expected if section or not place[1:] else ''}"
                 problems.append(": ".join(filter(None, (".".join(map(str, place)), said))))
             raise AnamorphError(
                 f"The specification in {where} does not fit: {'; '.join(problems)}."
@@ -287,9 +287,18 @@ def _check_options(values: Mapping[str, Any]) -> None:
 
 def presets(task: str) -> list[str]:
     """The names of a task's presets."""
+    return sorted(n.removeprefix(f"{task}-") for n in _files() if n.startswith(f"{task}-"))
+
+
+def with_presets() -> list[str]:
+    """What `anamorph run` knows by name: tasks, and pairs of texts."""
+    return sorted({name.partition("-")[0] for name in _files()})
+
+
+def _files() -> list[str]:
+    """The files with presets, without their ending."""
     files = resources.files("anamorph.studies.presets").iterdir()
-    names = [file.name.removesuffix(".toml") for file in files]
-    return sorted(n.removeprefix(f"{task}-") for n in names if n.startswith(f"{task}-"))
+    return [file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml")]
 
 
 def paper_steps(task: str) -> int | None:
@@ -309,14 +318,29 @@ def load_preset(
         seeds: train this many models, with the seeds 0, 1, ...
 
     Raises:
-        AnamorphError: if there is no such preset, or a change does not fit.
+        AnamorphError: if there is no such preset, it trains no models, or a change does not fit.
     """
+    values = preset_values(task, preset, settings)
+    if "pairs" in values:
+        raise AnamorphError(
+            f"The presets of {task!r} audit a model that is there, on pairs of texts, and train "
+            f"none; give: anamorph run {task}."
+        )
+    if seeds is not None:
+        if seeds < 1:
+            raise AnamorphError(f"A study needs at least 1 seed; got {seeds}.")
+        values["seeds"] = list(range(seeds))
+    return StudySpec.of(values, f"preset {preset!r}" + (" and --set" if settings else ""))
+
+
+def preset_values(task: str, preset: str, settings: Sequence[str] = ()) -> dict[str, Any]:
+    """What a preset says, with changes; arguments and errors as those of `load_preset`."""
     known = presets(task)
     if not known:
-        with_presets = ", ".join(name for name in task_names() if presets(name))
         hint = "; audit --data takes texts of your own" if task == "text" else ""
         raise AnamorphError(
-            f"There are no presets for {task!r}; tasks with presets are: {with_presets}{hint}."
+            f"There are no presets for {task!r}; tasks with presets are: "
+            f"{', '.join(with_presets())}{hint}."
         )
     if preset not in known:
         raise AnamorphError(
@@ -327,11 +351,7 @@ def load_preset(
     values = tomllib.loads(file.read_text("utf-8"))
     for setting in settings:
         _set(values, setting)
-    if seeds is not None:
-        if seeds < 1:
-            raise AnamorphError(f"A study needs at least 1 seed; got {seeds}.")
-        values["seeds"] = list(range(seeds))
-    return StudySpec.of(values, f"preset {preset!r}" + (" and --set" if settings else ""))
+    return values
 
 
 def _set(values: dict[str, Any], setting: str) -> None:

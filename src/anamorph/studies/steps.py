@@ -17,9 +17,10 @@ from anamorph import report
 from anamorph.analysis.checks import self_checks, worst_floor
 from anamorph.analysis.edited_heads import edited_head
 from anamorph.analysis.head_scores import head_scores
+from anamorph.auditing.at_sites import at_sites
 from anamorph.auditing.audit import fit_on_task, simplified, tabulated
 from anamorph.auditing.noise import noise_floor, rounding
-from anamorph.auditing.samples import few_sequences, scored_sequences
+from anamorph.auditing.samples import few_sequences, scored_sequences, scored_task
 from anamorph.auditing.works import Auditor, Work, plan
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness.metrics import metric_names
@@ -65,7 +66,9 @@ class SeedAudit:
             identity = Identity.of(self.model, batch)
             require_same = partial(identity.require_same, self.model, batch)
             weights = check_weights(self.run, identity.weights, self.seed, keep=True)
-            self.audit(self.fit(weights, require_same), require_same)
+            fitted = self.fit(weights, require_same)
+            self.audit(fitted, require_same)
+            self.look_at_sites(fitted)
             self.measure_noise()
             self.score_heads()
 
@@ -126,7 +129,7 @@ class SeedAudit:
         return Origin(
             weights=auditor.fitted.origin["weights"],
             simplifications=digest(models) if models else fits,
-            data=digest(known["data"][work.split], known["data"][CANDIDATES]),
+            data=digest(auditor.task.splits[work.split].fingerprint, known["data"][CANDIDATES]),
             options=digest(version, auditor.sequences, options, metric_names(), *metrics),
         )
 
@@ -141,6 +144,20 @@ class SeedAudit:
                 self.model, task, batch_tokens=settings.batch_tokens, threads=settings.threads
             )
             write_json(path, {"floor": floor, "rounding": rounding(self.model, task)})
+
+    def look_at_sites(self, fitted: FittedProxies) -> None:
+        """Write `sites.parquet`: what proxies make of the model's own activations.
+
+        Args:
+            fitted: as `fit` gives it.
+        """
+        path = self.run.seed(self.seed) / "sites.parquet"
+        if path.exists():
+            return
+        with self._step("explained variance"):
+            splits = scored_task(self.study.task, self.study.proxies).evaluated
+            found = at_sites(self.model, splits, fitted.values())
+            write_table(path, found.select(pl.lit(self.seed, pl.Int64).alias("seed"), pl.all()))
 
     def score_heads(self) -> None:
         """Write `heads.parquet`, if some proxy edits a single head."""
@@ -171,7 +188,7 @@ def tabulate_run(run: Run, study: Study) -> None:
     task, options = study.task, study.options
     indexes = {
         split.name: SumIndex.of(scored_sequences(split, options.sequences))
-        for split in task.evaluated
+        for split in scored_task(task, study.proxies).evaluated
     }
     cells = CellFiles(run, plan(study.proxies, study.shape, list(indexes)), indexes)
     floor = worst_floor(_noise(run))

@@ -19,6 +19,7 @@ from anamorph.errors import AnamorphError, require
 from anamorph.models.base import Batch, Edit, Edits, LayerKind, Ran, State
 from anamorph.models.hooked.hooks import Hook, first_tensor, resolve
 from anamorph.models.hooked.run import HookedRun
+from anamorph.models.matrices import Matrix, named_linear
 from anamorph.models.probe import AGAIN, Probe, known_ids
 from anamorph.models.sites import HEAD_KINDS, Site
 from anamorph.models.tap import rows_at
@@ -105,6 +106,23 @@ class HookedModel(Wrapped):
             for key, shape in self._shapes.items()
             for head in (range(shape[0]) if key.kind in HEAD_KINDS else [None])
         ]
+
+    def matrices(self, site: Site) -> list[Matrix]:
+        """Those of every linear module within the submodule whose output the site is."""
+        hook = self.hooks[LayerKind(site.layer, site.kind)]
+        if site.kind not in ("mlp", "attention") or hook.side == "input":
+            raise AnamorphError(
+                f"No matrices behind {site} can be changed, which is the {hook.where}: of a "
+                "HookedModel those within a submodule are known, whose output is `mlp` or "
+                "`attention`."
+            )
+        found = list(named_linear(self.module.get_submodule(hook.path), hook.path))
+        if not found:
+            raise AnamorphError(
+                f"No matrices behind {site} can be changed, as there is no linear module within "
+                f"{hook.path!r}; hook the submodule that holds them."
+            )
+        return [Matrix(name, module, module) for name, module in found]
 
     def describe(self) -> dict[str, Any]:
         """Class, shape, number format and hooks, for a report."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from anamorph.errors import AnamorphError
 from anamorph.models.base import Edits, LayerKind, Recorded, State
+from anamorph.models.changing import Changed, changed_now
 from anamorph.models.hooked.hooks import Hook
 from anamorph.models.sites import Site
 from anamorph.models.tap import Tap
@@ -27,6 +28,7 @@ class HookedRun:
         layers: of the model.
         recorded: after edits.
         fired: how often each site was computed.
+        changed: the matrices with which it runs.
         shape: (copy, batch, position).
         logits: [copy, batch, query, vocabulary].
     """
@@ -38,6 +40,7 @@ class HookedRun:
     layers: int
     recorded: Recorded = field(default_factory=dict)
     fired: Counter[LayerKind] = field(default_factory=Counter)
+    changed: Changed | None = field(default_factory=changed_now)
     shape: tuple[int, int, int] = field(init=False)
     logits: Tensor = field(init=False)
 
@@ -54,7 +57,8 @@ class HookedRun:
 
     def serves(self, edits: Edits, wanted: Collection[LayerKind | Site], at: Tensor | None) -> bool:
         """Whether it is the run that is asked for."""
-        return self.edits == edits and self.at is at and set(wanted) <= set(self.wanted)
+        same = self.edits == edits and self.at is at and self.changed is changed_now()
+        return same and set(wanted) <= set(self.wanted)
 
     def tap(self, key: LayerKind, hook: Hook, whole: Tensor) -> Tensor | None:
         """Edit and record what passes; gives the submodule's tensor, None if it stays the same."""

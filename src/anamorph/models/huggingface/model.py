@@ -36,6 +36,7 @@ from anamorph.models.huggingface.calls import (
     current,
 )
 from anamorph.models.huggingface.exchange import exchange
+from anamorph.models.huggingface.matrices import BlockMatrices, find_matrices
 from anamorph.models.huggingface.reference import (
     Reference,
     accepts,
@@ -45,6 +46,7 @@ from anamorph.models.huggingface.reference import (
     own_logits,
     require_language_model,
 )
+from anamorph.models.matrices import Matrix
 from anamorph.models.sites import HEAD_KINDS, LAYER_KINDS, Site
 from anamorph.models.tap import Tap, rows_at
 from anamorph.models.wrapped import Wrapped, copies_of, same_up_to_rounding
@@ -109,10 +111,10 @@ class HuggingFace(Wrapped):
         self.context = context_of(model)
         self._exchanged = True  # its attention function, in sessions
         self._as_one = False  # behind the last block all positions are one sequence
-        self._memory = _Memory()
+        self._memory, self._matrices = _Memory(), list[BlockMatrices]()
         with torch.inference_mode():
             reference = Reference.of(model, self.context)
-            self.blocks = blocks_of(model, reference.tokens)
+            self._tokens, self.blocks = reference.tokens, blocks_of(model, reference.tokens)
             self.layers = len(self.blocks)
             self.causal, self.parallel = reference.causal, reference.parallel
             self.vocabulary, self._dtype = reference.plain.shape[-1], reference.plain.dtype
@@ -141,6 +143,15 @@ class HuggingFace(Wrapped):
         """A digest of the model's weights, layer by layer, and of its configuration."""
         configuration = digest_of(_numeric(self.model.config.to_dict()))
         return super().fingerprint() | {CONFIGURATION: configuration}
+
+    def matrices(self, site: Site) -> list[Matrix]:
+        """See `anamorph.models.base.Model.matrices`."""
+        if site.kind not in ("mlp", "attention", "pattern"):
+            return super().matrices(site)
+        if not self._matrices:
+            tokens = self._tokens.to(self.device)
+            self._matrices = find_matrices(self, self.module, self.blocks, tokens)
+        return self._matrices[site.layer].at(site)
 
     def _own(self, tokens: Tensor) -> Tensor:
         return own_logits(self.model, tokens)

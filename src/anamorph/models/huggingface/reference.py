@@ -251,14 +251,18 @@ def _original_lengths(parameters: Any) -> list[int]:
 
 
 def _tokens(model: nn.Module, length: int) -> Tensor:
-    """[2, length] ordinary tokens that a model knows."""
+    """[2, length] ordinary tokens that a model knows, from the middle of its vocabulary.
+
+    At its ends lie tokens that training never saw, at which a model may magnify rounding.
+    """
     known: Any = model
     config = known.config.get_text_config()
     vocabulary = getattr(config, "vocab_size", None)
     if not isinstance(vocabulary, int):
         vocabulary = known.get_input_embeddings().weight.shape[0]
     special = {x for key, x in vars(config).items() if key.endswith("token_id")}
-    ordinary = [x for x in range(min(vocabulary, 200)) if x not in special]
+    start = max(0, vocabulary // 2 - 100)
+    ordinary = [x for x in range(start, min(vocabulary, start + 200)) if x not in special]
     device = next((x.device for x in model.parameters()), torch.device("cpu"))
     some = torch.tensor(ordinary, device=device)
     return some[(torch.arange(2 * length, device=device).view(2, length) * 7 + 3) % len(some)]

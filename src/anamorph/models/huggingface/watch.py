@@ -122,10 +122,13 @@ class Watch:
         """Whether a submodule, with none in it, gives the same of what it takes and twice that."""
         if seen.taken is None or seen.out is None or any(seen.module.children()):
             return False
-        size = float(seen.taken.abs().max())
+        sizes = seen.taken.abs().amax(dim=-1)
+        # The least of all positions: in some models, the first token's stream is a thousandfold.
+        size = float(sizes[sizes > 0].min()) if bool(sizes.any()) else LARGE
+        most = torch.finfo(seen.taken.dtype).max / 4 / max(float(sizes.max()), 1.0)
 
         def times(factor: float) -> Callable[[Any], Any]:
-            scale = factor * LARGE / size if size else 1.0
+            scale = factor * min(LARGE / size, most)
             return lambda x: x * scale if torch.is_tensor(x) and x.is_floating_point() else x
 
         once, twice = (self._again(seen, times(factor)) for factor in (1.0, 2.0))

@@ -1,17 +1,19 @@
 """Figures of the results: faithfulness against size, accuracies, and who is right."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TypeVar
 
 import altair as alt
 import polars as pl
 
+from anamorph.analysis.controls import RANDOM, beside_views
 from anamorph.analysis.findings import IDENTITY, Findings, NamedProxy
-from anamorph.analysis.words import method_label, some_of, threshold
+from anamorph.analysis.words import listing, method_label, some_of, threshold
 from anamorph.faithfulness.metrics import find_metric
 from anamorph.report.charts import parts
 from anamorph.report.figure import TABLE, Choice, Figure
 from anamorph.report.theme import split_scale, split_shapes
+from anamorph.tasks.fitted_on import HALF, ORACLE
 
 PARTS = {
     "both right": "both-right",
@@ -42,9 +44,23 @@ def against_size(run: Findings) -> Figure | None:
         family=pl.col("simplification").replace_strict(titles),
         split=parts.SPLIT,
         seed=pl.col("seed").cast(pl.String).fill_null("all"),
+        kind=pl.lit("view"),
     )
+    beside = beside_views(run).filter(
+        pl.col("view").is_in(list(with_size)), pl.col("metric").is_in(metrics)
+    )
+    kinds = beside["kind"].unique(maintain_order=True).to_list()
+    sizes_of = {name: p.size for name, p in with_size.items()}
+    thin = beside.select(
+        *("metric", "value", "kind"),
+        size=pl.col("view").replace_strict(sizes_of, return_dtype=pl.Float64),
+        family=pl.col("view").replace_strict(titles, return_dtype=pl.String),
+        split=parts.SPLIT,
+        seed=pl.lit("all"),
+    )
+    frame = pl.concat([frame, thin], how="diagonal")
     sizes = " or ".join(dict.fromkeys(str(p.size_name) for p in with_size.values()))
-    layers = _size_lines(run, sizes)
+    layers = _size_lines(run, sizes, kinds)
     seeds = " Thin lines are single seeds." if len(run.seeds) > 1 else ""
     rest = some_of(len(families), len(run.families), "families of proxies")
     return Figure(
@@ -52,8 +68,8 @@ def against_size(run: Findings) -> Figure | None:
         title="Faithfulness against size",
         caption="A line a split, with its 95 % band; the dashed line is the threshold of "
         f"{threshold(run.thresholds.faithful)} for looking right. Look for splits that stay "
-        f"apart from iid (dark) at a size where iid has already come close.{seeds} Choose a split "
-        f"in the legend to single it out.{rest}",
+        f"apart from iid (dark) at a size where iid has already come close.{seeds}"
+        f"{_of_controls(kinds)} Choose a split in the legend to single it out.{rest}",
         chart=parts.panels(*layers, by="family", order=titles.values(), height=170)
         .add_params(alt.selection_point(fields=["split"], bind="legend", name="pick"))
         .resolve_scale(x="independent"),
@@ -66,8 +82,28 @@ def against_size(run: Findings) -> Figure | None:
     )
 
 
-def _size_lines(run: Findings, sizes: str) -> list[alt.Chart]:
-    """Bands, the threshold, single seeds, lines and points; `sizes` is what the axis counts."""
+def _of_controls(kinds: Collection[str]) -> str:
+    """What the thin lines of controls are, with a space in front; empty without any."""
+    said = {
+        ORACLE: "dashed where it is fitted on the split itself",
+        HALF: "dash-dotted where it is fitted on a part of the training data",
+        RANDOM: "dotted where nothing is learnt",
+    }
+    found = [said[kind] for kind in said if kind in kinds]
+    return f" Thin lines behind are controls of the same view: {listing(found)}." if found else ""
+
+
+DASHES = {ORACLE: [5, 3], HALF: [7, 2, 1, 2], RANDOM: [1, 3]}
+
+
+def _size_lines(run: Findings, sizes: str, kinds: Collection[str]) -> list[alt.Chart]:
+    """Bands, the threshold, controls, single seeds, lines and points.
+
+    Args:
+        run: what was found.
+        sizes: what the axis counts.
+        kinds: of the controls that there are.
+    """
     x = alt.X(
         "size:Q",
         scale=alt.Scale(type="log", base=2, nice=False, padding=10),
@@ -82,8 +118,15 @@ def _size_lines(run: Findings, sizes: str) -> list[alt.Chart]:
         axis=alt.Axis(tickCount=5, labelExpr=formats),
     )
     color = alt.Color("split:N", scale=split_scale(run.splits), title=None)
-    base = alt.Chart().encode(x=x, color=color)
+    of_all = alt.Chart().encode(x=x, color=color)
+    base = of_all.transform_filter("datum.kind == 'view'")
     everything = base.transform_filter("datum.seed == 'all'")
+    controls = [
+        of_all.transform_filter(f"datum.kind == '{kind}'")
+        .mark_line(strokeWidth=1, strokeDash=DASHES[kind])
+        .encode(y=y, strokeOpacity=_highlight(alt.StrokeOpacity, 0.8, 0.1))
+        for kind in kinds
+    ]
     band = everything.mark_area(opacity=1).encode(
         y=alt.Y("low:Q", title=None),
         y2="high:Q",
@@ -108,7 +151,8 @@ def _size_lines(run: Findings, sizes: str) -> list[alt.Chart]:
         .transform_filter("datum.metric == 'same_prediction'")
         .transform_aggregate(rows="count()", groupby=["family"])
     ).encode(y=alt.YDatum(run.thresholds.faithful))
-    return [band, looks_right, *([single] if len(run.seeds) > 1 else []), line, dots]
+    seeds = [single] if len(run.seeds) > 1 else []
+    return [band, looks_right, *controls, *seeds, line, dots]
 
 
 Channel = TypeVar("Channel", alt.FillOpacity, alt.StrokeOpacity)

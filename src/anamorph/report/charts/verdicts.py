@@ -7,6 +7,7 @@ from typing import Any
 import altair as alt
 import polars as pl
 
+from anamorph.analysis.controls import beside_views
 from anamorph.analysis.findings import Findings
 from anamorph.analysis.words import SIGNS, sequences, some_of, split_label, threshold
 from anamorph.faithfulness import gaps
@@ -184,7 +185,10 @@ def gap_lines(run: Findings) -> Figure | None:
         *("gap", "low", "high", "low_all", "high_all", "p_value"),
         proxy=pl.col("simplification").replace_strict(labels),
         split=parts.SPLIT,
+        kind=pl.lit("view"),
     )
+    lost = _lost(run, labels, metrics)
+    frame = pl.concat([frame, lost], how="diagonal")
     level = run.thresholds.level
     units = {m: "points" if find_metric(m).share else find_metric(m).unit for m in metrics}
     headings = {m: f"Gap in {find_metric(m).label}, {unit}" for m, unit in units.items()}
@@ -195,8 +199,9 @@ def gap_lines(run: Findings) -> Figure | None:
         caption="How much less faithful each proxy is on a split than on iid; to the right of zero "
         "is worse. Thick lines are 95 % intervals of single gaps; thin lines hold for all gaps of "
         "the metric at once: read those where you pick a gap because it is large. Filled points "
-        f"differ from zero (p of no gap, corrected over proxies and splits, below {level:g}). Rows "
-        f"are sorted by the largest gap in same predictions.{rest}",
+        f"differ from zero (p of no gap, corrected over views and splits, below {level:g})."
+        f"{UPRIGHT if len(lost) else ''} Rows are sorted by the largest gap in same "
+        f"predictions.{rest}",
         chart=alt.layer(*_intervals(run, list(labels.values())), data=TABLE)
         .properties(width=max(96, 700 // max(1, len(run.ood))), height=alt.Step(18))
         .facet(column=parts.side_by_side(run.ood), spacing=14),
@@ -206,11 +211,42 @@ def gap_lines(run: Findings) -> Figure | None:
     )
 
 
+UPRIGHT = (
+    " Thin upright lines are what controls of the proxy lose there, against what the proxy has on "
+    "iid: coloured where it is fitted on the split itself, grey where it is fitted on a part of "
+    "the training data, or nothing is learnt (point at them)."
+)
+
+
+def _lost(run: Findings, labels: Mapping[str, str], metrics: Sequence[str]) -> pl.DataFrame:
+    """What controls lose beside the proxies that are shown, as `gap` has it."""
+    of_reference = run.pooled.filter(split=run.reference).select(
+        "metric", view="simplification", iid="value"
+    )
+    lower = [m for m in metrics if find_metric(m).better != "higher"]
+    sign = pl.when(pl.col("metric").is_in(lower)).then(-1).otherwise(1)
+    return (
+        beside_views(run)
+        .filter(
+            pl.col("view").is_in(list(labels)),
+            pl.col("metric").is_in(metrics),
+            pl.col("split").is_in(run.ood),
+        )
+        .join(of_reference, on=["view", "metric"], maintain_order="left")
+        .select(
+            *("metric", "kind"),
+            gap=sign * (pl.col("iid") - pl.col("value")),
+            proxy=pl.col("view").replace_strict(labels, return_dtype=pl.String),
+            split=parts.SPLIT,
+        )
+    )
+
+
 def _intervals(run: Findings, proxies: Sequence[str]) -> list[alt.Chart]:
     """Zero, both intervals and the points, a row a proxy."""
     y_axis = alt.Axis(labelLimit=300, **parts.QUIET, grid=True)
     scale, shapes = split_scale(run.splits), split_shapes(run.splits)
-    base = alt.Chart().encode(
+    of_all = alt.Chart().encode(
         y=alt.Y("proxy:N", sort=list(proxies), title=None, axis=y_axis),
         color=alt.Color("split:N", scale=scale, legend=None),
         tooltip=parts.tips(
@@ -220,6 +256,17 @@ def _intervals(run: Findings, proxies: Sequence[str]) -> list[alt.Chart]:
             ("high_all:Q", "high, of all at once", ".4f"),
             P_TIP,
         ),
+    )
+    base = of_all.transform_filter("datum.kind == 'view'")
+    uprights = of_all.transform_filter("datum.kind != 'view'").mark_tick(thickness=1, size=14)
+    controls = uprights.encode(
+        x=alt.X("gap:Q", title=None),
+        color=alt.condition(
+            "datum.kind == 'oracle'",
+            alt.Color("split:N", scale=scale, legend=None),
+            alt.value("var(--soft)"),
+        ),
+        tooltip=parts.tips("proxy:N", "split:N", ("kind:N", "control"), ("gap:Q", "loses", ".4f")),
     )
     zero = (
         alt.Chart()
@@ -243,4 +290,4 @@ def _intervals(run: Findings, proxies: Sequence[str]) -> list[alt.Chart]:
         fillOpacity=alt.condition(certain, alt.value(1), alt.value(0)),
         shape=alt.Shape("split:N", scale=shapes, legend=None),
     )
-    return [zero, wide, bars, dots]
+    return [zero, wide, controls, bars, dots]

@@ -1,13 +1,16 @@
-"""SVD and PCA: points are projected on a few axes, learnt from the moments."""
+"""SVD, PCA and random directions: points are projected on a few axes."""
 
 from abc import abstractmethod
 from typing import ClassVar, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from anamorph.errors import AnamorphError
+from anamorph.models.sites import HEAD_KINDS, LAYER_KINDS, Site
 from anamorph.simplifications.base import Simplification
+from anamorph.simplifications.estimator import Where
 from anamorph.simplifications.statistics.moments import Moments
 
 
@@ -95,7 +98,22 @@ class SVD(Projection):
         return matrix, torch.zeros_like(matrix[0])
 
 
-class PCA(Projection):
+class Centred(Projection):
+    """A projection that leaves the mean of the points where it is.
+
+    Attributes:
+        mean_: [dim].
+    """
+
+    mean_: Tensor
+
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """(matrix [dim, dim], bias [dim]), float64."""
+        matrix = self.components_.T @ self.components_
+        return matrix, self.mean_ - self.mean_ @ matrix
+
+
+class PCA(Centred):
     """The centred projection on the axes of greatest variance.
 
     Args:
@@ -108,13 +126,55 @@ class PCA(Projection):
 
     name: ClassVar[str] = "pca"
 
-    mean_: Tensor
-
     def _learn(self, moments: Moments) -> None:
         self.components_ = moments.centred_axes[: self.rank].clone()
         self.mean_ = moments.mean.clone()
 
-    def affine(self) -> tuple[Tensor, Tensor]:
-        """(matrix [dim, dim], bias [dim]), float64."""
-        matrix = self.components_.T @ self.components_
-        return matrix, self.mean_ - self.mean_ @ matrix
+
+class Random(Centred):
+    """The projection, about the mean, on random directions: what a rank keeps without any fit.
+
+    Directions are orthonormal and uniformly distributed. They differ from site to site, unless
+    `joint=true` shares them; those of a lower rank are among those of a higher one.
+
+    Args:
+        rank: how many directions, from 1 to the dimension.
+        seed: of the directions.
+
+    Attributes:
+        components_: [rank, dim] the directions as rows.
+        mean_: [dim].
+    """
+
+    name: ClassVar[str] = "random"
+    control: ClassVar[str | None] = "random"
+
+    _place: tuple[int, ...] = ()  # where it stands, in numbers
+
+    def __init__(self, *, rank: int, seed: int = 0) -> None:
+        super().__init__(rank=rank)
+        self.seed = seed
+
+    def validate(self, dim: int | None = None) -> None:
+        """See `Simplification.validate`."""
+        super().validate(dim)
+        self.require_whole("seed", least=0)
+
+    def placed(self, where: Where) -> Self:
+        """One with directions of its own for the place."""
+        placed = self.clone()
+        placed._place = _numbers(where.sites[0])
+        return placed
+
+    def _learn(self, moments: Moments) -> None:
+        # NumPy draws row by row, so that more rows begin with the same.
+        random = np.random.default_rng([self.seed, *self._place])
+        directions = random.standard_normal((self.rank, moments.dim))
+        self.components_ = torch.from_numpy(np.linalg.qr(directions.T).Q.T.copy())
+        self.mean_ = moments.mean.clone()
+
+
+def _numbers(site: Site) -> tuple[int, int, int]:
+    """A site in numbers."""
+    kinds = (*HEAD_KINDS, *LAYER_KINDS)
+    return site.layer, 0 if site.head is None else site.head, kinds.index(site.kind)

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from typing import Self
 
 import torch
 from torch import Tensor
 
-BLOCK = 2048
-"""Points that are summed at once. What is left over waits, so that the sums do not depend, to the
-last bit, on how the stream was cut into updates."""
+from anamorph.simplifications.statistics.blocks import Blocks
 
 
 class Moments:
@@ -26,17 +23,14 @@ class Moments:
 
     Attributes:
         dim: the width of a point.
-        count: points seen.
     """
 
     def __init__(self, *dims: int) -> None:
         self.dims = dims
         self.dim = sum(dims)
-        self.count = 0
-        self._blocks: _Sums | None = None
-        self._rest: list[Tensor] = []  # fewer than BLOCK points, in their own dtype
-        self._waiting = 0  # points in it
-        self._device: torch.device | None = None
+        self._blocks = Blocks()
+        self._sums: _Sums | None = None  # of the blocks that were full
+        self._merged = 0  # points that others have seen in theirs
 
     @property
     def key(self) -> tuple[str]:
@@ -45,21 +39,8 @@ class Moments:
 
     def update(self, x: Tensor) -> None:
         """Take in `x` [points, dim]."""
-        if not len(x):
-            return
-        x = x.detach().to(self._device or x.device)
-        self._device = x.device
-        self.count += len(x)
-        missing = BLOCK - self._waiting
-        for start, stop in pairwise([0, *range(missing, len(x), BLOCK), len(x)]):
-            piece = x[start:stop]
-            self._waiting += len(piece)
-            if self._waiting < BLOCK:
-                self._rest.append(piece.clone())
-            else:
-                block = torch.cat([*self._rest, piece]) if self._rest else piece
-                self._blocks = _merge(self._blocks, _sums(block))
-                self._rest, self._waiting = [], 0
+        for block in self._blocks.take(x):
+            self._sums = _merge(self._sums, _sums(block))
         self._forget()
 
     def part(self, start: int) -> Self:
@@ -68,16 +49,26 @@ class Moments:
 
     def merge(self, later: Moments) -> None:
         """Take in what other moments have seen, of any part of the stream."""
-        if later._blocks is not None:
-            self._blocks = _merge(self._blocks, later._blocks)
-            self.count += later._blocks.count
-        for points in later._rest:
+        if later._sums is not None:
+            self._sums = _merge(self._sums, later._sums)
+            self._merged += later._sums.count
+        for points in later._blocks.rest:
             self.update(points)
         self._forget()
 
     def _forget(self) -> None:
         for name in ("_total", "axes", "centred_axes"):
             self.__dict__.pop(name, None)
+
+    @property
+    def count(self) -> int:
+        """Points seen."""
+        return self._blocks.count + self._merged
+
+    @property
+    def second(self) -> Tensor:
+        """[dim, dim] float64, on the CPU: the mean of x xᵀ, about the origin."""
+        return self.scatter / max(self.count, 1) + torch.outer(self.mean, self.mean)
 
     @property
     def mean(self) -> Tensor:
@@ -104,9 +95,9 @@ class Moments:
 
     @cached_property
     def _total(self) -> _Sums:
-        total = self._blocks
-        if self._rest:
-            total = _merge(total, _sums(torch.cat(self._rest)))
+        total, rest = self._sums, self._blocks.rest
+        if rest:
+            total = _merge(total, _sums(torch.cat(rest)))
         if total is None:
             zeros = torch.zeros(self.dim, self.dim, dtype=torch.float64)
             return _Sums(0, zeros[0], zeros)

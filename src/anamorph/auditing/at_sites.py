@@ -1,0 +1,120 @@
+"""What proxies do at their own sites: the number that is reported of autoencoders, beside ours.
+
+It is taken on the model's own activations: what a view makes of them, against what the model has.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+
+import polars as pl
+import torch
+from torch import Tensor
+
+from anamorph.auditing.samples import FIT_TOKENS, scored_sequences
+from anamorph.auditing.stacks import StackedEdit, stacked_edits
+from anamorph.errors import AnamorphError
+from anamorph.machine.threads import side_by_side, torch_threads
+from anamorph.models.base import Batch, Context, Model
+from anamorph.models.sites import Site
+from anamorph.simplifications import FittedProxy, changes_weights
+from anamorph.tasks import Split
+from anamorph.tasks.batches import collate, plan
+
+SEQUENCES = 100  # of a split, at most
+LEAST = 1e-12  # of the squares, that must be left about the mean: less is rounding
+
+SCHEMA = {
+    **dict.fromkeys(("simplification", "split", "role", "site"), pl.String),
+    "explained_variance": pl.Float64,
+    **dict.fromkeys(("tokens", "sequences"), pl.Int64),
+}
+
+Place = tuple[str, Site]
+"""The spec string of a proxy, and a site of it."""
+
+
+def at_sites(
+    model: Model, splits: Iterable[Split], proxies: Iterable[FittedProxy], most: int = SEQUENCES
+) -> pl.DataFrame:
+    """How much of the variance at its sites every proxy explains, on every split.
+
+    `explained_variance` is 1 − Σ‖y − ŷ‖² / Σ‖y − ȳ‖²: a ratio of sums over all positions, about
+    the mean of the split (as SAELens and SAEBench have it since their issues 659 and 76). y is what
+    the model has at the site and ŷ what the view makes of what the model has where it reads. It is
+    1 where nothing is changed, 0 for the mean, and may be below.
+
+    Args:
+        model: in inference mode.
+        splits: with the sequences that are scored.
+        proxies: sites of attention patterns are left out, as their width is not fixed, and those
+            whose weights are changed.
+        most: sequences of each split; the first so many.
+
+    Returns:
+        simplification, split, role, site, explained_variance (null where nothing varies), tokens
+        (all positions, not the scored alone) and sequences.
+
+    Raises:
+        AnamorphError: if a number is not finite.
+    """
+    edits = {
+        str(fitted.proxy): [
+            edit for key, edit in stacked_edits([fitted], led=True).items() if key.kind != "pattern"
+        ]
+        for fitted in proxies
+        if not changes_weights(fitted.proxy)
+    }
+    if not any(edits.values()):
+        return pl.DataFrame(schema=SCHEMA)
+    rows = []
+    for split in splits:
+        some = scored_sequences(split, most)
+        sums: dict[Place, Tensor] = {}
+        batches = (collate(some, part) for part in plan(some.lengths, FIT_TOKENS))
+        with model.session(), torch_threads(1) as threads:
+            workers = threads if model.parallel and model.device.type == "cpu" else 1
+            for found in side_by_side(partial(_sums, model, edits), batches, workers):
+                sums = {place: more + sums.get(place, 0) for place, more in found.items()}
+        tokens = len(some.tokens)
+        for (name, site), total in sums.items():
+            explained = _explained(total, tokens)
+            if not math.isfinite(explained or 0):
+                raise AnamorphError(
+                    f"{name} on split {split.name!r}: what it makes at {site} is a NaN or infinity "
+                    "somewhere; look for one in what its simplifications give."
+                )
+            about = (name, split.name, split.role, str(site))
+            rows.append((*about, explained, tokens, len(some)))
+    return pl.DataFrame(rows, SCHEMA, orient="row")
+
+
+def _explained(total: Tensor, points: int) -> float | None:
+    """From what `_sums` gives of all points; None if nothing varies."""
+    error, energy, sums = total[0], total[1], total[2:]
+    about_the_mean = energy - sums.square().sum() / points
+    return None if about_the_mean <= LEAST * energy else float(1 - error / about_the_mean)
+
+
+@torch.inference_mode()
+def _sums(
+    model: Model, edits: Mapping[str, Sequence[StackedEdit]], batch: Batch
+) -> dict[Place, Tensor]:
+    """Of a batch, by place: the sums of ‖y − ŷ‖², of ‖y‖² and of y, [2 + dim] float64."""
+    batch = batch.to(model.device)
+    every = [edit for some in edits.values() for edit in some]
+    keys = sorted({key for edit in every for key in (edit.key, *edit.reads)})
+    recorded = model.run(batch, record=keys, stop=max(key.layer for key in keys) + 1).recorded
+    found = {}
+    for name, some in edits.items():
+        for edit in some:
+            own = recorded[edit.key]
+            context = Context(batch.tokens, batch.mask, read={k: recorded[k] for k in edit.reads})
+            made = edit(own, context)[1]  # the first copy is the model's
+            heads: Sequence[int | None] = edit.heads or (None,)
+            for head in heads:
+                y, theirs = (x if head is None else x[:, head] for x in (own[0], made))
+                y, theirs = y[batch.mask].double(), theirs[batch.mask].double()
+                errors = torch.stack([(y - theirs).square().sum(), y.square().sum()])
+                found[name, edit.site(head)] = torch.cat([errors, y.sum(0)]).cpu()
+    return found

@@ -1,0 +1,286 @@
+"""What the views from disk share: a folder, the site that it names, and what is left as it was."""
+
+from __future__ import annotations
+
+import re
+from abc import abstractmethod
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
+
+import torch
+from torch import Tensor
+
+from anamorph.errors import AnamorphError, require
+from anamorph.models.base import Context
+from anamorph.models.sites import LAYER_KINDS, Site
+from anamorph.simplifications.base import Simplification
+from anamorph.simplifications.estimator import Where
+from anamorph.simplifications.fingerprint import fingerprint_of
+from anamorph.simplifications.formats.reading import folder_of
+from anamorph.simplifications.formats.stored import Stored, site_named
+from anamorph.simplifications.placing import computed_before
+from anamorph.simplifications.replacement import Replacement
+
+FEATURES = 2**24
+"""So many features, over all points, are worked out at a time: 64 MB in float32."""
+
+PLACE = r"(?:.*\.)?(?:blocks|layers|h)\.\d+\..+"
+"""How TransformerLens and Hugging Face name places in a layer."""
+
+
+class Numbers(Protocol):
+    """A coder, whatever it reads."""
+
+    @property
+    def read(self) -> int:
+        """The width of what is read."""
+
+    @property
+    def written(self) -> int:
+        """The width of what is written."""
+
+    @property
+    def features(self) -> int:
+        """How many features there are, of one layer at most."""
+
+    def to(self, dtype: torch.dtype, device: torch.device | str = "cpu") -> Self:
+        """The same with its numbers in another dtype, on another device."""
+
+    def __call__(self, *read: Any) -> Tensor:
+        """What is written [..., written] where this is read [..., read]."""
+
+
+_Numbers = TypeVar("_Numbers", bound=Numbers)
+
+
+class Converted(Generic[_Numbers]):
+    """A coder as it came from disk, and as it was last used: converted once for a model.
+
+    Args:
+        coder: in the dtype of its file, on the CPU.
+    """
+
+    def __init__(self, coder: _Numbers) -> None:
+        self.coder = coder
+        self._last: tuple[torch.dtype, torch.device, _Numbers] | None = None
+
+    def like(self, x: Tensor) -> _Numbers:
+        """The coder in the dtype of `x`, on its device."""
+        last = self._last
+        if last is None or last[:2] != (x.dtype, x.device):
+            last = self._last = x.dtype, x.device, self.coder.to(x.dtype, x.device)
+        return last[2]
+
+
+class FromDisk(Simplification, Generic[_Numbers]):
+    """A view whose numbers are in a folder; a run pins the folder by its content.
+
+    Attributes:
+        path: the folder, or the file of weights in it.
+        keep: how many positions at the beginning of a sequence are left as they are.
+        error: whether what the view gets wrong is added back.
+        coder_: its numbers.
+    """
+
+    kept: ClassVar[bool] = False
+
+    path: str
+    keep: int
+    error: bool
+
+    coder_: Converted[_Numbers]
+
+    _where: Where | None = None
+
+    @abstractmethod
+    def stored(self, layer: int | None) -> Stored[_Numbers]:
+        """What is on disk for a layer, or where it is not told."""
+
+    def validate(self, dim: int | None = None) -> None:
+        """See `Simplification.validate`."""
+        if not isinstance(self.path, str) or not self.path.strip():
+            raise AnamorphError(
+                f"{self.name}: the path is {self.path!r}; give the folder as text, such as "
+                f"{self.name}(coders/layer-3)."
+            )
+        self.require_whole("keep", least=0)
+        if not isinstance(self.error, bool):
+            raise AnamorphError(f"{self}: error must be true or false; got {self.error!r}.")
+
+    def fingerprint(self) -> str:
+        """A digest of the parameters and of all files in the folder."""
+        return fingerprint_of(type(self), str(self), folder_of(self.path))
+
+    def placed(self, where: Where) -> Self:
+        """A clone for one place.
+
+        Raises:
+            AnamorphError: if the folder is of no known format, or names another site.
+        """
+        placed = self.clone()
+        placed._where = where
+        site = where.sites[0]
+        stored = self.stored(site.layer)
+        named = place_named(stored.writes, stored.head)
+        if named is not None and named != site:
+            of = f" of {stored.model}" if stored.model else ""
+            raise AnamorphError(
+                f"what is in {self.path} was made for {named}{of} (the file says "
+                f"{stored.writes}), and is attached to {site}; attach it to {named}, or give the "
+                f"folder of {site}."
+            )
+        return placed
+
+    def learn(self, statistic: None) -> Self:
+        """Read the numbers.
+
+        Raises:
+            AnamorphError: if they are damaged, or of other widths than the model's.
+        """
+        where = self._where
+        coder = self.stored(None if where is None else where.sites[0].layer).coder()
+        if where is not None:
+            self.check_suits(coder, where)
+        self.coder_ = Converted(coder)
+        return self
+
+    def check_suits(self, coder: _Numbers, where: Where) -> None:
+        """Whether the widths of a coder are those of a place, if they are known.
+
+        Raises:
+            AnamorphError: if they are not.
+        """
+        if not where.widths:
+            return
+        read = where.reads[0] if where.reads else where.sites[0]
+        widths = (
+            (read, where.widths[0], coder.read),
+            (where.sites[0], where.widths[-1], coder.written),
+        )
+        for site, width, own in widths:
+            if width != own:
+                raise AnamorphError(
+                    f"what is in {self.path} is for activations of width {own}, and {site} has "
+                    f"width {width}; it was made for another model, or another site."
+                )
+
+    def made_of(self, *read: Tensor) -> Tensor:
+        """What the coder makes [..., written] of what is read [..., read], some points at a time.
+
+        A point has thousands of features, so that those of a whole batch would not fit.
+        """
+        coder = self.coder_.like(read[0])
+        step = max(1, FEATURES // coder.features)
+        parts = zip(*(torch.split(x.reshape(-1, x.shape[-1]), step) for x in read), strict=True)
+        made = torch.cat([coder(*some) for some in parts])
+        return made.view(*read[0].shape[:-1], coder.written)
+
+    def with_error(self, made: Tensor, own: Tensor) -> Tensor:
+        """What is written, with what it gets wrong added back if that is asked for.
+
+        Args:
+            made: what the view makes [..., dim].
+            own: what it stands in for.
+        """
+        return made + (own - made) if self.error else made
+
+    def first_left(self, made: Tensor, own: Tensor, context: Context) -> Tensor:
+        """What is written, with the first positions of a sequence left as they are.
+
+        Args:
+            made: [batch, position, dim].
+            own: what it stands in for.
+            context: with the positions.
+        """
+        if not self.keep:
+            return made
+        at = torch.arange(made.shape[1], device=made.device) if context.at is None else context.at
+        return torch.where((at < self.keep)[..., None], own, made)
+
+
+class ReplacementFromDisk(FromDisk[_Numbers], Replacement):
+    """A view from disk that stands in for an MLP, and reads something else.
+
+    Attributes:
+        source: the kind of site that it reads, if the folder does not say.
+    """
+
+    kinds: ClassVar[frozenset[str]] = frozenset({"mlp"})
+
+    source: str | None
+
+    _reads_from: tuple[int, str] | None = None  # how many layers before, and the kind
+
+    def validate(self, dim: int | None = None) -> None:
+        """See `Simplification.validate`."""
+        super().validate(dim)
+        if self.source is not None:
+            require(f"{self}: source", self.source, among=LAYER_KINDS)
+
+    def placed(self, where: Where) -> Self:
+        """See `FromDisk.placed`."""
+        placed = super().placed(where)
+        placed._reads_from = self._find(where.sites[0].layer)
+        return placed
+
+    def read_for(self, site: Site) -> Site:
+        """What is read of the layer of a site, or of one before it.
+
+        Raises:
+            AnamorphError: if the folder names a place that is no site, or `source` another site.
+        """
+        back, kind = self._reads_from or self._find(site.layer)
+        return Site(site.layer - back, None, kind)
+
+    def own(self, site: Site) -> tuple[Site, ...]:
+        """The site itself, if it has to be read too."""
+        return (site,) if self.error or self.keep else ()
+
+    def _find(self, layer: int) -> tuple[int, str]:
+        stored = self.stored(layer)
+        if self.source is None:
+            hint = f" If you know what it reads, say so: {self.name}(PATH, source=mlp_input)."
+            named = place_named(stored.reads, hint=hint)
+            if named is None:
+                return 0, "mlp_input"
+            written = place_named(stored.writes)
+            return (layer if written is None else written.layer) - named.layer, named.kind
+        said = None if stored.reads is None else site_named(stored.reads)
+        if said is not None and said.kind != self.source:
+            raise AnamorphError(
+                f"what is in {self.path} reads {said} (the file says {stored.reads}), and source "
+                f"is {self.source}; leave source out."
+            )
+        return int(not computed_before(self.source, "mlp")), self.source
+
+    def finished(self, made: Tensor, read: tuple[Tensor, ...]) -> Tensor:
+        """What is written; what it stands in for comes last in what is read, if at all."""
+        return self.with_error(made, read[-1]) if self.error else made
+
+    def apply(self, *read: Tensor, context: Context) -> Tensor:
+        """What `__call__` gives, but for the first positions, if some are kept."""
+        return self.first_left(self(*read), read[-1], context)
+
+
+def place_named(name: str | None, head: int | None = None, hint: str = "") -> Site | None:
+    """Our site for a place that a file names; None if it names none.
+
+    Args:
+        name: in the file's own words.
+        head: the head, if it is one head's.
+        hint: what an error is to say besides.
+
+    Raises:
+        AnamorphError: if it names a place in a layer that is no site of ours.
+    """
+    found = None if name is None else site_named(name, head)
+    if found is None and name is not None and re.fullmatch(PLACE, name):
+        why = ""
+        if "hook_normalized" in name:
+            why = (
+                ": TransformerLens has there what a norm makes before its gain is multiplied in, "
+                "which a model as it is does not show"
+            )
+        raise AnamorphError(
+            f"it was made for {name}, which is no site of the model as it is{why}.{hint}"
+        )
+    return found

@@ -1,0 +1,29 @@
+"""What the model itself has, whatever is simplified before: `frozen@*.*.pattern`."""
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from anamorph.models.base import Context
+from anamorph.models.sites import HEAD_KINDS, LAYER_KINDS
+from anamorph.simplifications.base import Simplification
+
+
+class Frozen(Simplification):
+    """Leaves a site as the model itself has it, although what comes before it is simplified.
+
+    With attention patterns frozen, a replacement of MLPs is a *local* replacement model: what it
+    gets wrong does not change where heads look. The model runs along beside the proxies.
+    """
+
+    name: ClassVar[str] = "frozen"
+    kinds: ClassVar[frozenset[str]] = frozenset({*HEAD_KINDS, *LAYER_KINDS})
+    beside_model: ClassVar[bool] = True
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """`x` itself [..., dim]."""
+        return x
+
+    def apply(self, x: Tensor, *, context: Context) -> Tensor:
+        """What the model has in place of `x`."""
+        return x if context.original is None else context.original

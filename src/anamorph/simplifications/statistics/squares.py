@@ -1,0 +1,52 @@
+"""Sums of squares of a stream of points: how large each dimension is."""
+
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from anamorph.simplifications.statistics.blocks import Blocks
+
+
+class Squares:
+    """Streaming sums of squares in float64, dimension by dimension.
+
+    Args:
+        dim: the width of a point.
+    """
+
+    def __init__(self, dim: int) -> None:
+        self.dim = dim
+        self._blocks = Blocks()
+        self._sum = torch.zeros(dim, dtype=torch.float64)
+
+    @property
+    def key(self) -> tuple[str]:
+        """All of one stream are the same."""
+        return ("squares",)
+
+    def update(self, x: Tensor) -> None:
+        """Take in `x` [points, dim]."""
+        for block in self._blocks.take(x):
+            self._sum += _sum(block)
+
+    def part(self, start: int) -> Self:
+        """An empty one for points of the same width, wherever in the stream they are."""
+        return type(self)(self.dim)
+
+    def merge(self, later: Self) -> None:
+        """Take in what another has seen, of any part of the stream."""
+        self._sum += later._sum
+        for points in later._blocks.rest:
+            self.update(points)
+
+    @property
+    def norms(self) -> Tensor:
+        """[dim] float64, on the CPU: the root of each dimension's sum of squares."""
+        rest = self._blocks.rest
+        return (self._sum + (_sum(torch.cat(rest)) if rest else 0)).sqrt()
+
+
+def _sum(points: Tensor) -> Tensor:
+    """[dim] float64, on the CPU."""
+    return points.cpu().to(torch.float64).square().sum(0)

@@ -1,0 +1,112 @@
+"""What changes of weights are fitted to: what the matrices behind their sites are given."""
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+
+from anamorph.errors import AnamorphError, told_where
+from anamorph.models.base import Batch, Model
+from anamorph.models.changing import watched
+from anamorph.models.matrices import Matrix
+from anamorph.models.sites import Site
+from anamorph.simplifications.base import Attachment, Simplification
+from anamorph.simplifications.statistics.base import Statistic
+from anamorph.simplifications.weight_change import Seen, WeightChange
+from anamorph.tasks.fitted_on import refuse_unfitted
+
+Fits = dict[Attachment, dict[Site, Simplification]]
+
+
+class WeightFits:
+    """The fits of changes of weights, in one pass over a split.
+
+    Statistics are updated while the model runs, so that what one matrix is given need not be kept
+    until all have been. Matrices that are given the same share them.
+
+    Args:
+        model: whose weights.
+        placed: the attachments of changes of weights, with the sites of each.
+
+    Attributes:
+        statistics: by module, of what it is given, and by their keys.
+    """
+
+    def __init__(self, model: Model, placed: Mapping[Attachment, Sequence[Site]]) -> None:
+        self.placed = placed
+        self.statistics: dict[nn.Module, dict[Hashable, Statistic]] = {}
+        self.names: dict[nn.Module, str] = {}
+        self._inputs: dict[tuple[Attachment, Site], dict[str, Statistic]] = {}
+        self._matrices: dict[Site, list[Matrix]] = {}
+        for attachment, sites in placed.items():
+            for site in sites:
+                if site not in self._matrices:
+                    with told_where(attachment, site):
+                        self._matrices[site] = model.matrices(site)
+                found = {m.name: self._statistic(attachment, m) for m in self._matrices[site]}
+                inputs = {k: s for k, s in found.items() if s is not None}
+                if not inputs:
+                    refuse_unfitted(attachment, attachment.on)
+                self._inputs[attachment, site] = inputs
+
+    def _statistic(self, attachment: Attachment, matrix: Matrix) -> Statistic | None:
+        """Of what a matrix is given, if its change is fitted to anything."""
+        statistic = attachment.simplification.clone().statistic(matrix.read().shape[1])
+        if statistic is None:
+            return None
+        self.names.setdefault(matrix.inputs, matrix.name)
+        return self.statistics.setdefault(matrix.inputs, {}).setdefault(statistic.key, statistic)
+
+    @contextmanager
+    def watching(self, batch: Batch, first: int) -> Iterator[None]:
+        """Take in what matrices are given while the model runs on a batch, without padding.
+
+        Args:
+            batch: on the model's device.
+            first: the number of its first sequence, which an error names.
+
+        Raises:
+            AnamorphError: if they are not given it once, or there is a NaN or infinity in it.
+        """
+        rows, fed = batch.mask.flatten().nonzero()[:, 0], set[nn.Module]()
+
+        def seen(module: nn.Module, x: Tensor) -> None:
+            points = x.flatten(0, -2)
+            if len(points) != batch.mask.numel() or module in fed:
+                raise AnamorphError(
+                    f"{self.names[module]} does not see every token once, so its inputs cannot be "
+                    "taken in."
+                )
+            fed.add(module)
+            points = points.index_select(0, rows)
+            if not points.sum().isfinite() and not points.isfinite().all():
+                bad = (~points.isfinite()).any(1).nonzero()[0, 0]
+                number = first + int(rows[bad]) // batch.mask.shape[1]
+                raise AnamorphError(
+                    f"Cannot fit {self.names[module]}: sequence {number} of the data gives it a "
+                    "NaN or infinity; check the model's weights."
+                )
+            for statistic in self.statistics[module].values():
+                statistic.update(points)
+
+        with watched(self.statistics, seen):
+            yield
+        if missed := self.statistics.keys() - fed:
+            raise AnamorphError(
+                f"{', '.join(sorted(self.names[m] for m in missed))} saw no tokens when the model "
+                "ran, so there is nothing to fit to."
+            )
+
+    def learn(self) -> Fits:
+        """Of each attachment the fitted change at every site."""
+        return {
+            attachment: {site: self._learn(attachment, site) for site in sites}
+            for attachment, sites in self.placed.items()
+        }
+
+    def _learn(self, attachment: Attachment, site: Site) -> WeightChange:
+        change, inputs = attachment.simplification.clone(), self._inputs[attachment, site]
+        assert isinstance(change, WeightChange)
+        matrices = {m.name: m.read() for m in self._matrices[site]} if inputs else {}
+        with told_where(attachment, site):
+            return change.learn(Seen(site, matrices, inputs) if inputs else None)
