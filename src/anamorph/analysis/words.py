@@ -81,6 +81,12 @@ _METHODS = {
     "resample": "resampling",
     "random": "random directions",
     "sae": "SAE",
+    "topk_sae": "TopK SAE",
+    "topk_transcoder": "TopK transcoder",
+    "concepts": "binary concepts",
+    "quantize": "quantization",
+    "prune": "pruning",
+    "low_rank": "low rank",
     "clt": "cross-layer transcoder",
     "model": "another model",
 }
@@ -130,6 +136,11 @@ def families(rows: pl.DataFrame) -> list[pl.DataFrame]:
     return [some for _, some in rows.group_by("family", maintain_order=True)]
 
 
+def size_label(size_name: str) -> str:
+    """What a size is called; scikit-learn's `pca__n_components` are "components"."""
+    return size_name.rpartition("__")[2].removeprefix("n_")
+
+
 def sized(size_name: str | None, sizes: Sequence[float | None]) -> str:
     """Sizes with their name: "rank 4 and 8", "64 clusters", "1 cluster"; "" if it has no name.
 
@@ -139,7 +150,7 @@ def sized(size_name: str | None, sizes: Sequence[float | None]) -> str:
     """
     if not size_name:
         return ""
-    size_name = size_name.rpartition("__")[2].removeprefix("n_")  # as scikit-learn calls them
+    size_name = size_label(size_name)
     numbers = listing([f"{size:g}" for size in sizes])
     if not size_name.endswith("s"):
         return f"{size_name} {numbers}"

@@ -8,7 +8,7 @@ import polars as pl
 
 from anamorph.analysis.controls import RANDOM, beside_views
 from anamorph.analysis.findings import IDENTITY, Findings, NamedProxy
-from anamorph.analysis.words import listing, method_label, some_of, threshold
+from anamorph.analysis.words import listing, method_label, size_label, some_of, threshold
 from anamorph.faithfulness.metrics import find_metric
 from anamorph.report.charts import parts
 from anamorph.report.figure import TABLE, Choice, Figure
@@ -59,7 +59,8 @@ def against_size(run: Findings) -> Figure | None:
         seed=pl.lit("all"),
     )
     frame = pl.concat([frame, thin], how="diagonal")
-    sizes = " or ".join(dict.fromkeys(str(p.size_name) for p in with_size.values()))
+    names = dict.fromkeys(size_label(str(p.size_name)) for p in with_size.values())
+    sizes = " or ".join(names) if len(names) <= 2 else "size"
     layers = _size_lines(run, sizes, kinds)
     seeds = " Thin lines are single seeds." if len(run.seeds) > 1 else ""
     rest = some_of(len(families), len(run.families), "families of proxies")
@@ -108,7 +109,7 @@ def _size_lines(run: Findings, sizes: str, kinds: Collection[str]) -> list[alt.C
         "size:Q",
         scale=alt.Scale(type="log", base=2, nice=False, padding=10),
         title=f"{sizes} (log scale)",
-        axis=alt.Axis(format="d", tickCount=6, grid=False),
+        axis=alt.Axis(format="~g", tickCount=6, grid=False),
     )
     formats = "unit_shown == 'share' ? format(datum.value, '.0%') : format(datum.value, '~g')"
     y = alt.Y(
