@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from anamorph.report import render
+from controlled_run import make_controlled
 from heads_run import write
 from synthetic_run import NASTY, make_functions, make_run
 
@@ -93,6 +94,17 @@ def test_every_figure_is_drawn_without_a_request_or_a_complaint(opened: Opened) 
             assert drawn.query_selector(".role-legend .role-legend-label text") is not None, name
     assert legends >= 6
     opened.still_clean()
+
+
+def test_controls_are_drawn_without_a_complaint(
+    browser: "playwright.Browser", tmp_path: Path
+) -> None:
+    page = render(make_controlled(tmp_path))
+    context = browser.new_context(offline=True)
+    opened = Opened(context.new_page(), page.as_uri())
+    assert opened.page.query_selector("#figure-faithfulness svg path[stroke-dasharray]") is not None
+    opened.still_clean()
+    context.close()
 
 
 def test_a_token_that_looks_like_a_script_is_text(opened: Opened) -> None:

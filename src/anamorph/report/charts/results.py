@@ -58,7 +58,7 @@ def against_size(run: Findings) -> Figure | None:
         split=parts.SPLIT,
         seed=pl.lit("all"),
     )
-    frame = pl.concat([frame, thin], how="diagonal")
+    frame = pl.concat([frame, thin, _blank(frame, thin)], how="diagonal")
     names = dict.fromkeys(size_label(str(p.size_name)) for p in with_size.values())
     sizes = " or ".join(names) if len(names) <= 2 else "size"
     layers = _size_lines(run, sizes, kinds)
@@ -95,6 +95,16 @@ def _of_controls(kinds: Collection[str]) -> str:
 
 
 DASHES = {ORACLE: [5, 3], HALF: [7, 2, 1, 2], RANDOM: [1, 3]}
+
+
+def _blank(views: pl.DataFrame, controls: pl.DataFrame) -> pl.DataFrame:
+    """An empty row where a family has no control of a kind: no axis is without extent then."""
+    return (
+        views.unique(["metric", "family"], keep="first", maintain_order=True)
+        .select("metric", "family", "size", "split", seed=pl.lit("all"))
+        .join(controls.select("kind").unique(maintain_order=True), how="cross")
+        .join(controls, on=["metric", "family", "kind"], how="anti")
+    )
 
 
 def _size_lines(run: Findings, sizes: str, kinds: Collection[str]) -> list[alt.Chart]:

@@ -202,7 +202,7 @@ def gap_lines(run: Findings) -> Figure | None:
         f"differ from zero (p of no gap, corrected over views and splits, below {level:g})."
         f"{UPRIGHT if len(lost) else ''} Rows are sorted by the largest gap in same "
         f"predictions.{rest}",
-        chart=alt.layer(*_intervals(run, list(labels.values())), data=TABLE)
+        chart=alt.layer(*_intervals(run, list(labels.values()), len(lost) > 0), data=TABLE)
         .properties(width=max(96, 700 // max(1, len(run.ood))), height=alt.Step(18))
         .facet(column=parts.side_by_side(run.ood), spacing=14),
         data=frame,
@@ -242,8 +242,8 @@ def _lost(run: Findings, labels: Mapping[str, str], metrics: Sequence[str]) -> p
     )
 
 
-def _intervals(run: Findings, proxies: Sequence[str]) -> list[alt.Chart]:
-    """Zero, both intervals and the points, a row a proxy."""
+def _intervals(run: Findings, proxies: Sequence[str], controlled: bool) -> list[alt.Chart]:
+    """Zero, both intervals, what controls lose if there are any, and the points, a row a proxy."""
     y_axis = alt.Axis(labelLimit=300, **parts.QUIET, grid=True)
     scale, shapes = split_scale(run.splits), split_shapes(run.splits)
     of_all = alt.Chart().encode(
@@ -290,4 +290,4 @@ def _intervals(run: Findings, proxies: Sequence[str]) -> list[alt.Chart]:
         fillOpacity=alt.condition(certain, alt.value(1), alt.value(0)),
         shape=alt.Shape("split:N", scale=shapes, legend=None),
     )
-    return [zero, wide, controls, bars, dots]
+    return [zero, wide, *([controls] if controlled else []), bars, dots]
