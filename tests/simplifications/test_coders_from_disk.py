@@ -15,6 +15,7 @@ from anamorph.models.base import Batch
 from anamorph.models.sites import Site
 from anamorph.simplifications import (
     Simplification,
+    Where,
     check_proxies,
     check_readable,
     check_simplification,
@@ -195,6 +196,28 @@ def test_the_site_that_a_file_names_is_checked(model: am.Decoder, tmp_path: Path
     path = sae(tmp_path / "c", 2, 8, place="mlp_out")
     with pytest.raises(AnamorphError, match=r"it is an autoencoder. Use sae\(PATH\)"):
         tried(model, f"transcoder({path})@2.mlp")
+
+
+def test_a_module_before_a_norm_is_not_our_site(tmp_path: Path) -> None:
+    folder = tmp_path / "layers.3.mlp"
+    folder.mkdir()
+    save_file(
+        {
+            "encoder.weight": torch.ones(20, 8),
+            "encoder.bias": torch.ones(20),
+            "W_dec": torch.ones(20, 8),
+            "b_dec": torch.ones(8),
+        },
+        folder / "sae.safetensors",
+    )
+    said = {"k": 2, "activation": "topk", "num_latents": 20, "d_in": 8, "transcode": False}
+    (folder / "cfg.json").write_text(json.dumps(said))
+    site = Site(3, None, "mlp")
+    sae = SAE(path=str(folder))
+    assert sae.placed(Where((site,), (), (8, 8), {"class": "LlamaForCausalLM"})) == sae
+    for model in ("Gemma3ForCausalLM", "Olmo2ForCausalLM"):
+        with pytest.raises(AnamorphError, match=rf"{model} applies a norm .* 3\.mlp is behind"):
+            sae.placed(Where((site,), (), (8, 8), {"class": model}))
 
 
 def test_one_heads_autoencoder(model: am.Decoder, tmp_path: Path) -> None:

@@ -71,6 +71,10 @@ class Converted(Generic[_Numbers]):
         return last[2]
 
 
+NORM_BEHIND = "Gemma[23]|Olmo[23]"
+"""Classes of transformers whose layers put a norm behind attention and MLP."""
+
+
 class FromDisk(Simplification, Generic[_Numbers]):
     """A view whose numbers are in a folder; a run pins the folder by its content.
 
@@ -127,6 +131,15 @@ class FromDisk(Simplification, Generic[_Numbers]):
                 f"what is in {self.path} was made for {named}{of} (the file says "
                 f"{stored.writes}), and is attached to {site}; attach it to {named}, or give the "
                 f"folder of {site}."
+            )
+        model = str(where.model.get("class", ""))
+        if re.match(NORM_BEHIND, model) and re.search(
+            r"\.(mlp|self_attn)\.output$", stored.writes or ""
+        ):
+            raise AnamorphError(
+                f"what is in {self.path} writes {stored.writes}, the output of a module, to which "
+                f"{model} applies a norm before it is added to the stream; {site} is behind that "
+                "norm. Give a coder of what is behind it."
             )
         return placed
 
