@@ -187,6 +187,9 @@ def test_the_site_that_a_file_names_is_checked(model: am.Decoder, tmp_path: Path
             tried(model, f"sae({path})@{site}")
     with pytest.raises(AnamorphError, match=r"made for 1\.residual .* is attached to 0\.residual"):
         tried(model, f"sae({path})@*.residual")
+    both = Where((Site(1, None, "residual"), Site(1, None, "mlp")))
+    with pytest.raises(AnamorphError, match=r"made for 1\.residual .* is attached to 1\.mlp"):
+        SAE(path=str(path)).placed(both)  # as sites that share a fit are
     path = transcoder(tmp_path / "b", 2, 8)
     tried(model, f"transcoder({path})@2.mlp")
     with pytest.raises(AnamorphError, match=r"made for 2\.mlp of tiny .* is attached to 1\.mlp"):

@@ -144,6 +144,7 @@ class _Pass:
         of_weights = {a: s for a, s in placed.items() if isinstance(a.simplification, WeightChange)}
         self.model, self.weights, self.threads = model, WeightFits(model, of_weights), threads
         self.placed = {a: sites for a, sites in placed.items() if a not in of_weights}
+        self.described = model.describe()  # once: there may be thousands of fits
         seen = {
             seen
             for attachment, sites in self.placed.items()
@@ -227,7 +228,7 @@ class _Pass:
     def _where(self, stream: Stream, widths: tuple[int, ...]) -> Where:
         *reads, _ = stream[0]
         sites = tuple(place[-1] for place in stream)
-        return Where(sites, tuple(reads), widths, self.model.describe())
+        return Where(sites, tuple(reads), widths, self.described)
 
     def _streams(self, attachment: Attachment, dims: Mapping[Site, int]) -> list[Stream]:
         """The points of each fit of an attachment."""

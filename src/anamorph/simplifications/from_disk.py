@@ -122,7 +122,12 @@ class FromDisk(Simplification, Generic[_Numbers]):
         """
         placed = self.clone()
         placed._where = where
-        site = where.sites[0]
+        for site in where.sites:
+            self._check_named(site, str(where.model.get("class", "")))
+        return placed
+
+    def _check_named(self, site: Site, model: str) -> None:
+        """Whether the folder names this site, if it names one, for a model of a class."""
         stored = self.stored(site.layer)
         named = place_named(stored.writes, stored.head)
         if named is not None and named != site:
@@ -132,7 +137,6 @@ class FromDisk(Simplification, Generic[_Numbers]):
                 f"{stored.writes}), and is attached to {site}; attach it to {named}, or give the "
                 f"folder of {site}."
             )
-        model = str(where.model.get("class", ""))
         if re.match(NORM_BEHIND, model) and re.search(
             r"\.(mlp|self_attn)\.output$", stored.writes or ""
         ):
@@ -141,7 +145,6 @@ class FromDisk(Simplification, Generic[_Numbers]):
                 f"{model} applies a norm before it is added to the stream; {site} is behind that "
                 "norm. Give a coder of what is behind it."
             )
-        return placed
 
     def learn(self, statistic: None) -> Self:
         """Read the numbers.
