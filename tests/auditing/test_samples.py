@@ -141,3 +141,13 @@ def test_controls_are_of_the_family_of_their_view() -> None:
     expected["svd(rank=2, on=far)@0.*.key"] = ("svd(on=far)@0.*.key", None)
     expected[str(specs[-2])], expected[both] = (both, "oracle"), (both, None)
     assert found == expected
+
+
+def test_who_fits_is_told_of_each_batch(monkeypatch: pytest.MonkeyPatch, few: Task) -> None:
+    monkeypatch.setattr("anamorph.auditing.samples.FIT_TOKENS", 8)
+    told: list[tuple[int, int]] = []
+    specs = expand(["svd(rank=1)@0.0.key", "svd(rank=1, on=far)@0.0.key"])
+    data = fit_data(few, 6, specs, lambda *at: told.append(at))
+    read = [batch for batches in data.values() for batch in batches]
+    assert len(read) > 2
+    assert told == [(number, len(read)) for number in range(1, len(read) + 1)]

@@ -249,13 +249,14 @@ def test_a_proxy_is_fitted_on_the_split_that_it_names(
     np.testing.assert_allclose(fitted[proxies[1]].by_site[Site(1, None, "mlp")].mean_, mean)
 
 
-@pytest.mark.parametrize("spec", ["zero(on=far)@1.mlp", "onehot(on=far)@1.*.pattern"])
-def test_what_is_not_fitted_has_no_split(
-    model: TableModel, sequences: list[np.ndarray], spec: str
+@pytest.mark.parametrize("said", ["on=far", "joint=true"])
+@pytest.mark.parametrize("spec", ["zero({})@1.mlp", "onehot({})@1.*.pattern"])
+def test_nothing_is_said_of_a_fit_that_there_is_not(
+    model: TableModel, sequences: list[np.ndarray], spec: str, said: str
 ) -> None:
     data = {name: batches(sequences, 5) for name in ("train", "far")}
-    with pytest.raises(AnamorphError, match=r"it is not fitted, so on=far says nothing"):
-        check_proxies(model, expand(spec), data)
+    with pytest.raises(AnamorphError, match=rf"it is not fitted, so {said} says nothing"):
+        check_proxies(model, expand(spec.format(said)), data)
 
 
 def test_a_split_that_there_is_not(model: TableModel, sequences: list[np.ndarray]) -> None:

@@ -1,14 +1,14 @@
 """The audit: fit simplifications, put them into the model, compare on every split."""
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import polars as pl
 
 from anamorph.auditing.another import check_models
 from anamorph.auditing.options import AuditOptions
-from anamorph.auditing.samples import few_sequences, fit_data, scored_task
+from anamorph.auditing.samples import few_sequences, fit_data, scored_task, unwatched
 from anamorph.auditing.works import Auditor, Work, merge, plan
 from anamorph.faithfulness.confidence import PRIOR_CORRELATION
 from anamorph.faithfulness.gaps import Thresholds
@@ -218,7 +218,11 @@ def described(proxies: Sequence[ProxySpec]) -> list[ProxyInfo]:
 
 
 def fit_on_task(
-    model: Model, proxies: Sequence[ProxySpec], task: Task, sequences: int
+    model: Model,
+    proxies: Sequence[ProxySpec],
+    task: Task,
+    sequences: int,
+    watch: Callable[[int, int], None] = unwatched,
 ) -> FittedProxies:
     """Fit what is to be fitted of proxies to the first sequences of `train`, or of their `on=`.
 
@@ -227,8 +231,10 @@ def fit_on_task(
         proxies: what to fit; other models are passed over.
         task: its data.
         sequences: how many are fitted on, at most; see `fit_data`.
+        watch: as of `fit_data`.
 
     Raises:
         AnamorphError: as `anamorph.simplifications.fit`.
     """
-    return fit(model, simplified(proxies), fit_data(task, sequences, proxies), task.train.name)
+    data = fit_data(task, sequences, proxies, watch)
+    return fit(model, simplified(proxies), data, task.train.name)

@@ -1,8 +1,9 @@
 """Which sequences of a task are used for what: to try a model, to fit, to be scored."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from hashlib import blake2b
+from itertools import count
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,8 +74,15 @@ def few_sequences(task: Task, model: Model) -> Batch:
     return Batch(batch.tokens[:, :TRIED], batch.mask[:, :TRIED]).to(model.device)
 
 
+def unwatched(done: int, total: int) -> None:
+    """Watch nothing."""
+
+
 def fit_data(
-    task: Task, sequences: int, proxies: Iterable[ProxySpec] = ()
+    task: Task,
+    sequences: int,
+    proxies: Iterable[ProxySpec] = (),
+    watch: Callable[[int, int], None] = unwatched,
 ) -> dict[str, Iterator[Batch]]:
     """By what proxies name to be fitted on, and the name of the training split, its batches.
 
@@ -85,6 +93,7 @@ def fit_data(
             mixture differs from one split in what is fitted on, not in how much. The parts take
             turns, a sequence each; a long sequence weighs more than a short one, as it does alone.
         proxies: what is to be fitted.
+        watch: told, as batches are read, how many were, and how many there are of all names.
 
     Raises:
         AnamorphError: if `on=` names a split or sequences that there are not.
@@ -92,12 +101,16 @@ def fit_data(
     attachments = [a for p in proxies if isinstance(p, Simplified) for a in p.attachments]
     named = {a.on: a.fitted_on for a in attachments if a.on is not None}
     samples = {task.train.name: FittedOn(), **named}
-    return {name: _batches(_sample(task, on, sequences)) for name, on in samples.items()}
+    found = {name: _sample(task, on, sequences) for name, on in samples.items()}
+    parts = {name: plan(sample.lengths, FIT_TOKENS) for name, sample in found.items()}
+    done, total = count(1), sum(map(len, parts.values()))
 
+    def batches(name: str) -> Iterator[Batch]:
+        for part in parts[name]:
+            yield collate(found[name], part)
+            watch(next(done), total)
 
-def _batches(sample: Split) -> Iterator[Batch]:
-    for part in plan(sample.lengths, FIT_TOKENS):
-        yield collate(sample, part)
+    return {name: batches(name) for name in samples}
 
 
 def _sample(task: Task, on: FittedOn, sequences: int) -> Split:

@@ -46,7 +46,8 @@ def _bars(console: Console) -> Iterator[Watch]:
         def watch(event: Event) -> None:
             if event.step not in bars:
                 bars[event.step] = progress.add_task(event.step, total=event.total, note="")
-            progress.update(bars[event.step], completed=event.done, note=event.note)
+            about = {"completed": event.done, "total": event.total, "note": event.note}
+            progress.update(bars[event.step], **about)
 
         yield watch
 

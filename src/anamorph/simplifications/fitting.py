@@ -187,7 +187,7 @@ class _Pass:
                     statistic.threads = self.threads
                 self.fits[fit] = statistic
                 if statistic is None:
-                    refuse_unfitted(attachment, attachment.on)
+                    refuse_unfitted(attachment, attachment.on, attachment.joint)
                     self._learn(attachment, stream)
 
     def take(self, points: _Points) -> None:

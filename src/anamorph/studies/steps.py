@@ -89,8 +89,9 @@ class SeedAudit:
         }
         if not path.exists():
             count = sum(bool(p.attachments) for p in simplified(proxies))
-            with self._step(f"fitting {count} proxies"):
-                found = fit_on_task(self.model, proxies, task, sequences)
+            step = f"fitting {count} proxies"
+            with self._step(step):
+                found = fit_on_task(self.model, proxies, task, sequences, self._batch(step))
                 require_same()
                 found.from_origin(origin).save(path)
         fitted = FittedProxies.load(path)  # as whoever goes on with the run will have them
@@ -175,6 +176,11 @@ class SeedAudit:
 
     def _step(self, step: str) -> AbstractContextManager[None]:
         return _told(self.watch, f"seed {self.seed}: {step}")
+
+    def _batch(self, step: str) -> Callable[[int, int], None]:
+        """Tells of a batch that is read; what is learnt of all of them comes after the last."""
+        named = f"seed {self.seed}: {step}"
+        return lambda done, total: self.watch(Event(named, done, total + 1))
 
     def _part(self, work: Work, before: int) -> Callable[[int, int], None]:
         """Tells of a work as a part of all cells of its split."""

@@ -103,14 +103,15 @@ class FittedOn:
         return HALF if not self.splits and self != FittedOn() else None
 
 
-def refuse_unfitted(what: object, on: str | None) -> None:
-    """Refuse what `on=` says of something that is not fitted: it would be told as a control.
+def refuse_unfitted(what: object, on: str | None, joint: bool = False) -> None:
+    """Refuse what is said about the fit of something that is not fitted.
 
     Raises:
-        AnamorphError: unless `on` is None.
+        AnamorphError: unless `on` is None, which would be told as a control, and `joint` is false.
     """
-    if on is not None:
-        raise AnamorphError(f"{what}: it is not fitted, so on={on} says nothing; leave it out.")
+    if on is not None or joint:
+        said = "joint=true" if on is None else f"on={on}"
+        raise AnamorphError(f"{what}: it is not fitted, so {said} says nothing; leave it out.")
 
 
 def _slice(text: str) -> slice:
