@@ -238,12 +238,20 @@ def test_with_the_error_it_is_the_model(
     torch.testing.assert_close(with_error, logits(model, batch, nothing), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("kind", SPECS)
+LEAVING = SPECS | {
+    "affine": "svd(rank=1{1})@0.*.{{query,value}};svd(rank=2{1})@1.mlp",
+    "pattern": "topk_attention(k=1{1})@0.*.pattern",
+    "output": "resample(seed=0{1})@1.*.output",
+    "chain": "pca(rank=2)+svd(rank=1{1})@1.mlp",
+}
+
+
+@pytest.mark.parametrize("kind", LEAVING)
 @pytest.mark.parametrize("at", [None, torch.tensor([[1, 6, 2]])])
 def test_first_positions_are_left_as_they_are(
     model: am.Decoder, task: Task, paths: dict[str, str], kind: str, at: Tensor | None
 ) -> None:
-    specs = [SPECS[kind].format(paths[kind], more) for more in ("", ", keep=2")]
+    specs = [LEAVING[kind].format(paths.get(kind), more) for more in ("", ", keep=2")]
     plain, keeping = fit_on_task(model, expand(specs), task, 5).values()
     batch = Batch.whole(WORD)
     nothing, one, other = (
@@ -252,8 +260,8 @@ def test_first_positions_are_left_as_they_are(
     )
     first = torch.arange(WORD.shape[1]) < 2 if at is None else at[0] < 2
     torch.testing.assert_close(other[first], nothing[first])
-    assert not torch.isclose(other[~first], nothing[~first], atol=1e-2).all(-1).any()
-    assert not torch.isclose(one[first], nothing[first], atol=1e-2).all(-1).any()
+    assert not torch.isclose(other[~first], nothing[~first], atol=1e-3).all(-1).any()
+    assert not torch.allclose(one[first], nothing[first], atol=1e-3)
 
 
 def affine_mlps(model: am.Decoder) -> list[tuple[Tensor, Tensor]]:
@@ -314,6 +322,7 @@ def many(model: am.Decoder, task: Task, paths: dict[str, str]) -> FittedProxies:
         f"transcoder({paths['transcoder']}, keep=1)@1.mlp;frozen@2.*.{{query,key}}",
         f"sae({paths['sae']}, keep=3)@1.residual;frozen@2.0.pattern;svd(rank=2)@0.0.value",
         f"sae({paths['sae']})+svd(rank=3)@1.residual",
+        "svd(rank=2, keep=2)@0.*.value;onehot(keep=4)@1.*.pattern",
         "svd(rank=2)@0.*.value",
         "svd(rank=2)@0.*.value;frozen@*.*.pattern",
     ]

@@ -132,6 +132,32 @@ def test_joint_sites_of_a_head_share_a_fit(model: TableModel, sequences: list[np
             np.testing.assert_allclose(by_site[query].components_[0].abs(), np.abs(top), atol=1e-9)
 
 
+@pytest.mark.parametrize("size", [1, 4, 20])
+@pytest.mark.parametrize("joint", ["", ", joint=true"])
+def test_the_first_positions_are_not_fitted_on(
+    model: TableModel, sequences: list[np.ndarray], joint: str, size: int
+) -> None:
+    specs = [f"svd(rank=1{keep}{joint})@0.0.{{query,key}}" for keep in (", keep=2", "", ", keep=4")]
+    fitted = fit(model, expand(specs), {"train": batches(sequences, size)})
+    for (proxy, found), keep in zip(fitted.items(), (2, 0, 4), strict=True):
+        later = [sequence[keep:] for sequence in sequences]
+        assert len(np.concatenate(later))
+        points = {site: rows(model, site, later) for site in found.by_site}
+        for site, one in found.by_site.items():
+            x = np.concatenate(list(points.values())) if joint else points[site]
+            axis = np.linalg.svd(x)[2][0]
+            np.testing.assert_allclose(one.components_[0].abs(), np.abs(axis), atol=1e-9)
+        assert found.keep == dict.fromkeys(found.by_site, keep) if keep else not found.keep
+        assert f"{proxy}".count("keep") == bool(keep)
+
+
+def test_nothing_is_left_to_fit_on(model: TableModel, sequences: list[np.ndarray]) -> None:
+    with pytest.raises(
+        AnamorphError, match=r"no sequence that is fitted on is longer than keep=99"
+    ):
+        fit(model, expand("svd(rank=1, keep=99)@0.0.key"), {"train": batches(sequences, 4)})
+
+
 def test_the_fit_does_not_depend_on_the_batch_size(
     model: TableModel, sequences: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -89,7 +89,9 @@ class Findings(Run):
             where = " + ".join(sites_label(part) for part in row["sites"].split(";"))
             named = re.search(r"[( ]on=([^,)]+)", row["family"])
             on = f" · fitted on {named[1]}" if named else ""
-            title = f"{method_label(row['method'])} · {where}{joint}{on}"
+            kept = re.search(r"[( ]keep=(\d+)", row["family"])
+            keep = f" · from position {kept[1]} on" if kept else ""
+            title = f"{method_label(row['method'])} · {where}{joint}{on}{keep}"
             title = title if row.pop("sites") else row["family"]
             proxies.append(NamedProxy(**row, title=title))
         # Families whose titles are alike (another parameter differs) are called by their spec.

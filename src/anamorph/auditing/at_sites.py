@@ -48,12 +48,13 @@ def at_sites(
         model: in inference mode.
         splits: with the sequences that are scored.
         proxies: sites of attention patterns are left out, as their width is not fixed, and those
-            whose weights are changed.
+            whose weights are changed. Positions that a proxy leaves as they are (`keep=`) are not
+            counted.
         most: sequences of each split; the first so many.
 
     Returns:
         simplification, split, role, site, explained_variance (null where nothing varies), tokens
-        (all positions, not the scored alone) and sequences.
+        (all positions that are edited, not the scored alone) and sequences.
 
     Raises:
         AnamorphError: if a number is not finite.
@@ -76,22 +77,21 @@ def at_sites(
             workers = threads if model.parallel and model.device.type == "cpu" else 1
             for found in side_by_side(partial(_sums, model, edits), batches, workers):
                 sums = {place: more + sums.get(place, 0) for place, more in found.items()}
-        tokens = len(some.tokens)
         for (name, site), total in sums.items():
-            explained = _explained(total, tokens)
+            explained = _explained(total)
             if not math.isfinite(explained or 0):
                 raise AnamorphError(
                     f"{name} on split {split.name!r}: what it makes at {site} is a NaN or infinity "
                     "somewhere; look for one in what its simplifications give."
                 )
             about = (name, split.name, split.role, str(site))
-            rows.append((*about, explained, tokens, len(some)))
+            rows.append((*about, explained, int(total[0]), len(some)))
     return pl.DataFrame(rows, SCHEMA, orient="row")
 
 
-def _explained(total: Tensor, points: int) -> float | None:
+def _explained(total: Tensor) -> float | None:
     """From what `_sums` gives of all points; None if nothing varies."""
-    error, energy, sums = total[0], total[1], total[2:]
+    points, error, energy, sums = *total[:3], total[3:]
     about_the_mean = energy - sums.square().sum() / points
     return None if about_the_mean <= LEAST * energy else float(1 - error / about_the_mean)
 
@@ -100,7 +100,7 @@ def _explained(total: Tensor, points: int) -> float | None:
 def _sums(
     model: Model, edits: Mapping[str, Sequence[StackedEdit]], batch: Batch
 ) -> dict[Place, Tensor]:
-    """Of a batch, by place: the sums of ‖y − ŷ‖², of ‖y‖² and of y, [2 + dim] float64."""
+    """Of a batch, by place: points, the sums of ‖y − ŷ‖², of ‖y‖² and of y, [3 + dim] float64."""
     batch = batch.to(model.device)
     every = [edit for some in edits.values() for edit in some]
     keys = sorted({key for edit in every for key in (edit.key, *edit.reads)})
@@ -114,7 +114,9 @@ def _sums(
             heads: Sequence[int | None] = edit.heads or (None,)
             for head in heads:
                 y, theirs = (x if head is None else x[:, head] for x in (own[0], made))
-                y, theirs = y[batch.mask].double(), theirs[batch.mask].double()
-                errors = torch.stack([(y - theirs).square().sum(), y.square().sum()])
-                found[name, edit.site(head)] = torch.cat([errors, y.sum(0)]).cpu()
+                counted = batch.mask.clone()
+                counted[:, : edit.keep.get((1, head), 0)] = False
+                y, theirs = y[counted].double(), theirs[counted].double()
+                sums = [counted.sum(), (y - theirs).square().sum(), y.square().sum()]
+                found[name, edit.site(head)] = torch.cat([torch.stack(sums), y.sum(0)]).cpu()
     return found

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ class StackedEdit(Edit):
         placed: for each copy the simplification at each head (None for kinds without heads); a head
             that is not there is left as it is.
         led: whether the first copy is the model itself, which simplifications are then shown.
+        keep: of a copy and a head, how many positions at the beginning are left as they are.
     """
 
     def __init__(
@@ -29,8 +31,9 @@ class StackedEdit(Edit):
         key: LayerKind,
         placed: Sequence[Mapping[int | None, Simplification]],
         led: bool = False,
+        keep: Mapping[tuple[int, int | None], int] = MappingProxyType({}),
     ) -> None:
-        self.key, self.placed, self.led = key, placed, led
+        self.key, self.placed, self.led, self.keep = key, placed, led, keep
         self.copies = len(placed)
         read = {s for here in placed for head, x in here.items() for s in x.reads(self.site(head))}
         self.reads = tuple(sorted({LayerKind(site.layer, site.kind) for site in read} - {key}))
@@ -57,11 +60,13 @@ class StackedEdit(Edit):
 
     def _edit_head(self, head: int | None, x: Tensor, context: Context) -> Tensor:
         """Every copy of one head: [1 or copy, batch, ...] to [copy, batch, ...]."""
-        # Only of what maps this very tensor: a replacement is a function of others.
+        # Only of what maps this very tensor, all of it: a replacement is a function of others.
+        site = self.site(head)
         affine = [
-            placed[head].product() if head in placed and not placed[head].reads(site) else None
-            for site in [self.site(head)]
-            for placed in self.placed
+            placed[head].product()
+            if head in placed and not placed[head].reads(site) and not self.keep.get((copy, head))
+            else None
+            for copy, placed in enumerate(self.placed)
         ]
         maps = [map_ for map_ in affine if map_ is not None]
         if maps:
@@ -79,7 +84,8 @@ class StackedEdit(Edit):
             if affine[copy] is None:
                 source = x[copy if len(x) > 1 else 0]
                 if head in placed:
-                    source = _edited(placed[head], self.site(head), copy, source, context)
+                    made = _edited(placed[head], site, copy, source, context)
+                    source = _first_left(made, source, context, self.keep.get((copy, head), 0))
                 out[copy] = source
         return out
 
@@ -102,6 +108,14 @@ def _edited(
                 f"it must give {list(x.shape)}, as the model has there; it gave {list(made.shape)}."
             )
         return made
+
+
+def _first_left(made: Tensor, own: Tensor, context: Context, keep: int) -> Tensor:
+    """What is made [batch, position, ...], but for the first positions what was there."""
+    if not keep:
+        return made
+    at = torch.arange(made.shape[1], device=made.device) if context.at is None else context.at
+    return torch.where((at < keep)[..., None], own, made)
 
 
 def _read(site: Site, copy: int, context: Context) -> Tensor:
@@ -127,9 +141,12 @@ def stacked_edits(stack: Sequence[FittedProxy], led: bool = False) -> dict[Layer
         led: whether one copy more comes first, the model itself.
     """
     placed: dict[LayerKind, list[dict[int | None, Simplification]]] = {}
+    keep: dict[LayerKind, dict[tuple[int, int | None], int]] = {}
     for copy, fitted in enumerate(stack, start=int(led)):
         for site, simplification in fitted.by_site.items():
             key = LayerKind(site.layer, site.kind)
             copies = placed.setdefault(key, [{} for _ in range(led + len(stack))])
             copies[copy][site.head] = simplification
-    return {key: StackedEdit(key, placed[key], led) for key in sorted(placed)}
+        for site, first in fitted.keep.items():
+            keep.setdefault(LayerKind(site.layer, site.kind), {})[copy, site.head] = first
+    return {key: StackedEdit(key, placed[key], led, keep.get(key, {})) for key in sorted(placed)}

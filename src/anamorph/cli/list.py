@@ -13,7 +13,7 @@ from anamorph.tasks import task_names
 
 OF_ANY = (
     "all of them also take joint=true, by which the sites of a head share one fit, and on=SPLIT, "
-    "to be fitted on another split than train"
+    "to be fitted on another split than train; and keep=1, which leaves the first position as it is"
 )
 
 

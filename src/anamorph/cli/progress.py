@@ -46,8 +46,8 @@ def _bars(console: Console) -> Iterator[Watch]:
         def watch(event: Event) -> None:
             if event.step not in bars:
                 bars[event.step] = progress.add_task(event.step, total=event.total, note="")
-            about = {"completed": event.done, "total": event.total, "note": event.note}
-            progress.update(bars[event.step], **about)
+            bar = bars[event.step]
+            progress.update(bar, completed=event.done, total=event.total, note=event.note)
 
         yield watch
 

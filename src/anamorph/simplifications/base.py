@@ -15,7 +15,7 @@ from typing import ClassVar, Self, cast
 
 from torch import Tensor
 
-from anamorph.errors import AnamorphError
+from anamorph.errors import AnamorphError, require
 from anamorph.models.base import Context
 from anamorph.models.sites import HEAD_KINDS, LAYER_KINDS, Site
 from anamorph.models.weights import read_weights, write_weights
@@ -63,9 +63,11 @@ class Simplification(Fittable):
             return NotImplemented
         return Chain(stages=(*self.parts(), *other.parts()))
 
-    def at(self, sites: str, *, joint: bool = False, on: str | None = None) -> Attachment:
+    def at(
+        self, sites: str, *, joint: bool = False, on: str | None = None, keep: int = 0
+    ) -> Attachment:
         """Attach to the sites of a pattern, such as `1.*.{query,key}`; see `Attachment`."""
-        return Attachment(self, sites, joint, on)
+        return Attachment(self, sites, joint, on, keep)
 
     def __matmul__(self, sites: str) -> Attachment:
         """`SVD(rank=4) @ "1.*.{query,key}"`: attach, each site with a fit of its own."""
@@ -259,6 +261,8 @@ class Attachment:
         joint: whether the sites of one head share one fit.
         on: what it is fitted on (`FittedOn`), such as the name of a split, `train+python` or
             `train[0::2]`; None for the training split.
+        keep: how many positions at the beginning of a sequence are left as they are, and not fitted
+            on, such as that of BOS, whose activations may be far larger than all others.
 
     Raises:
         AnamorphError: if a hyper-parameter makes no sense, or the pattern cannot be one.
@@ -268,10 +272,12 @@ class Attachment:
     sites: str
     joint: bool = False
     on: str | None = None
+    keep: int = 0
 
     def __post_init__(self) -> None:
         if not isinstance(self.joint, bool):
             raise AnamorphError(f"joint must be true or false; got {self.joint!r}.")
+        require("keep", self.keep, whole=True, least=0)
         sites = re.sub(r"\s*([.*{},-])\s*", r"\1", self.sites.strip())
         if not re.fullmatch(r"[\w.*{},-]+", sites):
             raise AnamorphError(
@@ -292,7 +298,8 @@ class Attachment:
 
     def text(self, *, without: str | None = None) -> str:
         """The spec text, with or without a hyper-parameter of that name."""
-        extra = {k: v for k, v in (("joint", self.joint), ("on", self.on)) if v}
+        said = {"joint": self.joint, "on": self.on, "keep": self.keep}
+        extra = {name: value for name, value in said.items() if value}
         return f"{self.simplification.text(without=without, **extra)}@{self.sites}"
 
     def __repr__(self) -> str:
@@ -384,7 +391,7 @@ def parse_simplification(
         known: classes by name, besides the registry.
 
     Raises:
-        AnamorphError: as `parse`, and for lists, `joint` and `on`.
+        AnamorphError: as `parse`, and for lists, `joint`, `on` and `keep`.
     """
     stages = read_stages(text)
     if any(len(value) > 1 for stage in stages for value in stage.values.values()):

@@ -189,8 +189,9 @@ class Fittable(ABC):
             )
             raise AnamorphError(
                 f"{cls.name} {problem}. Its parameters are: {', '.join(defaults) or 'none'} "
-                "(and joint=true, which shares one fit among the sites of a head; and on=SPLIT, "
-                "which fits on that split, a slice of it or a mixture)."
+                "(and joint=true, which shares one fit among the sites of a head; on=SPLIT, which "
+                "fits on that split, a slice of it or a mixture; and keep=1, which leaves the "
+                "first position as it is)."
             )
         return cls(**given)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from anamorph.errors import AnamorphError, told_where
 from anamorph.files import file_name
-from anamorph.models.sites import Site
+from anamorph.models.sites import Site, match_sites
 from anamorph.models.weights import read_weights, write_weights
 from anamorph.simplifications.base import Simplification, Simplified, parse_simplification
 from anamorph.simplifications.estimator import Where
@@ -31,6 +31,16 @@ class FittedProxy:
     proxy: Simplified
     by_site: Mapping[Site, Simplification]
     first_layer: int
+
+    @property
+    def keep(self) -> dict[Site, int]:
+        """How many positions at the beginning of a sequence are left as they are, if any are."""
+        return {
+            site: attachment.keep
+            for attachment in self.proxy.attachments
+            if attachment.keep
+            for site in match_sites(attachment.sites, self.by_site)
+        }
 
 
 class FittedProxies(dict[Simplified, FittedProxy]):

@@ -32,8 +32,17 @@ Place = tuple[Site, ...]
 """Where a point is taken: at a site; or at those that a replacement reads and, last, the one that
 it writes."""
 
-Stream = tuple[Place, ...]
-"""The places whose points one fit sees, in the model's order: several if a fit is joint."""
+
+class Stream(NamedTuple):
+    """The points that one fit sees.
+
+    Attributes:
+        places: in the model's order; several if a fit is joint.
+        keep: of every sequence, points before this position are left out.
+    """
+
+    places: tuple[Place, ...]
+    keep: int
 
 
 def check_proxies(
@@ -159,6 +168,7 @@ class _Pass:
         self.fits: dict[tuple[Simplification, Stream], Statistic | None] = {}
         self.learners: dict[tuple[Simplification, Stream], Simplification] = {}
         self.seen = 0  # batches
+        self.taken: dict[Stream, int] = {}  # points
         self.learnt: dict[tuple[Simplification, Stream], Simplification] = {}
         if not self.keys:
             self._begin({})
@@ -174,8 +184,8 @@ class _Pass:
             self.streams[attachment] = self._streams(attachment, dims)
             for stream in self.streams[attachment]:
                 fit = attachment.simplification, stream
-                known = all(site in dims for site in stream[0])
-                widths = tuple(dims[site] for site in stream[0] if known)
+                known = all(site in dims for site in stream.places[0])
+                widths = tuple(dims[site] for site in stream.places[0] if known)
                 with told_where(attachment, _written(stream)):
                     placed = attachment.simplification.clone().placed(self._where(stream, widths))
                     statistic = placed.statistic(*widths) if known else None
@@ -195,15 +205,10 @@ class _Pass:
         self.seen += 1
         if not self.streams:
             self._begin({site: x.shape[1] for site, x in points.at.items()})
-        orders = {
-            size: points.sequence.repeat(size).argsort(stable=True)
-            for size in set(map(len, self.statistics)) - {1}
-        }
         for stream, statistics in self.statistics.items():
-            each = [beside([points.at[site] for site in place]) for place in stream]
-            # A sequence at all sites that share the fit, then the next.
-            x = each[0] if len(each) == 1 else torch.cat(each)[orders[len(each)]]
-            for statistic in statistics.values():
+            x = points.of(stream)
+            self.taken[stream] = self.taken.get(stream, 0) + len(x)
+            for statistic in statistics.values() if len(x) else ():
                 statistic.update(x)
 
     def learn(self) -> dict[Attachment, dict[Site, Simplification]]:
@@ -212,13 +217,19 @@ class _Pass:
             raise AnamorphError("There is no data to fit to; give at least one batch.")
         return self.weights.learn() | {
             attachment: {
-                place[-1]: self._learn(attachment, stream) for stream in streams for place in stream
+                place[-1]: self._learn(attachment, stream)
+                for stream in streams
+                for place in stream.places
             }
             for attachment, streams in self.streams.items()
         }
 
     def _learn(self, attachment: Attachment, stream: Stream) -> Simplification:
         fit = attachment.simplification, stream
+        if stream in self.statistics and not self.taken.get(stream):
+            raise AnamorphError(
+                f"{attachment}: no sequence that is fitted on is longer than keep={stream.keep}."
+            )
         if fit not in self.learnt:
             self.learnt[fit] = self.learners[fit]
             with told_where(attachment, _written(stream)):
@@ -226,8 +237,8 @@ class _Pass:
         return self.learnt[fit]
 
     def _where(self, stream: Stream, widths: tuple[int, ...]) -> Where:
-        *reads, _ = stream[0]
-        sites = tuple(place[-1] for place in stream)
+        *reads, _ = stream.places[0]
+        sites = tuple(place[-1] for place in stream.places)
         return Where(sites, tuple(reads), widths, self.described)
 
     def _streams(self, attachment: Attachment, dims: Mapping[Site, int]) -> list[Stream]:
@@ -241,7 +252,7 @@ class _Pass:
             elif attachment.joint:
                 same_fit = (site.layer, site.head, *map(dims.get, place))
             groups.setdefault(same_fit, []).append(place)
-        return list(map(tuple, groups.values()))
+        return [Stream(tuple(places), attachment.keep) for places in groups.values()]
 
     def points(self, numbered: tuple[int, Batch]) -> _Points:
         """What the model computes at the sites, sequence by sequence and without padding.
@@ -269,7 +280,7 @@ class _Pass:
             if not x.sum().isfinite():  # it may be overflow, or at a head that nobody asked for
                 for site in sites:
                     _require_finite(site, points[site], first + sequence)
-        return _Points(sequence, points)
+        return _Points(sequence, place, points)
 
 
 class _Points(NamedTuple):
@@ -277,11 +288,21 @@ class _Points(NamedTuple):
 
     Attributes:
         sequence: [points] the row of the batch that each point comes from.
+        position: [points] where in it.
         at: for each site [points, dim].
     """
 
     sequence: Tensor
+    position: Tensor
     at: dict[Site, Tensor]
+
+    def of(self, stream: Stream) -> Tensor:
+        """What a fit sees [points, dim]: a sequence at all sites that share it, then the next."""
+        each = [beside([self.at[site] for site in place]) for place in stream.places]
+        if len(each) == 1 and not stream.keep:
+            return each[0]
+        order = self.sequence.repeat(len(each)).argsort(stable=True)
+        return torch.cat(each)[order[self.position.repeat(len(each))[order] >= stream.keep]]
 
 
 def _require_finite(site: Site, points: Tensor, sequence: Tensor) -> None:
@@ -302,4 +323,4 @@ def _record(model: Model, batch: Batch, keys: Sequence[LayerKind], whole: bool) 
 
 def _written(stream: Stream) -> str:
     """The sites that a fit is for."""
-    return ", ".join(str(place[-1]) for place in stream)
+    return ", ".join(str(place[-1]) for place in stream.places)

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from anamorph.errors import AnamorphError, require
-from anamorph.models.base import Context
 from anamorph.models.sites import LAYER_KINDS, Site
 from anamorph.simplifications.base import Simplification
 from anamorph.simplifications.estimator import Where
@@ -80,7 +79,6 @@ class FromDisk(Simplification, Generic[_Numbers]):
 
     Attributes:
         path: the folder, or the file of weights in it.
-        keep: how many positions at the beginning of a sequence are left as they are.
         error: whether what the view gets wrong is added back.
         coder_: its numbers.
     """
@@ -88,7 +86,6 @@ class FromDisk(Simplification, Generic[_Numbers]):
     kept: ClassVar[bool] = False
 
     path: str
-    keep: int
     error: bool
 
     coder_: Converted[_Numbers]
@@ -106,7 +103,6 @@ class FromDisk(Simplification, Generic[_Numbers]):
                 f"{self.name}: the path is {self.path!r}; give the folder as text, such as "
                 f"{self.name}(coders/layer-3)."
             )
-        self.require_whole("keep", least=0)
         if not isinstance(self.error, bool):
             raise AnamorphError(f"{self}: error must be true or false; got {self.error!r}.")
 
@@ -199,19 +195,6 @@ class FromDisk(Simplification, Generic[_Numbers]):
         """
         return made + (own - made) if self.error else made
 
-    def first_left(self, made: Tensor, own: Tensor, context: Context) -> Tensor:
-        """What is written, with the first positions of a sequence left as they are.
-
-        Args:
-            made: [batch, position, dim].
-            own: what it stands in for.
-            context: with the positions.
-        """
-        if not self.keep:
-            return made
-        at = torch.arange(made.shape[1], device=made.device) if context.at is None else context.at
-        return torch.where((at < self.keep)[..., None], own, made)
-
 
 class ReplacementFromDisk(FromDisk[_Numbers], Replacement):
     """A view from disk that stands in for an MLP, and reads something else.
@@ -249,7 +232,7 @@ class ReplacementFromDisk(FromDisk[_Numbers], Replacement):
 
     def own(self, site: Site) -> tuple[Site, ...]:
         """The site itself, if it has to be read too."""
-        return (site,) if self.error or self.keep else ()
+        return (site,) if self.error else ()
 
     def _find(self, layer: int) -> tuple[int, str]:
         stored = self.stored(layer)
@@ -271,10 +254,6 @@ class ReplacementFromDisk(FromDisk[_Numbers], Replacement):
     def finished(self, made: Tensor, read: tuple[Tensor, ...]) -> Tensor:
         """What is written; what it stands in for comes last in what is read, if at all."""
         return self.with_error(made, read[-1]) if self.error else made
-
-    def apply(self, *read: Tensor, context: Context) -> Tensor:
-        """What `__call__` gives, but for the first positions, if some are kept."""
-        return self.first_left(self(*read), read[-1], context)
 
 
 def place_named(name: str | None, head: int | None = None, hint: str = "") -> Site | None:

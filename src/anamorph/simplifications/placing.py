@@ -35,11 +35,13 @@ def sites_of(proxy: Simplified, model_sites: Iterable[Site]) -> Placement:
     placement = []
     for attachment in proxy.attachments:
         simplification = attachment.simplification
-        if attachment.joint and of_weights:
-            raise AnamorphError(
-                f"{attachment}: a change of weights has no fit that sites could share; leave out "
-                "joint=true."
+        if of_weights and (attachment.joint or attachment.keep):
+            why, what = (
+                ("has no fit that sites could share", "joint=true")
+                if attachment.joint
+                else ("is one at every position", f"keep={attachment.keep}")
             )
+            raise AnamorphError(f"{attachment}: a change of weights {why}; leave out {what}.")
         sites = match_sites(attachment.sites, model_sites)
         for site in sites:
             if site.kind not in simplification.kinds:

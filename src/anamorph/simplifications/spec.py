@@ -1,6 +1,6 @@
 """Spec strings: the text that names a proxy (`grammar.py` has the grammar).
 
-`joint=true` and `on=SPLIT` among the parameters of a stage belong to the attachment.
+`joint=true`, `on=SPLIT` and `keep=1` among the parameters of a stage belong to the attachment.
 """
 
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ from anamorph.simplifications.grammar import Scalar, Stage, read_models, read_pr
 from anamorph.simplifications.named import AnotherModel, ProxySpec
 from anamorph.simplifications.registry import find_class
 
-OF_ATTACHMENT = ("joint", "on")
+OF_ATTACHMENT = ("joint", "on", "keep")
 """Parameters that belong to the attachment."""
 
 Spec = str | Attachment | ProxySpec

@@ -24,19 +24,15 @@ class CLT(ReplacementFromDisk[CrossLayer]):
     Args:
         path: the folder.
         source: the kind of site that it reads, if the folder does not say; `mlp_input` by default.
-        keep: so many positions at the beginning of a sequence are left as they are.
         error: whether what it gets wrong is added back, so that the proxy equals the model.
     """
 
     name: ClassVar[str] = "clt"
     one_fit: ClassVar[bool] = True
 
-    def __init__(
-        self, *, path: str, source: str | None = None, keep: int = 0, error: bool = False
-    ) -> None:
+    def __init__(self, *, path: str, source: str | None = None, error: bool = False) -> None:
         self.path = path
         self.source = source
-        self.keep = keep
         self.error = error
 
     def stored(self, layer: int | None) -> Stored[CrossLayer]:

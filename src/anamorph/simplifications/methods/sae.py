@@ -5,7 +5,6 @@ from typing import ClassVar
 from torch import Tensor
 
 from anamorph.errors import AnamorphError
-from anamorph.models.base import Context
 from anamorph.simplifications.formats.coder import SparseCoder
 from anamorph.simplifications.formats.reading import read_coder
 from anamorph.simplifications.formats.stored import Stored
@@ -22,15 +21,13 @@ class SAE(FromDisk[SparseCoder]):
 
     Args:
         path: the folder, or the file of weights in it.
-        keep: so many positions at the beginning of a sequence are left as they are.
         error: whether what it gets wrong is added back, so that the proxy equals the model.
     """
 
     name: ClassVar[str] = "sae"
 
-    def __init__(self, *, path: str, keep: int = 0, error: bool = False) -> None:
+    def __init__(self, *, path: str, error: bool = False) -> None:
         self.path = path
-        self.keep = keep
         self.error = error
 
     def stored(self, layer: int | None) -> Stored[SparseCoder]:
@@ -46,7 +43,3 @@ class SAE(FromDisk[SparseCoder]):
     def __call__(self, x: Tensor) -> Tensor:
         """What the autoencoder makes of `x` [..., dim]."""
         return self.with_error(self.made_of(x), x)
-
-    def apply(self, x: Tensor, *, context: Context) -> Tensor:
-        """The same, but for the first positions, if some are kept."""
-        return self.first_left(self(x), x, context)

@@ -23,18 +23,14 @@ class Transcoder(ReplacementFromDisk[SparseCoder]):
     Args:
         path: the folder, or the file of weights in it.
         source: the kind of site that it reads, if the folder does not say; `mlp_input` by default.
-        keep: so many positions at the beginning of a sequence are left as they are.
         error: whether what it gets wrong is added back, so that the proxy equals the model.
     """
 
     name: ClassVar[str] = "transcoder"
 
-    def __init__(
-        self, *, path: str, source: str | None = None, keep: int = 0, error: bool = False
-    ) -> None:
+    def __init__(self, *, path: str, source: str | None = None, error: bool = False) -> None:
         self.path = path
         self.source = source
-        self.keep = keep
         self.error = error
 
     def stored(self, layer: int | None) -> Stored[SparseCoder]:
