@@ -151,6 +151,14 @@ def test_the_first_positions_are_not_fitted_on(
         assert f"{proxy}".count("keep") == bool(keep)
 
 
+def test_what_is_not_fitted_stands_beside_what_is(
+    model: TableModel, sequences: list[np.ndarray]
+) -> None:
+    proxies = expand(["pca(rank=1)@0.0.key", "zero@0.0.key"])
+    fitted = fit(model, proxies, {"train": batches(sequences, 5)})
+    assert [len(one.by_site) for one in fitted.values()] == [1, 1]
+
+
 def test_nothing_is_left_to_fit_on(model: TableModel, sequences: list[np.ndarray]) -> None:
     with pytest.raises(
         AnamorphError, match=r"no sequence that is fitted on is longer than keep=99"

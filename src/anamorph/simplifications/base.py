@@ -259,10 +259,8 @@ class Attachment:
         simplification: what is put there; not fitted.
         sites: the pattern, without spaces; see `anamorph.models.sites`.
         joint: whether the sites of one head share one fit.
-        on: what it is fitted on (`FittedOn`), such as the name of a split, `train+python` or
-            `train[0::2]`; None for the training split.
-        keep: how many positions at the beginning of a sequence are left as they are, and not fitted
-            on, such as that of BOS, whose activations may be far larger than all others.
+        on: what it is fitted on (`FittedOn`): `train+python`; None for the training split.
+        keep: how many positions at the beginning of a sequence are neither changed nor fitted on.
 
     Raises:
         AnamorphError: if a hyper-parameter makes no sense, or the pattern cannot be one.
@@ -298,8 +296,7 @@ class Attachment:
 
     def text(self, *, without: str | None = None) -> str:
         """The spec text, with or without a hyper-parameter of that name."""
-        said = {"joint": self.joint, "on": self.on, "keep": self.keep}
-        extra = {name: value for name, value in said.items() if value}
+        extra = {k: v for k, v in vars(self).items() if v and k in ("joint", "on", "keep")}
         return f"{self.simplification.text(without=without, **extra)}@{self.sites}"
 
     def __repr__(self) -> str:
@@ -337,9 +334,7 @@ class Simplified(ProxySpec):
     @property
     def family(self) -> str:
         """The spec text without the size: proxies that differ only in their size share it."""
-        if self.size_name is None:
-            return str(self)
-        return ";".join(a.text(without=self.size_name) for a in self.attachments)
+        return ";".join(a.text(without=self.size_name) for a in self.attachments) or "identity"
 
     @property
     def size_name(self) -> str | None:

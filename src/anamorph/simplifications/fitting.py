@@ -226,7 +226,7 @@ class _Pass:
 
     def _learn(self, attachment: Attachment, stream: Stream) -> Simplification:
         fit = attachment.simplification, stream
-        if stream in self.statistics and not self.taken.get(stream):
+        if self.fits[fit] is not None and not self.taken.get(stream):
             raise AnamorphError(
                 f"{attachment}: no sequence that is fitted on is longer than keep={stream.keep}."
             )

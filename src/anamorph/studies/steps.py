@@ -175,7 +175,7 @@ class SeedAudit:
         return self.run.seed(self.seed) / "simplifications.safetensors"
 
     def _step(self, step: str) -> AbstractContextManager[None]:
-        return _told(self.watch, f"seed {self.seed}: {step}")
+        return told(self.watch, f"seed {self.seed}: {step}")
 
     def _batch(self, step: str) -> Callable[[int, int], None]:
         """Tells of a batch that is read; what is learnt of all of them comes after the last."""
@@ -208,15 +208,14 @@ def _noise(run: Run) -> list[dict[str, Any]]:
     return [read_json(run.seed(seed) / "noise.json", dict) for seed in run.seeds]
 
 
-def report_run(run: Run, watch: Watch) -> None:
+def report_run(run: Run) -> None:
     """Write `checks.json`, and the report."""
     write_json(run.path / "checks.json", self_checks(run.results, _noise(run)))
-    with _told(watch, "report"):
-        report.render(run.path)
+    report.render(run.path)
 
 
 @contextmanager
-def _told(watch: Watch, step: str) -> Iterator[None]:
+def told(watch: Watch, step: str) -> Iterator[None]:
     """Tell that a step begins, and that it is done unless it fails."""
     watch(Event(step, 0, 1))
     yield

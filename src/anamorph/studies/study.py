@@ -29,7 +29,7 @@ from anamorph.runs.opening import open_run
 from anamorph.simplifications import Sweep
 from anamorph.studies.sources import GivenStudy, Study, TrainedStudy, check_kept
 from anamorph.studies.specification import StudySpec
-from anamorph.studies.steps import SeedAudit, report_run, tabulate_run
+from anamorph.studies.steps import SeedAudit, report_run, tabulate_run, told
 from anamorph.tasks import Task
 
 
@@ -170,9 +170,12 @@ def carry_out(study: Study, out: Path | str, workers: int | None = 1, watch: Wat
             check_kept(run)
             return run
         _each_seed(study, run, workers, watch)
-        tabulate_run(run, study)
-        write_json(run.path / "claims.json", study.conclude(run))
-        report_run(run, watch)
+        with told(watch, "tables"):
+            tabulate_run(run, study)
+        with told(watch, "claims"):
+            write_json(run.path / "claims.json", study.conclude(run))
+        with told(watch, "report"):
+            report_run(run)
     return run
 
 
