@@ -1,5 +1,6 @@
 """What others report: by hand, and against a decoder that is written out a second time."""
 
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,14 @@ import polars as pl
 import pytest
 import scipy.special
 import torch
+from rich.console import Console
 
 import anamorph as am
 from anamorph.analysis.findings import read
 from anamorph.analysis.reported import lines, recovered, reported
 from anamorph.auditing.samples import scored_sequences
+from anamorph.cli.markdown import markdown
+from anamorph.cli.tables import print_run
 from anamorph.models.sites import Site
 from anamorph.tasks import Task
 from controlled_run import make_controlled
@@ -108,10 +112,10 @@ def test_an_audit_against_numpy(task: Task) -> None:
         expected = (ce["zero"] - ce["linear"]) / (ce["zero"] - ce["model"])
         assert found["ce_recovered"] == pytest.approx(expected, abs=2e-3)
         assert found["kl_recovered"] == pytest.approx(1 - kl["linear"] / kl["zero"], abs=2e-3)
-    assert audit.at_sites(model, task)["simplification"].unique().to_list() == [
-        "linear@1.mlp",
-        "zero@1.mlp",
-    ]
+    y = np.concatenate([forward(model, x, {})[MLP] for x in scored_sequences(task.reference)])
+    (zero,) = audit.at_sites(model, task).filter(simplification="zero@1.mlp", role="iid").to_dicts()
+    explained = 1 - (y**2).sum() / ((y - y.mean(axis=0)) ** 2).sum()
+    assert zero["explained_variance"] == pytest.approx(explained, abs=1e-5)
 
 
 def test_a_run_with_several_models_and_sites(tmp_path: Path) -> None:
@@ -132,5 +136,11 @@ def test_a_run_with_several_models_and_sites(tmp_path: Path) -> None:
         "dead features": "25.0\N{NO-BREAK SPACE}%",
         "same prediction": told.lines["same prediction"][0],
     }
+    console = Console(file=StringIO(), width=200)
+    print_run(read(run), console)
+    assert isinstance(console.file, StringIO)
+    for text in (console.file.getvalue(), markdown(read(run))):
+        (line,) = (x for x in text.splitlines() if " L0 " in x)
+        assert line.count("4.0") == len(read(run).splits)
     table = reported(read(run)).filter(pl.col("l0").is_not_null())
     assert table["l0"].to_list() == [4.0] * len(read(run).splits)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import polars as pl
 
 from anamorph.analysis.findings import IDENTITY, Findings
-from anamorph.analysis.words import method_label, percent
+from anamorph.analysis.words import percent
 from anamorph.faithfulness.metrics import JUDGED
 
 ZERO, MEAN = "zero", "mean"  # the ablations, by their methods
@@ -103,10 +103,12 @@ def reported(run: Findings) -> pl.DataFrame:
         maintain_order="left",
     )
     if run.sites is not None:
-        each = run.sites.group_by("seed", *keys).agg(
-            pl.col("explained_variance").min(), pl.col("l0", "dead").mean()
+        means = (
+            run.sites.group_by("seed", *keys, maintain_order=True)
+            .agg(pl.col("explained_variance").min(), pl.col("l0", "dead").mean())
+            .group_by(keys, maintain_order=True)
+            .agg(pl.col("explained_variance", "l0", "dead").mean())
         )
-        means = each.group_by(keys).agg(pl.col("explained_variance", "l0", "dead").mean())
         found = found.join(means, on=keys, how="left", maintain_order="left")
     missing = [name for name in NUMBERS if name not in found.columns]
     found = found.with_columns(pl.lit(None, pl.Float64).alias(name) for name in missing)
@@ -118,7 +120,7 @@ def lines(run: Findings) -> list[Reported]:
 
     The most telling come first.
     """
-    methods = {p.simplification: method_label(p.method) for p in run.proxies}
+    methods = {p.simplification: p.method for p in run.proxies}
     by_proxy = {name: some for (name,), some in reported(run).group_by("simplification")}
     made = []
     for name in (p.simplification for p in run.telling(len(run.proxies))):
@@ -128,7 +130,7 @@ def lines(run: Findings) -> list[Reported]:
         for column, (called, written) in NUMBERS.items():
             values = [rows[split][column] for split in run.splits]
             if ablation and column.endswith("recovered"):
-                called += f", of {methods[ablation]}"
+                called += f" ({methods[ablation]})"
             if any(value is not None for value in values):
                 texts[called] = ["–" if value is None else written(value) for value in values]
         if set(texts) != {SAME}:
