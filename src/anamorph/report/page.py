@@ -32,7 +32,7 @@ from anamorph.tasks.about import About
 SCALE = 2  # PNG pixels per point
 MOST_HEADS = 40  # rows of a table of heads that are not folded away
 CHOICES = ("What the paper leaves open, as chosen here", "What this audit assumes")
-MOST_REPORTED = 12  # proxies of which it is said what is usually reported
+MOST_REPORTED = 8  # proxies of which it is said what is usually reported
 MOST_MEANS = 3  # proxies whose pooled and per-sequence means stand side by side
 
 
