@@ -56,7 +56,7 @@ def recovered(results: pl.DataFrame) -> pl.DataFrame:
     keys = ["seed", "split", "sites", "tokens"]
     value = pl.col("value")
     wide = (
-        results.filter(pl.col("facet").is_null())
+        results.filter(pl.col("facet").is_null(), pl.col("metric").is_in(metrics))
         .group_by(*keys, "simplification", "method", "control", maintain_order=True)
         .agg(value.filter(pl.col("metric") == name).first().alias(name) for name in metrics)
         .with_columns(pl.col("method").str.replace("frozen; |; frozen", ""))
