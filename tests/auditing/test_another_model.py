@@ -43,6 +43,7 @@ transformers = pytest.importorskip("transformers")
 Logits = Callable[[np.ndarray], np.ndarray]  # [position] token ids to [position, vocabulary]
 OUTPUTS = ["same_prediction", "output_jsd", "output_kl", "model_accuracy", "proxy_accuracy"]
 OUTPUTS += ["model_cross_entropy", "proxy_cross_entropy", "proxy_only_right", "model_only_right"]
+OUTPUTS += ["flips"]
 
 
 # A plain comparison of two models: one sequence at a time, in float64, SciPy's formulas.
@@ -68,6 +69,7 @@ def compared(first: Logits, second: Logits, split: Split, task: Task) -> dict[st
                     "proxy_cross_entropy": -np.log2(q[token]),
                     "proxy_only_right": answer == token != said,
                     "model_only_right": said == token != answer,
+                    "flips": (said == token) != (answer == token),
                 }
             )
     return {name: float(np.mean([row[name] for row in rows])) for name in OUTPUTS}

@@ -145,7 +145,7 @@ def compare(
     if not heads:
         first = min((s.layer for s in edits), default=0)
         heads = [(i, h) for i in range(model.layers) for h in range(2) if i >= first]
-    sums: dict[Any, Any] = defaultdict(lambda: np.zeros(13))
+    sums: dict[Any, Any] = defaultdict(lambda: np.zeros(14))
     for number, tokens in enumerate(split):
         start = split.offsets[number]
         ours, theirs = forward(model, tokens, {}), forward(model, tokens, edits)
@@ -188,6 +188,7 @@ def metrics(
             proxy_right and not right,
             right and not proxy_right,
             not right and not proxy_right and said != proxy_said,
+            right != proxy_right,
             1,
         ],
         dtype=float,
@@ -261,7 +262,7 @@ def test_law_1_the_identity_is_the_model(task: Task, model: am.Decoder) -> None:
         assert values[metric] == {1.0}
     for metric in ("attention_jsd", "output_jsd", "output_kl", "different_errors"):
         assert values[metric] == {0.0}
-    for metric in ("proxy_only_right", "model_only_right"):
+    for metric in ("proxy_only_right", "model_only_right", "flips"):
         assert values[metric] == {0.0}
     assert values["model_accuracy"] == values["proxy_accuracy"]
     assert values["model_cross_entropy"] == values["proxy_cross_entropy"]

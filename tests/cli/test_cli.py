@@ -220,7 +220,7 @@ def test_show_leaves_many_single_heads_to_their_own_tables(
 
 def test_show_for_programs(anamorph: Any, tiny: Path) -> None:
     shown = json.loads(anamorph("show", tiny, "--json").out)
-    assert set(shown) == {"claims", "checks", "results", "gaps", "contrasts"}
+    assert set(shown) == {"claims", "checks", "results", "gaps", "contrasts", "reported"}
     assert shown["checks"]["identity"]["same_prediction"] == 1
     assert len(shown["results"]) == len(am.load_run(tiny).results)
 

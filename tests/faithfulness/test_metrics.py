@@ -185,7 +185,7 @@ def overlap(p, q):
 
 
 def plain_loop(model, proxy, targets, model_attention, proxy_attention, candidates):
-    out = np.empty((len(proxy), 12, *targets.shape))
+    out = np.empty((len(proxy), 13, *targets.shape))
     for copy, row, column in np.ndindex(len(proxy), *targets.shape):
         a, b = log_softmax(model[0, row, column]), log_softmax(proxy[copy, row, column])
         target = targets[row, column]
@@ -204,6 +204,7 @@ def plain_loop(model, proxy, targets, model_attention, proxy_attention, candidat
             said[1] == target != said[0],
             said[0] == target != said[1],
             said[0] != target and said[1] != target and said[0] != said[1],
+            (said[0] == target) != (said[1] == target),
         ]
     return out
 
@@ -222,7 +223,7 @@ def test_position_metrics_is_the_plain_loop_in_blocks_of_any_size(candidates, se
             *(torch.tensor(x, dtype=torch.float32) for x in (p, q)),
         )
     expected = plain_loop(model, proxy, targets, p, q, candidates)
-    np.testing.assert_allclose(ours[:, :12], expected, atol=2e-5)  # later ones have own tests
+    np.testing.assert_allclose(ours[:, :13], expected, atol=2e-5)  # later ones have own tests
 
 
 def test_attention_that_no_proxy_changes_has_one_copy():
@@ -237,7 +238,7 @@ def test_the_identity_agrees_exactly():
     model, _, targets, p, _ = (torch.tensor(x).float() for x in random_case(1))
     values = position_metrics(model, model, targets.long(), torch.arange(2, 6), p, p)
     by_name = dict(zip(METRICS, values[0], strict=True))
-    for name in ("attention_jsd", "output_jsd", "output_kl", "different_errors"):
+    for name in ("attention_jsd", "output_jsd", "output_kl", "different_errors", "flips"):
         assert (by_name[name] == 0).all(), name
     assert (by_name["same_prediction"] == 1).all()
     assert torch.equal(by_name["model_cross_entropy"], by_name["proxy_cross_entropy"])

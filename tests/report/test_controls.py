@@ -9,11 +9,13 @@ from rich.console import Console
 
 from anamorph.analysis.controls import beside_views, controls, said
 from anamorph.analysis.findings import Findings, read
+from anamorph.analysis.reported import lines
+from anamorph.analysis.words import percent
 from anamorph.cli.markdown import markdown
 from anamorph.cli.tables import print_run
 from anamorph.report.charts.results import against_size
 from anamorph.report.charts.verdicts import gap_lines, matrix
-from anamorph.report.page import _explained, _facts
+from anamorph.report.page import _facts
 from controlled_run import DEEP, EXPLAINED, LEFT, PROXY, RANDOM, make_controlled
 from synthetic_run import LAYER_1, SPLITS
 
@@ -154,9 +156,11 @@ def test_the_terminal_and_documents_say_it_in_a_line(found: Findings) -> None:
 
 
 def test_the_page_has_explained_variance_beside_same_predictions(found: Findings) -> None:
-    ((label, values),) = _explained(found)
-    assert label == f"{TITLE} · rank 8"
-    assert [value for value, _ in values] == [min(EXPLAINED)] * len(SPLITS)  # the worst site
-    iid, ood = lost(found)
-    assert values[0][1] == iid and values[found.splits.index(DEEP)][1] == ood
+    (told,) = lines(found)
+    assert found.label(told.simplification) == f"{TITLE} · rank 8"
+    same = told.lines.pop("same prediction")
+    worst = [f"{min(EXPLAINED):.2f}"] * len(SPLITS)  # of its sites
+    assert told.lines == {"explained variance": worst}
+    at = found.splits.index(DEEP)
+    assert (same[0], same[at]) == tuple(map(percent, lost(found)))
     assert dict(_facts(found))["Proxies"] == "14 in 4 families, and 18 controls"

@@ -32,7 +32,7 @@ def test_concepts_that_data_are_made_of_are_found(fitted: Concepts) -> None:
     assert (fitted(x) - x).square().sum() / spread < noise + 0.15
     near = normalize(fitted.decoder_, dim=1) @ normalize(TRUTH, dim=1).T  # [concept, truth]
     assert near.max(dim=0).values.median() > 0.9
-    agree = (fitted.on(x)[:, near.argmax(dim=0)] == on).float().mean(dim=0)
+    agree = (fitted.encode(x)[:, near.argmax(dim=0)] == on).float().mean(dim=0)
     assert agree.median() > 0.9
 
 
@@ -55,7 +55,7 @@ def test_a_point_is_the_sum_of_what_is_on(fitted: Concepts) -> None:
 def test_a_share_expected_beforehand_is_drawn_towards() -> None:
     x = torch.randn(6_000, 8, generator=torch.Generator().manual_seed(4))
     shares = [
-        float(Concepts(concepts=16, share=share, passes=10).fit(x).on(x).mean())
+        float(Concepts(concepts=16, share=share, passes=10).fit(x).encode(x).mean())
         for share in (0.05, 0.5)
     ]
     assert shares[0] < shares[1] - 0.1

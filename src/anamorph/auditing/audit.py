@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from anamorph.auditing.another import check_models
+from anamorph.auditing.at_sites import at_sites
 from anamorph.auditing.options import AuditOptions
 from anamorph.auditing.samples import few_sequences, fit_data, scored_task, unwatched
 from anamorph.auditing.works import Auditor, Work, merge, plan
@@ -51,6 +52,18 @@ class Audit:
     gaps: pl.DataFrame
     contrasts: pl.DataFrame
     proxies: FittedProxies
+
+    def at_sites(self, model: Model, task: Task) -> pl.DataFrame:
+        """What proxies do at their own sites: explained variance, L0 and dead features.
+
+        Args:
+            model: which was audited.
+            task: on whose data.
+
+        Returns:
+            a row a proxy, split and site; see `anamorph.auditing.at_sites.at_sites`.
+        """
+        return at_sites(model, scored_task(task, self.proxies).evaluated, self.proxies.values())
 
 
 def audit(

@@ -9,7 +9,17 @@ from anamorph.analysis.edited_heads import single_heads
 from anamorph.analysis.findings import Findings
 from anamorph.analysis.summary import evidence, headline, notices
 from anamorph.analysis.words import SIGNS, UNTESTED, split_label
-from anamorph.cli.rows import LEGEND, STANDING, Number, of_controls, of_models, of_proxies, of_views
+from anamorph.cli.rows import (
+    LEGEND,
+    REPORTED,
+    STANDING,
+    Number,
+    of_controls,
+    of_models,
+    of_proxies,
+    of_reported,
+    of_views,
+)
 from anamorph.faithfulness.metrics import JUDGED
 from anamorph.runs.folder import Run
 from anamorph.tasks.about import About
@@ -49,6 +59,9 @@ def markdown(run: Run) -> str:
         f"({LEGEND}; no mark: faithful):",
         _table(["proxy", *names], proxies),
     ]
+    if told := of_reported(found):
+        lines = [[name and f"`{name}`", called, *texts] for name, called, texts in told]
+        parts += [f"{REPORTED}:", _table(["proxy", "", *names], lines)]
     if single:
         parts += [
             "The same for proxies of a single head: median over the heads of all models, and the "

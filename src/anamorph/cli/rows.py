@@ -6,11 +6,14 @@ import polars as pl
 
 from anamorph.analysis import controls
 from anamorph.analysis.findings import IDENTITY, Findings
+from anamorph.analysis.reported import EXPLAINED, SAME, lines
 from anamorph.analysis.summary import headline, standings
 from anamorph.analysis.words import SIGNS
 from anamorph.faithfulness.metrics import JUDGED
 
 LEGEND = ", ".join(f"{sign} {verdict}" for verdict, sign in SIGNS.items() if sign)
+REPORTED = "What others report, beside the share of same predictions"
+MOST_REPORTED = 6  # proxies
 STANDING = ("view", "trust", "do not trust", "needs more data (of each split)")
 
 
@@ -59,3 +62,16 @@ def of_views(found: Findings) -> list[tuple[list[str], ...]]:
         return []
     shown = (s for s in standings(found) if s.title in found.telling_families)
     return [([s.title], s.trust, s.distrust, s.open) for s in shown]
+
+
+def of_reported(found: Findings) -> list[tuple[str, str, list[str]]]:
+    """Proxy, what a number is called, and its texts, one a split.
+
+    Of the most telling proxies that have more than an explained variance.
+    """
+    some = [each for each in lines(found) if set(each.lines) - {EXPLAINED, SAME}]
+    return [
+        ("" if place else each.simplification, called, texts)
+        for each in some[:MOST_REPORTED]
+        for place, (called, texts) in enumerate(each.lines.items())
+    ]

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from anamorph.analysis.findings import Findings
+from anamorph.analysis.reported import reported
 from anamorph.cli.console import stdout
 from anamorph.cli.markdown import markdown
 from anamorph.cli.options import RunFolder
@@ -24,6 +26,7 @@ def show(
     read_json(found.path / "claims.json", list)  # a run that did not come to its end has none
     if as_json:
         tables = {"results": found.results, "gaps": found.gaps, "contrasts": found.contrasts}
+        tables["reported"] = reported(Findings(found.path, found.spec))
         rows = {name: table.to_dicts() for name, table in tables.items()}
         print(json.dumps({"claims": found.claims, "checks": found.checks, **rows}))
     elif as_markdown:

@@ -12,7 +12,16 @@ from anamorph.analysis.findings import Findings
 from anamorph.analysis.heads import rows
 from anamorph.analysis.summary import evidence, headline, notices
 from anamorph.analysis.words import SIGNS, UNTESTABLE, UNTESTED, rounding_sentence, split_label
-from anamorph.cli.rows import LEGEND, STANDING, of_controls, of_models, of_proxies, of_views
+from anamorph.cli.rows import (
+    LEGEND,
+    REPORTED,
+    STANDING,
+    of_controls,
+    of_models,
+    of_proxies,
+    of_reported,
+    of_views,
+)
 from anamorph.faithfulness.gaps import FAITHFUL, MIXED, OVER, UNDECIDED, UNDER
 from anamorph.runs.folder import Run
 from anamorph.tasks import Task
@@ -50,6 +59,10 @@ def print_run(run: Run, console: Console) -> None:
         if name not in hidden:
             table.add_row(escape(name), *(_cell(*cell) for cell in cells))
     console.print(table)
+    if told := of_reported(found):
+        heads = ["proxy", "", *map(split_label, found.splits)]
+        lines = [[escape(name), called, *texts] for name, called, texts in told]
+        console.print(_table(REPORTED, heads, lines, words=heads[:2]))
     _print_heads(found, console)
     _print_claims(found, console)
     if floor := found.checks.get("noise_floor"):

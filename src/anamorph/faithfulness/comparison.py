@@ -155,6 +155,7 @@ def _compare_outputs(model: ModelOutput, logits: Tensor) -> dict[str, Tensor]:
         "model_cross_entropy": model.cross_entropy,
         "proxy_only_right": proxy_right * (1 - model_right),
         "model_only_right": (1 - proxy_right) * model_right,
+        "flips": (proxy_right - model_right).abs(),
         "different_errors": (1 - same) * (1 - proxy_right) * (1 - model_right),
     }
 

@@ -140,6 +140,15 @@ BUILT_IN: tuple[Metric | str, ...] = (
         "large = errs in its own way",
         "Share of scored positions at which both are wrong, and differently.",
     ),
+    Metric(
+        "flips",
+        "flips",
+        "share",
+        "lower",
+        "0 = right and wrong alike",
+        "Share of scored positions at which one of model and proxy is right and the other wrong "
+        "(Dutta et al. 2024, arXiv 2407.09141).",
+    ),
 )
 """Our own, in the order in which they are reported; one in a file of its own as `module:NAME`."""
 

@@ -10,7 +10,6 @@ from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -18,10 +17,11 @@ from markupsafe import Markup
 from anamorph.analysis import words
 from anamorph.analysis.findings import IDENTITY, MOST_FAMILIES, Findings, read
 from anamorph.analysis.heads import correlations, rows
+from anamorph.analysis.reported import lines
 from anamorph.analysis.summary import Standing, evidence, headline, notices, standings
 from anamorph.analysis.verdicts import Sentence, sentences
 from anamorph.errors import AnamorphError
-from anamorph.faithfulness.metrics import JUDGED, all_metrics, find_metric
+from anamorph.faithfulness.metrics import all_metrics, find_metric
 from anamorph.files import replacing
 from anamorph.report.charts.sections import draw
 from anamorph.report.code_view import code_view
@@ -32,7 +32,7 @@ from anamorph.tasks.about import About
 SCALE = 2  # PNG pixels per point
 MOST_HEADS = 40  # rows of a table of heads that are not folded away
 CHOICES = ("What the paper leaves open, as chosen here", "What this audit assumes")
-MOST_EXPLAINED = 12  # proxies whose explained variance stands beside their same predictions
+MOST_REPORTED = 8  # proxies of which it is said what is usually reported
 MOST_MEANS = 3  # proxies whose pooled and per-sequence means stand side by side
 
 
@@ -130,7 +130,7 @@ def _content(run: Findings) -> dict[str, Any]:
         "head_faithful": run.by_head.least if run.by_head else None,
         "shared_keys": run.by_head is not None and run.by_head.shared_keys,
         "means": _means(run),
-        "explained": _explained(run),
+        "reported": lines(run)[:MOST_REPORTED],
         "averages": About.of(run.spec).averages,
         "checks": _checks(run),
         "rounding": words.rounding_sentence(run.checks.get("rounding")),
@@ -200,28 +200,6 @@ def _means(run: Findings) -> list[tuple[str, list[float | None], list[float | No
             pooled, each = ([kind.get(split) for split in run.splits] for kind in kinds)
             table.append((label, pooled, each))
     return table
-
-
-def _explained(run: Findings) -> list[tuple[str, list[tuple[float | None, float]]]]:
-    """Telling proxies, by split: the explained variance at the worst site, and same predictions.
-
-    Of several models the means. Empty in runs of earlier versions.
-    """
-    if run.sites is None:
-        return []
-    worst = run.sites.group_by("seed", "simplification", "split").agg(
-        pl.col("explained_variance").min()
-    )
-    means = worst.group_by("simplification", "split").agg(pl.col("explained_variance").mean())
-    explained = {(name, split): value for name, split, value in means.iter_rows()}
-    same = run.pooled.filter(metric=JUDGED).select("simplification", "split", "value")
-    ours = {(name, split): value for name, split, value in same.iter_rows()}
-    named = [p.simplification for p in run.telling(len(run.proxies))]
-    return [
-        (run.label(n), [(explained.get((n, split)), ours[n, split]) for split in run.splits])
-        for n in named
-        if (n, run.reference) in explained
-    ][:MOST_EXPLAINED]
 
 
 def _checks(run: Findings) -> list[tuple[str, Any, Any]]:

@@ -7,7 +7,7 @@ seed-N/simplifications.safetensors  what was fitted to it
 seed-N/fingerprints.json            digests of a trained model's weights
 seed-N/works/SPLIT-*.parquet        per-sequence sums of some proxies on a split, computed together
 seed-N/noise.json                   the noise floor, and what batching alone does
-seed-N/sites.parquet                what proxies explain of the variance at their sites
+seed-N/sites.parquet                what proxies do at their sites: explained variance, L0
 seed-N/heads.parquet                scores of attention heads, if proxies edit single heads
 seed-N/matching.parquet             how often heads attend the matching bracket, of Dyck
 seed-N/views/*.parquet              what the report draws beside the numbers
@@ -31,7 +31,7 @@ import polars as pl
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness.gaps import Thresholds
 from anamorph.files import file_name
-from anamorph.runs.older import with_families
+from anamorph.runs.older import with_families, with_features
 
 _Json = TypeVar("_Json", dict[str, Any], list[Any])
 
@@ -166,7 +166,8 @@ class Run:
     @cached_property
     def sites(self) -> pl.DataFrame | None:
         """What proxies do at their own sites, of all seeds; None in runs of earlier versions."""
-        return self._of_seeds("sites")
+        found = self._of_seeds("sites")
+        return None if found is None else with_features(found)
 
     @cached_property
     def matching(self) -> pl.DataFrame | None:

@@ -22,6 +22,12 @@ def with_families(table: pl.DataFrame) -> pl.DataFrame:
     return table.join(found.hstack(named), on=keys, nulls_equal=True, maintain_order="left")
 
 
+def with_features(table: pl.DataFrame) -> pl.DataFrame:
+    """A table of sites with `l0` and `dead`, which earlier versions did not count."""
+    missing = [name for name in ("l0", "dead") if name not in table.columns]
+    return table.with_columns(pl.lit(None, pl.Float64).alias(name) for name in missing)
+
+
 def split_size(simplification: str, size: float | None) -> tuple[str, str | None]:
     """Take the size out of a spec string.
 

@@ -116,6 +116,17 @@ class Fittable(ABC):
         """
         return self(x)
 
+    def encode(self, *read: Any, **_: Any) -> Tensor | None:
+        """The features of points, [..., features]; one that is not zero is active.
+
+        Args:
+            read: what `__call__` is given.
+
+        Returns:
+            those of one layer; None if there are none, as by default.
+        """
+        return None
+
     def validate(self, dim: int | None = None) -> None:
         """Check what can be checked of the hyper-parameters before any data is seen.
 

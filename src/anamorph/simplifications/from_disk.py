@@ -44,6 +44,9 @@ class Numbers(Protocol):
     def to(self, dtype: torch.dtype, device: torch.device | str = "cpu") -> Self:
         """The same with its numbers in another dtype, on another device."""
 
+    def encode(self, *read: Any) -> Tensor:
+        """The features [..., features], of one layer, where this is read [..., read]."""
+
     def __call__(self, *read: Any) -> Tensor:
         """What is written [..., written] where this is read [..., read]."""
 
@@ -186,6 +189,10 @@ class FromDisk(Simplification, Generic[_Numbers]):
         made = torch.cat([coder(*some) for some in parts])
         return made.view(*read[0].shape[:-1], coder.written)
 
+    def encode(self, *read: Tensor) -> Tensor:
+        """See `Estimator.encode`; of several layers those of the last."""
+        return self.coder_.like(read[0]).encode(*read)
+
     def with_error(self, made: Tensor, own: Tensor) -> Tensor:
         """What is written, with what it gets wrong added back if that is asked for.
 
@@ -250,6 +257,14 @@ class ReplacementFromDisk(FromDisk[_Numbers], Replacement):
                 f"is {self.source}; leave source out."
             )
         return int(not computed_before(self.source, "mlp")), self.source
+
+    def for_coder(self, read: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """What the coder reads of all that is read: not what it stands in for."""
+        return read[:-1] if self.error else read
+
+    def encode(self, *read: Tensor) -> Tensor:
+        """See `FromDisk.encode`."""
+        return super().encode(*self.for_coder(read))
 
     def finished(self, made: Tensor, read: tuple[Tensor, ...]) -> Tensor:
         """What is written; what it stands in for comes last in what is read, if at all."""

@@ -69,6 +69,10 @@ class CrossLayer:
         """The most features that a layer has."""
         return max(len(encoder.bias) for encoder in self.encoders)
 
+    def encode(self, *read: Tensor) -> Tensor:
+        """The features [..., features] of the last of the layers that are read."""
+        return self.encoders[len(read) - 1](read[-1])
+
     def __call__(self, *read: Tensor) -> Tensor:
         """What is written in one layer [..., width].
 

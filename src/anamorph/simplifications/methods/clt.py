@@ -60,5 +60,4 @@ class CLT(ReplacementFromDisk[CrossLayer]):
         Args:
             read: what is read in each layer up to it; last, what it stands in for, if needed.
         """
-        layers = len(read) - len(self.own(Site(0, None, "mlp")))
-        return self.finished(self.made_of(*read[:layers]), read)
+        return self.finished(self.made_of(*self.for_coder(read)), read)

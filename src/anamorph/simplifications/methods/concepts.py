@@ -112,11 +112,11 @@ class Concepts(Pooled):
         self.encoder_, self.encoder_bias_ = encoder.T * scale, encoder_bias
         self.decoder_, self.bias_ = decoder / scale_written, bias / scale_written
 
-    def on(self, x: Tensor) -> Tensor:
+    def encode(self, x: Tensor) -> Tensor:
         """Which concepts are on, 1 or 0 [..., concepts] for `x` [..., dim]; a NaN stays a NaN."""
         odds = x @ self.encoder_.to(x) + self.encoder_bias_.to(x)
         return (odds > 0) + 0 * odds
 
     def __call__(self, x: Tensor) -> Tensor:
         """Write `x` [..., dim] by its concepts."""
-        return self.on(x) @ self.decoder_.to(x) + self.bias_.to(x)
+        return self.encode(x) @ self.decoder_.to(x) + self.bias_.to(x)

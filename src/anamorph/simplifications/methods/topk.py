@@ -85,9 +85,13 @@ class TopKCoder(Pooled):
         self.encoder_, self.encoder_bias_ = parts.encoder.T * scale, parts.encoder_bias
         self.decoder_, self.bias_ = parts.decoder / scale_written, parts.bias / scale_written
 
+    def encode(self, x: Tensor) -> Tensor:
+        """The features [..., features] of `x` [..., read]."""
+        return self._encoder(x)(x)
+
     def __call__(self, x: Tensor) -> Tensor:
         """Write [..., written] by the features of `x` [..., read]."""
-        return self._encoder(x)(x) @ self.decoder_.to(x) + self.bias_.to(x)
+        return self.encode(x) @ self.decoder_.to(x) + self.bias_.to(x)
 
     def _encoder(self, like: Tensor) -> Encoder:
         centre = self.bias_.to(like) if self.tied else None

@@ -49,4 +49,4 @@ class Transcoder(ReplacementFromDisk[SparseCoder]):
 
     def __call__(self, *read: Tensor) -> Tensor:
         """Make what is written [..., written] from what is read [..., read]."""
-        return self.finished(self.made_of(read[0]), read)
+        return self.finished(self.made_of(*self.for_coder(read)), read)
