@@ -5,7 +5,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from anamorph.models.base import Context
-from anamorph.models.sites import HEAD_KINDS, LAYER_KINDS
+from anamorph.models.sites import HEAD_KINDS, LAYER_KINDS, NORM_KINDS
 from anamorph.simplifications.base import Simplification
 
 
@@ -17,7 +17,7 @@ class Frozen(Simplification):
     """
 
     name: ClassVar[str] = "frozen"
-    kinds: ClassVar[frozenset[str]] = frozenset({*HEAD_KINDS, *LAYER_KINDS})
+    kinds: ClassVar[frozenset[str]] = frozenset({*HEAD_KINDS, *LAYER_KINDS, *NORM_KINDS})
     beside_model: ClassVar[bool] = True
 
     def __call__(self, x: Tensor) -> Tensor:
