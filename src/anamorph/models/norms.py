@@ -32,6 +32,11 @@ class Norm:
             x = x - x.mean(-1, keepdim=True)
         return (x.square().mean(-1, keepdim=True) + self.eps).rsqrt()
 
+    def bias(self, x: Tensor) -> Tensor:
+        """[1, 1, width] what the module gives of zeros, of the dtype of `x` [..., width]."""
+        bias: Tensor = self.module.forward(x.new_zeros(1, 1, x.shape[-1]))  # passes by all hooks
+        return bias
+
     def scaled(self, x: Tensor, out: Tensor, scale: Tensor) -> Tensor:
         """What the module gives of `x` with another scale.
 
@@ -40,9 +45,7 @@ class Norm:
             out: [copy, ..., width] what it gives by itself.
             scale: [copy, ..., 1]. Where it is the module's own, the output stays as it is.
         """
-        # It has no other bias than what it gives of zeros. `forward` passes by all hooks.
-        bias = self.module.forward(out.new_zeros(1, 1, out.shape[-1]))
-        return (out + (out - bias) * (scale / self.scale(x) - 1)).to(out.dtype)
+        return (out + (out - self.bias(x)) * (scale / self.scale(x) - 1)).to(out.dtype)
 
     def through(self, tap: Tap, kind: str, x: Tensor, out: Tensor) -> Tensor:
         """What the module gives of `x`, if its scale is a site of a kind; arguments as above."""
