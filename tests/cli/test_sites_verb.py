@@ -50,6 +50,9 @@ def test_a_model_outside_the_interface(sites: Any, tmp_path: Path) -> None:
         ["0-1.attention", "[position, 32]", "once"],
         ["0-1.middle", "[position, 32]", "once"],
         ["0-1.mlp_input", "[position, 32]", "once"],
+        ["0-1.norm_1", "[position, 1]", "once"],
+        ["0-1.norm_2", "[position, 1]", "once"],
+        ["1.norm_final", "[position, 1]", "once"],
     ]
     assert "No query, key, value, pattern, output and heads in layers 0-1" in text
     assert "am.HookedModel" in text

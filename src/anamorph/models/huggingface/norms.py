@@ -20,8 +20,10 @@ def with_norms(block: Block, watch: Watch) -> Block:
     within = set[nn.Module]()
     if block.heads is not None and block.heads.module is not block.module:
         within = set(block.heads.module.modules())
-    seen = [s for s in watch.once if s.module not in within and watch.is_norm(s)]
+    seen = [s for s in watch.modules if s.module not in within and watch.is_norm(s)]
     found = [norm for norm in map(_norm_of, seen) if norm is not None]
+    if any(s.times > 1 for s in seen):
+        return replace(block, normless="a norm of theirs runs more than once in a block")
     if len(found) < len(seen):
         return replace(block, normless="the scale of a norm of theirs is none that is known")
     if not 0 < len(found) <= len(IN_BLOCK):
@@ -76,6 +78,6 @@ def _norm_of(seen: Seen) -> Norm | None:
 
 
 def _unscaled(norm: Norm, x: Tensor) -> Tensor:
-    """What a norm gives, but for bias and scale."""
+    """What a norm gives, but for bias and scale; rounded as its output is."""
     out: Tensor = norm.module(x)
-    return (out - norm.bias(x)) / norm.scale(x)
+    return ((out - norm.bias(x)) / norm.scale(x)).to(out.dtype)
