@@ -38,6 +38,7 @@ NORMS: dict[str, tuple[str, tuple[str, ...], str]] = {
     ),
     "bert": ("bert.encoder.layer", ("attention.output.LayerNorm", "output.LayerNorm"), ""),
     "cohere": ("model.layers", ("input_layernorm",), "model.norm"),
+    "olmo": LLAMA,  # its epsilon is not kept anywhere
     "olmo2": (
         "model.layers",
         ("post_attention_layernorm", "post_feedforward_layernorm"),
@@ -48,9 +49,10 @@ NORMS: dict[str, tuple[str, tuple[str, ...], str]] = {
 
 OTHERS: dict[str, Callable[[], nn.Module]] = {
     "cohere": lambda: hf.CohereForCausalLM(hf.CohereConfig(**SIZES)),
+    "olmo": lambda: hf.OlmoForCausalLM(hf.OlmoConfig(**SIZES)),
     "olmo2": lambda: hf.Olmo2ForCausalLM(hf.Olmo2Config(**SIZES)),
 }
-CENTRED = "gpt2", "neox", "opt", "bert", "cohere"
+CENTRED = "gpt2", "neox", "opt", "bert", "cohere", "olmo"
 
 
 def uneven(name: str) -> Any:
@@ -119,7 +121,7 @@ def test_every_norm_is_found_and_halved_as_by_a_hook(name: str) -> None:
         (x,) = taken
         x = x.view(*TOKENS.shape, -1)
         x = x - x.mean(-1, keepdim=True) if name in CENTRED else x
-        eps = norm.eps if "eps" in vars(norm) else norm.variance_epsilon
+        eps = next((vars(norm)[e] for e in ("eps", "variance_epsilon") if e in vars(norm)), 1e-5)
         scale = 1 / (x.double().pow(2).mean(-1, keepdim=True) + eps).sqrt()
         torch.testing.assert_close(recorded[key][0], scale.float(), atol=1e-5, rtol=1e-5)
         edited = logits(model, {key: EditBy(half)})

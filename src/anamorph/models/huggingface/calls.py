@@ -207,8 +207,8 @@ class Call:
         """What a norm gives of `x`; `out` is what it gives by itself."""
         for kind, own in self.norms.items():
             if own == norm:
-                given, gave = (y.view(*self.shape, -1) for y in (x, out))
-                return norm.through(self.tap, kind, given, gave).view(out.shape)
+                given, gave = (y.reshape(*self.shape, -1) for y in (x, out))
+                return norm.through(self.tap, kind, given, gave).reshape(out.shape)
         return out
 
 

@@ -13,6 +13,7 @@ from anamorph.models.sites import FINAL, NORM_KINDS
 from anamorph.models.wrapped import same_up_to_rounding
 
 IN_BLOCK = NORM_KINDS[:-1]
+TORCH = 1e-5  # the epsilon of a layer_norm that is not told of any
 
 
 def with_norms(block: Block, watch: Watch) -> Block:
@@ -56,8 +57,8 @@ def with_final_norm(blocks: list[Block], watch: Watch) -> list[Block]:
 def _norm_of(seen: Seen) -> Norm | None:
     """The norm that a submodule is; None if its scale is none that is known.
 
-    Its epsilon must be among the numbers that it holds. Divided by the right scale, what it gives
-    without its bias is linear in what it takes.
+    Its epsilon must be among the numbers that it holds, or torch's own. Divided by the right scale,
+    what it gives without its bias is linear in what it takes.
     """
     generator = torch.Generator().manual_seed(0)
     if seen.taken is None or not seen.arguments[0]:
@@ -65,7 +66,7 @@ def _norm_of(seen: Seen) -> Norm | None:
     x, y = torch.randn(2, 1, 4, seen.taken.shape[-1], generator=generator).to(seen.taken)
     x, y = x + 1, 2 * y - 3
     numbers = [n for n in vars(seen.module).values() if isinstance(n, float) and n > 0]
-    for eps, centred in product(numbers, (False, True)):
+    for eps, centred in product((*numbers, TORCH), (False, True)):
         norm, small = Norm(seen.module, eps, centred), eps**0.5
         try:
             parts = [_unscaled(norm, z) for z in (x, y, x + y, small * x)]
