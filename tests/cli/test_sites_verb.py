@@ -29,7 +29,7 @@ def test_a_model_folder_without_a_tokenizer(sites: Any, tmp_path: Path) -> None:
     make("llama").save_pretrained(tmp_path / "model")  # type: ignore[operator]
     code, text = sites(tmp_path / "model")
     assert code == 0, text
-    assert "66 sites of model" in text
+    assert "73 sites of model" in text
     assert rows(text)[:2] == [
         ["0-2.0-3.query", "[position, 8]", "once"],
         ["0-2.0-1.key", "[position, 8]", "once"],
