@@ -34,9 +34,9 @@ def test_a_model_folder_without_a_tokenizer(sites: Any, tmp_path: Path) -> None:
         ["0-2.0-3.query", "[position, 8]", "once"],
         ["0-2.0-1.key", "[position, 8]", "once"],
     ]
-    assert len(rows(text)) == 11
+    assert len(rows(text)) == 14
     code, text = sites(tmp_path / "model", "--all")
-    assert len(rows(text)) == 66
+    assert len(rows(text)) == 73
     assert ["2.3.pattern", "[query, key]", "once"] in rows(text)
 
 
