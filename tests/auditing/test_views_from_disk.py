@@ -30,6 +30,17 @@ LAYERS, WIDTH = 3, 32  # of the Hugging Face models
 TOKENS = torch.randint(3, VOCABULARY, (3, 11), generator=torch.Generator().manual_seed(1))
 WORD = torch.tensor([[0, 2, 3, 5, 6, 4, 7, 1]])  # of the decoder
 FROZEN = ";frozen@*.*.pattern"
+HELD = ("", FROZEN, f"{FROZEN};frozen@*.norm")
+
+
+def uneven(module: Any) -> Any:
+    """The module, its norms with gains and biases of their own."""
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.dim() == 1:
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    return module
 
 
 def fitted(model: Any, spec: str) -> FittedProxy:
@@ -76,18 +87,49 @@ def attention_by_hand(module: nn.Module, name: str, layer: int, pattern: Tensor)
     return [values.register_forward_hook(keep), attention.register_forward_hook(write)]
 
 
+def norms_by_hand(module: nn.Module, name: str) -> list[Any]:
+    """Hooks that make all norms linear, with the scale of what they take of `TOKENS`."""
+    if name == "gpt2":
+        norms = [x for x in module.modules() if isinstance(x, nn.LayerNorm)]
+    else:
+        of_heads = ("q_norm", "k_norm")
+        named = [x for x in module.named_modules() if x[0].endswith("norm")]
+        norms = [norm for path, norm in named if not path.endswith(of_heads)]
+    assert len(norms) == LAYERS * (4 if name == "gemma3" else 2) + 1
+    taken: dict[nn.Module, Tensor] = {}
+
+    def keep(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        taken[norm] = inputs[0]
+
+    hooks = [norm.register_forward_pre_hook(keep) for norm in norms]
+    module(TOKENS)
+    for hook in hooks:
+        hook.remove()
+
+    def linear(norm: Any, inputs: tuple[Tensor, ...], out: Tensor) -> Tensor:
+        clean, (x,) = taken[norm], inputs
+        if name == "gpt2":
+            variance = clean.var(-1, correction=0, keepdim=True)
+            centred = x - x.mean(-1, keepdim=True)
+            return centred / (variance + 1e-5).sqrt() * norm.weight + norm.bias
+        gain = norm.weight + 1 if name == "gemma3" else norm.weight
+        return x / (clean.pow(2).mean(-1, keepdim=True) + 1e-6).sqrt() * gain
+
+    return [norm.register_forward_hook(linear) for norm in norms]
+
+
 def replaced_by_hand(
     module: nn.Module,
     name: str,
     write: Callable[[int, list[Tensor]], Tensor],
     layers: Sequence[int],
-    frozen: bool,
+    frozen: str,
 ) -> Tensor:
     """Logits where MLPs of some layers are what `write` makes of what all MLPs were given."""
     with torch.no_grad(), ExitStack() as stack:
         module.set_attn_implementation("eager")
         patterns = module(TOKENS, output_attentions=True).attentions
-        hooks, read = [], []
+        hooks, read = norms_by_hand(module, name) if "norm" in frozen else [], []
 
         def keep(_: Any, inputs: tuple[Tensor, ...]) -> None:
             read.append(inputs[0])
@@ -98,7 +140,7 @@ def replaced_by_hand(
             if layer in layers:
                 hook = lambda *_, layer=layer: write(layer, read)  # noqa: E731
                 hooks.append(writes.register_forward_hook(hook))
-            if frozen:
+            if "pattern" in frozen:
                 hooks += attention_by_hand(module, name, layer, patterns[layer])
         for hook in hooks:
             stack.callback(hook.remove)
@@ -116,22 +158,23 @@ def written_by_hand(numbers: list[dict[str, Tensor]], layer: int, read: Sequence
     return written
 
 
-@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize("frozen", HELD)
 @pytest.mark.parametrize("layers", [(0, 1, 2), (1,)])
 @pytest.mark.parametrize("name", MLPS)
 def test_a_cross_layer_transcoder_is_a_loop_of_hooks(
-    tmp_path: Path, name: str, layers: tuple[int, ...], frozen: bool
+    tmp_path: Path, name: str, layers: tuple[int, ...], frozen: str
 ) -> None:
     numbers = cross_layer(tmp_path, LAYERS, WIDTH)
-    module = make(name)
+    module = uneven(make(name))
     where = "*" if len(layers) == LAYERS else layers[0]
-    proxy = fitted(HuggingFace(module), f"clt({tmp_path})@{where}.mlp{FROZEN if frozen else ''}")
+    proxy = fitted(HuggingFace(module), f"clt({tmp_path})@{where}.mlp{frozen}")
     found = logits(HuggingFace(module), Batch.whole(TOKENS), proxy)
     write = lambda layer, read: written_by_hand(numbers, layer, read)  # noqa: E731
     expected = replaced_by_hand(module, name, write, layers, frozen)
-    other = replaced_by_hand(module, name, write, layers, not frozen)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
-    assert (found - other).abs().max() > 0.05
+    for held in set(HELD) - {frozen}:
+        other = replaced_by_hand(module, name, write, layers, held)
+        assert (found - other).abs().max() > 0.05
 
 
 @pytest.mark.parametrize("name", MLPS)
@@ -145,7 +188,7 @@ def test_transcoders_with_a_file_a_layer_are_a_loop_of_hooks(tmp_path: Path, nam
     module = make(name)
     proxy = fitted(HuggingFace(module), f"transcoder({tmp_path})@*.mlp")
     found = logits(HuggingFace(module), Batch.whole(TOKENS), proxy)
-    expected = replaced_by_hand(module, name, write, range(LAYERS), frozen=False)
+    expected = replaced_by_hand(module, name, write, range(LAYERS), frozen="")
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
@@ -154,7 +197,7 @@ def test_transcoders_with_a_file_a_layer_are_a_loop_of_hooks(tmp_path: Path, nam
 
 @pytest.fixture(scope="module")
 def model(task: Task) -> am.Decoder:
-    return small_model(task, layers=3)
+    return uneven(small_model(task, layers=3))  # type: ignore[no-any-return]
 
 
 @pytest.fixture(scope="module")
@@ -166,11 +209,13 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "sae": sae(folder / "sae", 1, 8),
         "transcoder": transcoder(folder / "transcoder", 1, 8),
         "clt": str(folder / "clt"),
+        "all held": str(folder / "clt"),
+        "held behind": sae(folder / "held", 1, 8),
     }
 
 
 def decoder_by_hand(
-    model: am.Decoder, tokens: Any, numbers: list[dict[str, Tensor]], frozen: bool
+    model: am.Decoder, tokens: Any, numbers: list[dict[str, Tensor]], frozen: str
 ) -> np.ndarray:
     """Logits of the decoder in NumPy, its MLPs replaced by a cross-layer transcoder."""
     clean = forward(model, tokens, {})
@@ -181,23 +226,21 @@ def decoder_by_hand(
         edits[Site(layer, None, "mlp")] = lambda x, layer=layer: written_by_hand(
             numbers, layer, read
         ).numpy()
-        for head in range(2 if frozen else 0):
-            site = Site(layer, head, "pattern")
+    for site in model.sites:
+        if site.kind.startswith(("norm", "pattern")) and site.kind.split("_")[0] in frozen:
             edits[site] = lambda x, site=site: clean[site]
     return forward(model, tokens, edits)["logits"]  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize("frozen", HELD)
 def test_in_our_decoder_it_is_the_loop_in_numpy(
-    model: am.Decoder, task: Task, tmp_path: Path, frozen: bool
+    model: am.Decoder, task: Task, tmp_path: Path, frozen: str
 ) -> None:
     numbers = [
         {name: value.double() for name, value in layer.items()}
         for layer in cross_layer(tmp_path, 3, 8)
     ]
-    (proxy,) = fit_on_task(
-        model, expand(f"clt({tmp_path})@*.mlp{FROZEN if frozen else ''}"), task, 5
-    ).values()
+    (proxy,) = fit_on_task(model, expand(f"clt({tmp_path})@*.mlp{frozen}"), task, 5).values()
     rows = [np.asarray(tokens) for tokens in list(task.splits["unseen_depth"])[:4]]
     length = max(map(len, rows))
     mask = torch.tensor([[i < len(row) for i in range(length)] for row in rows])
@@ -211,14 +254,16 @@ def test_in_our_decoder_it_is_the_loop_in_numpy(
         torch.testing.assert_close(found[number, : len(row)], expected, atol=1e-3, rtol=1e-3)
         torch.testing.assert_close(scored[number], expected[at[number]], atol=1e-3, rtol=1e-3)
         clean = forward(model, row, {})["logits"]
-        other = decoder_by_hand(model, row, numbers, not frozen)
-        assert min(np.abs(made - clean).max(), np.abs(made - other).max()) > 0.05
+        others = [decoder_by_hand(model, row, numbers, held) for held in set(HELD) - {frozen}]
+        assert min(np.abs(made - other).max() for other in (clean, *others)) > 0.05
 
 
 SPECS = {
     "sae": "sae({}{})@1.residual",
     "transcoder": "transcoder({}{})@1.mlp",
     "clt": "clt({}{})@*.mlp",
+    "all held": f"clt({{}}{{}})@*.mlp{HELD[2]}",
+    "held behind": "sae({}{})@1.residual;frozen@2.norm_final",
 }
 
 
@@ -317,10 +362,12 @@ def audit_split_of(
 def many(model: am.Decoder, task: Task, paths: dict[str, str]) -> FittedProxies:
     specs = [
         f"clt({paths['clt']})@*.mlp{FROZEN}",
+        f"clt({paths['clt']})@*.mlp{HELD[2]}",
         f"clt({paths['clt']}, keep=2)@*.mlp",
         f"transcoder({paths['transcoder']})@1.mlp",
         f"transcoder({paths['transcoder']}, keep=1)@1.mlp;frozen@2.*.{{query,key}}",
         f"sae({paths['sae']}, keep=3)@1.residual;frozen@2.0.pattern;svd(rank=2)@0.0.value",
+        f"sae({paths['sae']})@1.residual;frozen@2.norm_final",
         f"sae({paths['sae']})+svd(rank=3)@1.residual",
         "svd(rank=2, keep=2)@0.*.value;onehot(keep=4)@1.*.pattern",
         "svd(rank=2)@0.*.value",

@@ -29,14 +29,14 @@ def test_a_model_folder_without_a_tokenizer(sites: Any, tmp_path: Path) -> None:
     make("llama").save_pretrained(tmp_path / "model")  # type: ignore[operator]
     code, text = sites(tmp_path / "model")
     assert code == 0, text
-    assert "66 sites of model" in text
+    assert "73 sites of model" in text
     assert rows(text)[:2] == [
         ["0-2.0-3.query", "[position, 8]", "once"],
         ["0-2.0-1.key", "[position, 8]", "once"],
     ]
-    assert len(rows(text)) == 11
+    assert len(rows(text)) == 14
     code, text = sites(tmp_path / "model", "--all")
-    assert len(rows(text)) == 66
+    assert len(rows(text)) == 73
     assert ["2.3.pattern", "[query, key]", "once"] in rows(text)
 
 
@@ -50,6 +50,9 @@ def test_a_model_outside_the_interface(sites: Any, tmp_path: Path) -> None:
         ["0-1.attention", "[position, 32]", "once"],
         ["0-1.middle", "[position, 32]", "once"],
         ["0-1.mlp_input", "[position, 32]", "once"],
+        ["0-1.norm_1", "[position, 1]", "once"],
+        ["0-1.norm_2", "[position, 1]", "once"],
+        ["1.norm_final", "[position, 1]", "once"],
     ]
     assert "No query, key, value, pattern, output and heads in layers 0-1" in text
     assert "am.HookedModel" in text

@@ -42,13 +42,14 @@ def forward(model: am.Decoder, tokens: Sequence[int], edits: dict[Site, Any]) ->
         found[site] = value
         return value
 
-    def norm(x: np.ndarray, name: str) -> np.ndarray:
-        scaled = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+    def norm(x: np.ndarray, name: str, site: Site) -> np.ndarray:
+        scale = tap(site, 1 / np.sqrt(x.var(-1, keepdims=True) + 1e-5))
+        scaled = (x - x.mean(-1, keepdims=True)) * scale
         return scaled * w[f"{name}.weight"] + w[f"{name}.bias"]
 
     for layer in range(c.layers):
         name = f"blocks.{layer}"
-        y = norm(x, f"{name}.norm_attention")
+        y = norm(x, f"{name}.norm_attention", Site(layer, None, "norm_1"))
         heads = []
         for head in range(c.heads):
             rows = slice(head * dim, (head + 1) * dim)
@@ -64,10 +65,12 @@ def forward(model: am.Decoder, tokens: Sequence[int], edits: dict[Site, Any]) ->
         beside = tap(Site(layer, None, "heads"), np.concatenate(heads, axis=1))
         added = tap(Site(layer, None, "attention"), beside @ w[f"{name}.output.weight"].T)
         x = tap(Site(layer, None, "middle"), x + added)
-        given = tap(Site(layer, None, "mlp_input"), norm(x, f"{name}.norm_mlp"))
+        given = norm(x, f"{name}.norm_mlp", Site(layer, None, "norm_2"))
+        given = tap(Site(layer, None, "mlp_input"), given)
         hidden = given @ w[f"{name}.up.weight"].T + w[f"{name}.up.bias"]
         hidden = hidden * scipy.stats.norm.cdf(hidden)
         mlp = hidden @ w[f"{name}.down.weight"].T + w[f"{name}.down.bias"]
         x = tap(Site(layer, None, "residual"), x + tap(Site(layer, None, "mlp"), mlp))
-    found["logits"] = norm(x, "norm") @ w["unembedding.weight"].T
+    final = Site(c.layers - 1, None, "norm_final")
+    found["logits"] = norm(x, "norm", final) @ w["unembedding.weight"].T
     return found

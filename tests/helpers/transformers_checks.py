@@ -15,7 +15,7 @@ import anamorph as am
 import running
 import transformers_tiny as tiny
 from anamorph.models.base import Batch, LayerKind
-from anamorph.models.sites import NAMED_KINDS
+from anamorph.models.sites import NAMED_KINDS, NORM_KINDS
 
 TOLERANCE = 2e-4  # relative to the largest logit
 
@@ -234,7 +234,8 @@ def layer_kinds(model: am.HuggingFace, plain: Plain) -> list[str]:
     """
     checked = []
     for layer, block in enumerate(model.blocks):
-        here = [key for key in keys(model) if key.layer == layer and key.kind in NAMED_KINDS]
+        kinds = NAMED_KINDS - set(NORM_KINDS)
+        here = [key for key in keys(model) if key.layer == layer and key.kind in kinds]
         record: dict[Any, Any] = dict.fromkeys([*here, LayerKind(layer, "mlp")])
         run(model, plain.tokens, None, None, record)
         sites = {key.kind: x[0] for key, x in record.items() if x is not None}

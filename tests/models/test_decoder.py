@@ -347,10 +347,11 @@ def test_sites_and_dimensions() -> None:
         for k in ("query", "key", "value", "pattern", "output")
     }
     whole = ("residual", "mlp", "heads", "attention", "middle", "mlp_input")
-    assert names == heads | {f"{i}.{kind}" for i in "01" for kind in whole}
+    norms = ("norm_1", "norm_2")
+    assert names == heads | {f"{i}.{k}" for i in "01" for k in whole + norms} | {"1.norm_final"}
     assert len(model.sites) == len(names)
     assert [model.dim(k) for k in ("query", "output", *whole)] == [4, 4, 8, 8, 8, 8, 8, 8]
-    assert model.dim("pattern") is None and model.layers == 2
+    assert model.dim("norm_2") == 1 and model.dim("pattern") is None and model.layers == 2
 
 
 @pytest.mark.parametrize("positions", POSITIONS)

@@ -201,7 +201,8 @@ def test_sites_count_keys_by_their_own_heads() -> None:
 
 def test_a_model_outside_the_interface_offers_what_hooks_reach() -> None:
     kinds = {site.kind for site in HuggingFace(make("gpt_neo")).sites}
-    assert kinds == {"residual", "mlp", "attention", "middle", "mlp_input"}
+    streams = {"residual", "mlp", "attention", "middle", "mlp_input"}
+    assert kinds == streams | {"norm_1", "norm_2", "norm_final"}
 
 
 def test_a_model_without_a_head_is_refused() -> None:

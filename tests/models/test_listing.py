@@ -22,7 +22,7 @@ def test_sites_with_shape_and_firing() -> None:
     table = am.list_sites(am.HuggingFace(make("llama")))
     assert table.filter(site="2.1.key").row(0) == ("2.1.key", 2, 1, "key", "[position, 8]", 1)
     assert table.filter(site="0.mlp").row(0) == ("0.mlp", 0, None, "mlp", "[position, 32]", 1)
-    assert len(table) == 3 * (4 + 2 + 2 + 4 + 4 + 1 + 1 + 4)
+    assert len(table) == 3 * (4 + 2 + 2 + 4 + 4 + 1 + 1 + 4 + 2) + 1
 
 
 def test_sites_that_are_alike_are_one_pattern() -> None:
@@ -38,6 +38,9 @@ def test_sites_that_are_alike_are_one_pattern() -> None:
         "0-2.attention": (3, "[position, 32]", 1),
         "0-2.middle": (3, "[position, 32]", 1),
         "0-2.mlp_input": (3, "[position, 32]", 1),
+        "0-2.norm_1": (3, "[position, 1]", 1),
+        "0-2.norm_2": (3, "[position, 1]", 1),
+        "2.norm_final": (1, "[position, 1]", 1),
     }
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from anamorph.errors import AnamorphError
-from anamorph.models.sites import NAMED_KINDS, Site, describe_sites, match_sites
+from anamorph.models.sites import NAMED_KINDS, NORM_KINDS, Site, describe_sites, match_sites
 
 # Eleven layers, so that text and number order differ.
 SITES = [
@@ -44,15 +44,28 @@ def test_everything() -> None:
     assert len(match_sites("*.*", SITES)) == 11
 
 
+def test_norm_stands_for_all_norms_that_a_layer_has() -> None:
+    norms = [Site(layer, None, kind) for layer in (0, 1) for kind in NORM_KINDS[1:3]]
+    norms.append(Site(1, None, "norm_final"))
+    every = [*SITES, *norms, Site(0, None, "mlp_input")]
+    assert match_sites("*.norm", every) == norms
+    assert match_sites("0.{norm,mlp}", every) == [Site(0, None, "mlp"), *norms[:1], norms[1]]
+    assert match_sites("*.norm_final", every) == norms[-1:]
+    with pytest.raises(AnamorphError, match=r"no site 2\.norm"):
+        match_sites("{0,2}.norm", [*every, Site(2, None, "mlp")])
+    with pytest.raises(AnamorphError, match=r"no site '0\.norm_1'"):
+        match_sites("0.norm_1", every)
+
+
 def test_a_star_leaves_out_kinds_that_hold_again_what_others_hold() -> None:
     more = [Site(0, None, kind) for kind in ("residual", *NAMED_KINDS)]
-    assert {"heads", "attention", "middle", "mlp_input"} == NAMED_KINDS
+    assert {"heads", "attention", "middle", "mlp_input", *NORM_KINDS} == NAMED_KINDS
     assert match_sites("0.*", [*SITES, *more]) == [Site(0, None, "mlp"), Site(0, None, "residual")]
     assert len(match_sites("0.{*,middle}", more)) == 2
     assert [site.kind for site in match_sites("*.{heads,mlp_input}", more)] == [
         site.kind for site in more if site.kind in ("heads", "mlp_input")
     ]
-    with pytest.raises(AnamorphError, match=r"leaves out heads, attention.*: name these"):
+    with pytest.raises(AnamorphError, match=r"leaves out heads, attention.* and norm: name these"):
         match_sites("0.*", more[1:])
     with pytest.raises(AnamorphError, match=r"no site '1.\*'. Its sites are: [^:]*$"):
         match_sites("1.*", more)

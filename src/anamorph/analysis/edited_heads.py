@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from anamorph.models.layout import KEY_KINDS, HeadLayout, layout_of
-from anamorph.models.sites import HEAD_KINDS, LAYER_KINDS, Site, match_sites
+from anamorph.models.sites import HEAD_KINDS, LAYER_KINDS, NORM_KINDS, Site, match_sites
 
 _ONE_HEAD = re.compile(r"(\d+)\.(\d+)\.(?:\{(\w+(?:,\w+)*)\}|(\w+))")
 
@@ -93,4 +93,5 @@ def sites_of(model: Mapping[str, Any]) -> list[Site]:
         for layer, kind in product(layers, HEAD_KINDS)
         for head in range(layout.count(kind))
     ]
-    return of_heads + [Site(layer, None, kind) for layer, kind in product(layers, LAYER_KINDS)]
+    whole = product(layers, (*LAYER_KINDS, *NORM_KINDS))
+    return of_heads + [Site(layer, None, kind) for layer, kind in whole]

@@ -1,7 +1,7 @@
 """A batch with its scored positions, and what a model makes of it."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -70,9 +70,9 @@ class Outcome:
 
     def logits(self, places: Tensor) -> Tensor:
         """[1 or copy, place, vocabulary] at some targets, counted over the batch."""
-        residual = self.state.residual.flatten(1, 2)
-        residual = residual.index_select(1, places.to(residual.device))[:, None]
-        return self.model.logits(replace(self.state, residual=residual))[:, 0]
+        places = places.to(self.state.residual.device)
+        state = self.state.each(lambda x: x.flatten(1, 2).index_select(1, places)[:, None])
+        return self.model.logits(state)[:, 0]
 
     def attention(self, heads: Iterable[Head], places: Tensor) -> Tensor:
         """[1 or copy, head, place, key] of some heads, at some targets."""

@@ -3,8 +3,9 @@
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from typing import Any, Self
+
+from torch import Tensor
 
 from anamorph.auditing.model_run import Head, ModelRun, Outcome, patterns_of
 from anamorph.auditing.stacks import stacked_edits
@@ -92,8 +93,8 @@ class SimplifiedProxy(Proxy):
                     "measured."
                 )
         if led:  # the model itself ran along as the first copy
-            state = replace(state, residual=state.residual[1:])
-            found = {key: x if len(x) == 1 else x[1:] for key, x in found.items()}
+            state = state.each(_without_first)
+            found = {key: _without_first(x) for key, x in found.items()}
         return Outcome(run.model, state, patterns | found)
 
 
@@ -128,6 +129,11 @@ class ModelProxy(Proxy):
         scored = run.scored.to(self.other.device)
         ran = self.other.run(scored.batch, record=patterns_of(self.heads), at=scored.targets.at)
         return Outcome(self.other, ran.state, ran.recorded)
+
+
+def _without_first(x: Tensor) -> Tensor:
+    """The copies [copy, ...] but for the first, if they differ at all."""
+    return x if len(x) == 1 else x[1:]
 
 
 def widest(proxy: Proxy, run: ModelRun) -> int:

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -138,12 +138,20 @@ class State:
         tokens: [batch, position] token ids.
         mask: [batch, position] True at real tokens.
         read: what edits of this run asked to read of the layers so far.
+        scale: [copy, batch, position, 1] of the final norm, after a last layer where it is edited;
+            else None.
     """
 
     residual: Tensor
     tokens: Tensor
     mask: Tensor
     read: Mapping[LayerKind, Tensor] = field(default_factory=dict)
+    scale: Tensor | None = None
+
+    def each(self, some: Callable[[Tensor], Tensor]) -> Self:
+        """Some copies or positions of it: `some` gives them of [copy, batch, position, dim]."""
+        scale = None if self.scale is None else some(self.scale)
+        return replace(self, residual=some(self.residual), scale=scale)
 
 
 class Ran(NamedTuple):

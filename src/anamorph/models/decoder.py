@@ -23,7 +23,8 @@ from anamorph.models.base import Batch, Edits, LayerKind, Model, Ran, State
 from anamorph.models.causal import causal_attention, rotated
 from anamorph.models.fingerprint import CONFIGURATION, digest_of, fingerprint_of
 from anamorph.models.matrices import Matrix
-from anamorph.models.sites import HEAD_KINDS, LAYER_KINDS, Site
+from anamorph.models.norms import Norm
+from anamorph.models.sites import FINAL, HEAD_KINDS, LAYER_KINDS, NORM_KINDS, Site
 from anamorph.models.tap import Tap, rows_at
 from anamorph.models.weights import read_weights, write_weights
 
@@ -137,15 +138,19 @@ class Decoder(nn.Module, Model):
         """Every tensor that can be read and replaced."""
         c = self.config
         heads = product(HEAD_KINDS, range(c.layers), range(c.heads))
-        whole = product(LAYER_KINDS, range(c.layers))
-        return [Site(layer, head, kind) for kind, layer, head in heads] + [
-            Site(layer, None, kind) for kind, layer in whole
+        whole = product((*LAYER_KINDS, *NORM_KINDS[:2]), range(c.layers))
+        return [
+            *(Site(layer, head, kind) for kind, layer, head in heads),
+            *(Site(layer, None, kind) for kind, layer in whole),
+            Site(c.layers - 1, None, FINAL),
         ]
 
     def dim(self, kind: str) -> int | None:
         """The last dimension of a site's activation; None for patterns, where it varies."""
         if kind == "pattern":
             return None
+        if kind in NORM_KINDS:
+            return 1
         return self.config.width if kind in LAYER_KINDS else self.config.width // self.config.heads
 
     def matrices(self, site: Site) -> list[Matrix]:
@@ -216,7 +221,7 @@ class Decoder(nn.Module, Model):
         rows = at if index == self.layers - 1 else None  # None: all positions go on
         tap = Tap(index, state, edits or {}, record, at, rows)
         residual = state.residual  # [copy, batch, position, width]
-        x = block.norm_attention(residual)
+        x = _normed(block.norm_attention, residual, "norm_1", tap)
         key = tap("key", self._rotate(self._heads(block.key(x))))
         value = tap("value", self._heads(block.value(x)))
         x, residual = rows_at(x, rows), rows_at(residual, rows)
@@ -232,15 +237,20 @@ class Decoder(nn.Module, Model):
         heads = tap("heads", heads.transpose(-3, -2).flatten(-2))
         attention = tap("attention", block.output(heads))
         middle = tap("middle", residual + attention)
-        mlp_input = tap("mlp_input", block.norm_mlp(middle))
+        mlp_input = tap("mlp_input", _normed(block.norm_mlp, middle, "norm_2", tap))
         mlp = tap("mlp", block.down(F.gelu(block.up(mlp_input))))
         residual = tap("residual", middle + mlp)
-        return Ran(State(residual, state.tokens, state.mask, tap.read), tap.recorded)
+        last = index == self.layers - 1 and tap.concerns(FINAL)
+        scale = tap(FINAL, _norm(self.norm).scale(residual)) if last else None
+        return Ran(State(residual, state.tokens, state.mask, tap.read, scale), tap.recorded)
 
     def logits(self, state: State, at: Tensor | None = None) -> Tensor:
         """[copy, batch, query, vocabulary] at the positions `at` [batch, query], or all."""
-        residual = rows_at(state.residual, at)
-        logits: Tensor = self.unembedding(self.norm(residual))
+        state = state.each(lambda x: rows_at(x, at))
+        out = self.norm(state.residual)
+        if state.scale is not None:
+            out = _norm(self.norm).scaled(state.residual, out, state.scale)
+        logits: Tensor = self.unembedding(out)
         return logits
 
     def save(self, path: Path | str) -> None:
@@ -314,6 +324,15 @@ class _Block(nn.Module):
         self.norm_mlp = nn.LayerNorm(width)
         self.up = nn.Linear(width, mlp)
         self.down = nn.Linear(mlp, width)
+
+
+def _norm(module: nn.LayerNorm) -> Norm:
+    return Norm(module, module.eps)
+
+
+def _normed(module: nn.LayerNorm, x: Tensor, kind: str, tap: Tap) -> Tensor:
+    """What a norm, whose scale is a site, makes of [copy, batch, position, width]."""
+    return _norm(module).through(tap, kind, x, module(x))
 
 
 def _fused_attention(query: Tensor, key: Tensor, value: Tensor, at: Tensor | None) -> Tensor:

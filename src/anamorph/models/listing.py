@@ -88,6 +88,7 @@ def missing_sites(model: Model) -> list[str]:
             (between, SIDE_BY_SIDE),
             ([kind for kind in PORTS if kind not in (*block.ports, *between)], NOT_FOUND),
             (["mlp"] if "mlp" not in block.ports else [], NO_MLP),
+            (["norm"] if block.normless else [], block.normless),
         ):
             if kinds:
                 words = f"{', '.join(kinds[:-1])} and {kinds[-1]}" if kinds[1:] else kinds[0]

@@ -4,7 +4,7 @@ A site is written `layer.head.kind` (`1.0.query`, `0.2.pattern`) or, where a lay
 heads, `layer.kind` (`3.residual`, `3.mlp`). A pattern may have in each place a `*`, a range `0-3`
 (both ends included) or a set `{query,key}`. A `*` stands for all that there is. What is named must
 be there: a number, both ends of a range, each member of a set. A `*` for the kind does not stand
-for `NAMED_KINDS`.
+for `NAMED_KINDS`. `norm` for the kind stands for all of `NORM_KINDS` that a layer has.
 """
 
 import re
@@ -24,8 +24,15 @@ LAYER_KINDS = ("residual", "mlp", "heads", "attention", "middle", "mlp_input")
 outputs of all heads side by side, before the output projection; what attention adds to the stream;
 the stream between attention and MLP; what the MLP is given, after its norm."""
 
-NAMED_KINDS = frozenset(LAYER_KINDS[2:])
-"""Kinds that a `*` does not stand for: they hold what other sites hold, at another stage."""
+NORM_KINDS = ("norm_1", "norm_2", "norm_3", "norm_4", "norm_final")
+"""Of the whole layer, the scale [position, 1] of each of its norms, in the order in which they run;
+and, in the last layer, that of the norm before the unembedding. See `anamorph.models.norms`."""
+
+FINAL = NORM_KINDS[-1]
+
+NAMED_KINDS = frozenset({*LAYER_KINDS[2:], *NORM_KINDS})
+"""Kinds that a `*` does not stand for: they hold what other sites hold, at another stage, or no
+stream at all."""
 
 
 class Site(NamedTuple):
@@ -58,7 +65,8 @@ def match_sites(pattern: str, sites: Iterable[Site]) -> list[Site]:
     # Each layer, head and kind is looked at once: models have thousands of sites.
     of_layers = _meant(layers, {site.layer for site in sites})
     of_heads = _meant(heads[0], {site.head for site in sites}) if heads else {None}
-    unnamed = NAMED_KINDS - {part.text for part in kinds}
+    by_name = [part for part in kinds if part.text != "*"]
+    unnamed = {kind for kind in NAMED_KINDS if not any(part.holds(kind) for part in by_name)}
     of_kinds = _meant(kinds, {site.kind for site in sites} - unnamed)
     found = [
         site
@@ -112,7 +120,7 @@ _SHARED = (
     "such as svd(rank=4)@1.{0,4}.query;svd(rank=4)@1.{0,1}.key."
 )
 
-_BY_NAME = f" A * for the kind leaves out {', '.join(LAYER_KINDS[2:])}: name these."
+_BY_NAME = f" A * for the kind leaves out {', '.join(LAYER_KINDS[2:])} and norm: name these."
 
 
 def _shared(missing: Iterable[str], sites: Iterable[Site]) -> bool:
@@ -133,7 +141,7 @@ class _Part(NamedTuple):
     def holds(self, value: int | str) -> bool:
         """Whether a layer, head or kind is meant."""
         if self.numbers is None:
-            return self.text in ("*", value)
+            return self.text in ("*", value) or (self.text == "norm" and value in NORM_KINDS)
         return isinstance(value, int) and value in self.numbers
 
     def ends(self) -> "list[_Part]":

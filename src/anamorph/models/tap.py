@@ -10,7 +10,10 @@ from torch import Tensor
 from anamorph.errors import AnamorphError
 from anamorph.models.base import Context, Edit, Edits, LayerKind, Recorded, State
 from anamorph.models.layout import KEY_KINDS
-from anamorph.models.sites import Site
+from anamorph.models.sites import NORM_KINDS, Site
+
+WHOLE = frozenset({*KEY_KINDS, NORM_KINDS[0]})
+"""The kinds that always hold all positions, as every query may need them."""
 
 
 @dataclass
@@ -23,8 +26,8 @@ class Tap:
         edits: of the whole run.
         record: what is recorded.
         at: None, or [batch, query] the rows of patterns that are recorded.
-        rows: None, or [batch, query] the positions that tensors of the layer hold; keys and values
-            always hold all of them.
+        rows: None, or [batch, query] the positions that tensors of the layer hold; the kinds of
+            `WHOLE` always hold all of them.
         recorded: what was recorded so far.
         read: what was kept so far for edits that read it, of this run's earlier layers too.
     """
@@ -85,7 +88,7 @@ class Tap:
         Raises:
             AnamorphError: if the edit reads something that was not computed before.
         """
-        rows = None if kind in KEY_KINDS else self.rows
+        rows = None if kind in WHOLE else self.rows
         read = {}
         for key in edit.reads:
             if key not in self.read:
@@ -94,8 +97,9 @@ class Tap:
                     f"{key.layer}, which this run has not computed before; let it read what comes "
                     "earlier in the model."
                 )
-            earlier = rows is not None and key.layer < self.layer and key.kind not in KEY_KINDS
-            read[key] = rows_at(self.read[key], rows) if earlier else self.read[key]
+            whole = key.layer < self.layer or key.kind in WHOLE
+            cut = rows if whole and key.kind not in KEY_KINDS else None
+            read[key] = rows_at(self.read[key], cut)
         return Context(self.state.tokens, self.state.mask, rows, read)
 
 

@@ -2,6 +2,7 @@
 
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,7 +11,17 @@ from torch import Tensor, nn
 from anamorph.errors import AnamorphError
 from anamorph.models.huggingface.again import side_by_side
 from anamorph.models.huggingface.attention import Attention
-from anamorph.models.huggingface.calls import Attending, Block, Form, Heads, Probing, current
+from anamorph.models.huggingface.calls import (
+    Attending,
+    Block,
+    Call,
+    Form,
+    Given,
+    Heads,
+    Probing,
+    current,
+)
+from anamorph.models.huggingface.norms import with_norms
 from anamorph.models.huggingface.parts import with_ports
 from anamorph.models.huggingface.reference import inputs_of, own_logits
 from anamorph.models.huggingface.watch import Seen, Watch, same
@@ -71,10 +82,15 @@ def probe(model: nn.Module, blocks: list[Block], call: Probing, tokens: Tensor) 
                 f"tokens {list(tokens.shape)}; expected [batch, position, width]"
             )
         block, attending = replace(block, form=form), Attending()
-        watch = Watch.of(block, given, attending)
+        watch = Watch.of(block.module, stream, partial(_alone, attending, block, given))
         block = _with_heads(block, watch, attending.seen, tokens)
-        found.append(with_ports(block, given, watch))
+        found.append(with_norms(with_ports(block, given, watch), watch))
     return _with_like_heads(found)
+
+
+def _alone(call: Call, block: Block, given: Given) -> Tensor:
+    """[batch, position, width] what a block gives of what it was given."""
+    return call.run(block, given, given.stream.clone()[None])[0]
 
 
 def _with_like_heads(blocks: list[Block]) -> list[Block]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from anamorph.models.huggingface.attention import Attention
 from anamorph.models.layout import HeadLayout
+from anamorph.models.norms import Norm
 from anamorph.models.tap import Tap
 from anamorph.models.wrapped import Side
 
@@ -101,6 +102,8 @@ class Block:
             order in which their tensors pass.
         side_by_side: whether attention and MLP are given the same stream, so that no stream lies
             between them.
+        norms: by kind; of the last block the norm behind it, too.
+        normless: why there are none, as the end of a sentence; empty if there are.
     """
 
     module: nn.Module
@@ -109,6 +112,8 @@ class Block:
     headless: str = ""
     ports: Mapping[str, Port] = field(default_factory=dict)
     side_by_side: bool = False
+    norms: Mapping[str, Norm] = field(default_factory=dict)
+    normless: str = ""
 
 
 @dataclass(frozen=True)
@@ -158,6 +163,7 @@ class Call:
         attended: [copy, batch, position, width] stands in for what the attention module gives.
         shape: (copy, batch, position) of the residual stream, whose first two are one axis inside.
         ports: of the block, see `Block`.
+        norms: of the block, too.
         stream: [copy · batch, position, width] what the block is given. An edit of `middle` may
             overwrite it.
     """
@@ -166,6 +172,7 @@ class Call:
     attended: Tensor | None = None
     shape: tuple[int, ...] = (1,)
     ports: Mapping[str, Port] = field(default_factory=dict)
+    norms: Mapping[str, Norm] = field(default_factory=dict)
     stream: Tensor | None = None
 
     @staticmethod
@@ -175,7 +182,8 @@ class Call:
 
     def run(self, block: Block, given: Given, residual: Tensor) -> Tensor:
         """What a block makes of [copy, batch, position, width], given as before but for that."""
-        self.shape, self.ports, stream = residual.shape[:3], block.ports, residual.flatten(0, 1)
+        self.shape, self.ports, self.norms = residual.shape[:3], block.ports, block.norms
+        stream = residual.flatten(0, 1)
         self.stream = stream.clone() if "middle" in self.tap.here else stream
         with current(self):
             out = given.call(block.module, self.stream)
@@ -194,6 +202,14 @@ class Call:
     def attend(self, attention: Attention) -> Tensor:
         """[copy, batch, head, position, dim] what the heads give."""
         return attention.through(self.tap)
+
+    def norm(self, norm: Norm, x: Tensor, out: Tensor) -> Tensor:
+        """What a norm gives of `x`; `out` is what it gives by itself."""
+        for kind, own in self.norms.items():
+            if own == norm:
+                given, gave = (y.reshape(*self.shape, -1) for y in (x, out))
+                return norm.through(self.tap, kind, given, gave).reshape(out.shape)
+        return out
 
 
 @dataclass(kw_only=True)
@@ -218,13 +234,21 @@ class Listing(Call):
 
 @dataclass(kw_only=True)
 class StandIn(Call):
-    """No block runs; `residual` [copy · batch, position, width] stands in for what each gives."""
+    """No block runs; `residual` [copy · batch, position, width] stands in for what each gives.
+
+    `scale` [copy · batch, position, 1] does for that of the norm behind them; None for its own.
+    """
 
     residual: Tensor
+    scale: Tensor | None = None
 
     def block(self, block: Block, run: Run, /, *given: Any, **named: Any) -> Any:
         """The stream that stands in."""
         return block.form.made_of(self.residual)
+
+    def norm(self, norm: Norm, x: Tensor, out: Tensor) -> Tensor:
+        """What the norm behind the blocks gives."""
+        return out if self.scale is None else norm.scaled(x, out, self.scale)
 
 
 @dataclass

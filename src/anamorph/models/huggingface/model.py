@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import product
 from typing import Any, cast
 
@@ -37,17 +38,20 @@ from anamorph.models.huggingface.calls import (
 )
 from anamorph.models.huggingface.exchange import exchange
 from anamorph.models.huggingface.matrices import BlockMatrices, find_matrices
+from anamorph.models.huggingface.norms import with_final_norm
 from anamorph.models.huggingface.reference import (
     Reference,
     accepts,
     context_of,
     inputs_of,
     logits_of,
+    numeric,
     own_logits,
     require_language_model,
 )
+from anamorph.models.huggingface.watch import Watch
 from anamorph.models.matrices import Matrix
-from anamorph.models.sites import HEAD_KINDS, LAYER_KINDS, Site
+from anamorph.models.sites import FINAL, HEAD_KINDS, LAYER_KINDS, NORM_KINDS, Site
 from anamorph.models.tap import Tap, rows_at
 from anamorph.models.wrapped import Wrapped, copies_of, same_up_to_rounding
 
@@ -133,15 +137,15 @@ class HuggingFace(Wrapped):
         ]
         return heads + [
             Site(layer, None, kind)
-            for kind, (layer, block) in product(LAYER_KINDS, enumerate(self.blocks))
+            for kind, (layer, block) in product((*LAYER_KINDS, *NORM_KINDS), enumerate(self.blocks))
             if kind == "residual"
-            or kind in block.ports
+            or kind in {*block.ports, *block.norms}
             or (kind == "heads" and block.heads is not None)
         ]
 
     def fingerprint(self) -> dict[str, str]:
         """A digest of the model's weights, layer by layer, and of its configuration."""
-        configuration = digest_of(_numeric(self.model.config.to_dict()))
+        configuration = digest_of(numeric(self.model.config.to_dict()))
         return super().fingerprint() | {CONFIGURATION: configuration}
 
     def matrices(self, site: Site) -> list[Matrix]:
@@ -188,18 +192,24 @@ class HuggingFace(Wrapped):
         tap = Tap(index, state, edits or {}, record, at)
         with self.session():
             residual = tap("residual", self._run(index, state, tap))
-        residual = rows_at(residual, at if index == self.layers - 1 else None)
-        return Ran(replace(state, residual=residual, read=tap.read), tap.recorded)
+        final = self.blocks[index].norms.get(FINAL) if tap.concerns(FINAL) else None
+        scale = None if final is None else tap(FINAL, final.scale(residual))
+        state = replace(state, residual=residual, read=tap.read, scale=scale)
+        rows = at if index == self.layers - 1 else None
+        return Ran(state.each(lambda x: rows_at(x, rows)), tap.recorded)
 
     def logits(self, state: State, at: Tensor | None = None) -> Tensor:
         """[copy, batch, query, vocabulary] at the positions `at` [batch, query], or all.
 
         What follows the last block must work position by position, as a norm and a head do.
         """
-        residual = rows_at(state.residual, at)
-        width = residual.shape[-1]
-        single = residual.reshape(1, -1, width) if self._as_one else residual.reshape(-1, 1, width)
-        with self.session(), current(StandIn(residual=single)):
+        state = state.each(lambda x: rows_at(x, at))
+        residual, scale = state.residual, state.scale
+        shape = (1, -1) if self._as_one else (-1, 1)
+        if scale is not None:
+            residual, scale = residual.expand(len(scale), -1, -1, -1), scale.reshape(*shape, 1)
+        single = residual.reshape(*shape, residual.shape[-1])
+        with self.session(), current(StandIn(residual=single, scale=scale)):
             tokens = torch.zeros(len(single), 1, dtype=torch.long, device=residual.device)
             out = self.model(**inputs_of(self.model, tokens))
         logits = logits_of(self.model, out, None)
@@ -215,7 +225,8 @@ class HuggingFace(Wrapped):
             for key in tap.wanted[kind]
         )
         call = Call(tap)
-        again = len(residual) == 1 and OF_HEADS & tap.here.keys() and not more
+        normed = block.norms.keys() & tap.here.keys()  # attention may be given something else
+        again = len(residual) == 1 and OF_HEADS & tap.here.keys() and not (more or normed)
         if again and (attended := self._attended(index, state)) is not None:
             out = attended.again(tap)
             call.attended = out.expand(copies, *out.shape[1:])
@@ -289,6 +300,8 @@ class HuggingFace(Wrapped):
         if why and not outside:
             why = f"with its attention function exchanged, {why}"
             self.blocks = [replace(block, headless=why) for block in self.blocks]
+        watch = Watch.of(self.module, state.residual[0], partial(self.logits, state))
+        self.blocks = with_final_norm(self.blocks, watch)
         dims = next((block.heads.dims for block in self.blocks if block.heads), {})
         self._widths = {**dims, "residual": state.residual.shape[-1]}
         self._takes_left_padding = True
@@ -385,14 +398,3 @@ class HuggingFace(Wrapped):
                     f"its block {layer} gives other numbers when it runs by itself, or with copies "
                     "beside it, so it depends on more than its own residual stream"
                 )
-
-
-def _numeric(configuration: Any) -> Any:
-    """A configuration without versions, places and implementations, which decide rounding alone."""
-    if isinstance(configuration, dict):
-        return {
-            str(key): _numeric(value)
-            for key, value in configuration.items()
-            if key != "transformers_version" and not str(key).startswith("_")
-        }
-    return configuration

@@ -1,4 +1,7 @@
-"""The hooks through which the tensors of a block pass that attention does not compute."""
+"""The hooks through which the tensors of a block pass that attention does not compute.
+
+A norm's own hook comes first: a port may be what it gives.
+"""
 
 from collections.abc import Iterable
 from contextlib import ExitStack
@@ -8,16 +11,25 @@ from typing import Any
 from torch import Tensor, nn
 
 from anamorph.models.huggingface.calls import Block, Call
+from anamorph.models.norms import Norm
 from anamorph.models.wrapped import Side, pass_through
 
 
 def hook_ports(blocks: Iterable[Block]) -> ExitStack:
     """Hook the ports of some blocks, which may share modules; gives what takes the hooks away."""
-    undo = ExitStack()
+    blocks, undo = list(blocks), ExitStack()
+    for norm in {norm: None for block in blocks for norm in block.norms.values()}:
+        hook = norm.module.register_forward_hook(partial(_through_norm, norm))
+        undo.callback(hook.remove)
     places = {(port.module, port.side): None for block in blocks for port in block.ports.values()}
     for module, side in places:
         undo.callback(pass_through(module, side, partial(_through, module, side)))
     return undo
+
+
+def _through_norm(norm: Norm, module: nn.Module, given: tuple[Any, ...], out: Tensor) -> Tensor:
+    call = Call.now()
+    return out if call is None else call.norm(norm, given[0], out)
 
 
 def _through(module: nn.Module, side: Side, value: Any) -> Tensor | None:

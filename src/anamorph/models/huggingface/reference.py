@@ -282,3 +282,14 @@ def _kept(model: nn.Module) -> dict[str, Any]:
                 continue
             kept[f"{path}.{name}"] = value
     return kept
+
+
+def numeric(configuration: Any) -> Any:
+    """A configuration without versions, places and implementations, which decide rounding alone."""
+    if isinstance(configuration, dict):
+        return {
+            str(key): numeric(value)
+            for key, value in configuration.items()
+            if key != "transformers_version" and not str(key).startswith("_")
+        }
+    return configuration

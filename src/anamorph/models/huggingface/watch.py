@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from anamorph.models.huggingface.calls import Block, Call, Given
 from anamorph.models.wrapped import same_up_to_rounding
 
 NEAR = 0.05  # of a sum, by how much its parts may miss it before a closer look
@@ -59,19 +58,19 @@ class Watch:
     modules: list[Seen] = field(default_factory=list)
 
     @classmethod
-    def of(cls, block: Block, given: Given, call: Call) -> "Watch":
-        """Watch a block run once."""
-        watch = cls(given.stream.clone())
+    def of(cls, module: nn.Module, given: Tensor, run: Callable[[], Tensor]) -> "Watch":
+        """Watch a module, such as a block, that runs once with a stream and gives a tensor."""
+        watch = cls(given.clone())
         watch.streams.append(watch.given)
         with ExitStack() as hooks:
-            for path, module in block.module.named_modules():
-                if module is not block.module:
-                    seen = Seen(path, module)
+            for path, part in module.named_modules():
+                if part is not module:
+                    seen = Seen(path, part)
                     before, after = partial(watch._starts, seen), partial(watch._ends, seen)
-                    taken = module.register_forward_pre_hook(before, with_kwargs=True)
+                    taken = part.register_forward_pre_hook(before, with_kwargs=True)
                     hooks.callback(taken.remove)
-                    hooks.callback(module.register_forward_hook(after).remove)
-            watch.out = call.run(block, given, given.stream.clone()[None])[0].clone()
+                    hooks.callback(part.register_forward_hook(after).remove)
+            watch.out = run().clone()
         return watch
 
     def _starts(
