@@ -131,7 +131,7 @@ SPECS: dict[str, list[tuple[int, str, Change]]] = {
         (1, "mlp", low_rank),
         (2, "mlp", low_rank),
     ],
-    "prune(share=0.5)@2.{attention,mlp}": [(2, "attention", halved), (2, "mlp", halved)],
+    "prune(density=0.5)@2.{attention,mlp}": [(2, "attention", halved), (2, "mlp", halved)],
 }
 
 
@@ -169,7 +169,7 @@ def test_a_decoder_as_a_copy_changed_by_hand(task: Task) -> None:
             if name in ("up", "down", "query", "key", "value", "output"):
                 set_weight(part, halved)
     before = {key: x.clone() for key, x in model.state_dict().items()}
-    found = logits_with(model, "prune(share=0.5)@*.{attention,mlp}")
+    found = logits_with(model, "prune(density=0.5)@*.{attention,mlp}")
     mask = batch().mask
     torch.testing.assert_close(found[mask], hand(batch().tokens)[mask], atol=1e-4, rtol=1e-5)
     assert_untouched(model, before)
@@ -182,7 +182,7 @@ def test_a_hooked_module_as_a_copy_changed_by_hand(task: Task) -> None:
     hand = copy.deepcopy(module)
     for layer in (1, 2):
         set_weight(hand.blocks[layer].down, halved)  # type: ignore[union-attr]
-    found = logits_with(model, "prune(share=0.5)@{1,2}.mlp")
+    found = logits_with(model, "prune(density=0.5)@{1,2}.mlp")
     mask = batch().mask
     torch.testing.assert_close(found[mask], hand(batch().tokens)[mask], atol=1e-4, rtol=1e-5)
 
@@ -217,8 +217,8 @@ def test_the_scores_of_a_head_are_of_low_rank(name: str) -> None:
     torch.testing.assert_close(pattern.double(), scores.softmax(-1), atol=1e-5, rtol=1e-4)
 
 
-NOTHING = ["prune(share=0)@*.{attention,mlp}", "low_rank(rank=64)@*.{attention,mlp}"]
-NOTHING += ["low_rank(rank=64,whitened=true)@*.mlp", "prune(share=0,by=wanda)@*.mlp"]
+NOTHING = ["prune(density=1)@*.{attention,mlp}", "low_rank(rank=64)@*.{attention,mlp}"]
+NOTHING += ["low_rank(rank=64,whitened=true)@*.mlp", "prune(density=1,by=wanda)@*.mlp"]
 
 
 @pytest.mark.parametrize("spec", [*NOTHING, "low_rank(rank=16,whitened=true)@*.*.pattern"])
@@ -278,7 +278,7 @@ def test_an_audit_says_what_one_of_a_changed_copy_says(task: Task) -> None:
         for block in hand.blocks:
             set_weight(block.up, halved)
             set_weight(block.down, halved)
-    spec = "prune(share=0.5)@*.mlp"
+    spec = "prune(density=0.5)@*.mlp"
     found = am.audit(model, task, [spec, AnotherModel("hand", hand)], sequences=20)
     rows = {
         name: found.results.filter(simplification=name).sort("split", "facet", "level", "metric")
@@ -288,11 +288,11 @@ def test_an_audit_says_what_one_of_a_changed_copy_says(task: Task) -> None:
     assert len(values[spec]) > 50
     np.testing.assert_allclose(values[spec], values["model(hand)"], atol=1e-5)
     size = rows[spec].select("size", "size_name", "method").unique().row(0)
-    assert size == (0.5, "share", "prune")
+    assert size == (0.5, "density", "prune")
 
 
 def test_law_4_threads_change_nothing(task: Task) -> None:
-    model, specs = decoder(task, layers=2), ["prune(share=0.5,by=wanda)@*.mlp"]
+    model, specs = decoder(task, layers=2), ["prune(density=0.5,by=wanda)@*.mlp"]
     found = []
     for threads in (1, 2, 2):
         torch.set_num_threads(threads)
@@ -302,14 +302,14 @@ def test_law_4_threads_change_nothing(task: Task) -> None:
 
 
 def test_every_one_is_a_work_of_its_own(task: Task) -> None:
-    specs = ["svd(rank=2)@1.*.key", "prune(share=[0.1,0.5])@*.mlp", "svd(rank=4)@1.*.key"]
+    specs = ["svd(rank=2)@1.*.key", "prune(density=[0.1,0.5])@*.mlp", "svd(rank=4)@1.*.key"]
     works = plan(with_identity(specs), decoder(task), ["iid", "ood"])
     assert [(w.split, w.number, w.proxies) for w in works] == [
         (split, 0, ("svd(rank=2)@1.*.key", "svd(rank=4)@1.*.key", "identity"))
         for split in ("iid", "ood")
     ] + [
-        (split, number, (f"prune(share={share})@*.mlp",))
-        for number, share in ((1, 0.1), (2, 0.5))
+        (split, number, (f"prune(density={density})@*.mlp",))
+        for number, density in ((1, 0.1), (2, 0.5))
         for split in ("iid", "ood")
     ]
 
@@ -318,9 +318,9 @@ def test_every_one_is_a_work_of_its_own(task: Task) -> None:
     "spec",
     [
         "quantize(bits=3,group=8,calibrated=true)@*.{attention,mlp}",
-        "prune(share=0.5)@0.mlp",
+        "prune(density=0.5)@0.mlp",
         "low_rank(rank=2,whitened=true)@1.1.pattern",
-        "prune(share=0.5,by=wanda)@*.attention",
+        "prune(density=0.5,by=wanda)@*.attention",
     ],
 )
 def test_fits_come_back_from_their_file(task: Task, spec: str, tmp_path: Path) -> None:
@@ -357,17 +357,17 @@ def refused(model: Model, spec: str, match: str) -> None:
 
 def test_what_cannot_be_is_refused(task: Task) -> None:
     model = decoder(task)
-    refused(model, "prune(share=0.5)@0.mlp;svd(rank=2)@1.*.key", "does one of the two")
-    refused(model, "prune(share=0.5,joint=true)@0.mlp", "leave out joint=true")
-    refused(model, "prune(share=0.5)@0.residual", "kinds attention, mlp")
-    refused(model, "prune(share=0.5)@0.0.pattern", "kinds attention, mlp")
+    refused(model, "prune(density=0.5)@0.mlp;svd(rank=2)@1.*.key", "does one of the two")
+    refused(model, "prune(density=0.5,joint=true)@0.mlp", "leave out joint=true")
+    refused(model, "prune(density=0.5)@0.residual", "kinds attention, mlp")
+    refused(model, "prune(density=0.5)@0.0.pattern", "kinds attention, mlp")
     rotary = decoder(task, positions="rotary")
     refused(
         rotary,
         "low_rank(rank=2)@1.0.pattern",
         "behind 1.0.pattern can be changed: rotary positions turn",
     )
-    both = "prune(share=0.5)@1.attention;low_rank(rank=2)@1.0.pattern"
+    both = "prune(density=0.5)@1.attention;low_rank(rank=2)@1.0.pattern"
     refused(model, both, "in layer 1, attention and a pattern change the same weights")
 
 
@@ -378,10 +378,10 @@ def test_what_cannot_be_is_refused(task: Task) -> None:
         ("gemma3", "low_rank(rank=2)@1.0.pattern", "norms, or something else, stand between"),
         (
             "gpt_oss",
-            "prune(share=0.5)@1.mlp",
+            "prune(density=0.5)@1.mlp",
             "not all matrices there are of linear modules, as with experts",
         ),
-        ("gpt_neo", "prune(share=0.5)@1.attention", "attention is not known"),
+        ("gpt_neo", "prune(density=0.5)@1.attention", "attention is not known"),
     ],
 )
 def test_models_that_do_not_offer_them(name: str, spec: str, match: str) -> None:
@@ -391,9 +391,9 @@ def test_models_that_do_not_offer_them(name: str, spec: str, match: str) -> None
 def test_a_hooked_model_says_what_it_does_not_know(task: Task) -> None:
     module = decoder(task)
     model = am.HookedModel(module, {"*.mlp": Hook("blocks.*.norm_mlp", side="input")})
-    refused(model, "prune(share=0.5)@0.mlp", "which is the input of 'blocks.0.norm_mlp'")
+    refused(model, "prune(density=0.5)@0.mlp", "which is the input of 'blocks.0.norm_mlp'")
     model = am.HookedModel(module, {"*.mlp": "blocks.*.norm_mlp"})
-    refused(model, "prune(share=0.5)@0.mlp", "no linear module within 'blocks.0.norm_mlp'")
+    refused(model, "prune(density=0.5)@0.mlp", "no linear module within 'blocks.0.norm_mlp'")
 
 
 def test_a_nan_names_the_matrix_and_the_sequence(task: Task) -> None:
@@ -402,7 +402,7 @@ def test_a_nan_names_the_matrix_and_the_sequence(task: Task) -> None:
         model.embedding.weight[2] = torch.nan
     data = batch()
     data.tokens[1, 2] = 2
-    proxy = simplified("prune(share=0.5,by=wanda)@1.mlp")
+    proxy = simplified("prune(density=0.5,by=wanda)@1.mlp")
     with pytest.raises(AnamorphError, match=r"blocks\.1\.up: sequence 1 of the data gives it"):
         fit(model, [proxy], {"train": [data]})
     assert not any(part._forward_pre_hooks for part in model.modules())
@@ -424,7 +424,7 @@ def test_a_matrix_that_is_not_used_is_told(task: Task) -> None:
 
     model = small_model(task, Skips)
     with pytest.raises(AnamorphError, match=r"blocks\.0\.down was used 0 times in one run"):
-        logits_with(model, "prune(share=0.5)@0.mlp")
+        logits_with(model, "prune(density=0.5)@0.mlp")
 
 
 def test_what_is_rounded_without_data_has_no_split(task: Task) -> None:

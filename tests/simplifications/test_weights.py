@@ -223,17 +223,34 @@ def test_output_errors_are_those_of_the_data() -> None:
 # Pruned
 
 
-@pytest.mark.parametrize("share", [0.0, 0.29, 0.5, 1.0])
+@pytest.mark.parametrize("density", [0.0, 0.29, 0.5, 0.71, 1.0])
 @pytest.mark.parametrize("by", ["magnitude", "wanda"])
-def test_masks_are_those_of_brute_force(share: float, by: str) -> None:
+def test_masks_are_those_of_brute_force(density: float, by: str) -> None:
     w, x = normal(0, 6, 100), correlated(1, 30, 100) * torch.logspace(-2, 2, 100)
-    (new,) = fitted(Prune(share=share, by=by), [w], x)
+    (new,) = fitted(Prune(density=density, by=by), [w], x)
     norms = [1.0 if by == "magnitude" else float(x[:, j].norm()) for j in range(100)]
     for row in range(6):
         worth = sorted(range(100), key=lambda j: (abs(float(w[row, j])) * norms[j], j))
-        gone = set(worth[: round(100 * share)])
+        gone = set(worth[: 100 - round(100 * density)])
         assert {j for j in range(100) if new[row, j] == 0} == gone
         assert all(new[row, j] == w[row, j] for j in range(100) if j not in gone)
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        *(Prune(density=0.5, by=by) for by in ("magnitude", "wanda")),
+        *(Quantize(bits=4, group=20, calibrated=calibrated) for calibrated in (False, True)),
+        *(LowRank(rank=4, whitened=whitened) for whitened in (False, True)),
+    ],
+    ids=str,
+)
+def test_a_larger_size_is_nearer_to_the_model(view: WeightChange) -> None:
+    sizes = {"density": [0.25, 0.5, 0.75], "bits": [2, 4, 8], "rank": [4, 16, 60]}[view.size_name]
+    w, x = normal(0, 60, 100), correlated(1, 300, 100)
+    made = [type(view)(**view.get_params() | {view.size_name: size}) for size in sizes]
+    errors = [float((x @ (w - fitted(one, [w], x)[0]).T).square().sum()) for one in made]
+    assert errors[0] > errors[1] > errors[2]
 
 
 @pytest.mark.parametrize(
@@ -243,10 +260,10 @@ def test_masks_are_those_of_brute_force(share: float, by: str) -> None:
         ("quantize(bits=3.5)@0.mlp", "bits must be a whole number"),
         ("quantize(bits=4, group=0)@0.mlp", "group must be a whole number from 1"),
         ("quantize(bits=4, calibrated=3)@0.mlp", "calibrated must be one of"),
-        ("prune(share=1.5)@0.mlp", "share must be a number from 0 to 1; got 1.5"),
-        ("prune(share=0.5, by=luck)@0.mlp", "by must be one of magnitude, wanda; got 'luck'"),
+        ("prune(density=1.5)@0.mlp", "density must be a number from 0 to 1; got 1.5"),
+        ("prune(density=0.5, by=luck)@0.mlp", "by must be one of magnitude, wanda; got 'luck'"),
         ("low_rank(rank=0)@0.mlp", "rank must be a whole number, 1 or more"),
-        ("quantize(bits=4)+prune(share=0.5)@0.mlp", "quantize needs a site of its own"),
+        ("quantize(bits=4)+prune(density=0.5)@0.mlp", "quantize needs a site of its own"),
     ],
 )
 def test_what_makes_no_sense_is_refused(spec: str, match: str) -> None:
@@ -255,8 +272,8 @@ def test_what_makes_no_sense_is_refused(spec: str, match: str) -> None:
 
 
 def test_it_maps_no_activations() -> None:
-    with pytest.raises(AnamorphError, match=r"prune\(share=0.5\) changes weights"):
-        Prune(share=0.5)(torch.zeros(3))
+    with pytest.raises(AnamorphError, match=r"prune\(density=0.5\) changes weights"):
+        Prune(density=0.5)(torch.zeros(3))
 
 
 def test_sizes_make_families() -> None:

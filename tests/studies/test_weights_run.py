@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("quick_report")
 
 SPECS = [
     "quantize(bits=[2,8], group=8, calibrated=true)@*.{attention,mlp}",
-    "prune(share=0.5, by=wanda, on=unseen_depth[0::2])@1.mlp",
+    "prune(density=0.5, by=wanda, on=unseen_depth[0::2])@1.mlp",
     "low_rank(rank=16, whitened=true)@1.mlp",
     "low_rank(rank=1)@1.*.pattern",
     "svd(rank=2)@1.*.key",
