@@ -90,7 +90,9 @@ def fit(
     fits: dict[Attachment, dict[Site, Simplification]] = {}
     on_cpu = model.device.type == "cpu"
     with model.session(), torch_threads(1) as threads:
-        for name, fitting in _passes(model, proxies, data, train, threads).items():
+        passes = _passes(model, proxies, data, train, threads)
+        for name in list(passes):
+            fitting = passes.pop(name)  # what it counts goes before the next begins
             try:
                 one = not (model.parallel and on_cpu) or bool(fitting.weights.statistics)
                 workers = 1 if one else threads

@@ -183,6 +183,8 @@ def gap_lines(run: Findings) -> Figure | None:
     frame = frame.filter(pl.col("simplification").is_in(list(labels))).select(
         "metric",
         *("gap", "low", "high", "low_all", "high_all", "p_value"),
+        cut_low=pl.col("low_all").clip(pl.col("low").min().over("metric")),
+        cut_high=pl.col("high_all").clip(upper_bound=pl.col("high").max().over("metric")),
         proxy=pl.col("simplification").replace_strict(labels),
         split=parts.SPLIT,
         kind=pl.lit("view"),
@@ -198,7 +200,8 @@ def gap_lines(run: Findings) -> Figure | None:
         title="The generalization gap",
         caption="How much less faithful each proxy is on a split than on iid; to the right of zero "
         "is worse. Thick lines are 95 % intervals of single gaps; thin lines hold for all gaps of "
-        "the metric at once: read those where you pick a gap because it is large. Filled points "
+        "the metric at once, and are cut where the longest thick one ends: read those where you "
+        "pick a gap because it is large. Filled points "
         f"differ from zero (p of no gap, corrected over views and splits, below {level:g})."
         f"{UPRIGHT if len(lost) else ''} Rows are sorted by the largest gap in same "
         f"predictions.{rest}",
@@ -280,7 +283,7 @@ def _intervals(run: Findings, proxies: Sequence[str], controlled: bool) -> list[
     wide = (
         base.transform_filter("isValid(datum.low_all)")
         .mark_rule(strokeWidth=0.8, strokeOpacity=0.6)
-        .encode(x=alt.X("low_all:Q", title=None), x2="high_all:Q")
+        .encode(x=alt.X("cut_low:Q", title=None), x2="cut_high:Q")
     )
     formats = f"unit_shown == 'share' ? {parts.POINTS} : format(datum.value, '~g')"
     certain = f"isValid(datum.p_value) && datum.p_value < {run.thresholds.level}"
