@@ -271,7 +271,7 @@ def test_list(anamorph: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tasks, "entry_points", lambda group: [mine])
     done = anamorph("list")
     assert done.code == 0
-    assert "dyck (presets: demo, paper, smoke)" in done.out
+    assert "dyck (presets: demo, paper, smoke, views)" in done.out
     assert "text (no presets: for `anamorph audit --data`)" in done.out
     assert "mine (no presets: for `am.load_task` in Python)" in done.out
     lines = done.out.splitlines()
@@ -355,7 +355,7 @@ def test_a_bad_setting(anamorph: Any, tmp_path: Path, setting: str, words: str) 
     ("arguments", "words"),
     [
         (("run", "dick"), "no presets for 'dick'; tasks with presets are: "),
-        (("run", "dyck", "--preset", "tiny"), "its presets are: demo, paper, smoke"),
+        (("run", "dyck", "--preset", "tiny"), "its presets are: demo, paper, smoke, views"),
         (("run", "dyck", *TINY, "--seeds", -1), "at least 1 seed"),
         (("run", "dyck", *TINY, "--workers", 0), "workers must be a whole number from 1; got 0"),
         (("data", "dyck", *TINY, "--set", "task.k=0"), "k must be a whole number from 1"),

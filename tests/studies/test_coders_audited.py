@@ -115,7 +115,7 @@ def test_a_run_goes_on_with_the_same_files_only(folder: Path, audit: Any) -> Non
 
     (out / "report.html").unlink()
     for file, change, names in (
-        (folder / "sae" / "cfg.json", ('"k": 4', '"k": 3'), ("sae(path=",)),
+        (folder / "sae" / "cfg.json", ('"k": 4', '"k": 3'), ("sae(path=", "sae_weights")),
         (folder / "clt" / "config.yaml", ("tiny", "tinier"), ("clt(path=",)),
     ):
         text = file.read_text()

@@ -124,6 +124,8 @@ def lines(run: Findings) -> list[Reported]:
     by_proxy = {name: some for (name,), some in reported(run).group_by("simplification")}
     made = []
     for name in (p.simplification for p in run.telling(len(run.proxies))):
+        if name not in by_proxy:  # of single heads there may be seeds alone
+            continue
         rows = {row["split"]: row for row in by_proxy[name].iter_rows(named=True)}
         ablation = next((row["ablation"] for row in rows.values() if row["ablation"]), None)
         texts = {}
