@@ -1,5 +1,6 @@
 """What is fitted on, and that nothing of it is scored."""
 
+import warnings
 from itertools import chain
 
 import numpy as np
@@ -151,3 +152,23 @@ def test_who_fits_is_told_of_each_batch(monkeypatch: pytest.MonkeyPatch, few: Ta
     read = [batch for batches in data.values() for batch in batches]
     assert len(read) > 2
     assert told == [(number, len(read)) for number in range(1, len(read) + 1)]
+
+
+@pytest.mark.parametrize(
+    ("on", "number"),
+    [
+        ("far", None),  # half of it is more than the eight of `train`
+        ("far[:5]", 5),
+        ("far[:2]+train", 4),
+        ("train[:3]", None),  # who asks for fewer knows it
+    ],
+)
+def test_fewer_to_fit_on_than_a_view_has_are_told(few: Task, on: str, number: int | None) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert len(fitted(few, on, 8)) == number or number is None
+    told = [str(each.message) for each in caught]
+    assert len(told) == (number is not None)
+    if number is not None:
+        assert f"8 sequences of 'train' to fit on, but on={on} has {number}" in told[0]
+        assert f"fitted on train[:{number}]" in told[0]

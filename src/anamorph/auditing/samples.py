@@ -1,6 +1,7 @@
 """Which sequences of a task are used for what: to try a model, to fit, to be scored."""
 
-from collections.abc import Callable, Iterable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from hashlib import blake2b
 from itertools import count
@@ -97,11 +98,15 @@ def fit_data(
 
     Raises:
         AnamorphError: if `on=` names a split or sequences that there are not.
+
+    Warns:
+        UserWarning: if another split has fewer sequences to fit on than `train`.
     """
     attachments = [a for p in proxies if isinstance(p, Simplified) for a in p.attachments]
     named = {a.on: a.fitted_on for a in attachments if a.on is not None}
     samples = {task.train.name: FittedOn(), **named}
     found = {name: _sample(task, on, sequences) for name, on in samples.items()}
+    _warn_of_few(samples, found, task.train.name)
     parts = {name: plan(sample.lengths, FIT_TOKENS) for name, sample in found.items()}
     done, total = count(1), sum(map(len, parts.values()))
 
@@ -111,6 +116,20 @@ def fit_data(
             watch(next(done), total)
 
     return {name: batches(name) for name in samples}
+
+
+def _warn_of_few(samples: Mapping[str, FittedOn], found: Mapping[str, Split], train: str) -> None:
+    """A fit on other data is to tell of the data; on less of it, it tells of how much there is."""
+    most = len(found[train])
+    few = {n: len(found[n]) for n, on in samples.items() if on.splits and len(found[n]) < most}
+    if few:
+        told = ", ".join(f"on={name} has {number:,}" for name, number in few.items())
+        warnings.warn(
+            f"There are {most:,} sequences of {train!r} to fit on, but {told}: what differs may be "
+            "the number. Give more sequences of these splits (of each, every second one is fitted "
+            f"on), or compare with what is fitted on train[:{min(few.values())}].",
+            stacklevel=3,
+        )
 
 
 def _sample(task: Task, on: FittedOn, sequences: int) -> Split:
