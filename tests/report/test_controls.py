@@ -77,6 +77,8 @@ def test_what_is_learnt_elsewhere(found: Findings) -> None:
     ("low", "high", "meaning"),
     [
         (0.52, 0.9, "the directions exist, training data did not show them"),
+        (-0.9, -0.4, "there is too little to fit on there"),
+        (-0.02, 0.48, "the view is too small"),
         (0.1, 0.48, "the view is too small"),
         (0.45, 0.55, "whether it is too small, or fitted in the wrong place, is open"),
         (None, None, "whether it is too small, or fitted in the wrong place, is open"),

@@ -184,13 +184,15 @@ class _Beside(NamedTuple):
         """What it means that a view, fitted where it falls, loses so much.
 
         It is decided where, in every model, the interval of what comes back of the fall lies on one
-        side of a half.
+        side of a half; if it lies below zero, the fit there says nothing of the view.
         """
         back = [((low - ood) / gap, (high - ood) / gap) for gap, ood, low, high in self.seeds]
         if all(low > 0.5 for low, _ in back):
             learnt = LEARNT.get(view.size_name or "")
             what = f"the {learnt} exist" if learnt else "what it needs exists"
             return f"{what}, training data did not show {'them' if learnt else 'it'}"
+        if all(high < 0 for _, high in back):
+            return "there is too little to fit on there"
         if all(high < 0.5 for _, high in back):
             return "the view is too small"
         return "whether it is too small, or fitted in the wrong place, is open"
