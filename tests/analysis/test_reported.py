@@ -51,6 +51,12 @@ def test_by_hand() -> None:
         "sae@1.mlp": ["zero@1.mlp", 3 / 4, 9 / 10]
     }
     assert found(row("sae@1.mlp", 3.5, 0.5), mean) == {"sae@1.mlp": ["mean@1.mlp", -1 / 2, 3 / 4]}
+    sae, alike = (
+        row("sae(k=4, keep=1)@1.mlp", 3, 0.5),
+        row("zero(keep=1)@1.mlp", 6, 5, method="zero"),
+    )
+    assert found(sae, zero) == {}  # the ablation changes what the proxy does not
+    assert found(sae, zero, alike)["sae(k=4, keep=1)@1.mlp"][0] == "zero(keep=1)@1.mlp"
     both = row("sae@1.mlp", 3, 0.5, method="frozen; sae", sites="*.*.pattern;1.mlp")
     frozen = row("zero@1.mlp", 4, 1, method="frozen; zero", sites="*.*.pattern;1.mlp")
     assert found(both, frozen, zero)["sae@1.mlp"] == ["zero@1.mlp", 1 / 2, 1 / 2]

@@ -125,6 +125,9 @@ def test_controls_are_of_the_family_of_their_view() -> None:
             "svd(rank=2, on=far)@0.*.key",  # without a view beside it
             "kmeans(clusters=4)@1.*.key;svd(rank=4, on=far)@0.*.value",
             "kmeans(clusters=4)@1.*.key;svd(rank=4)@0.*.value",
+            "pca(rank=2, keep=1)@1.mlp",
+            "random(rank=2, keep=1)@1.mlp",
+            "random(rank=2)@1.mlp",  # it changes what the view leaves
         ]
     )
     found = {p.simplification: (p.family, p.control) for p in described(specs)}
@@ -140,7 +143,10 @@ def test_controls_are_of_the_family_of_their_view() -> None:
             f"svd(rank={rank}, on=far+near)@1.*.key": (of_view, "oracle"),
         }
     expected["svd(rank=2, on=far)@0.*.key"] = ("svd(on=far)@0.*.key", None)
-    expected[str(specs[-2])], expected[both] = (both, "oracle"), (both, None)
+    expected[str(specs[-5])], expected[both] = (both, "oracle"), (both, None)
+    expected["pca(rank=2, keep=1)@1.mlp"] = ("pca(keep=1)@1.mlp", None)
+    expected["random(rank=2, keep=1)@1.mlp"] = ("random(keep=1)@1.mlp", "random")
+    expected["random(rank=2)@1.mlp"] = ("random@1.mlp", None)
     assert found == expected
 
 

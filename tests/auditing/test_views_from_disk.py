@@ -23,7 +23,7 @@ from anamorph.models.sites import Site
 from anamorph.simplifications import FittedProxies, FittedProxy, Simplified, expand, fit
 from anamorph.tasks import Task
 from coders import cross_layer, sae, settings, transcoder, transcoder_set
-from huggingface_models import VOCABULARY, make
+from huggingface_models import VOCABULARY, make, uneven
 from plain import forward, small_model
 
 LAYERS, WIDTH = 3, 32  # of the Hugging Face models
@@ -31,16 +31,6 @@ TOKENS = torch.randint(3, VOCABULARY, (3, 11), generator=torch.Generator().manua
 WORD = torch.tensor([[0, 2, 3, 5, 6, 4, 7, 1]])  # of the decoder
 FROZEN = ";frozen@*.*.pattern"
 HELD = ("", FROZEN, f"{FROZEN};frozen@*.norm")
-
-
-def uneven(module: Any) -> Any:
-    """The module, its norms with gains and biases of their own."""
-    generator = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            if parameter.dim() == 1:
-                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.3)
-    return module
 
 
 def fitted(model: Any, spec: str) -> FittedProxy:

@@ -69,6 +69,16 @@ def make(name: str, attention: str = "sdpa") -> nn.Module:
     return model.eval()
 
 
+def uneven(module: nn.Module) -> nn.Module:
+    """The module, its norms with gains and biases of their own."""
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.dim() == 1:
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    return module
+
+
 def wide(model: nn.Module) -> nn.Module:
     """Weights large enough that every part matters."""
     generator = torch.Generator().manual_seed(0)

@@ -15,7 +15,7 @@ from anamorph.errors import AnamorphError
 from anamorph.models.base import Batch, EditBy, LayerKind
 from anamorph.models.listing import missing_sites
 from anamorph.models.sites import NORM_KINDS, match_sites
-from huggingface_models import GROUPED, SIZES, VOCABULARY, make, wide
+from huggingface_models import GROUPED, SIZES, VOCABULARY, make, uneven, wide
 
 TOKENS = torch.randint(3, VOCABULARY, (3, 11), generator=torch.Generator().manual_seed(1))
 LLAMA = "model.layers", ("input_layernorm", "post_attention_layernorm"), "model.norm"
@@ -55,15 +55,9 @@ OTHERS: dict[str, Callable[[], nn.Module]] = {
 CENTRED = "gpt2", "neox", "opt", "bert", "cohere", "olmo"
 
 
-def uneven(name: str) -> Any:
+def varied(name: str) -> Any:
     """A model whose norms have gains and biases of their own."""
-    model = wide(OTHERS[name]()) if name in OTHERS else make(name)
-    generator = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() == 1:
-                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.3)
-    return model
+    return uneven(wide(OTHERS[name]()) if name in OTHERS else make(name))
 
 
 def norms_of(module: Any, name: str) -> dict[LayerKind, Any]:
@@ -106,7 +100,7 @@ def half(scale: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("name", NORMS)
 def test_every_norm_is_found_and_halved_as_by_a_hook(name: str) -> None:
-    module = uneven(name)
+    module = varied(name)
     model, norms = am.HuggingFace(module), norms_of(module, name)
     found = {LayerKind(s.layer, s.kind) for s in model.sites if s.kind in NORM_KINDS}
     assert found == set(norms)
@@ -131,7 +125,7 @@ def test_every_norm_is_found_and_halved_as_by_a_hook(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "gemma3", "neox"])
 def test_without_an_edit_and_with_its_own_scale_it_is_the_same_to_the_bit(name: str) -> None:
-    module = uneven(name)
+    module = varied(name)
     model, bare = am.HuggingFace(module), am.HuggingFace(module)
     bare.blocks = [replace(block, norms={}) for block in bare.blocks]
     edits = {key: EditBy(torch.clone) for key in norms_of(module, name)}
@@ -143,7 +137,7 @@ def test_without_an_edit_and_with_its_own_scale_it_is_the_same_to_the_bit(name: 
 
 def test_heads_attend_again_behind_a_norm_that_is_edited() -> None:
     """In the first layer that is edited, heads otherwise take over what the model computed."""
-    module = uneven("llama")
+    module = varied("llama")
     model, (norm, value) = am.HuggingFace(module), (LayerKind(1, "norm_1"), LayerKind(1, "value"))
     block = module.model.layers[1]
     with ExitStack() as hooks:
@@ -157,7 +151,7 @@ def test_heads_attend_again_behind_a_norm_that_is_edited() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_a_scale_is_at_least_single_precision(dtype: torch.dtype) -> None:
-    module = uneven("llama").to(dtype)
+    module = varied("llama").to(dtype)
     norm = am.HuggingFace(module).blocks[1].norms["norm_2"]
     assert (norm.eps, norm.centred) == (1e-6, False)
     x = torch.full((1, 2, 32), 3.0, dtype=dtype)
@@ -193,7 +187,7 @@ class Largest(nn.Module):
 @pytest.mark.parametrize("kind", [Hidden, Largest])
 @pytest.mark.parametrize("behind", [False, True])
 def test_norms_of_which_one_is_not_known_are_none(kind: type[nn.Module], behind: bool) -> None:
-    module = uneven("llama")
+    module = varied("llama")
     if behind:
         module.model.norm = kind()
     else:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from anamorph.analysis.findings import Findings, NamedProxy
+from anamorph.analysis.findings import KEPT, Findings, NamedProxy
 from anamorph.analysis.words import points, split_label
 from anamorph.faithfulness import gaps
 from anamorph.faithfulness.metrics import JUDGED
@@ -44,7 +44,7 @@ def controls(run: Findings) -> list[Control]:
     """Every control beside every view of its size that it is for.
 
     An oracle or a half is for the family that it stands in, random ones for all views at the same
-    sites whose sizes have the same name.
+    sites whose sizes have the same name, and that leave the same positions.
     """
     columns = ("simplification", "control", "family", "sites", "size_name", "size")
     sites = dict(run.results.select("simplification", "sites").unique().iter_rows())
@@ -55,6 +55,7 @@ def controls(run: Findings) -> list[Control]:
         named = re.search(r"[( ]on=([^,)]+)", name)
         for view in run.proxies:
             alike = (sites[view.simplification], view.size_name) == (at, size_name)
+            alike &= re.findall(KEPT, view.simplification) == re.findall(KEPT, name)
             if view.size == size and (alike if kind == RANDOM else view.family == family):
                 found.append(Control(name, kind, named[1] if named else "train", view))
     return found

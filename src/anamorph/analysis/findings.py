@@ -17,6 +17,7 @@ from anamorph.faithfulness.metrics import JUDGED, SUFFIX, all_metrics, find_metr
 from anamorph.runs.folder import Run, read_json
 
 IDENTITY = "identity"
+KEPT = r"\bkeep=(\d+)"  # in a spec string: so many first positions are left as they are
 MOST_FAMILIES = 12  # of proxies, where each takes room; a sweep by head has one a head
 
 
@@ -89,7 +90,7 @@ class Findings(Run):
             where = " + ".join(sites_label(part) for part in row["sites"].split(";"))
             named = re.search(r"[( ]on=([^,)]+)", row["family"])
             on = f" · fitted on {named[1]}" if named else ""
-            kept = re.search(r"[( ]keep=(\d+)", row["family"])
+            kept = re.search(KEPT, row["family"])
             keep = f" · from position {kept[1]} on" if kept else ""
             title = f"{method_label(row['method'])} · {where}{joint}{on}{keep}"
             title = title if row.pop("sites") else row["family"]

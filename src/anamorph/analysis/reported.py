@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from anamorph.analysis.findings import IDENTITY, Findings
+from anamorph.analysis.findings import IDENTITY, KEPT, Findings
 from anamorph.analysis.words import percent
 from anamorph.faithfulness.metrics import JUDGED
 
@@ -50,13 +50,15 @@ def recovered(results: pl.DataFrame) -> pl.DataFrame:
     Returns:
         seed, simplification, split, ablation (its spec string), ce_recovered and kl_recovered (null
         where the ablation costs nothing). No row where no ablation was measured on the same
-        positions; where zero and mean ablation were, it is the zero ablation.
+        positions, or it leaves others as they are (`keep=`); where zero and mean ablation were, it
+        is the zero ablation.
     """
     metrics = ("model_cross_entropy", "proxy_cross_entropy", "output_kl")
-    keys = ["seed", "split", "sites", "tokens"]
+    keys = ["seed", "split", "sites", "tokens", "keep"]
     value = pl.col("value")
     wide = (
         results.filter(pl.col("facet").is_null(), pl.col("metric").is_in(metrics))
+        .with_columns(keep=pl.col("simplification").str.extract_all(KEPT).list.join(""))
         .group_by(*keys, "simplification", "method", "control", maintain_order=True)
         .agg(value.filter(pl.col("metric") == name).first().alias(name) for name in metrics)
         .with_columns(pl.col("method").str.replace("frozen; |; frozen", ""))

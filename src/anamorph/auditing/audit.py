@@ -215,15 +215,21 @@ def described(proxies: Sequence[ProxySpec]) -> list[ProxyInfo]:
 
     A control is one of a view in the audit: what is fitted elsewhere of one that is alike but for
     `on=`, in whose family it stands; what is one by nature of those at the same sites that have
-    sizes of the same name. Without such a view it is a view itself.
+    sizes of the same name and leave the same positions (`keep=`). Without such a view it is a view
+    itself.
     """
+
+    def place(p: ProxySpec) -> tuple[object, ...]:
+        kept = tuple(a.keep for a in p.attachments) if isinstance(p, Simplified) else ()
+        return p.sites, p.size_name, kept
+
     views = [p for p in proxies if p.control is None]
     families = {p.family for p in views}
-    places = {(p.sites, p.size_name) for p in views}
+    places = {place(p) for p in views}
 
     def describe(p: ProxySpec) -> ProxyInfo:
         fitted = p.control in (ORACLE, HALF)
-        known = p.view in families if fitted else (p.sites, p.size_name) in places
+        known = p.view in families if fitted else place(p) in places
         control, family = (p.control, p.view) if p.control and known else (None, p.family)
         return ProxyInfo(str(p), p.method, family, p.size_name, p.size, control, p.sites)
 

@@ -301,10 +301,11 @@ class _Points(NamedTuple):
     def of(self, stream: Stream) -> Tensor:
         """What a fit sees [points, dim]: a sequence at all sites that share it, then the next."""
         each = [beside([self.at[site] for site in place]) for place in stream.places]
-        if len(each) == 1 and not stream.keep:
-            return each[0]
-        order = self.sequence.repeat(len(each)).argsort(stable=True)
-        return torch.cat(each)[order[self.position.repeat(len(each))[order] >= stream.keep]]
+        x, position = each[0], self.position
+        if len(each) > 1:
+            order = self.sequence.repeat(len(each)).argsort(stable=True)
+            x, position = torch.cat(each)[order], position.repeat(len(each))[order]
+        return x[position >= stream.keep] if stream.keep else x
 
 
 def _require_finite(site: Site, points: Tensor, sequence: Tensor) -> None:
