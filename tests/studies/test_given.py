@@ -266,9 +266,11 @@ def anamorph(capsys: Any, monkeypatch: Any) -> Any:
         try:
             main()
         except SystemExit as end:
-            shown = capsys.readouterr()
-            return int(end.code or 0), shown.out + shown.err
-        return 0, capsys.readouterr().out
+            code = int(end.code or 0)
+        else:
+            code = 0
+        shown = capsys.readouterr()
+        return code, shown.out + shown.err
 
     return run
 
@@ -387,6 +389,44 @@ def test_a_run_of_ones_own_model_is_audited_again(
     )
     assert code == 2
     assert not (tmp_path / "third").exists()
+
+
+def test_as_much_is_read_of_a_split_as_it_takes_to_fit_on_it(
+    folder: Path, tmp_path: Path, anamorph: Any
+) -> None:
+    """And a run that is audited again is of the same data, whatever is fitted where by then."""
+    data = ["--data", f"iid={folder}/a.jsonl", "--data", f"ood:b={folder}/b.jsonl"]
+    data += ["--data", f"ood:c={folder}/c.jsonl", "--fit-on", "iid"]
+    sizes = ["--fit-sequences", 30, "--sequences", 20, "--length", 16]
+    views = ["--simplify", "svd(rank=2)@1.0.value"]
+    both = ["--simplify", "svd(rank=2, on=[train, b])@1.0.value"]
+
+    def read(run: Path) -> dict[str, int]:
+        spec = json.loads((run / "spec.json").read_text())
+        return {name: about["sequences"] for name, about in spec["task"]["splits"].items()}
+
+    def scored(run: Path) -> set[tuple[str, int]]:
+        found = pl.read_parquet(run / "results.parquet").filter(pl.col("facet").is_null())
+        return set(found.filter(metric="same_prediction").select("split", "sequences").rows())
+
+    for name, specs in (("views", views), ("both", both)):
+        code, text = anamorph(
+            "--model", folder / "model", *data, *sizes, *specs, "--out", tmp_path / name
+        )
+        assert code == 0 and "to fit on, but" not in " ".join(text.split()), text
+    assert read(tmp_path / "views") == {"train": 30, "iid": 20, "b": 20, "c": 20}
+    assert read(tmp_path / "both") == {"train": 30, "iid": 20, "b": 60, "c": 20}
+    assert scored(tmp_path / "both") == {("iid", 20), ("b", 20), ("c", 20)}
+    code, text = anamorph(tmp_path / "both", *views, "--out", tmp_path / "views-of-both")
+    assert code == 0 and read(tmp_path / "views-of-both")["b"] == 60, text
+    code, text = anamorph(tmp_path / "views", *both, "--out", tmp_path / "both-of-views")
+    assert code == 0 and "to fit on, but on=b has 10" in " ".join(text.split()), text
+    assert read(tmp_path / "both-of-views")["b"] == 20
+    assert scored(tmp_path / "both-of-views") == {("iid", 20), ("b", 10), ("c", 20)}
+    # A split that there is not is named before anything is read.
+    wrong = ["--simplify", "svd(rank=2, on=nowhere)@1.0.value", "--out", tmp_path / "wrong"]
+    code, text = anamorph("--model", folder / "model", *data, *sizes, *wrong)
+    assert code == 2 and "no split 'nowhere' to fit on; there are: iid, b, c" in text
 
 
 def test_the_example_can_be_read() -> None:

@@ -137,14 +137,15 @@ def test_the_specification_says_what_was_done(files: dict[str, Path]) -> None:
     data = strings(files)
     task = make(data, sequences=20, fit_sequences=30, length=6, packing="window", seed=4)
     spec = json.loads(json.dumps(task.spec))
-    assert {key: spec[key] for key in list(spec)[:14]} == {
+    assert {key: spec[key] for key in list(spec)[:15]} == {
         **{"name": "text", "data": data, "tokenizer": type(letters()).__name__, "length": 6},
         **{"packing": "window", "sequences": 20, "fit_on": "train", "fit_sequences": 30},
+        "fit_also": [],
         **{"text_field": "text", "spans_field": None, "masked": None, "vocabulary": 28},
         "seed": 4,
         "fit": "Simplifications are fitted on sequences of 'train', which is not evaluated.",
     }
-    assert list(spec)[14:] == ["made", "files", "read", "splits"]
+    assert list(spec)[15:] == ["made", "files", "read", "splits"]
     assert spec["made"] == "Each document is cut into consecutive windows of at most 6 tokens."
     for name, about in spec["splits"].items():
         split = task.splits[name]

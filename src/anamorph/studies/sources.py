@@ -32,7 +32,7 @@ from anamorph.progress import Event, Watch, ignore
 from anamorph.runs.cells import digest
 from anamorph.runs.comparing import changed, check_same
 from anamorph.runs.folder import Run, read_json
-from anamorph.simplifications import ProxySpec, check_readable
+from anamorph.simplifications import ProxySpec, check_readable, expand
 from anamorph.simplifications.fingerprint import fingerprint_of
 from anamorph.studies.specification import GivenSpec, StudySpec, paper_steps
 from anamorph.tasks import Task, load_task
@@ -261,6 +261,8 @@ class GivenStudy(Study):
     @classmethod
     def of(cls, spec: GivenSpec, model: Model, tokenizer: Tokenizer) -> "GivenStudy":
         """As `load`, with the model and its tokenizer loaded already."""
+        if spec.fit_also is None:
+            spec = spec.model_copy(update={"fit_also": splits_named(spec.simplify)})
         task = text_task(
             spec.data,
             tokenizer,
@@ -269,6 +271,7 @@ class GivenStudy(Study):
             sequences=spec.audit.sequences,
             fit_on=spec.fit_on,
             fit_sequences=spec.audit.fit_sequences,
+            fit_also=spec.fit_also,
             text_field=spec.text_field,
             spans_field=spec.spans_field,
             masked=spec.masked,
@@ -291,7 +294,8 @@ class GivenStudy(Study):
                 " and does not hold it. Call am.audit_given with that model and its task."
             )
         where = f"{run.path} and --simplify"
-        study = cls.load(GivenSpec.of_options({**source, "simplify": simplify}, where))
+        values = {"fit_also": [], **source, "simplify": simplify}  # the data of that run
+        study = cls.load(GivenSpec.of_options(values, where))
         check_same(run, study.weights, study.task)
         return study
 
@@ -312,6 +316,11 @@ class GivenStudy(Study):
     def model(self, run: Run, seed: int, watch: Watch) -> Model:
         """The one that was given."""
         return self.shape
+
+
+def splits_named(simplify: Sequence[str]) -> list[str]:
+    """The splits other than `train` that specs name to be fitted on (`on=`), sorted."""
+    return sorted({name for proxy in expand(simplify) for name in proxy.on})
 
 
 def _require_fingerprint(name: str, parts: Mapping[str, str]) -> None:

@@ -148,6 +148,8 @@ class GivenSpec(Specification):
         model: a model folder, a GGUF file, or with `hub` a name.
         data: `ROLE=PATH` or `ROLE:NAME=PATH` each; in TOML a table from roles to paths.
         fit_on: the split that is fitted on.
+        fit_also: evaluated splits of which so many sequences are read that some can be fitted on;
+            None for those that `simplify` names by `on=`.
         length: tokens a sequence.
         packing: how documents become sequences.
         text_field: the field with the text.
@@ -161,6 +163,7 @@ class GivenSpec(Specification):
     model: str
     data: list[str]
     fit_on: str = "train"
+    fit_also: list[str] | None = None
     length: StrictInt = 128
     packing: Packing = "truncate"
     text_field: str = "text"

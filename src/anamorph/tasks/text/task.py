@@ -40,6 +40,7 @@ def text_task(
     sequences: int | None = None,
     fit_on: str = "train",
     fit_sequences: int = 200,
+    fit_also: Sequence[str] = (),
     text_field: str = "text",
     spans_field: str | None = None,
     masked: float | None = None,
@@ -68,6 +69,9 @@ def text_task(
         fit_on: `train`, or without a split of that role the evaluated split whose first sequences
             are taken out of it to be the split `train`.
         fit_sequences: how many those are.
+        fit_also: evaluated splits that simplifications are fitted on too (`on=`), on every second
+            sequence of them unless they say otherwise. If `sequences` is given, as many are read of
+            these splits as it takes to fit on `fit_sequences` and to score `sequences` others.
         text_field: the field or column with the text.
         spans_field: the field or column with `[start, end, label]` in characters, for a facet of
             that name; None for no such facet.
@@ -94,8 +98,10 @@ def text_task(
             all where the tokenizer adds them a second time.
     """
     spec = {key: value for key, value in locals().items() if key not in ("data", "tokenizer")}
+    spec["fit_also"] = sorted(set(fit_also))
     _check(spec)
     given = all_data(data)
+    _check_names(spec["fit_also"], [d.name for d in given])
     held_out = held_out_split(given, fit_on)
     tokenizer_ = to_tokenizer(tokenizer, spans_field)
     mask = None if masked is None else Mask.of(tokenizer_, masked)
@@ -155,6 +161,8 @@ def _found(
     """
     held, needed = spec["fit_sequences"] if holding_out else 0, spec["sequences"]
     if needed is not None:
+        if d.name in spec["fit_also"]:
+            needed = 2 * max(needed, spec["fit_sequences"])
         needed = spec["fit_sequences"] if d.role == "train" else needed + held
     rng = np.random.default_rng([spec["seed"], crc32(d.name.encode())])  # each has its own
     source = open_source(d.source, Fields(spec["text_field"], spec["spans_field"]))
@@ -217,6 +225,14 @@ def _check(spec: Mapping[str, Any]) -> None:
             f"text: spans_field={spec['spans_field']!r} is taken; facets of any text are "
             f"{', '.join(FACETS)}, and {spec['text_field']!r} is the text. Rename the field."
         )
+
+
+def _check_names(fit_also: Sequence[str], names: Sequence[str]) -> None:
+    for name in fit_also:
+        if name not in names:
+            raise AnamorphError(
+                f"There is no split {name!r} to fit on; there are: {', '.join(names)}."
+            )
 
 
 def _check_size(d: TextData, sequences: int, reading: Reading, held: int) -> None:
