@@ -261,8 +261,7 @@ class GivenStudy(Study):
     @classmethod
     def of(cls, spec: GivenSpec, model: Model, tokenizer: Tokenizer) -> "GivenStudy":
         """As `load`, with the model and its tokenizer loaded already."""
-        if spec.fit_also is None:
-            spec = spec.model_copy(update={"fit_also": splits_named(spec.simplify)})
+        fit_also = splits_named(spec.simplify) if spec.fit_also is None else spec.fit_also
         task = text_task(
             spec.data,
             tokenizer,
@@ -271,13 +270,13 @@ class GivenStudy(Study):
             sequences=spec.audit.sequences,
             fit_on=spec.fit_on,
             fit_sequences=spec.audit.fit_sequences,
-            fit_also=spec.fit_also,
+            fit_also=fit_also,
             text_field=spec.text_field,
             spans_field=spec.spans_field,
             masked=spec.masked,
             vocabulary=model.vocabulary,
         )
-        name, source = Path(spec.model).name, spec.from_anywhere()
+        name, source = Path(spec.model).name, {**spec.from_anywhere(), "fit_also": fit_also}
         return cls(model, task, spec.simplify, spec.audit, name, source)
 
     @classmethod
