@@ -305,3 +305,27 @@ def test_evidence_of_cells_that_stopped_early(tmp_path: Path) -> None:
     found = evidence(read(run))
     assert [split[1] for split in found.splits] == ["400", "400", "112 to 400"]
     assert "Some cells stopped early; their intervals hold" in found.sentence
+
+
+def test_families_at_the_same_sites_are_told_apart_by_what_differs(tmp_path: Path) -> None:
+    specs = [
+        "low_rank(rank=8)@1.*.pattern",
+        "low_rank(rank=8, whitened=true)@1.*.pattern",
+        "prune(density=0.5, by=wanda)@*.mlp",
+        "topk_sae(features=64, k=4, seed=1)@1.residual",
+        "topk_sae(features=64, k=4, seed=2)@1.residual",
+        "svd(rank=2, joint=true)@0.*.key",
+        "svd(rank=2, rescale=true)@0.*.key;onehot@1.*.pattern",
+        "svd(rank=2)@0.*.key;onehot@1.*.pattern",
+    ]
+    run = read(write(tmp_path / "run", {spec: {"near": FAITHFUL} for spec in specs}))
+    assert list(run.families) == [
+        "low rank · layer 1 pattern",
+        "low rank · layer 1 pattern · whitened",
+        "pruning · all layers mlp",
+        "TopK SAE · layer 1 residual · seed 1",
+        "TopK SAE · layer 1 residual · seed 2",
+        "SVD · layer 0 key · joint",
+        "SVD · layer 0 key + layer 1 pattern · rescale",
+        "SVD · layer 0 key + layer 1 pattern",
+    ]

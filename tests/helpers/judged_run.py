@@ -1,6 +1,7 @@
 """A run folder whose verdicts are given, with numbers that fit them."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -74,10 +75,10 @@ def write(
             for name, verdicts in cells.items():
                 wanted = verdicts[split] if split in verdicts else next(iter(verdicts.values()))
                 judged, change, iid, ood, needed = NUMBERS[wanted]
-                method, _, size = name.partition("@")[0].rstrip(")").partition("(")
-                proxy = {"simplification": name, "method": method}
-                proxy |= {"size": float(size.partition("=")[2]) if size else None}
-                proxy |= {"sites": name.partition("@")[2]}
+                size = re.search(r"=([0-9.]+)", name)
+                proxy = {"simplification": name, "method": re.split("[(@]", name)[0]}
+                proxy |= {"size": float(size[1]) if size else None}
+                proxy |= {"sites": ";".join(part.partition("@")[2] for part in name.split(";"))}
                 value = iid if split == "iid" else ood
                 number = {"value": value, "low": value - 0.01, "high": value + 0.01}
                 same = {"metric": "same_prediction"}

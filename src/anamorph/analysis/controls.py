@@ -127,9 +127,7 @@ def _of_fall(run: Findings, row: Mapping[str, Any], beside: Sequence[Control]) -
     if not parts:
         return ""
     who = beside[0].view.row or "it"
-    return (
-        f"{who[0].upper()}{who[1:]} loses {points(row['gap'])} points on {on}; {'; '.join(parts)}."
-    )
+    return f"On {on}, {who} loses {points(row['gap'])} points; {'; '.join(parts)}."
 
 
 def _of_faithful(run: Findings, rows: Sequence[Mapping[str, Any]], some: Sequence[Control]) -> str:

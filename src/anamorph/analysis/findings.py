@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +18,11 @@ from anamorph.runs.folder import Run, read_json
 
 IDENTITY = "identity"
 KEPT = r"\bkeep=(\d+)"  # in a spec string: so many first positions are left as they are
+PARAMETER = r"(\w+)=([^,()]+)"  # in a spec string
 MOST_FAMILIES = 12  # of proxies, where each takes room; a sweep by head has one a head
+
+
+IN_TITLE = ("joint", "on", "keep")  # parameters that a title tells in words
 
 
 class NamedProxy(NamedTuple):
@@ -95,11 +99,9 @@ class Findings(Run):
             title = f"{method_label(row['method'])} · {where}{joint}{on}{keep}"
             title = title if row.pop("sites") else row["family"]
             proxies.append(NamedProxy(**row, title=title))
-        # Families whose titles are alike (another parameter differs) are called by their spec.
-        titles = dict.fromkeys((p.family, p.title) for p in proxies)
-        alike = Counter(title for _, title in titles)
-        proxies = [p._replace(title=p.family) if alike[p.title] > 1 else p for p in proxies]
-        order = [family for family, _ in titles]
+        titles = _told_apart({p.family: p.title for p in proxies})
+        order = list(titles)
+        proxies = [p._replace(title=titles[p.family]) for p in proxies]
         return sorted(proxies, key=lambda p: (order.index(p.family), p.size or 0))
 
     @cached_property
@@ -234,3 +236,23 @@ def read(path: Path) -> Findings:
                 "`anamorph run --out` wrote, or run the same command again to finish it."
             )
     return Findings(path, read_json(path / "spec.json", dict))
+
+
+def _told_apart(titles: Mapping[str, str]) -> dict[str, str]:
+    """The titles of families; those that are alike are told apart by what their specs differ in.
+
+    Behind such a title stand the parameters that not all of them have; if titles are alike even so,
+    the specs are the titles.
+    """
+    families: dict[str, list[str]] = {}
+    for family, title in titles.items():
+        families.setdefault(title, []).append(family)
+    found = dict(titles)
+    for title, alike in families.items():
+        given = {f: [p for p in re.findall(PARAMETER, f) if p[0] not in IN_TITLE] for f in alike}
+        for family in alike if len(alike) > 1 else ():
+            own = [p for p in given[family] if any(p not in other for other in given.values())]
+            words = [name if value == "true" else f"{name} {value}" for name, value in own]
+            found[family] = " · ".join([title, *words])
+    count = Counter(found.values())
+    return {f: f if count[title] > 1 else title for f, title in found.items()}
