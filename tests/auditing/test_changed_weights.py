@@ -14,9 +14,9 @@ from polars.testing import assert_frame_equal
 from torch import Tensor, nn
 
 import anamorph as am
+from anamorph.auditing import works
 from anamorph.auditing.audit import fit_on_task, with_identity
 from anamorph.auditing.changed import in_place
-from anamorph.auditing.works import plan
 from anamorph.errors import AnamorphError
 from anamorph.models.base import Batch, Model
 from anamorph.models.hooked.hooks import Hook
@@ -301,17 +301,37 @@ def test_law_4_threads_change_nothing(task: Task) -> None:
     assert_frame_equal(found[0], found[2], check_exact=True)
 
 
-def test_every_one_is_a_work_of_its_own(task: Task) -> None:
-    specs = ["svd(rank=2)@1.*.key", "prune(density=[0.1,0.5])@*.mlp", "svd(rank=4)@1.*.key"]
-    works = plan(with_identity(specs), decoder(task), ["iid", "ood"])
-    assert [(w.split, w.number, w.proxies) for w in works] == [
-        (split, 0, ("svd(rank=2)@1.*.key", "svd(rank=4)@1.*.key", "identity"))
-        for split in ("iid", "ood")
-    ] + [
-        (split, number, (f"prune(density={density})@*.mlp",))
-        for number, density in ((1, 0.1), (2, 0.5))
-        for split in ("iid", "ood")
-    ]
+def test_they_stand_together_while_their_matrices_fit(
+    task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And have the same sums, to the byte, as alone."""
+    specs = ["svd(rank=[2,4])@1.*.key", "prune(density=[0.1,0.5,0.7])@*.mlp", "model(a)"]
+    model, svd = decoder(task), ("svd(rank=2)@1.*.key", "svd(rank=4)@1.*.key", "identity")
+    dense = [f"prune(density={density})@*.mlp" for density in (0.1, 0.5, 0.7)]
+
+    def groups(*bounds: int) -> list[tuple[str, ...]]:
+        for name, bound in zip(("WEIGHTS", "CHANGED"), bounds, strict=True):
+            monkeypatch.setattr(works, name, bound)
+        found = works.plan(with_identity(specs), model, ["iid", "ood"])
+        assert [w.split for w in found] == ["iid", "ood"] * (len(found) // 2)
+        assert [w.proxies for w in found[::2]] == [w.proxies for w in found[1::2]]
+        return [w.proxies for w in found[::2]]
+
+    mlps = [m for site in model.sites if site.kind == "mlp" for m in model.matrices(site)]
+    one = sum(matrix.bytes for matrix in mlps)
+    assert one == 4 * SIZES["layers"] * 2 * SIZES["width"] * SIZES["mlp"]
+    alone = [(name,) for name in dense]
+    assert groups(3 * one, 8) == [svd, (*dense,), ("model(a)",)]
+    assert groups(3 * one - 1, 8) == [svd, (*dense[:2],), (dense[2],), ("model(a)",)]
+    assert groups(3 * one, 2) == [svd, (*dense[:2],), (dense[2],), ("model(a)",)]
+    assert groups(1, 8) == [svd, *alone, ("model(a)",)]
+
+    monkeypatch.setattr(works, "WEIGHTS", 3 * one)
+    tables = []
+    for bound in (1, 8):
+        monkeypatch.setattr(works, "CHANGED", bound)
+        tables.append(am.audit(model, task, specs[1], sequences=20, fit_sequences=20).results)
+    assert_frame_equal(tables[0], tables[1], check_exact=True)
 
 
 @pytest.mark.parametrize(

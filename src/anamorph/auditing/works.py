@@ -7,7 +7,7 @@ killed and resumed equals one that was not, to the byte.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, inf
 from typing import Any
 
 from anamorph.auditing.another import load
@@ -32,6 +32,8 @@ from anamorph.simplifications import (
 from anamorph.tasks import Task
 
 PROXIES = 64  # in a work, at most: the model itself runs once for all of them
+CHANGED = 8  # in a work, at most, of those that change weights,
+WEIGHTS = 2**31  # and bytes of their matrices, unless one alone has more
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,8 @@ def plan(proxies: Sequence[ProxySpec], model: Model, splits: Sequence[str]) -> l
     Returns:
         every proxy once on every split. Simplifications that can run in one stack stand together:
         they are ordered by the first layer that they read or edit and the heads they are compared
-        on, then as they were given. Every other model is a work of its own, so that only one is in
-        memory; so is every proxy that changes weights.
+        on, then as they were given. Proxies that change weights stand together while their
+        matrices take little memory. Every other model is a work of its own.
     """
     sites = model.sites
 
@@ -74,7 +76,7 @@ def plan(proxies: Sequence[ProxySpec], model: Model, splits: Sequence[str]) -> l
     size = ceil(len(ordered) / max(1, ceil(len(ordered) / PROXIES)))
     inside = [ordered[i : i + size] for i in range(0, len(ordered), max(1, size))]
     alone = {*proxies} - {*in_stacks}
-    others = [[p] for p in proxies if p in alone]
+    others = _held_together([p for p in proxies if p in alone], model)
 
     def work(split: str, number: int, some: Sequence[ProxySpec]) -> Work:
         return Work(split, number, tuple(map(str, some)))
@@ -82,6 +84,23 @@ def plan(proxies: Sequence[ProxySpec], model: Model, splits: Sequence[str]) -> l
     of_model = [work(split, n, some) for split in splits for n, some in enumerate(inside)]
     beside = enumerate(others, start=len(inside))
     return of_model + [work(split, n, some) for n, some in beside for split in splits]
+
+
+def _held_together(proxies: Iterable[ProxySpec], model: Model) -> list[list[ProxySpec]]:
+    """Those with weights of their own, in order, by how many are held in memory at a time."""
+    groups: list[list[ProxySpec]] = []
+    held = inf
+    for proxy in proxies:
+        size = inf
+        if isinstance(proxy, Simplified):
+            sites = [site for _, some in sites_of(proxy, model.sites) for site in some]
+            size = sum({m.module: m.bytes for s in sites for m in model.matrices(s)}.values())
+        held += size
+        if held > WEIGHTS or len(groups[-1]) == CHANGED:
+            groups.append([])
+            held = size
+        groups[-1].append(proxy)
+    return groups
 
 
 class Auditor:
@@ -108,7 +127,7 @@ class Auditor:
         self.model, self.task, self.fitted = model, scored_task(task, proxies), fitted
         self.sequences, self.settings = sequences, settings or Settings()
         self.specs = {str(spec): spec for spec in proxies}
-        self._last: Proxy | None = None  # with weights of its own, for its next work
+        self._held: dict[str, Proxy] = {}  # with weights of their own, for the next work
 
     def execute(self, work: Work, watch: Told = lambda done, total: None) -> dict[str, CellSums]:
         """The sums of a work, by spec string, in the work's order.
@@ -121,6 +140,7 @@ class Auditor:
             AnamorphError: as `audit_split`; if another model cannot be loaded.
         """
         part = scored_sequences(self.task.splits[work.split], self.sequences)
+        self._held = {text: p for text, p in self._held.items() if text in work.proxies}
         proxies = [self.proxy(text) for text in work.proxies]
         cells = audit_split(self.model, part, self.task.candidates, proxies, self.settings, watch)
         return {str(spec): sums for spec, sums in cells.items()}
@@ -136,8 +156,9 @@ class Auditor:
             AnamorphError: names what differs.
         """
         for text in known.keys() & set(work.proxies):
-            assert isinstance(self._last, ModelProxy)  # a work has one other model at most
-            before, now = known[text], self._last.other.fingerprint()
+            other = self._held[text]
+            assert isinstance(other, ModelProxy)
+            before, now = known[text], other.other.fingerprint()
             parts = [part for part in {**before, **now} if before.get(part) != now.get(part)]
             if parts:
                 raise AnamorphError(
@@ -155,10 +176,9 @@ class Auditor:
         spec = self.specs[text]
         if isinstance(spec, Simplified) and not changes_weights(spec):
             return SimplifiedProxy(self.fitted[spec], self.model)
-        if self._last is None or str(self._last.spec) != text:
-            self._last = None  # one at a time in memory
-            self._last = self._with_weights(spec)
-        return self._last
+        if text not in self._held:
+            self._held[text] = self._with_weights(spec)
+        return self._held[text]
 
     def _with_weights(self, spec: ProxySpec) -> Proxy:
         if isinstance(spec, Simplified):

@@ -34,6 +34,11 @@ class Matrix:
         """The number format of the module's weights."""
         return _weight(self.module).dtype
 
+    @property
+    def bytes(self) -> int:
+        """Of all of the module's weights, its own and others'."""
+        return _weight(self.module).nbytes
+
     def read(self) -> Tensor:
         """[out, in] a copy in float64, on the CPU."""
         whole = _weight(self.module).detach().to("cpu", torch.float64, copy=True)
