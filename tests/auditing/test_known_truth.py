@@ -103,7 +103,7 @@ def test_a_head_that_needs_two_directions(audited: Callable[..., Run]) -> None:
         "iid": SIZE, "turned": SIZE // 2, "mistaken": SIZE, "both": SIZE // 2,
     }  # fmt: skip
     assert sentence(run) == (
-        "On turned, rank 1 loses 100.0 points; fitted there it loses nothing: the directions "
+        "On turned, it loses 100.0 points at rank 1; fitted there it loses nothing: the directions "
         "exist, training data did not show them; random ones lose nothing to 100.0: nothing "
         "that counts there was learnt."
     )
@@ -119,7 +119,8 @@ def test_a_view_that_is_too_small_wherever_it_is_fitted(audited: Callable[..., R
     specs = [f"svd(rank=1){KEY}", f"svd(rank=1, on=both){KEY}"]
     run = audited(head(), task_of(splits, SIZE), specs)
     assert sentence(run) == (
-        "On both, rank 1 loses 60.0 points; fitted there it loses 40.0: the view is too small."
+        "On both, it loses 60.0 points at rank 1; fitted there it loses 40.0: the view is too "
+        "small."
     )
 
 
@@ -156,7 +157,7 @@ def test_a_transcoder_whose_features_are_needed_together(audited: Callable[..., 
     gaps = {"together": (1.0, UNDER), "mistaken": (1.0, OVER), "mixed": (0.5, UNDER)}
     assert judged(run, view) == gaps
     assert sentence(run) == (
-        "On together, k 1 loses 100.0 points; fitted there it loses nothing: the features exist, "
-        "training data did not show them; random ones lose 100.0: nothing that counts there was "
-        "learnt."
+        "On together, it loses 100.0 points at k 1; fitted there it loses nothing: the features "
+        "exist, training data did not show them; random ones lose 100.0: nothing that counts there "
+        "was learnt."
     )

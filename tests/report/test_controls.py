@@ -68,8 +68,8 @@ def test_what_is_learnt_elsewhere(found: Findings) -> None:
     left = 100 * (iid - (1 - LEFT * (1 - ood)))
     assert left < 0
     assert said(found) == {
-        TITLE: f"On unseen depth, rank 8 loses {100 * (iid - ood):.1f} points; fitted there it "
-        "loses nothing: the directions exist, training data did not show them."
+        TITLE: f"On unseen depth, it loses {100 * (iid - ood):.1f} points at rank 8; fitted "
+        "there it loses nothing: the directions exist, training data did not show them."
     }
 
 
@@ -96,8 +96,8 @@ def test_more_than_half_of_a_fall_comes_back_or_less(
     }
     text = changed(found, tmp_path, "oracle", value=pl.lit(value), **ends)
     assert text == (
-        f"On unseen depth, rank 8 loses {100 * (iid - ood):.1f} points; fitted there it loses "
-        f"{100 * (iid - value):.1f}: {meaning}."
+        f"On unseen depth, it loses {100 * (iid - ood):.1f} points at rank 8; fitted there it "
+        f"loses {100 * (iid - value):.1f}: {meaning}."
     )
 
 

@@ -126,8 +126,8 @@ def _of_fall(run: Findings, row: Mapping[str, Any], beside: Sequence[Control]) -
         parts.append(f"random ones lose {lost}: nothing that counts there was learnt")
     if not parts:
         return ""
-    who = beside[0].view.row or "it"
-    return f"On {on}, {who} loses {points(row['gap'])} points; {'; '.join(parts)}."
+    size = f" at {beside[0].view.row}" if beside[0].view.row else ""
+    return f"On {on}, it loses {points(row['gap'])} points{size}; {'; '.join(parts)}."
 
 
 def _of_faithful(run: Findings, rows: Sequence[Mapping[str, Any]], some: Sequence[Control]) -> str:
