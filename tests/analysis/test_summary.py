@@ -69,6 +69,12 @@ def test_the_headline_counts_every_proxy_once(mixture: Findings) -> None:
     )
 
 
+def test_what_needs_more_data_is_not_counted_among_what_does_not_look_right(tmp_path: Path) -> None:
+    cells = {"svd(rank=1)@0.*.key": {"near": UNDECIDED, "far": DEGRADES}}
+    count = headline(read(write(tmp_path / "run", cells)))
+    assert (count.open, count.wrong, count.degrade) == (1, 0, 0)
+
+
 def test_headline_of_a_larger_run_against_a_plain_loop(rendered: Path) -> None:
     found: dict[str, set[str]] = {}
     gaps = pl.read_parquet(rendered / "gaps.parquet")

@@ -159,6 +159,17 @@ def test_the_specification_says_what_was_done(files: dict[str, Path]) -> None:
         assert read["dropped"] == 0
 
 
+def test_more_is_read_of_what_is_fitted_on_too(files: dict[str, Path]) -> None:
+    data = strings(files)
+    for given in ("python", ["python"]):
+        task = make(data, sequences=5, fit_sequences=9, fit_also=given)
+        sizes = {name: len(split) for name, split in task.splits.items()}
+        assert sizes == {"train": 9, "iid": 5, "python": 18}
+        assert task.spec["fit_also"] == ["python"]
+    with pytest.raises(AnamorphError, match=r"no split 'near' to fit on; there are: .*python"):
+        make(data, sequences=5, fit_also=["near"])
+
+
 @pytest.mark.parametrize(
     ("packing", "made"),
     [

@@ -19,10 +19,8 @@ from anamorph.runs.folder import Run, read_json
 IDENTITY = "identity"
 KEPT = r"\bkeep=(\d+)"  # in a spec string: so many first positions are left as they are
 PARAMETER = r"(\w+)=([^,()]+)"  # in a spec string
-MOST_FAMILIES = 12  # of proxies, where each takes room; a sweep by head has one a head
-
-
 IN_TITLE = ("joint", "on", "keep")  # parameters that a title tells in words
+MOST_FAMILIES = 12  # of proxies, where each takes room; a sweep by head has one a head
 
 
 class NamedProxy(NamedTuple):

@@ -138,7 +138,7 @@ def headline(run: Findings) -> Headline:
         over=sum(gaps.OVER in verdicts for verdicts in found),
         mixed=sum(gaps.MIXED in verdicts for verdicts in found),
         partly=sum(gaps.UNDECIDED in verdicts for verdicts in fooled),
-        degrade=sum(gaps.DEGRADES in verdicts for verdicts in found),
+        degrade=sum(gaps.DEGRADES in verdicts and _kind(verdicts) == WRONG for verdicts in found),
         hit=[f"{split_label(name)} {n}" for n, name in by_split if n],
         spared=[split_label(name) for n, name in by_split if not n],
         reference=split_label(run.reference),

@@ -261,7 +261,9 @@ class GivenStudy(Study):
     @classmethod
     def of(cls, spec: GivenSpec, model: Model, tokenizer: Tokenizer) -> "GivenStudy":
         """As `load`, with the model and its tokenizer loaded already."""
-        fit_also = splits_named(spec.simplify) if spec.fit_also is None else spec.fit_also
+        fit_also = spec.fit_also
+        if fit_also is None:
+            fit_also = sorted({name for proxy in expand(spec.simplify) for name in proxy.on})
         task = text_task(
             spec.data,
             tokenizer,
@@ -315,11 +317,6 @@ class GivenStudy(Study):
     def model(self, run: Run, seed: int, watch: Watch) -> Model:
         """The one that was given."""
         return self.shape
-
-
-def splits_named(simplify: Sequence[str]) -> list[str]:
-    """The splits other than `train` that specs name to be fitted on (`on=`), sorted."""
-    return sorted({name for proxy in expand(simplify) for name in proxy.on})
 
 
 def _require_fingerprint(name: str, parts: Mapping[str, str]) -> None:

@@ -98,7 +98,7 @@ def text_task(
             all where the tokenizer adds them a second time.
     """
     spec = {key: value for key, value in locals().items() if key not in ("data", "tokenizer")}
-    spec["fit_also"] = sorted(set(fit_also))
+    spec["fit_also"] = sorted({fit_also} if isinstance(fit_also, str) else {*fit_also})
     _check(spec)
     given = all_data(data)
     _check_names(spec["fit_also"], [d.name for d in given])
