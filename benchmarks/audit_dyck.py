@@ -22,9 +22,10 @@ import torch
 import torch.nn.functional as F
 
 from anamorph.auditing.audit import with_identity
-from anamorph.auditing.engine import BATCH_TOKENS, audit_split
+from anamorph.auditing.engine import audit_split
 from anamorph.auditing.proxies import SimplifiedProxy
 from anamorph.auditing.samples import fit_data, scored_sequences
+from anamorph.auditing.sizes import BATCH_TOKENS
 from anamorph.faithfulness.metrics import metric_names
 from anamorph.faithfulness.sums import CellSums
 from anamorph.models.decoder import Decoder

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
+from polars.testing import assert_frame_equal
 from torch import nn
 
 import anamorph as am
@@ -16,11 +18,11 @@ from anamorph.analysis.head_scores import head_scores
 from anamorph.auditing.noise import noise_floor
 from anamorph.models.base import Model
 from anamorph.simplifications import KMeans
-from anamorph.studies.study import audit_given
+from anamorph.studies.study import audit_given, audit_study
 from anamorph.tasks import Split, Task
 from huggingface_models import make
 from plain import small_model
-from pretended import DEVICE, Pretended, on_accelerator
+from pretended import DEVICE, MEMORY, NAME, Pretended, on_accelerator
 
 pytestmark = pytest.mark.usefixtures("quick_report")
 
@@ -37,6 +39,11 @@ def short() -> Task:
         tokens = rng.integers(0, 8, offsets[-1]).astype(np.int16)
         splits[name] = Split(name, role, tokens, offsets, scored)  # type: ignore[arg-type]
     return Task("random", {"name": "random"}, tuple("abcdefgh"), np.arange(8), splits)
+
+
+def moved(module: nn.Module, device: torch.device) -> nn.Module:
+    """As `Module.to`, which looks for a device that is there in truth."""
+    return on_accelerator(module) if device == DEVICE else module
 
 
 def decoder(task: Task) -> tuple[nn.Module, Callable[[nn.Module], Model]]:
@@ -75,9 +82,8 @@ def test_a_model_elsewhere_has_its_batches_there(
     module, wrap = kind(short)
     options: dict[str, Any] = {"by": "all", "sequences": 20, "fit_sequences": 20}
     options["until"] = until
-    usual = audit_given(
-        wrap(copy.deepcopy(module)), short, SPECS[kind], tmp_path / "cpu", **options
-    )
+    usual_model = wrap(copy.deepcopy(module))
+    usual = audit_given(usual_model, short, SPECS[kind], tmp_path / "cpu", **options)
     with Pretended():
         model = wrap(on_accelerator(module))
         assert model.device == DEVICE
@@ -87,16 +93,19 @@ def test_a_model_elsewhere_has_its_batches_there(
             model, torch.from_numpy(short.train.tokens[:12].astype(np.int64)).view(2, 6).to(DEVICE)
         )
         assert len(am.list_sites(model)) == len(model.sites)
-    assert away.results.equals(usual.results)
+    assert_frame_equal(away.results, usual.results, rel_tol=0, abs_tol=1e-6)
     specs = [json.loads((run.path / "spec.json").read_text()) for run in (usual, away)]
-    assert [spec["device"] for spec in specs] == ["cpu", "cuda:0"]
+    assert [spec["device"] for spec in specs] == ["cpu", "cuda"]
+    assert [spec["accelerator"] for spec in specs] == [None, NAME]
+    sizes = [(spec["audit"]["batch_tokens"], spec["audit"]["stack_memory"]) for spec in specs]
+    assert sizes == [(usual_model.batch_tokens, 8 * 2**20), (2**16, MEMORY // 64)]
     assert specs[0]["fingerprints"] == specs[1]["fingerprints"]  # weights are the same anywhere
 
 
 def test_a_run_of_one_device_is_not_gone_on_with_on_another(task: Task, tmp_path: Path) -> None:
     options: dict[str, Any] = {"by": "all", "sequences": 10, "fit_sequences": 20}
     audit_given(small_model(task), task, SPECS[decoder], tmp_path / "run", **options)
-    with Pretended(), pytest.raises(am.AnamorphError, match="device: there cpu, asked cuda:0"):
+    with Pretended(), pytest.raises(am.AnamorphError, match="device: there cpu, asked cuda"):
         model: Any = on_accelerator(small_model(task))
         audit_given(model, task, SPECS[decoder], tmp_path / "run", **options)
 
@@ -148,3 +157,24 @@ def test_the_pretended_accelerator_refuses_company_from_the_cpu() -> None:
             away.numpy()
         assert away.cpu().numpy().sum() == 12
         assert KMeans(clusters=2).fit(torch.eye(3)).centers_.device == torch.device("cpu")
+
+
+def test_the_models_of_a_run_are_audited_elsewhere(
+    smoke_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fits, sums, noise floor, scores of heads and what is drawn follow the device."""
+    specs = ["svd(rank=2, joint=true)@1.*.{query,key}", "kmeans(clusters=4)@0.0.key"]
+    usual = audit_study(smoke_run, specs, tmp_path / "cpu", device="cpu")
+    with Pretended():
+        monkeypatch.setattr(am.Decoder, "to", moved)
+        away = audit_study(smoke_run, specs, tmp_path / "away", device="cuda")
+    assert [(run.spec["device"], run.spec["accelerator"]) for run in (usual, away)] == [
+        ("cpu", None),
+        ("cuda", NAME),
+    ]
+    for name in ("results.parquet", "gaps.parquet", "seed-0/sites.parquet"):
+        ours, theirs = (pl.read_parquet(run.path / name) for run in (usual, away))
+        assert_frame_equal(theirs, ours, rel_tol=0, abs_tol=1e-5)
+    for path in sorted((usual.seed(0) / "views").glob("*.parquet")):
+        ours, theirs = pl.read_parquet(path), pl.read_parquet(away.seed(0) / "views" / path.name)
+        assert_frame_equal(theirs, ours, rel_tol=0, abs_tol=1e-4)

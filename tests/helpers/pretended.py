@@ -2,10 +2,13 @@
 
 Nothing is computed elsewhere. Within `Pretended()`, `.to("cuda")` marks a tensor, whatever is made
 of marked tensors is marked, and an operation on both kinds fails as it does on a machine that has
-such a device.
+such a device. Torch says that it is there, what it is called and how much it holds.
 """
 
-from typing import Any
+from contextlib import ExitStack
+from types import SimpleNamespace
+from typing import Any, Self
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +27,31 @@ class Elsewhere(Tensor):
     device = property(lambda self: DEVICE)  # type: ignore[assignment]
 
 
+MEMORY = 2**29
+NAME = "Pretended GPU"
+
+
 class Pretended(TorchFunctionMode):
     """Within it there is an accelerator."""
+
+    def __enter__(self) -> Self:
+        said = {
+            "is_available": True,
+            "device_count": 1,
+            "get_device_name": NAME,
+            "get_device_properties": SimpleNamespace(total_memory=MEMORY),
+            "empty_cache": None,
+        }
+        with ExitStack() as stack:
+            for name, value in said.items():
+                stack.enter_context(mock.patch.object(torch.cuda, name, return_value=value))
+            self._told = stack.pop_all()
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._told.close()
 
     def __torch_function__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None

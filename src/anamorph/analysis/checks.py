@@ -8,17 +8,20 @@ import polars as pl
 from anamorph.faithfulness.metrics import all_metrics
 
 
-def self_checks(results: pl.DataFrame, noise: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def self_checks(
+    results: pl.DataFrame, noise: Sequence[Mapping[str, Any]], halved: int = 0
+) -> dict[str, Any]:
     """The worst numbers of the identity proxy, and the noise floor.
 
     Args:
         results: of a run.
         noise: of each seed `anamorph.auditing.noise.noise_floor`, as `floor`, and `rounding`.
+        halved: how many cells did not fit the memory whole.
 
     Returns:
         `identity`: metric to worst value, of metrics that compare proxy and model; `noise_floor`:
         the same over the seeds, with the spec string, or None if none was measured; `rounding`: the
-        largest difference of logits, and the positions and ties of all seeds.
+        largest difference of logits, and the positions and ties of all seeds; `halved`.
     """
     compare = [m.name for m in all_metrics().values() if m.about == "both" and m.better]
     identity = results.filter(pl.col("facet").is_null(), method="identity")
@@ -34,6 +37,7 @@ def self_checks(results: pl.DataFrame, noise: Sequence[Mapping[str, Any]]) -> di
             "positions": sum(r["positions"] for r in rounded),
             "ties": sum(r["ties"] for r in rounded),
         },
+        "halved": halved,
     }
 
 

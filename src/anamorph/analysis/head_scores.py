@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from anamorph.analysis.heads import SCORES
-from anamorph.auditing.engine import BATCH_TOKENS
 from anamorph.auditing.samples import scored_sequences
+from anamorph.auditing.sizes import BATCH_TOKENS
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness.divergences import jensen_shannon
 from anamorph.machine.threads import side_by_side, torch_threads

@@ -16,8 +16,8 @@ from torch import Tensor
 from anamorph.analysis.texts import functions, glyphs
 from anamorph.analysis.words import families, views_of
 from anamorph.auditing.changed import in_place
-from anamorph.auditing.engine import BATCH_TOKENS
 from anamorph.auditing.samples import fit_data, scored_sequences
+from anamorph.auditing.sizes import BATCH_TOKENS
 from anamorph.files import write_table
 from anamorph.models.base import Batch, LayerKind
 from anamorph.models.decoder import Decoder
@@ -35,13 +35,14 @@ MOST_PROXIES = 6
 NONE = "–"  # the level of a token that a facet says nothing about
 
 
-def write(run: Run, task: Task, fit_sequences: int) -> None:
+def write(run: Run, task: Task, fit_sequences: int, device: torch.device) -> None:
     """Write the tables of every seed of a run, into `views/`.
 
     Args:
         run: with its results; of its proxies the views are shown, not their controls.
         task: with what is scored (`scored_task`).
         fit_sequences: of the training split, at most.
+        device: where the models compute.
     """
     results = views_of(run.results)
     if whole := [str(proxy) for proxy in expand(run.spec["simplify"])]:  # not single heads, then
@@ -52,7 +53,7 @@ def write(run: Run, task: Task, fit_sequences: int) -> None:
         folder = run.seed(seed) / "views"
         if (folder / "sentences.parquet").exists():  # written last
             continue
-        model = Decoder.load(run.model(seed)).eval()  # on the CPU
+        model = Decoder.load(run.model(seed)).eval().to(device)
         if task.about.matched is not None:
             found = matching(model, task, task.about.matched)
             found = found.select(pl.lit(seed, pl.Int64).alias("seed"), pl.all())
@@ -103,11 +104,12 @@ def illusory_proxies(gaps: pl.DataFrame) -> list[str]:
 def proxy_patterns(
     model: Decoder, fitted: FittedProxy, batch: Batch, at: Tensor | None = None
 ) -> list[Tensor]:
-    """[batch, head, query, key] attention of each layer, at positions `at` or all."""
+    """[batch, head, query, key] attention of each layer, at positions `at` or all, on the host."""
     record = [LayerKind(layer, "pattern") for layer in range(model.layers)]
+    batch, at = batch.to(model.device), None if at is None else at.to(model.device)
     with in_place(model, fitted) as edits:
         recorded = model.run(batch, edits, record, at).recorded
-    return [recorded[key][0] for key in record]
+    return [recorded[key][0].cpu() for key in record]
 
 
 def attended(model: Decoder, task: Task, proxies: Sequence[FittedProxy]) -> pl.DataFrame:
@@ -222,11 +224,12 @@ def scatter(model: Decoder, task: Task, fit_sequences: int) -> pl.DataFrame:
     for split in task.evaluated:
         part = scored_sequences(split, SCATTERED)
         record = {LayerKind(site.layer, site.kind) for site in directions}
-        state, recorded = model.run(collate(part, np.arange(len(part))), record=record)
+        batch = collate(part, np.arange(len(part)))
+        recorded = model.run(batch.to(model.device), record=record).recorded
         labels = _labels(part, task)
         for site, simplification in directions.items():
-            whole = recorded[LayerKind(site.layer, site.kind)]
-            points = whole[0, :, site.head][state.mask].double()  # [tokens, dim]
+            whole = recorded[LayerKind(site.layer, site.kind)].cpu()
+            points = whole[0, :, site.head][batch.mask].double()  # [tokens, dim]
             place = points @ simplification.components_.T
             table = labels.with_columns(
                 component_1=pl.Series(place[:, 0].numpy()),

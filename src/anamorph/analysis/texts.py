@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from anamorph.auditing.changed import in_place
-from anamorph.auditing.engine import BATCH_TOKENS
 from anamorph.auditing.samples import scored_sequences
+from anamorph.auditing.sizes import BATCH_TOKENS
 from anamorph.faithfulness.divergences import jensen_shannon
 from anamorph.models.base import Batch, Model
 from anamorph.simplifications import FittedProxy
@@ -93,7 +93,7 @@ def glyphs(vocabulary: Sequence[str]) -> list[str]:
 
 
 def _predictions(model: Model, batch: Batch, fitted: FittedProxy | None) -> Tensor:
-    """[batch, position, vocabulary] probabilities of the model, or of a proxy."""
+    """[batch, position, vocabulary] probabilities of the model, or of a proxy, on the host."""
     with in_place(model, fitted) as edits:
-        state = model.run(batch, edits).state
-    return model.logits(state)[0].float().softmax(-1)
+        state = model.run(batch.to(model.device), edits).state
+    return model.logits(state)[0].float().softmax(-1).cpu()

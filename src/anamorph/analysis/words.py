@@ -198,6 +198,17 @@ def some_of(shown: int, total: int, what: str) -> str:
     return f" Shown are {shown} of {total} {what}." if shown < total else ""
 
 
+def halved_sentence(cells: int) -> str:
+    """That something did not fit the memory; empty if all did."""
+    if not cells:
+        return ""
+    what = "1 cell" if cells == 1 else f"{cells:,} cells"
+    return (
+        f"The memory had no room for all of {what} at once: it was computed in parts, which "
+        "changes numbers by rounding alone."
+    )
+
+
 def rounding_sentence(rounding: Mapping[str, float] | None) -> str:
     """What batching alone does, and whether that could turn predictions; empty if not measured."""
     if not rounding:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from anamorph.auditing.samples import few_sequences
 from anamorph.errors import AnamorphError
@@ -25,8 +25,10 @@ class Loaded(NamedTuple):
     tokenizer: Tokenizer | None
 
 
-def load(spec: AnotherModel) -> Loaded:
-    """The model that a spec names.
+def load(spec: AnotherModel, model: Model) -> Loaded:
+    """The model that a spec names, on the device of the one that it is compared with.
+
+    It has the number format of that model, too, unless it was given in Python.
 
     Raises:
         AnamorphError: if there is none, or it cannot be loaded.
@@ -42,10 +44,11 @@ def load(spec: AnotherModel) -> Loaded:
         )
     try:
         if path.suffix == ".safetensors":
-            return Loaded(Decoder.load(path).eval(), None)
+            return Loaded(Decoder.load(path).eval().to(model.device, model.dtype), None)
+        like: Any = {"device": model.device, "dtype": str(model.dtype).removeprefix("torch.")}
         if path.is_file() or any((path / name).exists() for name in TOKENIZER):
-            return Loaded(*load_pretrained(path))
-        return Loaded(load_model(path), None)
+            return Loaded(*load_pretrained(path, **like))
+        return Loaded(load_model(path, **like), None)
     except AnamorphError as error:
         raise AnamorphError(f"{spec}: {error}") from error
 
@@ -70,7 +73,7 @@ def check_models(
     found = {}
     for spec in proxies:
         if isinstance(spec, AnotherModel):
-            other = load(spec)
+            other = load(spec, model)
             try:
                 _check(other, model, task)
             except AnamorphError as error:

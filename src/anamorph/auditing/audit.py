@@ -10,6 +10,7 @@ from anamorph.auditing.another import check_models
 from anamorph.auditing.at_sites import at_sites
 from anamorph.auditing.options import AuditOptions
 from anamorph.auditing.samples import few_sequences, fit_data, scored_task, unwatched
+from anamorph.auditing.sizes import usual_batches
 from anamorph.auditing.works import Auditor, Work, merge, plan
 from anamorph.faithfulness.confidence import PRIOR_CORRELATION
 from anamorph.faithfulness.gaps import Thresholds
@@ -78,6 +79,7 @@ def audit(
     correlation: float = PRIOR_CORRELATION,
     learnt: float | None = None,
     batch_tokens: int | None = None,
+    stack_memory: int | None = None,
     thresholds: Thresholds | None = None,
     watch: Watch = ignore,
     resamples: int | None = None,
@@ -96,8 +98,9 @@ def audit(
             shows what it is; see `anamorph.faithfulness.confidence`.
         learnt: accuracy on the reference that the model must be above for verdicts on it to mean
             anything; what the task says by default (`anamorph.auditing.options.learnt_of`).
-        batch_tokens: tokens a batch; what suits the model by default. Numbers differ by rounding
-            alone.
+        batch_tokens: tokens a batch; what suits the model and its device by default. Numbers differ
+            by rounding alone.
+        stack_memory: bytes for the widest tensor of proxies that run together; likewise.
         thresholds: where the lines between verdicts are drawn.
         watch: told of progress.
         resamples: has no effect: intervals are no longer made by resampling.
@@ -114,6 +117,7 @@ def audit(
         correlation=correlation,
         learnt=learnt,
         batch_tokens=batch_tokens,
+        stack_memory=stack_memory,
         thresholds=thresholds or Thresholds(),
     ).resolved(task, model)
     if resamples is not None:
@@ -125,7 +129,8 @@ def audit(
     proxies = proxies_of(model, simplify, options.by)
     check_audit(model, task, proxies)
     fitted = fit_on_task(model, proxies, task, options.fit_sequences)
-    auditor = Auditor(model, task, proxies, fitted, options.sequences, options.settings())
+    settings = options.settings(usual_batches(model))
+    auditor = Auditor(model, task, proxies, fitted, options.sequences, settings)
     tables = tabulated(merge(_executed(auditor, watch)), task, proxies, options)
     return Audit(*tables, fitted)
 

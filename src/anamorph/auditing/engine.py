@@ -5,11 +5,14 @@ before each layer is kept; a proxy starts from the state before its first edited
 start at the same layer run as one stack, along the copy axis. What a proxy's first edits read is
 the model's own tensor, so it is computed once for the whole stack. The last layer and everything
 after it run at scored positions only. On a CPU, batches run side by side, one thread each: at the
-sizes that fit the cache that is nearly twice as fast on two cores as two threads on one batch.
+sizes that fit the cache that is nearly twice as fast on two cores as two threads on one batch. An
+accelerator has one batch at a time, as large as it can hold, and the host waits for it once a
+batch; sums are added on the host, in the order of the positions.
 
 What is computed together (batches, stacks, looks) follows from the split, the proxies and the
-constants here alone, never from threads or what was done before. So the same call gives the same
-bytes on one kind of processor, and only a stack that does not fit the memory rounds in another way.
+settings alone, never from threads or what was done before. So the same call gives the same bytes on
+one kind of processor, and only what does not fit the memory rounds in another way: it is halved,
+and every cell says so (`CellSums.halved`).
 """
 
 from collections.abc import Callable, Container, Iterator, Sequence
@@ -24,26 +27,31 @@ from torch import Tensor
 
 from anamorph.auditing.model_run import ModelRun, ScoredBatch
 from anamorph.auditing.proxies import Proxy
+from anamorph.auditing.sizes import BATCH_TOKENS, BATCHES, MEMORY
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness.comparison import position_metrics
 from anamorph.faithfulness.confidence import RatioSums, sequence_interval
 from anamorph.faithfulness.estimates import Stopping
 from anamorph.faithfulness.metrics import JUDGED, metric_names
 from anamorph.faithfulness.sums import CellSums, SumIndex
+from anamorph.machine.devices import out_of_memory
 from anamorph.machine.threads import side_by_side, torch_threads
 from anamorph.models.base import Model
 from anamorph.simplifications import ProxySpec
 from anamorph.tasks import Split
 from anamorph.tasks.batches import even_batches
 
-BATCH_TOKENS = 4_096
-BATCHES = 4  # as many for each of 1, 2 and 4 threads
 LOOK = 16  # sequences between two looks at whether a cell may stop
 LOGITS = 128 * 2**20  # bytes for the logits of one proxy at some positions
-MEMORY = 8 * 2**20  # bytes for the widest tensor of a stack: what stays in the cache is faster
+
+LOGITS_ELSEWHERE = 4  # times the memory of a stack, for the logits of all of it
 
 Stack = tuple[Proxy, ...]  # that run together, as copies of one model
 Told = Callable[[int, int], None]  # of what is done, and the total
+
+
+class DoesNotFit(AnamorphError):
+    """The memory has no room for a single proxy on a batch."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +138,8 @@ def _until_narrow(
         for sequences in even_batches(split, np.arange(start, stop), settings.batch_tokens):
             run = comparison.run(sequences)
             stacks = comparison.stacks(run, active)
-            for _ in side_by_side(partial(comparison.add, run), stacks, workers):
+            parts = [[stack] for stack in stacks] if run.on_host else [stacks]
+            for _ in side_by_side(partial(comparison.add, run), parts, workers):
                 pass
         for cell in active.values():
             cell.seen = stop
@@ -146,7 +155,7 @@ def _wide(
 ) -> dict[ProxySpec, CellSums]:
     """The cells whose confidence sequence of `same_prediction` is still too wide at this look."""
     rows = slice(np.searchsorted(index.sequence[index.whole], seen))
-    sums = torch.stack([c.sums[c.metrics.index(JUDGED), rows] for c in cells.values()]).cpu()
+    sums = torch.stack([c.sums[c.metrics.index(JUDGED), rows] for c in cells.values()])
     ratios = RatioSums.of(sums, torch.from_numpy(index.tokens[rows]).double())
     ends = sequence_interval(ratios, stopping.until, prior_correlation=stopping.correlation)
     wide = (ends[1] - ends[0] > stopping.until).tolist()
@@ -193,21 +202,45 @@ class Comparison:
             alike.setdefault(proxy.stack, []).append(proxy)
         self.alike = [tuple(alike[key]) for key in sorted(alike)]
         self.cells = {
-            proxy.spec: CellSums(self.index, metric_names(bool(proxy.heads)), model.device)
-            for proxy in proxies
+            proxy.spec: CellSums(self.index, metric_names(bool(proxy.heads))) for proxy in proxies
         }
 
-    def whole(self, sequences: NDArray[np.int64]) -> None:
-        """Add the metrics of all proxies on some sequences."""
-        run = self.run(sequences)
-        for stack in self.stacks(run):
-            self.add(run, stack)
+    def whole(
+        self, sequences: NDArray[np.int64], active: Container[ProxySpec] | None = None
+    ) -> None:
+        """Add the metrics of all proxies, or of those that are active, on some sequences.
+
+        What does not fit the memory is done on halves of them.
+
+        Raises:
+            DoesNotFit: if a single proxy does not, not even on a single sequence.
+        """
+        left = {spec for spec in self.cells if active is None or spec in active}
+        try:
+            run = self.run(sequences)
+            stacks = self.stacks(run, left)
+            for some in [[stack] for stack in stacks] if run.on_host else [stacks]:
+                self.add(run, some)
+                left -= {proxy.spec for stack in some for proxy in stack}
+            return
+        except DoesNotFit:
+            if len(sequences) == 1:
+                raise
+        for spec in left:
+            self.cells[spec].halved = True
+        for half in np.array_split(sequences, 2):
+            self.whole(half, left)
 
     @torch.inference_mode()
     def run(self, sequences: NDArray[np.int64]) -> ModelRun:
-        """The model itself on some sequences."""
+        """The model itself on some sequences.
+
+        Raises:
+            DoesNotFit: if it does not fit the memory.
+        """
         scored = ScoredBatch.of(self.split, self.index, sequences, self.model)
-        return ModelRun.of(self.model, scored, self.heads, self.candidates)
+        with _fitting(scored):
+            return ModelRun.of(self.model, scored, self.heads, self.candidates)
 
     def stacks(self, run: ModelRun, active: Container[ProxySpec] | None = None) -> list[Stack]:
         """The proxies, or those that are active, that run together and fit the memory."""
@@ -219,45 +252,57 @@ class Comparison:
         return found
 
     @torch.inference_mode()
-    def add(self, run: ModelRun, stack: Stack) -> None:
-        """Add the metrics of a stack of proxies on the batch of a run."""
-        for proxy, metrics in zip(stack, _compare(run, stack), strict=True):
-            self.cells[proxy.spec].add_rows(run.scored.rows, metrics)
+    def add(self, run: ModelRun, stacks: Sequence[Stack]) -> None:
+        """Add the metrics of stacks of proxies on the batch of a run.
 
+        All are begun before the host waits, once, for all. None is added unless all fit the memory.
 
-def _compare(run: ModelRun, stack: Stack) -> Tensor:
-    """[copy, metric, scored position] of a stack of proxies, in the order of the valid targets.
+        Raises:
+            DoesNotFit: if one does not, not even alone.
+        """
+        begun = [self._compared(run, stack) for stack in stacks]
+        home = torch.cat([values.flatten() for values in begun]).cpu()
+        parts = torch.split(home, [values.numel() for values in begun])
+        for stack, values, part in zip(stacks, begun, parts, strict=True):
+            for proxy, metrics in zip(stack, part.view(values.shape), strict=True):
+                self.cells[proxy.spec].add_rows(run.scored.rows, metrics)
 
-    A stack that does not fit the memory is halved.
-
-    Raises:
-        AnamorphError: if not even a single proxy fits.
-    """
-    try:
-        return _compare_at_once(run, stack)
-    except RuntimeError as error:
-        if not _out_of_memory(error):
-            raise
+    def _compared(self, run: ModelRun, stack: Stack) -> Tensor:
+        """[copy, metric, scored position] of a stack, which is halved if it does not fit."""
+        try:
+            with _fitting(run.scored):
+                return _compare(run, stack, self.memory)
+        except DoesNotFit:
+            if len(stack) == 1:
+                raise
+        for proxy in stack:
+            self.cells[proxy.spec].halved = True
         half = len(stack) // 2
-        if not half:
-            raise AnamorphError(
-                f"Out of memory with a single proxy on a batch of "
-                f"{run.scored.batch.mask.numel():,} tokens; give fewer batch_tokens, or shorter "
-                "sequences."
-            ) from error
-    return torch.cat([_compare(run, part) for part in (stack[:half], stack[half:])])
+        return torch.cat([self._compared(run, part) for part in (stack[:half], stack[half:])])
 
 
-def _out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+@contextmanager
+def _fitting(scored: ScoredBatch) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        raise DoesNotFit(
+            f"Out of memory with a single proxy on a batch of {scored.batch.mask.numel():,} "
+            "tokens; give fewer batch_tokens, shorter sequences, or a device with more memory."
+        ) from error
 
 
-def _compare_at_once(run: ModelRun, stack: Stack) -> Tensor:
+def _compare(run: ModelRun, stack: Stack, memory: int) -> Tensor:
+    """[copy, metric, scored position] of a stack of proxies, in the order of the valid targets."""
     outcome, heads = stack[0].run(run, stack), stack[0].heads
     copies, places, logits = len(stack), run.scored.places, run.output.logits
     names = metric_names(attention=bool(heads))
     out = logits.new_empty((copies, len(names), len(places)), dtype=torch.float32)
     step = max(1, LOGITS // (4 * logits.shape[-1]))
+    if not run.on_host:  # the memory is that of all copies
+        step = max(1, LOGITS_ELSEWHERE * memory // (4 * copies * logits.shape[-1]))
     for rows in (slice(i, i + step) for i in range(0, len(places), step)):
         some = places[rows]
         theirs = outcome.logits(some).to(logits.device)

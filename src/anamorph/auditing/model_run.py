@@ -26,7 +26,7 @@ class ScoredBatch:
         batch: the sequences, without what no prediction depends on.
         targets: their scored positions.
         places: [scored position] those of the targets that are valid, counted over the batch.
-        rows: where the sums of a cell take in these positions; see `SumIndex.rows_at`.
+        rows: where the sums of a cell take in these positions, on the host; see `SumIndex.rows_at`.
     """
 
     batch: Batch
@@ -51,7 +51,7 @@ class ScoredBatch:
     def to(self, device: torch.device) -> "ScoredBatch":
         """The same on another device."""
         parts = self.batch.to(device), self.targets.to(device)
-        return ScoredBatch(*parts, self.places.to(device), self.rows.to(device))
+        return ScoredBatch(*parts, self.places.to(device), self.rows)
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,11 @@ class ModelRun:
     def model(self) -> Model:
         """The model itself."""
         return self.outcome.model
+
+    @property
+    def on_host(self) -> bool:
+        """Whether the model computes where Python does, so that nothing waits for it."""
+        return self.model.device.type == "cpu"
 
     @classmethod
     def of(

@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from anamorph.auditing.audit import fit_on_task
-from anamorph.auditing.engine import BATCH_TOKENS, Settings, audit_split
+from anamorph.auditing.engine import Settings, audit_split
 from anamorph.auditing.proxies import SimplifiedProxy
 from anamorph.auditing.samples import scored_sequences
+from anamorph.auditing.sizes import BATCH_TOKENS
 from anamorph.machine.threads import torch_threads
 from anamorph.models.base import LayerKind, Model
 from anamorph.simplifications import SVD, Simplification, Simplified

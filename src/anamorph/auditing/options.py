@@ -5,7 +5,8 @@ from typing import get_args
 
 import numpy as np
 
-from anamorph.auditing.engine import BATCH_TOKENS, BATCHES, Settings
+from anamorph.auditing.engine import Settings
+from anamorph.auditing.sizes import BATCHES, usual_batch_tokens, usual_memory
 from anamorph.errors import AnamorphError, require
 from anamorph.faithfulness.confidence import PRIOR_CORRELATION
 from anamorph.faithfulness.estimates import Stopping
@@ -30,8 +31,9 @@ class AuditOptions:
             shows what it is; see `anamorph.faithfulness.confidence`.
         learnt: accuracy on the reference that the model must be above for verdicts on it to mean
             anything; None for what the task says (`learnt_of`).
-        batch_tokens: tokens a batch, padding included; None for what suits the model. Numbers
-            differ by rounding alone.
+        batch_tokens: tokens a batch, padding included; None for what suits the model, or fills its
+            device. Numbers differ by rounding alone.
+        stack_memory: bytes for the widest tensor of proxies that run together; None likewise.
         thresholds: where the lines between verdicts are drawn.
 
     Raises:
@@ -45,13 +47,14 @@ class AuditOptions:
     correlation: float = PRIOR_CORRELATION
     learnt: float | None = None
     batch_tokens: int | None = None
+    stack_memory: int | None = None
     thresholds: Thresholds = field(default_factory=Thresholds)
 
     def __post_init__(self) -> None:
         require("by", self.by, among=get_args(Sweep))
         whole = {"sequences": (self.sequences, 2), "fit_sequences": (self.fit_sequences, 1)}
-        if self.batch_tokens is not None:
-            whole["batch_tokens"] = self.batch_tokens, 1
+        sizes = {"batch_tokens": self.batch_tokens, "stack_memory": self.stack_memory}
+        whole |= {name: (size, 1) for name, size in sizes.items() if size is not None}
         for name, (value, least) in whole.items():
             value = value.item() if isinstance(value, np.integer) else value  # NumPy's are not JSON
             require(name, value, whole=True, least=least)
@@ -85,7 +88,8 @@ class AuditOptions:
         return replace(
             self,
             learnt=learnt_of(task) if self.learnt is None else self.learnt,
-            batch_tokens=self.batch_tokens or model.batch_tokens,
+            batch_tokens=self.batch_tokens or usual_batch_tokens(model),
+            stack_memory=self.stack_memory or usual_memory(model),
         )
 
     def settings(self, batches: int = BATCHES, threads: int | None = None) -> Settings:
@@ -95,8 +99,8 @@ class AuditOptions:
             batches: as in `Settings`.
             threads: likewise.
         """
-        tokens = BATCH_TOKENS if self.batch_tokens is None else self.batch_tokens
-        return Settings(tokens, batches=batches, threads=threads, stopping=self.stopping)
+        assert self.batch_tokens is not None and self.stack_memory is not None
+        return Settings(self.batch_tokens, self.stack_memory, batches, threads, self.stopping)
 
     @property
     def stopping(self) -> Stopping | None:

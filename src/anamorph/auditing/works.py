@@ -184,7 +184,7 @@ class Auditor:
         if isinstance(spec, Simplified):
             return ChangedProxy(self.fitted[spec], self.model)
         assert isinstance(spec, AnotherModel)
-        return ModelProxy(spec, load(spec).model, self.model)
+        return ModelProxy(spec, load(spec, self.model).model, self.model)
 
 
 def merge(

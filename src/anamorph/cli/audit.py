@@ -11,6 +11,7 @@ import typer
 from rich.markup import escape
 
 from anamorph.cli.console import audit_into
+from anamorph.cli.options import Device, Products
 from anamorph.studies.sources import GivenStudy
 from anamorph.studies.specification import OF_FILES, AgainSpec, GivenSpec, read_audit
 from anamorph.studies.study import audit_study, carry_out
@@ -33,6 +34,7 @@ OPTIONS: dict[str, tuple[Any, str]] = {
     "spans_field": (str, "A field with [start, end, label] spans."),
     "masked": (float, "For masked models: the share of tokens to hide and predict."),
     "hub": (bool, "Fetch the model from the hub."),
+    "dtype": (str, "Of its weights: float32, bfloat16 or float16."),
 }
 """For a model of one's own; an option that is not given is the file's, or has its default."""
 
@@ -72,16 +74,18 @@ def audit(
         typer.Option(help="A spec such as 'svd(rank=[1,2,4])@*.*.{query,key}'; repeatable."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="A new run folder for the results.")] = None,
+    device: Device = None,
+    matmul: Products = None,
     **options: Any,
 ) -> None:
     """Audit the models of a run with other simplifications, or a model and data of your own."""
-    given = {"simplify": simplify, "out": out, **options}
+    given = {"simplify": simplify, "out": out, "device": device, "matmul": matmul, **options}
     given = {name: value for name, value in given.items() if value not in (None, [])}
     if source is not None and source.suffix != ".toml":
         given["run"], source = str(source), None
     spec, folder = read_audit(source, given)
     if isinstance(spec, AgainSpec):
-        again = partial(audit_study, spec.run, spec.simplify, folder, workers=None)
-        audit_into(folder, again)
+        how: dict[str, Any] = {"device": spec.device, "matmul": spec.matmul, "workers": None}
+        audit_into(folder, partial(audit_study, spec.run, spec.simplify, folder, **how))
     else:
         audit_into(folder, partial(carry_out, GivenStudy.load(spec), folder))

@@ -14,16 +14,19 @@ Preset = Annotated[
     str, typer.Option(help="Where the specification starts from: smoke, demo, paper.")
 ]
 Seeds = Annotated[
-    int | None, typer.Option(help="Train this many models, with seeds 0, 1, … [default: preset's]")
+    int | None,
+    typer.Option(
+        help="Train this many models, with seeds 0, 1, …", show_default="as many as the preset"
+    ),
 ]
-Out = Annotated[Path | None, typer.Option(help="The run folder. [default: runs/TASK-PRESET]")]
+Out = Annotated[Path | None, typer.Option(help="The run folder.", show_default="runs/TASK-PRESET")]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", help="Change the specification: section.key=value; repeatable."),
 ]
 Workers = Annotated[
     int | None,
-    typer.Option(help="Seeds worked on at a time. [default: what the processors allow]"),
+    typer.Option(help="Seeds worked on at a time.", show_default="what the processors allow"),
 ]
 TrainFolder = Annotated[
     Path | None,
@@ -36,6 +39,21 @@ UnseenFolder = Annotated[
 OodFolders = Annotated[
     list[str] | None,
     typer.Option("--ood", help="NAME=FOLDER for another split, such as a language; repeatable."),
+]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        help="Where models compute: cpu, cuda, cuda:1, mps; auto: a CUDA device if there is one.",
+        show_default="auto",
+    ),
+]
+Products = Annotated[
+    str | None,
+    typer.Option(
+        "--matmul",
+        help="Products of float32 matrices: highest, or high (TF32: faster, less exact).",
+        show_default="highest",
+    ),
 ]
 RunFolder = Annotated[Path, typer.Argument(help="A run folder.", show_default=False)]
 
@@ -73,6 +91,15 @@ def with_folders(
     # Absolute, as the run may be gone on with, or audited again, from elsewhere.
     table = ", ".join(f"{json.dumps(k)} = {json.dumps(str(path))}" for k, path in folders.items())
     return [*settings, f"task.corpus={{{table}}}"]
+
+
+def with_device(
+    settings: Sequence[str] | None, device: str | None, matmul: str | None
+) -> list[str]:
+    """The settings, and among them where and how exactly to compute, if that is given."""
+    given = {"device": device, "matmul": matmul}
+    asked = [f"{name}={json.dumps(value)}" for name, value in given.items() if value is not None]
+    return [*(settings or ()), *asked]
 
 
 def default_out(task: str, preset: str) -> Path:

@@ -20,15 +20,18 @@ def run(
     train: options.TrainFolder = None,
     unseen: options.UnseenFolder = None,
     ood: options.OodFolders = None,
+    device: options.Device = None,
+    matmul: options.Products = None,
 ) -> None:
     """Train, simplify, audit and report; the same command goes on with a stopped run.
 
     Of pairs of texts, such as texts, the model is fetched instead, and every pair is audited.
     """
     folder = out or options.default_out(task, preset)
+    changes = options.with_folders(settings, train, unseen, ood)
+    changes = options.with_device(changes, device, matmul)
     if is_pairs(task, preset):
-        changes = options.with_folders(settings, train, unseen, ood)
         pairs_into(folder, load_pairs(task, preset, changes, seeds))
         return
-    spec = load_preset(task, preset, options.with_folders(settings, train, unseen, ood), seeds)
+    spec = load_preset(task, preset, changes, seeds)
     audit_into(folder, partial(run_study, spec, folder, preset=preset, workers=workers))

@@ -45,7 +45,7 @@ def sites(
 
 def _load(source: str, hub: bool) -> Model:
     if not (Path(source) / "spec.json").exists():
-        return load_model(source, hub=hub)
+        return load_model(source, hub=hub, device="cpu")
     run = load_run(source)
     if not run.trained:
         raise AnamorphError(

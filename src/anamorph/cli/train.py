@@ -1,7 +1,17 @@
 """`anamorph train TASK`: the models of a study, without the audit."""
 
 from anamorph.cli.console import stdout
-from anamorph.cli.options import Out, Preset, Seeds, Settings, TaskName, default_out
+from anamorph.cli.options import (
+    Device,
+    Out,
+    Preset,
+    Products,
+    Seeds,
+    Settings,
+    TaskName,
+    default_out,
+    with_device,
+)
 from anamorph.cli.progress import shown
 from anamorph.cli.tables import print_curves
 from anamorph.runs.folder import Run
@@ -15,10 +25,12 @@ def train(
     seeds: Seeds = None,
     out: Out = None,
     settings: Settings = None,
+    device: Device = None,
+    matmul: Products = None,
 ) -> None:
     """Train the models of a study; `anamorph run` with the same options goes on from there."""
     console = stdout()
-    spec = load_preset(task, preset, settings or (), seeds)
+    spec = load_preset(task, preset, with_device(settings, device, matmul), seeds)
     folder = out or default_out(task, preset)
     models = [Run(folder, {}).model(seed) for seed in spec.seeds]
     before = all(model.exists() for model in models)

@@ -111,29 +111,30 @@ class SumIndex:
 class CellSums:
     """The sums of one cell: every metric over the scored positions of every row.
 
-    Sums are float64, and the positions of a sequence are added in their order. So they do not
-    depend on how sequences were batched.
+    Sums are float64, on the host, and the positions of a sequence are added in their order. So they
+    do not depend on how sequences were batched.
 
     Args:
         index: the rows.
         metrics: names of the metrics that are added, in order; by default all.
-        device: where the sums are.
+
+    Attributes:
+        seen: so many sequences were seen, from the first on.
+        halved: whether something did not fit the memory and was done in parts, which rounds in
+            another way than it does where it fits.
     """
 
     def __init__(
         self,
         index: SumIndex,
         metrics: tuple[str, ...] | None = None,
-        device: torch.device | str = "cpu",
     ) -> None:
         self.index = index
         self.metrics = metric_names() if metrics is None else metrics
-        self.seen = index.sequences  # so many sequences were seen, from the first on
+        self.seen, self.halved = index.sequences, False
         # The last column, one more than there are rows, takes what belongs to no row. Metrics come
         # first, as torch scatters along the last axis several times faster than along the first.
-        self._sums = torch.zeros(
-            len(self.metrics), len(index) + 1, dtype=torch.float64, device=device
-        )
+        self._sums = torch.zeros(len(self.metrics), len(index) + 1, dtype=torch.float64)
 
     @property
     def sums(self) -> Tensor:
@@ -144,7 +145,7 @@ class CellSums:
         """Add the metrics of n scored positions: all positions of a sequence in one call.
 
         Args:
-            rows: [(1 + facets) · n] as `SumIndex.rows_at` gives them, on the sums' device.
+            rows: [(1 + facets) · n] as `SumIndex.rows_at` gives them.
             values: [metric, n].
         """
         every_facet = values.to(self._sums).repeat(1, self.index.rows_of.shape[1])
@@ -175,7 +176,7 @@ class CellSums:
 
     def table(self) -> pl.DataFrame:
         """The sums: a column for each metric, rows as here; null for sequences not seen."""
-        table = pl.DataFrame(dict(zip(self.metrics, self.sums.cpu().numpy(), strict=True)))
+        table = pl.DataFrame(dict(zip(self.metrics, self.sums.numpy(), strict=True)))
         if self.seen < self.index.sequences:
             seen = pl.Series(self.index.sequence < self.seen)
             table = table.with_columns(pl.when(seen).then(pl.all()))

@@ -134,6 +134,7 @@ def _content(run: Findings) -> dict[str, Any]:
         "averages": About.of(run.spec).averages,
         "checks": _checks(run),
         "rounding": words.rounding_sentence(run.checks.get("rounding")),
+        "halved": words.halved_sentence(run.checks.get("halved", 0)),
         "facts": _facts(run),
         "metrics": {name: find_metric(name) for name in run.metrics},
         "words": words.WORDS,
@@ -233,6 +234,11 @@ def _facts(run: Findings) -> list[tuple[str, str]]:
     beside = f", and {controls} control{'s' if controls > 1 else ''}" if controls else ""
     facts.append(("Proxies", f"{len(run.proxies)} in {len(run.families)} families{beside}"))
     facts.append(("Splits", words.listing([words.split_label(name) for name in run.splits])))
+    if "matmul_precision" in spec:
+        device = spec.get("accelerator") or str(spec.get("device", "cpu")).upper()
+        dtype = model.get("dtype", "float32")
+        products = f", matrix products {spec['matmul_precision']}" if dtype == "float32" else ""
+        facts.append(("Computed", f"in {dtype}{products}, on {device}"))
     if "fit_sequences" in audit:
         facts.append(("Fitted on", f"{audit['fit_sequences']:,} training sequences"))
     return facts

@@ -15,6 +15,8 @@ from anamorph.faithfulness.sums import CellSums, SumIndex
 from anamorph.files import replacing
 from anamorph.runs.folder import Run
 
+HALVED = "halved"  # in the metadata of a work's file
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -41,8 +43,13 @@ def write_work(path: Path, cells: Mapping[str, CellSums], origin: Origin) -> Non
             temporary,
             compression="zstd",
             row_group_size=len(tables[0]),  # so that one proxy is read without the others
-            metadata=asdict(origin),
+            metadata=asdict(origin) | {HALVED: str(sum(x.halved for x in cells.values()))},
         )
+
+
+def halved(path: Path) -> int:
+    """How many cells of a work did not fit the memory whole, and were computed in parts."""
+    return int(pl.read_parquet_metadata(path).get(HALVED, 0))
 
 
 def check_work(path: Path, origin: Origin) -> None:

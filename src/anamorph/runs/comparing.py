@@ -7,6 +7,7 @@ is used before all of these are compared with what there is now.
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from anamorph.auditing.sizes import BATCH_TOKENS, MEMORY
 from anamorph.errors import AnamorphError
 from anamorph.models.fingerprint import close_logits, differing
 from anamorph.runs.folder import Run
@@ -20,7 +21,13 @@ or data came from is not what they are; the layout of files matters only to a ru
 PLACES = {"task": ("data", "tokenizer"), "model": ("name",)}
 """Names and places of models and files: what these are, their fingerprints say."""
 PRINTS = "fingerprints"
-UNSAID = {"by": "all", "until": None, "correlation": 0.5, "batch_tokens": 4096}
+UNSAID = {
+    "by": "all",
+    "until": None,
+    "correlation": 0.5,
+    "batch_tokens": BATCH_TOKENS,
+    "stack_memory": MEMORY,
+}
 """What was always so of a trained study, before its `audit` said it."""
 
 

@@ -105,6 +105,10 @@ class Run:
         """Where the sums of a work lie; see `anamorph.auditing.works`."""
         return self.seed(seed) / "works" / f"{file_name(split)}-{number:04d}.parquet"
 
+    def works(self) -> list[Path]:
+        """The files of all works that are done."""
+        return [path for s in self.seeds for path in self.seed(s).glob("works/*.parquet")]
+
     # What was asked for
 
     @property

@@ -17,7 +17,7 @@ from anamorph.corpora.pairs import FIELD, Pair, pair_of_wheel
 from anamorph.corpora.wheels import fetch_wheel, file_of_wheel
 from anamorph.errors import AnamorphError
 from anamorph.files import replacing, write_json, write_table
-from anamorph.models.huggingface.load import load_pretrained
+from anamorph.models.huggingface.load import Dtype, load_pretrained
 from anamorph.progress import Event, Watch, ignore
 from anamorph.report.pairs import page, table
 from anamorph.runs.folder import Run, load_run, read_json
@@ -63,6 +63,7 @@ class PairsSpec(Specification):
         pairs: by name, which is that of the `ood` split and of the run folder.
         length: tokens a sequence, at most: the beginnings of texts.
         seed: of which texts in distribution are fitted on.
+        dtype: the number format of the model's weights.
         audit: see `anamorph.auditing.options.AuditOptions`.
     """
 
@@ -71,6 +72,7 @@ class PairsSpec(Specification):
     pairs: dict[str, TwoTables] = Field(min_length=1)
     length: StrictInt = 32
     seed: int = Field(default=0, ge=0)
+    dtype: Dtype = "float32"
     audit: AuditOptions = AuditOptions()
 
     @field_validator("pairs")
@@ -133,7 +135,7 @@ def run_pairs(spec: PairsSpec, out: Path | str, watch: Watch = ignore) -> dict[s
     }
     _record(spec, out, fetched, pairs)
     watch(Event("the model", 0, 1))
-    model, tokenizer = load_pretrained(place)
+    model, tokenizer = load_pretrained(place, device=spec.device, dtype=spec.dtype)
     watch(Event("the model", 1, 1))
     runs = {}
     for name, pair in pairs.items():
@@ -154,6 +156,9 @@ def _given(spec: PairsSpec, model: str, name: str, pair: Pair) -> GivenSpec:
         simplify=spec.simplify,
         length=spec.length,
         text_field=FIELD,
+        device=spec.device,
+        matmul=spec.matmul,
+        dtype=spec.dtype,
         audit=spec.audit,
     )
 

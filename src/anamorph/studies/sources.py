@@ -6,7 +6,7 @@ This is all in which studies differ; what is done with the models is one pipelin
 
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,14 @@ import torch
 
 from anamorph.analysis import pictures
 from anamorph.auditing.audit import Simplify, check_audit, listed, proxies_of, simplified
-from anamorph.auditing.engine import BATCHES, Settings
+from anamorph.auditing.engine import Settings
 from anamorph.auditing.options import AuditOptions
 from anamorph.auditing.samples import few_sequences, scored_task
+from anamorph.auditing.sizes import usual_batches
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness.metrics import all_metrics
 from anamorph.files import replacing, write_json
+from anamorph.machine.devices import accelerator, find_device
 from anamorph.models.base import Model
 from anamorph.models.decoder import Decoder
 from anamorph.models.fingerprint import differing, probe_logits
@@ -34,7 +36,7 @@ from anamorph.runs.comparing import changed, check_same
 from anamorph.runs.folder import Run, read_json
 from anamorph.simplifications import ProxySpec, check_readable, expand
 from anamorph.simplifications.fingerprint import fingerprint_of
-from anamorph.studies.specification import GivenSpec, StudySpec, paper_steps
+from anamorph.studies.specification import AgainSpec, GivenSpec, StudySpec, paper_steps
 from anamorph.tasks import Task, load_task
 from anamorph.tasks.text.task import text_task
 from anamorph.tasks.text.tokenizer import Tokenizer
@@ -56,6 +58,7 @@ class Study(ABC):
         seeds: of the models; (0,) if one was given.
         threads: of torch while a model is worked on, and batches side by side; None if it is not
             for the study to say.
+        matmul: how float32 matrices are multiplied; None leaves it to the process.
         others: the fingerprints of proxies that are other models, by their spec strings.
 
     Raises:
@@ -64,6 +67,7 @@ class Study(ABC):
 
     seeds: tuple[int, ...] = (0,)
     threads: int | None = None
+    matmul: str | None = None
 
     def __init__(
         self, task: Task, shape: Model, proxies: list[ProxySpec], options: AuditOptions
@@ -90,6 +94,8 @@ class Study(ABC):
             "about": self.task.about.describe(),
             "audit": asdict(self.options),
             "seeds": list(self.seeds),
+            "device": self.shape.device.type,
+            "accelerator": accelerator(self.shape.device),
             "matmul_precision": torch.get_float32_matmul_precision(),
         }
         spec["choices"] = [*choices(spec), *self.task.about.choices]
@@ -108,7 +114,9 @@ class Study(ABC):
 
     def settings(self, run: Run) -> Settings:
         """How the engine is to compute the sums of a run."""
-        return self.options.settings(self.threads or BATCHES, run.spec["threads"])
+        on_cpu = self.shape.device.type == "cpu"
+        batches = self.threads if self.threads and on_cpu else usual_batches(self.shape)
+        return self.options.settings(batches, run.spec["threads"])
 
     @abstractmethod
     def describe_source(self) -> dict[str, Any]:
@@ -143,8 +151,9 @@ class TrainedStudy(Study):
         self.spec, self.preset, self.source = spec, preset, source
         task = load_task(watch=watch, **spec.task)
         self.config = default_model(task, **spec.model)
+        device = find_device(spec.device)
         with torch.random.fork_rng(devices=[]):
-            shape = Decoder(self.config).eval()
+            shape = Decoder(self.config).eval().to(device)
         swept = [
             *proxies_of(shape, spec.simplify, spec.audit.by),
             *proxies_of(shape, spec.each_layer, "layer"),
@@ -152,16 +161,16 @@ class TrainedStudy(Study):
         ]
         options = spec.audit.resolved(task, shape)
         super().__init__(task, shape, list(dict.fromkeys(swept)), options)
-        self.seeds, self.threads = spec.seeds, spec.threads
+        self.seeds, self.threads, self.matmul = spec.seeds, spec.threads, spec.matmul
 
     @classmethod
-    def again(cls, run: Run, simplify: Sequence[str], watch: Watch) -> "TrainedStudy":
+    def again(cls, run: Run, asked: AgainSpec, watch: Watch) -> "TrainedStudy":
         """The models and data of a run that trained them, with other simplifications.
 
         Raises:
             AnamorphError: if they are not there, or are not what they were.
         """
-        spec = StudySpec.of_run(run.spec, simplify, f"{run.path} and --simplify")
+        spec = StudySpec.of_run(run.spec, asked, f"{run.path} and --simplify")
         study = cls(spec, source=run, watch=watch)
         for seed in spec.seeds:
             if not run.model(seed).exists():  # written last
@@ -177,11 +186,10 @@ class TrainedStudy(Study):
         """The specification, with the shape of the models and their training resolved."""
         return {
             "preset": self.preset,
-            **self.spec.model_dump(mode="json"),
+            **self.spec.model_dump(mode="json", exclude={"device", "matmul"}),
             "training": asdict(resolved(self.spec.training)),
             "model": self.config.__dict__,
             "paper_steps": paper_steps(self.task.name),
-            "device": "cpu",
         }
 
     def model(self, run: Run, seed: int, watch: Watch) -> Decoder:
@@ -194,12 +202,13 @@ class TrainedStudy(Study):
                     with replacing(ours) as temporary:
                         shutil.copyfile(theirs, temporary)
         if path.exists():
-            return Decoder.load(path).eval()
+            return Decoder.load(path).eval().to(self.shape.device)
         model, _ = train(
             self.task,
             config=self.spec.training,
             model=self.config,
             seed=seed,
+            device=self.shape.device,
             out=run.seed(seed),
             watch=lambda p: watch(
                 Event(
@@ -216,7 +225,7 @@ class TrainedStudy(Study):
     def conclude(self, run: Run) -> list[dict[str, Any]]:
         """Write what the pictures are drawn from, of every seed; measure the paper's claims."""
         scored = scored_task(self.task, self.proxies)
-        pictures.write(run, scored, self.options.fit_sequences)
+        pictures.write(run, scored, self.options.fit_sequences, self.shape.device)
         return claims.measure(Tables.of(run))
 
 
@@ -231,6 +240,7 @@ class GivenStudy(Study):
         name: what the model is called in the report.
         source: from what `GivenSpec.of_options` makes the same again, for the record; None for a
             model that was given in Python.
+        matmul: how float32 matrices are multiplied; None leaves it to the process.
     """
 
     def __init__(
@@ -241,9 +251,10 @@ class GivenStudy(Study):
         options: AuditOptions,
         name: str = "model",
         source: Mapping[str, Any] | None = None,
+        matmul: str | None = None,
     ) -> None:
         self.simplify = listed(simplify)
-        self.name, self.source = name, source
+        self.name, self.source, self.matmul = name, source, matmul
         resolved = options.resolved(task, model)  # first: it says what is no model or task
         super().__init__(task, model, proxies_of(model, self.simplify, options.by), resolved)
         self.weights = model.fingerprint()
@@ -256,7 +267,8 @@ class GivenStudy(Study):
         Raises:
             AnamorphError: as `load_pretrained` and `text_task`, and if they do not fit together.
         """
-        return cls.of(spec, *load_pretrained(spec.model, hub=spec.hub))
+        where: dict[str, Any] = {"hub": spec.hub, "device": spec.device, "dtype": spec.dtype}
+        return cls.of(spec, *load_pretrained(spec.model, **where))
 
     @classmethod
     def of(cls, spec: GivenSpec, model: Model, tokenizer: Tokenizer) -> "GivenStudy":
@@ -279,10 +291,10 @@ class GivenStudy(Study):
             vocabulary=model.vocabulary,
         )
         name, source = Path(spec.model).name, {**spec.from_anywhere(), "fit_also": fit_also}
-        return cls(model, task, spec.simplify, spec.audit, name, source)
+        return cls(model, task, spec.simplify, spec.audit, name, source, spec.matmul)
 
     @classmethod
-    def again(cls, run: Run, simplify: Sequence[str], watch: Watch) -> "GivenStudy":
+    def again(cls, run: Run, asked: AgainSpec, watch: Watch) -> "GivenStudy":
         """The model and data of a run that was given them, with other simplifications.
 
         Raises:
@@ -295,7 +307,8 @@ class GivenStudy(Study):
                 " and does not hold it. Call am.audit_given with that model and its task."
             )
         where = f"{run.path} and --simplify"
-        values = {"fit_also": [], **source, "simplify": simplify}  # the data of that run
+        now = {"simplify": asked.simplify, "device": asked.device, "matmul": asked.matmul}
+        values = {"fit_also": [], **source, **now}  # the data of that run
         study = cls.load(GivenSpec.of_options(values, where))
         check_same(run, study.weights, study.task)
         return study
@@ -309,7 +322,6 @@ class GivenStudy(Study):
             "training": None,
             "simplify": [str(spec) for spec in self.simplify],
             "threads": torch.get_num_threads(),
-            "device": str(self.shape.device),
             "source": self.source,
             "fingerprints": {"weights": self.weights, "logits": logits},
         }

@@ -27,6 +27,8 @@ from pydantic import (
 from anamorph.auditing.options import AuditOptions
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness.gaps import Thresholds
+from anamorph.machine.devices import Matmul
+from anamorph.models.huggingface.load import Dtype
 from anamorph.simplifications import AnotherModel
 from anamorph.simplifications.grammar import read_models
 from anamorph.tasks.text.sequences import Packing
@@ -43,11 +45,15 @@ class Specification(BaseModel):
 
     Attributes:
         simplify: spec strings; a list value stands for one proxy each.
+        device: where models compute; see `anamorph.machine.devices.find_device`.
+        matmul: how float32 matrices are multiplied; None leaves it to the process.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     simplify: tuple[str, ...] = ()
+    device: str = "auto"
+    matmul: Matmul | None = None
 
     @classmethod
     def of(cls, values: Mapping[str, Any], where: str) -> Self:
@@ -103,15 +109,16 @@ class StudySpec(Specification):
     threads: int = Field(default=1, ge=1)
 
     @classmethod
-    def of_run(cls, spec: Mapping[str, Any], simplify: Sequence[str], where: str) -> Self:
+    def of_run(cls, spec: Mapping[str, Any], again: "AgainSpec", where: str) -> Self:
         """The specification of a run that trained its models, with other simplifications.
 
         Args:
             spec: the content of its `spec.json`.
-            simplify: spec strings.
+            again: what is asked for.
             where: both come from; named in errors.
         """
-        replaced = {"simplify": list(simplify), "each_layer": [], "each_head": []}
+        asked = {"simplify": again.simplify, "device": again.device, "matmul": again.matmul}
+        replaced: dict[str, Any] = {**asked, "each_layer": [], "each_head": []}
         known = {key: spec[key] for key in cls.model_fields if key not in replaced}
         # A run of an earlier version also says how its intervals were resampled.
         known["audit"] = {key: v for key, v in known["audit"].items() if key in AUDIT}
@@ -156,6 +163,7 @@ class GivenSpec(Specification):
         spans_field: a field with [start, end, label] spans.
         masked: for masked models, the share of tokens to hide and predict.
         hub: whether the model may be fetched from the hub.
+        dtype: the number format of the model's weights.
         audit: see `anamorph.auditing.options.AuditOptions`; in files and on the command line, its
             attributes stand beside the others.
     """
@@ -170,6 +178,7 @@ class GivenSpec(Specification):
     spans_field: str | None = None
     masked: float | None = None
     hub: StrictBool = False
+    dtype: Dtype = "float32"
     audit: AuditOptions = OF_FILES
 
     @classmethod
@@ -180,7 +189,8 @@ class GivenSpec(Specification):
 
     def from_anywhere(self) -> dict[str, Any]:
         """What `of_options` makes the same of from any folder: paths are absolute."""
-        values = self.model_dump(mode="json", exclude={"simplify", "audit"}) | asdict(self.audit)
+        here = {"simplify", "audit", "device", "matmul"}
+        values = self.model_dump(mode="json", exclude=here) | asdict(self.audit)
         if Path(self.model).exists():
             values["model"] = str(Path(self.model).absolute())
         named = [entry.partition("=") for entry in self.data]
@@ -280,7 +290,7 @@ def _check_options(values: Mapping[str, Any]) -> None:
     for key, example in examples.items():
         if not values.get(key):
             raise AnamorphError(f"An audit needs --{key}, such as --{key} {example}.")
-    other = sorted(set(values) - {"run", *examples})
+    other = sorted(set(values) - {"run", "device", "matmul", *examples})
     if "run" in values and other:
         raise AnamorphError(
             f"The models and data of a run are audited as they are there: {', '.join(other)} "

@@ -29,7 +29,15 @@ from anamorph.files import write_json, write_table
 from anamorph.models.base import Model
 from anamorph.models.fingerprint import Identity
 from anamorph.progress import Event, Watch
-from anamorph.runs.cells import CellFiles, Origin, check_work, digest, digest_of_file, write_work
+from anamorph.runs.cells import (
+    CellFiles,
+    Origin,
+    check_work,
+    digest,
+    digest_of_file,
+    halved,
+    write_work,
+)
 from anamorph.runs.folder import Run, read_json
 from anamorph.simplifications import FittedProxies
 from anamorph.studies.sources import Study, check_weights
@@ -210,7 +218,8 @@ def _noise(run: Run) -> list[dict[str, Any]]:
 
 def report_run(run: Run) -> None:
     """Write `checks.json`, and the report."""
-    write_json(run.path / "checks.json", self_checks(run.results, _noise(run)))
+    cells = sum(map(halved, run.works()))
+    write_json(run.path / "checks.json", self_checks(run.results, _noise(run), cells))
     report.render(run.path)
 
 

@@ -19,6 +19,7 @@ from anamorph.errors import AnamorphError, require
 from anamorph.faithfulness.confidence import PRIOR_CORRELATION
 from anamorph.faithfulness.gaps import Thresholds
 from anamorph.files import write_json
+from anamorph.machine.devices import Matmul, matmul_precision
 from anamorph.machine.process import processors
 from anamorph.machine.threads import torch_threads
 from anamorph.machine.workers import apart
@@ -28,7 +29,7 @@ from anamorph.runs.folder import Run, load_run
 from anamorph.runs.opening import open_run
 from anamorph.simplifications import Sweep
 from anamorph.studies.sources import GivenStudy, Study, TrainedStudy, check_kept
-from anamorph.studies.specification import StudySpec
+from anamorph.studies.specification import AgainSpec, StudySpec
 from anamorph.studies.steps import SeedAudit, report_run, tabulate_run, told
 from anamorph.tasks import Task
 
@@ -69,7 +70,11 @@ def train_study(
 ) -> Run:
     """Only train the models of a study; `run_study` with the same arguments goes on from there."""
     study = TrainedStudy(spec, preset, watch=watch)
-    with open_run(out, study.describe()) as run, torch_threads(spec.threads):
+    with (
+        matmul_precision(spec.matmul),
+        open_run(out, study.describe()) as run,
+        torch_threads(spec.threads),
+    ):
         for seed in spec.seeds:
             study.model(run, seed, watch)
     return run
@@ -89,6 +94,7 @@ def audit_given(
     correlation: float = PRIOR_CORRELATION,
     learnt: float | None = None,
     batch_tokens: int | None = None,
+    stack_memory: int | None = None,
     thresholds: Thresholds | None = None,
     source: Mapping[str, Any] | None = None,
     watch: Watch = ignore,
@@ -109,8 +115,9 @@ def audit_given(
             shows what it is; see `anamorph.faithfulness.confidence`.
         learnt: accuracy on the reference that the model must be above for verdicts on it to mean
             anything; what the task says by default (`anamorph.auditing.options.learnt_of`).
-        batch_tokens: tokens a batch; what suits the model by default. Numbers differ by rounding
-            alone.
+        batch_tokens: tokens a batch; what suits the model and its device by default. Numbers differ
+            by rounding alone.
+        stack_memory: bytes for the widest tensor of proxies that run together; likewise.
         thresholds: where the lines between verdicts are drawn.
         source: options from which the model and the data can be loaded again, for the record.
         watch: told of progress.
@@ -128,6 +135,7 @@ def audit_given(
         correlation=correlation,
         learnt=learnt,
         batch_tokens=batch_tokens,
+        stack_memory=stack_memory,
         thresholds=thresholds or Thresholds(),
     )
     study = GivenStudy(model, task, simplify, options, name, source)
@@ -139,10 +147,21 @@ def audit_study(
     simplify: Sequence[str],
     out: Path | str,
     *,
+    device: str = "auto",
+    matmul: Matmul | None = None,
     workers: int | None = 1,
     watch: Watch = ignore,
 ) -> Run:
     """Audit the models of a run with other simplifications, into a run folder of its own.
+
+    Args:
+        source: the run folder.
+        simplify: spec strings.
+        out: the run folder for the results.
+        device: where models compute; see `anamorph.machine.devices.find_device`.
+        matmul: how float32 matrices are multiplied; None leaves it to the process.
+        workers: as for `run_study`.
+        watch: told of progress.
 
     Raises:
         AnamorphError: as `run_study` or `audit_given`, and if a model of the source is missing or
@@ -150,7 +169,8 @@ def audit_study(
     """
     run = load_run(source)
     kind: type[TrainedStudy | GivenStudy] = TrainedStudy if run.trained else GivenStudy
-    return carry_out(kind.again(run, simplify, watch), out, workers, watch)
+    asked = AgainSpec(run=str(source), simplify=tuple(simplify), device=device, matmul=matmul)
+    return carry_out(kind.again(run, asked, watch), out, workers, watch)
 
 
 def carry_out(study: Study, out: Path | str, workers: int | None = 1, watch: Watch = ignore) -> Run:
@@ -165,7 +185,7 @@ def carry_out(study: Study, out: Path | str, workers: int | None = 1, watch: Wat
     Raises:
         AnamorphError: as `run_study` and `audit_given`.
     """
-    with open_run(out, study.describe()) as run:
+    with matmul_precision(study.matmul), open_run(out, study.describe()) as run:
         if run.complete:
             check_kept(run)
             return run
@@ -183,6 +203,7 @@ def _each_seed(study: Study, run: Run, workers: int | None, watch: Watch) -> Non
     if isinstance(study, TrainedStudy) and len(study.seeds) > 1:
         if workers is None:
             workers = max(1, processors() // study.spec.threads)
+            workers = workers if study.shape.device.type == "cpu" else 1  # a device has one master
         if workers > 1:
             each = partial(_elsewhere, study.spec, study.source, run)
             calls = [partial(each, seed) for seed in study.seeds]

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 
-from anamorph.errors import AnamorphError
+from anamorph.errors import AnamorphError, require
+from anamorph.machine.devices import find_device
 from anamorph.models.huggingface.checkpoint import damage, require_whole
 from anamorph.models.huggingface.gguf_file import require_gguf_read
 from anamorph.models.huggingface.model import HuggingFace
@@ -25,15 +26,27 @@ OTHER_HEADS = (
 )
 
 
-def load_pretrained(source: Path | str, *, hub: bool = False) -> tuple[HuggingFace, Any]:
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+
+def load_pretrained(
+    source: Path | str,
+    *,
+    hub: bool = False,
+    device: str | torch.device = "auto",
+    dtype: Dtype = "float32",
+) -> tuple[HuggingFace, Any]:
     """A causal or masked language model and its tokenizer, by transformers' own loaders.
 
-    No code that comes with a model is run. Weights become float32, however they are stored. Every
-    weight of the model must be in the checkpoint, and none that belongs to it may be left.
+    No code that comes with a model is run. Every weight of the model must be in the checkpoint, and
+    none that belongs to it may be left.
 
     Args:
         source: a folder as `save_pretrained` writes it, a `.gguf` file, or a name on the hub.
         hub: whether a name may be fetched; the environment's `HF_HUB_OFFLINE` is respected.
+        device: where it is to compute; see `anamorph.machine.devices.find_device`. A model over
+            several devices is loaded by transformers (`device_map`) and given to `HuggingFace`.
+        dtype: the number format that weights become, however they are stored.
 
     Returns:
         the model, ready to be audited, and the tokenizer.
@@ -43,18 +56,29 @@ def load_pretrained(source: Path | str, *, hub: bool = False) -> tuple[HuggingFa
             not a causal or masked language model; if weights are missing, left over or not numbers;
             if an adapter lies beside them.
     """
+    require("dtype", dtype, among=get_args(Dtype))
+    place = find_device(device)
     with _loading(source, hub) as (transformers, where, options):
         config = _config(transformers, where, options)
         tokenizer = _tokenizer(transformers, where, options)
-        model = _model(transformers, where, config, options)
-    return HuggingFace(model), tokenizer
+        model = _model(transformers, where, config, options | {"dtype": dtype})
+    return HuggingFace(model.to(place)), tokenizer
 
 
-def load_model(source: Path | str, *, hub: bool = False) -> HuggingFace:
+def load_model(
+    source: Path | str,
+    *,
+    hub: bool = False,
+    device: str | torch.device = "auto",
+    dtype: Dtype = "float32",
+) -> HuggingFace:
     """The same without a tokenizer, which need not be there."""
+    require("dtype", dtype, among=get_args(Dtype))
+    place = find_device(device)
     with _loading(source, hub) as (transformers, where, options):
-        model = _model(transformers, where, _config(transformers, where, options), options)
-    return HuggingFace(model)
+        config = _config(transformers, where, options)
+        model = _model(transformers, where, config, options | {"dtype": dtype})
+    return HuggingFace(model.to(place))
 
 
 def _model(transformers: Any, where: str | Path, config: Any, options: dict[str, Any]) -> Any:
@@ -64,7 +88,6 @@ def _model(transformers: Any, where: str | Path, config: Any, options: dict[str,
     model, found = _class_for(transformers, config).from_pretrained(
         where,
         config=config,
-        dtype="float32",
         output_loading_info=True,
         ignore_mismatched_sizes=True,  # require_whole names them
         **dense,
