@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from work import RANKS, cells, load_model
+from work import cells, load_model
 
 from anamorph.auditing.engine import Settings, audit_split
 from anamorph.auditing.proxies import SimplifiedProxy
@@ -26,8 +26,8 @@ def setting(
     weights: Path, tokens: Tensor, projectors: Tensor
 ) -> tuple[HuggingFace, Split, list[SimplifiedProxy]]:
     """The model, a split of all tokens, and the cells in their order."""
-    model = HuggingFace(load_model(weights))
-    sequences = tokens.flatten(0, 1).numpy()
+    model = HuggingFace(load_model(weights).to(tokens.device, projectors.dtype))
+    sequences = tokens.flatten(0, 1).cpu().numpy()
     scored = np.ones(sequences.shape, bool)
     scored[:, 0] = False
     split = Split(
@@ -39,13 +39,13 @@ def setting(
     )
     placed = {}
     for cell in cells(projectors):
-        rank = RANKS[cell.rank]
+        both = projectors[cell.layer, cell.head, cell.rank].double().cpu()
+        rank = round(float(both[0].trace()))
         (proxy,) = parse(f"svd(rank={rank})@{cell.layer}.{cell.head}.{{query,key}}")
         placed[proxy] = {}
-        both = projectors[cell.layer, cell.head, cell.rank]
         for kind, projector in zip(("query", "key"), both, strict=True):
             simplification = SVD(rank=rank)
-            axes = torch.linalg.eigh(projector.double()).eigenvectors[:, -rank:]
+            axes = torch.linalg.eigh(projector).eigenvectors[:, -rank:]
             simplification.components_ = axes.T.contiguous()
             placed[proxy][Site(cell.layer, cell.head, kind)] = simplification
     fitted = FittedProxies(placed, model.layers).values()

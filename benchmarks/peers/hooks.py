@@ -11,7 +11,7 @@ PACKAGE = "transformers"
 class EveryForward(Sweep):
     def __init__(self, weights: Path, tokens: Tensor, projectors: Tensor) -> None:
         super().__init__(weights, tokens, projectors)
-        self.model = load_model(weights)
+        self.model = load_model(weights).to(tokens.device, projectors.dtype)
         self.attention = self.model.config._attn_implementation
 
     def unedited(self, inputs: Tensor) -> Tensor:

@@ -92,7 +92,7 @@ class Sweep:
 
     def __call__(self) -> Tensor:
         """The means, [cell, metric]."""
-        means = torch.zeros(len(self.cells), 3)
+        means = torch.zeros(len(self.cells), 3, device=self.tokens.device)
         for batch in self.tokens:
             inputs, targets = batch[:, :-1], batch[:, 1:]
             metrics = self.metrics(self.unedited(inputs), targets)

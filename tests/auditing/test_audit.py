@@ -413,6 +413,31 @@ def test_a_stack_that_does_not_fit_the_memory_is_halved(
         audit(model, task, split, fitted)
 
 
+def test_a_batch_that_does_not_fit_the_memory_is_halved(
+    task: Task,
+    model: am.Decoder,
+    fitted: FittedProxies,
+    split: Split,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where not even one proxy fits, and every cell says so; what was done before is kept."""
+    whole = audit(model, task, split, fitted)
+    assert not any(cell.halved for cell in whole.values())
+    run_stack, large = SimplifiedProxy.run, 100
+    last = next(iter(fitted))  # the identity, which edits no layer
+
+    def tight(proxy: SimplifiedProxy, run: Any, stack: Sequence[SimplifiedProxy]) -> Any:
+        if proxy.spec == last and run.scored.batch.mask.numel() > large:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return run_stack(proxy, run, stack)
+
+    monkeypatch.setattr(SimplifiedProxy, "run", tight)
+    cells = audit(model, task, split, fitted, memory=1)  # one by one
+    for spec, cell in cells.items():
+        torch.testing.assert_close(cell.sums, whole[spec].sums, rtol=0, atol=1e-4)
+    assert [spec for spec, cell in cells.items() if cell.halved] == [last]
+
+
 def test_law_4_neither_order_nor_company_of_proxies_matters(
     task: Task, model: am.Decoder, fitted: FittedProxies, split: Split
 ) -> None:

@@ -43,6 +43,20 @@ def specs(run: Path) -> dict[str, dict]:
     return {name: json.loads(content) for name, content in found}
 
 
+def test_says_where_numbers_were_computed(copied: Path, no_stills: None) -> None:
+    spec, checks = (
+        json.loads((copied / name).read_text()) for name in ("spec.json", "checks.json")
+    )
+    assert "<dt>Computed</dt>" not in (copied / "report.html").read_text()  # it did not say
+    spec |= {"device": "cuda", "accelerator": "NVIDIA H100", "matmul_precision": "high"}
+    (copied / "spec.json").write_text(json.dumps(spec))
+    (copied / "checks.json").write_text(json.dumps(checks | {"halved": 3}))
+    render(copied)
+    page = (copied / "report.html").read_text()
+    assert "<dd>in float32, matrix products high, on NVIDIA H100</dd>" in page
+    assert "had no room for all of 3 cells at once" in page
+
+
 def test_writes_page_and_every_figure_twice(rendered: Path) -> None:
     page = (rendered / "report.html").read_text()
     assert set(re.findall(r'data-spec="spec-(\w+)"', page)) == set(specs(rendered)) >= FIGURES
