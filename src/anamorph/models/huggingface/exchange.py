@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from functools import cache, partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -19,6 +20,8 @@ GELUS = ("NewGELUActivation", "FastGELUActivation")
 """Activations of transformers that spell GELU's tanh approximation out, in eight passes over the
 widest tensor of a block. torch has it in one."""
 
+HALF = (torch.float16, torch.bfloat16)
+
 
 def exchange(model: nn.Module, blocks: Sequence[Block], attention: bool) -> Callable[[], None]:
     """Wrap a model's blocks, set its attention function if asked to, and leave training mode.
@@ -29,12 +32,14 @@ def exchange(model: nn.Module, blocks: Sequence[Block], attention: bool) -> Call
     _register()
     undo = ExitStack()
     undo.callback(still(model))
+    # In half precision transformers' own, in many steps, rounds in another way than in one.
+    exact = all(x.dtype not in HALF for x in model.parameters())
     for module in model.modules():
         config: Any = getattr(module, "config", None)
         own = getattr(config, "_attn_implementation_internal", NAME)
         if attention and own != NAME:  # configs are shared
             undo.callback(_set(config, "_attn_implementation_internal", NAME))
-        if _is_gelu(module):
+        if exact and _is_gelu(module):
             undo.callback(_set(module, "forward", partial(functional.gelu, approximate="tanh")))
     shared = {block.heads.module: block.heads for block in blocks if block.heads is not None}
     parts: list[Block | Heads] = [*blocks, *shared.values()]
