@@ -27,6 +27,7 @@ PER_WARP = 256  # of which a warp takes so many
 INF = tl.constexpr(math.inf)
 BIT = tl.constexpr(NATS)
 TIED = tl.constexpr(1 - TIE)
+NOTHING = tl.constexpr(1e-37)  # less than this has no logarithm on a GPU, and does not count
 
 
 @dataclass(frozen=True)
@@ -59,23 +60,15 @@ class KernelOutput(ModelOutput):
         shape = len(OUTPUT_METRICS), copies, positions
         found = logits.new_empty(shape, dtype=torch.float32)
         numbers, _ = _summary(logits, self.targets, self.candidates, found[-1])
-        block, warps = _sizes(vocabulary)
+        rows, (block, warps) = copies * positions, _block(vocabulary)
         with torch.cuda.device_of(logits):
-            _compare_logits[(copies * positions,)](
-                self.logits,
-                self.logits.stride(0),
-                self.highest,
-                self.log_total,
-                self.said,
-                self.targets,
-                self.candid,
-                logits,
-                *logits.stride()[:2],
+            _compare_logits[(rows,)](
+                (self.logits, self.logits.stride(0)),
+                (self.highest, self.log_total, self.said, self.targets, self.candid),
+                (logits, *logits.stride()[:2]),
                 numbers,
                 found,
-                copies * positions,
-                positions,
-                vocabulary,
+                (rows, positions, vocabulary),
                 BLOCK=block,
                 num_warps=warps,
             )
@@ -88,19 +81,13 @@ class KernelOutput(ModelOutput):
         copies, heads, positions, keys = proxies.shape
         shape = len(ATTENTION_METRICS), copies, heads, positions
         found = model.new_empty(shape, dtype=torch.float32)
-        rows = copies * heads * positions
-        block, warps = _sizes(keys)
+        rows, (block, warps) = copies * heads * positions, _block(keys)
         with torch.cuda.device_of(model):
             _compare_patterns[(rows,)](
-                model,
-                *model.stride()[:2],
-                proxies,
-                *proxies.stride()[:3],
+                (model, *model.stride()[:2]),
+                (proxies, *proxies.stride()[:3]),
                 found,
-                rows,
-                heads,
-                positions,
-                keys,
+                (rows, heads, positions, keys),
                 BLOCK=block,
                 num_warps=warps,
             )
@@ -112,8 +99,8 @@ def _rows(values: Tensor) -> Tensor:
     return values if values.stride(-1) == 1 else values.contiguous()
 
 
-def _sizes(row: int) -> tuple[int, int]:
-    """How many elements a program takes at a time, and in how many warps."""
+def _block(row: int) -> tuple[int, int]:
+    """How many elements of a row a program takes at a time, and in how many warps."""
     block = min(BLOCK, triton.next_power_of_2(row))
     return block, max(1, block // PER_WARP)
 
@@ -130,53 +117,30 @@ def _summary(
         `bits`, [copy, position], is filled with the cross entropy.
     """
     copies, positions, vocabulary = logits.shape
-    rows = copies * positions
+    rows, (block, warps) = copies * positions, _block(vocabulary)
     numbers = logits.new_empty((3, rows), dtype=torch.float32)
     said = targets.new_empty(rows)
     run = candidates.run or slice(0, vocabulary)
-    block, warps = _sizes(vocabulary)
     with torch.cuda.device_of(logits):
         _summarise[(rows,)](
-            logits,
-            *logits.stride()[:2],
+            (logits, *logits.stride()[:2]),
             targets,
             candidates.chosen,
-            run.start,
-            run.stop,
-            numbers,
-            said,
-            bits,
-            rows,
-            positions,
-            vocabulary,
+            (run.start, run.stop),
+            (numbers, said, bits),
+            (rows, positions, vocabulary),
             BLOCK=block,
             num_warps=warps,
         )
     return numbers, said
 
 
-# No kernel is compiled anew for numbers that divide nicely: equal rows must meet the same code.
-SIZES = ("copy_stride", "position_stride", "low", "high", "rows", "positions", "vocabulary")
-SIZES += ("model_stride", "model_head", "model_position", "head_stride", "heads", "keys")
-
-
-@triton.jit(do_not_specialize=SIZES)
-def _summarise(
-    logits,
-    copy_stride,
-    position_stride,
-    targets,
-    chosen,
-    low,
-    high,
-    numbers,
-    said,
-    bits,
-    rows,
-    positions,
-    vocabulary,
-    BLOCK: tl.constexpr,
-):
+@triton.jit
+def _summarise(proxies, targets, chosen, run, found, sizes, BLOCK: tl.constexpr):
+    logits, copy_stride, position_stride = proxies
+    low, high = run
+    numbers, said, bits = found
+    rows, positions, vocabulary = sizes
     row = tl.program_id(0).to(tl.int64)
     position = row % positions
     logits += row // positions * copy_stride + position * position_stride
@@ -198,6 +162,7 @@ def _summarise(
         token = tl.where(better, at, token)
     top = tl.max(highest)
     total *= tl.exp(highest - tl.where(top == -INF, 0.0, top))
+    # in float64, as the order differs with how rows lie in memory, and must not show
     log_total = tl.log(tl.sum(total.to(tl.float64)).to(tl.float32))
     likeliest = tl.max(best)
     token = tl.min(tl.where(best == likeliest, token, vocabulary))
@@ -209,36 +174,23 @@ def _summarise(
     tl.store(bits + row, (log_total - (target - top)) / BIT)
 
 
-@triton.jit(do_not_specialize=SIZES)
-def _compare_logits(
-    model,
-    model_stride,
-    model_highest,
-    model_log_total,
-    said,
-    targets,
-    candid,
-    logits,
-    copy_stride,
-    position_stride,
-    numbers,
-    found,
-    rows,
-    positions,
-    vocabulary,
-    BLOCK: tl.constexpr,
-):
+@triton.jit
+def _compare_logits(model, of_model, proxies, numbers, found, sizes, BLOCK: tl.constexpr):
+    x_logits, model_stride = model
+    x_highests, x_totals, said, targets, candid = of_model
+    logits, copy_stride, position_stride = proxies
+    rows, positions, vocabulary = sizes
     row = tl.program_id(0).to(tl.int64)
     position = row % positions
-    model += position * model_stride
+    x_logits += position * model_stride
     logits += row // positions * copy_stride + position * position_stride
-    x_highest, x_total = tl.load(model_highest + position), tl.load(model_log_total + position)
+    x_highest, x_total = tl.load(x_highests + position), tl.load(x_totals + position)
     y_highest, y_total = tl.load(numbers + row), tl.load(numbers + rows + row)
     jsd = tl.zeros([BLOCK], tl.float32)
     kl = tl.zeros([BLOCK], tl.float32)
     for start in range(0, vocabulary, BLOCK):
         at = start + tl.arange(0, BLOCK)
-        x = tl.load(model + at, mask=at < vocabulary, other=-INF).to(tl.float32)
+        x = tl.load(x_logits + at, mask=at < vocabulary, other=-INF).to(tl.float32)
         y = tl.load(logits + at, mask=at < vocabulary, other=-INF).to(tl.float32)
         log_p, log_q = x - x_highest - x_total, y - y_highest - y_total
         p, d = tl.exp(log_p), log_p - log_q
@@ -258,40 +210,29 @@ def _compare_logits(
     tl.store(found + 3 * rows + row, tl.where(nats < 0, 0.0, nats) / BIT)
 
 
-@triton.jit(do_not_specialize=SIZES)
-def _compare_patterns(
-    model,
-    model_head,
-    model_position,
-    proxies,
-    copy_stride,
-    head_stride,
-    position_stride,
-    found,
-    rows,
-    heads,
-    positions,
-    keys,
-    BLOCK: tl.constexpr,
-):
+@triton.jit
+def _compare_patterns(model, proxies, found, sizes, BLOCK: tl.constexpr):
+    p_rows, p_head, p_position = model
+    q_rows, q_copy, q_head, q_position = proxies
+    rows, heads, positions, keys = sizes
     row = tl.program_id(0).to(tl.int64)
     copy, head, position = row // positions // heads, row // positions % heads, row % positions
-    model += head * model_head + position * model_position
-    proxies += copy * copy_stride + head * head_stride + position * position_stride
+    p_rows += head * p_head + position * p_position
+    q_rows += copy * q_copy + head * q_head + position * q_position
     p_most = tl.zeros([BLOCK], tl.float32)
     q_most = tl.zeros([BLOCK], tl.float32)
     for start in range(0, keys, BLOCK):
         at = start + tl.arange(0, BLOCK)
-        p_most = tl.maximum(p_most, tl.load(model + at, mask=at < keys, other=0).to(tl.float32))
-        q_most = tl.maximum(q_most, tl.load(proxies + at, mask=at < keys, other=0).to(tl.float32))
+        p_most = tl.maximum(p_most, tl.load(p_rows + at, mask=at < keys, other=0).to(tl.float32))
+        q_most = tl.maximum(q_most, tl.load(q_rows + at, mask=at < keys, other=0).to(tl.float32))
     p_least, q_least = tl.max(p_most) * TIED, tl.max(q_most) * TIED  # that count as most attended
     jsd = tl.zeros([BLOCK], tl.float32)
     both = tl.zeros([BLOCK], tl.float32)
     either = tl.zeros([BLOCK], tl.float32)
     for start in range(0, keys, BLOCK):
         at = start + tl.arange(0, BLOCK)
-        p = tl.load(model + at, mask=at < keys, other=0).to(tl.float32)
-        q = tl.load(proxies + at, mask=at < keys, other=0).to(tl.float32)
+        p = tl.load(p_rows + at, mask=at < keys, other=0).to(tl.float32)
+        q = tl.load(q_rows + at, mask=at < keys, other=0).to(tl.float32)
         jsd += _jensen_shannon(p, q, tl.abs(tl.log(p) - tl.log(q)))
         p_in, q_in = (p >= p_least) & (at < keys), (q >= q_least) & (at < keys)
         both += (p_in & q_in).to(tl.float32)
@@ -304,9 +245,9 @@ def _compare_patterns(
 def _jensen_shannon(p, q, d):
     """Twice the divergence of two probabilities in nats; `d` is |log p - log q|."""
     over = -tl.log(0.5 + 0.5 * tl.exp(-d))  # log of the larger over the mean, 0 where equal
-    larger = tl.where(p + q == 0, 0.0, tl.maximum(p, q) * over)
+    larger = tl.where(p + q < NOTHING, 0.0, tl.maximum(p, q) * over)  # a NaN stays
     smaller = tl.minimum(p, q)
-    return larger + tl.where(smaller == 0, 0.0, smaller * (over - d))
+    return larger + tl.where(smaller < NOTHING, 0.0, smaller * (over - d))
 
 
 @triton.jit
