@@ -22,24 +22,20 @@ from anamorph.faithfulness.formulas import PlainOutput
 from anamorph.faithfulness.metric import Metric
 from anamorph.faithfulness.metrics import all_metrics, metric_names
 from anamorph.faithfulness.model_output import ModelOutput
-from interpreted import KERNELS, interpreted
 
 pytest.importorskip("triton")
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the interpreter is NumPy
 
 INF = math.inf
+KERNELS = "anamorph.faithfulness.kernels"
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 HALVES = torch.float32, torch.bfloat16, torch.float16
 SAME, RIGHT, JSD, KL, BITS = range(5)
 
 
 @pytest.fixture(scope="module")
-def kernels() -> Iterator[Any]:
-    if DEVICE == "cuda":
-        yield import_module(KERNELS)
-        return
-    with interpreted() as module:
-        yield module
+def kernels() -> Any:
+    return import_module(KERNELS)
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ SUMS = 1e-20, 1e30
 
 @dataclass(frozen=True)
 class PlainOutput(ModelOutput):
-    """What the model predicts at some positions, in float32. Metrics of others are given this.
+    """What the model predicts at some positions, in float32; added metrics are given this.
 
     Attributes:
         p: [position, vocabulary] its probabilities.
