@@ -11,7 +11,7 @@ Triton is imported with this file, which only `comparison.model_output` does, wh
 
 import math
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import torch
 import triton
@@ -47,7 +47,8 @@ class KernelOutput(ModelOutput):
     @classmethod
     def of(cls, logits: Tensor, targets: Tensor, candidates: Candidates) -> Self:
         """From [position, vocabulary] logits and [position] token ids."""
-        logits, bits = _rows(logits), logits.new_empty(len(logits), dtype=torch.float32)
+        logits, targets = _rows(logits), _rows(targets)
+        bits = logits.new_empty(len(logits), dtype=torch.float32)
         numbers, said = _summary(logits[None], targets, candidates, bits)
         highest, log_total, _ = numbers
         candid = candidates.hold(targets)
@@ -60,7 +61,7 @@ class KernelOutput(ModelOutput):
         shape = len(OUTPUT_METRICS), copies, positions
         found = logits.new_empty(shape, dtype=torch.float32)
         numbers, _ = _summary(logits, self.targets, self.candidates, found[-1])
-        rows, (block, warps) = copies * positions, _block(vocabulary)
+        rows = copies * positions
         with torch.cuda.device_of(logits):
             _compare_logits[(rows,)](
                 (self.logits, self.logits.stride(0)),
@@ -69,8 +70,7 @@ class KernelOutput(ModelOutput):
                 numbers,
                 found,
                 (rows, positions, vocabulary),
-                BLOCK=block,
-                num_warps=warps,
+                **_plan(vocabulary),
             )
         return found
 
@@ -81,15 +81,14 @@ class KernelOutput(ModelOutput):
         copies, heads, positions, keys = proxies.shape
         shape = len(ATTENTION_METRICS), copies, heads, positions
         found = model.new_empty(shape, dtype=torch.float32)
-        rows, (block, warps) = copies * heads * positions, _block(keys)
+        rows = copies * heads * positions
         with torch.cuda.device_of(model):
             _compare_patterns[(rows,)](
                 (model, *model.stride()[:2]),
                 (proxies, *proxies.stride()[:3]),
                 found,
                 (rows, heads, positions, keys),
-                BLOCK=block,
-                num_warps=warps,
+                **_plan(keys),
             )
         return found.mean(2)
 
@@ -99,10 +98,13 @@ def _rows(values: Tensor) -> Tensor:
     return values if values.stride(-1) == 1 else values.contiguous()
 
 
-def _block(row: int) -> tuple[int, int]:
-    """How many elements of a row a program takes at a time, and in how many warps."""
+def _plan(row: int) -> dict[str, Any]:
+    """How a program takes a row of so many elements.
+
+    No product is fused with a sum, which a compiler does here and not there.
+    """
     block = min(BLOCK, triton.next_power_of_2(row))
-    return block, max(1, block // PER_WARP)
+    return {"BLOCK": block, "num_warps": max(1, block // PER_WARP), "enable_fp_fusion": False}
 
 
 def _summary(
@@ -117,7 +119,7 @@ def _summary(
         `bits`, [copy, position], is filled with the cross entropy.
     """
     copies, positions, vocabulary = logits.shape
-    rows, (block, warps) = copies * positions, _block(vocabulary)
+    rows = copies * positions
     numbers = logits.new_empty((3, rows), dtype=torch.float32)
     said = targets.new_empty(rows)
     run = candidates.run or slice(0, vocabulary)
@@ -129,14 +131,14 @@ def _summary(
             (run.start, run.stop),
             (numbers, said, bits),
             (rows, positions, vocabulary),
-            BLOCK=block,
-            num_warps=warps,
+            **_plan(vocabulary),
         )
     return numbers, said
 
 
 @triton.jit
 def _summarise(proxies, targets, chosen, run, found, sizes, BLOCK: tl.constexpr):
+    """One row of logits, of the model or of a proxy: see `_summary`."""
     logits, copy_stride, position_stride = proxies
     low, high = run
     numbers, said, bits = found
@@ -176,6 +178,7 @@ def _summarise(proxies, targets, chosen, run, found, sizes, BLOCK: tl.constexpr)
 
 @triton.jit
 def _compare_logits(model, of_model, proxies, numbers, found, sizes, BLOCK: tl.constexpr):
+    """One row of a proxy beside the model's: all of `OUTPUT_METRICS` but the last."""
     x_logits, model_stride = model
     x_highests, x_totals, said, targets, candid = of_model
     logits, copy_stride, position_stride = proxies
@@ -212,6 +215,7 @@ def _compare_logits(model, of_model, proxies, numbers, found, sizes, BLOCK: tl.c
 
 @triton.jit
 def _compare_patterns(model, proxies, found, sizes, BLOCK: tl.constexpr):
+    """One head's attention from one position, of a proxy beside the model's."""
     p_rows, p_head, p_position = model
     q_rows, q_copy, q_head, q_position = proxies
     rows, heads, positions, keys = sizes

@@ -67,6 +67,6 @@ class ModelOutput(ABC):
         """
 
     def __getitem__(self, rows: slice) -> Self:
-        """At some of the positions."""
+        """At some neighbouring positions."""
         tensors: dict[str, Any] = {k: x[rows] for k, x in vars(self).items() if torch.is_tensor(x)}
         return replace(self, **tensors)
