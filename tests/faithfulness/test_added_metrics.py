@@ -15,7 +15,8 @@ import anamorph as am
 from anamorph.analysis.findings import read
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness import metrics
-from anamorph.faithfulness.comparison import ModelOutput, position_metrics
+from anamorph.faithfulness.comparison import model_output, position_metrics
+from anamorph.faithfulness.divergences import Candidates
 from anamorph.faithfulness.metric import Metric
 from anamorph.faithfulness.metrics import all_metrics, find_metric, metric_names
 from anamorph.tasks.base import Task
@@ -71,9 +72,9 @@ def test_it_is_measured_beside_our_own_in_blocks(monkeypatch: pytest.MonkeyPatch
     model, proxies = rng.normal(size=(6, 9)), rng.normal(size=(4, 6, 9))
     targets = rng.integers(9, size=6)
     p, q = (rng.dirichlet(np.ones(5), size=size) for size in ((2, 6), (4, 2, 6)))
-    monkeypatch.setattr("anamorph.faithfulness.comparison.BLOCK", 20)
+    monkeypatch.setattr("anamorph.faithfulness.formulas.BLOCK", 20)
     found = position_metrics(
-        ModelOutput.of(torch.tensor(model), torch.tensor(targets), torch.arange(9)),
+        model_output(torch.tensor(model), torch.tensor(targets), Candidates.of(np.arange(9), 9)),
         *(torch.tensor(x, dtype=torch.float32) for x in (proxies, p, q)),
     )
     by_name = dict(zip(metric_names(), found.unbind(1), strict=True))
@@ -83,7 +84,7 @@ def test_it_is_measured_beside_our_own_in_blocks(monkeypatch: pytest.MonkeyPatch
     expected = [[abs(p[:, i] - x[:, i]).sum(-1).max() for i in range(6)] for x in q]
     np.testing.assert_allclose(by_name["distance"], expected, atol=1e-6)
     alone = position_metrics(
-        ModelOutput.of(torch.tensor(model), torch.tensor(targets), torch.arange(9)),
+        model_output(torch.tensor(model), torch.tensor(targets), Candidates.of(np.arange(9), 9)),
         torch.tensor(proxies, dtype=torch.float32),
     )
     assert alone.shape[1] == len(metric_names(attention=False))
@@ -135,7 +136,9 @@ def test_numbers_that_do_not_fit_are_refused(
     monkeypatch: pytest.MonkeyPatch, at: object, message: str
 ) -> None:
     offer(monkeypatch, in_top_3=dataclasses.replace(TOP_3, at=at))
-    output = ModelOutput.of(torch.zeros(4, 5), torch.zeros(4, dtype=torch.int64), torch.arange(5))
+    output = model_output(
+        torch.zeros(4, 5), torch.zeros(4, dtype=torch.int64), Candidates.of(np.arange(5), 5)
+    )
     with pytest.raises(AnamorphError, match=message):
         position_metrics(output, torch.zeros(2, 4, 5))
 
@@ -160,7 +163,9 @@ def test_an_unbounded_metric_below_zero_is_refused(
     if kind == "attention":
         made = dataclasses.replace(made, at=lambda p, q: q.sum((0, 2)) - 99)
     offer(monkeypatch, in_top_3=made)
-    output = ModelOutput.of(torch.zeros(4, 5), torch.zeros(4, dtype=torch.int64), torch.arange(5))
+    output = model_output(
+        torch.zeros(4, 5), torch.zeros(4, dtype=torch.int64), Candidates.of(np.arange(5), 5)
+    )
     attention = torch.full((1, 4, 3), 1 / 3)
     with pytest.raises(AnamorphError, match="expected them from 0, as intervals"):
         position_metrics(output, torch.zeros(2, 4, 5), attention, attention[None])
@@ -174,7 +179,7 @@ def test_a_metric_that_writes_into_what_it_is_given_changes_no_other(
     model, logits = (torch.tensor(rng.normal(size=n)).float() for n in ((6, 9), (3, 6, 9)))
 
     def measured() -> torch.Tensor:
-        output = ModelOutput.of(model.clone(), torch.arange(6), torch.arange(9))
+        output = model_output(model.clone(), torch.arange(6), Candidates.of(np.arange(9), 9))
         return position_metrics(output, logits.clone(), p.clone(), q.clone())
 
     before = measured()

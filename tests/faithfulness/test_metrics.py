@@ -13,7 +13,7 @@ from scipy.special import log_softmax, softmax
 from scipy.stats import entropy
 
 from anamorph.errors import AnamorphError
-from anamorph.faithfulness import comparison, divergences
+from anamorph.faithfulness import comparison, divergences, formulas
 from anamorph.faithfulness.metrics import metric_names
 
 METRICS = metric_names()
@@ -92,7 +92,7 @@ def test_cross_entropy_in_bits():
 def test_a_prediction_is_among_the_candidates_and_the_lowest_of_ties():
     logits = torch.tensor([9.0, 1.0, 3.0, 2.0, 3.0])
     for tokens, best in (([1, 2, 3, 4], 2), ([4, 3, 1], 4), ([4, 2], 2), (range(5), 0)):
-        candidates = divergences.Candidates.of(torch.tensor(list(tokens)), 5)
+        candidates = divergences.Candidates.of(np.array(list(tokens)), 5)
         assert candidates.best(logits) == best
         assert candidates.highest(logits) == logits[best]
         assert candidates.hold(torch.arange(5)).nonzero().flatten().tolist() == sorted(tokens)
@@ -101,7 +101,7 @@ def test_a_prediction_is_among_the_candidates_and_the_lowest_of_ties():
 @pytest.mark.parametrize("candidates", [[], [3, 5], [-1, 0]])
 def test_candidates_that_do_not_fit_are_refused(candidates):
     with pytest.raises(AnamorphError, match="vocabulary of 5"):
-        divergences.Candidates.of(torch.tensor(candidates, dtype=torch.int64), 5)
+        divergences.Candidates.of(np.array(candidates, np.int64), 5)
 
 
 def same_attention(model, proxy):
@@ -136,7 +136,11 @@ def test_rounding_does_not_decide_a_tie():
 
 def position_metrics(model, proxy, targets, candidates, *attention):
     """[copy, metric, batch, query] from [1 or copy, batch, (head,) query, ...]."""
-    output = comparison.ModelOutput.of(model[0].flatten(0, 1), targets.flatten(), candidates)
+    output = comparison.model_output(
+        model[0].flatten(0, 1),
+        targets.flatten(),
+        divergences.Candidates.of(candidates.numpy(), model.shape[-1]),
+    )
     flat = [None if a is None else a.transpose(1, 2).flatten(2, 3) for a in attention]
     if attention:
         flat[0] = flat[0][0]
@@ -215,7 +219,7 @@ def plain_loop(model, proxy, targets, model_attention, proxy_attention, candidat
 def test_position_metrics_is_the_plain_loop_in_blocks_of_any_size(candidates, seed, block):
     model, proxy, targets, p, q = random_case(seed)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(comparison, "BLOCK", block)
+        patch.setattr(formulas, "BLOCK", block)
         ours = position_metrics(
             *(torch.tensor(x, dtype=torch.float32) for x in (model, proxy)),
             torch.tensor(targets),

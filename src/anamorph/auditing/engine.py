@@ -31,6 +31,7 @@ from anamorph.auditing.sizes import BATCH_TOKENS, BATCHES, MEMORY
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness.comparison import position_metrics
 from anamorph.faithfulness.confidence import RatioSums, sequence_interval
+from anamorph.faithfulness.divergences import Candidates
 from anamorph.faithfulness.estimates import Stopping
 from anamorph.faithfulness.metrics import JUDGED, metric_names
 from anamorph.faithfulness.sums import CellSums, SumIndex
@@ -195,7 +196,7 @@ class Comparison:
     ) -> None:
         self.model, self.split, self.memory = model, split, memory
         self.index = SumIndex.of(split)
-        self.candidates = torch.from_numpy(candidates).to(model.device)
+        self.candidates = Candidates.of(candidates, model.vocabulary, model.device)
         self.heads = {head for proxy in proxies for head in proxy.heads}
         alike: dict[tuple[object, ...], list[Proxy]] = {}
         for proxy in proxies:

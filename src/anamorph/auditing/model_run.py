@@ -8,7 +8,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from anamorph.faithfulness.comparison import ModelOutput
+from anamorph.faithfulness.comparison import model_output
+from anamorph.faithfulness.divergences import Candidates
+from anamorph.faithfulness.model_output import ModelOutput
 from anamorph.faithfulness.sums import SumIndex
 from anamorph.models.base import Batch, Model, Recorded, State
 from anamorph.models.sites import Site
@@ -113,7 +115,7 @@ class ModelRun:
 
     @classmethod
     def of(
-        cls, model: Model, scored: ScoredBatch, heads: Iterable[Head], candidates: Tensor
+        cls, model: Model, scored: ScoredBatch, heads: Iterable[Head], candidates: Candidates
     ) -> "ModelRun":
         """Run the model, and keep what proxies start from and are compared with.
 
@@ -121,7 +123,7 @@ class ModelRun:
             model: in inference mode.
             scored: what to run it on.
             heads: whose attention to keep.
-            candidates: [candidate] token ids among which a prediction is chosen.
+            candidates: among which a prediction is chosen.
         """
         record, patterns = patterns_of(heads), Recorded()
         states = [model.start(scored.batch)]
@@ -131,7 +133,7 @@ class ModelRun:
             patterns |= found
         outcome = Outcome(model, states[-1], patterns)
         tokens = scored.targets.token.flatten()[scored.places]
-        output = ModelOutput.of(outcome.logits(scored.places)[0], tokens, candidates)
+        output = model_output(outcome.logits(scored.places)[0], tokens, candidates)
         return cls(scored, states, outcome, output)
 
 

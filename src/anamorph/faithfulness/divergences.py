@@ -7,7 +7,9 @@ proxies' `[copy, batch, query, vocabulary]`. Divergences are in bits; equal inpu
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from anamorph.errors import AnamorphError
@@ -75,29 +77,38 @@ class Candidates:
 
     Attributes:
         tokens: [candidate] ids in order.
+        vocabulary: how many tokens there are.
         run: their slice of the vocabulary if they are consecutive, as they mostly are. A slice is a
             view; picking them is a slow copy.
+        chosen: [vocabulary] whether a token is one of them; None if they are consecutive.
     """
 
     tokens: Tensor
+    vocabulary: int
     run: slice | None
+    chosen: Tensor | None
 
     @classmethod
-    def of(cls, tokens: Tensor, vocabulary: int) -> "Candidates":
-        """Of [candidate] token ids in any order.
+    def of(
+        cls, tokens: NDArray[np.int64], vocabulary: int, device: torch.device | str = "cpu"
+    ) -> "Candidates":
+        """Of [candidate] token ids in any order, for outputs on a device.
 
         Raises:
             AnamorphError: if there are no candidates or one lies outside the vocabulary.
         """
-        tokens = tokens.sort().values
-        count = len(tokens)
-        if not count or tokens[0] < 0 or tokens[-1] >= vocabulary:
+        tokens = np.sort(tokens)
+        if not len(tokens) or tokens[0] < 0 or tokens[-1] >= vocabulary:
             raise AnamorphError(
                 f"The candidates {tokens.tolist()[:8]} do not fit a vocabulary of {vocabulary} "
                 "tokens; give at least one token id and none outside the vocabulary."
             )
         low, high = int(tokens[0]), int(tokens[-1])
-        return cls(tokens, slice(low, high + 1) if high - low + 1 == count else None)
+        ids = torch.from_numpy(tokens).to(device)
+        if high - low + 1 == len(tokens):
+            return cls(ids, vocabulary, slice(low, high + 1), None)
+        chosen = torch.from_numpy(np.isin(np.arange(vocabulary), tokens)).to(device)
+        return cls(ids, vocabulary, None, chosen)
 
     def best(self, logits: Tensor) -> Tensor:
         """The likeliest, the lowest id among ties: [..., vocabulary] to [...] ids."""
@@ -109,10 +120,11 @@ class Candidates:
 
     def hold(self, tokens: Tensor) -> Tensor:
         """Which of some [...] ids are candidates."""
-        if self.run:
-            inside: Tensor = (tokens >= self.run.start) & (tokens < self.run.stop)
-            return inside
-        return torch.isin(tokens, self.tokens)
+        if self.chosen is not None:
+            return self.chosen[tokens]
+        assert self.run is not None
+        inside: Tensor = (tokens >= self.run.start) & (tokens < self.run.stop)
+        return inside
 
     def _of(self, logits: Tensor) -> Tensor:
         return logits[..., self.run if self.run else self.tokens]

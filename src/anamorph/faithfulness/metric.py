@@ -27,10 +27,10 @@ class Metric:
         contrasted: whether results compare it between the levels of a facet.
 
     No number may be below 0, as intervals are made on the logarithm. `at(model, logits)` of an
-    output metric is given a `ModelOutput` at some positions and the proxies' logits [copy,
-    position, vocabulary], and returns [copy, position]. `at(model, proxy)` of an attention metric
-    is given the attention probabilities of both, each [head, position, key], and returns
-    [position].
+    output metric is given a `PlainOutput` at some positions and the proxies' logits [copy,
+    position, vocabulary], both in float32, and returns [copy, position]. `at(model, proxy)` of an
+    attention metric is given the attention probabilities of both, each [head, position, key], and
+    returns [position].
     """
 
     name: str
