@@ -57,7 +57,8 @@ from anamorph.auditing.audit import fit_on_task, proxies_of  # noqa: E402
 from anamorph.auditing.engine import Settings, audit_split  # noqa: E402
 from anamorph.auditing.proxies import SimplifiedProxy  # noqa: E402
 from anamorph.auditing.sizes import usual_batch_tokens, usual_batches, usual_memory  # noqa: E402
-from anamorph.faithfulness.comparison import ModelOutput, position_metrics  # noqa: E402
+from anamorph.faithfulness.comparison import model_output, position_metrics  # noqa: E402
+from anamorph.faithfulness.divergences import Candidates  # noqa: E402
 from anamorph.faithfulness.metrics import metric_names  # noqa: E402
 from anamorph.machine.devices import (  # noqa: E402
     accelerator,
@@ -201,8 +202,9 @@ def metrics_agree(device: torch.device, work: Work) -> None:
     targets = torch.randint(vocabulary, (rows,), generator=generator)
 
     def found(place: torch.device) -> Tensor:
-        x, at, every = (y.to(place) for y in (ours, targets, torch.arange(vocabulary)))
-        return position_metrics(ModelOutput.of(x, at, every), theirs.to(place)).cpu().double()
+        every = Candidates.of(np.arange(vocabulary), vocabulary, place)
+        output = model_output(ours.to(place), targets.to(place), every)
+        return position_metrics(output, theirs.to(place)).cpu().double()
 
     usual, away = found(torch.device("cpu")), found(device)
     worst = (usual - away).abs().amax((0, 2)).tolist()

@@ -12,6 +12,7 @@ from torch.nn import functional
 from anamorph.models.huggingface.attention import Attention
 from anamorph.models.huggingface.calls import Block, Call, Heads
 from anamorph.models.huggingface.ports import hook_ports
+from anamorph.models.huggingface.unembedding import padded
 from anamorph.models.wrapped import still
 
 NAME = "anamorph"  # of the attention implementation
@@ -41,6 +42,10 @@ def exchange(model: nn.Module, blocks: Sequence[Block], attention: bool) -> Call
             undo.callback(_set(config, "_attn_implementation_internal", NAME))
         if exact and _is_gelu(module):
             undo.callback(_set(module, "forward", partial(functional.gelu, approximate="tanh")))
+    head: Any = model
+    head = head.get_output_embeddings()
+    if (own := padded(head)) is not None and head.weight.device.type == "cuda":
+        undo.callback(_set(head, "forward", own))
     shared = {block.heads.module: block.heads for block in blocks if block.heads is not None}
     parts: list[Block | Heads] = [*blocks, *shared.values()]
     for part in parts:
