@@ -6,6 +6,7 @@ such a device. Torch says that it is there, what it is called and how much it ho
 """
 
 from contextlib import ExitStack
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, Self
 from unittest import mock
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map
 
-DEVICE = torch.device("cuda", 0)
+DEVICE, SECOND = torch.device("cuda", 0), torch.device("cuda", 1)
 BRINGS_HOME = (Tensor.cpu, Tensor.tolist, Tensor.item, Tensor.__bool__, Tensor.__int__)
 REFUSES = (Tensor.numpy, Tensor.__array__)
 MIXES = (Tensor.__getitem__, Tensor.copy_, Tensor.to)  # indices may come from the CPU
@@ -25,6 +26,12 @@ class Elsewhere(Tensor):
     """A tensor that is on the accelerator."""
 
     device = property(lambda self: DEVICE)  # type: ignore[assignment]
+
+
+class Further(Elsewhere):
+    """A tensor that is on another one."""
+
+    device = property(lambda self: SECOND)  # type: ignore[assignment]
 
 
 MEMORY = 2**29
@@ -58,11 +65,12 @@ class Pretended(TorchFunctionMode):
     ) -> Any:
         kwargs = dict(kwargs or {})
         tensors = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
-        away = [x for x in tensors if isinstance(x, Elsewhere)]
+        away = [type(x) for x in tensors if isinstance(x, Elsewhere)]
         if away and function in REFUSES:
             raise TypeError("can't convert cuda:0 device type tensor to numpy")
-        big = [x for x in tensors if not isinstance(x, Elsewhere) and _dim(x) > 0]
-        if away and big and function not in MIXES:
+        kinds = {_kind(x) for x in tensors if isinstance(x, Elsewhere) or _dim(x) > 0}
+        from_home = kinds - {Tensor} if function in MIXES else kinds
+        if away and len(from_home) > 1 and function not in (Tensor.copy_, Tensor.to):
             name = getattr(function, "__name__", function)
             raise RuntimeError(f"Expected all tensors to be on the same device ({name})")
         if function is Tensor.__getitem__ and not isinstance(args[0], Elsewhere) and away:
@@ -70,28 +78,30 @@ class Pretended(TorchFunctionMode):
         if function is Tensor.to:
             return _moved(args, kwargs)
         wanted = kwargs.pop("device", None)
-        elsewhere = bool(away) and function not in BRINGS_HOME
+        kind = away[0] if away and function not in BRINGS_HOME else Tensor
         if wanted is not None:
-            elsewhere = torch.device(wanted).type == DEVICE.type
+            kind = _kind_of(wanted)
         plain_args, plain_kwargs = tree_map(_plain, (args, kwargs))
         with torch._C.DisableTorchFunctionSubclass():
             found = function(*plain_args, **plain_kwargs)
-        if elsewhere and args and found is plain_args[0]:  # in place
+        if kind is not Tensor and args and found is plain_args[0]:  # in place
             return args[0]
         if isinstance(found, torch.Size):  # a tree would make it a tuple
             return found
-        return tree_map(_marked, found) if elsewhere else found
+        return found if kind is Tensor else tree_map(partial(_marked, kind), found)
 
 
-def on_accelerator(module: nn.Module) -> nn.Module:
+def on_accelerator(module: nn.Module, device: torch.device = DEVICE) -> nn.Module:
     """The module with all of its weights on the accelerator."""
+    kind = _kind_of(device)
     for part in module.modules():
         for name, parameter in part._parameters.items():
             if parameter is not None:
-                part._parameters[name] = nn.Parameter(_marked(parameter.data), requires_grad=False)
+                data = _marked(kind, parameter.data)
+                part._parameters[name] = nn.Parameter(data, requires_grad=False)
         for name, buffer in part._buffers.items():
             if buffer is not None:
-                part._buffers[name] = _marked(buffer)
+                part._buffers[name] = _marked(kind, buffer)
     return module
 
 
@@ -100,14 +110,26 @@ def _moved(args: Any, kwargs: Any) -> Tensor:
     device: Any = kwargs.pop("device", None)
     for i, value in enumerate(rest):
         if isinstance(value, Tensor):
-            device, rest[i] = DEVICE if isinstance(value, Elsewhere) else "cpu", _plain(value)
+            device, rest[i] = value.device, _plain(value)
         elif isinstance(value, str | torch.device):
             device = value
             rest[i] = torch.device("cpu")
-    away = isinstance(x, Elsewhere) if device is None else torch.device(device).type == DEVICE.type
+    kind = _kind(x) if device is None else _kind_of(device)
     with torch._C.DisableTorchFunctionSubclass():
         found = _plain(x).to(*rest, **kwargs) if rest or kwargs else _plain(x)
-    return _marked(found) if away else found
+    return found if kind is Tensor else _marked(kind, found)
+
+
+def _kind(x: Tensor) -> type[Tensor]:
+    return type(x) if isinstance(x, Elsewhere) else Tensor
+
+
+def _kind_of(device: torch.device | str) -> type[Tensor]:
+    """The class of the tensors that are there."""
+    place = torch.device(device)
+    if place.type != DEVICE.type:
+        return Tensor
+    return Further if place.index == SECOND.index else Elsewhere
 
 
 def _dim(x: Tensor) -> int:
@@ -119,6 +141,6 @@ def _plain(x: Any) -> Any:
     return x.as_subclass(Tensor) if isinstance(x, Elsewhere) else x
 
 
-def _marked(x: Any) -> Any:
+def _marked(kind: type[Tensor], x: Any) -> Any:
     with torch._C.DisableTorchFunctionSubclass():
-        return x.as_subclass(Elsewhere) if isinstance(x, Tensor) else x
+        return x.as_subclass(kind) if isinstance(x, Tensor) else x

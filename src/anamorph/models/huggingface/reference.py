@@ -65,10 +65,10 @@ def require_language_model(model: nn.Module) -> None:
             f"{name} has parameters without values, on the meta device: {', '.join(empty[:3])}"
             f"{f' and {len(empty) - 3} more' if len(empty) > 3 else ''}; load its weights."
         )
-    if len(places) > 1:
+    if len(places) > 1 and getattr(model, "hf_device_map", None) is None:
         raise AnamorphError(
-            f"{name} lies on several devices ({', '.join(sorted(places))}); put it on one, as with "
-            "model.to('cpu')."
+            f"{name} lies on several devices ({', '.join(sorted(places))}), and nothing moves what "
+            "passes between them; load it with device_map, or put it on one: model.to('cpu')."
         )
 
 
