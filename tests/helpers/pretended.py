@@ -5,7 +5,7 @@ of marked tensors is marked, and an operation on both kinds fails as it does on 
 such a device.
 """
 
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +13,19 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map
 
 DEVICE = torch.device("cuda", 0)
-BRINGS_HOME = (Tensor.cpu, Tensor.tolist, Tensor.item, Tensor.__bool__, Tensor.__int__)
+CAPABILITY = (7, 0)  # of a device that is slow at bfloat16, so that numbers are the CPU's
+BRINGS_HOME = (Tensor.cpu, Tensor.tolist, Tensor.item)
+BRINGS_HOME += (Tensor.__bool__, Tensor.__int__, Tensor.__float__, Tensor.__index__)
 REFUSES = (Tensor.numpy, Tensor.__array__)
 MIXES = (Tensor.__getitem__, Tensor.copy_, Tensor.to)  # indices may come from the CPU
+
+OF_AUTOGRAD = (torch.autograd.grad, torch.autograd.backward, Tensor.requires_grad_)
+KEPT_BY_AUTOGRAD = (
+    "grad",
+    "grad_fn",
+    "is_leaf",
+    "requires_grad",
+)  # attributes of the tensor itself
 
 
 class Elsewhere(Tensor):
@@ -25,7 +35,22 @@ class Elsewhere(Tensor):
 
 
 class Pretended(TorchFunctionMode):
-    """Within it there is an accelerator."""
+    """Within it there is an accelerator.
+
+    Attributes:
+        looks: how often something of a tensor that is there was asked for, which takes a wait.
+    """
+
+    looks = 0
+
+    def __enter__(self) -> Self:
+        self._before = torch.cuda.get_device_capability
+        torch.cuda.get_device_capability = lambda device=None: CAPABILITY
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        torch.cuda.get_device_capability = self._before
+        super().__exit__(*error)
 
     def __torch_function__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -41,13 +66,17 @@ class Pretended(TorchFunctionMode):
             raise RuntimeError(f"Expected all tensors to be on the same device ({name})")
         if function is Tensor.__getitem__ and not isinstance(args[0], Elsewhere) and away:
             raise RuntimeError("indices should be on the same device as the indexed tensor")
+        if away and (function in BRINGS_HOME or function in (Tensor.nonzero, torch.nonzero)):
+            self.looks += 1
         if function is Tensor.to:
             return _moved(args, kwargs)
         wanted = kwargs.pop("device", None)
         elsewhere = bool(away) and function not in BRINGS_HOME
         if wanted is not None:
             elsewhere = torch.device(wanted).type == DEVICE.type
-        plain_args, plain_kwargs = tree_map(_plain, (args, kwargs))
+        attribute = getattr(getattr(function, "__self__", None), "__name__", None)
+        keep = function in OF_AUTOGRAD or attribute in KEPT_BY_AUTOGRAD
+        plain_args, plain_kwargs = (args, kwargs) if keep else tree_map(_plain, (args, kwargs))
         with torch._C.DisableTorchFunctionSubclass():
             found = function(*plain_args, **plain_kwargs)
         if elsewhere and args and found is plain_args[0]:  # in place
