@@ -86,12 +86,12 @@ class Pretended(TorchFunctionMode):
         return tree_map(_marked, found) if elsewhere else found
 
 
-def on_accelerator(module: nn.Module) -> nn.Module:
-    """The module with all of its weights on the accelerator."""
+def on_accelerator(module: nn.Module, learning: bool = False) -> nn.Module:
+    """The module with all of its weights on the accelerator; `learning`: they get gradients."""
     for part in module.modules():
         for name, parameter in part._parameters.items():
             if parameter is not None:
-                part._parameters[name] = nn.Parameter(_marked(parameter.data), requires_grad=False)
+                part._parameters[name] = nn.Parameter(_marked(parameter.data), learning)
         for name, buffer in part._buffers.items():
             if buffer is not None:
                 part._buffers[name] = _marked(buffer)
