@@ -186,3 +186,15 @@ def test_steps_on_a_device_do_not_wait_for_it(monkeypatch: pytest.MonkeyPatch) -
         usual.fit(random_points(960))
     for name, value in usual.state_dict().items():
         torch.testing.assert_close(sae.state_dict()[name], value, rtol=0, atol=1e-5)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.filterwarnings("ignore:.*which are few")
+def test_on_a_gpu_fits_are_those_of_the_cpu() -> None:
+    x = random_points(9_000, 16)
+    usual, away = (KMeans(clusters=30).fit(points).centers_ for points in (x, x.cuda()))
+    torch.testing.assert_close(away, usual, rtol=0, atol=1e-9)
+    found = [TopKSAE(features=64, k=8, passes=10, batch=256).fit(p) for p in (x, x.cuda())]
+    errors = [float((sae(x) - x).square().sum() / x.square().sum()) for sae in found]
+    assert abs(errors[0] - errors[1]) < 0.01  # in bfloat16, on most
+    assert torch.equal(found[1].decoder_, TopKSAE(**found[1].get_params()).fit(x.cuda()).decoder_)

@@ -247,3 +247,27 @@ def test_the_device_says_what_auto_is(
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     assert resolved(auto).precision == "bf16-mixed"
     assert resolved(TrainingConfig(precision="32-true"), "cuda").precision == "32-true"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_on_a_gpu_graphs_give_what_the_cpu_gives(
+    task: Task, optimizer: Any, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    given: dict[str, Any] = {"model": default_model(task, **SHAPE)}
+    given["config"] = replace(LONGER, optimizer=optimizer)
+    plain, _ = train(task, **given)
+    one, curves = train(task, **given, device="cuda")
+
+    def stop(progress: Progress) -> None:
+        if progress.step == 100:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        train(task, **given, device="cuda", out=tmp_path, watch=stop)
+    again, same = train(task, **given, device="cuda", out=tmp_path)
+    assert not [w for w in recwarn if "captur" in str(w.message)]
+    assert same.equals(curves)
+    for name, weight in plain.state_dict().items():
+        assert torch.equal(one.state_dict()[name], again.state_dict()[name])
+        torch.testing.assert_close(one.state_dict()[name].cpu(), weight, rtol=0, atol=1e-2)

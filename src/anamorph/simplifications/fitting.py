@@ -267,7 +267,8 @@ class _Pass:
         # On the host, which would have to wait for a device to know how many points there are.
         sequence, position = batch.mask.cpu().nonzero(as_tuple=True)  # [points] without padding
         batch = batch.to(self.model.device)
-        rows = (sequence * batch.tokens.shape[1] + position).to(self.model.device)
+        rows = sequence * batch.tokens.shape[1] + position
+        rows = rows.to(batch.tokens.device, non_blocking=batch.tokens.is_cuda)
         with self.weights.watching(batch, rows, first + sequence):
             recorded = _record(self.model, batch, self.keys, whole=bool(self.weights.statistics))
         points: dict[Site, Tensor] = {}

@@ -42,7 +42,8 @@ class CudaGraphs:
         """See `Capture`; does not do the work."""
         graph = torch.cuda.CUDAGraph()
         captured = torch.cuda.graph(graph, self.pool, self.stream, "thread_local")
-        with torch.cuda.device(self.device), captured:
+        now = torch.cuda.current_stream(self.device)
+        with torch.cuda.stream(now), captured:  # the first goes back to it if the second fails
             work()
         return graph.replay
 
@@ -107,7 +108,7 @@ class Replayed:
         if not known:
             self.shapes[shape] = torch.from_numpy(where).to(self.bits.device), None
         given, replay = self.shapes[shape]
-        given.copy_(torch.from_numpy(where), non_blocking=True)
+        given.copy_(torch.from_numpy(where), non_blocking=given.is_cuda)
         work = partial(self._step, given, shape[1])
         if known and replay is None:
             replay = self._captured(work)
@@ -139,12 +140,15 @@ class Replayed:
         starts, lengths = where[:, :, None]
         columns = torch.arange(width, device=where.device)
         mask = columns < lengths  # [sequences, width]
-        tokens = self.tokens[torch.where(mask, starts + columns, 0)].long()
+        tokens = self.tokens[(starts + columns).masked_fill(~mask, 0)].long()
         with sdpa_kernel(SDPBackend.MATH):
-            bits = set_gradient(self.model, self.bfloat16, tokens.where(mask, 0), mask)
+            bits = set_gradient(self.model, self.bfloat16, tokens.masked_fill(~mask, 0), mask)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
-        for optimizer in self.optimizers:
-            optimizer.step()
+        with warnings.catch_warnings():
+            # AdamW does not know that its first steps only make ready for being captured.
+            warnings.filterwarnings("ignore", "This instance was constructed with capturable")
+            for optimizer in self.optimizers:
+                optimizer.step()
         self.bits.copy_(bits + 0 * norm)
 
 

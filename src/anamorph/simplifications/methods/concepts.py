@@ -94,7 +94,7 @@ class Concepts(Pooled):
         encoder, encoder_bias, decoder, bias = self._parts
         odds = F.linear(x, encoder, encoder_bias)  # their logarithm
         draw = torch.rand(odds.shape, generator=self._random).clamp(1e-6, 1 - 1e-6).logit()
-        draw = draw.to(x.device, non_blocking=True)
+        draw = draw.to(x.device, non_blocking=x.is_cuda)
         soft = torch.sigmoid(odds + draw)
         on = soft + (soft > 0.5).float() - soft.detach()
         error = (on @ decoder + bias - y).square().sum(dim=1).mean() / self._spread

@@ -60,7 +60,8 @@ class Reservoir:
             limit = np.partition(hashes, self.capacity)[self.capacity]
         if limit is not None:
             chosen = np.flatnonzero(hashes < limit)
-            hashes, x = hashes[chosen], x[torch.from_numpy(chosen).to(x.device, non_blocking=True)]
+            there = torch.from_numpy(chosen).to(x.device, non_blocking=x.is_cuda)
+            hashes, x = hashes[chosen], x[there]
         self.device = x.device
         if x.device.type == "cpu":
             self._take(hashes, x.detach())
