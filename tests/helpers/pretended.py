@@ -17,9 +17,14 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map
 
 DEVICE, SECOND = torch.device("cuda", 0), torch.device("cuda", 1)
-BRINGS_HOME = (Tensor.cpu, Tensor.tolist, Tensor.item, Tensor.__bool__, Tensor.__int__)
+CAPABILITY = (7, 0)  # of a device that is slow at bfloat16, so that numbers are the CPU's
+BRINGS_HOME = (Tensor.cpu, Tensor.tolist, Tensor.item)
+BRINGS_HOME += (Tensor.__bool__, Tensor.__int__, Tensor.__float__, Tensor.__index__)
 REFUSES = (Tensor.numpy, Tensor.__array__)
 MIXES = (Tensor.__getitem__, Tensor.copy_, Tensor.to)  # indices may come from the CPU
+
+OF_AUTOGRAD = (torch.autograd.grad, torch.autograd.backward, Tensor.requires_grad_)
+KEPT_BY_AUTOGRAD = ("grad", "grad_fn", "is_leaf", "requires_grad")  # of the tensor itself
 
 
 class Elsewhere(Tensor):
@@ -39,13 +44,20 @@ NAME = "Pretended GPU"
 
 
 class Pretended(TorchFunctionMode):
-    """Within it there is an accelerator."""
+    """Within it there is an accelerator.
+
+    Attributes:
+        looks: how often something of a tensor that is there was asked for, which takes a wait.
+    """
+
+    looks = 0
 
     def __enter__(self) -> Self:
         said = {
             "is_available": True,
             "device_count": 1,
             "get_device_name": NAME,
+            "get_device_capability": CAPABILITY,
             "get_device_properties": SimpleNamespace(total_memory=MEMORY),
             "empty_cache": None,
         }
@@ -75,13 +87,17 @@ class Pretended(TorchFunctionMode):
             raise RuntimeError(f"Expected all tensors to be on the same device ({name})")
         if function is Tensor.__getitem__ and not isinstance(args[0], Elsewhere) and away:
             raise RuntimeError("indices should be on the same device as the indexed tensor")
+        if away and (function in BRINGS_HOME or function in (Tensor.nonzero, torch.nonzero)):
+            self.looks += 1
         if function is Tensor.to:
             return _moved(args, kwargs)
         wanted = kwargs.pop("device", None)
         kind = away[0] if away and function not in BRINGS_HOME else Tensor
         if wanted is not None:
             kind = _kind_of(wanted)
-        plain_args, plain_kwargs = tree_map(_plain, (args, kwargs))
+        attribute = getattr(getattr(function, "__self__", None), "__name__", None)
+        keep = function in OF_AUTOGRAD or attribute in KEPT_BY_AUTOGRAD
+        plain_args, plain_kwargs = (args, kwargs) if keep else tree_map(_plain, (args, kwargs))
         with torch._C.DisableTorchFunctionSubclass():
             found = function(*plain_args, **plain_kwargs)
         if kind is not Tensor and args and found is plain_args[0]:  # in place
@@ -91,14 +107,16 @@ class Pretended(TorchFunctionMode):
         return found if kind is Tensor else tree_map(partial(_marked, kind), found)
 
 
-def on_accelerator(module: nn.Module, device: torch.device = DEVICE) -> nn.Module:
-    """The module with all of its weights on the accelerator."""
+def on_accelerator(
+    module: nn.Module, learning: bool = False, device: torch.device = DEVICE
+) -> nn.Module:
+    """The module with all of its weights on the accelerator; `learning`: they get gradients."""
     kind = _kind_of(device)
     for part in module.modules():
         for name, parameter in part._parameters.items():
             if parameter is not None:
                 data = _marked(kind, parameter.data)
-                part._parameters[name] = nn.Parameter(data, requires_grad=False)
+                part._parameters[name] = nn.Parameter(data, learning)
         for name, buffer in part._buffers.items():
             if buffer is not None:
                 part._buffers[name] = _marked(kind, buffer)

@@ -64,6 +64,18 @@ def memory_of(device: torch.device) -> int | None:
     return None if device.type == "cpu" else int(torch.mps.recommended_max_memory())
 
 
+def is_fast_at_bfloat16(device: torch.device) -> bool:
+    """Whether a device multiplies matrices in bfloat16 much faster than in float32.
+
+    Of NVIDIA's GPUs these are the ones of compute capability 8 (Ampere) or above; of CPUs those
+    with AVX512-BF16 or AMX.
+    """
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    on_cpu = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return device.type == "cpu" and on_cpu
+
+
 def out_of_memory(error: RuntimeError) -> bool:
     """Whether an error says that memory ran out; what was freed since goes back to the device."""
     told = ("can't allocate memory", "out of memory")  # of the CPU, of MPS

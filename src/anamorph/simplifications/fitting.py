@@ -8,6 +8,7 @@ that nothing depends on how the sequences are batched. Then everything is learnt
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import NamedTuple
 
@@ -263,12 +264,15 @@ class _Pass:
             numbered: a batch and the number of its first sequence, which an error names.
         """
         first, batch = numbered
+        # On the host, which would have to wait for a device to know how many points there are.
+        sequence, position = batch.mask.cpu().nonzero(as_tuple=True)  # [points] without padding
         batch = batch.to(self.model.device)
-        sequence, place = batch.mask.nonzero(as_tuple=True)  # [points] each, without padding
-        with self.weights.watching(batch, first):
+        rows = sequence * batch.tokens.shape[1] + position
+        rows = rows.to(batch.tokens.device, non_blocking=batch.tokens.is_cuda)
+        with self.weights.watching(batch, rows, first + sequence):
             recorded = _record(self.model, batch, self.keys, whole=bool(self.weights.statistics))
-        rows = sequence * batch.tokens.shape[1] + place
         points: dict[Site, Tensor] = {}
+        sums: list[Tensor] = []
         for key in self.keys:
             sites = [site for site in self.sites if (site.layer, site.kind) == key]
             if key not in recorded:
@@ -279,37 +283,43 @@ class _Pass:
             if len(rows) < len(x):
                 x = x.index_select(0, rows)
             points |= {site: x if site.head is None else x[:, site.head] for site in sites}
-            if not x.sum().isfinite():  # it may be overflow, or at a head that nobody asked for
-                for site in sites:
-                    _require_finite(site, points[site], first + sequence)
-        return _Points(sequence, place, points)
+            sums.append(x.sum(dtype=torch.float32))
+        if sums and not torch.stack(sums).isfinite().all():  # one look at a device for all
+            for site in self.sites:  # it may be overflow, or at a head that nobody asked for
+                _require_finite(site, points[site], first + sequence)
+        return _Points(sequence, position, points)
 
 
-class _Points(NamedTuple):
+@dataclass(frozen=True)
+class _Points:
     """Activations of a batch.
 
     Attributes:
-        sequence: [points] the row of the batch that each point comes from.
-        position: [points] where in it.
+        sequence: [points] on the CPU: the row of the batch that each point comes from.
+        position: [points] likewise: where in it.
         at: for each site [points, dim].
     """
 
     sequence: Tensor
     position: Tensor
     at: dict[Site, Tensor]
+    orders: dict[tuple[int, int], Tensor] = field(default_factory=dict)
 
     def of(self, stream: Stream) -> Tensor:
         """What a fit sees [points, dim]: a sequence at all sites that share it, then the next."""
         each = [beside([self.at[site] for site in place]) for place in stream.places]
-        x, position = each[0], self.position
-        if len(each) > 1:
+        wanted = len(each), stream.keep
+        if wanted == (1, 0):
+            return each[0]
+        if wanted not in self.orders:
             order = self.sequence.repeat(len(each)).argsort(stable=True)
-            x, position = torch.cat(each)[order], position.repeat(len(each))[order]
-        return x[position >= stream.keep] if stream.keep else x
+            order = order[self.position.repeat(len(each))[order] >= stream.keep]
+            self.orders[wanted] = order.to(each[0].device)
+        return torch.cat(each).index_select(0, self.orders[wanted])
 
 
 def _require_finite(site: Site, points: Tensor, sequence: Tensor) -> None:
-    bad = (~points.isfinite()).any(dim=1).nonzero()
+    bad = (~points.isfinite()).any(dim=1).nonzero().cpu()
     if len(bad):
         raise AnamorphError(
             f"Cannot fit at {site}: sequence {int(sequence[bad[0, 0]])} of the data gives a NaN or "

@@ -14,6 +14,7 @@ from anamorph.simplifications.streamed import Streamed
 
 WARM_UP = 50  # steps in which the learning rate rises
 FEW = 200  # steps in which little is learnt
+LOOK = 50  # steps on a device between two looks at its errors, for which the host has to wait
 DECAY = 0.5  # the share of the last pool's steps in which it falls to zero
 
 
@@ -22,7 +23,8 @@ class Pooled(Streamed):
 
     Neighbours in a stream are alike, so points wait until a pool is full and are then shuffled. The
     learning rate rises, stays, and falls while the last pool is learnt from, as how long the stream
-    is is known only then. Points are scaled so that their mean distance from the mean is √width.
+    is is known only then. Points are scaled so that their mean distance from the mean is √width. On
+    a device they are held, and learnt from, there.
 
     A subclass defines `start`, `train` and `settle`, beside `__call__`. Of a replacement the points
     hold what it reads and writes; a map reads and writes the same.
@@ -49,12 +51,15 @@ class Pooled(Streamed):
         Args:
             x: [points, read] scaled, float32.
             y: [points, written] likewise; `x` itself of a map.
-            random: all random numbers must come from it, later ones too.
+            random: on the CPU; all random numbers must come from it, later ones too.
         """
 
     @abstractmethod
-    def train(self, x: Tensor, y: Tensor, rate: float) -> float:
-        """Take a step; give the share of the variance of `y` that was not explained before it."""
+    def train(self, x: Tensor, y: Tensor, rate: float) -> float | Tensor:
+        """Take a step; give the share of the variance of `y` that was not explained before it.
+
+        A tensor on a device is looked at only now and then, so that nothing waits for the device.
+        """
 
     @abstractmethod
     def settle(self, scale: float, scale_written: float) -> None:
@@ -83,7 +88,7 @@ class Pooled(Streamed):
         """See `Streamed.step`."""
         if sum(map(len, self._held)) >= self.pool:
             self._learn(last=False)
-        self._held.append(points.float().cpu())
+        self._held.append(points.float())
 
     def end(self) -> None:
         """See `Streamed.end`.
@@ -111,22 +116,23 @@ class Pooled(Streamed):
         if not self._steps:
             self.start(x, y, self._random)
         steps = self.passes * -(-len(x) // self.batch)
-        for step, some in enumerate(self._batches(len(x))):
+        for step, some in enumerate(self._batches(len(x), x.device)):
             rate = (self.rate or self.usual_rate) * min(1.0, (self._steps + 1) / WARM_UP)
             if last:
                 rate *= min(1.0, (steps - step) / (DECAY * steps))
             error = self.train(x[some], y[some], rate)
-            if not error < float("inf"):
+            looked = x.device.type == "cpu" or (step + 1) % LOOK == 0 or step + 1 == steps
+            if looked and not float(error) < float("inf"):
                 raise AnamorphError(
                     f"{self}: after {self._steps} steps the numbers have grown beyond all bounds "
                     f"at a learning rate of {rate:.2g}; give a smaller one by rate=."
                 )
             self._steps += 1
 
-    def _batches(self, points: int) -> Iterator[Tensor]:
+    def _batches(self, points: int, device: torch.device) -> Iterator[Tensor]:
         for _ in range(self.passes):
             order = torch.randperm(points, generator=self._random)
-            yield from torch.split(order, self.batch)
+            yield from torch.split(order.to(device), self.batch)
 
 
 def _scale(x: Tensor) -> float:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import warnings
 from functools import reduce
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -62,7 +62,7 @@ class Chunk(NamedTuple):
     """
 
     gradient: Parts
-    loss: float
+    loss: float | Tensor
     active: Tensor
 
 
@@ -135,12 +135,18 @@ class Trainer:
         variance: of what is written: the mean squared distance of a point from the mean.
     """
 
+    chunk: ClassVar[int] = CHUNK
+
     def __init__(self, parts: Parts, k: int, tied: bool, variance: float) -> None:
         self.parts, self.k, self.tied, self.variance = parts, k, tied, variance
-        self.idle = torch.zeros(len(parts.encoder_bias), dtype=torch.int64)  # steps, by feature
+        self.idle = torch.zeros_like(parts.encoder_bias, dtype=torch.int64)  # steps, by feature
         self.optimizer = torch.optim.Adam([p for p in parts if p is not None], fused=True)
 
-    def step(self, x: Tensor, y: Tensor, rate: float, workers: int) -> float:
+    def dead(self) -> Tensor:
+        """The numbers of the features that are dead."""
+        return (self.idle >= DEAD_AFTER).nonzero().squeeze(1)
+
+    def step(self, x: Tensor, y: Tensor, rate: float, workers: int) -> float | Tensor:
         """Learn from points.
 
         Args:
@@ -152,8 +158,8 @@ class Trainer:
         Returns:
             the share of the variance that is not explained, before the step.
         """
-        dead = (self.idle >= DEAD_AFTER).nonzero().squeeze(1)
-        pairs = zip(torch.split(x, CHUNK), torch.split(y, CHUNK), strict=True)
+        dead = self.dead()
+        pairs = zip(torch.split(x, self.chunk), torch.split(y, self.chunk), strict=True)
         chunks = list(side_by_side(lambda pair: self.gradients(*pair, dead), pairs, workers))
         for part, *gradients in zip(self.parts, *(chunk.gradient for chunk in chunks), strict=True):
             if part is not None:
@@ -164,7 +170,7 @@ class Trainer:
             decoder = self.parts.decoder
             decoder.div_(decoder.norm(dim=1, keepdim=True).clamp(min=1e-12))
         self.idle += 1
-        self.idle[torch.stack([chunk.active for chunk in chunks]).any(dim=0)] = 0
+        self.idle.masked_fill_(torch.stack([chunk.active for chunk in chunks]).any(dim=0), 0)
         return sum(chunk.loss for chunk in chunks) / len(x)
 
     def gradients(self, x: Tensor, y: Tensor, dead: Tensor) -> Chunk:

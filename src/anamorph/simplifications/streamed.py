@@ -52,7 +52,7 @@ class Streamed(Simplification):
 
     @abstractmethod
     def end(self) -> None:
-        """Set the learnt attributes, tensors of any dtype."""
+        """Set the learnt attributes, tensors of any dtype, on any device."""
 
     def validate(self, dim: int | None = None) -> None:
         """See `Simplification.validate`."""
@@ -100,7 +100,7 @@ class Steps:
             self._rest = [waiting]
 
     def finish(self) -> dict[str, Tensor]:
-        """What was learnt; no more points can be taken in afterwards.
+        """What was learnt, on the CPU; no more points can be taken in afterwards.
 
         Raises:
             AnamorphError: if no point was seen.
@@ -114,7 +114,8 @@ class Steps:
                         self._step(points)
                 self.learner.end()
             self._ended = True
-        return {name: value.detach() for name, value in self.learner.state_dict().items()}
+        learnt = self.learner.state_dict()  # in the layout of a file, on which rounding depends
+        return {name: x.detach().cpu().contiguous() for name, x in learnt.items()}
 
     @contextmanager
     def _learning(self) -> Iterator[None]:

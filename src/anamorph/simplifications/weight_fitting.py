@@ -3,6 +3,7 @@
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor, nn
 
 from anamorph.errors import AnamorphError, told_where
@@ -58,17 +59,18 @@ class WeightFits:
         return self.statistics.setdefault(matrix.inputs, {}).setdefault(statistic.key, statistic)
 
     @contextmanager
-    def watching(self, batch: Batch, first: int) -> Iterator[None]:
+    def watching(self, batch: Batch, rows: Tensor, sequence: Tensor) -> Iterator[None]:
         """Take in what matrices are given while the model runs on a batch, without padding.
 
         Args:
             batch: on the model's device.
-            first: the number of its first sequence, which an error names.
+            rows: [points] there too: which of the batch's tokens are no padding.
+            sequence: [points] on the CPU: the number of the sequence of each, which an error names.
 
         Raises:
             AnamorphError: if they are not given it once, or there is a NaN or infinity in it.
         """
-        rows, fed = batch.mask.flatten().nonzero()[:, 0], set[nn.Module]()
+        fed: dict[nn.Module, Tensor] = {}
 
         def seen(module: nn.Module, x: Tensor) -> None:
             points = x.flatten(0, -2)
@@ -77,21 +79,21 @@ class WeightFits:
                     f"{self.names[module]} does not see every token once, so its inputs cannot be "
                     "taken in."
                 )
-            fed.add(module)
             points = points.index_select(0, rows)
-            if not points.sum().isfinite() and not points.isfinite().all():
-                bad = (~points.isfinite()).any(1).nonzero()[0, 0]
-                number = first + int(rows[bad]) // batch.mask.shape[1]
-                raise AnamorphError(
-                    f"Cannot fit {self.names[module]}: sequence {number} of the data gives it a "
-                    "NaN or infinity; check the model's weights."
-                )
+            fed[module] = points.abs().amax(1).isfinite()
             for statistic in self.statistics[module].values():
                 statistic.update(points)
 
         with watched(self.statistics, seen):
             yield
-        if missed := self.statistics.keys() - fed:
+        finite = torch.stack(list(fed.values())) if fed else torch.ones(0)
+        if not finite.all():  # one look at a device for all
+            number, bad = (~finite.cpu()).nonzero()[0].tolist()
+            raise AnamorphError(
+                f"Cannot fit {self.names[list(fed)[number]]}: sequence {int(sequence[bad])} of the "
+                "data gives it a NaN or infinity; check the model's weights."
+            )
+        if missed := self.statistics.keys() - fed.keys():
             raise AnamorphError(
                 f"{', '.join(sorted(self.names[m] for m in missed))} saw no tokens when the model "
                 "ran, so there is nothing to fit to."

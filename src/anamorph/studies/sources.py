@@ -187,7 +187,7 @@ class TrainedStudy(Study):
         return {
             "preset": self.preset,
             **self.spec.model_dump(mode="json", exclude={"device", "matmul"}),
-            "training": asdict(resolved(self.spec.training)),
+            "training": asdict(resolved(self.spec.training, self.shape.device)),
             "model": self.config.__dict__,
             "paper_steps": paper_steps(self.task.name),
         }

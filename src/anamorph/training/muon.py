@@ -9,7 +9,6 @@ Source: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural netw
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +23,8 @@ class Muon(Optimizer):
 
     Args:
         params: matrices.
-        lr: the learning rate; larger by √(rows/columns) for matrices with more rows.
+        lr: the learning rate, a number or a tensor of one, as steps that are captured need; larger
+            by √(rows/columns) for matrices with more rows.
         weight_decay: decoupled.
         momentum: of the gradient, in Nesterov's form.
     """
@@ -32,7 +32,7 @@ class Muon(Optimizer):
     def __init__(
         self,
         params: Iterable[nn.Parameter],
-        lr: float = 1e-3,
+        lr: float | Tensor = 1e-3,
         weight_decay: float = 0.1,
         momentum: float = 0.95,
     ) -> None:
@@ -42,23 +42,28 @@ class Muon(Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Update every parameter that has a gradient."""
         for group in self.param_groups:
-            by_shape: dict[torch.Size, list[nn.Parameter]] = {}
+            by_shape: dict[torch.Size, list[Tensor]] = {}
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     by_shape.setdefault(parameter.shape, []).append(parameter)
             for shape, parameters in by_shape.items():
-                updates = [self._moved(p, group["momentum"]) for p in parameters]
+                updates = orthogonal(torch.stack(self._moved(parameters, group["momentum"])))
                 rate = group["lr"] * math.sqrt(max(1, shape[0] / shape[1]))
-                for p, update in zip(parameters, orthogonal(torch.stack(updates)), strict=True):
-                    p.mul_(1 - group["lr"] * group["weight_decay"])
-                    p.add_(update.to(p.dtype), alpha=-rate)
+                torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+                updates = updates.to(parameters[0].dtype)
+                if isinstance(rate, Tensor):
+                    updates, rate = updates * rate, 1.0
+                torch._foreach_add_(parameters, list(updates.unbind()), alpha=-rate)
 
-    def _moved(self, parameter: nn.Parameter, momentum: float) -> Tensor:
-        state: dict[str, Any] = self.state[parameter]
-        assert parameter.grad is not None
-        buffer = state.setdefault("momentum_buffer", torch.zeros_like(parameter.grad))
-        buffer.lerp_(parameter.grad, 1 - momentum)
-        return parameter.grad.lerp(buffer, momentum)
+    def _moved(self, parameters: list[Tensor], momentum: float) -> tuple[Tensor, ...]:
+        """Of parameters of one shape, where their gradients and those before would move them."""
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            if "momentum_buffer" not in self.state[parameter]:
+                self.state[parameter]["momentum_buffer"] = torch.zeros_like(gradient)
+        buffers = [self.state[p]["momentum_buffer"] for p in parameters]
+        torch._foreach_lerp_(buffers, gradients, 1 - momentum)
+        return torch._foreach_lerp(gradients, buffers, momentum)
 
 
 def orthogonal(x: Tensor) -> Tensor:

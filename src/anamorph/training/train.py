@@ -6,10 +6,9 @@ a resumed run ends with the same weights as one that was never stopped.
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -18,18 +17,22 @@ import numpy as np
 import polars as pl
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from anamorph.errors import AnamorphError, require
 from anamorph.files import write_table
+from anamorph.machine.devices import find_device, is_fast_at_bfloat16
 from anamorph.models.decoder import Decoder, DecoderConfig
 from anamorph.tasks.base import Split, Task
 from anamorph.tasks.batches import collate, plan, shuffled, targets
 from anamorph.training.checkpoint import Checkpoint, Reached
-from anamorph.training.gradient import gradient_in_pieces, set_gradient
+from anamorph.training.gradient import gradient_in_pieces
+from anamorph.training.graphs import CudaGraphs, Replayed
 from anamorph.training.muon import Muon
 
+LOOK = 50  # steps on a device between two looks at the loss, for which the host has to wait
 EVALUATED = 200  # sequences of each split, for the curves: they tell enough and take little time
 
 
@@ -48,7 +51,7 @@ class TrainingConfig:
         decay: share of the steps, at the end, in which they fall to zero.
         clip: the gradient's largest norm.
         precision: `32-true` computes in float32, `bf16-mixed` multiplies matrices in bfloat16 (by
-            `torch.autocast`); `auto` is `bf16-mixed` on processors that are fast at it.
+            `torch.autocast`); `auto` is `bf16-mixed` on devices that are fast at it.
         evaluate_every: steps between two points of the curves.
         checkpoint_every: steps between two checkpoints.
     """
@@ -80,7 +83,7 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a training is; whoever watches it is told after every step."""
+    """How far a training is; whoever watches it is told (see `train`)."""
 
     step: int
     steps: int
@@ -96,9 +99,13 @@ def train(
     seed: int = 0,
     out: Path | str | None = None,
     watch: Callable[[Progress], None] = lambda progress: None,
-    device: torch.device | str = "cpu",
+    device: torch.device | str = "auto",
 ) -> tuple[Decoder, pl.DataFrame]:
     """Train a decoder to predict the next token.
+
+    The same device gives the same weights again, also if it is stopped on the way; another device
+    gives others by rounding. On a GPU steps are replayed from CUDA graphs, and what they come to is
+    looked at every 50 steps, and before anything is evaluated or written.
 
     Args:
         task: its `train` split is learnt; every other split gets a curve.
@@ -107,8 +114,8 @@ def train(
         seed: of the weights and of the order of batches.
         out: a folder for checkpoints, from which a stopped training goes on, and in the end for
             `model.safetensors` and `history.parquet`.
-        watch: called after every step.
-        device: where to train. The model stays there.
+        watch: called after every step; on a device whenever the loss is looked at.
+        device: where to train, as of `anamorph.machine.devices.find_device`. The model stays there.
 
     Returns:
         the model, and its curves: one row a split and evaluation, with `step`, `tokens` seen,
@@ -118,40 +125,45 @@ def train(
     Raises:
         AnamorphError: if the loss is not finite, or a checkpoint is damaged or another training's.
     """
-    config = resolved(config or TrainingConfig())
+    device = find_device(device)
+    config = resolved(config or TrainingConfig(), device)
     model = model or default_model(task)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         decoder = Decoder(model).to(device)
-    optimizers = _optimizers(decoder, config)
+    on_cpu = decoder.device.type == "cpu"
+    optimizers = _optimizers(decoder, config, captured=decoder.device.type == "cuda")
     identity = {
         "task": dict(task.spec),
         "training": asdict(config),
         "model": asdict(model),
         "seed": seed,
+        "device": decoder.device.type,
     }
     checkpoint = None if out is None else Checkpoint(Path(out), identity)
     reached = checkpoint.restore(decoder, optimizers) if checkpoint else Reached()
+    reached.loss = reached.loss.to(decoder.device)
     batches = shuffled(task.train.lengths, config.batch_tokens, seed)
     started, at_start = time.monotonic(), reached.tokens
-    given = decoder, config.precision == "bf16-mixed"
-    on_cpu = decoder.device.type == "cpu"
-    ready = gradient_in_pieces(*given) if on_cpu else nullcontext(partial(set_gradient, *given))
-    with ready as gradient:
+    with _steps(decoder, optimizers, task.train, config) as take_step:
         for sequences in islice(batches, reached.step, config.steps):
-            batch = collate(task.train, sequences).to(decoder.device)
-            bits = gradient(batch.tokens, batch.mask)
-            _update(decoder, optimizers, _rates(reached.step, config), config.clip)
+            bits = take_step(sequences, _rates(reached.step, config))
             reached.step += 1
-            reached.tokens += batch.tokens.numel()
+            reached.tokens += len(sequences) * int(task.train.lengths[sequences].max())
             reached.loss = bits if reached.step == 1 else 0.98 * reached.loss + 0.02 * bits
             last = reached.step == config.steps
-            if last or reached.step % config.evaluate_every == 0:
+            evaluates = last or reached.step % config.evaluate_every == 0
+            writes = not last and reached.step % config.checkpoint_every == 0
+            if not (on_cpu or evaluates or writes or reached.step % LOOK == 0):
+                continue
+            loss = float(reached.loss)
+            _require_finite(loss)
+            if evaluates:
                 reached.history += _curves(decoder, task, reached)
-            if checkpoint and not last and reached.step % config.checkpoint_every == 0:
+            if checkpoint and writes:
                 checkpoint.write(decoder, optimizers, reached)
             speed = (reached.tokens - at_start) / (time.monotonic() - started)
-            watch(Progress(reached.step, config.steps, float(reached.loss), speed))
+            watch(Progress(reached.step, config.steps, loss, speed))
     curves = pl.DataFrame(reached.history)
     if checkpoint:
         write_table(checkpoint.path.with_name("history.parquet"), curves)
@@ -201,38 +213,64 @@ def accuracy(model: Decoder, split: Split, candidates: Tensor) -> tuple[float, f
     return (right / count, bits / count) if count else (math.nan, math.nan)
 
 
-def resolved(config: TrainingConfig) -> TrainingConfig:
-    """The configuration with the precision that `auto` stands for on this processor."""
+def resolved(config: TrainingConfig, device: torch.device) -> TrainingConfig:
+    """The configuration with the precision that `auto` stands for on a device."""
     if config.precision != "auto":
         return config
-    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    fast = is_fast_at_bfloat16(device)
     return replace(config, precision="bf16-mixed" if fast else "32-true")
 
 
-def _update(
-    model: nn.Module, optimizers: Sequence[Optimizer], rates: Sequence[float], clip: float
-) -> None:
-    """One step of the optimizers, each at its learning rate."""
-    norm = nn.utils.clip_grad_norm_(model.parameters(), clip)
-    if not torch.isfinite(norm):
+@contextmanager
+def _steps(
+    model: Decoder, optimizers: Sequence[Optimizer], split: Split, config: TrainingConfig
+) -> Iterator[Callable[[NDArray[np.int64], Sequence[float]], Tensor]]:
+    """What learns from sequences, at a rate for each optimizer, and gives the loss in bits."""
+    bfloat16 = config.precision == "bf16-mixed"
+    if model.device.type != "cpu":
+        capture = CudaGraphs(model.device) if model.device.type == "cuda" else None
+        options: dict[str, Any] = {"bfloat16": bfloat16, "clip": config.clip, "capture": capture}
+        yield Replayed(model, optimizers, split, **options)
+        return
+    with gradient_in_pieces(model, bfloat16) as gradient:
+
+        def step(sequences: NDArray[np.int64], rates: Sequence[float]) -> Tensor:
+            batch = collate(split, sequences)
+            bits = gradient(batch.tokens, batch.mask)
+            _require_finite(float(nn.utils.clip_grad_norm_(model.parameters(), config.clip)))
+            for optimizer, rate in zip(optimizers, rates, strict=True):
+                optimizer.param_groups[0]["lr"] = rate
+                optimizer.step()
+                optimizer.zero_grad()
+            return bits
+
+        yield step
+
+
+def _require_finite(number: float) -> None:
+    if not math.isfinite(number):
         raise AnamorphError(
             "Training broke down: the gradient is not finite. Lower the learning rates "
             "(training.learning_rate, training.muon_learning_rate) or use precision 32-true."
         )
-    for optimizer, rate in zip(optimizers, rates, strict=True):
-        optimizer.param_groups[0]["lr"] = rate
-        optimizer.step()
-        optimizer.zero_grad()
 
 
-def _optimizers(model: Decoder, config: TrainingConfig) -> list[Optimizer]:
-    """AdamW, and before it Muon, if it is asked for, for the matrices inside the blocks."""
+def _optimizers(model: Decoder, config: TrainingConfig, captured: bool = False) -> list[Optimizer]:
+    """AdamW, and before it Muon, if it is asked for, for the matrices inside the blocks.
+
+    Args:
+        model: whose weights.
+        config: how to train.
+        captured: whether their steps will be, so that rates have to be where the weights are.
+    """
     muon, decay = config.optimizer == "muon", config.weight_decay
     matrices = [p for p in model.blocks.parameters() if p.dim() == 2 and muon]
     inside = {id(p) for p in matrices}
     rest = [p for p in model.parameters() if id(p) not in inside]
-    adamw = AdamW(rest, betas=(0.9, 0.98), weight_decay=decay, fused=True)
-    return [Muon(matrices, weight_decay=decay), adamw] if muon else [adamw]
+    rates = [torch.zeros((), device=model.device) if captured else 1e-3 for _ in range(2)]
+    betas, options = (0.9, 0.98), {"fused": True, "capturable": captured}
+    adamw = AdamW(rest, lr=rates[0], betas=betas, weight_decay=decay, **options)
+    return [Muon(matrices, lr=rates[1], weight_decay=decay), adamw] if muon else [adamw]
 
 
 def _rates(step: int, config: TrainingConfig) -> list[float]:

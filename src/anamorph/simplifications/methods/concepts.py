@@ -83,16 +83,18 @@ class Concepts(Pooled):
         self._random = random
         self._spread = float((y - y.mean(dim=0)).square().sum(dim=1).mean()) or 1.0
         encoder = F.normalize(torch.randn(self.concepts, x.shape[1], generator=random), dim=1)
+        encoder = encoder.to(x.device)
         decoder = encoder.clone()
         parts = [encoder, -encoder @ x.mean(dim=0), decoder, y.mean(dim=0) - decoder.sum(dim=0) / 2]
         self._parts = [part.requires_grad_() for part in parts]
         self._optimizer = torch.optim.Adam(self._parts, fused=True)
 
-    def train(self, x: Tensor, y: Tensor, rate: float) -> float:
+    def train(self, x: Tensor, y: Tensor, rate: float) -> Tensor:
         """See `Pooled.train`."""
         encoder, encoder_bias, decoder, bias = self._parts
         odds = F.linear(x, encoder, encoder_bias)  # their logarithm
         draw = torch.rand(odds.shape, generator=self._random).clamp(1e-6, 1 - 1e-6).logit()
+        draw = draw.to(x.device, non_blocking=x.is_cuda)
         soft = torch.sigmoid(odds + draw)
         on = soft + (soft > 0.5).float() - soft.detach()
         error = (on @ decoder + bias - y).square().sum(dim=1).mean() / self._spread
@@ -104,7 +106,7 @@ class Concepts(Pooled):
             part.grad = gradient
         self._optimizer.param_groups[0]["lr"] = rate
         self._optimizer.step()
-        return float(error.detach())
+        return error.detach()
 
     def settle(self, scale: float, scale_written: float) -> None:
         """See `Pooled.settle`."""

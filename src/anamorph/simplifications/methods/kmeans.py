@@ -5,11 +5,13 @@ from typing import ClassVar, Self
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from anamorph.errors import AnamorphError
 from anamorph.machine.process import as_found
 from anamorph.simplifications.base import Simplification
+from anamorph.simplifications.lloyd import lloyd, start_of
 from anamorph.simplifications.statistics.reservoir import USUAL, Reservoir
 
 MAX_ITERATIONS = 100  # of Lloyd's algorithm; it stops before when the centres rest (tol=1e-4)
@@ -17,6 +19,9 @@ MAX_ITERATIONS = 100  # of Lloyd's algorithm; it stops before when the centres r
 
 class KMeans(Simplification):
     """The nearest of `clusters` centres, found by scikit-learn: k-means++, one start, Lloyd.
+
+    Of points that come from another device Lloyd's algorithm runs there, in float64 (on Apple's
+    GPUs, which have none, in float32), and finds the same centres up to rounding.
 
     Args:
         clusters: how many centres; at most the number of distinct points seen. Exactly that many
@@ -77,19 +82,29 @@ class KMeans(Simplification):
             )
         if few and self.clusters == len(distinct):
             centers = distinct  # the optimum, which the algorithm could miss by a duplicate
+        elif statistic.device.type == "cpu":
+            centers = self._on_cpu(points)
         else:
-            with as_found():  # here: it takes two seconds to import
-                from sklearn.cluster import KMeans as ScikitKMeans
-                from threadpoolctl import threadpool_limits
-
-            # One thread: scikit-learn adds up the threads' partial sums as they come in.
-            with as_found(), threadpool_limits(limits=1):
-                search = ScikitKMeans(
-                    int(self.clusters), n_init=1, max_iter=MAX_ITERATIONS, random_state=self.seed
-                )
-                centers = search.fit(points).cluster_centers_
+            dtype = torch.float32 if statistic.device.type == "mps" else torch.float64
+            start = torch.from_numpy(start_of(points, int(self.clusters), self.seed))
+            there = torch.from_numpy(points).to(statistic.device, dtype)
+            found = lloyd(there, there[start.to(there.device)], MAX_ITERATIONS)
+            centers = found.cpu().numpy()
         self.centers_ = torch.from_numpy(centers.astype(np.float64))
         return self
+
+    def _on_cpu(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        with as_found():  # here: it takes two seconds to import
+            from sklearn.cluster import KMeans as ScikitKMeans
+            from threadpoolctl import threadpool_limits
+
+        # One thread: scikit-learn adds up the threads' partial sums as they come in.
+        with as_found(), threadpool_limits(limits=1):
+            search = ScikitKMeans(
+                int(self.clusters), n_init=1, max_iter=MAX_ITERATIONS, random_state=self.seed
+            )
+            found: NDArray[np.float64] = search.fit(points).cluster_centers_
+        return found
 
     def __call__(self, x: Tensor) -> Tensor:
         """Replace every point of `x` [..., dim] by its nearest centre; one with a NaN by NaN."""

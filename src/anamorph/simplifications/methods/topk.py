@@ -18,6 +18,7 @@ from anamorph.simplifications.formats.coder import Encoder, SparseCoder
 from anamorph.simplifications.pooled import Pooled
 from anamorph.simplifications.replacement import Replacement
 from anamorph.simplifications.sparse import Parts, Trainer
+from anamorph.simplifications.sparse_device import DeviceTrainer
 
 RATE = 2e-4  # for 2**14 features; it goes with one over the root of their number (as in sparsify)
 
@@ -64,18 +65,20 @@ class TopKCoder(Pooled):
     def start(self, x: Tensor, y: Tensor, random: torch.Generator) -> None:
         """See `Pooled.start`; a transcoder begins by writing the mean."""
         encoder = F.normalize(torch.randn(self.features, x.shape[1], generator=random), dim=1)
-        decoder = encoder.clone() if self.tied else torch.zeros(self.features, y.shape[1])
+        encoder = encoder.to(x.device)
+        decoder = encoder.clone() if self.tied else encoder.new_zeros(self.features, y.shape[1])
         spread = float((y - y.mean(dim=0)).square().sum(dim=1).mean())
         # The features of the mean point are zero; an autoencoder subtracts it anyway.
-        begin = torch.zeros(self.features) if self.tied else -encoder @ x.mean(dim=0)
+        begin = encoder.new_zeros(self.features) if self.tied else -encoder @ x.mean(dim=0)
         parts = Parts(encoder, begin, decoder, y.mean(dim=0))
-        self._trainer = Trainer(self.begun(parts), self.k, self.tied, spread or 1.0)
+        trainer = Trainer if x.device.type == "cpu" else DeviceTrainer
+        self._trainer = trainer(self.begun(parts), self.k, self.tied, spread or 1.0)
 
     def begun(self, parts: Parts) -> Parts:
         """The weights to begin with; these, or more."""
         return parts
 
-    def train(self, x: Tensor, y: Tensor, rate: float) -> float:
+    def train(self, x: Tensor, y: Tensor, rate: float) -> float | Tensor:
         """See `Pooled.train`."""
         return self._trainer.step(x, y, rate, self.threads)
 
@@ -101,7 +104,9 @@ class TopKCoder(Pooled):
 class TopKSAE(TopKCoder):
     """A sparse autoencoder: a point is written as a sum of `k` of so many learnt directions.
 
-    Trained as Gao et al. 2024 (arXiv 2406.04093) do, by Adam, with their loss for dead features.
+    Trained as Gao et al. 2024 (arXiv 2406.04093) do, by Adam, with their loss for dead features. On
+    a GPU that is fast at bfloat16 matrices are multiplied in it while it is trained; on others, and
+    on a CPU, in float32. Weights and Adam's moments are float32 everywhere.
 
     Args:
         features: how many directions there are.
@@ -216,7 +221,7 @@ class TopKTranscoder(TopKCoder, Replacement):
 
     def begun(self, parts: Parts) -> Parts:
         """See `TopKCoder.begun`."""
-        zeros = torch.zeros(parts.decoder.shape[1], parts.encoder.shape[1])
+        zeros = parts.encoder.new_zeros(parts.decoder.shape[1], parts.encoder.shape[1])
         return parts._replace(skip=zeros) if self.skip else parts
 
     def settle(self, scale: float, scale_written: float) -> None:

@@ -12,6 +12,9 @@ from anamorph.errors import AnamorphError
 USUAL = 32768
 """Points that are kept where nobody asks for another number."""
 
+BROUGHT = 2048
+"""Points that wait on another device until they are brought to the CPU at once."""
+
 
 class Reservoir:
     """Keeps the points whose running index has the smallest hashes: a sample without replacement.
@@ -19,6 +22,7 @@ class Reservoir:
     What is kept depends on the index of a point in the stream alone, never on the sizes of the
     updates. Points keep their dtype and are held on the CPU: a quarter more than the capacity at
     most, in one piece of memory, because many small ones for a long time would splinter the heap.
+    From another device only those are brought that may stay, many at a time.
 
     Args:
         capacity: how many points to keep.
@@ -27,6 +31,7 @@ class Reservoir:
 
     Attributes:
         seen: points of the stream that it has seen, or that came before.
+        device: where those were that came last.
     """
 
     def __init__(self, *, capacity: int, seed: int, start: int = 0) -> None:
@@ -38,6 +43,8 @@ class Reservoir:
         self._held = 0  # of both; behind it is room
         self._most = capacity + max(1, capacity // 4)
         self._limit: np.uint64 | None = None  # once full, a point with a greater hash cannot enter
+        self.device = torch.device("cpu")
+        self._far: list[tuple[NDArray[np.uint64], Tensor]] = []  # on another device, to be brought
 
     @property
     def key(self) -> tuple[str, int, int]:
@@ -48,10 +55,26 @@ class Reservoir:
         """Take in `x` [points, dim]."""
         hashes = splitmix64(self.seed, self.seen, len(x))
         self.seen += len(x)
-        if self._limit is not None:
-            chosen = np.flatnonzero(hashes < self._limit)
-            hashes, x = hashes[chosen], x[torch.from_numpy(chosen).to(x.device)]
-        self._take(hashes, x.detach().cpu())
+        limit = self._limit
+        if limit is None and len(x) > self.capacity:  # of these so many may stay
+            limit = np.partition(hashes, self.capacity)[self.capacity]
+        if limit is not None:
+            chosen = np.flatnonzero(hashes < limit)
+            there = torch.from_numpy(chosen).to(x.device, non_blocking=x.is_cuda)
+            hashes, x = hashes[chosen], x[there]
+        self.device = x.device
+        if x.device.type == "cpu":
+            self._take(hashes, x.detach())
+        else:
+            self._far.append((hashes, x.detach().clone()))
+            if sum(len(some) for some, _ in self._far) >= BROUGHT:
+                self._bring()
+
+    def _bring(self) -> None:
+        if self._far:
+            hashes, points = zip(*self._far, strict=True)
+            self._far = []
+            self._take(np.concatenate(hashes), torch.cat(points).cpu())
 
     def _take(self, hashes: NDArray[np.uint64], x: Tensor) -> None:
         while len(x):
@@ -78,11 +101,14 @@ class Reservoir:
                 f"The part of a sample that begins at point {later.start} cannot follow one that "
                 f"ends before point {self.seen}; merge parts in the order of the stream."
             )
-        self.seen = later.seen
+        self.seen, self.device = later.seen, later.device
+        self._bring()
+        later._bring()
         self._take(later._hashes[: later._held], later._points[: later._held])
 
     def points(self) -> Tensor:
         """[at most capacity, dim] the sample, in the order of the stream, float64."""
+        self._bring()
         if self._held > self.capacity:
             self._compact()
         return self._points[: self._held].to(torch.float64, copy=True)

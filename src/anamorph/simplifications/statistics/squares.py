@@ -9,7 +9,7 @@ from anamorph.simplifications.statistics.blocks import Blocks
 
 
 class Squares:
-    """Streaming sums of squares in float64, dimension by dimension.
+    """Streaming sums of squares in float64, dimension by dimension, where the points are.
 
     Args:
         dim: the width of a point.
@@ -18,7 +18,7 @@ class Squares:
     def __init__(self, dim: int) -> None:
         self.dim = dim
         self._blocks = Blocks()
-        self._sum = torch.zeros(dim, dtype=torch.float64)
+        self._sum = torch.zeros((), dtype=torch.float64)  # then [dim], where the points are
 
     @property
     def key(self) -> tuple[str]:
@@ -28,7 +28,7 @@ class Squares:
     def update(self, x: Tensor) -> None:
         """Take in `x` [points, dim]."""
         for block in self._blocks.take(x):
-            self._sum += _sum(block)
+            self._sum = self._sum + _sum(block)
 
     def part(self, start: int) -> Self:
         """An empty one for points of the same width, wherever in the stream they are."""
@@ -36,7 +36,7 @@ class Squares:
 
     def merge(self, later: Self) -> None:
         """Take in what another has seen, of any part of the stream."""
-        self._sum += later._sum
+        self._sum = self._sum + later._sum
         for points in later._blocks.rest:
             self.update(points)
 
@@ -44,9 +44,11 @@ class Squares:
     def norms(self) -> Tensor:
         """[dim] float64, on the CPU: the root of each dimension's sum of squares."""
         rest = self._blocks.rest
-        return (self._sum + (_sum(torch.cat(rest)) if rest else 0)).sqrt()
+        total = self._sum + (_sum(torch.cat(rest)) if rest else 0)
+        return total.cpu().sqrt().expand(self.dim)
 
 
 def _sum(points: Tensor) -> Tensor:
-    """[dim] float64, on the CPU."""
-    return points.cpu().to(torch.float64).square().sum(0)
+    """[dim] float64, where the points are; Apple's GPUs have no float64."""
+    points = points.cpu() if points.device.type == "mps" else points
+    return points.to(torch.float64).square().sum(0)
