@@ -199,11 +199,6 @@ class Chain(Simplification):
         self.stages_ = stages
         return self
 
-    def held(self) -> tuple[object, ...]:
-        """See `Prepared.held`; of the stages too."""
-        stages = vars(self).get("stages_", ())
-        return (*super().held(), *(value for stage in stages for value in stage.held()))
-
     def affine(self) -> tuple[Tensor, Tensor] | None:
         """The stages multiplied out, if all of them are affine."""
         maps = [stage.product() for stage in self.stages_]

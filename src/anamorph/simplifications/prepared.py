@@ -25,8 +25,10 @@ class Prepared:
     """Attributes, and what follows from them, as they were last used."""
 
     def held(self) -> tuple[object, ...]:
-        """All of its attributes: what it computes follows from them."""
-        return tuple(value for name, value in vars(self).items() if name != READY)
+        """All attributes, its own and of stages that it holds: what it computes follows from them."""
+        own = [value for name, value in vars(self).items() if name != READY]
+        lists = [part for value in own if isinstance(value, tuple) for part in value]
+        return (*own, *(x for part in lists if isinstance(part, Prepared) for x in part.held()))
 
     def prepared(self, x: Tensor, name: str, make: Callable[[], _T]) -> _T:
         """What is made of its attributes, in the dtype of `x`, on its device.
