@@ -25,7 +25,7 @@ class Prepared:
     """Attributes, and what follows from them, as they were last used."""
 
     def held(self) -> tuple[object, ...]:
-        """All attributes, its own and of stages that it holds: what it computes follows from them."""
+        """All attributes, of stages too: what it computes follows from them."""
         own = [value for name, value in vars(self).items() if name != READY]
         lists = [part for value in own if isinstance(value, tuple) for part in value]
         return (*own, *(x for part in lists if isinstance(part, Prepared) for x in part.held()))
