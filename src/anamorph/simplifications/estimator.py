@@ -152,7 +152,7 @@ class Fittable(Prepared, ABC):
     def factors(self) -> tuple[Tensor, Tensor, Tensor] | None:
         """(down [dim, rank], up [rank, dim], bias [dim]) if the map is `x @ down @ up + bias`.
 
-        As `affine`, which need not be said then: where the rank is low, it is less to compute.
+        In float64, as `affine`, which need not be said then. A low rank is less to compute.
         """
         return None
 
