@@ -104,6 +104,7 @@ class HuggingFace(Wrapped):
         self.context = context_of(model)
         self._exchanged = True  # its attention function, in sessions
         self._as_one = False  # behind the last block all positions are one sequence
+        self._made_mask = False  # there a mask is given that is taken as it is
         self._memory, self._matrices = Memory(), list[BlockMatrices]()
         with torch.inference_mode():
             reference = Reference.of(model, self.context)
@@ -200,7 +201,10 @@ class HuggingFace(Wrapped):
         single = residual.reshape(*shape, residual.shape[-1])
         with self.session(), current(StandIn(residual=single, scale=scale)):
             tokens = torch.zeros(len(single), 1, dtype=torch.long, device=residual.device)
-            out = self.model(**inputs_of(self.model, tokens))
+            inputs = inputs_of(self.model, tokens)
+            if self._made_mask:  # else transformers looks at tensors: a GPU is waited for
+                inputs["attention_mask"] = tokens.new_ones(len(single), 1, 1, 1)
+            out = self.model(**inputs)
         logits = logits_of(self.model, out, None)
         return logits.view(*residual.shape[:-1], -1)
 
@@ -288,6 +292,8 @@ class HuggingFace(Wrapped):
         self._takes_left_padding = self._gives(*reference.padded("left"))
         self._as_one = True
         self._as_one = self._gives(state, reference.plain.flatten(0, 1))
+        self._made_mask = accepts(self.model, "attention_mask")
+        self._made_mask = self._made_mask and self._gives(state, reference.plain.flatten(0, 1))
 
     def _try(self, reference: Reference) -> State:
         """Find the parts of the blocks, the model's attention function exchanged or not.
