@@ -207,7 +207,7 @@ class RoundsOnSave(SVD):
     name = "broken"
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {k: v.float().double() for k, v in super().state_dict().items()}
+        return {k: v.half().double() for k, v in super().state_dict().items()}
 
 
 class NotQuiteFull(SVD):

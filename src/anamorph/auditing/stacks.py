@@ -5,6 +5,7 @@ from dataclasses import replace
 from types import MappingProxyType
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from anamorph.errors import AnamorphError, told_where
@@ -62,31 +63,36 @@ class StackedEdit(Edit):
         """Every copy of one head: [1 or copy, batch, ...] to [copy, batch, ...]."""
         # Only of what maps this very tensor, all of it: a replacement is a function of others.
         site = self.site(head)
-        affine = [
-            placed[head].product()
+        products = [
+            placed[head].products(x)
             if head in placed and not placed[head].reads(site) and not self.keep.get((copy, head))
             else None
             for copy, placed in enumerate(self.placed)
         ]
-        maps = [map_ for map_ in affine if map_ is not None]
-        if maps:
-            matrix = torch.stack([m for m, _ in maps]).to(x)  # [affine, dim, dim]
-            bias = torch.stack([b for _, b in maps]).to(x)  # [affine, dim]
-        if len(maps) == len(affine):
-            return _affine(x, matrix, bias)
+        alike: dict[int, list[int]] = {}  # copies by how many products they are; 0 for others
+        for copy, some in enumerate(products):
+            alike.setdefault(0 if some is None else len(some), []).append(copy)
+        others = alike.pop(0, [])
+        made = {
+            tuple(copies): _multiplied(
+                _copies(x, copies), [products[copy] or () for copy in copies]
+            )
+            for copies in alike.values()
+        }
+        if len(made) == 1 and not others:
+            return next(iter(made.values()))
         if self.led:
             context = replace(context, original=x[0])
-        out = x.new_empty(len(affine), *x.shape[1:])
-        if maps:
-            copies = [copy for copy, map_ in enumerate(affine) if map_ is not None]
-            out[copies] = _affine(x if len(x) == 1 else x[copies], matrix, bias)
-        for copy, placed in enumerate(self.placed):
-            if affine[copy] is None:
-                source = x[copy if len(x) > 1 else 0]
-                if head in placed:
-                    made = _edited(placed[head], site, copy, source, context)
-                    source = _first_left(made, source, context, self.keep.get((copy, head), 0))
-                out[copy] = source
+        out = x.new_empty(len(products), *x.shape[1:])
+        for copies, several in made.items():
+            for copy, one in zip(copies, several, strict=True):
+                out[copy] = one
+        for copy in others:
+            source, placed = x[copy if len(x) > 1 else 0], self.placed[copy]
+            if head in placed:
+                edited = _edited(placed[head], site, copy, source, context)
+                source = _first_left(edited, source, context, self.keep.get((copy, head), 0))
+            out[copy] = source
         return out
 
     def site(self, head: int | None) -> Site:
@@ -126,11 +132,33 @@ def _read(site: Site, copy: int, context: Context) -> Tensor:
     return rows_at(x, context.at if site.kind in KEY_KINDS else None)[0]
 
 
-def _affine(x: Tensor, matrix: Tensor, bias: Tensor) -> Tensor:
-    """X [1 or copy, ..., dim], matrix [copy, dim, dim], bias [copy, dim] to [copy, ..., dim]."""
-    copies, dim = len(matrix), matrix.shape[-1]
-    flat = x.reshape(len(x), -1, dim).expand(copies, -1, -1)
-    return torch.baddbmm(bias[:, None], flat, matrix).view(copies, *x.shape[1:])
+def _copies(x: Tensor, copies: Sequence[int]) -> Tensor:
+    """Some copies of x [1 or copy, ...], or the one that all share."""
+    whole = len(x) in (1, len(copies))
+    return x if whole else torch.stack([x[copy] for copy in copies])  # a GPU waits for no list
+
+
+def _multiplied(x: Tensor, products: Sequence[tuple[Tensor, ...]]) -> Tensor:
+    """X [1 or copy, ..., dim] by what each copy is multiplied with, to [copy, ..., dim].
+
+    Args:
+        x: what copies have.
+        products: of each copy as many matrices, and last the bias [dim]; see `Fittable.products`.
+    """
+    *before, last, biases = zip(*products, strict=True)
+    flat = x.reshape(len(x), -1, x.shape[-1]).expand(len(products), -1, -1)
+    for matrices in before:
+        flat = flat @ _side_by_side(matrices)
+    bias = torch.stack(biases)[:, None]
+    return torch.baddbmm(bias, flat, _side_by_side(last)).view(-1, *x.shape[1:])
+
+
+def _side_by_side(matrices: Sequence[Tensor]) -> Tensor:
+    """[copy, rows, columns] of matrices whose ranks may differ, with zeros beside the smaller."""
+    rows, columns = (max(matrix.shape[axis] for matrix in matrices) for axis in (0, 1))
+    return torch.stack(
+        [F.pad(m, (0, columns - m.shape[1], 0, rows - m.shape[0])) for m in matrices]
+    )
 
 
 def stacked_edits(stack: Sequence[FittedProxy], led: bool = False) -> dict[LayerKind, StackedEdit]:

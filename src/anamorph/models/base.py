@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from anamorph.errors import AnamorphError
-from anamorph.models.layout import HeadLayout, layout_of
+from anamorph.models.layout import HeadLayout, heads_at, layout_of
 from anamorph.models.matrices import Matrix
 from anamorph.models.sites import HEAD_KINDS, Site
 
@@ -82,7 +82,7 @@ class Edit(ABC):
     def of_heads(self, x: Tensor, heads: Sequence[int], context: Context) -> Tensor:
         """[1 or copy, batch, head, ...] of all heads to [copy, batch, heads, ...] of some."""
         edited = self(x, context)
-        return edited if len(heads) == x.shape[2] else edited[:, :, list(heads)]
+        return edited if len(heads) == x.shape[2] else heads_at(edited, heads)
 
 
 class EditBy(Edit):

@@ -30,6 +30,9 @@ and, in the last layer, that of the norm before the unembedding. See `anamorph.m
 
 FINAL = NORM_KINDS[-1]
 
+OF_HEADS = frozenset({*HEAD_KINDS, "heads"})
+"""What attention makes, before the output projection."""
+
 NAMED_KINDS = frozenset({*LAYER_KINDS[2:], *NORM_KINDS})
 """Kinds that a `*` does not stand for: they hold what other sites hold, at another stage, or no
 stream at all."""

@@ -30,6 +30,7 @@ class Tap:
             `WHOLE` always hold all of them.
         recorded: what was recorded so far.
         read: what was kept so far for edits that read it, of this run's earlier layers too.
+        changed: whether an edit was made so far; before, all copies are the model's own.
     """
 
     layer: int
@@ -40,6 +41,7 @@ class Tap:
     rows: Tensor | None = None
     recorded: Recorded = field(default_factory=dict)
     read: dict[LayerKind, Tensor] = field(default_factory=dict)
+    changed: bool = False
 
     def __post_init__(self) -> None:
         self.here = {key.kind: edit for key, edit in self.edits.items() if key.layer == self.layer}
@@ -61,6 +63,7 @@ class Tap:
         """Edit, record and keep `x` [copy, batch, (head,) position, dim], all heads of it."""
         if (edit := self.here.get(kind)) is not None:
             x = edit(x, self.context(kind, edit))
+            self.changed = True
         if kind in self.kept:
             self.read[LayerKind(self.layer, kind)] = x
         if kind in self.wanted:

@@ -26,6 +26,7 @@ from anamorph.models.base import Context
 from anamorph.models.sites import Site
 from anamorph.simplifications.fingerprint import fingerprint_of
 from anamorph.simplifications.grammar import PATH, value_text
+from anamorph.simplifications.prepared import READY, Prepared
 from anamorph.simplifications.statistics.base import Statistic, as_points, beside
 
 
@@ -51,7 +52,7 @@ class Where:
     model: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Fittable(ABC):
+class Fittable(Prepared, ABC):
     """A map with hyper-parameters and learnt attributes; its text names it.
 
     Attributes:
@@ -142,18 +143,47 @@ class Fittable(ABC):
     def affine(self) -> tuple[Tensor, Tensor] | None:
         """(matrix [dim, dim], bias [dim]) in float64 if the map is `x @ matrix + bias`.
 
-        It is None for a map that needs more than the point, by `apply`.
+        It is None for a map that needs more than the point, by `apply`. By default it is what the
+        factors give, if there are any.
+        """
+        factors = self.factors()
+        return None if factors is None else (factors[0] @ factors[1], factors[2])
+
+    def factors(self) -> tuple[Tensor, Tensor, Tensor] | None:
+        """(down [dim, rank], up [rank, dim], bias [dim]) if the map is `x @ down @ up + bias`.
+
+        In float64, as `affine`, which need not be said then. A low rank is less to compute.
         """
         return None
 
     def product(self) -> tuple[Tensor, Tensor] | None:
         """`affine()`, unless a class below the one that defines it maps points in another way."""
+        return self.affine() if self._defines("affine", "factors") else None
+
+    def products(self, x: Tensor) -> tuple[Tensor, ...] | None:
+        """The matrices by which points are multiplied in turn and last the bias, made once.
+
+        They are the factors where these are less to compute, else the one matrix [dim, dim]; None
+        where `product()` is. In the dtype of `x`, on its device.
+        """
+        if not self._defines("affine", "factors"):
+            return None
+        return self.prepared(x, "products", self._products) or None
+
+    def _products(self) -> tuple[Tensor, ...]:
+        factors = self.factors() if self._defines("factors") else None
+        if factors is not None and 2 * len(factors[1]) < len(factors[2]):
+            return factors
+        return self.affine() or ()
+
+    def _defines(self, *names: str) -> bool:
+        """Whether one of these methods is defined, and no class below maps points otherwise."""
         for kind in type(self).__mro__:
-            if "affine" in vars(kind):
-                return self.affine()
-            if not vars(kind).keys().isdisjoint(("apply", "__call__")):
+            if not vars(kind).keys().isdisjoint(names):
+                return True
+            if not vars(kind).keys().isdisjoint(("affine", "apply", "__call__")):
                 break
-        return None
+        return False
 
     def fit(self, *points: Tensor) -> Self:
         """Learn from points [..., dim], and from nothing seen before.
@@ -308,7 +338,8 @@ class Fittable(ABC):
 
         Override it if what it does depends on something else, such as a table in a data base.
         """
-        held = {name: value for name, value in vars(self).items() if not is_learnt(name)}
+        own = vars(self).items()
+        held = {name: value for name, value in own if not (is_learnt(name) or name == READY)}
         return fingerprint_of(type(self), held)
 
 

@@ -54,25 +54,6 @@ class Numbers(Protocol):
 _Numbers = TypeVar("_Numbers", bound=Numbers)
 
 
-class Converted(Generic[_Numbers]):
-    """A coder as it came from disk, and as it was last used: converted once for a model.
-
-    Args:
-        coder: in the dtype of its file, on the CPU.
-    """
-
-    def __init__(self, coder: _Numbers) -> None:
-        self.coder = coder
-        self._last: tuple[torch.dtype, torch.device, _Numbers] | None = None
-
-    def like(self, x: Tensor) -> _Numbers:
-        """The coder in the dtype of `x`, on its device."""
-        last = self._last
-        if last is None or last[:2] != (x.dtype, x.device):
-            last = self._last = x.dtype, x.device, self.coder.to(x.dtype, x.device)
-        return last[2]
-
-
 NORM_BEHIND = "Gemma[23]|Olmo[23]"
 """Classes of transformers whose layers put a norm behind attention and MLP."""
 
@@ -91,7 +72,7 @@ class FromDisk(Simplification, Generic[_Numbers]):
     path: str
     error: bool
 
-    coder_: Converted[_Numbers]
+    coder_: _Numbers
 
     _where: Where | None = None
 
@@ -155,7 +136,7 @@ class FromDisk(Simplification, Generic[_Numbers]):
         coder = self.stored(None if where is None else where.sites[0].layer).coder()
         if where is not None:
             self.check_suits(coder, where)
-        self.coder_ = Converted(coder)
+        self.coder_ = coder
         return self
 
     def check_suits(self, coder: _Numbers, where: Where) -> None:
@@ -183,7 +164,7 @@ class FromDisk(Simplification, Generic[_Numbers]):
 
         A point has thousands of features, so that those of a whole batch would not fit.
         """
-        coder = self.coder_.like(read[0])
+        coder = self._coder_like(read[0])
         step = max(1, FEATURES // coder.features)
         parts = zip(*(torch.split(x.reshape(-1, x.shape[-1]), step) for x in read), strict=True)
         made = torch.cat([coder(*some) for some in parts])
@@ -191,7 +172,11 @@ class FromDisk(Simplification, Generic[_Numbers]):
 
     def encode(self, *read: Tensor) -> Tensor:
         """See `Estimator.encode`; of several layers those of the last."""
-        return self.coder_.like(read[0]).encode(*read)
+        return self._coder_like(read[0]).encode(*read)
+
+    def _coder_like(self, like: Tensor) -> _Numbers:
+        """The coder in the dtype of a tensor, on its device."""
+        return self.prepared(like, "coder", lambda: self.coder_)
 
     def with_error(self, made: Tensor, own: Tensor) -> Tensor:
         """What is written, with what it gets wrong added back if that is asked for.

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from anamorph.models.huggingface.attention import Attention
 from anamorph.models.huggingface.calls import Attending
+from anamorph.models.layout import heads_at
 from anamorph.models.sites import HEAD_KINDS, Site
 from anamorph.models.tap import Tap, rows_at
 from anamorph.models.wrapped import same_up_to_rounding
@@ -63,14 +64,14 @@ class Attended:
         if self.matrix is None or len(heads) == layout.heads or tap.changes("heads"):
             if len(heads) < layout.heads:
                 whole = self.output.expand(len(output), -1, -1, -1, -1).clone()
-                whole[:, :, heads] = output
+                _put(output, whole, heads)
                 output = whole
             flat = tap("heads", side_by_side(output))
             projected: Tensor = self.projection(flat.flatten(0, 1))
             return projected.unflatten(0, flat.shape[:2])  # type: ignore[no-any-return, no-untyped-call]
-        change = output - self.output[:, :, heads]  # [copy, batch, heads, position, dim]
-        by_head = self.matrix.unflatten(0, (layout.heads, -1))  # type: ignore[no-untyped-call]
-        return self.given + side_by_side(change) @ by_head[heads].flatten(0, 1)  # type: ignore[no-any-return]
+        change = output - heads_at(self.output, heads)  # [copy, batch, heads, position, dim]
+        by_head = self.matrix.unflatten(0, (1, 1, layout.heads, -1))  # type: ignore[no-untyped-call]
+        return self.given + side_by_side(change) @ heads_at(by_head, heads).flatten(0, 3)
 
     def _heads_again(self, tap: Tap, heads: list[int]) -> Tensor:
         attention, layout = self.attention, self.attention.layout
@@ -80,7 +81,7 @@ class Attended:
         value = _edited(tap, "value", attention.value, shared)
         if layout.shared > 1:
             spread = [shared.index(layout.reads(head)) for head in heads]
-            key, value = key[:, :, spread], value[:, :, spread]
+            key, value = heads_at(key, spread), heads_at(value, spread)
         pattern = None
         if "pattern" in tap.here:
             pattern = attention.pattern(query, key, heads)
@@ -93,14 +94,15 @@ class Attended:
         for site in tap.wanted.get("pattern", ()):
             if not isinstance(site, Site) or site.head is None:
                 continue
-            if pattern is not None and site.head in heads:
-                kept = rows_at(pattern[:, :, [heads.index(site.head)]], tap.at)
-            elif site.head in heads:
-                one = slice(heads.index(site.head), heads.index(site.head) + 1)
-                kept = attention.pattern(query[:, :, one], key[:, :, one], [site.head], tap.at)
+            one = [heads.index(site.head)] if site.head in heads else []
+            if pattern is not None and one:
+                kept = rows_at(heads_at(pattern, one), tap.at)
+            elif one:
+                some = heads_at(query, one), heads_at(key, one)
+                kept = attention.pattern(*some, [site.head], tap.at)
             else:  # it is recorded, but not edited
-                read = attention.key[:, :, [layout.reads(site.head)]]
-                own = attention.query[:, :, [site.head]]
+                read = heads_at(attention.key, [layout.reads(site.head)])
+                own = heads_at(attention.query, [site.head])
                 kept = attention.pattern(own, read, [site.head], tap.at)
             tap.recorded[site] = kept[:, :, 0]
         return output
@@ -115,7 +117,7 @@ def _edited(tap: Tap, kind: str, x: Tensor, heads: Sequence[int]) -> Tensor:
     """The given heads of x [1, batch, head, ...], edited: [1 or copy, batch, heads, ...]."""
     edit = tap.here.get(kind)
     if edit is None:
-        return x if len(heads) == x.shape[2] else x[:, :, heads]
+        return x if len(heads) == x.shape[2] else heads_at(x, heads)
     return edit.of_heads(x, heads, tap.context(kind, edit))
 
 
@@ -124,8 +126,14 @@ def _of_heads(tap: Tap, kind: str, x: Tensor, heads: Sequence[int], total: int) 
     if len(heads) == total:
         return _edited(tap, kind, x, heads)
     full = x.new_zeros(len(x), x.shape[1], total, *x.shape[3:])
-    full[:, :, heads] = x
+    _put(x, full, heads)
     return _edited(tap, kind, full, heads)
+
+
+def _put(x: Tensor, whole: Tensor, heads: Sequence[int]) -> None:
+    """Write x [copy, batch, heads, ...] where these heads are in the whole of all heads."""
+    for place, head in enumerate(heads):
+        whole[:, :, head] = x[:, :, place]
 
 
 def linear_matrix(projection: nn.Module, heads: Tensor, given: Tensor) -> Tensor | None:

@@ -1,6 +1,6 @@
 """Attention as transformers' `AttentionInterface` hands it over, one computation at a time."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -9,9 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anamorph.errors import AnamorphError
-from anamorph.models.layout import HeadLayout
+from anamorph.models.layout import HeadLayout, heads_at
 from anamorph.models.sites import Site
 from anamorph.models.tap import Tap, rows_at
+
+Place = tuple[int, int]
+"""Where a tensor lies: its address, and how far its rows lie apart."""
 
 KNOWN = frozenset(
     {"dropout", "is_causal", "position_bias", "s_aux", "scaling", "sliding_window", "softcap"}
@@ -71,6 +74,7 @@ class Attention:
         mask: Tensor | None,
         options: Mapping[str, Any],
         copies: int,
+        alike: Collection[Place] = (),
     ) -> Self:
         """What a module hands to its attention function, for so many copies of the model.
 
@@ -80,6 +84,7 @@ class Attention:
             mask: None, or [copy · batch or 1, head or 1, query, key].
             options: the other arguments, by name.
             copies: in front of the batch.
+            alike: where tensors lie that are the same for all copies.
 
         Raises:
             AnamorphError: if it hands over something that changes what is computed in an unknown
@@ -104,8 +109,8 @@ class Attention:
             query,
             key,
             value,
-            _by_copy(mask, copies),
-            _by_copy(known.get("position_bias"), copies),
+            _by_copy(mask, copies, alike),
+            _by_copy(known.get("position_bias"), copies, alike),
             known.get("is_causal", getattr(module, "is_causal", True)),
             known.get("scaling", query.shape[-1] ** -0.5),
             known.get("softcap"),
@@ -126,13 +131,20 @@ class Attention:
         if tap.changes("pattern"):
             pattern = tap("pattern", self.pattern(query, key, every))
         else:
-            for site in tap.wanted.get("pattern", ()):
-                one = site.head if isinstance(site, Site) else None
-                heads = every if one is None else range(one, one + 1)
-                some = query[:, :, list(heads)], key[:, :, list(heads)]
-                kept = self.pattern(*some, heads, tap.at)
-                tap.recorded[site] = kept if one is None else kept[:, :, 0]
+            self._record(tap, query, key)
         return tap("output", self.attend(query, key, value, every, pattern))
+
+    def record(self, tap: Tap) -> None:
+        """Record the patterns that a tap wants, where nothing is edited."""
+        self._record(tap, self.query, self.key.repeat_interleave(self.layout.shared, dim=2))
+
+    def _record(self, tap: Tap, query: Tensor, key: Tensor) -> None:
+        """The same, of queries and keys [copy, batch, head, position, dim] of every head."""
+        for site in tap.wanted.get("pattern", ()):
+            one = site.head if isinstance(site, Site) else None
+            heads = range(query.shape[2]) if one is None else range(one, one + 1)
+            kept = self.pattern(heads_at(query, heads), heads_at(key, heads), heads, tap.at)
+            tap.recorded[site] = kept if one is None else kept[:, :, 0]
 
     def attend(
         self,
@@ -183,7 +195,8 @@ class Attention:
             rows = columns if at is None else at[:, None]
             scores = scores.masked_fill(columns > rows[..., None], lowest)
         if self.sinks is not None:
-            sinks = self.sinks[list(heads)].view(-1, 1, 1).expand(*scores.shape[:-1], 1)
+            sinks = heads_at(self.sinks[None, None], heads)
+            sinks = sinks.view(-1, 1, 1).expand(*scores.shape[:-1], 1)
             scores = torch.cat([scores, sinks.to(scores)], dim=-1)
         pattern = scores.softmax(-1, dtype=torch.float32)
         return (pattern if self.sinks is None else pattern[..., :-1]).to(query.dtype)
@@ -192,15 +205,28 @@ class Attention:
         return self.mask is None and self.causal and query.shape[-2] > 1
 
 
-def _by_copy(x: Tensor | None, copies: int) -> Tensor | None:
+def place_of(x: Tensor) -> Place:
+    """Where a tensor lies; another with the same first axis may have it too."""
+    return x.data_ptr(), x.stride(0)
+
+
+def alike_by_copy(x: Tensor, copies: int) -> Tensor:
+    """Whether [copy · batch, ...] is the same for all copies, as a tensor."""
+    by_copy: Tensor = x.unflatten(0, (copies, -1))  # type: ignore[no-untyped-call]
+    return (by_copy[1:] == by_copy[:1]).all()
+
+
+def _by_copy(x: Tensor | None, copies: int, alike: Collection[Place]) -> Tensor | None:
     """A mask or bias [copy · batch or 1, ...] as [copy, batch, ...], one if all copies are alike.
 
-    Most are made of the tokens alone; but some models make them of the residual stream.
+    Most are made of the tokens alone, before the blocks run; what is made within a block, such as
+    of the residual stream, has to be looked at.
     """
     if x is None or copies == 1 or len(x) == 1:
         return None if x is None else x[None]
+    same = place_of(x) in alike or bool(alike_by_copy(x, copies))
     x = x.unflatten(0, (copies, -1))  # type: ignore[no-untyped-call]
-    return x[:1] if bool((x[1:] == x[:1]).all()) else x
+    return x[:1] if same else x
 
 
 def _part(x: Tensor, heads: Sequence[int], at: Tensor | None = None) -> Tensor:
@@ -208,7 +234,7 @@ def _part(x: Tensor, heads: Sequence[int], at: Tensor | None = None) -> Tensor:
 
     It is [copy, batch or 1, head or 1, query or 1, key], where one is the same for all.
     """
-    x = x if x.shape[2] == 1 else x[:, :, list(heads)]
+    x = x if x.shape[2] == 1 else heads_at(x, heads)
     if at is None or x.shape[3] == 1:
         return x
     return rows_at(x.expand(-1, len(at), -1, -1, -1), at)

@@ -12,7 +12,7 @@ from typing import Any, Optional
 
 from torch import Tensor, nn
 
-from anamorph.models.huggingface.attention import Attention
+from anamorph.models.huggingface.attention import Attention, Place
 from anamorph.models.layout import HeadLayout
 from anamorph.models.norms import Norm
 from anamorph.models.tap import Tap
@@ -104,6 +104,8 @@ class Block:
             between them.
         norms: by kind; of the last block the norm behind it, too.
         normless: why there are none, as the end of a sentence; empty if there are.
+        parts: submodules, and the block itself, that need not run again before the first edit, and
+            the kinds of the sites within each.
     """
 
     module: nn.Module
@@ -114,6 +116,7 @@ class Block:
     side_by_side: bool = False
     norms: Mapping[str, Norm] = field(default_factory=dict)
     normless: str = ""
+    parts: Mapping[nn.Module, frozenset[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -125,12 +128,14 @@ class Given:
         name: of the argument in which it came; None for the first.
         arguments: what came behind it.
         keywords: what came by name.
+        alike: where tensors among these lie that are the same for all copies.
     """
 
     stream: Tensor
     name: str | None
     arguments: tuple[Any, ...]
     keywords: Mapping[str, Any]
+    alike: frozenset[Place] = frozenset()
 
     @classmethod
     def of(cls, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> "Given":
@@ -164,8 +169,11 @@ class Call:
         shape: (copy, batch, position) of the residual stream, whose first two are one axis inside.
         ports: of the block, see `Block`.
         norms: of the block, too.
+        parts: of the block, too.
+        alike: see `Given`.
         stream: [copy · batch, position, width] what the block is given. An edit of `middle` may
             overwrite it.
+        once: the block by itself with one copy, if there is no other before the first edit.
     """
 
     tap: Tap = field(default_factory=Tap.idle)
@@ -173,7 +181,10 @@ class Call:
     shape: tuple[int, ...] = (1,)
     ports: Mapping[str, Port] = field(default_factory=dict)
     norms: Mapping[str, Norm] = field(default_factory=dict)
+    parts: Mapping[nn.Module, frozenset[str]] = field(default_factory=dict)
+    alike: frozenset[Place] = frozenset()
     stream: Tensor | None = None
+    once: Optional["Once"] = None
 
     @staticmethod
     def now() -> Optional["Call"]:
@@ -183,6 +194,7 @@ class Call:
     def run(self, block: Block, given: Given, residual: Tensor) -> Tensor:
         """What a block makes of [copy, batch, position, width], given as before but for that."""
         self.shape, self.ports, self.norms = residual.shape[:3], block.ports, block.norms
+        self.parts, self.alike = block.parts, given.alike
         stream = residual.flatten(0, 1)
         self.stream = stream.clone() if "middle" in self.tap.here else stream
         with current(self):
@@ -191,12 +203,28 @@ class Call:
 
     def block(self, block: Block, run: Run, /, *given: Any, **named: Any) -> Any:
         """What a block gives; `run` is what it does by itself."""
-        return run(*given, **named)
+        return self.part(block.module, run, *given, **named)
+
+    def part(self, module: nn.Module, run: Run, /, *given: Any, **named: Any) -> Any:
+        """What a part of a block gives; `run` is what it does by itself.
+
+        As long as nothing is edited, that is what it gave of one copy; it runs again if it holds a
+        site that is edited, read or recorded, but for patterns, which are made of what was seen.
+        """
+        once = self.once
+        if once is None or self.tap.changed or module not in once.gave:
+            return run(*given, **named)
+        inside = {kind for kind in self.parts[module] if self.tap.concerns(kind)}
+        if inside - {"pattern"} or self.tap.changes("pattern"):
+            return run(*given, **named)
+        if inside:
+            once.seen[-1].record(self.tap)
+        return _repeated(once.gave[module], *self.shape[:2])
 
     def attention(self, heads: Heads, run: Run, /, *given: Any, **named: Any) -> Any:
         """What an attention module gives; `run` is what it does by itself."""
         if self.attended is None:
-            return run(*given, **named)
+            return self.part(heads.module, run, *given, **named)
         return heads.form.made_of(self.attended.flatten(0, 1))
 
     def attend(self, attention: Attention) -> Tensor:
@@ -210,6 +238,53 @@ class Call:
                 given, gave = (y.reshape(*self.shape, -1) for y in (x, out))
                 return norm.through(self.tap, kind, given, gave).reshape(out.shape)
         return out
+
+
+@dataclass
+class Once(Call):
+    """A block runs by itself, and what its parts give is kept.
+
+    Attributes:
+        gave: what each gave that ran once and gave tensors alone, as it was then.
+        seen: what attention modules handed over.
+    """
+
+    gave: dict[nn.Module, Any] = field(default_factory=dict)
+    seen: list[Attention] = field(default_factory=list)
+    _ran: set[nn.Module] = field(default_factory=set)
+
+    def part(self, module: nn.Module, run: Run, /, *given: Any, **named: Any) -> Any:
+        """What it gives."""
+        out = run(*given, **named)
+        if module in self._ran or not _is_of_tensors(out):
+            self.gave.pop(module, None)
+        elif module in self.parts:
+            self.gave[module] = _repeated(out, 1, 1)
+        self._ran.add(module)
+        return out
+
+    def attend(self, attention: Attention) -> Tensor:
+        """What the heads give."""
+        self.seen.append(attention)
+        return super().attend(attention)
+
+
+def _is_of_tensors(out: Any) -> bool:
+    """Whether it is a tensor, or a tuple or list of such and of nothing else."""
+    if type(out) in (tuple, list):
+        return all(map(_is_of_tensors, out))
+    return out is None or isinstance(out, Tensor)
+
+
+def _repeated(out: Any, copies: int, batch: int) -> Any:
+    """What a part gives for so many copies of a batch, if it gave this for one; a new tensor.
+
+    What does not grow with the batch stays as it is.
+    """
+    if isinstance(out, Tensor):
+        grows = out.dim() > 0 and len(out) % batch == 0
+        return out.repeat(copies, *[1] * (out.dim() - 1)) if grows else out.clone()
+    return None if out is None else type(out)(_repeated(x, copies, batch) for x in out)
 
 
 @dataclass(kw_only=True)

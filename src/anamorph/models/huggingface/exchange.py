@@ -48,6 +48,9 @@ def exchange(model: nn.Module, blocks: Sequence[Block], attention: bool) -> Call
         undo.callback(_set(head, "forward", own))
     shared = {block.heads.module: block.heads for block in blocks if block.heads is not None}
     parts: list[Block | Heads] = [*blocks, *shared.values()]
+    inside = {module: None for block in blocks for module in block.parts}
+    for module in inside.keys() - {part.module for part in parts}:
+        undo.callback(_set(module, "forward", _forward(module)))
     for part in parts:
         undo.callback(_set(part.module, "forward", _forward(part)))
     undo.enter_context(hook_ports(blocks))
@@ -68,16 +71,17 @@ def attention_forward(
         AnamorphError: if it is given something that changes what it computes in an unknown way.
     """
     call = Call.now() or Call()
-    attention = Attention.of(module, (query, key, value), attention_mask, options, call.shape[0])
+    tensors, copies = (query, key, value), call.shape[0]
+    attention = Attention.of(module, tensors, attention_mask, options, copies, call.alike)
     heads = call.attend(attention).transpose(2, 3)  # [copy, batch, position, head, dim]
     if call.tap.concerns("heads"):
         heads = call.tap("heads", heads.flatten(3)).unflatten(3, heads.shape[3:])  # type: ignore[no-untyped-call]
     return heads.flatten(0, 1).contiguous(), None
 
 
-def _forward(part: Block | Heads) -> Callable[..., Any]:
-    """The `forward` of a block or an attention module, which asks what is to happen."""
-    original = part.module.forward
+def _forward(part: Block | Heads | nn.Module) -> Callable[..., Any]:
+    """The `forward` of a block or a part of it, which asks what is to happen."""
+    original = part.forward if isinstance(part, nn.Module) else part.module.forward
 
     def forward(*arguments: Any, **keywords: Any) -> Any:
         call = Call.now()
@@ -85,7 +89,9 @@ def _forward(part: Block | Heads) -> Callable[..., Any]:
             return original(*arguments, **keywords)
         if isinstance(part, Block):
             return call.block(part, original, *arguments, **keywords)
-        return call.attention(part, original, *arguments, **keywords)
+        if isinstance(part, Heads):
+            return call.attention(part, original, *arguments, **keywords)
+        return call.part(part, original, *arguments, **keywords)
 
     return forward
 

@@ -10,7 +10,6 @@ the model's own and computed once for all proxies; only the edited heads attend 
 difference goes through the output projection.
 """
 
-import threading
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -24,10 +23,8 @@ from torch import Tensor, nn
 from anamorph.errors import AnamorphError
 from anamorph.models.base import Batch, Edits, LayerKind, Ran, State
 from anamorph.models.fingerprint import CONFIGURATION, digest_of
-from anamorph.models.huggingface.again import Attended
 from anamorph.models.huggingface.blocks import OUTSIDE, CannotSplit, blocks_of, probe
 from anamorph.models.huggingface.calls import (
-    Attending,
     Call,
     Given,
     Listing,
@@ -39,6 +36,8 @@ from anamorph.models.huggingface.calls import (
 from anamorph.models.huggingface.exchange import exchange
 from anamorph.models.huggingface.matrices import BlockMatrices, find_matrices
 from anamorph.models.huggingface.norms import with_final_norm
+from anamorph.models.huggingface.once import BEHIND, FIRST, Memory, alike_once, with_alike
+from anamorph.models.huggingface.ports import parts_of
 from anamorph.models.huggingface.reference import (
     Reference,
     accepts,
@@ -51,11 +50,10 @@ from anamorph.models.huggingface.reference import (
 )
 from anamorph.models.huggingface.watch import Watch
 from anamorph.models.matrices import Matrix
-from anamorph.models.sites import FINAL, HEAD_KINDS, LAYER_KINDS, NORM_KINDS, Site
+from anamorph.models.sites import FINAL, HEAD_KINDS, LAYER_KINDS, NORM_KINDS, OF_HEADS, Site
 from anamorph.models.tap import Tap, rows_at
 from anamorph.models.wrapped import Wrapped, copies_of, same_up_to_rounding
 
-OF_HEADS = frozenset({*HEAD_KINDS, "heads"})
 NEEDS_MORE = "its blocks need more than the residual stream, such as what earlier ones keep"
 LONGEST = 2_048  # a context up to which it is tried whether it is true
 
@@ -71,15 +69,6 @@ class _State(State):
 
     inputs: Mapping[str, Any] = field(default_factory=dict)
     given: dict[int, list[Given]] = field(default_factory=dict)
-
-
-class _Memory(threading.local):
-    """What one thread computed last, for the stacks of proxies that start at the same block.
-
-    For one state and block alone: of all blocks it would be too large.
-    """
-
-    last: tuple[State, int, Attended] | None = None
 
 
 class HuggingFace(Wrapped):
@@ -115,7 +104,8 @@ class HuggingFace(Wrapped):
         self.context = context_of(model)
         self._exchanged = True  # its attention function, in sessions
         self._as_one = False  # behind the last block all positions are one sequence
-        self._memory, self._matrices = _Memory(), list[BlockMatrices]()
+        self._made_mask = False  # there a mask is given that is taken as it is
+        self._memory, self._matrices = Memory(), list[BlockMatrices]()
         with torch.inference_mode():
             reference = Reference.of(model, self.context)
             self._tokens, self.blocks = reference.tokens, blocks_of(model, reference.tokens)
@@ -211,41 +201,35 @@ class HuggingFace(Wrapped):
         single = residual.reshape(*shape, residual.shape[-1])
         with self.session(), current(StandIn(residual=single, scale=scale)):
             tokens = torch.zeros(len(single), 1, dtype=torch.long, device=residual.device)
-            out = self.model(**inputs_of(self.model, tokens))
+            inputs = inputs_of(self.model, tokens)
+            if self._made_mask:  # else transformers looks at tensors: a GPU is waited for
+                inputs["attention_mask"] = tokens.new_ones(len(single), 1, 1, 1)
+            out = self.model(**inputs)
         logits = logits_of(self.model, out, None)
         return logits.view(*residual.shape[:-1], -1)
 
     def _run(self, index: int, state: _State, tap: Tap) -> Tensor:
         """[copy, batch, position, width] after a block, before an edit of the residual stream."""
         residual, block = state.residual, self.blocks[index]
-        copies = max(len(residual), copies_of(tap.here.values()))
+        inside = {kind: edit for kind, edit in tap.here.items() if kind not in BEHIND}
+        copies = max(len(residual), copies_of(inside.values()))
         more = OF_HEADS & tap.kept or any(
             isinstance(key, LayerKind) or kind != "pattern"
             for kind in OF_HEADS & tap.wanted.keys()
             for key in tap.wanted[kind]
         )
-        call = Call(tap)
+        call, own = Call(tap), (block, self._given(state, 1)[index], residual)
+        alone, first = len(residual) == 1, min((key.layer for key in tap.edits), default=-1)
         normed = block.norms.keys() & tap.here.keys()  # attention may be given something else
-        again = len(residual) == 1 and OF_HEADS & tap.here.keys() and not (more or normed)
-        if again and (attended := self._attended(index, state)) is not None:
+        again = alone and OF_HEADS & tap.here.keys() and not (more or normed)
+        if again and (attended := self._memory.at(index, state).attended(*own)) is not None:
             out = attended.again(tap)
             call.attended = out.expand(copies, *out.shape[1:])
+        elif alone and first == index and not FIRST & tap.here.keys():
+            call.once = self._memory.at(index, state).once(*own)
         if len(residual) < copies:
             residual = residual.expand(copies, *residual.shape[1:])
         return call.run(block, self._given(state, copies)[index], residual)
-
-    def _attended(self, index: int, state: _State) -> Attended | None:
-        """What attention computes with nothing edited; None if no projection ends it."""
-        last, block = self._memory.last, self.blocks[index]
-        if block.heads is None or block.heads.projection is None:
-            return None
-        if last is None or last[0] is not state or last[1] != index:
-            call = Attending()
-            with suppress(Stop):
-                call.run(block, self._given(state, 1)[index], state.residual)
-            last = state, index, Attended.of(call, block.heads.projection)
-            self._memory.last = last
-        return last[2]
 
     def _given(self, state: _State, copies: int) -> list[Given]:
         """What the model hands to its blocks, for so many copies of a batch."""
@@ -257,7 +241,7 @@ class HuggingFace(Wrapped):
             }
             with current(call), suppress(Stop):
                 self.model(**inputs)
-            state.given[copies] = call.given
+            state.given[copies] = with_alike(call.given, copies)
         return state.given[copies]
 
     def _inputs(self, batch: Batch) -> dict[str, Any]:
@@ -308,6 +292,8 @@ class HuggingFace(Wrapped):
         self._takes_left_padding = self._gives(*reference.padded("left"))
         self._as_one = True
         self._as_one = self._gives(state, reference.plain.flatten(0, 1))
+        self._made_mask = accepts(self.model, "attention_mask")
+        self._made_mask = self._made_mask and self._gives(state, reference.plain.flatten(0, 1))
 
     def _try(self, reference: Reference) -> State:
         """Find the parts of the blocks, the model's attention function exchanged or not.
@@ -321,7 +307,8 @@ class HuggingFace(Wrapped):
         doing, call = "it does not run in parts", Probing()
         try:
             with self.session():
-                self.blocks = probe(self.model, self.blocks, call, reference.tokens)
+                found = probe(self.model, self.blocks, call, reference.tokens)
+                self.blocks = [replace(block, parts=parts_of(block)) for block in found]
             with self.session():
                 states = [self.start(Batch.whole(reference.tokens))]
                 for layer in range(self.layers):
@@ -333,6 +320,9 @@ class HuggingFace(Wrapped):
                         )
                 doing = NEEDS_MORE
                 self._require_apart(states)
+                for layer, block in enumerate(self.blocks):
+                    if not alike_once(self.layer, layer, block, states):
+                        self.blocks[layer] = replace(block, parts={})
             return states[-1]
         except (AnamorphError, CannotSplit):
             raise

@@ -8,10 +8,12 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from anamorph.models.huggingface.calls import Block, Call
 from anamorph.models.norms import Norm
+from anamorph.models.sites import OF_HEADS
 from anamorph.models.wrapped import Side, pass_through
 
 
@@ -25,6 +27,28 @@ def hook_ports(blocks: Iterable[Block]) -> ExitStack:
     for module, side in places:
         undo.callback(pass_through(module, side, partial(_through, module, side)))
     return undo
+
+
+def parts_of(block: Block) -> dict[nn.Module, frozenset[str]]:
+    """The block, and each submodule beside or around a site, with the kinds of sites within it.
+
+    Where there is none, a submodule is a whole: what stands in it is left out. What lies at its own
+    end, such as a port that is what it gives, does not lie within.
+    """
+    places = {kind: port.module for kind, port in block.ports.items()}
+    places |= {kind: norm.module for kind, norm in block.norms.items()}
+    parts, todo = dict[nn.Module, frozenset[str]](), [block.module]
+    while todo:
+        module = todo.pop()
+        within = set(module.modules())
+        inside = {kind for kind, x in places.items() if x is not module and x in within}
+        attends = block.heads is not None and block.heads.module in within
+        if not isinstance(module, torch.jit.ScriptModule):  # it has no other forward
+            parts[module] = frozenset(inside | OF_HEADS if attends else inside)
+        whole = not attends or (block.heads is not None and block.heads.module is module)
+        if inside or not whole or isinstance(module, nn.ModuleList):
+            todo += module.children()
+    return parts
 
 
 def _through_norm(norm: Norm, module: nn.Module, given: tuple[Any, ...], out: Tensor) -> Tensor:

@@ -49,7 +49,7 @@ class Mean(Simplification):
 
     def __call__(self, x: Tensor) -> Tensor:
         """The mean at every point of `x` [..., dim]."""
-        return self.mean_.to(x).expand_as(x)
+        return self.prepared(x, "mean", lambda: self.mean_).expand_as(x)
 
 
 class Resample(Simplification):
@@ -100,14 +100,17 @@ class Resample(Simplification):
 
     def __call__(self, x: Tensor) -> Tensor:
         """The first point that is kept, as no tokens tell which to draw, at all of `x`."""
-        return self.points_[0].to(x).expand_as(x)
+        return self._points(x)[0].expand_as(x)
 
     def apply(self, x: Tensor, *, context: Context) -> Tensor:
         """Another point at each of `x` [batch, position, dim]."""
         drawn = _digests(context.tokens, self.seed)
         if context.at is not None:
             drawn = drawn.gather(1, context.at)
-        return self.points_.to(x)[drawn.remainder(len(self.points_))]
+        return self._points(x)[drawn.remainder(len(self.points_))]
+
+    def _points(self, like: Tensor) -> Tensor:
+        return self.prepared(like, "points", lambda: self.points_)
 
 
 def _digests(tokens: Tensor, seed: int) -> Tensor:

@@ -116,9 +116,11 @@ class Concepts(Pooled):
 
     def encode(self, x: Tensor) -> Tensor:
         """Which concepts are on, 1 or 0 [..., concepts] for `x` [..., dim]; a NaN stays a NaN."""
-        odds = x @ self.encoder_.to(x) + self.encoder_bias_.to(x)
+        encoder, bias = self.prepared(x, "encoder", lambda: (self.encoder_, self.encoder_bias_))
+        odds = x @ encoder + bias
         return (odds > 0) + 0 * odds
 
     def __call__(self, x: Tensor) -> Tensor:
         """Write `x` [..., dim] by its concepts."""
-        return self.encode(x) @ self.decoder_.to(x) + self.bias_.to(x)
+        decoder, bias = self.prepared(x, "decoder", lambda: (self.decoder_, self.bias_))
+        return self.encode(x) @ decoder + bias

@@ -108,12 +108,15 @@ class KMeans(Simplification):
 
     def __call__(self, x: Tensor) -> Tensor:
         """Replace every point of `x` [..., dim] by its nearest centre; one with a NaN by NaN."""
-        centers = self.centers_.to(x)
         # |x - c|² without |x|², which is the same for all centres. Measured from the centres' mean,
         # so that a common offset does not swallow the differences.
-        middle = self.centers_.mean(dim=0)
-        shifted = (self.centers_ - middle).to(x)
-        distance = shifted.square().sum(dim=1) - 2 * (x - middle.to(x)) @ shifted.T
+        centers, middle, shifted = self.prepared(x, "centers", self._shifted)
+        distance = shifted.square().sum(dim=1) - 2 * (x - middle) @ shifted.T
         nearest = F.embedding(distance.argmin(dim=-1), centers)
         # No centre is nearest to what is not a number. Distances would not tell: they may overflow.
         return nearest.add_((0 * x).sum(dim=-1, keepdim=True))
+
+    def _shifted(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The centres, their mean [dim], and the centres without it."""
+        middle = self.centers_.mean(dim=0)
+        return self.centers_, middle, self.centers_ - middle

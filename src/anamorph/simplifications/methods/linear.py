@@ -75,4 +75,5 @@ class Linear(Replacement):
 
     def __call__(self, x: Tensor) -> Tensor:
         """Map what is read, `x` [..., read], to [..., written]."""
-        return x @ self.weight_.to(x) + self.bias_.to(x)
+        weight, bias = self.prepared(x, "map", lambda: (self.weight_, self.bias_))
+        return x @ weight + bias

@@ -29,8 +29,13 @@ class Projection(Simplification):
         self.rank = rank
 
     @abstractmethod
+    def factors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """(down [dim, rank], up [rank, dim], bias [dim]), float64: `x @ down @ up + bias`."""
+
     def affine(self) -> tuple[Tensor, Tensor]:
-        """The projection as (matrix [dim, dim], bias [dim]), float64: `x @ matrix + bias`."""
+        """The factors multiplied out: (matrix [dim, dim], bias [dim])."""
+        down, up, bias = self.factors()
+        return down @ up, bias
 
     def validate(self, dim: int | None = None) -> None:
         """See `Simplification.validate`."""
@@ -67,8 +72,10 @@ class Projection(Simplification):
 
     def __call__(self, x: Tensor) -> Tensor:
         """Project `x` [..., dim]."""
-        matrix, bias = self.affine()
-        return x @ matrix.to(x) + bias.to(x)
+        *matrices, bias = self.prepared(x, "products", self._products)
+        for matrix in matrices:
+            x = x @ matrix
+        return x + bias
 
 
 class SVD(Projection):
@@ -92,10 +99,10 @@ class SVD(Projection):
     def _learn(self, moments: Moments) -> None:
         self.components_ = moments.axes[: self.rank].clone()
 
-    def affine(self) -> tuple[Tensor, Tensor]:
-        """(matrix [dim, dim], bias [dim]), float64; the bias is zero."""
-        matrix = self.components_.T @ self.components_
-        return matrix, torch.zeros_like(matrix[0])
+    def factors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """See `Projection.factors`; the bias is zero."""
+        axes = self.components_
+        return axes.T, axes, torch.zeros_like(axes[0])
 
 
 class Centred(Projection):
@@ -107,10 +114,10 @@ class Centred(Projection):
 
     mean_: Tensor
 
-    def affine(self) -> tuple[Tensor, Tensor]:
-        """(matrix [dim, dim], bias [dim]), float64."""
-        matrix = self.components_.T @ self.components_
-        return matrix, self.mean_ - self.mean_ @ matrix
+    def factors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """See `Projection.factors`; the mean stays where it is."""
+        axes = self.components_
+        return axes.T, axes, self.mean_ - self.mean_ @ axes.T @ axes
 
 
 class PCA(Centred):

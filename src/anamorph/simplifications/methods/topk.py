@@ -47,7 +47,7 @@ class TopKCoder(Pooled):
     @property
     def coder(self) -> SparseCoder:
         """What was learnt, in the form in which coders are read from files."""
-        return SparseCoder(self._encoder(self.encoder_), self.decoder_, self.bias_)
+        return SparseCoder(self._encoder(), self.decoder_, self.bias_)
 
     @property
     def usual_rate(self) -> float:
@@ -90,15 +90,16 @@ class TopKCoder(Pooled):
 
     def encode(self, x: Tensor) -> Tensor:
         """The features [..., features] of `x` [..., read]."""
-        return self._encoder(x)(x)
+        return self.prepared(x, "encoder", self._encoder)(x)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Write [..., written] by the features of `x` [..., read]."""
-        return self.encode(x) @ self.decoder_.to(x) + self.bias_.to(x)
+        decoder, bias = self.prepared(x, "decoder", lambda: (self.decoder_, self.bias_))
+        return self.encode(x) @ decoder + bias
 
-    def _encoder(self, like: Tensor) -> Encoder:
-        centre = self.bias_.to(like) if self.tied else None
-        return Encoder(self.encoder_.to(like), self.encoder_bias_.to(like), centre, k=self.k)
+    def _encoder(self) -> Encoder:
+        centre = self.bias_ if self.tied else None
+        return Encoder(self.encoder_, self.encoder_bias_, centre, k=self.k)
 
 
 class TopKSAE(TopKCoder):
@@ -228,12 +229,12 @@ class TopKTranscoder(TopKCoder, Replacement):
         """See `Pooled.settle`."""
         super().settle(scale, scale_written)
         if (skip := self._trainer.parts.skip) is not None:
-            self.skip_ = skip.T * (scale / scale_written)
+            self.skip_ = skip.T.contiguous() * (scale / scale_written)  # laid out as it is read
 
     def __call__(self, x: Tensor) -> Tensor:
         """Write [..., written] in place of the MLP that reads `x` [..., read]."""
         made = super().__call__(x)
-        return made + x @ self.skip_.to(x) if self.skip else made
+        return made + x @ self.prepared(x, "skip", lambda: self.skip_) if self.skip else made
 
     def export(self, folder: Path | str, site: Site, model: str) -> Path:
         """Write what was learnt as sparsify does; SAELens has no form for it.
