@@ -22,7 +22,7 @@ from anamorph.studies.study import audit_given, audit_study
 from anamorph.tasks import Split, Task
 from huggingface_models import make
 from plain import small_model
-from pretended import DEVICE, MEMORY, NAME, Pretended, on_accelerator
+from pretended import APPLE, DEVICE, MEMORY, NAME, Pretended, on_accelerator
 
 pytestmark = pytest.mark.usefixtures("quick_report")
 
@@ -71,6 +71,23 @@ SPECS = {
     hugging_face: ["svd(rank=2)@1.0.{query,key}", "pca(rank=3)@0.mlp", "onehot@1.1.pattern"],
     hooked: ["svd(rank=2)@1.residual", "kmeans(clusters=3)@0.residual"],
 }
+
+
+@pytest.mark.parametrize("kind", list(SPECS), ids=lambda kind: kind.__name__)
+def test_where_there_is_no_float64_sums_are_made_on_the_host(
+    kind: Any, short: Task, tmp_path: Path
+) -> None:
+    """On Apple's GPUs: sums, moments, explained variance, scores of heads, rounding."""
+    module, wrap = kind(short)
+    options: dict[str, Any] = {"by": "all", "sequences": 20, "fit_sequences": 20}
+    specs = SPECS[kind][:1]
+    usual = audit_given(wrap(copy.deepcopy(module)), short, specs, tmp_path / "cpu", **options)
+    with Pretended():
+        model = wrap(on_accelerator(module, device=APPLE))
+        away = audit_given(model, short, specs, tmp_path / "away", **options)
+        head_scores(model, short.reference)
+    assert away.spec["device"] == away.spec["accelerator"] == "mps"
+    assert_frame_equal(away.results, usual.results, rel_tol=0, abs_tol=1e-6)
 
 
 @pytest.mark.parametrize("kind", list(SPECS), ids=lambda kind: kind.__name__)

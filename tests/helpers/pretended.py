@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map
 
 DEVICE, SECOND = torch.device("cuda", 0), torch.device("cuda", 1)
+APPLE = torch.device("mps", 0)
 CAPABILITY = (7, 0)  # of a device that is slow at bfloat16, so that numbers are the CPU's
 BRINGS_HOME = (Tensor.cpu, Tensor.tolist, Tensor.item)
 BRINGS_HOME += (Tensor.__bool__, Tensor.__int__, Tensor.__float__, Tensor.__index__)
@@ -38,6 +39,14 @@ class Further(Elsewhere):
 
     device = property(lambda self: SECOND)  # type: ignore[assignment]
 
+
+class OfApple(Elsewhere):
+    """A tensor that is where there is no float64."""
+
+    device = property(lambda self: APPLE)  # type: ignore[assignment]
+
+
+KINDS: dict[torch.device, type[Elsewhere]] = {DEVICE: Elsewhere, SECOND: Further, APPLE: OfApple}
 
 MEMORY = 2**29
 NAME = "Pretended GPU"
@@ -61,9 +70,13 @@ class Pretended(TorchFunctionMode):
             "get_device_properties": SimpleNamespace(total_memory=MEMORY),
             "empty_cache": None,
         }
+        apple = {"recommended_max_memory": MEMORY}
         with ExitStack() as stack:
-            for name, value in said.items():
-                stack.enter_context(mock.patch.object(torch.cuda, name, return_value=value))
+            for place, told in ((torch.cuda, said), (torch.mps, apple)):
+                for name, value in told.items():
+                    stack.enter_context(mock.patch.object(place, name, return_value=value))
+            there = mock.patch.object(torch.backends.mps, "is_available", return_value=True)
+            stack.enter_context(there)
             self._told = stack.pop_all()
         super().__enter__()
         return self
@@ -145,9 +158,7 @@ def _kind(x: Tensor) -> type[Tensor]:
 def _kind_of(device: torch.device | str) -> type[Tensor]:
     """The class of the tensors that are there."""
     place = torch.device(device)
-    if place.type != DEVICE.type:
-        return Tensor
-    return Further if place.index == SECOND.index else Elsewhere
+    return KINDS.get(torch.device(place.type, place.index or 0), Tensor)
 
 
 def _dim(x: Tensor) -> int:
@@ -161,4 +172,8 @@ def _plain(x: Any) -> Any:
 
 def _marked(kind: type[Tensor], x: Any) -> Any:
     with torch._C.DisableTorchFunctionSubclass():
-        return x.as_subclass(kind) if isinstance(x, Tensor) else x
+        if not isinstance(x, Tensor):
+            return x
+        if kind is OfApple and x.dtype == torch.float64:
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype; MPS has no float64")
+        return x.as_subclass(kind)

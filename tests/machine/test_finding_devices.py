@@ -45,8 +45,10 @@ def test_what_is_not_there(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(AnamorphError, match=rf"device='{name}': torch .* sees no .* Give auto"):
         find_device(name)
-    with Pretended(), pytest.raises(AnamorphError, match=r"sees 1 cuda device\(s\) here"):
-        find_device("cuda:1")
+    with Pretended():
+        assert find_device("mps").type == accelerator(find_device("mps")) == "mps"
+        with pytest.raises(AnamorphError, match=r"sees 1 cuda device\(s\) here"):
+            find_device("cuda:1")
 
 
 def test_products_are_as_before_afterwards() -> None:

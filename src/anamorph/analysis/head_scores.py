@@ -74,20 +74,21 @@ def head_scores(
     rows = [(layer, head) for layer in layers for head in range(heads)]
     sums = torch.zeros(len(rows) + 1, len(SCORES), dtype=torch.float64)
     counts = torch.zeros(len(SCORES), dtype=torch.float64)
+    counted_on = torch.device("cpu") if model.device.type == "mps" else model.device
 
     @torch.inference_mode()
     def score(part: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """[row, score] sums of some pairs, and [score] how many positions count."""
         whole = collate(some, pairs[part].ravel())
-        batch = Batch(whole.tokens[:, :LONGEST], whole.mask[:, :LONGEST]).to(model.device)
-        places = Places.of(batch)
+        batch = Batch(whole.tokens[:, :LONGEST], whole.mask[:, :LONGEST])
+        places = Places.of(batch.to(counted_on))
         found = []
-        state = model.start(batch)
+        state = model.start(batch.to(model.device))
         for layer in range(max(layers, default=-1) + 1):
             record = [LayerKind(layer, "pattern")] if layer in layers else []
             state, recorded = model.layer(layer, state, record=record)
             for pattern in recorded.values():
-                found.append(places.sums(places.moved(pattern[0])))
+                found.append(places.sums(places.moved(pattern[0].to(counted_on))))
         found.append(places.sums(places.evenly(model.causal)))
         return torch.cat(found).cpu(), places.counts().cpu()
 

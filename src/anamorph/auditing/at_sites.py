@@ -15,6 +15,7 @@ from torch import Tensor
 from anamorph.auditing.samples import FIT_TOKENS, scored_sequences
 from anamorph.auditing.stacks import StackedEdit, stacked_edits
 from anamorph.errors import AnamorphError
+from anamorph.machine.devices import in_float64
 from anamorph.machine.threads import side_by_side, torch_threads
 from anamorph.models.base import Batch, Context, LayerKind, Model
 from anamorph.models.sites import Site
@@ -150,9 +151,9 @@ def _sums(
                 site, view = edit.site(head), edit.placed[1][head]
                 counted = batch.mask.clone()
                 counted[:, : edit.keep.get((1, head), 0)] = False
-                y = _at(recorded, site)[counted].double()
-                theirs = (made if head is None else made[:, head])[counted].double()
-                sums = [counted.sum(), (y - theirs).square().sum(), y.square().sum()]
+                y = in_float64(_at(recorded, site)[counted])
+                theirs = in_float64((made if head is None else made[:, head])[counted])
+                sums = [counted.sum().to(y), (y - theirs).square().sum(), y.square().sum()]
                 squares = torch.cat([torch.stack(sums), y.sum(0)]).cpu()
                 read = [_at(recorded, place)[counted] for place in view.reads(site) or (site,)]
                 found[name, site] = _Sums(squares, _active(view, read))

@@ -13,6 +13,7 @@ from anamorph.auditing.engine import Settings, audit_split
 from anamorph.auditing.proxies import SimplifiedProxy
 from anamorph.auditing.samples import scored_sequences
 from anamorph.auditing.sizes import BATCH_TOKENS
+from anamorph.machine.devices import in_float64
 from anamorph.machine.threads import torch_threads
 from anamorph.models.base import LayerKind, Model
 from anamorph.simplifications import SVD, Simplification, Simplified
@@ -88,7 +89,7 @@ def rounding(model: Model, task: Task, *, sequences: int = 16) -> dict[str, floa
         """[scored position, candidate], sequence by sequence."""
         wanted = targets(part, some).to(model.device)
         state = model.run(collate(part, some).to(model.device), at=wanted.at).state
-        return model.logits(state)[0][wanted.valid][:, chosen].double()
+        return in_float64(model.logits(state)[0][wanted.valid][:, chosen])
 
     apart, between = 0.0, []
     with model.session(), torch_threads(1):

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from anamorph.errors import AnamorphError, require
 
@@ -74,6 +75,11 @@ def is_fast_at_bfloat16(device: torch.device) -> bool:
         return torch.cuda.get_device_capability(device) >= (8, 0)
     on_cpu = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return device.type == "cpu" and on_cpu
+
+
+def in_float64(x: Tensor) -> Tensor:
+    """A tensor in float64: where it is, or on the host where the device has no such numbers."""
+    return (x.cpu() if x.device.type == "mps" else x).double()
 
 
 def out_of_memory(error: RuntimeError) -> bool:

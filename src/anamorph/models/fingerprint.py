@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from anamorph.errors import AnamorphError
+from anamorph.machine.devices import in_float64
 from anamorph.models.base import Batch, Model
 
 REST = "the rest"  # embeddings, the head, and whatever else stands in no layer
@@ -128,7 +129,9 @@ def probe_logits(model: Model, batch: Batch) -> dict[str, Any]:
             state = model.run(Batch.whole(alone)).state
             logits = model.logits(state)[0, 0]  # [position, vocabulary]
             own = logits.gather(1, alone[0, :, None].clamp(max=logits.shape[1] - 1))
-            means = [x.double().mean() for x in (logits.float().logsumexp(1), logits.amax(1), own)]
+            means = [
+                in_float64(x).mean() for x in (logits.float().logsumexp(1), logits.amax(1), own)
+            ]
             some = torch.linspace(0, logits.shape[1] - 1, 8).long().to(logits.device)
             found = [*(x.item() for x in means), *logits[-1, some].tolist()]
             values += [x if isfinite(x) else None for x in found]

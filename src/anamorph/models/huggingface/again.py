@@ -11,6 +11,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from anamorph.machine.devices import in_float64
 from anamorph.models.huggingface.attention import Attention
 from anamorph.models.huggingface.calls import Attending
 from anamorph.models.layout import heads_at
@@ -159,7 +160,7 @@ def linear_matrix(projection: nn.Module, heads: Tensor, given: Tensor) -> Tensor
         if matrix.shape != (heads.shape[-1], given.shape[-1]):
             continue
         expected = change @ matrix.detach()
-        size = float(expected.double().square().mean().sqrt())
+        size = float(in_float64(expected).square().mean().sqrt())
         out = (projection(heads + change) - given).detach()
         if same_up_to_rounding(out, expected, scale=size):
             return matrix.detach()

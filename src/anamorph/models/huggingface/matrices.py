@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from anamorph.errors import AnamorphError
+from anamorph.machine.devices import in_float64
 from anamorph.models.base import Batch, LayerKind, Model, Recorded
 from anamorph.models.huggingface.calls import Block, Heads
 from anamorph.models.matrices import Matrix, named_linear
@@ -225,7 +226,7 @@ def _linear(module: nn.Module) -> list[nn.Module]:
 
 def _proportional(a: Tensor, b: Tensor) -> bool:
     """Whether one tensor is a number times the other, up to rounding."""
-    a, b = a.double(), b.double()
+    a, b = in_float64(a), in_float64(b)
     return same_up_to_rounding(a, b * ((a * b).sum() / (b * b).sum()))
 
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from anamorph.errors import AnamorphError
+from anamorph.machine.devices import in_float64
 from anamorph.models.base import Batch, Edits, LayerKind, Ran, State
 from anamorph.models.fingerprint import CONFIGURATION, digest_of
 from anamorph.models.huggingface.blocks import OUTSIDE, CannotSplit, blocks_of, probe
@@ -382,7 +383,7 @@ class HuggingFace(Wrapped):
                 for residual in (other, torch.cat([own, other]))
             )
             expected = torch.cat([states[layer + 1].residual, alone])
-            size = float(expected.double().square().mean().sqrt())  # some numbers are huge
+            size = float(in_float64(expected).square().mean().sqrt())  # some numbers are huge
             if not same_up_to_rounding(both, expected, scale=size):
                 raise CannotSplit(
                     f"its block {layer} gives other numbers when it runs by itself, or with copies "

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anamorph.machine.devices import in_float64
 from anamorph.models.base import EditBy, LayerKind, Ran, State
 from anamorph.models.huggingface.again import Attended
 from anamorph.models.huggingface.attention import alike_by_copy, place_of
@@ -94,7 +95,7 @@ def alike_once(layer: Callable[..., Ran], index: int, block: Block, states: list
     own, after = states[index], states[index + 1].residual
     both = replace(own, residual=torch.cat([own.residual] * 2))
     other = replace(own, residual=own.residual.flip(-1) / 2)
-    size = float(after.double().square().mean().sqrt())  # some numbers are huge
+    size = float(in_float64(after).square().mean().sqrt())  # some numbers are huge
     try:
         for kind in (*block.ports, *(block.norms.keys() - BEHIND)):
             edit = {LayerKind(index, kind): EditBy(_one_changed, copies=2)}

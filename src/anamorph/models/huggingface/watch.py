@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from anamorph.machine.devices import in_float64
 from anamorph.models.wrapped import same_up_to_rounding
 
 NEAR = 0.05  # of a sum, by how much its parts may miss it before a closer look
@@ -151,9 +152,9 @@ def scales_in(total: Tensor, stream: Tensor, parts: list[Tensor]) -> list[float]
     Found by least squares; none of the numbers is 0, and those that are whole are whole. Where the
     stream is huge, as in a few columns of large models, the total is rounded too much to help.
     """
-    missing = (total - stream).double().flatten()
-    matrix = torch.stack([part.double().flatten() for part in parts], dim=1)
-    size = stream.flatten().abs()
+    missing = in_float64(total - stream).flatten()
+    matrix = torch.stack([in_float64(part).flatten() for part in parts], dim=1)
+    size = in_float64(stream).flatten().abs()
     if bool((huge := size > HUGE * size.median()).any()):
         missing, matrix = missing[~huge], matrix[~huge]
     square = (matrix.T @ matrix).cpu()

@@ -5,6 +5,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from anamorph.machine.devices import in_float64
 from anamorph.simplifications.statistics.blocks import Blocks
 
 
@@ -49,6 +50,5 @@ class Squares:
 
 
 def _sum(points: Tensor) -> Tensor:
-    """[dim] float64, where the points are; Apple's GPUs have no float64."""
-    points = points.cpu() if points.device.type == "mps" else points
-    return points.to(torch.float64).square().sum(0)
+    """[dim] float64."""
+    return in_float64(points).square().sum(0)
