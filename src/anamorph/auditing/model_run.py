@@ -79,7 +79,7 @@ class Outcome:
     def attention(self, heads: Iterable[Head], places: Tensor) -> Tensor:
         """[1 or copy, head, place, key] of some heads, at some targets."""
         # index_select copies whole rows: several times faster than a Boolean mask
-        places = places.to(self.state.residual.device)
+        places = places.to(self.model.device)
         picked = [
             self.patterns[site].flatten(1, 2).index_select(1, places) for site in patterns_of(heads)
         ]

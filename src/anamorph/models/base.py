@@ -148,6 +148,13 @@ class State:
     read: Mapping[LayerKind, Tensor] = field(default_factory=dict)
     scale: Tensor | None = None
 
+    def to(self, device: torch.device) -> Self:
+        """The same on another device; itself if it is there."""
+        if self.residual.device == device:
+            return self
+        tensors = {k: x.to(device) for k, x in vars(self).items() if isinstance(x, Tensor)}
+        return replace(self, **tensors, read={k: x.to(device) for k, x in self.read.items()})
+
     def each(self, some: Callable[[Tensor], Tensor]) -> Self:
         """Some copies or positions of it: `some` gives them of [copy, batch, position, dim]."""
         scale = None if self.scale is None else some(self.scale)

@@ -48,9 +48,8 @@ class Wrapped(Model):
 
     @property
     def device(self) -> torch.device:
-        """Where the module's weights are."""
-        tensors = chain(self.module.parameters(), self.module.buffers())
-        return next((x.device for x in tensors), torch.device("cpu"))
+        """Where the module's weights are; of those over several devices, where it begins."""
+        return device_of(self.module)
 
     def describe(self) -> dict[str, Any]:
         """Class, shape and number format, for a report; heads as the first layer with some has."""
@@ -160,6 +159,12 @@ class Wrapped(Model):
                 f"A sequence of {length} tokens does not fit the model's context of "
                 f"{self.context}; cut it, for instance with length={self.context}."
             )
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where a module's weights are; of those over several devices, the first."""
+    tensors = chain(module.parameters(), module.buffers())
+    return next((x.device for x in tensors), torch.device("cpu"))
 
 
 def same_up_to_rounding(a: Tensor, b: Tensor | None, *, scale: float | None = None) -> bool:

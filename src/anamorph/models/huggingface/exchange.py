@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils._pytree import tree_map_only
 
 from anamorph.models.huggingface.attention import Attention
 from anamorph.models.huggingface.calls import Block, Call, Heads
 from anamorph.models.huggingface.ports import hook_ports
 from anamorph.models.huggingface.unembedding import padded
-from anamorph.models.wrapped import still
+from anamorph.models.wrapped import device_of, still
 
 NAME = "anamorph"  # of the attention implementation
 
@@ -51,8 +52,11 @@ def exchange(model: nn.Module, blocks: Sequence[Block], attention: bool) -> Call
     inside = {module: None for block in blocks for module in block.parts}
     for module in inside.keys() - {part.module for part in parts}:
         undo.callback(_set(module, "forward", _forward(module)))
+    spread = len({x.device for x in model.parameters()}) > 1
     for part in parts:
         undo.callback(_set(part.module, "forward", _forward(part)))
+    for block in blocks if spread else ():
+        undo.callback(_set(block.module, "forward", _moving(block.module)))
     undo.enter_context(hook_ports(blocks))
     return undo.close
 
@@ -92,6 +96,20 @@ def _forward(part: Block | Heads | nn.Module) -> Callable[..., Any]:
         if isinstance(part, Heads):
             return call.attention(part, original, *arguments, **keywords)
         return call.part(part, original, *arguments, **keywords)
+
+    return forward
+
+
+def _moving(module: nn.Module) -> Callable[..., Any]:
+    """The `forward` of a block of a model over several devices: what it is given, it has there.
+
+    What moves things by itself does so behind it, where what a block is given is looked at already.
+    """
+    original, place = module.forward, device_of(module)
+
+    def forward(*arguments: Any, **keywords: Any) -> Any:
+        given = tree_map_only(Tensor, lambda x: x.to(place), (arguments, keywords))
+        return original(*given[0], **given[1])
 
     return forward
 

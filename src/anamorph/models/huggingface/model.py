@@ -53,7 +53,7 @@ from anamorph.models.huggingface.watch import Watch
 from anamorph.models.matrices import Matrix
 from anamorph.models.sites import FINAL, HEAD_KINDS, LAYER_KINDS, NORM_KINDS, OF_HEADS, Site
 from anamorph.models.tap import Tap, rows_at
-from anamorph.models.wrapped import Wrapped, copies_of, same_up_to_rounding
+from anamorph.models.wrapped import Wrapped, copies_of, device_of, same_up_to_rounding
 
 NEEDS_MORE = "its blocks need more than the residual stream, such as what earlier ones keep"
 LONGEST = 2_048  # a context up to which it is tried whether it is true
@@ -180,6 +180,8 @@ class HuggingFace(Wrapped):
     ) -> Ran:
         """Run one block; see `anamorph.models.base.Model.layer`."""
         assert isinstance(state, _State)
+        place = device_of(self.blocks[index].module)  # of a model over several, that of the block
+        state, at = state.to(place), None if at is None else at.to(place)
         tap = Tap(index, state, edits or {}, record, at)
         with self.session():
             residual = tap("residual", self._run(index, state, tap))
@@ -187,7 +189,8 @@ class HuggingFace(Wrapped):
         scale = None if final is None else tap(FINAL, final.scale(residual))
         state = replace(state, residual=residual, read=tap.read, scale=scale)
         rows = at if index == self.layers - 1 else None
-        return Ran(state.each(lambda x: rows_at(x, rows)), tap.recorded)
+        recorded = {key: x.to(self.device) for key, x in tap.recorded.items()}
+        return Ran(state.each(lambda x: rows_at(x, rows)), recorded)
 
     def logits(self, state: State, at: Tensor | None = None) -> Tensor:
         """[copy, batch, query, vocabulary] at the positions `at` [batch, query], or all.
@@ -207,7 +210,7 @@ class HuggingFace(Wrapped):
                 inputs["attention_mask"] = tokens.new_ones(len(single), 1, 1, 1)
             out = self.model(**inputs)
         logits = logits_of(self.model, out, None)
-        return logits.view(*residual.shape[:-1], -1)
+        return logits.view(*residual.shape[:-1], -1).to(self.device)
 
     def _run(self, index: int, state: _State, tap: Tap) -> Tensor:
         """[copy, batch, position, width] after a block, before an edit of the residual stream."""
@@ -358,7 +361,8 @@ class HuggingFace(Wrapped):
         Those of a batch, or of the state behind the last block.
         """
         state = self.run(batch).state if isinstance(batch, Batch) else batch
-        found = self.logits(state)[0][batch.mask]
+        found = self.logits(state)[0]
+        found = found[batch.mask.to(found.device)]
         if same_up_to_rounding(found, expected):
             return 0.0
         return float((found - expected).abs().nan_to_num(torch.inf).max())

@@ -173,8 +173,8 @@ def scales_in(total: Tensor, stream: Tensor, parts: list[Tensor]) -> list[float]
 
 
 def same(a: Tensor | None, b: Tensor | None) -> bool:
-    """Whether both are there and hold the same numbers."""
-    return a is not None and b is not None and torch.equal(a, b)
+    """Whether both are there, on one device, and hold the same numbers."""
+    return a is not None and b is not None and a.device == b.device and torch.equal(a, b)
 
 
 def _copy(x: Any) -> Any:
