@@ -22,7 +22,7 @@ from anamorph.auditing.sizes import usual_batches
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness.metrics import all_metrics
 from anamorph.files import replacing, write_json
-from anamorph.machine.devices import accelerator, find_device
+from anamorph.machine.devices import accelerator, find_device, is_fast_at_bfloat16
 from anamorph.models.base import Model
 from anamorph.models.decoder import Decoder
 from anamorph.models.fingerprint import differing, probe_logits
@@ -96,6 +96,7 @@ class Study(ABC):
             "seeds": list(self.seeds),
             "device": self.shape.device.type,
             "accelerator": accelerator(self.shape.device),
+            "coders_learnt_in": _products(self.shape.device),
             "matmul_precision": torch.get_float32_matmul_precision(),
         }
         spec["choices"] = [*choices(spec), *self.task.about.choices]
@@ -329,6 +330,13 @@ class GivenStudy(Study):
     def model(self, run: Run, seed: int, watch: Watch) -> Model:
         """The one that was given."""
         return self.shape
+
+
+def _products(device: torch.device) -> str | None:
+    """In which format autoencoders and transcoders multiply as they learn; None on the CPU."""
+    if device.type == "cpu":
+        return None
+    return "bfloat16" if is_fast_at_bfloat16(device) else "float32"
 
 
 def _require_fingerprint(name: str, parts: Mapping[str, str]) -> None:
