@@ -28,6 +28,7 @@ from anamorph.models.base import Edits, Ran, State
 from anamorph.models.sites import Site
 from anamorph.simplifications import FittedProxies, FittedProxy, Simplified
 from anamorph.tasks import NOT_APPLICABLE, Split, Task
+from existing import DEVICES
 from plain import forward, small_model
 
 SPECS = [
@@ -50,6 +51,12 @@ SPECS = [
 @pytest.fixture(scope="module")
 def model(task: Task) -> am.Decoder:
     return small_model(task)
+
+
+@pytest.fixture(scope="module", params=DEVICES)
+def there(model: am.Decoder, request: pytest.FixtureRequest) -> am.Decoder:
+    """The model, on each device that there is."""
+    return copy.deepcopy(model).to(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -201,10 +208,15 @@ def jsd(p: np.ndarray, q: np.ndarray) -> float:
 
 @pytest.mark.parametrize("number", range(len(SPECS) + 2))
 def test_every_sum_is_that_of_a_plain_loop(
-    model: am.Decoder, task: Task, split: Split, fitted: FittedProxies, number: int
+    model: am.Decoder,
+    there: am.Decoder,
+    task: Task,
+    split: Split,
+    fitted: FittedProxies,
+    number: int,
 ) -> None:
     proxy = list(fitted)[number]
-    cell = audit(model, task, split, fitted)[proxy]
+    cell = audit(there, task, split, fitted)[proxy]
     edits = edits_by_hand(model, task, fitted[proxy])
     assert set(edits) == set(fitted[proxy].by_site)
     expected = compare(model, split, task, fitted[proxy], edits)
@@ -253,8 +265,8 @@ def test_means_and_gaps_are_those_of_the_sums(task: Task, model: am.Decoder) -> 
 # The laws, by their numbers in the design.
 
 
-def test_law_1_the_identity_is_the_model(task: Task, model: am.Decoder) -> None:
-    rows = am.audit(model, task, ["svd(rank=1)@0.0.key"], fit_sequences=20).results
+def test_law_1_the_identity_is_the_model(task: Task, there: am.Decoder) -> None:
+    rows = am.audit(there, task, ["svd(rank=1)@0.0.key"], fit_sequences=20).results
     identity = rows.filter(pl.col("simplification") == "identity")
     assert identity["split"].n_unique() == 6
     values = {m: set(identity.filter(metric=m)["value"]) for m in identity["metric"].unique()}
@@ -270,10 +282,10 @@ def test_law_1_the_identity_is_the_model(task: Task, model: am.Decoder) -> None:
 
 @pytest.mark.parametrize("specs", [["identity"], ["identity", "onehot@0.0.pattern"]])
 def test_law_1_with_and_without_company(
-    task: Task, model: am.Decoder, split: Split, specs: list[str]
+    task: Task, there: am.Decoder, split: Split, specs: list[str]
 ) -> None:
-    fitted = fit_on_task(model, with_identity(specs), task, 5)
-    sums = audit(model, task, split, fitted)[Simplified(())].sums[:5].sum(dim=1).tolist()
+    fitted = fit_on_task(there, with_identity(specs), task, 5)
+    sums = audit(there, task, split, fitted)[Simplified(())].sums[:5].sum(dim=1).tolist()
     scored = int(split.scored.sum()) * (1 + len(split.facets))  # each applies everywhere here
     assert sums == [scored, 0, scored, 0, 0]
 
@@ -287,19 +299,19 @@ def test_law_1_with_and_without_company(
     ],
 )
 def test_law_2_full_rank_is_the_model_up_to_rounding(
-    task: Task, model: am.Decoder, split: Split, spec: str
+    task: Task, there: am.Decoder, split: Split, spec: str
 ) -> None:
-    fitted = fit_on_task(model, with_identity([spec]), task, 100)
-    assert_faithful(audit(model, task, split, fitted)[list(fitted)[1]])
+    fitted = fit_on_task(there, with_identity([spec]), task, 100)
+    assert_faithful(audit(there, task, split, fitted)[list(fitted)[1]])
 
 
-def test_the_noise_floor_is_rounding_and_nothing_else(task: Task, model: am.Decoder) -> None:
-    floor = noise_floor(model, task)
+def test_the_noise_floor_is_rounding_and_nothing_else(task: Task, there: am.Decoder) -> None:
+    floor = noise_floor(there, task)
     assert floor is not None
     assert floor["same_prediction"] > 0.999
     assert 0 < floor["attention_jsd"] < 1e-6
     assert 0 < floor["output_kl"] < 1e-5
-    half = noise_floor(copy.deepcopy(model).to(torch.bfloat16), task)
+    half = noise_floor(copy.deepcopy(there).to(torch.bfloat16), task)
     assert half is not None
     assert half["output_kl"] > 10 * floor["output_kl"]
 
@@ -354,11 +366,11 @@ def assert_faithful(cell: CellSums) -> None:
 
 
 def test_law_3_padding_changes_nothing(
-    task: Task, model: am.Decoder, fitted: FittedProxies, split: Split
+    task: Task, there: am.Decoder, fitted: FittedProxies, split: Split
 ) -> None:
-    together = audit(model, task, split, fitted, batch_tokens=10**6)
+    together = audit(there, task, split, fitted, batch_tokens=10**6)
     for number in range(len(split)):
-        alone = audit(model, task, split.take(np.array([number])), fitted)
+        alone = audit(there, task, split.take(np.array([number])), fitted)
         for proxy, cell in alone.items():
             row = cell.index.whole.start
             of_all = np.flatnonzero(together[proxy].index.sequence == number)[0]
@@ -373,10 +385,10 @@ def test_law_3_padding_changes_nothing(
     ids=str,
 )
 def test_law_4_batch_size_and_memory_do_not_matter(
-    task: Task, model: am.Decoder, fitted: FittedProxies, split: Split, options: dict[str, int]
+    task: Task, there: am.Decoder, fitted: FittedProxies, split: Split, options: dict[str, int]
 ) -> None:
     assert_alike(
-        audit(model, task, split, fitted), audit(model, task, split, fitted, **options), 1e-4
+        audit(there, task, split, fitted), audit(there, task, split, fitted, **options), 1e-4
     )
 
 
