@@ -15,8 +15,10 @@ from torch import Tensor, nn
 
 from anamorph.auditing.stacks import StackedEdit
 from anamorph.models.base import Batch, EditBy, LayerKind, State
+from anamorph.models.changing import Changed
 from anamorph.models.huggingface import attention
 from anamorph.models.huggingface.model import HuggingFace
+from anamorph.models.sites import Site
 from anamorph.simplifications import SVD, Simplification
 from huggingface_models import MODELS, MORE, VOCABULARY, make, uneven
 
@@ -236,3 +238,21 @@ def test_single_heads_of_a_site_are_the_same_by_slices_and_one_by_one() -> None:
     x = torch.randn(2, 3, 6, 4, 5)
     for heads in ([], [2], [1, 2, 3], [4, 1], [0, 0, 5], range(6)):
         assert torch.equal(attention.heads_at(x, heads), x[:, :, list(heads)])
+
+
+@torch.inference_mode()
+def test_other_weights_are_not_taken_for_the_models_own() -> None:
+    model = HuggingFace(make("llama"))
+    state, key = states_of(model, Batch.whole(TOKENS))[1], LayerKind(1, "residual")
+    (up, *_) = (m for m in model.matrices(Site(1, None, "mlp")) if "up" in m.name)
+    changed = Changed({up: up.module.weight.detach() * 0.5})
+
+    def ran() -> Tensor:
+        return model.run(state, {key: EditBy(lambda x: 2 * x)}, first=1, stop=2).state.residual
+
+    with model.session(), changed.session():
+        own = ran()
+        with changed.running():
+            other = ran()
+        assert not torch.allclose(own, other, atol=1e-3)
+        assert torch.equal(ran(), own)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from anamorph.machine.devices import in_float64
 from anamorph.models.base import EditBy, LayerKind, Ran, State
+from anamorph.models.changing import changed_now
 from anamorph.models.huggingface.again import Attended
 from anamorph.models.huggingface.attention import alike_by_copy, place_of
 from anamorph.models.huggingface.calls import Attending, Block, Given, Once, Stop
@@ -27,14 +28,15 @@ FIRST = OF_HEADS | {NORM_KINDS[0]}
 class Memory(threading.local):
     """What one thread computed last, of one state and block: that of all would be too large."""
 
-    _of: tuple[State, int] | None = None
+    _of: tuple[object, ...] = ()
     _attended: Attended | None = None
     _once: Once | None = None
 
     def at(self, index: int, state: State) -> "Memory":
         """What there is of a block that is given a state; all else is forgotten."""
-        if self._of is None or self._of[0] is not state or self._of[1] != index:
-            self._of, self._attended, self._once = (state, index), None, None
+        of = state, index, changed_now()  # whose weights it runs with
+        if len(of) != len(self._of) or any(a is not b for a, b in zip(of, self._of, strict=True)):
+            self._of, self._attended, self._once = of, None, None
         return self
 
     def attended(self, block: Block, given: Given, residual: Tensor) -> Attended | None:
