@@ -42,11 +42,11 @@ def find_device(name: str | torch.device) -> torch.device:
         count = int(torch.backends.mps.is_available())
     index = device.index or 0
     if index >= count:
-        there = f"{count} {device.type} device(s) here" if count else f"no {device.type} device"
-        built = "" if torch.version.cuda or device.type == "mps" else ", and torch is built without"
+        there = f"{count} {device.type} device(s)" if count else f"no {device.type} device"
+        built = "" if torch.version.cuda or device.type == "mps" else ", built without CUDA,"
         raise AnamorphError(
-            f"device={str(name)!r}: torch {torch.__version__} sees {there}{built}. Give auto or "
-            "cpu, or install a torch for your accelerator (pytorch.org)."
+            f"device={str(name)!r}: torch {torch.__version__}{built} sees {there} here. Give auto "
+            "or cpu, or install a torch for your accelerator (pytorch.org)."
         )
     return torch.device(device.type, index)
 
