@@ -7,7 +7,6 @@ is used before all of these are compared with what there is now.
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from anamorph.auditing.sizes import BATCH_TOKENS, MEMORY
 from anamorph.errors import AnamorphError
 from anamorph.models.fingerprint import close_logits, differing
 from anamorph.runs.folder import Run
@@ -25,8 +24,8 @@ UNSAID = {
     "by": "all",
     "until": None,
     "correlation": 0.5,
-    "batch_tokens": BATCH_TOKENS,
-    "stack_memory": MEMORY,
+    "batch_tokens": 4096,
+    "stack_memory": 8 * 2**20,
 }
 """What was always so of a trained study, before its `audit` said it."""
 
