@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from anamorph.errors import AnamorphError
-from anamorph.models.layout import HeadLayout, heads_at, layout_of
+from anamorph.models.layout import HeadLayout, layout_of
 from anamorph.models.matrices import Matrix
 from anamorph.models.sites import HEAD_KINDS, Site
 
@@ -83,6 +83,17 @@ class Edit(ABC):
         """[1 or copy, batch, head, ...] of all heads to [copy, batch, heads, ...] of some."""
         edited = self(x, context)
         return edited if len(heads) == x.shape[2] else heads_at(edited, heads)
+
+
+def heads_at(x: Tensor, heads: Sequence[int]) -> Tensor:
+    """The given heads of x [copy, batch, head, ...].
+
+    A list as an index would have to be copied to a GPU, which is waited for.
+    """
+    first = heads[0] if heads else 0
+    if list(heads) == list(range(first, first + len(heads))):
+        return x[:, :, first : first + len(heads)]
+    return torch.stack([x[:, :, head] for head in heads], dim=2)
 
 
 class EditBy(Edit):

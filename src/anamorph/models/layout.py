@@ -1,11 +1,8 @@
 """Which query head reads which keys and values."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
-
-import torch
-from torch import Tensor
 
 from anamorph.errors import AnamorphError
 from anamorph.models.sites import Site
@@ -86,14 +83,3 @@ def layout_of(sites: Iterable[Site], layers: int = 0) -> tuple[HeadLayout, ...]:
             counts[place] = max(counts[place], head + 1)
     both = ((counts[layer, False], counts[layer, True]) for layer in range(layers))
     return tuple(HeadLayout(heads or keys, keys or heads) for heads, keys in both)
-
-
-def heads_at(x: Tensor, heads: Sequence[int]) -> Tensor:
-    """The given heads of x [copy, batch, head, ...].
-
-    A list as an index would have to be copied to a GPU, which is waited for.
-    """
-    first = heads[0] if heads else 0
-    if list(heads) == list(range(first, first + len(heads))):
-        return x[:, :, first : first + len(heads)]
-    return torch.stack([x[:, :, head] for head in heads], dim=2)

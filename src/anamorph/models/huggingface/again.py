@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from anamorph.machine.devices import in_float64
+from anamorph.models.base import heads_at
 from anamorph.models.huggingface.attention import Attention
 from anamorph.models.huggingface.calls import Attending
-from anamorph.models.layout import heads_at
 from anamorph.models.sites import HEAD_KINDS, Site
 from anamorph.models.tap import Tap, rows_at
 from anamorph.models.wrapped import same_up_to_rounding

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anamorph.errors import AnamorphError
-from anamorph.models.layout import HeadLayout, heads_at
+from anamorph.models.base import heads_at
+from anamorph.models.layout import HeadLayout
 from anamorph.models.sites import Site
 from anamorph.models.tap import Tap, rows_at
 
