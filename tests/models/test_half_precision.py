@@ -9,6 +9,7 @@ import anamorph as am
 from anamorph.auditing.noise import noise_floor
 from anamorph.models.base import Batch
 from anamorph.models.huggingface.unembedding import padded
+from anamorph.models.wrapped import same_logits, same_up_to_rounding
 from huggingface_models import MODELS, make
 from random_tasks import random_task
 
@@ -60,3 +61,26 @@ def test_an_uneven_vocabulary_is_filled_up(bias: bool) -> None:
     changed = nn.Linear(16, 29).to(torch.bfloat16)
     changed.forward = lambda x: x  # type: ignore[method-assign]
     assert padded(changed) is None
+
+
+def test_logits_of_many_layers_are_told_apart_all_together() -> None:
+    """Rounding moves each a little; what must not be seen, or a broken position, all by much."""
+    torch.manual_seed(0)
+    exact = torch.randn(6, 400)
+    rounded = (exact + 0.035 * torch.randn(6, 400)).bfloat16()  # as twelve layers of bfloat16 do
+    assert not same_up_to_rounding(rounded, exact.bfloat16())
+    assert same_logits(rounded, exact.bfloat16())
+    one_off = rounded.clone()
+    one_off[3] = rounded[2]
+    assert not same_logits(one_off, exact.bfloat16())
+    assert not same_logits(rounded.float(), exact)  # in float32 that is no rounding
+    assert not same_logits(rounded[:, :399], exact.bfloat16())
+    ruled_out = exact.bfloat16().masked_fill(exact > 2, -torch.inf)
+    assert same_logits(rounded.masked_fill(exact > 2, -torch.inf), ruled_out)
+    assert not same_logits(rounded.masked_fill(exact > 2.5, -torch.inf), ruled_out)
+    assert not same_logits(rounded.masked_fill(exact > 2, torch.nan), ruled_out)
+
+
+@pytest.mark.parametrize(("name", "causal"), [("gpt2", True), ("qwen2", True), ("bert", False)])
+def test_what_sees_the_future_is_told_in_bfloat16(name: str, causal: bool) -> None:
+    assert am.HuggingFace(make(name).to(torch.bfloat16)).causal == causal

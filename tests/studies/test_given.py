@@ -300,6 +300,34 @@ def test_the_command_line(folder: Path, tmp_path: Path, anamorph: Any) -> None:
         assert not (tmp_path / "x").exists()
 
 
+def test_number_format_and_products_stand_in_the_specification(
+    folder: Path, tmp_path: Path, anamorph: Any
+) -> None:
+    """And are those of the run that goes on, and of what is audited again."""
+    before = torch.get_float32_matmul_precision()
+    data = ["--data", f"iid={folder}/a.jsonl", "--data", f"ood:b={folder}/b.jsonl"]
+    given = ["--model", folder / "model", *data, "--fit-on", "iid", "--fit-sequences", 20]
+    given += ["--sequences", 30, "--length", 16, "--simplify", "svd(rank=2)@1.0.value"]
+    how = ["--dtype", "bfloat16", "--matmul", "high", "--device", "cpu"]
+    code, text = anamorph(*given, *how, "--out", tmp_path / "run")
+    assert code == 0, text
+    spec = json.loads((tmp_path / "run" / "spec.json").read_text())
+    assert (spec["model"]["dtype"], spec["matmul_precision"]) == ("bfloat16", "high")
+    assert (spec["device"], spec["accelerator"]) == ("cpu", None)
+    assert torch.get_float32_matmul_precision() == before
+    for other, named in (
+        (how[:2], "matmul_precision: there high, asked highest"),
+        (how[2:], "model.dtype: there bfloat16, asked float32"),
+    ):
+        code, text = anamorph(*given, *other, "--out", tmp_path / "run")
+        assert code == 2 and named in " ".join(text.split()), text
+    again = ["--simplify", "svd(rank=[1,2])@1.0.value", "--out", tmp_path / "again"]
+    code, text = anamorph(tmp_path / "run", *again, "--matmul", "highest")
+    assert code == 0, text
+    spec = json.loads((tmp_path / "again" / "spec.json").read_text())
+    assert (spec["model"]["dtype"], spec["matmul_precision"]) == ("bfloat16", "highest")
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     return {str(file.relative_to(folder)): file.read_bytes() for file in files}

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from anamorph.errors import AnamorphError
-from anamorph.models.wrapped import same_up_to_rounding
+from anamorph.models.wrapped import same_logits
 
 SHORT = 6  # tokens of a short sequence
 LONG = (128, 64, 32, 16, 8)  # tokens of a long one: the first of these that the module can take
@@ -173,7 +173,7 @@ class Probe:
     def _same(self, a: Tensor, b: Tensor) -> bool:
         halves = {p.dtype for p in self.module.parameters()} & {torch.float16, torch.bfloat16}
         dtype = halves.pop() if halves else a.dtype  # logits may be made float32 at the end
-        return same_up_to_rounding(a.to(dtype), b.to(dtype))
+        return same_logits(a.to(dtype), b.to(dtype))
 
     def _require_same(self, found: Tensor, expected: Tensor, otherwise: str) -> None:
         if not self._same(found, expected):

@@ -53,7 +53,13 @@ from anamorph.models.huggingface.watch import Watch
 from anamorph.models.matrices import Matrix
 from anamorph.models.sites import FINAL, HEAD_KINDS, LAYER_KINDS, NORM_KINDS, OF_HEADS, Site
 from anamorph.models.tap import Tap, rows_at
-from anamorph.models.wrapped import Wrapped, copies_of, device_of, same_up_to_rounding
+from anamorph.models.wrapped import (
+    Wrapped,
+    copies_of,
+    device_of,
+    same_logits,
+    same_up_to_rounding,
+)
 
 NEEDS_MORE = "its blocks need more than the residual stream, such as what earlier ones keep"
 LONGEST = 2_048  # a context up to which it is tried whether it is true
@@ -361,9 +367,8 @@ class HuggingFace(Wrapped):
         Those of a batch, or of the state behind the last block.
         """
         state = self.run(batch).state if isinstance(batch, Batch) else batch
-        found = self.logits(state)[0]
-        found = found[batch.mask.to(found.device)]
-        if same_up_to_rounding(found, expected):
+        found = self.logits(state)[0][batch.mask.to(self.device)]
+        if same_logits(found, expected):
             return 0.0
         return float((found - expected).abs().nan_to_num(torch.inf).max())
 

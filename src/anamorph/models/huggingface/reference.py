@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from anamorph.errors import AnamorphError
 from anamorph.models.base import Batch, State
-from anamorph.models.wrapped import same_up_to_rounding, still
+from anamorph.models.wrapped import same_logits, same_up_to_rounding, still
 
 LENGTH, SHORT = 8, 5  # tokens of the sequences that are tried
 CONTEXTS = (
@@ -122,9 +122,9 @@ class Reference:
                 f"{type(model).__name__} gives other logits in a second run on the same tokens: it "
                 "keeps something of the first, or is random. Numbers of it would mean nothing."
             )
-        causal = same_up_to_rounding(plain[1:, :cut], short)
-        causal = causal and same_up_to_rounding(plain[:, :2], shorter)
-        pads = padded is not None and same_up_to_rounding(padded[1:, :cut], short)
+        causal = same_logits(plain[1:, :cut], short)
+        causal = causal and same_logits(plain[:, :2], shorter)
+        pads = padded is not None and same_logits(padded[1:, :cut], short)
         return cls(tokens, plain, short, causal, pads, parallel)
 
     def cases(self, state: State) -> list[tuple[str, Batch | State, Tensor]]:
