@@ -18,6 +18,7 @@ import scipy.stats
 import torch
 
 import anamorph as am
+from anamorph.auditing.another import load
 from anamorph.auditing.audit import fit_on_task, with_identity
 from anamorph.auditing.engine import Settings, audit_split
 from anamorph.auditing.proxies import ModelProxy, SimplifiedProxy
@@ -280,6 +281,21 @@ def finished() -> Any:
     with pytest.raises(SystemExit) as done:
         main()
     return done.value.code
+
+
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16", "float16"])
+def test_it_is_loaded_in_the_number_format_of_the_model(
+    folder: Path, text: Task, dtype: str
+) -> None:
+    """As far as models are loaded in it: a model in float64 is compared with one in float32."""
+    half, path = dtype != "float64", folder / "a"
+    model = am.load_pretrained(path, dtype=dtype if half else "float32")[0]  # type: ignore[arg-type]
+    model = model if half else am.HuggingFace(model.model.double())
+    spec = AnotherModel(str(path))
+    assert str(load(spec, model).model.dtype) == f"torch.{dtype if half else 'float32'}"
+    rows = am.audit(model, text, [spec], sequences=5, fit_sequences=5).results
+    apart = rows.filter(pl.col("facet").is_null(), metric="output_jsd", simplification=str(spec))
+    assert len(apart) and apart["value"].max() <= (0 if half else 1e-7)
 
 
 def test_law_1_a_model_against_itself(folder: Path, text: Task) -> None:

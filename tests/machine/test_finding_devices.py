@@ -87,6 +87,15 @@ def test_sizes_follow_from_the_memory_that_a_device_has(
     assert usual_batches(model) == 1  # type: ignore[arg-type]
 
 
+def test_a_device_of_another_kind_has_the_sizes_of_a_cpu() -> None:
+    """A model on it is audited as it is; how much it holds, nobody has asked."""
+    model = SimpleNamespace(device=torch.device("xpu", 0), vocabulary=50_257, batch_tokens=1_024)
+    assert memory_of(model.device) is None
+    assert accelerator(model.device) == "xpu"
+    assert usual_batch_tokens(model) == 1_024  # type: ignore[arg-type]
+    assert usual_memory(model) == 8 * 2**20  # type: ignore[arg-type]
+
+
 def test_which_errors_say_that_memory_ran_out() -> None:
     assert out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."))
     assert out_of_memory(RuntimeError("MPS backend out of memory (MPS allocated: 5 GB)"))

@@ -2,17 +2,19 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from anamorph.auditing.samples import few_sequences
 from anamorph.errors import AnamorphError
 from anamorph.models.base import Model
 from anamorph.models.decoder import Decoder
-from anamorph.models.huggingface.load import load_model, load_pretrained
+from anamorph.models.huggingface.load import Dtype, load_model, load_pretrained
 from anamorph.simplifications import AnotherModel, ProxySpec
 from anamorph.tasks import Task
 from anamorph.tasks.checks import check_context, check_direction
 from anamorph.tasks.text.tokenizer import Tokenizer, token_names
+
+DTYPES = get_args(Dtype)
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt", "spiece.model")
 """Files of which a folder with a tokenizer has at least one."""
@@ -28,7 +30,8 @@ class Loaded(NamedTuple):
 def load(spec: AnotherModel, model: Model) -> Loaded:
     """The model that a spec names, on the device of the one that it is compared with.
 
-    It has the number format of that model, too, unless it was given in Python.
+    It has the number format of that model, too, if it can be loaded in that (else float32), unless
+    it was given in Python.
 
     Raises:
         AnamorphError: if there is none, or it cannot be loaded.
@@ -45,7 +48,8 @@ def load(spec: AnotherModel, model: Model) -> Loaded:
     try:
         if path.suffix == ".safetensors":
             return Loaded(Decoder.load(path).eval().to(model.device, model.dtype), None)
-        like: Any = {"device": model.device, "dtype": str(model.dtype).removeprefix("torch.")}
+        dtype = str(model.dtype).removeprefix("torch.")
+        like: Any = {"device": model.device, "dtype": dtype if dtype in DTYPES else "float32"}
         if path.is_file() or any((path / name).exists() for name in TOKENIZER):
             return Loaded(*load_pretrained(path, **like))
         return Loaded(load_model(path, **like), None)

@@ -59,10 +59,10 @@ def accelerator(device: torch.device) -> str | None:
 
 
 def memory_of(device: torch.device) -> int | None:
-    """The bytes that an accelerator has in all; None for the CPU."""
+    """The bytes that a GPU of NVIDIA, AMD or Apple has in all; None for the CPU, or if unknown."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
-    return None if device.type == "cpu" else int(torch.mps.recommended_max_memory())
+    return int(torch.mps.recommended_max_memory()) if device.type == "mps" else None
 
 
 def is_fast_at_bfloat16(device: torch.device) -> bool:
