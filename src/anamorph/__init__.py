@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from anamorph.models.huggingface.load import load_pretrained as load_pretrained
     from anamorph.models.huggingface.model import HuggingFace as HuggingFace
     from anamorph.models.listing import list_sites as list_sites
-    from anamorph.runs.folder import load_run as load_run
+    from anamorph.report.opened import OpenedRun as OpenedRun
+    from anamorph.report.opened import load_run as load_run
     from anamorph.simplifications import PCA as PCA
     from anamorph.simplifications import SVD as SVD
     from anamorph.simplifications import AnotherModel as AnotherModel
@@ -61,6 +62,7 @@ _WHERE = {
     "HuggingFace": "models.huggingface.model",
     "KMeans": "simplifications",
     "OneHot": "simplifications",
+    "OpenedRun": "report.opened",
     "Simplification": "simplifications",
     "Thresholds": "faithfulness.gaps",
     "TrainingConfig": "training.train",
@@ -71,7 +73,7 @@ _WHERE = {
     "list_sites": "models.listing",
     "load_preset": "studies.specification",
     "load_pretrained": "models.huggingface.load",
-    "load_run": "runs.folder",
+    "load_run": "report.opened",
     "load_task": "tasks",
     "run_study": "studies.study",
     "sweep": "simplifications",

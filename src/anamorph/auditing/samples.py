@@ -7,6 +7,7 @@ from hashlib import blake2b
 from itertools import count
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from anamorph.errors import AnamorphError
@@ -25,6 +26,28 @@ def scored_sequences(split: Split, most: int | None = None) -> Split:
     """The first `most` sequences of a split that have a scored position: the others say nothing."""
     counts = np.add.reduceat(split.scored.astype(np.int64), split.offsets[:-1])
     return split.take(np.flatnonzero(counts)[:most])
+
+
+def described_sequences(split: Split) -> pl.DataFrame:
+    """Which sequences these are, so that those of two runs can be told to be the same.
+
+    Args:
+        split: what is scored of it (`scored_sequences`).
+
+    Returns:
+        a row a sequence: its number `sequence`; `digest` of tokens, of what is scored, and of what
+        a masked model is given; `length` in tokens; `scored` positions.
+    """
+    arrays = [split.tokens.astype("<i8"), split.scored.astype("<i8")]
+    arrays += [] if split.masked is None else [split.masked.astype("<i8")]
+    bounds = zip(split.offsets[:-1], split.offsets[1:], strict=True)
+    digests = [
+        blake2b(b"".join(x[start:stop].tobytes() for x in arrays), digest_size=12).hexdigest()
+        for start, stop in bounds
+    ]
+    scored = np.add.reduceat(split.scored.astype(np.int64), split.offsets[:-1])
+    columns = {"digest": digests, "length": split.lengths, "scored": scored}
+    return pl.DataFrame(columns).with_row_index("sequence")
 
 
 def scored_task(task: Task, proxies: Iterable[ProxySpec]) -> Task:

@@ -6,6 +6,7 @@ seed-N/model.safetensors            the model; `history.parquet` beside it has i
 seed-N/simplifications.safetensors  what was fitted to it
 seed-N/fingerprints.json            digests of a trained model's weights
 seed-N/works/SPLIT-*.parquet        per-sequence sums of some proxies on a split, computed together
+sequences/SPLIT.parquet             which sequences these are, in their order
 seed-N/noise.json                   the noise floor, and what batching alone does
 seed-N/sites.parquet                what proxies do at their sites: explained variance, L0
 seed-N/heads.parquet                scores of attention heads, if proxies edit single heads
@@ -53,6 +54,7 @@ COLUMNS = {
     "sites": "seed simplification split role site explained_variance tokens sequences",
     "matching": "seed layer head split value positions",
 }
+SEQUENCES = "sequence digest length scored"
 """What each table has at least; a table without one of these was written by another version."""
 PICTURES = {
     "functions": "simplification split sequence text jsd model proxy model_p proxy_p",
@@ -104,6 +106,10 @@ class Run:
     def work(self, seed: int, split: str, number: int) -> Path:
         """Where the sums of a work lie; see `anamorph.auditing.works`."""
         return self.seed(seed) / "works" / f"{file_name(split)}-{number:04d}.parquet"
+
+    def sequences(self, split: str) -> Path:
+        """Where it is told which sequences of a split were scored; `SEQUENCES` has the columns."""
+        return self.path / "sequences" / f"{file_name(split)}.parquet"
 
     def works(self) -> list[Path]:
         """The files of all works that are done."""

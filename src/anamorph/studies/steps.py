@@ -20,7 +20,12 @@ from anamorph.analysis.head_scores import head_scores
 from anamorph.auditing.at_sites import at_sites
 from anamorph.auditing.audit import fit_on_task, simplified, tabulated
 from anamorph.auditing.noise import noise_floor, rounding
-from anamorph.auditing.samples import few_sequences, scored_sequences, scored_task
+from anamorph.auditing.samples import (
+    described_sequences,
+    few_sequences,
+    scored_sequences,
+    scored_task,
+)
 from anamorph.auditing.works import Auditor, Work, plan
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness.metrics import metric_names
@@ -200,10 +205,11 @@ class SeedAudit:
 def tabulate_run(run: Run, study: Study) -> None:
     """Write the tables of a run from its works."""
     task, options = study.task, study.options
-    indexes = {
-        split.name: SumIndex.of(scored_sequences(split, options.sequences))
-        for split in scored_task(task, study.proxies).evaluated
-    }
+    splits = scored_task(task, study.proxies).evaluated
+    scored = [scored_sequences(split, options.sequences) for split in splits]
+    for split in scored:
+        write_table(run.sequences(split.name), described_sequences(split))
+    indexes = {split.name: SumIndex.of(split) for split in scored}
     cells = CellFiles(run, plan(study.proxies, study.shape, list(indexes)), indexes)
     floor = worst_floor(_noise(run))
     results, gaps, contrasts = tabulated(cells, task, study.proxies, options, floor)

@@ -25,6 +25,7 @@ from anamorph.machine.threads import torch_threads
 from anamorph.machine.workers import apart
 from anamorph.models.base import Model
 from anamorph.progress import Watch, ignore
+from anamorph.report.opened import OpenedRun
 from anamorph.runs.folder import Run, load_run
 from anamorph.runs.opening import open_run
 from anamorph.simplifications import Sweep
@@ -41,7 +42,7 @@ def run_study(
     preset: str | None = None,
     workers: int | None = 1,
     watch: Watch = ignore,
-) -> Run:
+) -> OpenedRun:
     """Do a whole study, or go on with one, in a run folder.
 
     Args:
@@ -67,7 +68,7 @@ def run_study(
 
 def train_study(
     spec: StudySpec, out: Path | str, *, preset: str | None = None, watch: Watch = ignore
-) -> Run:
+) -> OpenedRun:
     """Only train the models of a study; `run_study` with the same arguments goes on from there."""
     study = TrainedStudy(spec, preset, watch=watch)
     with (
@@ -77,7 +78,7 @@ def train_study(
     ):
         for seed in spec.seeds:
             study.model(run, seed, watch)
-    return run
+    return OpenedRun(run.path, run.spec)
 
 
 def audit_given(
@@ -98,7 +99,7 @@ def audit_given(
     thresholds: Thresholds | None = None,
     source: Mapping[str, Any] | None = None,
     watch: Watch = ignore,
-) -> Run:
+) -> OpenedRun:
     """As `anamorph.audit`, into a run folder with a report; a stopped audit can go on.
 
     Args:
@@ -151,7 +152,7 @@ def audit_study(
     matmul: Matmul | None = None,
     workers: int | None = 1,
     watch: Watch = ignore,
-) -> Run:
+) -> OpenedRun:
     """Audit the models of a run with other simplifications, into a run folder of its own.
 
     Args:
@@ -173,7 +174,9 @@ def audit_study(
     return carry_out(kind.again(run, asked, watch), out, workers, watch)
 
 
-def carry_out(study: Study, out: Path | str, workers: int | None = 1, watch: Watch = ignore) -> Run:
+def carry_out(
+    study: Study, out: Path | str, workers: int | None = 1, watch: Watch = ignore
+) -> OpenedRun:
     """Do a study, or what is left of it, in a run folder.
 
     Args:
@@ -188,7 +191,7 @@ def carry_out(study: Study, out: Path | str, workers: int | None = 1, watch: Wat
     with matmul_precision(study.matmul), open_run(out, study.describe()) as run:
         if run.complete:
             check_kept(run)
-            return run
+            return OpenedRun(run.path, run.spec)
         _each_seed(study, run, workers, watch)
         with told(watch, "tables"):
             tabulate_run(run, study)
@@ -196,7 +199,7 @@ def carry_out(study: Study, out: Path | str, workers: int | None = 1, watch: Wat
             write_json(run.path / "claims.json", study.conclude(run))
         with told(watch, "report"):
             report_run(run)
-    return run
+    return OpenedRun(run.path, run.spec)
 
 
 def _each_seed(study: Study, run: Run, workers: int | None, watch: Watch) -> None:
