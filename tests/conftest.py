@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from anamorph import report
 from anamorph.cli import main
 from anamorph.studies import sources
 from anamorph.tasks import Task
+from chromium import launched
 from commands import SMOKE, Done, environment
 from synthetic_run import make_run
 
@@ -58,6 +60,13 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def copied(rendered: Path, tmp_path: Path) -> Path:
     """A copy of it, to be changed."""
     return Path(shutil.copytree(rendered, tmp_path / "run"))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium by Playwright; ended with the file, as it keeps an event loop for itself."""
+    with launched() as started:
+        yield started
 
 
 @pytest.fixture

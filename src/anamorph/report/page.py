@@ -31,6 +31,7 @@ from anamorph.tasks.about import About
 
 SCALE = 2  # PNG pixels per point
 MOST_HEADS = 40  # rows of a table of heads that are not folded away
+MOST_PRINTED = 60  # rows of a folded table that is printed all the same
 CHOICES = ("What the paper leaves open, as chosen here", "What this audit assumes")
 MOST_REPORTED = 8  # proxies of which it is said what is usually reported
 MOST_MEANS = 3  # proxies whose pooled and per-sequence means stand side by side
@@ -96,7 +97,7 @@ def _parts(run: Findings, figures: dict[str, list[Figure]]) -> dict[str, Any]:
             figure.name: _embedded({"spec": figure.spec(), "columns": figure.columns()})
             for figure in chain(*figures.values())
         },
-        "config": _embedded(CONFIG),
+        "config": _embedded({"config": CONFIG, "light": LIGHT}),
         "bundle": Markup(_bundle()),
         "script": Markup(script),
         "code": None if code is None else _embedded(code),
@@ -123,6 +124,7 @@ def _content(run: Findings) -> dict[str, Any]:
         "evidence": evidence(run),
         "sentences": telling_first(sentences(run)),
         "most_families": MOST_FAMILIES,
+        "most_printed": MOST_PRINTED,
         "cells": _cells(run),
         "signs": words.SIGNS,
         "heads": _heads(run),

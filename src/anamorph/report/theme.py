@@ -25,17 +25,21 @@ COLOURS = {
     "split-0": ("#2b2b2b", "#f0efeb"),
     "split-1": ("#0072b2", "#4ea3dc"),
     "split-2": ("#009e73", "#2fbf95"),
-    "split-3": ("#d99100", "#f0b432"),
+    "split-3": ("#c58300", "#f0b432"),
     "split-4": ("#d55e00", "#f0803a"),
     "split-5": ("#c2629b", "#df8bbd"),
-    "split-6": ("#4aa8df", "#8fd0f7"),
+    "split-6": ("#3c98cf", "#8fd0f7"),
     "split-7": ("#8c6d3f", "#bd9b68"),
     "split-8": ("#7a6fd0", "#a79df2"),
     "faithful": ("#d5e8e2", "#1f3d35"),
     "on-faithful": ("#1c3b33", "#bfe3d7"),
     "under": ("#b0432c", "#bd4f37"),
     "over": ("#4b4fa3", "#6468c6"),
-    "mixed": ("#8d5485", "#a86c9f"),
+    "mixed": ("#8d5485", "#96598d"),
+    # The same as text on the page
+    "under-text": ("#b0432c", "#e88a74"),
+    "over-text": ("#4b4fa3", "#a3a6ec"),
+    "mixed-text": ("#8d5485", "#d19cc8"),
     "on-illusion": ("#ffffff", "#ffffff"),
     "unfaithful": ("#e4e1da", "#343436"),
     "on-unfaithful": ("#5c5a55", "#a9a7a1"),
@@ -107,7 +111,8 @@ CONFIG: dict[str, Any] = {
         "offset": 10,
     },
     "text": {"color": "var(--ink)"},
-    "rule": {"color": "var(--soft)"},
+    # To a screen reader a rule says nothing that the point on it does not.
+    "rule": {"color": "var(--soft)", "aria": False},
 }
 
 
@@ -117,8 +122,8 @@ def css(colours: dict[str, str]) -> str:
 
 
 def in_light(text: str) -> str:
-    """Put the light values in place of all variables."""
-    return re.sub(r"var\(--([\w-]+)\)", lambda found: LIGHT[found[1]], text)
+    """Put the light values in place of all our variables; others are text from outside."""
+    return re.sub(r"var\(--([\w-]+)\)", lambda found: LIGHT.get(found[1], found[0]), text)
 
 
 def split_scale(splits: Sequence[str]) -> alt.Scale:

@@ -49,9 +49,10 @@ def attended(run: Findings) -> Figure | None:
         layers += _border_lines(border, levels, rows)
         note = f" The dashed lines mark {facet} {border}, the last that training has."
     step = max(5.0, min(14.0, 190 / len(levels)))
+    width = max(step * len(levels), min(145.0, 7.0 * max(map(len, splits))))  # a split's name fits
     chart = (
         alt.layer(*layers, data=TABLE)
-        .properties(width=step * len(levels), height=step * len(rows))
+        .properties(width=width, height=step * len(rows))
         .facet(
             column=parts.side_by_side(splits),
             row=alt.Row("who:N", sort=[MODEL, PROXY], title=None),

@@ -214,6 +214,7 @@ def accuracies(run: Findings) -> Figure | None:
             ("name:N", "proxy"),
             "split:N",
             *((f"{whose}:Q", f"{whose} accuracy", ".2%") for whose in ("model", "proxy")),
+            *(("low:Q", "", ".2%"), ("high:Q", "", ".2%")),
         ),
     )
     return Figure(
