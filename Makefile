@@ -3,6 +3,7 @@
 # make bench  speed, against the stated baselines
 # make test-browser   the report in Debian's chromium, or CHROMIUM=/path/to/it
 # make test-network   what needs the network, and npm and apt beside pip: packages of about 85 MB
+# make release-check   wheel and sdist, and the wheel at work in every Python here; gigabytes a Python
 # make sweep  every class of transformers, compared with itself: docs/transformers.md
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ BIN := .venv/bin
 RUN ?= runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-browser test-network sweep bench format clean
+.PHONY: help demo test test-browser test-network sweep bench release-check format clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -44,6 +45,13 @@ bench: .venv/installed
 	$(BIN)/python benchmarks/sampler.py
 	$(BIN)/python benchmarks/fit.py
 	$(BIN)/python benchmarks/audit_dyck.py
+
+release-check: .venv/installed
+	$(BIN)/python .ci/release.py versions
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/python .ci/release.py files dist
+	$(BIN)/python .ci/release.py smoke dist
 
 format: .venv/installed
 	$(BIN)/ruff format .

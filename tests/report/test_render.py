@@ -14,6 +14,7 @@ from anamorph.report import render
 from anamorph.report.charts.facets import _ordered
 from anamorph.report.charts.kinds import _cut, gap_by_kind
 from anamorph.report.charts.sections import draw
+from anamorph.report.theme import in_light
 from synthetic_run import NASTY, SPLITS, make_run
 
 FIGURES = {
@@ -298,3 +299,8 @@ def test_what_has_no_gap_is_told(rendered: Path) -> None:
                 text = f"{100 * share:.1f}\N{NO-BREAK SPACE}% of {split.replace('_', ' ')} by"
                 assert text in gap_by_kind(run).caption
     assert told
+
+
+def test_only_our_own_colours_are_put_in_place() -> None:
+    """A token of a style sheet may look like one of them."""
+    assert in_light('"var(--ink)" "var(--theirs)"') == '"#1b1b1a" "var(--theirs)"'
