@@ -10,8 +10,8 @@ from anamorph.runs.folder import Run, read_json
 from anamorph.runs.holder import Holder
 
 PLAN = "plan.json"
-AT_LAST = ("contrasts.parquet", "gaps.parquet", "results.parquet", "claims.json")
-"""What is written when all works are done, in this order; all that `show` needs."""
+AT_LAST = ("gaps.parquet", "results.parquet", "claims.json")
+"""What is written when all works are done, in this order; all that a summary needs."""
 
 
 class Underway(NamedTuple):
