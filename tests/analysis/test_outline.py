@@ -1,6 +1,7 @@
 """A run's summary for programs, against its Parquet files by plain loops."""
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -104,3 +105,20 @@ def test_what_has_no_interval_is_null(tmp_path: Path) -> None:
     said = outline(Findings(run, SPEC))
     assert said["views"][0]["splits"]["iid"]["same_prediction"] == [0.96, None, None]
     assert said["report"] is None and said["claims"] == []
+
+
+def test_what_the_documentation_shows_runs(
+    smoke_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "tables.md").read_text("utf-8")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "smoke").symlink_to(smoke_run)
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"^```python\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    assert len(blocks) == 2
+    for block in blocks:
+        exec(compile(block, "tables.md", "exec"), {})
+    assert pl.read_csv("shares.csv").equals(load_run(smoke_run).table())
+    said = load_run(smoke_run).summary()
+    for key in (*said, *said["counts"]):
+        assert f"`{key}`" in text, key

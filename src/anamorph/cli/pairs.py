@@ -16,21 +16,25 @@ from anamorph.runs.folder import Run
 from anamorph.studies.pairs import PAGE, TABLE, PairsSpec, run_pairs
 
 
-def pairs_into(folder: Path, spec: PairsSpec, as_json: bool = False) -> None:
+def pairs_into(folder: Path, spec: PairsSpec, as_json: bool = False) -> dict[str, Run]:
     """Audit every pair, or what is left; print the numbers of all, and where they are.
 
     With `as_json` the summaries of all runs are printed, by the names of the pairs.
+
+    Returns:
+        the runs, by the names of the pairs.
     """
     with shown(progress_console(as_json)) as watch:
         runs = run_pairs(spec, folder, watch)
     if as_json:
         print_json({name: load_run(run.path).summary() for name, run in runs.items()})
-        return
+        return runs
     console = stdout()
     _print(runs, console)
     console.print(f"Tables: {folder / TABLE}, {folder / PAGE}", soft_wrap=True, markup=False)
     for run in runs.values():
         console.print(f"Report: {run.report}", soft_wrap=True, markup=False)
+    return runs
 
 
 def _print(runs: dict[str, Run], console: Console) -> None:
