@@ -154,7 +154,7 @@ def test_the_terminal_and_documents_say_it_in_a_line(found: Findings) -> None:
         (line,) = (x for x in text.splitlines() if "fitted there" in x)
         assert line.strip() == f"{TITLE}: {said(found)[TITLE]}"
         assert "on=" not in text
-    assert "Not shown: 18 controls (with --json)" in console.file.getvalue()
+    assert "Not shown: 18 controls (with --csv)" in console.file.getvalue()
 
 
 def test_the_page_has_explained_variance_beside_same_predictions(found: Findings) -> None:

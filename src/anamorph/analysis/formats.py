@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import polars as pl
@@ -12,7 +12,13 @@ _LATEX = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    **{"▼": r"$\blacktriangledown$", "▲": r"$\blacktriangle$", "◆": r"$\blacklozenge$"},
+    **{"↓": r"$\downarrow$", "→": r"$\rightarrow$", "×": r"$\times$", "−": "$-$", "–": "--"},
+    "\N{NO-BREAK SPACE}": "~",
 }
 DIGITS = 4  # behind the point, in documents; CSV and JSON have all
 
@@ -29,17 +35,43 @@ def as_json(table: pl.DataFrame) -> str:
 
 def markdown(table: pl.DataFrame) -> str:
     """A table of GitHub's Markdown."""
-    lines = [_cells(table, _for_markdown), ["---"] * table.width, *_rows(table, _for_markdown)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+    return markdown_of(table.columns, _rows(table)) + "\n"
+
+
+def markdown_of(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of GitHub's Markdown, of texts; bars and line breaks in them do not end a cell."""
+    lines = [[_for_markdown(text) for text in line] for line in (heads, *rows)]
+    lines.insert(1, ["---"] * len(heads))
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def latex(table: pl.DataFrame) -> str:
     """A `tabular` with the rules of the package booktabs; words left, numbers right."""
     columns = "".join("r" if kind.is_numeric() else "l" for kind in table.dtypes)
-    ends = [" & ".join(line) + r" \\" for line in _rows(table, _for_latex)]
-    head = " & ".join(_cells(table, _for_latex)) + r" \\"
-    lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head, r"\midrule", *ends]
+    rows = ([for_latex(text) for text in row] for row in _rows(table))
+    return latex_of(columns, [for_latex(name) for name in table.columns], rows)
+
+
+def latex_of(columns: str, heads: Sequence[str], *groups: Iterable[Sequence[str]]) -> str:
+    """A `tabular` with the rules of the package booktabs.
+
+    Args:
+        columns: how each is set: l, r or c.
+        heads: what each is called, in LaTeX.
+        groups: of rows, with a rule between them; the cells in LaTeX.
+    """
+    lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", _latex_row(heads)]
+    for rows in groups:
+        lines += [r"\midrule", *map(_latex_row, rows)]
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def for_latex(text: str) -> str:
+    """A text as LaTeX shows it; the signs of verdicts are those of the package amssymb."""
+    shown = [_LATEX.get(sign, sign) for sign in re.sub(r"[ \t\r\n\f\v]+", " ", text)]
+    if shown and shown[0] in "[*":  # which the end of the line before would take for its own
+        shown[0] = f"{{{shown[0]}}}"
+    return "".join(shown)
 
 
 FORMATS: dict[str, Callable[[pl.DataFrame], str]] = {
@@ -51,13 +83,13 @@ FORMATS: dict[str, Callable[[pl.DataFrame], str]] = {
 """By the option that asks for it."""
 
 
-def _cells(table: pl.DataFrame, written: Callable[[str], str]) -> list[str]:
-    return [written(name) for name in table.columns]
+def _latex_row(cells: Sequence[str]) -> str:
+    return " & ".join(cells) + r" \\"
 
 
-def _rows(table: pl.DataFrame, written: Callable[[str], str]) -> list[list[str]]:
+def _rows(table: pl.DataFrame) -> list[list[str]]:
     rounded = table.with_columns(cs.float().round(DIGITS))
-    return [[written(_text(value)) for value in row] for row in rounded.iter_rows()]
+    return [[_text(value) for value in row] for row in rounded.iter_rows()]
 
 
 def _text(value: Any) -> str:
@@ -69,8 +101,3 @@ def _text(value: Any) -> str:
 
 def _for_markdown(text: str) -> str:
     return re.sub(r"\s+", " ", text).replace("|", r"\|")
-
-
-def _for_latex(text: str) -> str:
-    escaped = "".join(_LATEX.get(character, character) for character in re.sub(r"\s+", " ", text))
-    return escaped.replace("–", "--")

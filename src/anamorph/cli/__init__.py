@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from threading import current_thread, main_thread
 
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
+from anamorph.cli.layout import wrapped
 from anamorph.cli.verbs import app
 from anamorph.errors import AnamorphError
 from anamorph.machine.process import as_found
@@ -82,4 +83,9 @@ def _warn(message: Warning | str, *_: object, **__: object) -> None:
 
 
 def _say(mark: str, message: object) -> None:
-    Console(stderr=True, highlight=False).print(mark, escape(str(message)))
+    """Print a message behind a mark, which is markup; paths and specs in it stay whole."""
+    console, head = Console(stderr=True, highlight=False, emoji=False), Text.from_markup(mark)
+    text = Text(wrapped(f"{head.plain} {message}", console.width))
+    for span in head.spans:
+        text.stylize(span.style, span.start, span.end)
+    console.print(text, soft_wrap=True)

@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 
 from anamorph.cli.console import audit_into
-from anamorph.cli.options import Device, Products
+from anamorph.cli.options import AsJson, Device, Products
 from anamorph.studies.sources import GivenStudy
 from anamorph.studies.specification import OF_FILES, AgainSpec, GivenSpec, read_audit
 from anamorph.studies.study import audit_study, carry_out
@@ -76,6 +76,7 @@ def audit(
     out: Annotated[Path | None, typer.Option(help="A new run folder for the results.")] = None,
     device: Device = None,
     matmul: Products = None,
+    as_json: AsJson = False,
     **options: Any,
 ) -> None:
     """Audit the models of a run with other simplifications, or a model and data of your own."""
@@ -86,6 +87,6 @@ def audit(
     spec, folder = read_audit(source, given)
     if isinstance(spec, AgainSpec):
         how: dict[str, Any] = {"device": spec.device, "matmul": spec.matmul, "workers": None}
-        audit_into(folder, partial(audit_study, spec.run, spec.simplify, folder, **how))
+        audit_into(folder, partial(audit_study, spec.run, spec.simplify, folder, **how), as_json)
     else:
-        audit_into(folder, partial(carry_out, GivenStudy.load(spec), folder))
+        audit_into(folder, partial(carry_out, GivenStudy.load(spec), folder), as_json)

@@ -7,6 +7,7 @@ import polars as pl
 
 from anamorph.analysis.edited_heads import single_heads
 from anamorph.analysis.findings import Findings
+from anamorph.analysis.formats import markdown_of
 from anamorph.analysis.summary import evidence, headline, notices
 from anamorph.analysis.words import SIGNS, UNTESTED, split_label
 from anamorph.cli.rows import (
@@ -47,7 +48,7 @@ def markdown(run: Run) -> str:
         ("Cross-entropy of the models at scored positions, bits", "model_cross_entropy", 3),
     ):
         lines = [_of_model(seed, x, digits) for seed, x in of_models(found, metric).items()]
-        parts += [f"{title}:", _table(["seed", *names], lines)]
+        parts += [f"{title}:", markdown_of(["seed", *names], lines)]
     proxies = [
         [f"`{name}`", *(f"{x:.3f} {SIGNS.get(verdict or '', '')}".strip() for x, verdict in cells)]
         for name, cells in of_proxies(found).items()
@@ -57,16 +58,16 @@ def markdown(run: Run) -> str:
     parts += [
         "Share of predictions that proxy and model have in common, over all seeds "
         f"({LEGEND}; no mark: faithful):",
-        _table(["proxy", *names], proxies),
+        markdown_of(["proxy", *names], proxies),
     ]
     if told := of_reported(found):
         lines = [[name and f"`{name}`", called, *texts] for name, called, texts in told]
-        parts += [f"{REPORTED}:", _table(["proxy", "", *names], lines)]
+        parts += [f"{REPORTED}:", markdown_of(["proxy", "", *names], lines)]
     if single:
         parts += [
             "The same for proxies of a single head: median over the heads of all models, and the "
             "lowest and the highest:",
-            _table(["proxy of one head", *names], _heads(found, single)),
+            markdown_of(["proxy of one head", *names], _heads(found, single)),
         ]
     tested = [claim for claim in found.claims if claim["status"] != UNTESTED]
     if tested:
@@ -74,7 +75,7 @@ def markdown(run: Run) -> str:
             [c["id"], c["claim"], c.get("rule") or "–", f"**{c['status']}**", c["finding"]]
             for c in tested
         ]
-        parts.append(_table(["", "claim", "judged by", "here", "finding"], claims))
+        parts.append(markdown_of(["", "claim", "judged by", "here", "finding"], claims))
     if others := [claim["id"] for claim in found.claims if claim["status"] == UNTESTED]:
         parts.append(f"Not tested here: {', '.join(others)}.")
     return "\n\n".join(parts)
@@ -85,7 +86,9 @@ def _summary(found: Findings) -> list[str]:
     parts = [f"**{notice.title}.** {notice.text}" for notice in notices(found)]
     parts += [f"**{headline(found).sentence}** {evidence(found).sentence}"]
     if views := of_views(found):
-        parts.append(_table(STANDING, [["<br>".join(each) or "–" for each in v] for v in views]))
+        parts.append(
+            markdown_of(STANDING, [["<br>".join(each) or "–" for each in v] for v in views])
+        )
     parts += of_controls(found)
     return parts
 
@@ -113,8 +116,3 @@ def _heads(found: Findings, single: Mapping[str, str]) -> list[list[str]]:
         cells = (f"{np.median(x):.3f} ({x.min():.3f} to {x.max():.3f})" for x in values)
         lines.append([f"`{name}`", *cells])
     return lines
-
-
-def _table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    every = [heads, ["---"] * len(heads), *lines]
-    return "\n".join("| " + " | ".join(line) + " |" for line in every)

@@ -55,6 +55,10 @@ Products = Annotated[
         show_default="highest",
     ),
 ]
+AsJson = Annotated[
+    bool,
+    typer.Option("--json", help="Print a summary as JSON in the end; progress goes to stderr."),
+]
 RunFolder = Annotated[Path, typer.Argument(help="A run folder.", show_default=False)]
 
 

@@ -22,6 +22,7 @@ def run(
     ood: options.OodFolders = None,
     device: options.Device = None,
     matmul: options.Products = None,
+    as_json: options.AsJson = False,
 ) -> None:
     """Train, simplify, audit and report; the same command goes on with a stopped run.
 
@@ -31,7 +32,8 @@ def run(
     changes = options.with_folders(settings, train, unseen, ood)
     changes = options.with_device(changes, device, matmul)
     if is_pairs(task, preset):
-        pairs_into(folder, load_pairs(task, preset, changes, seeds))
+        pairs_into(folder, load_pairs(task, preset, changes, seeds), as_json)
         return
     spec = load_preset(task, preset, changes, seeds)
-    audit_into(folder, partial(run_study, spec, folder, preset=preset, workers=workers))
+    work = partial(run_study, spec, folder, preset=preset, workers=workers)
+    audit_into(folder, work, as_json)

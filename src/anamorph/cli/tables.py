@@ -1,17 +1,17 @@
 """A run's numbers as tables in the terminal."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping
 
 import polars as pl
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from anamorph.analysis.edited_heads import single_heads
 from anamorph.analysis.findings import Findings
 from anamorph.analysis.heads import rows
 from anamorph.analysis.summary import evidence, headline, notices
 from anamorph.analysis.words import SIGNS, UNTESTABLE, UNTESTED, rounding_sentence, split_label
+from anamorph.cli.layout import Sheet, say
 from anamorph.cli.rows import (
     LEGEND,
     REPORTED,
@@ -41,38 +41,36 @@ def print_run(run: Run, console: Console) -> None:
     found = Findings(run.path, run.spec)
     single = single_heads(found.results, found.spec["model"])
     hidden = single if len(single) > MOST_HEADS else {}
-    caption = f"{LEGEND}; no mark: faithful; {found.reference} is what the others are compared with"
-    if hidden:
-        caption += f". Not shown: {len(hidden)} proxies of single heads (below; all with --json)"
-    if beside := found.controls["simplification"].n_unique():
-        caption += f". Not shown: {beside} control{'s' if beside > 1 else ''} (with --json)"
-    over = f", over {len(found.seeds)} models" if len(found.seeds) > 1 else ""
-    title = f"Share of predictions that proxy and model have in common{over}"
-    table = Table(title=title, caption=caption)
-    table.add_column("proxy", overflow="fold")
-    for split in found.splits:
-        table.add_column(split_label(split), justify="right", min_width=7)
-    accuracy = of_models(found, "model_accuracy")[None]
-    table.add_row("accuracy of the model", *(f"{x.value:.3f}  " for x in accuracy), style="bold")
-    table.add_section()
-    for name, cells in of_proxies(found).items():
-        if name not in hidden:
-            table.add_row(escape(name), *(_cell(*cell) for cell in cells))
-    console.print(table)
+    _print_shares(found, hidden, console)
     if told := of_reported(found):
         heads = ["proxy", "", *map(split_label, found.splits)]
-        lines = [[escape(name), called, *texts] for name, called, texts in told]
-        console.print(_table(REPORTED, heads, lines, words=heads[:2]))
+        rows = [[escape(name), called, *texts] for name, called, texts in told]
+        Sheet(REPORTED, heads, rows, words=heads[:2]).print(console)
     _print_heads(found, console)
     _print_claims(found, console)
     if floor := found.checks.get("noise_floor"):
-        console.print(
-            f"Noise floor (rounding alone): same prediction {floor['same_prediction']:.5f}, "
-            f"divergence of the outputs {floor['output_jsd']:.1e} bits."
-        )
+        said = f"Noise floor (rounding alone): same prediction {floor['same_prediction']:.5f}, "
+        say(console, f"{said}divergence of the outputs {floor['output_jsd']:.1e} bits.")
     if said := rounding_sentence(found.checks.get("rounding")):
-        console.print(said)
+        say(console, said)
     _print_summary(found, console)
+
+
+def _print_shares(found: Findings, hidden: Mapping[str, object], console: Console) -> None:
+    """The share of same predictions of every proxy on every split, but for those hidden."""
+    caption = f"{LEGEND}; no mark: faithful; {found.reference} is what the others are compared with"
+    if hidden:
+        caption += f". Not shown: {len(hidden)} proxies of single heads (below; all with --csv)"
+    if beside := found.controls["simplification"].n_unique():
+        caption += f". Not shown: {beside} control{'s' if beside > 1 else ''} (with --csv)"
+    over = f", over {len(found.seeds)} models" if len(found.seeds) > 1 else ""
+    title = f"Share of predictions that proxy and model have in common{over}"
+    accuracy = of_models(found, "model_accuracy")[None]
+    rows = [["[bold]accuracy of the model", *(f"[bold]{x.value:.3f}  [/]" for x in accuracy)]]
+    for name, cells in of_proxies(found).items():
+        if name not in hidden:
+            rows.append([escape(name), *(_cell(*cell) for cell in cells)])
+    Sheet(title, ["proxy", *map(split_label, found.splits)], rows, caption).print(console)
 
 
 def _print_claims(found: Findings, console: Console) -> None:
@@ -84,29 +82,26 @@ def _print_claims(found: Findings, console: Console) -> None:
             why = finding if status == UNTESTABLE else ""
             folded.setdefault((status, why), []).append(name)
         else:
-            console.print(f"{name} {status}: {escape(claim['claim'])}\n   [dim]{escape(finding)}")
+            say(console, f"{name} {status}: {claim['claim']}", indent="   ")
+            say(console, f"   {finding}", "dim", indent="   ")
     for (status, why), names in folded.items():
-        said = f"{status[0].upper()}{status[1:]}: {', '.join(names)}. {why}".strip()
-        console.print(escape(said))
+        say(console, f"{status[0].upper()}{status[1:]}: {', '.join(names)}. {why}".strip())
 
 
 def _print_summary(found: Findings, console: Console) -> None:
     """Which views hold, on what evidence, and what must be known before."""
     if views := of_views(found):
         families = len(found.families)
-        few = f"{len(views)} of {families} families of proxies" if len(views) < families else None
-        table = Table(title="Which simplified views hold", caption=few, show_lines=True)
-        for column in STANDING:
-            table.add_column(column)
-        for title, *texts in views:
-            table.add_row(*(escape("\n".join(each)) or "–" for each in (title, *texts)))
-        console.print(table)
+        few = f"{len(views)} of {families} families of proxies" if len(views) < families else ""
+        rows = [[escape("\n".join(each)) or "–" for each in view] for view in views]
+        title = "Which simplified views hold"
+        Sheet(title, STANDING, rows, few, texts=True, lined=True).print(console)
     for said in of_controls(found):
-        console.print(escape(said))
+        say(console, said)
     for notice in notices(found):
-        console.print(f"[yellow]{escape(notice.title)}.[/] {escape(notice.text)}")
-    console.print(evidence(found).sentence)
-    console.print(f"[bold]{escape(headline(found).sentence)}")
+        say(console, f"{notice.title}. {notice.text}", "yellow")
+    say(console, evidence(found).sentence)
+    say(console, headline(found).sentence, "bold")
 
 
 def _print_heads(found: Findings, console: Console) -> None:
@@ -122,21 +117,18 @@ def _print_heads(found: Findings, console: Console) -> None:
             numbers = (row[key] for key in ("gap", "low", "high"))
             gap, low, high = ("–" if x is None else f"{100 * x:.1f}" for x in numbers)
             at = [split_label(part) for part in (row["split"], row["size_text"]) if part]
-            ends = (gap, f"{low} to {high}", ", ".join(at))
+            ends = (gap, f"{low} to {high}", escape(", ".join(at)))
             lines.append([f"{row['name']}{seed}", *row["smallest"], *ends])
-        table = _table(
-            f"{escape(method)}: the smallest size that is shown to have {heads.least:.0%} of "
+        Sheet(
+            f"{method}: the smallest size that is shown to have {heads.least:.0%} of "
             "predictions in common, and the largest gap of each head",
             ["head", *map(split_label, found.splits), "gap, points", "interval", "at"],
             lines,
-            words=("head", "at"),
-        )
-        table.caption = (
             f"{min(MOST_HEADS, len(every))} of {len(every)} heads, the largest gaps first; "
             "none: shown to have less even at the largest size; ? the data cannot say; intervals "
-            "hold for all gaps at once"
-        )
-        console.print(table)
+            "hold for all gaps at once",
+            words=["at"],
+        ).print(console)
 
 
 def print_curves(run: Run, console: Console) -> None:
@@ -148,7 +140,7 @@ def print_curves(run: Run, console: Console) -> None:
     wide = last.pivot(on="split", index="seed", values="accuracy", maintain_order=True)
     lines = [[str(seed), *(f"{x:.3f}" for x in values)] for seed, *values in wide.iter_rows()]
     heads = [split_label(name) for name in wide.columns]
-    console.print(_table("Accuracy of the models at scored positions", heads, lines, words=()))
+    Sheet("Accuracy of the models at scored positions", heads, lines).print(console)
 
 
 def print_splits(task: Task, console: Console) -> None:
@@ -158,29 +150,18 @@ def print_splits(task: Task, console: Console) -> None:
     for split in task.splits.values():
         counts = (len(split), len(split.tokens), split.scored.sum())
         mean = f"{split.lengths.mean():.1f}"
-        lines.append([split.name, split.role, *(f"{count:,}" for count in counts), mean])
-    console.print(_table(f"Task {task.name}", heads, lines, words=heads[:2]))
+        name, numbers = escape(split.name), (f"{count:,}" for count in counts)
+        lines.append([name, split.role, *numbers, mean])
+    Sheet(f"Task {task.name}", heads, lines, words=heads[:2]).print(console)
     made = task.spec.get("splits", {})
     columns = list(dict.fromkeys(k for found in made.values() for k in found if k not in heads))
     lines = [
-        [split, *(f"{found[c]:,}" if c in found else "" for c in columns)]
+        [escape(split), *(f"{found[c]:,}" if c in found else "" for c in columns)]
         for split, found in made.items()
     ]
     if columns:
         heads = ["split", *map(split_label, columns)]
-        console.print(_table("What they were made from", heads, lines, words=heads[:1]))
-
-
-def _table(
-    title: str, heads: Sequence[str], lines: Iterable[Sequence[str]], words: Sequence[str]
-) -> Table:
-    """Columns of numbers, but for those of `words`."""
-    table = Table(title=title)
-    for head in heads:
-        table.add_column(head, justify="left" if head in words else "right")
-    for line in lines:
-        table.add_row(*line)
-    return table
+        Sheet("What they were made from", heads, lines).print(console)
 
 
 def _cell(value: float, verdict: str | None) -> str:

@@ -2,10 +2,17 @@
 
 from functools import cached_property
 from pathlib import Path
+from typing import Any
+
+import polars as pl
 
 from anamorph.analysis.findings import Findings
+from anamorph.analysis.outline import outline
+from anamorph.analysis.tables import table, verdicts
+from anamorph.faithfulness.metrics import JUDGED
 from anamorph.runs import folder
 from anamorph.runs.folder import Run
+from anamorph.runs.underway import underway
 
 
 class OpenedRun(Run):
@@ -15,6 +22,57 @@ class OpenedRun(Run):
     def findings(self) -> Findings:
         """What follows from its tables, for the words and charts of a report."""
         return Findings(self.path, self.spec)
+
+    def table(
+        self,
+        metric: str = JUDGED,
+        *,
+        facet: str | None = None,
+        seed: int | None = None,
+        long: bool = False,
+        controls: bool = False,
+    ) -> pl.DataFrame:
+        """A metric of every proxy on every split.
+
+        Args:
+            metric: which; the share of same predictions by default.
+            facet: break it down by the levels of this one, which are rows.
+            seed: of the model; None stands for all models together.
+            long: a row a number with its interval and its gap, in place of a column a split.
+            controls: with the controls.
+
+        Returns:
+            see `anamorph.analysis.tables.table`.
+
+        Raises:
+            AnamorphError: if the run has no such metric, facet or seed; it lists those it has.
+        """
+        return table(self, metric, facet=facet, seed=seed, long=long, controls=controls)
+
+    def verdicts(self, *, seed: int | None = None, controls: bool = False) -> pl.DataFrame:
+        """The verdict on every view on every split but the reference.
+
+        Args:
+            seed: of the model; None stands for all models together.
+            controls: with the controls.
+
+        Returns:
+            a row a proxy and split; see `anamorph.analysis.tables.verdicts`.
+
+        Raises:
+            AnamorphError: if the run has no such seed.
+        """
+        return verdicts(self, seed=seed, controls=controls)
+
+    def summary(self) -> dict[str, Any]:
+        """What was found, in a few kilobytes, as `anamorph show --json` prints it.
+
+        Returns:
+            see `anamorph.analysis.outline.outline`; of an unfinished run how far it is, see
+            `anamorph.runs.underway.Underway`.
+        """
+        going = underway(self)
+        return outline(self.findings) if going is None else going.as_dict()
 
 
 def load_run(path: Path | str) -> OpenedRun:

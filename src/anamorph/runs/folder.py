@@ -2,6 +2,7 @@
 
 ==================================  ===================================================
 spec.json                           what was asked for, and where and with what it ran
+plan.json                           how many works there are a model
 seed-N/model.safetensors            the model; `history.parquet` beside it has its curves
 seed-N/simplifications.safetensors  what was fitted to it
 seed-N/fingerprints.json            digests of a trained model's weights

@@ -1,12 +1,8 @@
 """Begin a run, or go on with one, as the only process that works in its folder."""
 
 import json
-import os
-import socket
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -18,11 +14,11 @@ from anamorph.files import write_json
 from anamorph.runs.comparing import differences
 from anamorph.runs.environment import environment, warn_of_untold, warn_of_versions
 from anamorph.runs.folder import Run, load_run
+from anamorph.runs.holder import HOLDER, LOCK, Holder
 from anamorph.version import version
 
 LAYOUT = 2  # of the files of an unfinished run; raised whenever older ones cannot be resumed
 MOST_DIFFERENCES = 6  # between two specifications, that an error names
-LOCK, HOLDER = ".lock", ".holder.json"
 BEGUN = (
     *(".spec.json.*.tmp", f".{HOLDER}.*.tmp", LOCK, HOLDER),
     *(".DS_Store", "Thumbs.db", "desktop.ini"),  # which file managers put into any folder
@@ -144,14 +140,8 @@ def _held(path: Path) -> Iterator[None]:
         raise AnamorphError(
             f"Cannot work in {path}: {reason}. Give a folder that is writable and has room."
         ) from error
-    me = {
-        "process": os.getpid(),
-        "host": socket.gethostname(),
-        "since": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "command": " ".join(sys.argv)[:200],
-    }
     try:
-        write_json(path / HOLDER, me)
+        write_json(path / HOLDER, Holder.this()._asdict())
         yield
     finally:
         (path / HOLDER).unlink(missing_ok=True)
@@ -159,8 +149,4 @@ def _held(path: Path) -> Iterator[None]:
 
 
 def _holder(path: Path) -> str:
-    try:
-        known = json.loads((path / HOLDER).read_text("utf-8"))
-        return "process {process} on {host} since {since} ({command})".format(**known)
-    except (OSError, ValueError, KeyError, TypeError):  # it has only just begun
-        return "another process"
+    return str(Holder.read(path) or "another process")  # which has only just begun

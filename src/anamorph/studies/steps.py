@@ -44,6 +44,7 @@ from anamorph.runs.cells import (
     write_work,
 )
 from anamorph.runs.folder import Run, read_json
+from anamorph.runs.underway import write_plan
 from anamorph.simplifications import FittedProxies
 from anamorph.studies.sources import Study, check_weights
 from anamorph.tasks.base import CANDIDATES
@@ -200,6 +201,12 @@ class SeedAudit:
         step, cells = f"seed {self.seed}: audit on {work.split}", len(self.study.proxies)
         some = len(work.proxies)
         return lambda done, total: self.watch(Event(step, before + some * done // total, cells))
+
+
+def plan_run(run: Run, study: Study) -> None:
+    """Tell how many works there are, for whoever asks how far the run is."""
+    names = [split.name for split in study.task.evaluated]
+    write_plan(run, len(plan(study.proxies, study.shape, names)))
 
 
 def tabulate_run(run: Run, study: Study) -> None:

@@ -31,7 +31,7 @@ from anamorph.runs.opening import open_run
 from anamorph.simplifications import Sweep
 from anamorph.studies.sources import GivenStudy, Study, TrainedStudy, check_kept
 from anamorph.studies.specification import AgainSpec, StudySpec
-from anamorph.studies.steps import SeedAudit, report_run, tabulate_run, told
+from anamorph.studies.steps import SeedAudit, plan_run, report_run, tabulate_run, told
 from anamorph.tasks import Task
 
 
@@ -192,6 +192,7 @@ def carry_out(
         if run.complete:
             check_kept(run)
             return OpenedRun(run.path, run.spec)
+        plan_run(run, study)
         _each_seed(study, run, workers, watch)
         with told(watch, "tables"):
             tabulate_run(run, study)

@@ -1,0 +1,62 @@
+"""Who works in a run folder: told beside the lock that it holds."""
+
+import json
+import os
+import socket
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from filelock import FileLock, Timeout
+
+LOCK, HOLDER = ".lock", ".holder.json"
+
+
+class Holder(NamedTuple):
+    """A process that works in a run folder, or did until it was killed.
+
+    Attributes:
+        process: its number.
+        host: the name of its machine.
+        since: when it began, in ISO 8601.
+        command: what was called.
+    """
+
+    process: int
+    host: str
+    since: str
+    command: str
+
+    def __str__(self) -> str:
+        return f"process {self.process} on {self.host} since {self.since} ({self.command})"
+
+    @classmethod
+    def this(cls) -> "Holder":
+        """This process."""
+        since = datetime.now().astimezone().isoformat(timespec="seconds")
+        return cls(os.getpid(), socket.gethostname(), since, " ".join(sys.argv)[:200])
+
+    @classmethod
+    def read(cls, folder: Path) -> "Holder | None":
+        """Who says that it works in a run folder; None if nobody does."""
+        try:
+            return cls(**json.loads((folder / HOLDER).read_text("utf-8")))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def works(self, folder: Path) -> bool | None:
+        """Whether it still holds the folder; None if that cannot be told from here.
+
+        The system lets go of a lock when its process ends, however it ends. Not every file system
+        tells one machine of the locks of another.
+        """
+        lock = FileLock(folder / LOCK, timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            return True
+        except OSError:  # as in a folder that may only be read
+            return None
+        lock.release()
+        return False if self.host == socket.gethostname() else None
