@@ -15,6 +15,13 @@ class AnamorphError(ValueError):
     """
 
 
+class RunFolderError(AnamorphError):
+    """A run folder cannot be used as it is: damaged, of something else, locked, not writable.
+
+    The command line exits with code 3.
+    """
+
+
 def require(
     name: str,
     value: Any,

@@ -15,8 +15,12 @@ from anamorph.runs.folder import Run
 from anamorph.studies.pairs import PAGE, TABLE, PairsSpec, run_pairs
 
 
-def pairs_into(folder: Path, spec: PairsSpec) -> None:
-    """Audit every pair, or what is left; print the numbers of all, and where they are."""
+def pairs_into(folder: Path, spec: PairsSpec) -> dict[str, Run]:
+    """Audit every pair, or what is left; print the numbers of all, and where they are.
+
+    Returns:
+        the runs, by the names of the pairs.
+    """
     console = stdout()
     with shown(console) as watch:
         runs = run_pairs(spec, folder, watch)
@@ -24,6 +28,7 @@ def pairs_into(folder: Path, spec: PairsSpec) -> None:
     console.print(f"Tables: {folder / TABLE}, {folder / PAGE}", soft_wrap=True)
     for run in runs.values():
         console.print(f"Report: {run.report}", soft_wrap=True)
+    return runs
 
 
 def _print(runs: dict[str, Run], console: Console) -> None:
