@@ -27,7 +27,7 @@ def headline(
     changed = verdicts.filter(view, changed=True)
     every = pl.concat([values, gaps])
     if every.filter(pl.col("difference") != 0).is_empty() and changed.is_empty():
-        exact = " to the last digit" if (every["interval"] == "exact").all() else ""
+        exact = " to the last digit" if set(every["interval"]) == {"exact"} else ""
         return (
             f"Nothing differs: all {len(values):,} values and {len(gaps):,} gaps are equal{exact} "
             f"in {first.name} and {second.name}."

@@ -139,8 +139,10 @@ def failing_between(found: Comparison, gates: Gates) -> list[str]:
             cells.add(row, f"gap {_change(row)}, by more than {gates.gap_above:g}")
     if DIFFERENCE in gates.on:
         for name, table in (("same prediction", values), ("gap", of_gaps)):
-            for row in table.filter("differs").iter_rows(named=True):
-                cells.add(row, f"{name} differs, {_change(row)}")
+            untold = pl.col("interval").is_null() & (pl.col("difference") != 0)
+            for row in table.filter(pl.col("differs") | untold).iter_rows(named=True):
+                how = "differs" if row["interval"] else "may differ (there is no interval)"
+                cells.add(row, f"{name} {how}, {_change(row)}")
     for row in found.verdicts.filter(view, changed=True).iter_rows(named=True):
         if CHANGED in gates.on or (gates.wants(row["b"]) and not gates.wants(row["a"])):
             cells.add(row, f"{row['a'] or NO_VERDICT} → {row['b'] or NO_VERDICT}")

@@ -106,6 +106,8 @@ class Side:
 
 def _refuse_a_model(path: Path) -> None:
     """Two models are compared by an audit, with one as the other's proxy."""
+    if path.is_file() and SEED.fullmatch(path.parent.name):
+        raise AnamorphError(f"{path} is the model of a run; give its folder, {path.parent}.")
     models = path.is_file() and path.suffix.lower() in WEIGHTS
     if path.is_dir() and not (path / "spec.json").exists() and not SEED.fullmatch(path.name):
         models = (path / "config.json").exists()

@@ -32,84 +32,93 @@ IN_DOCUMENTS = ["of", "proxy", "split", "metric", "a", "b", "difference", "low",
 NOT_TWICE = "Give one of --json, --csv, --latex and --markdown."
 
 
+First = Annotated[
+    Path, typer.Argument(help="A run folder, or RUN/seed-N.", metavar="A", show_default=False)
+]
+Second = Annotated[
+    Path, typer.Argument(help="With what to compare it.", metavar="B", show_default=False)
+]
+Proxies = Annotated[
+    list[str] | None,
+    typer.Option(help="SPEC=SPEC: a proxy of A beside another of B; repeatable."),
+]
+Unpaired = Annotated[bool, typer.Option("--unpaired", help="Also splits with other sequences.")]
+Metrics = Annotated[
+    list[str] | None, typer.Option(help="Only this metric; repeatable.", show_default="main")
+]
+All = Annotated[bool, typer.Option("--all", help="Also what does not differ, and all metrics.")]
+Json = Annotated[bool, typer.Option("--json", help="Print all as JSON.")]
+Csv = Annotated[bool, typer.Option("--csv", help="Print all as CSV.")]
+Latex = Annotated[bool, typer.Option("--latex", help="Print the table for LaTeX.")]
+Markdown = Annotated[bool, typer.Option("--markdown", help="Print it for a document.")]
+Fall = Annotated[
+    float | None,
+    typer.Option(
+        help="If a view's share of same predictions falls by more, such as 0.02.",
+        rich_help_panel=PANEL,
+    ),
+]
+Growth = Annotated[
+    float | None,
+    typer.Option(help="If a view's gap grows by more, such as 0.02.", rich_help_panel=PANEL),
+]
+Events = Annotated[
+    list[str] | None,
+    typer.Option(
+        help=f"{DIFFERENCE}: if a view's value or gap differs; {CHANGED}: if a verdict changed; "
+        f"{', '.join(VERDICTS)}: if B has it where A has not; repeatable.",
+        rich_help_panel=PANEL,
+    ),
+]
+
+
 def compare(
-    a: Annotated[Path, typer.Argument(help="A run folder, or RUN/seed-N.", show_default=False)],
-    b: Annotated[Path, typer.Argument(help="With what to compare it.", show_default=False)],
-    proxy: Annotated[
-        list[str] | None,
-        typer.Option(help="SPEC=SPEC: a proxy of A beside another of B; repeatable."),
-    ] = None,
-    unpaired: Annotated[
-        bool, typer.Option("--unpaired", help="Also splits of which the sequences differ.")
-    ] = False,
-    metric: Annotated[
-        list[str] | None, typer.Option(help="Only this metric; repeatable.", show_default="main")
-    ] = None,
-    everything: Annotated[
-        bool, typer.Option("--all", help="Also what does not differ, and all metrics.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print all as JSON.")] = False,
-    csv: Annotated[bool, typer.Option("--csv", help="Print all as CSV.")] = False,
-    latex: Annotated[bool, typer.Option("--latex", help="Print the table for LaTeX.")] = False,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
-    fail_below: Annotated[
-        float | None,
-        typer.Option(
-            help="If a view's share of same predictions falls by more, such as 0.02.",
-            rich_help_panel=PANEL,
-        ),
-    ] = None,
-    fail_gap_above: Annotated[
-        float | None,
-        typer.Option(
-            help="If a view's gap grows by more, such as 0.02.",
-            rich_help_panel=PANEL,
-        ),
-    ] = None,
-    fail_on: Annotated[
-        list[str] | None,
-        typer.Option(
-            help=f"{DIFFERENCE}: if a view's number or gap differs; {CHANGED}: if a verdict "
-            f"changed; {', '.join(VERDICTS)}: if B has it where A has not; repeatable.",
-            rich_help_panel=PANEL,
-        ),
-    ] = None,
+    a: First,
+    b: Second,
+    proxy: Proxies = None,
+    unpaired: Unpaired = False,
+    metric: Metrics = None,
+    everything: All = False,
+    as_json: Json = False,
+    csv: Csv = False,
+    latex: Latex = False,
+    markdown: Markdown = False,
+    fail_below: Fall = None,
+    fail_gap_above: Growth = None,
+    fail_on: Events = None,
 ) -> None:
     """Compare two runs, checkpoints or seeds, paired by sequence: values, gaps, verdicts.
 
-    A number is of B less A, with a 95 % interval; what differs is corrected for how much was looked
-    at. Two seeds of a run: anamorph compare RUN/seed-0 RUN/seed-1. Two models: anamorph audit with
-    --simplify 'model(PATH)'.
+    A difference is of B less A, with a 95 % interval; what is said to
+    differ is corrected for how much was looked at. Two seeds of a run:
+    anamorph compare RUN/seed-0 RUN/seed-1. Two models: anamorph audit
+    with --simplify 'model(PATH)'.
     """
     given = {"json": as_json, "csv": csv, "latex": latex, "markdown": markdown}
     kinds = [name for name, wanted in given.items() if wanted]
     if len(kinds) > 1:
-        raise AnamorphError(NOT_TWICE)
+        raise AnamorphError(f"Give one of {', '.join(f'--{kind}' for kind in kinds)}.")
     gates = Gates.of_comparison(fail_below, fail_gap_above, fail_on or ())
     found = compared(a, b, proxies=proxy or (), unpaired=unpaired)
+    known = found.values["metric"].unique().sort().to_list()
     for name in metric or ():
-        require("--metric", name, among=found.values["metric"].unique().sort().to_list())
-    wanted = set(metric or (found.values["metric"] if everything or as_json or csv else SHOWN))
-    kind = kinds[0] if kinds else None
-    if kind == "json":
-        print(json.dumps(as_objects(found), ensure_ascii=False, allow_nan=False))
-    elif kind == "csv":
-        print(FORMATS[kind](_of_metrics(found.differences, wanted)), end="")
-    else:
-        table = _of_metrics(found.differences, wanted)
-        table = table if everything else table.filter("differs")
-        if kind is None:
-            _show(found, table, stdout())
-        elif kind == "latex":
-            print(FORMATS[kind](_for_documents(table)), end="")
-        else:
-            print(_document(found, table), end="")
+        require("--metric", name, among=known)
+    wanted = set(metric or (known if everything or as_json or csv else SHOWN))
+    table = found.differences.filter(pl.col("metric").is_in(wanted))
+    shown = table if everything else table.filter("differs")
+    match kinds:
+        case ["json"]:
+            print(json.dumps(as_objects(found), ensure_ascii=False, allow_nan=False))
+        case ["csv"]:
+            print(FORMATS["csv"](table), end="")
+        case ["latex"]:
+            print(FORMATS["latex"](_for_documents(shown)), end="")
+        case ["markdown"]:
+            print(_document(found, shown), end="")
+        case _:
+            _show(found, shown, stdout())
     if gates.given:
         end(failing_between(found, gates))
-
-
-def _of_metrics(table: pl.DataFrame, metrics: set[str]) -> pl.DataFrame:
-    return table.filter(pl.col("metric").is_in(metrics))
 
 
 def _named(column: str, other: str) -> pl.Expr:

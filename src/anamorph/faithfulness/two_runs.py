@@ -69,11 +69,11 @@ def paired(first: Floats, second: Floats, counts: Floats, share: NDArray[np.bool
     Returns:
         of shape [proxy, model + 1, metric], as `Means.of_every_model` has it.
     """
-    gained, lost = np.maximum(second - first, 0), np.maximum(first - second, 0)
-    means = (Means.of_every_model(sums, counts, share) for sums in (gained, lost))
-    counts = np.broadcast_to(counts, gained.shape)
-    errors = (with_mean(residuals(sums, counts)) for sums in (gained, lost))
-    return Differences.of_every_model(*means, correlation(*errors))
+    counts = np.broadcast_to(counts, first.shape)
+    both = np.maximum(second - first, 0), np.maximum(first - second, 0)
+    gained, lost = (Means.of_every_model(sums, counts, share) for sums in both)
+    errors = (with_mean(residuals(sums, counts)) for sums in both)
+    return Differences.of_every_model(gained, lost, correlation(*errors))
 
 
 def of_gaps(reference: Differences, split: Differences) -> Differences:

@@ -1,7 +1,8 @@
 """The sums per sequence of whole splits, read from the works of a run without torch."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -35,13 +36,15 @@ class SplitSums:
         self.run, self.seed, self.split = run, seed, split
         self.sequences = scored_sequences(run, split)
         self.weights = ""
-        self._places: dict[str, tuple[Any, int]] = {}
+        self._places: dict[str, tuple[Path, int]] = {}
         for path in sorted(run.seed(seed).glob(f"works/{file_name(split)}-[0-9][0-9][0-9][0-9]*")):
-            names = read_table(path, ("proxy",))["proxy"].rle().struct.unnest()
-            starts = names["len"].cum_sum() - names["len"]
-            for name, start in zip(names["value"], starts, strict=True):
+            with _told(path):
+                names = pl.read_parquet(path, columns=["proxy"], memory_map=False)["proxy"]
+                self.weights = pl.read_parquet_metadata(path).get("weights", "")
+            runs = names.rle().struct.unnest()
+            starts = runs["len"].cum_sum() - runs["len"]
+            for name, start in zip(runs["value"], starts, strict=True):
                 self._places[name] = path, start
-            self.weights = pl.read_parquet_metadata(path).get("weights", "")
 
     def of(self, proxy: str) -> pl.DataFrame:
         """A row a sequence, a column a metric; null where a sequence was not seen.
@@ -55,8 +58,21 @@ class SplitSums:
                 f"{AGAIN}"
             )
         path, start = self._places[proxy]
-        rows = pl.scan_parquet(path, glob=False).slice(start, len(self.sequences)).collect()
-        return rows.drop("proxy")
+        with _told(path):
+            rows = pl.scan_parquet(path, glob=False).slice(start, len(self.sequences)).collect()
+            return rows.drop("proxy")
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Say which file cannot be read, and what to do."""
+    try:
+        yield
+    except (OSError, pl.exceptions.PolarsError) as error:
+        reason = str(error).splitlines()[0]
+        raise RunFolderError(
+            f"Cannot read the sums in {path}: {reason}. Delete it and results.parquet. {AGAIN}"
+        ) from error
 
 
 def scored_sequences(run: Run, split: str) -> pl.DataFrame:
