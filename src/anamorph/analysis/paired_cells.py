@@ -8,7 +8,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from anamorph.analysis.sides import Side
-from anamorph.faithfulness.intervals import Differences, Floats
+from anamorph.faithfulness.intervals import Differences, Ends, Floats
 from anamorph.faithfulness.metrics import SUFFIX, find_metric, which
 from anamorph.faithfulness.two_runs import of_gaps, paired
 from anamorph.runs.sums import SplitSums, in_one_array
@@ -117,7 +117,7 @@ def paired_cells(
                 of_reference = here, exact
             elif of_reference is not None:
                 of_gap, both = of_gaps(of_reference[0], here), exact & of_reference[1]
-                gaps.append(_of_gaps(_table(of_gap, both, some, split.name, metrics)))
+                gaps.append(_of_gaps(_table(of_gap, both, some, split.name, metrics, 2.0)))
     return pl.concat(values), pl.concat(gaps)
 
 
@@ -136,16 +136,19 @@ def _table(
     pairs: Sequence[Pair],
     split: str,
     metrics: Sequence[str],
+    most: float = 1.0,
 ) -> pl.DataFrame:
-    """A row a pair and metric, of all models together."""
-    ends, exactly = found.ends(), np.repeat(exact, len(metrics))
+    """A row a pair and metric, of all models together; `most` is the largest of bounded metrics."""
+    bounded = which(metrics, lambda metric: metric.bounded)
+    ends = Ends(*(np.where(bounded, np.clip(end, -most, most), end) for end in found.ends()))
     over_all = {"low": ends.low, "high": ends.high, "p_value": found.p_value_of_none()}
     each = found.value[:, : max(1, found.value.shape[1] - 1)]
     columns = {name: numbers[:, -1].ravel() for name, numbers in over_all.items()}
     columns |= {"least": each.min(axis=1).ravel(), "most": each.max(axis=1).ravel()}
     names = [(*pair, split, metric) for pair in pairs for metric in metrics]
     keys = dict(zip(SCHEMA, zip(*names, strict=True), strict=False))
-    return pl.DataFrame(keys | columns | {"exact": exactly}, schema=SCHEMA)
+    columns |= {"exact": np.repeat(exact, len(metrics))}
+    return pl.DataFrame(keys | columns, schema=SCHEMA)
 
 
 def _of_gaps(table: pl.DataFrame) -> pl.DataFrame:

@@ -24,7 +24,7 @@ difference itself.
 *On other sequences*, means and gaps of two runs are independent, and the interval follows from the
 two intervals that were made of them, by step 4.
 
-How well they cover: `tests/faithfulness/test_two_runs.py`, `docs/intervals.md`.
+How well they cover: `tests/faithfulness/test_two_runs.py`.
 """
 
 import warnings
