@@ -22,6 +22,19 @@ class RunFolderError(AnamorphError):
     """
 
 
+@contextmanager
+def in_run_folder() -> Iterator[None]:
+    """Say of bad input that it lies in a run folder: what reads it does not know where it is from.
+
+    Raises:
+        RunFolderError: with the same message.
+    """
+    try:
+        yield
+    except AnamorphError as error:
+        raise RunFolderError(str(error)) from error
+
+
 def require(
     name: str,
     value: Any,

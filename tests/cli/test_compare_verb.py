@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -127,3 +128,20 @@ def test_gates_of_run_and_audit(anamorph: Any, smoke_run: Path, tmp_path: Path) 
     assert "Report: " in done.out and (tmp_path / "out" / "report.html").exists()
     again = anamorph("run", "dyck", "--preset", "smoke", "--out", smoke_run, "--fail-gap-above", 1)
     assert (again.code, again.error) == (0, "Gates: no cell fails.\n")
+
+
+@pytest.mark.usefixtures("quick_report")
+def test_what_is_damaged_in_a_run_ends_with_3(
+    anamorph: Any, smoke_run: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(smoke_run, tmp_path / "run"))
+    words = ("run", "dyck", "--preset", "smoke", "--out", run)
+    for name in ("model.safetensors", "simplifications.safetensors", "works/iid-0000.parquet"):
+        (run / "report.html").unlink(missing_ok=True)
+        kept = (run / "seed-0" / name).read_bytes()
+        (run / "seed-0" / name).write_bytes(b"junk")
+        done = anamorph(*words)
+        assert done.code == 3 and Path(name).name in "".join(done.error.split()), done.error
+        (run / "seed-0" / name).write_bytes(kept)
+    assert anamorph(*words, "--set", "training.steps=7").code == 3
+    assert anamorph(*words).code == 0

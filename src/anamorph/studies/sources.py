@@ -19,7 +19,7 @@ from anamorph.auditing.engine import Settings
 from anamorph.auditing.options import AuditOptions
 from anamorph.auditing.samples import few_sequences, scored_task
 from anamorph.auditing.sizes import usual_batches
-from anamorph.errors import AnamorphError, RunFolderError
+from anamorph.errors import AnamorphError, RunFolderError, in_run_folder
 from anamorph.faithfulness.metrics import all_metrics
 from anamorph.files import replacing, write_json
 from anamorph.machine.devices import accelerator, find_device, is_fast_at_bfloat16
@@ -203,7 +203,8 @@ class TrainedStudy(Study):
                     with replacing(ours) as temporary:
                         shutil.copyfile(theirs, temporary)
         if path.exists():
-            return Decoder.load(path).eval().to(self.shape.device)
+            with in_run_folder():
+                return Decoder.load(path).eval().to(self.shape.device)
         model, _ = train(
             self.task,
             config=self.spec.training,
@@ -351,7 +352,9 @@ def check_kept(run: Run) -> None:
     """As `check_weights`, of all models that a run has."""
     for seed in run.seeds:
         if run.model(seed).exists():
-            check_weights(run, Decoder.load(run.model(seed)).fingerprint(), seed)
+            with in_run_folder():
+                model = Decoder.load(run.model(seed))
+            check_weights(run, model.fingerprint(), seed)
 
 
 def check_weights(run: Run, now: Mapping[str, str], seed: int, *, keep: bool = False) -> str:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from anamorph.errors import RunFolderError
+from anamorph.errors import RunFolderError, in_run_folder
 from anamorph.models.decoder import Decoder
 from anamorph.models.weights import read_weights, write_weights
 
@@ -60,7 +60,8 @@ class Checkpoint:
         """
         if not self.path.exists():
             return Reached()
-        tensors, metadata = read_weights(self.path)
+        with in_run_folder():
+            tensors, metadata = read_weights(self.path)
         if metadata.get("identity") != self.identity:
             raise RunFolderError(
                 f"{self.path} is the checkpoint of another training. It was made with "
