@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 from anamorph.version import version as _version
 
 if TYPE_CHECKING:
+    from anamorph.analysis.compare import Comparison as Comparison
+    from anamorph.analysis.compare import compare as compare
     from anamorph.auditing.audit import Audit as Audit
     from anamorph.auditing.audit import audit as audit
     from anamorph.errors import AnamorphError as AnamorphError
@@ -54,6 +56,7 @@ _WHERE = {
     "AnamorphError": "errors",
     "AnotherModel": "simplifications",
     "Audit": "auditing.audit",
+    "Comparison": "analysis.compare",
     "Decoder": "models.decoder",
     "DecoderConfig": "models.decoder",
     "Estimator": "simplifications",
@@ -70,6 +73,7 @@ _WHERE = {
     "audit_given": "studies.study",
     "check_model": "models.checks",
     "check_simplification": "simplifications",
+    "compare": "analysis.compare",
     "list_sites": "models.listing",
     "load_preset": "studies.specification",
     "load_pretrained": "models.huggingface.load",

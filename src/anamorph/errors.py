@@ -15,6 +15,26 @@ class AnamorphError(ValueError):
     """
 
 
+class RunFolderError(AnamorphError):
+    """A run folder cannot be used as it is: damaged, of something else, locked, not writable.
+
+    The command line exits with code 3.
+    """
+
+
+@contextmanager
+def in_run_folder() -> Iterator[None]:
+    """Say of bad input that it lies in a run folder: what reads it does not know where it is from.
+
+    Raises:
+        RunFolderError: with the same message.
+    """
+    try:
+        yield
+    except AnamorphError as error:
+        raise RunFolderError(str(error)) from error
+
+
 def require(
     name: str,
     value: Any,

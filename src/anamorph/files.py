@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 from safetensors import SafetensorError
 
-from anamorph.errors import AnamorphError
+from anamorph.errors import RunFolderError
 
 MOST_LETTERS = 60  # of a file name that is made from another name
 
@@ -43,7 +43,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
     stays as it was.
 
     Raises:
-        AnamorphError: if the folder cannot be written to or is full.
+        RunFolderError: if the folder cannot be written to or is full.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -53,7 +53,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
         temporary.replace(path)
     except (OSError, SafetensorError, pl.exceptions.PolarsError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise AnamorphError(
+        raise RunFolderError(
             f"Cannot write {path}: {reason}. Give a folder that is writable and "
             "has room; what was there before is unchanged."
         ) from error

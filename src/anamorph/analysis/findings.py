@@ -11,7 +11,7 @@ import polars as pl
 
 from anamorph.analysis.heads import Heads
 from anamorph.analysis.words import method_label, sites_label, sized, views_of
-from anamorph.errors import AnamorphError
+from anamorph.errors import RunFolderError
 from anamorph.faithfulness.gaps import ILLUSIONS, LOOKS_RIGHT
 from anamorph.faithfulness.metrics import JUDGED, SUFFIX, all_metrics, find_metric
 from anamorph.runs.folder import Run, read_json
@@ -128,7 +128,7 @@ class Findings(Run):
         """The split that gaps are measured against."""
         names = self.results.filter(pl.col("role") == "iid")["split"]
         if names.is_empty():
-            raise AnamorphError(
+            raise RunFolderError(
                 f"{self.path / 'results.parquet'} has no split with the role iid; there is "
                 "nothing to measure gaps against. Run the audit again."
             )
@@ -224,12 +224,12 @@ def read(path: Path) -> Findings:
     """What a finished run found.
 
     Raises:
-        AnamorphError: if the folder has no specification or results. A file that cannot be read or
+        RunFolderError: if the folder has no specification or results. A file that cannot be read or
             lacks columns is an error where it is first looked at.
     """
     for name in ("spec.json", "results.parquet", "gaps.parquet"):
         if not (path / name).is_file():
-            raise AnamorphError(
+            raise RunFolderError(
                 f"{path} has no {name}; a report is made from a finished run. Give the folder that "
                 "`anamorph run --out` wrote, or run the same command again to finish it."
             )

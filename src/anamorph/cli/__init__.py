@@ -13,7 +13,7 @@ from rich.text import Text
 
 from anamorph.cli.layout import wrapped
 from anamorph.cli.verbs import app
-from anamorph.errors import AnamorphError
+from anamorph.errors import AnamorphError, RunFolderError
 from anamorph.machine.process import as_found
 
 HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"
@@ -28,14 +28,14 @@ class _Stopped(BaseException):
 
 
 def main() -> None:
-    """Run the command line; bad input ends in one paragraph and exit code 2."""
+    """Run the command line; an error ends in one paragraph and an exit code, see docs/ci.md."""
     with _huge_pages(), as_found(), _stoppable():
         warnings.showwarning = _warn
         try:
             app()
         except AnamorphError as error:
             _say("[bold red]Error:[/]", error)
-            sys.exit(2)
+            sys.exit(3 if isinstance(error, RunFolderError) else 2)
         except _Stopped as stopped:
             _say("Stopped.", "The same command goes on from here.")
             sys.exit(128 + stopped.signum)

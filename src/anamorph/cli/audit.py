@@ -10,8 +10,10 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
+from anamorph.cli import gates
 from anamorph.cli.console import audit_into
 from anamorph.cli.options import AsJson, Device, Products
+from anamorph.runs.folder import load_run
 from anamorph.studies.sources import GivenStudy
 from anamorph.studies.specification import OF_FILES, AgainSpec, GivenSpec, read_audit
 from anamorph.studies.study import audit_study, carry_out
@@ -77,9 +79,13 @@ def audit(
     device: Device = None,
     matmul: Products = None,
     as_json: AsJson = False,
+    fail_below: gates.FailBelow = None,
+    fail_gap_above: gates.FailGapAbove = None,
+    fail_on: gates.FailOn = None,
     **options: Any,
 ) -> None:
     """Audit the models of a run with other simplifications, or a model and data of your own."""
+    asked = gates.asked(fail_below, fail_gap_above, fail_on)
     given = {"simplify": simplify, "out": out, "device": device, "matmul": matmul, **options}
     given = {name: value for name, value in given.items() if value not in (None, [])}
     if source is not None and source.suffix != ".toml":
@@ -90,3 +96,4 @@ def audit(
         audit_into(folder, partial(audit_study, spec.run, spec.simplify, folder, **how), as_json)
     else:
         audit_into(folder, partial(carry_out, GivenStudy.load(spec), folder), as_json)
+    gates.hold(asked, {"": load_run(folder)})

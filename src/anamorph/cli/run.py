@@ -2,9 +2,10 @@
 
 from functools import partial
 
-from anamorph.cli import options
+from anamorph.cli import gates, options
 from anamorph.cli.console import audit_into
 from anamorph.cli.pairs import pairs_into
+from anamorph.runs.folder import load_run
 from anamorph.studies.pairs import is_pairs, load_pairs
 from anamorph.studies.specification import load_preset
 from anamorph.studies.study import run_study
@@ -23,17 +24,22 @@ def run(
     device: options.Device = None,
     matmul: options.Products = None,
     as_json: options.AsJson = False,
+    fail_below: gates.FailBelow = None,
+    fail_gap_above: gates.FailGapAbove = None,
+    fail_on: gates.FailOn = None,
 ) -> None:
     """Train, simplify, audit and report; the same command goes on with a stopped run.
 
     Of pairs of texts, such as texts, the model is fetched instead, and every pair is audited.
     """
+    asked = gates.asked(fail_below, fail_gap_above, fail_on)
     folder = out or options.default_out(task, preset)
     changes = options.with_folders(settings, train, unseen, ood)
     changes = options.with_device(changes, device, matmul)
     if is_pairs(task, preset):
-        pairs_into(folder, load_pairs(task, preset, changes, seeds), as_json)
+        gates.hold(asked, pairs_into(folder, load_pairs(task, preset, changes, seeds), as_json))
         return
     spec = load_preset(task, preset, changes, seeds)
     work = partial(run_study, spec, folder, preset=preset, workers=workers)
     audit_into(folder, work, as_json)
+    gates.hold(asked, {"": load_run(folder)})

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from anamorph.cli.audit import audit
+from anamorph.cli.compare import compare
 from anamorph.cli.data import data
 from anamorph.cli.export import export
 from anamorph.cli.list import list_
@@ -20,7 +21,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for verb in (run, train, audit, report, show, data, sites, export):
+for verb in (run, train, audit, compare, report, show, data, sites, export):
     app.command()(verb)
 app.command(name="list")(list_)
 

@@ -185,10 +185,15 @@ class Means:
             )
         return Ends(low, high)
 
+    def distances(self, z: Floats) -> Ends:
+        """How far the ends lie below and above the value, for the error over sequences alone."""
+        low, high = self.of_sequences(z)
+        return Ends(np.maximum(self.value - low, 0), np.maximum(high - self.value, 0))
+
     def ends(self, level: float = LEVEL) -> Ends:
         """The interval; NaN where there is none, as for fewer than two sequences."""
         z = np.full_like(self.value, quantile(level))
-        below, above = _distances(self, z)
+        below, above = self.distances(z)
         models = _of_models(self.spread, self.models, z)
         low = np.maximum(self.value - np.hypot(below, models), 0)
         high = np.minimum(self.value + np.hypot(above, models), np.where(self.share, 1, np.inf))
@@ -197,25 +202,28 @@ class Means:
 
 @dataclass(frozen=True)
 class Differences:
-    """Means minus other means, see step 4 of the module.
+    """Means minus other means, or differences minus others; see step 4 of the module.
 
     Attributes:
-        first: the means.
+        first: the means, or differences.
         second: what is taken from them.
         spread: standard error of the difference over models; 0 for one model.
         correlation: of the two errors over sequences; 0 for independent splits.
     """
 
-    first: Means
-    second: Means
+    first: "Means | Differences"
+    second: "Means | Differences"
     spread: Floats
     correlation: Floats | float = 0.0
 
     @classmethod
     def of_every_model(
-        cls, first: Means, second: Means, correlation: Floats | float = 0.0
+        cls,
+        first: "Means | Differences",
+        second: "Means | Differences",
+        correlation: Floats | float = 0.0,
     ) -> "Differences":
-        """Of means as `Means.of_every_model` gives them."""
+        """Of means as `Means.of_every_model` gives them, or of differences of such means."""
         return cls(first, second, _spread(first.value - second.value), correlation)
 
     @property
@@ -224,7 +232,13 @@ class Differences:
         return self.first.value - self.second.value
 
     @property
-    def _freedom(self) -> Floats:
+    def models(self) -> NDArray[np.int64]:
+        """[...] how many models each is over."""
+        return self.first.models
+
+    @property
+    def freedom(self) -> Floats:
+        """[...] of Student's t over sequences, the less of both."""
         return np.minimum(self.first.freedom, self.second.freedom)
 
     def ends(self, z: Floats | float | None = None) -> Ends:
@@ -234,18 +248,25 @@ class Differences:
             z: the normal quantile of the error rate, broadcast; that of a 95 % interval by default.
         """
         z = np.broadcast_to(quantile(LEVEL) if z is None else z, self.value.shape)
-        below, above = self._distances(z)
-        return _known(self.value - below, self.value + above, self._freedom)
+        below, above = self._distances_over_all(z)
+        return _known(self.value - below, self.value + above, self.freedom)
 
-    def _distances(self, z: Floats) -> tuple[Floats, Floats]:
-        first, second = (_distances(means, z) for means in (self.first, self.second))
-        models = _of_models(self.spread, self.first.models, z)
+    def distances(self, z: Floats) -> Ends:
+        """How far the ends lie below and above the value, for the error over sequences alone."""
+        return self._distances(z, 0.0)
+
+    def _distances(self, z: Floats, models: Floats | float) -> Ends:
+        first, second = self.first.distances(z), self.second.distances(z)
         with np.errstate(over="ignore", invalid="ignore"):  # of two sequences ends may be infinite
             below, above = (
                 np.sqrt(np.maximum(a * a + b * b - 2 * self.correlation * a * b, 0) + models**2)
-                for a, b in ((first[0], second[1]), (first[1], second[0]))
+                for a, b in ((first.low, second.high), (first.high, second.low))
             )
-        return below, above
+        return Ends(below, above)
+
+    def _distances_over_all(self, z: Floats) -> Ends:
+        """For the error over sequences and models."""
+        return self._distances(z, _of_models(self.spread, self.models, z))
 
     def p_value(self, margin: float = 0.0) -> Floats:
         """One-sided p-value of "the difference is at most `margin`"; NaN where there is none.
@@ -259,7 +280,7 @@ class Differences:
         return self._known_p(2 * ndtr(-np.abs(self._score(0.0))))
 
     def _known_p(self, p: Floats) -> Floats:
-        return np.where(np.isfinite(self.value) & (self._freedom > 0), p, np.nan)
+        return np.where(np.isfinite(self.value) & (self.freedom > 0), p, np.nan)
 
     def _score(self, margin: float) -> Floats:
         """The normal quantile at which an end of the interval lies on the margin.
@@ -270,7 +291,7 @@ class Differences:
         low, high = np.zeros_like(apart), np.full_like(apart, MOST_Z)
         for _ in range(BISECTIONS):
             z = (low + high) / 2
-            below, above = self._distances(np.maximum(z, 1e-6))
+            below, above = self._distances_over_all(np.maximum(z, 1e-6))
             beyond = np.where(apart >= 0, below, above) < np.abs(apart)
             low, high = np.where(beyond, z, low), np.where(beyond, high, z)
         return np.where(apart >= 0, low, -low)
@@ -328,12 +349,6 @@ def _worst(sums: Floats, counts: Floats) -> Floats:
     rates = np.divide(sums, counts, out=np.zeros_like(sums), where=counts > 0)
     found: Floats = np.where(counts > 0, np.abs(rates - value), 0).max(-1)
     return found
-
-
-def _distances(means: Means, z: Floats) -> Ends:
-    """How far the ends lie below and above the value, for the error over sequences alone."""
-    low, high = means.of_sequences(z)
-    return Ends(np.maximum(means.value - low, 0), np.maximum(high - means.value, 0))
 
 
 def _of_models(spread: Floats, models: NDArray[np.int64], z: Floats) -> Floats:

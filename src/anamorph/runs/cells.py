@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 
 from anamorph.auditing.works import Work
-from anamorph.errors import AnamorphError
+from anamorph.errors import RunFolderError
 from anamorph.faithfulness.measuring import CellKey
 from anamorph.faithfulness.sums import CellSums, SumIndex
 from anamorph.files import replacing
@@ -56,17 +56,17 @@ def check_work(path: Path, origin: Origin) -> None:
     """Whether a work that lies there comes from what it would be computed from now.
 
     Raises:
-        AnamorphError: if it does not, or is damaged; names what differs.
+        RunFolderError: if it does not, or is damaged; names what differs.
     """
     try:
         found = pl.read_parquet_metadata(path)
     except (OSError, pl.exceptions.PolarsError) as error:
-        raise AnamorphError(
+        raise RunFolderError(
             f"Cannot read {path} ({error}); delete it, and the same command makes it again."
         ) from error
     different = [name for name, value in asdict(origin).items() if found.get(name) != value]
     if different:
-        raise AnamorphError(
+        raise RunFolderError(
             f"{path} holds sums of other {' and '.join(different)} than there are now. Put back "
             "what it was computed from; or delete it, and the same command makes it again."
         )
@@ -97,9 +97,9 @@ class CellFiles(Mapping[CellKey, CellSums]):
         try:
             rows = pl.scan_parquet(path, glob=False).slice(place * len(index), len(index)).collect()
         except (OSError, pl.exceptions.PolarsError) as error:
-            raise AnamorphError(f"Cannot read the sums in {path} ({error}). {again}") from error
+            raise RunFolderError(f"Cannot read the sums in {path} ({error}). {again}") from error
         if len(rows) != len(index) or "proxy" not in rows.columns or (rows["proxy"] != proxy).any():
-            raise AnamorphError(f"{path} does not hold {len(index)} rows of {proxy}. {again}")
+            raise RunFolderError(f"{path} does not hold {len(index)} rows of {proxy}. {again}")
         return CellSums.of(rows.drop("proxy"), index, str(path))
 
     def __iter__(self) -> Iterator[CellKey]:
@@ -119,10 +119,10 @@ def digest_of_file(path: Path) -> str:
     """A digest of a file's bytes.
 
     Raises:
-        AnamorphError: if it cannot be read.
+        RunFolderError: if it cannot be read.
     """
     try:
         with path.open("rb") as file:
             return file_digest(file, "sha256").hexdigest()[:32]
     except OSError as error:
-        raise AnamorphError(f"Cannot read {path}: {error.strerror}.") from error
+        raise RunFolderError(f"Cannot read {path}: {error.strerror}.") from error

@@ -7,7 +7,7 @@ is used before all of these are compared with what there is now.
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from anamorph.errors import AnamorphError
+from anamorph.errors import RunFolderError
 from anamorph.models.fingerprint import close_logits, differing
 from anamorph.runs.folder import Run
 from anamorph.tasks import FOUND, Task
@@ -64,13 +64,13 @@ def check_same(run: Run, weights: Mapping[str, str] | None, task: Task) -> None:
     """Make sure that data, and a model if its weights are given, are still those of a run.
 
     Raises:
-        AnamorphError: if they are not; names what differs.
+        RunFolderError: if they are not; names what differs.
     """
     there = run.spec.get(PRINTS) or {}
     now = {**there, "data": task.fingerprints()}
     found = _of_fingerprints(there, now if weights is None else {**now, "weights": weights})
     if found:
-        raise AnamorphError(
+        raise RunFolderError(
             f"The model and data of {run.path} are not what they were ({'; '.join(found)}). Bring "
             "the old ones back, or begin a new audit of what there is now."
         )

@@ -30,7 +30,7 @@ from typing import Any, TypeVar
 
 import polars as pl
 
-from anamorph.errors import AnamorphError
+from anamorph.errors import AnamorphError, RunFolderError
 from anamorph.faithfulness.gaps import Thresholds
 from anamorph.files import file_name
 from anamorph.runs.older import with_families, with_features
@@ -133,7 +133,7 @@ class Run:
         """Where the lines between verdicts were drawn."""
         return Thresholds(**self.spec.get("audit", {}).get("thresholds", {}))
 
-    # What came out. Each raises an AnamorphError if a file is missing (but where it says what is
+    # What came out. Each raises a RunFolderError if a file is missing (but where it says what is
     # given then), is damaged, lacks a column, or holds a number that is not finite.
 
     @cached_property
@@ -222,7 +222,7 @@ def load_run(path: Path | str) -> Run:
     """Open a run folder to look at.
 
     Raises:
-        AnamorphError: if it holds no run, or a damaged one.
+        AnamorphError: if it holds no run; a RunFolderError if it holds a damaged one.
     """
     path = Path(path)
     if not (path / "spec.json").exists():
@@ -232,7 +232,7 @@ def load_run(path: Path | str) -> Run:
     spec = read_json(path / "spec.json", dict)
     missing = [key for key in REQUIRED if key not in spec]
     if missing:
-        raise AnamorphError(
+        raise RunFolderError(
             f"{path / 'spec.json'} has no {', '.join(missing)}, so it does not describe a run; it "
             "is damaged or of another program. Put the right file back, or begin a new run."
         )
@@ -252,25 +252,25 @@ def read_table(path: Path, columns: Sequence[str] = ()) -> pl.DataFrame:
         columns: that it must have, unless it is empty.
 
     Raises:
-        AnamorphError: if it is missing or damaged, lacks one of the columns, or holds a number that
-            is not finite.
+        RunFolderError: if it is missing or damaged, lacks one of the columns, or holds a number
+            that is not finite.
     """
     try:
         table = pl.read_parquet(path, memory_map=False)
     except (OSError, pl.exceptions.PolarsError) as error:
         reason = str(error).splitlines()[0]
-        raise AnamorphError(
+        raise RunFolderError(
             f"Cannot read {path}: {reason}. {AGAIN.format(kind='Parquet')}"
         ) from error
     missing = [name for name in columns if name not in table.columns]
     if missing and not table.is_empty():
-        raise AnamorphError(
+        raise RunFolderError(
             f"{path} has no column {', '.join(missing)}; it has {', '.join(table.columns)}. It was "
             "written by another version: run the audit again."
         )
     broken = [c.name for c in table if c.dtype.is_float() and not c.is_finite().all()]
     if broken:
-        raise AnamorphError(
+        raise RunFolderError(
             f"{path} has a NaN or an infinity in {', '.join(broken)}; expected numbers. Delete it, "
             "and the same command makes it again."
         )
@@ -285,7 +285,7 @@ def read_json(path: Path, kind: type[_Json]) -> _Json:
         kind: what it holds: an object is a `dict`, an array a `list`.
 
     Raises:
-        AnamorphError: if it is missing or damaged, or holds something else.
+        RunFolderError: if it is missing or damaged, or holds something else.
     """
     try:
         found = json.loads(path.read_text("utf-8"))
@@ -295,9 +295,9 @@ def read_json(path: Path, kind: type[_Json]) -> _Json:
             again = (
                 "Without it nothing in the folder can be used: delete the folder, or give another."
             )
-        raise AnamorphError(f"Cannot read {path}: {error}. Expected JSON. {again}") from error
+        raise RunFolderError(f"Cannot read {path}: {error}. Expected JSON. {again}") from error
     if not isinstance(found, kind):
-        raise AnamorphError(
+        raise RunFolderError(
             f"{path} holds a {type(found).__name__}; expected a {kind.__name__}. It is damaged: "
             "delete it, and the same command makes it again."
         )

@@ -9,7 +9,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from anamorph.errors import AnamorphError
+from anamorph.errors import AnamorphError, RunFolderError
 from anamorph.files import write_json
 from anamorph.runs.comparing import differences
 from anamorph.runs.environment import environment, warn_of_untold, warn_of_versions
@@ -37,7 +37,7 @@ def open_run(path: Path | str, spec: Mapping[str, Any]) -> Iterator[Run]:
         spec: everything that numbers depend on, with `fingerprints`; JSON values only.
 
     Raises:
-        AnamorphError: if the folder holds a run of another specification, model, data or version
+        RunFolderError: if the folder holds a run of another specification, model, data or version
             (named), or other files; if another process works in it; or if it cannot be written to.
 
     Warns:
@@ -83,7 +83,7 @@ def _existing(path: Path, spec: Mapping[str, Any]) -> Run | None:
     if not (path / "spec.json").exists():
         others = [f for f in path.glob("*") if not any(fnmatch(f.name, name) for name in BEGUN)]
         if path.is_file() or others:
-            raise AnamorphError(
+            raise RunFolderError(
                 f"{path} exists and holds no run (it has no spec.json); give an empty or new "
                 "folder."
             )
@@ -94,7 +94,7 @@ def _existing(path: Path, spec: Mapping[str, Any]) -> Run | None:
         what = "; ".join(found[:MOST_DIFFERENCES])
         if len(found) > MOST_DIFFERENCES:
             what += f"; and {len(found) - MOST_DIFFERENCES} more"
-        raise AnamorphError(
+        raise RunFolderError(
             f"{path} holds a run of another specification ({what}). Give another --out, or "
             "delete that folder."
         )
@@ -109,13 +109,13 @@ def _of_this_layout(run: Run, spec: Mapping[str, Any]) -> dict[str, Any]:
         spec: as for `open_run`.
 
     Raises:
-        AnamorphError: if its files are not laid out as they are now; models always are.
+        RunFolderError: if its files are not laid out as they are now; models always are.
     """
     if run.spec.get("layout") == LAYOUT:
         return {**spec, **run.spec}
     old = [*run.path.glob("seed-*/simplifications.safetensors"), *run.path.glob("seed-*/works")]
     if old:
-        raise AnamorphError(
+        raise RunFolderError(
             f"The run in {run.path} was begun by an earlier version of anamorph, which laid out "
             f"its files in another way. Delete {', '.join(map(str, old))}, and the same command "
             "goes on from its models; or give another --out."
@@ -132,12 +132,12 @@ def _held(path: Path) -> Iterator[None]:
         path.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout as error:
-        raise AnamorphError(
+        raise RunFolderError(
             f"{path} is being worked on by {_holder(path)}. Wait for it, or give another --out."
         ) from error
     except OSError as error:
         reason = error.strerror or error
-        raise AnamorphError(
+        raise RunFolderError(
             f"Cannot work in {path}: {reason}. Give a folder that is writable and has room."
         ) from error
     try:

@@ -15,7 +15,7 @@ from anamorph.auditing.options import AuditOptions
 from anamorph.corpora import cache_folder
 from anamorph.corpora.pairs import FIELD, Pair, pair_of_wheel
 from anamorph.corpora.wheels import fetch_wheel, file_of_wheel
-from anamorph.errors import AnamorphError
+from anamorph.errors import AnamorphError, RunFolderError
 from anamorph.files import replacing, write_json, write_table
 from anamorph.models.huggingface.load import Dtype, load_pretrained
 from anamorph.progress import Event, Watch, ignore
@@ -174,12 +174,12 @@ def _record(spec: PairsSpec, out: Path, fetched: dict[str, Any], pairs: dict[str
     path = out / RECORD
     if path.exists():
         if read_json(path, dict) != said:
-            raise AnamorphError(
+            raise RunFolderError(
                 f"{out} holds pairs of another specification, of other packages or of another "
                 "version. Give another --out, or delete that folder."
             )
     elif out.is_file() or (out.is_dir() and any(out.iterdir())):
-        raise AnamorphError(f"{out} exists and holds no {RECORD}; give an empty or new folder.")
+        raise RunFolderError(f"{out} exists and holds no {RECORD}; give an empty or new folder.")
     else:
         write_json(path, said)
 

@@ -19,7 +19,7 @@ from anamorph.auditing.engine import Settings
 from anamorph.auditing.options import AuditOptions
 from anamorph.auditing.samples import few_sequences, scored_task
 from anamorph.auditing.sizes import usual_batches
-from anamorph.errors import AnamorphError
+from anamorph.errors import AnamorphError, RunFolderError, in_run_folder
 from anamorph.faithfulness.metrics import all_metrics
 from anamorph.files import replacing, write_json
 from anamorph.machine.devices import accelerator, find_device, is_fast_at_bfloat16
@@ -175,7 +175,7 @@ class TrainedStudy(Study):
         study = cls(spec, source=run, watch=watch)
         for seed in spec.seeds:
             if not run.model(seed).exists():  # written last
-                raise AnamorphError(
+                raise RunFolderError(
                     f"{run.path} has no model for seed {seed}: its training did not come to its "
                     "end, or the file was deleted. Give its command again first."
                 )
@@ -203,7 +203,8 @@ class TrainedStudy(Study):
                     with replacing(ours) as temporary:
                         shutil.copyfile(theirs, temporary)
         if path.exists():
-            return Decoder.load(path).eval().to(self.shape.device)
+            with in_run_folder():
+                return Decoder.load(path).eval().to(self.shape.device)
         model, _ = train(
             self.task,
             config=self.spec.training,
@@ -351,7 +352,9 @@ def check_kept(run: Run) -> None:
     """As `check_weights`, of all models that a run has."""
     for seed in run.seeds:
         if run.model(seed).exists():
-            check_weights(run, Decoder.load(run.model(seed)).fingerprint(), seed)
+            with in_run_folder():
+                model = Decoder.load(run.model(seed))
+            check_weights(run, model.fingerprint(), seed)
 
 
 def check_weights(run: Run, now: Mapping[str, str], seed: int, *, keep: bool = False) -> str:
@@ -364,14 +367,14 @@ def check_weights(run: Run, now: Mapping[str, str], seed: int, *, keep: bool = F
         keep: whether to write it down if it is not.
 
     Raises:
-        AnamorphError: if they are not those that the numbers in the run belong to.
+        RunFolderError: if they are not those that the numbers in the run belong to.
     """
     path = run.seed(seed) / FINGERPRINTS
     if keep and not path.exists():
         write_json(path, now)
     different = changed(read_json(path, dict) if path.exists() else now, now)
     if different:
-        raise AnamorphError(
+        raise RunFolderError(
             f"The model in {run.seed(seed)} is another than the one that its numbers belong to "
             f"({differing([*different])}). Put the old one back, or delete this folder to have all "
             "of it made again."

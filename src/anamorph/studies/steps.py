@@ -27,7 +27,7 @@ from anamorph.auditing.samples import (
     scored_task,
 )
 from anamorph.auditing.works import Auditor, Work, plan
-from anamorph.errors import AnamorphError
+from anamorph.errors import RunFolderError, in_run_folder
 from anamorph.faithfulness.metrics import metric_names
 from anamorph.faithfulness.sums import SumIndex
 from anamorph.files import write_json, write_table
@@ -108,9 +108,10 @@ class SeedAudit:
                 found = fit_on_task(self.model, proxies, task, sequences, self._batch(step))
                 require_same()
                 found.from_origin(origin).save(path)
-        fitted = FittedProxies.load(path)  # as whoever goes on with the run will have them
+        with in_run_folder():
+            fitted = FittedProxies.load(path)  # as whoever goes on with the run will have them
         if fitted.origin != origin:
-            raise AnamorphError(
+            raise RunFolderError(
                 f"{path} was fitted to another model or other data than there are now; delete it, "
                 "and the same command fits again."
             )

@@ -227,7 +227,7 @@ def _one_seed(study: Study, run: Run, seed: int, watch: Watch) -> None:
     except AnamorphError as error:
         if isinstance(study, GivenStudy):
             raise
-        raise AnamorphError(f"Seed {seed}: {error}") from error
+        raise type(error)(f"Seed {seed}: {error}") from error
 
 
 def _elsewhere(spec: StudySpec, source: Run | None, run: Run, seed: int, watch: Watch) -> None:

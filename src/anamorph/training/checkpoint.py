@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from anamorph.errors import AnamorphError
+from anamorph.errors import RunFolderError, in_run_folder
 from anamorph.models.decoder import Decoder
 from anamorph.models.weights import read_weights, write_weights
 
@@ -56,13 +56,14 @@ class Checkpoint:
         """Load what was written last; begin anew if nothing was.
 
         Raises:
-            AnamorphError: if it is of another training, or damaged.
+            RunFolderError: if it is of another training, or damaged.
         """
         if not self.path.exists():
             return Reached()
-        tensors, metadata = read_weights(self.path)
+        with in_run_folder():
+            tensors, metadata = read_weights(self.path)
         if metadata.get("identity") != self.identity:
-            raise AnamorphError(
+            raise RunFolderError(
                 f"{self.path} is the checkpoint of another training. It was made with "
                 f"{metadata.get('identity')}; asked for is {self.identity}. Delete it or use "
                 "another folder."
@@ -79,7 +80,7 @@ class Checkpoint:
             progress = metadata["progress"]
             return Reached(**progress | {"loss": torch.tensor(progress["loss"])})
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise AnamorphError(
+            raise RunFolderError(
                 f"{self.path} is damaged: it is not what a training writes ({error!r}). Delete it "
                 "to train from the start."
             ) from error

@@ -1,0 +1,95 @@
+"""The sums per sequence of whole splits, read from the works of a run without torch."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from anamorph.errors import RunFolderError
+from anamorph.files import file_name
+from anamorph.runs.folder import SEQUENCES, Run, read_table
+
+AGAIN = "Give the command of the run again, which makes what is missing."
+
+
+class SplitSums:
+    """What every sequence of a split adds to each metric, for one model of a run.
+
+    Args:
+        run: a finished one, with `sequences/SPLIT.parquet`.
+        seed: of the model.
+        split: its name.
+
+    Attributes:
+        sequences: those that have a scored position, in the order of the sums: columns sequence,
+            digest, length, scored.
+        weights: a digest of the model's weights.
+
+    Raises:
+        RunFolderError: if a file is missing or damaged.
+    """
+
+    def __init__(self, run: Run, seed: int, split: str) -> None:
+        self.run, self.seed, self.split = run, seed, split
+        self.sequences = scored_sequences(run, split)
+        self.weights = ""
+        self._places: dict[str, tuple[Path, int]] = {}
+        for path in sorted(run.seed(seed).glob(f"works/{file_name(split)}-[0-9][0-9][0-9][0-9]*")):
+            with _told(path):
+                names = pl.read_parquet(path, columns=["proxy"], memory_map=False)["proxy"]
+                self.weights = pl.read_parquet_metadata(path).get("weights", "")
+            runs = names.rle().struct.unnest()
+            starts = runs["len"].cum_sum() - runs["len"]
+            for name, start in zip(runs["value"], starts, strict=True):
+                self._places[name] = path, start
+
+    def of(self, proxy: str) -> pl.DataFrame:
+        """A row a sequence, a column a metric; null where a sequence was not seen.
+
+        Raises:
+            RunFolderError: if there are none.
+        """
+        if proxy not in self._places:
+            raise RunFolderError(
+                f"{self.run.seed(self.seed) / 'works'} has no sums of {proxy} on {self.split!r}. "
+                f"{AGAIN}"
+            )
+        path, start = self._places[proxy]
+        with _told(path):
+            rows = pl.scan_parquet(path, glob=False).slice(start, len(self.sequences)).collect()
+            return rows.drop("proxy")
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Say which file cannot be read, and what to do."""
+    try:
+        yield
+    except (OSError, pl.exceptions.PolarsError) as error:
+        reason = str(error).splitlines()[0]
+        raise RunFolderError(
+            f"Cannot read the sums in {path}: {reason}. Delete it and results.parquet. {AGAIN}"
+        ) from error
+
+
+def scored_sequences(run: Run, split: str) -> pl.DataFrame:
+    """The sequences of a split that have a scored position, as `sequences/SPLIT.parquet` has them.
+
+    Raises:
+        RunFolderError: if it is not there, as in runs of earlier versions.
+    """
+    return read_table(run.sequences(split), SEQUENCES.split()).filter(pl.col("scored") > 0)
+
+
+def in_one_array(tables: Sequence[pl.DataFrame], metrics: Sequence[str]) -> NDArray[np.float64]:
+    """[table, metric, sequence] sums; NaN where a table lacks a metric."""
+
+    def column(table: pl.DataFrame, name: str) -> NDArray[np.float64]:
+        if name not in table.columns:
+            return np.full(len(table), np.nan)
+        return table[name].cast(pl.Float64).fill_null(np.nan).to_numpy()
+
+    return np.stack([[column(table, name) for name in metrics] for table in tables])
