@@ -123,10 +123,10 @@ def test_gates_of_run_and_audit(anamorph: Any, smoke_run: Path, tmp_path: Path) 
     spec = ("--simplify", "svd(rank=1)@1.*.key", "--out", tmp_path / "out")
     wrong = anamorph("audit", smoke_run, *spec, "--fail-on", "ilusion")
     assert wrong.code == 2 and not (tmp_path / "out").exists()
-    done = anamorph("audit", smoke_run, *spec, "--fail-on", "any", "--fail-below", 1)
+    done = anamorph("audit", smoke_run, *spec, "--fail-on", "any", "--fail-under", 1)
     assert done.code == 1 and "svd(rank=1)@1.*.key on unseen_depth: same prediction" in done.error
     assert "Report: " in done.out and (tmp_path / "out" / "report.html").exists()
-    again = anamorph("run", "dyck", "--preset", "smoke", "--out", smoke_run, "--fail-gap-above", 1)
+    again = anamorph("run", "dyck", "--preset", "smoke", "--out", smoke_run, "--fail-below", 1)
     assert (again.code, again.error) == (0, "Gates: no cell fails.\n")
 
 

@@ -13,7 +13,7 @@ import polars as pl
 
 from anamorph.analysis.compare import Comparison
 from anamorph.analysis.findings import IDENTITY, Findings
-from anamorph.errors import AnamorphError, require
+from anamorph.errors import require
 from anamorph.faithfulness import gaps
 from anamorph.faithfulness.metrics import JUDGED
 from anamorph.runs.folder import Run
@@ -33,7 +33,6 @@ VERDICTS: dict[str, tuple[str, ...]] = {
 
 DIFFERENCE, CHANGED = "difference", "verdict"  # of a comparison
 NO_VERDICT = "no verdict"
-LOWEST = 0.1  # a lower share of same predictions is no gate that anybody means
 
 
 @dataclass(frozen=True)
@@ -41,59 +40,50 @@ class Gates:
     """When to fail.
 
     Attributes:
-        below: of a run, the share of same predictions below which a value fails; of a comparison,
-            by how much the second may lie below the first.
-        gap_above: of a run, the gap above which one fails; of a comparison, by how much the second
-            may lie above the first.
+        below: by how much the share of same predictions may lie below what it is compared with: of
+            a run that on the reference, of a comparison that in the first run.
+        under: of a run, the share of same predictions that is the least to pass.
         on: words of `VERDICTS`; of a comparison also `DIFFERENCE` and `CHANGED`.
     """
 
     below: float | None = None
-    gap_above: float | None = None
+    under: float | None = None
     on: tuple[str, ...] = ()
 
     @classmethod
-    def of_run(cls, below: float | None, gap_above: float | None, on: Sequence[str]) -> Self:
+    def of_run(cls, below: float | None, under: float | None, on: Sequence[str]) -> Self:
         """Gates of a run.
 
         Raises:
             AnamorphError: if one cannot be meant so.
         """
-        if below is not None:
-            require("--fail-below", below, least=0, most=1)
-            if below < LOWEST:
-                raise AnamorphError(
-                    f"--fail-below {below:g} would pass whatever agrees at {below:.0%} of the "
-                    "positions: it is the lowest share of same predictions that passes, such as "
-                    f"0.98. For gaps above {below:g}, give --fail-gap-above {below:g}."
-                )
-        return cls._checked(below, gap_above, on, VERDICTS)
+        if under is not None:
+            require("--fail-under", under, least=0, most=1)
+        return cls._checked(below, under, on, VERDICTS)
 
     @classmethod
-    def of_comparison(cls, below: float | None, gap_above: float | None, on: Sequence[str]) -> Self:
+    def of_comparison(cls, below: float | None, on: Sequence[str]) -> Self:
         """Gates of a comparison.
 
         Raises:
             AnamorphError: if one cannot be meant so.
         """
-        if below is not None:
-            require("--fail-below", below, least=0, most=1)
-        return cls._checked(below, gap_above, on, [DIFFERENCE, CHANGED, *VERDICTS])
+        return cls._checked(below, None, on, [DIFFERENCE, CHANGED, *VERDICTS])
 
     @classmethod
     def _checked(
-        cls, below: float | None, gap_above: float | None, on: Sequence[str], words: Collection[str]
+        cls, below: float | None, under: float | None, on: Sequence[str], words: Collection[str]
     ) -> Self:
-        if gap_above is not None:
-            require("--fail-gap-above", gap_above, least=0, most=1)
+        if below is not None:
+            require("--fail-below", below, least=0, most=1)
         for word in on:
             require("--fail-on", word, among=words)
-        return cls(below, gap_above, tuple(on))
+        return cls(below, under, tuple(on))
 
     @property
     def given(self) -> bool:
         """Whether there is anything to look at."""
-        return self.below is not None or self.gap_above is not None or bool(self.on)
+        return self.below is not None or self.under is not None or bool(self.on)
 
     def wants(self, verdict: str | None) -> bool:
         """Whether a verdict is one to fail on."""
@@ -114,13 +104,14 @@ class _Cells(dict[str, list[str]]):
 def failing(run: Run, gates: Gates) -> list[str]:
     """The cells of a run that fail, a line each: proxy, split, and why."""
     found, cells = Findings(run.path, run.spec), _Cells()
-    if gates.below is not None:
+    if gates.under is not None:
         values = found.pooled.filter(pl.col("method") != IDENTITY, metric=JUDGED)
-        for row in values.filter(pl.col("value") < gates.below).iter_rows(named=True):
-            cells.add(row, f"same prediction {row['value']:.4f}, below {gates.below:g}")
+        for row in values.filter(pl.col("value") < gates.under).iter_rows(named=True):
+            cells.add(row, f"same prediction {row['value']:.4f}, under {gates.under:g}")
     for row in found.judged.iter_rows(named=True):
-        if gates.gap_above is not None and row["gap"] > gates.gap_above:
-            cells.add(row, f"gap {row['gap']:.4f}, above {gates.gap_above:g}")
+        if gates.below is not None and row["gap"] > gates.below:
+            here = f"same prediction {row['ood']:.4f}, {row['gap']:.4f} below {row['reference']}"
+            cells.add(row, f"{here}, more than {gates.below:g}")
         if gates.wants(row["verdict"]):
             cells.add(row, row["verdict"] or NO_VERDICT)
     return cells.lines()
@@ -134,9 +125,6 @@ def failing_between(found: Comparison, gates: Gates) -> list[str]:
     for row in values.iter_rows(named=True):
         if gates.below is not None and row["difference"] < -gates.below:
             cells.add(row, f"same prediction {_change(row)}, by more than {gates.below:g}")
-    for row in of_gaps.iter_rows(named=True):
-        if gates.gap_above is not None and row["difference"] > gates.gap_above:
-            cells.add(row, f"gap {_change(row)}, by more than {gates.gap_above:g}")
     if DIFFERENCE in gates.on:
         for name, table in (("same prediction", values), ("gap", of_gaps)):
             untold = pl.col("interval").is_null() & (pl.col("difference") != 0)

@@ -80,12 +80,12 @@ def audit(
     matmul: Products = None,
     as_json: AsJson = False,
     fail_below: gates.FailBelow = None,
-    fail_gap_above: gates.FailGapAbove = None,
+    fail_under: gates.FailUnder = None,
     fail_on: gates.FailOn = None,
     **options: Any,
 ) -> None:
     """Audit the models of a run with other simplifications, or a model and data of your own."""
-    asked = gates.asked(fail_below, fail_gap_above, fail_on)
+    asked = gates.asked(fail_below, fail_under, fail_on)
     given = {"simplify": simplify, "out": out, "device": device, "matmul": matmul, **options}
     given = {name: value for name, value in given.items() if value not in (None, [])}
     if source is not None and source.suffix != ".toml":

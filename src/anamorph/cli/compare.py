@@ -58,10 +58,6 @@ Fall = Annotated[
         rich_help_panel=PANEL,
     ),
 ]
-Growth = Annotated[
-    float | None,
-    typer.Option(help="If a view's gap grows by more, such as 0.02.", rich_help_panel=PANEL),
-]
 Events = Annotated[
     list[str] | None,
     typer.Option(
@@ -84,7 +80,6 @@ def compare(
     latex: Latex = False,
     markdown: Markdown = False,
     fail_below: Fall = None,
-    fail_gap_above: Growth = None,
     fail_on: Events = None,
 ) -> None:
     """Compare two runs, checkpoints or seeds, paired by sequence: values, gaps, verdicts.
@@ -98,7 +93,7 @@ def compare(
     kinds = [name for name, wanted in given.items() if wanted]
     if len(kinds) > 1:
         raise AnamorphError(f"Give one of {', '.join(f'--{kind}' for kind in kinds)}.")
-    gates = Gates.of_comparison(fail_below, fail_gap_above, fail_on or ())
+    gates = Gates.of_comparison(fail_below, fail_on or ())
     found = compared(a, b, proxies=proxy or (), unpaired=unpaired)
     known = found.values["metric"].unique().sort().to_list()
     for name in metric or ():

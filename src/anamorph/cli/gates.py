@@ -15,14 +15,15 @@ MOST_NAMED = 10  # cells that fail
 FailBelow = Annotated[
     float | None,
     typer.Option(
-        help="If a view has a lower share of same predictions on any split, such as 0.98.",
+        help="If a view's share of same predictions on any split is lower than on the reference, "
+        "by more than this, such as 0.02.",
         rich_help_panel=PANEL,
     ),
 ]
-FailGapAbove = Annotated[
+FailUnder = Annotated[
     float | None,
     typer.Option(
-        help="If a view has a larger generalization gap on any split, such as 0.02.",
+        help="If a view's share of same predictions on any split is under this, such as 0.98.",
         rich_help_panel=PANEL,
     ),
 ]
@@ -35,9 +36,9 @@ FailOn = Annotated[
 ]
 
 
-def asked(below: float | None, gap_above: float | None, on: Sequence[str] | None) -> Gates:
+def asked(below: float | None, under: float | None, on: Sequence[str] | None) -> Gates:
     """The gates of a run; called before it, so that none waits for a word that does not exist."""
-    return Gates.of_run(below, gap_above, on or ())
+    return Gates.of_run(below, under, on or ())
 
 
 def hold(gates: Gates, runs: Mapping[str, Run]) -> None:

@@ -25,14 +25,14 @@ def run(
     matmul: options.Products = None,
     as_json: options.AsJson = False,
     fail_below: gates.FailBelow = None,
-    fail_gap_above: gates.FailGapAbove = None,
+    fail_under: gates.FailUnder = None,
     fail_on: gates.FailOn = None,
 ) -> None:
     """Train, simplify, audit and report; the same command goes on with a stopped run.
 
     Of pairs of texts, such as texts, the model is fetched instead, and every pair is audited.
     """
-    asked = gates.asked(fail_below, fail_gap_above, fail_on)
+    asked = gates.asked(fail_below, fail_under, fail_on)
     folder = out or options.default_out(task, preset)
     changes = options.with_folders(settings, train, unseen, ood)
     changes = options.with_device(changes, device, matmul)
