@@ -16,7 +16,7 @@ from rich.text import Text
 from anamorph.analysis.words import SIGNS
 from anamorph.faithfulness.gaps import VERDICTS
 
-GAP, INDENT = "   ", "  "
+GAP, INDENT, NOTHING = "   ", "  ", "–"
 LEAST = 24  # columns of a terminal for a column of texts
 _SIGNED = (f"{re.escape(SIGNS[verdict])} ?{re.escape(verdict)}" for verdict in VERDICTS)
 _KEPT = re.compile(
@@ -119,11 +119,11 @@ class Sheet:
                 console.print(INDENT + line, soft_wrap=True)
 
     def _print_texts(self, console: Console) -> None:
-        """Likewise of cells with sentences."""
+        """Likewise of cells with sentences; those that say nothing are left out."""
         for row in self.rows:
             console.print(row[0], soft_wrap=True)
             for head, cell in zip(self.heads[1:], row[1:], strict=True):
-                for text in _plain(cell).split("\n"):
+                for text in _plain(cell).split("\n") if cell != NOTHING else ():
                     say(console, f"{INDENT}{head}: {text}", indent=INDENT * 2)
 
 

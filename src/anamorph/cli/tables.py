@@ -11,7 +11,7 @@ from anamorph.analysis.findings import Findings
 from anamorph.analysis.heads import rows
 from anamorph.analysis.summary import evidence, headline, notices
 from anamorph.analysis.words import SIGNS, UNTESTABLE, UNTESTED, rounding_sentence, split_label
-from anamorph.cli.layout import Sheet, say
+from anamorph.cli.layout import NOTHING, Sheet, say
 from anamorph.cli.rows import (
     LEGEND,
     REPORTED,
@@ -93,7 +93,7 @@ def _print_summary(found: Findings, console: Console) -> None:
     if views := of_views(found):
         families = len(found.families)
         few = f"{len(views)} of {families} families of proxies" if len(views) < families else ""
-        rows = [[escape("\n".join(each)) or "–" for each in view] for view in views]
+        rows = [[escape("\n".join(each)) or NOTHING for each in view] for view in views]
         title = "Which simplified views hold"
         Sheet(title, STANDING, rows, few, texts=True, lined=True).print(console)
     for said in of_controls(found):
