@@ -14,7 +14,7 @@ from anamorph.cli.layout import say
 from anamorph.cli.markdown import markdown
 from anamorph.cli.options import RunFolder
 from anamorph.cli.tables import print_run
-from anamorph.errors import AnamorphError
+from anamorph.errors import AnamorphError, RunFolderError
 from anamorph.report.opened import load_run
 from anamorph.runs.folder import Run
 from anamorph.runs.underway import underway
@@ -44,7 +44,7 @@ def show(
     found = load_run(run)
     going = underway(found)
     if going and (full or as_csv or as_latex or as_markdown):
-        raise AnamorphError(f"{found.path} has no tables yet. {' '.join(going.sentences)}")
+        raise RunFolderError(f"{found.path} has no tables yet. {' '.join(going.sentences)}")
     if full:
         print_json(_everything(found))
     elif as_json:

@@ -19,6 +19,7 @@ from anamorph.version import version
 
 LAYOUT = 2  # of the files of an unfinished run; raised whenever older ones cannot be resumed
 MOST_DIFFERENCES = 6  # between two specifications, that an error names
+SHORT = 0.5  # seconds to wait for a lock: whoever asks how far a run is takes it for an instant
 BEGUN = (
     *(".spec.json.*.tmp", f".{HOLDER}.*.tmp", LOCK, HOLDER),
     *(".DS_Store", "Thumbs.db", "desktop.ini"),  # which file managers put into any folder
@@ -127,7 +128,7 @@ def _of_this_layout(run: Run, spec: Mapping[str, Any]) -> dict[str, Any]:
 @contextmanager
 def _held(path: Path) -> Iterator[None]:
     """Hold a run folder; the system lets go of it when the process ends, however it ends."""
-    lock = FileLock(path / LOCK, timeout=0)
+    lock = FileLock(path / LOCK, timeout=SHORT)
     try:
         path.mkdir(parents=True, exist_ok=True)
         lock.acquire()
