@@ -10,6 +10,7 @@ from typing import Self
 
 import polars as pl
 
+from anamorph.analysis.findings import IDENTITY
 from anamorph.analysis.words import listing
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness.metrics import find_metric
@@ -17,7 +18,6 @@ from anamorph.runs.folder import Run, load_run
 from anamorph.runs.sums import scored_sequences
 
 SEED = re.compile(r"seed-(\d+)")
-IDENTITY = "identity"
 WEIGHTS = (".safetensors", ".gguf", ".bin", ".pt", ".pth", ".npz")
 MOST_NAMED = 12  # proxies in an error
 
