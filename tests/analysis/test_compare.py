@@ -208,6 +208,17 @@ def test_what_only_one_has_is_told(runs: dict[str, Path], tmp_path: Path) -> Non
     assert "Of two versions of anamorph" in found.notes[1]
 
 
+def test_runs_without_a_split_to_compare_with(tmp_path: Path) -> None:
+    given = {"iid": GIVEN["iid"]}
+    a, b = (
+        write(tmp_path / name, given, {0: {VIEW: agree[VIEW]}}, weights=name)
+        for name, agree in (("a", AGREE), ("b", WORSE))
+    )
+    found = am.compare(a, b)
+    assert found.gaps.is_empty() and found.verdicts.is_empty() and len(found.values)
+    assert "gaps" not in found.headline and "2 values of same prediction" in found.headline
+
+
 def test_what_cannot_be_compared(runs: dict[str, Path], tmp_path: Path) -> None:
     run, model = runs["a"], tmp_path / "model.safetensors"
     model.touch()

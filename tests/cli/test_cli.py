@@ -1,4 +1,4 @@
-"""Every verb; and bad input, which ends in one paragraph and exit code 2 and changes nothing."""
+"""Every verb; and bad input, which ends in one paragraph and code 2 or 3 and changes nothing."""
 
 import json
 import resource
@@ -52,8 +52,8 @@ def contents(folder: Path) -> dict[str, bytes]:
     }
 
 
-def assert_refused(done: Done, *words: str) -> None:
-    assert done.code == 2, done
+def assert_refused(done: Done, *words: str, code: int = 2) -> None:
+    assert done.code == code, done
     assert done.error.startswith("Error: ")
     text = done.error.strip()
     assert "\n\n" not in text  # one paragraph
@@ -379,7 +379,7 @@ def test_clusters_above_points(anamorph: Any, run: Path, tmp_path: Path) -> None
 def test_another_specification(anamorph: Any, run: Path) -> None:
     before = contents(run)
     done = anamorph("run", "dyck", *TINY, "--set", "training.steps=5", "--out", run)
-    assert_refused(done, "another specification", "training")
+    assert_refused(done, "another specification", "training", code=3)
     assert contents(run) == before
 
 
@@ -388,7 +388,7 @@ def test_an_output_below_a_file(anamorph: Any, tmp_path: Path, tiny: Path, verb:
     (tmp_path / "file").write_text("mine")
     more = (tiny, "--simplify", "svd(rank=1)@1.*.key") if verb == "audit" else ("dyck", *TINY)
     for out in (tmp_path / "file" / "run", tmp_path / "file"):
-        assert_refused(anamorph(verb, *more, "--out", out), str(out))
+        assert_refused(anamorph(verb, *more, "--out", out), str(out), code=3)
     assert contents(tmp_path) == {"file": b"mine"}
 
 
@@ -417,7 +417,7 @@ def test_a_full_disk(
     out = tmp_path / "out"
     with full_disk(room):
         done = anamorph(verb, "dyck", *TINY, "--out", out)
-    assert_refused(done, "Cannot write", "room")
+    assert_refused(done, "Cannot write", "room", code=3)
     assert set(contents(out)) == reached[verb]
 
 
@@ -427,7 +427,8 @@ def test_a_disk_that_is_full_at_the_results_and_then_is_not(
     out = tmp_path / "out"
     assert anamorph("train", "dyck", *TINY, "--out", out).code == 0
     with full_disk(64_000):
-        assert_refused(anamorph("run", "dyck", *TINY, "--out", out), "Cannot write", "room")
+        done = anamorph("run", "dyck", *TINY, "--out", out)
+        assert_refused(done, "Cannot write", "room", code=3)
     assert not list(out.rglob("*.tmp"))
     assert not (out / "report.html").exists()
     assert anamorph("run", "dyck", *TINY, "--out", out).code == 0
@@ -460,7 +461,7 @@ def test_a_corrupt_checkpoint(anamorph: Any, run: Path, name: str, how: str) -> 
     for table in ("results.parquet", *(str(f) for f in run.glob("seed-0/works/iid-*.parquet"))):
         (run / table).unlink()
     before = contents(run)
-    assert_refused(anamorph("run", "dyck", *TINY, "--out", run), "Seed 0", str(file))
+    assert_refused(anamorph("run", "dyck", *TINY, "--out", run), "Seed 0", str(file), code=3)
     assert contents(run) == before
 
 
@@ -470,7 +471,7 @@ def test_a_truncated_work(anamorph: Any, run: Path, tiny: Path, how: str) -> Non
     (file,) = run.glob("seed-0/works/unseen_long-*.parquet")
     spoilt(file, how)
     before = contents(run)
-    assert_refused(anamorph("run", "dyck", *TINY, "--out", run), str(file), "elete")
+    assert_refused(anamorph("run", "dyck", *TINY, "--out", run), str(file), "elete", code=3)
     assert contents(run) == before
     file.unlink()  # as the message says
     assert anamorph("run", "dyck", *TINY, "--out", run).code == 0
@@ -483,7 +484,7 @@ def test_a_truncated_table(anamorph: Any, run: Path, tiny: Path, name: str, how:
     spoilt(run / name, how)
     before = contents(run)
     for command in (("show", run), ("run", "dyck", *TINY, "--out", run)):
-        assert_refused(anamorph(*command), str(run / name), "delete")
+        assert_refused(anamorph(*command), str(run / name), "delete", code=3)
     assert contents(run) == before
     (run / name).unlink()
     shown = anamorph("show", run)
@@ -504,7 +505,7 @@ def test_a_damaged_specification(anamorph: Any, run: Path, tmp_path: Path, text:
         ("run", "dyck", *TINY, "--out", run),
         ("audit", run, "--simplify", "svd(rank=1)@1.*.key", "--out", out),
     ):
-        assert_refused(anamorph(*command), "spec.json")
+        assert_refused(anamorph(*command), "spec.json", code=3)
     assert contents(run) == before
     assert not out.exists()
 
@@ -525,7 +526,7 @@ def test_a_nan_in_the_weights(anamorph: Any, run: Path, tmp_path: Path, spec: st
     model.save(file)
     out = tmp_path / "out"
     done = anamorph("audit", run, "--simplify", spec, "--out", out)
-    assert_refused(done, "the weights of layer 1 differ", "Put the old one back")
+    assert_refused(done, "the weights of layer 1 differ", "Put the old one back", code=3)
     assert not out.exists()
     (run / "seed-0" / "fingerprints.json").unlink()  # as if it had been trained to that
     done = anamorph("audit", run, "--simplify", spec, "--out", out)

@@ -209,9 +209,10 @@ class Wilson:
     def __post_init__(self):
         self.value, self.freedom = np.array(self.right / self.trials), np.array(np.inf)
 
-    def of_sequences(self, z):
+    def distances(self, z):
         level = 2 * scipy.stats.norm.cdf(float(z)) - 1
-        return Ends(*scipy.stats.binomtest(self.right, self.trials).proportion_ci(level, "wilson"))
+        found = scipy.stats.binomtest(self.right, self.trials).proportion_ci(level, "wilson")
+        return Ends(self.value - found.low, found.high - self.value)
 
 
 @pytest.mark.parametrize(

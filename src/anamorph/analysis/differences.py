@@ -5,7 +5,8 @@ from typing import Any
 
 import polars as pl
 
-from anamorph.analysis.sides import IDENTITY, Side
+from anamorph.analysis.findings import IDENTITY
+from anamorph.analysis.sides import Side
 from anamorph.analysis.words import listing, points, split_label
 from anamorph.faithfulness.metrics import JUDGED
 

@@ -10,6 +10,7 @@ from typing import Self
 
 import polars as pl
 
+from anamorph.analysis.findings import IDENTITY
 from anamorph.analysis.words import listing
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness.metrics import find_metric
@@ -17,7 +18,6 @@ from anamorph.runs.folder import Run, load_run
 from anamorph.runs.sums import scored_sequences
 
 SEED = re.compile(r"seed-(\d+)")
-IDENTITY = "identity"
 WEIGHTS = (".safetensors", ".gguf", ".bin", ".pt", ".pth", ".npz")
 MOST_NAMED = 12  # proxies in an error
 
@@ -72,16 +72,13 @@ class Side:
     def results(self) -> pl.DataFrame:
         """Its numbers of whole splits: those of the model itself, and what compares proxies."""
         whole = self._own(self.run.results).filter(pl.col("facet").is_null())
-        about = {m: find_metric(m).about == "model" for m in whole["metric"].unique()}
-        of_model = pl.col("metric").replace_strict(about, return_dtype=pl.Boolean)
-        return whole.filter((pl.col("method") == IDENTITY) == of_model)
+        return whole.filter((pl.col("method") == IDENTITY) == _of_model(whole))
 
     @cached_property
     def gaps(self) -> pl.DataFrame:
         """Its gaps, but for those of the model itself, which are the same for every proxy."""
-        about = {m: find_metric(m).about != "model" for m in self.run.gaps["metric"].unique()}
-        of_proxy = pl.col("metric").replace_strict(about, return_dtype=pl.Boolean)
-        return self._own(self.run.gaps).filter(of_proxy)
+        gaps = self._own(self.run.gaps)
+        return gaps.filter(~_of_model(gaps))
 
     def _own(self, table: pl.DataFrame) -> pl.DataFrame:
         return table.filter(pl.col("seed").eq_missing(self.seed))
@@ -102,6 +99,12 @@ class Side:
         """Spec strings, but for the model itself."""
         some = self.results.filter(pl.col("method") != IDENTITY)
         return some["simplification"].unique(maintain_order=True).to_list()
+
+
+def _of_model(table: pl.DataFrame) -> pl.Expr:
+    """Whether a row is of a metric that speaks of the model alone."""
+    names = table["metric"].unique().to_list()
+    return pl.col("metric").is_in([m for m in names if find_metric(m).about == "model"])
 
 
 def _refuse_a_model(path: Path) -> None:

@@ -86,10 +86,10 @@ def scored_sequences(run: Run, split: str) -> pl.DataFrame:
 
 def in_one_array(tables: Sequence[pl.DataFrame], metrics: Sequence[str]) -> NDArray[np.float64]:
     """[table, metric, sequence] sums; NaN where a table lacks a metric."""
-
-    def column(table: pl.DataFrame, name: str) -> NDArray[np.float64]:
-        if name not in table.columns:
-            return np.full(len(table), np.nan)
-        return table[name].cast(pl.Float64).fill_null(np.nan).to_numpy()
-
-    return np.stack([[column(table, name) for name in metrics] for table in tables])
+    found = np.full((len(tables), len(metrics), len(tables[0])), np.nan)
+    for place, table in enumerate(tables):
+        numbers = table.fill_null(np.nan).to_numpy()
+        for row, name in enumerate(metrics):
+            if name in table.columns:
+                found[place, row] = numbers[:, table.columns.index(name)]
+    return found
