@@ -3,7 +3,7 @@
 import re
 import shutil
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -58,10 +58,13 @@ def grave(page: Any) -> list[str]:
     ]
 
 
-def check_everywhere(opened: Opened, context: Any) -> None:
+WINDOWS = list(product((1280, 400), ("light", "dark")))
+
+
+def check(opened: Opened, context: Any, windows: Sequence[tuple[int, str]]) -> None:
     page = opened.page
     unfold(page)
-    for width, scheme in product((1280, 400), ("light", "dark")):
+    for width, scheme in windows:
         page.set_viewport_size({"width": width, "height": 900})
         page.emulate_media(color_scheme=scheme)
         page.wait_for_timeout(1000)  # figures are drawn again for their new width
@@ -82,12 +85,12 @@ def test_axe_finds_nothing_serious(
 ) -> None:
     context = browser.new_context(offline=True)
     page = render(RUNS[name](tmp_path / "run"))
-    check_everywhere(Opened(context.new_page(), page.as_uri()), context)
+    check(Opened(context.new_page(), page.as_uri()), context, [WINDOWS[0], WINDOWS[3]])
 
 
 def test_axe_finds_nothing_serious_in_a_real_run(browser: Any, smoke_run: Path) -> None:
     context = browser.new_context(offline=True)
-    check_everywhere(Opened(context.new_page(), (smoke_run / "report.html").as_uri()), context)
+    check(Opened(context.new_page(), (smoke_run / "report.html").as_uri()), context, WINDOWS)
 
 
 def contrast(one: str, other: str) -> float:
