@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from anamorph.analysis.texts import functions, glyphs
 from anamorph.analysis.words import families, views_of
 from anamorph.auditing.changed import in_place
 from anamorph.auditing.samples import fit_data, scored_sequences
@@ -48,7 +47,6 @@ def write(run: Run, task: Task, fit_sequences: int, device: torch.device) -> Non
     if whole := [str(proxy) for proxy in expand(run.spec["simplify"])]:  # not single heads, then
         results = results.filter(pl.col("simplification").is_in([*whole, "identity"]))
     telling = telling_proxies(results, run.spec["audit"]["thresholds"]["faithful"])
-    read = illusory_proxies(views_of(run.gaps))
     for seed in run.spec["seeds"]:
         folder = run.seed(seed) / "views"
         if (folder / "sentences.parquet").exists():  # written last
@@ -63,10 +61,6 @@ def write(run: Run, task: Task, fit_sequences: int, device: torch.device) -> Non
         write_table(folder / "attended.parquet", attended(model, task, chosen))
         write_table(folder / "scatter.parquet", scatter(model, task, fit_sequences))
         write_table(folder / "patterns.parquet", patterns(model, task, chosen))
-        by_name = {str(proxy): fitted[proxy] for proxy in fitted}
-        shown = [by_name[name] for name in read if name in by_name]  # not another model
-        if shown and glyphs(task.vocabulary):
-            write_table(folder / "functions.parquet", functions(model, task, shown))
         write_table(folder / "sentences.parquet", sentences(task))
 
 
@@ -82,22 +76,6 @@ def telling_proxies(results: pl.DataFrame, looks_right: float = 0.9) -> list[str
         chosen.append((right.head(1) if len(right) else family.tail(1)).row(0, named=True))
     chosen.sort(key=lambda row: row["method"] != "identity")
     return [row["simplification"] for row in chosen][: MOST_PROXIES + 1]
-
-
-def illusory_proxies(gaps: pl.DataFrame) -> list[str]:
-    """For each method, its illusion with the largest gap; without an illusion, its largest gap.
-
-    Args:
-        gaps: as `gaps.parquet`; of its rows those of `same_prediction` over all seeds are used.
-    """
-    rows = gaps.filter(pl.col("seed").is_null(), pl.col("metric") == "same_prediction")
-    worst = (
-        rows.with_columns(illusion=pl.col("verdict").str.starts_with("illusion"))
-        .sort("illusion", "gap", descending=True, nulls_last=True, maintain_order=True)
-        .group_by("method", maintain_order=True)
-        .first()
-    )
-    return worst["simplification"].to_list()
 
 
 @torch.inference_mode()
