@@ -39,7 +39,7 @@ DIGITS = 5  # of probabilities
 
 NUMBERS = ("output_jsd", "same_prediction", "model_accuracy", "proxy_accuracy")
 RIGHT = {"same": NUMBERS[1], "model_right": NUMBERS[2], "proxy_right": NUMBERS[3]}
-SCHEMA = {
+SCHEMA: dict[str, Any] = {
     "length": pl.Int64,
     "start": pl.Int64,
     "separate": pl.Boolean,
@@ -226,4 +226,5 @@ def _likeliest(
     best = shares.masked_fill(left_out, -1).topk(top)
     share, token = best.values.cpu().numpy(), best.indices.cpu().numpy()
     order = np.lexsort((token, -share))  # along each row
-    return tuple(np.take_along_axis(x, order, -1) for x in (token, share.round(DIGITS)))
+    token, share = (np.take_along_axis(x, order, -1) for x in (token, share.round(DIGITS)))
+    return token, share

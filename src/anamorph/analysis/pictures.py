@@ -4,7 +4,7 @@ These look at a few sequences of each split, and at the proxies that a researche
 each family the smallest that looks faithful on the reference.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from anamorph.analysis.words import families, views_of
+from anamorph.analysis.worst import Chosen, worst
 from anamorph.auditing.changed import in_place
 from anamorph.auditing.samples import fit_data, scored_sequences
 from anamorph.auditing.sizes import BATCH_TOKENS
@@ -60,8 +61,10 @@ def write(run: Run, task: Task, fit_sequences: int, device: torch.device) -> Non
         chosen = [fitted[p] for p in fitted if str(p) in telling]
         write_table(folder / "attended.parquet", attended(model, task, chosen))
         write_table(folder / "scatter.parquet", scatter(model, task, fit_sequences))
-        write_table(folder / "patterns.parquet", patterns(model, task, chosen))
-        write_table(folder / "sentences.parquet", sentences(task))
+        names = [str(f.proxy) for f in chosen if f.proxy.attachments]
+        parted = worst_sentences(run, task, seed, names)
+        write_table(folder / "patterns.parquet", patterns(model, task, chosen, parted))
+        write_table(folder / "sentences.parquet", sentences(task, parted))
 
 
 def telling_proxies(results: pl.DataFrame, looks_right: float = 0.9) -> list[str]:
@@ -236,20 +239,63 @@ def _labels(split: Split, task: Task) -> pl.DataFrame:
     return pl.DataFrame(columns).with_columns(text.cast(pl.String) for text in texts)
 
 
-def mapped_sentences(split: Split) -> NDArray[np.int64]:
-    """The short sequences with the most scored positions; if too few are short, the shortest."""
+def worst_sentences(run: Run, task: Task, seed: int, proxies: Sequence[str]) -> dict[str, int]:
+    """Of every split the short sequence on which some proxies part most from the model.
+
+    Args:
+        run: with its works.
+        task: with what is scored.
+        seed: of the model.
+        proxies: spec strings; the mean of their `output_jsd` decides.
+
+    Returns:
+        the number of the sequence by the name of its split, where there is a short one.
+    """
+    found = {}
+    for split in task.evaluated if proxies else ():
+        cells = [worst(run, Chosen(name, split.name, seed), None) for name in proxies]
+        short = pl.concat(cells).filter(pl.col("length") <= LONGEST_MAP)
+        means = short.group_by("sequence").agg(pl.col("value").mean())
+        ranked = means.sort("value", "sequence", descending=[True, False])["sequence"]
+        if len(ranked):
+            counts = np.add.reduceat(split.scored.astype(np.int64), split.offsets[:-1])
+            found[split.name] = int(np.flatnonzero(counts)[ranked[0]])
+    return found
+
+
+def mapped_sentences(split: Split, parted: int | None = None) -> NDArray[np.int64]:
+    """The short sequences with the most scored positions; if too few are short, the shortest.
+
+    The second is the one on which proxies part most from the model, if one is given.
+    """
     scored = np.add.reduceat(split.scored.astype(np.int64), split.offsets[:-1])
     short = np.flatnonzero(split.lengths <= LONGEST_MAP)
-    if len(short) < MAPPED:
-        return np.argsort(split.lengths, kind="stable")[:1]
-    return short[np.argsort(-scored[short], kind="stable")[:MAPPED]]
+    mapped = np.argsort(split.lengths, kind="stable")[:1]
+    if len(short) >= MAPPED:
+        mapped = short[np.argsort(-scored[short], kind="stable")[:MAPPED]]
+    if parted is not None and parted not in mapped:
+        mapped = np.insert(mapped, 1, parted)
+    return mapped
 
 
-def patterns(model: Decoder, task: Task, proxies: Sequence[FittedProxy]) -> pl.DataFrame:
-    """Attention maps: simplification, split, sequence, layer, head, query, key, weight."""
+def patterns(
+    model: Decoder,
+    task: Task,
+    proxies: Sequence[FittedProxy],
+    parted: Mapping[str, int] | None = None,
+) -> pl.DataFrame:
+    """Attention maps: simplification, split, sequence, layer, head, query, key, weight.
+
+    Args:
+        model: whose attention.
+        task: whose sentences (`mapped_sentences`).
+        proxies: the identity is the model itself.
+        parted: as `worst_sentences` gives it.
+    """
+    parted = parted or {}
     tables = []
     for split in task.evaluated:
-        for number, sequence in enumerate(mapped_sentences(split)):
+        for number, sequence in enumerate(mapped_sentences(split, parted.get(split.name))):
             batch = collate(split, np.array([sequence]))
             for fitted in proxies:
                 about = {"simplification": str(fitted.proxy), "split": split.name}
@@ -261,11 +307,18 @@ def patterns(model: Decoder, task: Task, proxies: Sequence[FittedProxy]) -> pl.D
     return pl.concat(tables)
 
 
-def sentences(task: Task) -> pl.DataFrame:
-    """The sentences of `patterns`: split, sequence, position, token, scored."""
-    parts = [split.take(mapped_sentences(split)) for split in task.evaluated]
+def sentences(task: Task, parted: Mapping[str, int] | None = None) -> pl.DataFrame:
+    """The sentences of `patterns`: split, sequence, position, token, scored and worst.
+
+    The arguments are as for `patterns`.
+    """
+    parted = parted or {}
     columns = ("split", "sequence", "position", "token")
-    tables = (
-        _labels(part, task).select(columns).with_columns(scored=part.scored) for part in parts
-    )
+    tables = []
+    for split in task.evaluated:
+        mapped = mapped_sentences(split, parted.get(split.name))
+        part = split.take(mapped)
+        is_worst = (mapped == parted.get(split.name, -1))[part.owner]
+        table = _labels(part, task).select(columns)
+        tables.append(table.with_columns(scored=part.scored, worst=is_worst))
     return pl.concat(tables)
