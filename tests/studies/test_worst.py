@@ -1,4 +1,4 @@
-"""Worst examples against a plain loop: one sequence at a time, without padding, batches or stacks."""
+"""Worst examples against a plain loop: a sequence at a time, without padding, batch or stack."""
 
 import json
 import random

@@ -26,7 +26,8 @@ LEAST = 1e-3  # bits of divergence, in the mean over a split, of a proxy that pa
 GOT_BY = "`anamorph audit {run} --simplify '{proxy}' --out OTHER` looks at it alone, and has them."
 
 
-LISTS = ["token", "scored", "jsd", "same", "model_right", "proxy_right", "model", "model_p", "proxy", "proxy_p"]
+LISTS = ["token", "scored", "jsd", "same", "model_right", "proxy_right"]
+LISTS += ["model", "model_p", "proxy", "proxy_p"]
 """The columns of `views/worst.parquet` with an entry a token."""
 
 
