@@ -38,22 +38,6 @@ def one_hot(x: np.ndarray) -> np.ndarray:
 EDITS = {"identity": {}, SPEC: {Site(1, h, "pattern"): one_hot for h in (0, 1)}}
 
 
-def test_illusory_proxies_are_the_worst_illusion_of_each_method() -> None:
-    rows = [  # simplification, method, gap, verdict
-        ("svd(rank=2)@0.0.key", "svd", 0.5, "unfaithful"),
-        ("svd(rank=4)@0.0.key", "svd", 0.1, "illusion (mixed)"),
-        ("svd(rank=8)@0.0.key", "svd", 0.2, "illusion (under-generalizes)"),
-        ("onehot@0.0.pattern", "onehot", 0.3, "unfaithful"),
-        ("onehot@0.1.pattern", "onehot", 0.4, "unfaithful"),
-    ]
-    table = pl.DataFrame(
-        rows, schema=["simplification", "method", "gap", "verdict"], orient="row"
-    ).with_columns(seed=pl.lit(None, pl.Int64), metric=pl.lit("same_prediction"))
-    of_a_seed = table.with_columns(seed=pl.lit(0), gap=1 - pl.col("gap"))
-    chosen = pictures.illusory_proxies(pl.concat([of_a_seed.cast(table.schema), table]))
-    assert chosen == ["svd(rank=8)@0.0.key", "onehot@0.1.pattern"]
-
-
 def test_telling_proxies() -> None:
     values = {
         "identity": (None, 1.0),

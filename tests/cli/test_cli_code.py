@@ -38,7 +38,7 @@ def test_a_study_of_single_heads(anamorph: Any, folders: list[Any], tmp_path: Pa
     kinds = run.results.filter(pl.col("facet") == "token kind")["level"]
     assert {"keyword", "identifier", "indentation"} <= set(kinds)
     page = (tmp_path / "run" / "report.html").read_text("utf-8")
-    assert 'id="code-view-data"' in page and 'data-spec="spec-gap_by_kind"' in page
+    assert 'id="text-view-data"' in page and 'data-spec="spec-gap_by_kind"' in page
     again = anamorph(*given)
     assert "complete already" in again.out
 

@@ -320,38 +320,59 @@ def _patterns(rng: np.random.Generator, sentences: pl.DataFrame) -> pl.DataFrame
     return pl.DataFrame(rows)
 
 
-def make_functions(run: Path, functions: int = 40, length: int = 120) -> Path:
-    """Add functions to be shown as text; the first has what would end a script."""
-    rng = np.random.default_rng(1)
-    characters = np.array(list("abcdefg (){};\n<>&é𝒳"))
+ODD = ("</script><script>alert(1)</script>", "\u202egnirts", "nul\x00", "<b>&amp;")
+"""Tokens that could end a script, turn a text around or cut it off."""
 
-    def text(count: int) -> str:
-        return "".join(rng.choice(characters, count))
+
+def make_texts(run: Path, sequences: int = 40, length: int = 120, proxies: int = 2) -> Path:
+    """Add texts to be shown, of every second split; the first has the names in `ODD`.
+
+    Sequences with odd numbers have no difference; the others are the worse the lower their number.
+    """
+    rng = np.random.default_rng(1)
+    names = np.array(list("abcdefg (){};\n<>&é𝒳"), object)
+
+    def drawn(*shape: int) -> list[Any]:
+        return names[rng.integers(0, len(names), shape)].tolist()  # type: ignore[no-any-return]
 
     rows = []
-    for number in range(functions):
-        shown = text(length)
-        if number == 0:
-            shown = "</script><script>alert(1)</script>" + shown
-        count = len(shown)
-        model, model_p = text(3 * count), rng.integers(0, 101, 3 * count).tolist()
-        for name in VIEWED[1:]:
-            same = rng.random(count) < (1.0 if number % 2 else 0.8)
-            triples = zip(same.repeat(3), model, text(3 * count), strict=True)
-            other = [a if keep else b for keep, a, b in triples]
-            rows.append(
-                {
-                    "simplification": name,
-                    "split": list(SPLITS)[number % 2],
-                    "sequence": number,
-                    "text": shown,
-                    "jsd": np.where(same, 0.0, rng.random(count)).tolist(),
-                    "model": model,
-                    "proxy": "".join(other),
-                    "model_p": model_p,
-                    "proxy_p": rng.integers(0, 101, 3 * count).tolist(),
-                }
-            )
-    folder = run / "seed-0" / "views"
-    pl.DataFrame(rows).write_parquet(folder / "functions.parquet")
+    for number in range(8):
+        tokens = [*(ODD if number == 0 else ()), *drawn(length)]
+        count = len(tokens)
+        model, model_p = drawn(count, 3), rng.integers(0, 101, (count, 3)) / 100
+        same = (rng.random(count) < (1.0 if number % 2 else 0.8)).tolist()
+        other = [a if keep else b for keep, a, b in zip(same, model, drawn(count, 3), strict=True)]
+        rows.append(
+            {
+                "same_prediction": float(np.mean(same)),
+                "length": count,
+                "start": 0,
+                "separate": False,
+                "token": tokens,
+                "scored": [True] * count,
+                "jsd": np.where(same, 0.0, rng.random(count)).tolist(),
+                "same": same,
+                "model_right": [True] * count,
+                "proxy_right": same,
+                "model": model,
+                "model_p": model_p.tolist(),
+                "proxy": other,
+                "proxy_p": (rng.integers(0, 101, (count, 3)) / 100).tolist(),
+            }
+        )
+    number = pl.int_range(sequences, eager=True)
+    few = pl.DataFrame(rows)[[i if i < 8 else 2 + i % 6 for i in range(sequences)]]
+    about = {
+        "split": number.map_elements(lambda i: list(SPLITS)[i % 2], pl.String),
+        "sequence": number,
+        "rank": number // 2,
+        "number": number,
+        "id": number.map_elements(lambda i: f"<i>{i}</i>", pl.String),
+        "value": 1 / (number + 1),
+    }
+    tables = [
+        few.select(pl.lit(name).alias("simplification"), **about).hstack(few)
+        for name in VIEWED[1 : 1 + proxies]
+    ]
+    pl.concat(tables).write_parquet(run / "seed-0" / "views" / "worst.parquet")
     return run

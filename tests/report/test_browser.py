@@ -12,7 +12,7 @@ from anamorph.report import render
 from chromium import NEEDED, Opened
 from controlled_run import make_controlled
 from heads_run import write
-from synthetic_run import NASTY, make_functions, make_run
+from synthetic_run import NASTY, make_run, make_texts
 
 playwright = pytest.importorskip("playwright.sync_api")
 
@@ -142,34 +142,39 @@ def test_heads_are_drawn_and_their_menus_change_them(
     page.close()
 
 
-def test_functions_are_text_and_thousands_of_them_cost_nothing(
-    browser: "playwright.Browser", tmp_path: Path
+def test_texts_are_text_and_thousands_of_them_cost_nothing(
+    browser: "playwright.Browser", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = make_functions(make_run(tmp_path / "run"), functions=2000, length=240)
+    monkeypatch.setattr("anamorph.report.text_view.MOST_POSITIONS", 10**9)
+    run = make_texts(make_run(tmp_path / "run"), sequences=2000, length=512, proxies=1)
     page = browser.new_page()
     opened = Opened(page, render(run).as_uri())
-    assert page.inner_text("#code-view-list pre:first-child").startswith(
-        "</script><script>alert(1)"
-    )
-    assert len(page.query_selector_all("#code-view-list pre")) == 5
+    shown = page.inner_text("#text-view-list pre >> nth=0")
+    assert shown.startswith("</script><script>alert(1)</script>⟨202e⟩gnirtsnul␀<b>&amp;")
+    assert page.inner_text("#text-view-list h3 >> nth=0") == "<i>0</i>"
+    assert len(page.query_selector_all("#text-view-list pre")) == 5
     started = time.monotonic()
     for _ in range(20):
-        page.click("#code-view-next")
-    page.select_option("#code-view-split", index=1)
-    page.check("#code-view-only")
-    took = time.monotonic() - started
-    assert page.inner_text("#code-view-said").startswith("None"), "odd ones have no difference"
-    page.select_option("#code-view-split", index=0)
-    assert page.inner_text("#code-view-said") == "1 to 5 of 1000"
-    assert took < 10, "20 pages of 5, of 2,000 functions of 240 characters"
-    page.hover("#code-view-list pre:first-child span.other")
-    lines = page.inner_text("#code-view-hover").splitlines()
-    assert [line.split(":")[0] for line in lines] == ["here", "model", "proxy"]
+        page.click("#text-view-next")
+    turned = time.monotonic() - started
+    page.select_option("#text-view-split", index=1)
+    page.check("#text-view-only")
+    assert page.inner_text("#text-view-said").startswith("None"), "odd ones have no difference"
+    page.select_option("#text-view-split", index=0)
+    switched = time.monotonic() - started - turned
+    assert page.inner_text("#text-view-said") == "1 to 5 of 1000"
+    assert turned < 10, "20 pages of 5 texts of 512 tokens"
+    assert switched < 5, "whether 2,000 texts have a difference"
+    other = page.locator("#text-view-list pre >> nth=0").locator("span.other >> nth=0")
+    other.hover()
+    lines = page.inner_text("#text-view-told").splitlines()
+    assert [line.split(":")[0] for line in lines] == ["here", "model", "proxy", "divergence"]
     assert lines[1].count("%") == lines[2].count("%") == 3
-    assert lines[1].split(": ")[1].split()[0] != lines[2].split(": ")[1].split()[0]
-    page.focus("#code-view-list pre:first-child")
-    page.keyboard.press("ArrowRight")
-    assert page.query_selector("#code-view-list .now") is not None
+    assert lines[3].endswith("bits; the model is right, the proxy wrong")
+    page.focus("#text-view-list pre >> nth=0")
+    page.keyboard.press("Shift+ArrowRight")
+    assert "other" in page.get_attribute("#text-view-list .now", "class").split()
+    assert page.evaluate("document.querySelectorAll('body script:not([type])').length") == 3
     opened.still_clean()
     page.close()
 

@@ -199,7 +199,7 @@ class Findings(Run):
             most: how many at most.
             among: spec strings to choose from; all if not given.
         """
-        views = [self.pictures[n] for n in ("attended", "functions") if n in self.pictures]
+        views = [self.pictures[n] for n in ("attended", "functions", "worst") if n in self.pictures]
         pictured = {proxy for view in views for proxy in view["simplification"]}
         looking = set(self.judged.filter(level=LOOKS_RIGHT)["simplification"])
         illusions = self.judged.filter(pl.col("verdict").is_in(ILLUSIONS))

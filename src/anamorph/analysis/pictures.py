@@ -4,7 +4,7 @@ These look at a few sequences of each split, and at the proxies that a researche
 each family the smallest that looks faithful on the reference.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 
 import numpy as np
@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from anamorph.analysis.texts import functions, glyphs
 from anamorph.analysis.words import families, views_of
+from anamorph.analysis.worst import Chosen, worst
 from anamorph.auditing.changed import in_place
 from anamorph.auditing.samples import fit_data, scored_sequences
 from anamorph.auditing.sizes import BATCH_TOKENS
@@ -48,7 +48,6 @@ def write(run: Run, task: Task, fit_sequences: int, device: torch.device) -> Non
     if whole := [str(proxy) for proxy in expand(run.spec["simplify"])]:  # not single heads, then
         results = results.filter(pl.col("simplification").is_in([*whole, "identity"]))
     telling = telling_proxies(results, run.spec["audit"]["thresholds"]["faithful"])
-    read = illusory_proxies(views_of(run.gaps))
     for seed in run.spec["seeds"]:
         folder = run.seed(seed) / "views"
         if (folder / "sentences.parquet").exists():  # written last
@@ -62,12 +61,10 @@ def write(run: Run, task: Task, fit_sequences: int, device: torch.device) -> Non
         chosen = [fitted[p] for p in fitted if str(p) in telling]
         write_table(folder / "attended.parquet", attended(model, task, chosen))
         write_table(folder / "scatter.parquet", scatter(model, task, fit_sequences))
-        write_table(folder / "patterns.parquet", patterns(model, task, chosen))
-        by_name = {str(proxy): fitted[proxy] for proxy in fitted}
-        shown = [by_name[name] for name in read if name in by_name]  # not another model
-        if shown and glyphs(task.vocabulary):
-            write_table(folder / "functions.parquet", functions(model, task, shown))
-        write_table(folder / "sentences.parquet", sentences(task))
+        names = [str(f.proxy) for f in chosen if f.proxy.attachments]
+        parted = worst_sentences(run, task, seed, names)
+        write_table(folder / "patterns.parquet", patterns(model, task, chosen, parted))
+        write_table(folder / "sentences.parquet", sentences(task, parted))
 
 
 def telling_proxies(results: pl.DataFrame, looks_right: float = 0.9) -> list[str]:
@@ -82,22 +79,6 @@ def telling_proxies(results: pl.DataFrame, looks_right: float = 0.9) -> list[str
         chosen.append((right.head(1) if len(right) else family.tail(1)).row(0, named=True))
     chosen.sort(key=lambda row: row["method"] != "identity")
     return [row["simplification"] for row in chosen][: MOST_PROXIES + 1]
-
-
-def illusory_proxies(gaps: pl.DataFrame) -> list[str]:
-    """For each method, its illusion with the largest gap; without an illusion, its largest gap.
-
-    Args:
-        gaps: as `gaps.parquet`; of its rows those of `same_prediction` over all seeds are used.
-    """
-    rows = gaps.filter(pl.col("seed").is_null(), pl.col("metric") == "same_prediction")
-    worst = (
-        rows.with_columns(illusion=pl.col("verdict").str.starts_with("illusion"))
-        .sort("illusion", "gap", descending=True, nulls_last=True, maintain_order=True)
-        .group_by("method", maintain_order=True)
-        .first()
-    )
-    return worst["simplification"].to_list()
 
 
 @torch.inference_mode()
@@ -258,20 +239,63 @@ def _labels(split: Split, task: Task) -> pl.DataFrame:
     return pl.DataFrame(columns).with_columns(text.cast(pl.String) for text in texts)
 
 
-def mapped_sentences(split: Split) -> NDArray[np.int64]:
-    """The short sequences with the most scored positions; if too few are short, the shortest."""
+def worst_sentences(run: Run, task: Task, seed: int, proxies: Sequence[str]) -> dict[str, int]:
+    """Of every split the short sequence on which some proxies part most from the model.
+
+    Args:
+        run: with its works.
+        task: with what is scored.
+        seed: of the model.
+        proxies: spec strings; the mean of their `output_jsd` decides.
+
+    Returns:
+        the number of the sequence by the name of its split, where there is a short one.
+    """
+    found = {}
+    for split in task.evaluated if proxies else ():
+        cells = [worst(run, Chosen(name, split.name, seed), None) for name in proxies]
+        short = pl.concat(cells).filter(pl.col("length") <= LONGEST_MAP)
+        means = short.group_by("sequence").agg(pl.col("value").mean())
+        ranked = means.sort("value", "sequence", descending=[True, False])["sequence"]
+        if len(ranked):
+            counts = np.add.reduceat(split.scored.astype(np.int64), split.offsets[:-1])
+            found[split.name] = int(np.flatnonzero(counts)[ranked[0]])
+    return found
+
+
+def mapped_sentences(split: Split, parted: int | None = None) -> NDArray[np.int64]:
+    """The short sequences with the most scored positions; if too few are short, the shortest.
+
+    The second is the one on which proxies part most from the model, if one is given.
+    """
     scored = np.add.reduceat(split.scored.astype(np.int64), split.offsets[:-1])
     short = np.flatnonzero(split.lengths <= LONGEST_MAP)
-    if len(short) < MAPPED:
-        return np.argsort(split.lengths, kind="stable")[:1]
-    return short[np.argsort(-scored[short], kind="stable")[:MAPPED]]
+    mapped = np.argsort(split.lengths, kind="stable")[:1]
+    if len(short) >= MAPPED:
+        mapped = short[np.argsort(-scored[short], kind="stable")[:MAPPED]]
+    if parted is not None and parted not in mapped:
+        mapped = np.insert(mapped, 1, parted)
+    return mapped
 
 
-def patterns(model: Decoder, task: Task, proxies: Sequence[FittedProxy]) -> pl.DataFrame:
-    """Attention maps: simplification, split, sequence, layer, head, query, key, weight."""
+def patterns(
+    model: Decoder,
+    task: Task,
+    proxies: Sequence[FittedProxy],
+    parted: Mapping[str, int] | None = None,
+) -> pl.DataFrame:
+    """Attention maps: simplification, split, sequence, layer, head, query, key, weight.
+
+    Args:
+        model: whose attention.
+        task: whose sentences (`mapped_sentences`).
+        proxies: the identity is the model itself.
+        parted: as `worst_sentences` gives it.
+    """
+    parted = parted or {}
     tables = []
     for split in task.evaluated:
-        for number, sequence in enumerate(mapped_sentences(split)):
+        for number, sequence in enumerate(mapped_sentences(split, parted.get(split.name))):
             batch = collate(split, np.array([sequence]))
             for fitted in proxies:
                 about = {"simplification": str(fitted.proxy), "split": split.name}
@@ -283,11 +307,18 @@ def patterns(model: Decoder, task: Task, proxies: Sequence[FittedProxy]) -> pl.D
     return pl.concat(tables)
 
 
-def sentences(task: Task) -> pl.DataFrame:
-    """The sentences of `patterns`: split, sequence, position, token, scored."""
-    parts = [split.take(mapped_sentences(split)) for split in task.evaluated]
+def sentences(task: Task, parted: Mapping[str, int] | None = None) -> pl.DataFrame:
+    """The sentences of `patterns`: split, sequence, position, token, scored and worst.
+
+    The arguments are as for `patterns`.
+    """
+    parted = parted or {}
     columns = ("split", "sequence", "position", "token")
-    tables = (
-        _labels(part, task).select(columns).with_columns(scored=part.scored) for part in parts
-    )
+    tables = []
+    for split in task.evaluated:
+        mapped = mapped_sentences(split, parted.get(split.name))
+        part = split.take(mapped)
+        is_worst = (mapped == parted.get(split.name, -1))[part.owner]
+        table = _labels(part, task).select(columns)
+        tables.append(table.with_columns(scored=part.scored, worst=is_worst))
     return pl.concat(tables)

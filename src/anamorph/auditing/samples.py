@@ -35,8 +35,9 @@ def described_sequences(split: Split) -> pl.DataFrame:
         split: what is scored of it (`scored_sequences`).
 
     Returns:
-        a row a sequence: its number `sequence`; `digest` of tokens, of what is scored, and of what
-        a masked model is given; `length` in tokens; `scored` positions.
+        a row a sequence: its place `sequence` among these; `digest` of tokens, of what is scored,
+        and of what a masked model is given; `length` in tokens; `scored` positions; its `number`
+        in the task's split; and its `id`, what its source calls it, null where that says nothing.
     """
     arrays = [split.tokens.astype("<i8"), split.scored.astype("<i8")]
     arrays += [] if split.masked is None else [split.masked.astype("<i8")]
@@ -46,8 +47,10 @@ def described_sequences(split: Split) -> pl.DataFrame:
         for start, stop in bounds
     ]
     scored = np.add.reduceat(split.scored.astype(np.int64), split.offsets[:-1])
-    columns = {"digest": digests, "length": split.lengths, "scored": scored}
-    return pl.DataFrame(columns).with_row_index("sequence")
+    numbers = np.arange(len(split)) if split.numbers is None else split.numbers
+    columns = {"digest": digests, "length": split.lengths, "scored": scored, "number": numbers}
+    ids = pl.lit(None, pl.String) if split.ids is None else split.ids
+    return pl.DataFrame(columns).with_columns(id=ids).with_row_index("sequence")
 
 
 def scored_task(task: Task, proxies: Iterable[ProxySpec]) -> Task:

@@ -140,8 +140,7 @@ class Auditor:
             AnamorphError: as `audit_split`; if another model cannot be loaded.
         """
         part = scored_sequences(self.task.splits[work.split], self.sequences)
-        self._held = {text: p for text, p in self._held.items() if text in work.proxies}
-        proxies = [self.proxy(text) for text in work.proxies]
+        proxies = self.proxies(work.proxies)
         cells = audit_split(self.model, part, self.task.candidates, proxies, self.settings, watch)
         return {str(spec): sums for spec, sums in cells.items()}
 
@@ -166,6 +165,15 @@ class Auditor:
                     "being computed is not kept. Put the old one back, and the same command goes "
                     "on; or begin a new run."
                 )
+
+    def proxies(self, texts: Sequence[str]) -> list[Proxy]:
+        """The proxies of some spec strings; others with weights of their own are let go.
+
+        Raises:
+            AnamorphError: as `proxy`.
+        """
+        self._held = {text: p for text, p in self._held.items() if text in texts}
+        return [self.proxy(text) for text in texts]
 
     def proxy(self, text: str) -> Proxy:
         """The proxy of a spec string, ready to run.

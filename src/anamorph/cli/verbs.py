@@ -14,6 +14,7 @@ from anamorph.cli.run import run
 from anamorph.cli.show import show
 from anamorph.cli.sites import sites
 from anamorph.cli.train import train
+from anamorph.cli.worst import worst
 from anamorph.version import version
 
 app = typer.Typer(
@@ -21,7 +22,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for verb in (run, train, audit, compare, report, show, data, sites, export):
+for verb in (run, train, audit, compare, report, show, worst, data, sites, export):
     app.command()(verb)
 app.command(name="list")(list_)
 

@@ -9,6 +9,7 @@ import polars as pl
 from anamorph.analysis.findings import Findings
 from anamorph.analysis.outline import outline
 from anamorph.analysis.tables import table, verdicts
+from anamorph.analysis.worst import METRIC, By, Chosen, chosen, positions, usual, worst
 from anamorph.faithfulness.metrics import JUDGED
 from anamorph.runs import folder
 from anamorph.runs.folder import Run
@@ -73,6 +74,58 @@ class OpenedRun(Run):
         """
         going = underway(self)
         return outline(self.findings) if going is None else going.as_dict()
+
+    def worst(
+        self,
+        proxy: str | None = None,
+        split: str | None = None,
+        n: int = 10,
+        metric: str = METRIC,
+        seed: int | None = None,
+        by: By = "mean",
+    ) -> pl.DataFrame:
+        """The sequences on which a proxy and its model part most, the worst first.
+
+        Args:
+            proxy: its spec string; the most telling one by default.
+            split: the name of the split; by default the one with the largest gap.
+            n: how many sequences at most.
+            metric: by which they part.
+            seed: of the model; the first by default, of which the run has texts.
+            by: the `mean` over the scored positions of a sequence, or their `sum`.
+
+        Returns:
+            a row a sequence: see `anamorph.analysis.worst.worst`.
+
+        Raises:
+            AnamorphError: if there is no such proxy, split, metric or seed, or the run does not say
+                which sequences it scored.
+        """
+        return worst(self, self._cell(proxy, split, seed), n, metric, by)
+
+    def positions(
+        self, sequence: int, proxy: str | None = None, split: str | None = None
+    ) -> pl.DataFrame:
+        """What model and proxy predict at every position of a sequence with a text in `worst`.
+
+        Args:
+            sequence: the number that `worst` gives it.
+            proxy: as for `worst`.
+            split: as for `worst`.
+
+        Returns:
+            a row a token: see `anamorph.analysis.worst.positions`.
+
+        Raises:
+            AnamorphError: if the run has no such text; says which it has, and how to get others.
+        """
+        return positions(self, self._cell(proxy, split, None), sequence)
+
+    def _cell(self, proxy: str | None, split: str | None, seed: int | None) -> Chosen:
+        if proxy is None or split is None:
+            name, place = usual(self.findings, proxy)
+            proxy, split = proxy or name, split or place
+        return chosen(self, proxy, split, seed)
 
 
 def load_run(path: Path | str) -> OpenedRun:

@@ -24,8 +24,8 @@ from anamorph.errors import AnamorphError
 from anamorph.faithfulness.metrics import all_metrics, find_metric
 from anamorph.files import replacing
 from anamorph.report.charts.sections import draw
-from anamorph.report.code_view import code_view
 from anamorph.report.figure import VEGA_LITE, Figure
+from anamorph.report.text_view import text_view
 from anamorph.report.theme import CONFIG, DARK, FONT, LIGHT, MONO, css, in_light
 from anamorph.tasks.about import About
 
@@ -85,13 +85,13 @@ def _page(run: Findings, figures: dict[str, list[Figure]]) -> str:
 def _parts(run: Findings, figures: dict[str, list[Figure]]) -> dict[str, Any]:
     """Scripts, style and data that the page embeds."""
     templates = files("anamorph.report") / "templates"
-    script, code_script, style = (
+    script, text_script, style = (
         (templates / name).read_text("utf-8")
-        for name in ("report.js", "code_view.js", "report.css")
+        for name in ("report.js", "text_view.js", "report.css")
     )
     dark = f"@media screen and (prefers-color-scheme:dark){{:root{{{css(DARK)}}}}}"
     colours = f":root{{--sans:{FONT};--mono:{MONO};{css(LIGHT)}}}{dark}"
-    code = code_view(run)
+    texts = text_view(run)
     return {
         "specs": {
             figure.name: _embedded({"spec": figure.spec(), "columns": figure.columns()})
@@ -100,10 +100,10 @@ def _parts(run: Findings, figures: dict[str, list[Figure]]) -> dict[str, Any]:
         "config": _embedded({"config": CONFIG, "light": LIGHT}),
         "bundle": Markup(_bundle()),
         "script": Markup(script),
-        "code": None if code is None else _embedded(code),
-        "code_script": Markup(code_script),
+        "texts": None if texts is None else _embedded(texts),
+        "text_script": Markup(text_script),
         "style": Markup(f"{colours}\n{style}"),
-        "hashes": " ".join(f"'sha256-{_hash(x)}'" for x in (_bundle(), script, code_script)),
+        "hashes": " ".join(f"'sha256-{_hash(x)}'" for x in (_bundle(), script, text_script)),
     }
 
 

@@ -63,6 +63,8 @@ PICTURES = {
     "scatter": "layer head kind split position token component_1 component_2",
     "patterns": "simplification split sequence layer head query key weight",
     "sentences": "split sequence position token scored",
+    "worst": "simplification split sequence rank number id value same_prediction length start "
+    "separate token scored jsd same model_right proxy_right model model_p proxy proxy_p",
 }
 """Likewise of the tables in `views/`, of which pictures are drawn."""
 

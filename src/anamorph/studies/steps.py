@@ -5,7 +5,7 @@ killed one stopped.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,8 @@ import polars as pl
 from anamorph import report
 from anamorph.analysis.checks import self_checks, worst_floor
 from anamorph.analysis.edited_heads import edited_head
+from anamorph.analysis.examples import examples
+from anamorph.analysis.findings import Findings
 from anamorph.analysis.head_scores import head_scores
 from anamorph.auditing.at_sites import at_sites
 from anamorph.auditing.audit import fit_on_task, simplified, tabulated
@@ -31,6 +33,7 @@ from anamorph.errors import RunFolderError, in_run_folder
 from anamorph.faithfulness.metrics import metric_names
 from anamorph.faithfulness.sums import SumIndex
 from anamorph.files import write_json, write_table
+from anamorph.machine.threads import torch_threads
 from anamorph.models.base import Model
 from anamorph.models.fingerprint import Identity
 from anamorph.progress import Event, Watch
@@ -224,6 +227,20 @@ def tabulate_run(run: Run, study: Study) -> None:
     write_table(run.path / "contrasts.parquet", contrasts)
     write_table(run.path / "gaps.parquet", gaps)
     write_table(run.path / "results.parquet", results)
+
+
+def write_examples(run: Run, study: Study, watch: Watch) -> None:
+    """Write `views/worst.parquet` of the first model of a run, from its works and tables."""
+    seed = study.seeds[0]
+    path = run.seed(seed) / "views" / "worst.parquet"
+    if path.exists():
+        return
+    fitted = FittedProxies.load(run.seed(seed) / "simplifications.safetensors")
+    model, settings = study.model(run, seed, watch), study.settings(run)
+    sequences = study.options.sequences
+    auditor = Auditor(model, study.task, study.proxies, fitted, sequences, settings)
+    with torch_threads(study.threads) if study.threads else nullcontext():
+        write_table(path, examples(Findings(run.path, run.spec), auditor, seed))
 
 
 def _noise(run: Run) -> list[dict[str, Any]]:

@@ -31,7 +31,14 @@ from anamorph.runs.opening import open_run
 from anamorph.simplifications import Sweep
 from anamorph.studies.sources import GivenStudy, Study, TrainedStudy, check_kept
 from anamorph.studies.specification import AgainSpec, StudySpec
-from anamorph.studies.steps import SeedAudit, plan_run, report_run, tabulate_run, told
+from anamorph.studies.steps import (
+    SeedAudit,
+    plan_run,
+    report_run,
+    tabulate_run,
+    told,
+    write_examples,
+)
 from anamorph.tasks import Task
 
 
@@ -196,6 +203,8 @@ def carry_out(
         _each_seed(study, run, workers, watch)
         with told(watch, "tables"):
             tabulate_run(run, study)
+        with told(watch, "worst examples"):
+            write_examples(run, study, watch)
         with told(watch, "claims"):
             write_json(run.path / "claims.json", study.conclude(run))
         with told(watch, "report"):

@@ -15,6 +15,7 @@ from itertools import combinations
 from typing import Any, Literal
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from anamorph.errors import AnamorphError
@@ -57,6 +58,9 @@ class Split(Ragged):
         facets: labels on every token.
         masked: [tokens] what the model is given instead of the tokens, the scored ones hidden; None
             if it is given the tokens and predicts each from those before it.
+        ids: [sequences] what their source calls them, such as a file and a line; None if it does
+            not say. No number depends on them.
+        numbers: [sequences] their places in the split that they were taken of; None if it is this.
 
     Raises:
         AnamorphError: if the arrays do not fit together.
@@ -69,6 +73,8 @@ class Split(Ragged):
     scored: NDArray[np.bool_]
     facets: Mapping[str, Facet] = field(default_factory=dict)
     masked: Tokens | None = None
+    ids: pl.Series | None = None
+    numbers: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         total = len(self.tokens)
@@ -88,6 +94,11 @@ class Split(Ragged):
                     f"Split {self.name!r}: {label} has {len(array)} entries for {total} tokens; "
                     "give one per token."
                 )
+        if self.ids is not None and len(self.ids) != len(lengths):
+            raise AnamorphError(
+                f"Split {self.name!r}: ids has {len(self.ids)} entries for {len(lengths)} "
+                "sequences; give one per sequence."
+            )
         if self.masked is not None:
             if (self.masked == self.tokens)[self.scored].any():
                 raise AnamorphError(
@@ -136,6 +147,8 @@ class Split(Ragged):
             scored=self.scored[index],
             facets={k: Facet(f.codes[index], f.names) for k, f in self.facets.items()},
             masked=None if self.masked is None else self.masked[index],
+            ids=None if self.ids is None else self.ids.gather(sequences),
+            numbers=sequences if self.numbers is None else self.numbers[sequences],
         )
 
 

@@ -16,7 +16,7 @@ from anamorph.tasks.about import About
 MOST_PROXIES = 4  # in a menu
 MOST_SPLITS = 4  # side by side
 MOST_POINTS = 220  # a site and split
-MOST_SENTENCES = 6
+MOST_SENTENCES = 10
 MOST_TOKENS = 80  # of a sentence
 LEAST_WEIGHT = 0.005  # of attention that is drawn
 MODEL, PROXY = "model", "proxy"  # of whom the attention is
@@ -323,7 +323,9 @@ def _token_names(
             str(i): f"{token} → {tokens[i + 1]}" if i + 1 < length and scored[i + 1] else token
             for i, token in enumerate(tokens)
         }
-        options.append((sentence, f"{split_label(split)}, {length} tokens (number {sequence})"))
+        worst = "worst" in rows.columns and rows["worst"].any()
+        which = "where they part most" if worst else f"number {sequence}"
+        options.append((sentence, f"{split_label(split)}, {length} tokens ({which})"))
     return keys, queries, options
 
 

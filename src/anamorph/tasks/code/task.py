@@ -312,6 +312,7 @@ def _to_split(
             for facet, codes in labels.items()
             if codes
         },
+        ids=table.select(pl.concat_str("repo", "path", "func_name", separator="/")).to_series(),
     )
 
 

@@ -6,11 +6,12 @@ as BOS, does so in front of every sequence, as the model saw it in training.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from typing import Literal
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from anamorph.errors import AnamorphError
@@ -34,15 +35,18 @@ class Encoded(Ragged):
         tokens: [tokens] token ids.
         offsets: [sequences + 1] where each begins, and the end.
         labels: [tokens] a code for the label of the span around each; -1 outside all spans.
+        names: [sequences] the document in which each begins, and the token if it is not the first.
     """
 
     tokens: NDArray[np.int32]
     offsets: NDArray[np.int64]
     labels: NDArray[np.int16]
+    names: pl.Series
 
     def take(self, sequences: NDArray[np.int64]) -> "Encoded":
         """Only the given sequences, in the given order."""
-        return self.slices(self.offsets[sequences], self.lengths[sequences])
+        taken = self.slices(self.offsets[sequences], self.lengths[sequences])
+        return replace(taken, names=self.names.gather(sequences))
 
     def slices(
         self, starts: NDArray[np.int64], lengths: NDArray[np.int64], prefix: Sequence[int] = ()
@@ -55,7 +59,15 @@ class Encoded(Ragged):
             np.insert(self.tokens[index], front, np.tile(prefix, len(starts))),
             Rows.of(lengths + len(prefix)).offsets,
             np.insert(self.labels[index], front, NOT_APPLICABLE),
+            self._names_at(starts),
         )
+
+    def _names_at(self, starts: NDArray[np.int64]) -> pl.Series:
+        """[starts] what new sequences that begin there are called."""
+        owner = np.searchsorted(self.offsets, starts, side="right") - 1
+        found = pl.DataFrame({"name": self.names.gather(owner), "at": starts - self.offsets[owner]})
+        later = pl.format("{}, from token {}", "name", "at")
+        return found.select(pl.when(pl.col("at") > 0).then(later).otherwise("name")).to_series()
 
 
 @dataclass(frozen=True)
@@ -203,7 +215,8 @@ def read(
             chosen = "the first" if count is None else "at random"
             break
     codes = np.concatenate([part.labels for part in parts])
-    whole = Encoded(np.concatenate([part.tokens for part in parts]), joined(parts), codes)
+    names = pl.concat([part.names for part in parts])
+    whole = Encoded(np.concatenate([part.tokens for part in parts]), joined(parts), codes, names)
     blank = documents - len(whole)
     short = 0 if cut.packing == "pack" else int((whole.lengths < cut.least).sum())
     doubled, special = _special(whole, tokenizer, cut)
@@ -234,8 +247,9 @@ def _encode(
     batch: Sequence[Document], tokenizer: Tokenizer, cut: Cut, labels: dict[str, int] | None
 ) -> Encoded:
     """The documents' tokens, with what is put behind each."""
+    names = pl.Series([document.where for document in batch], dtype=pl.String)
     if not batch:
-        return Encoded(np.zeros(0, np.int32), np.zeros(1, np.int64), np.zeros(0, np.int16))
+        return Encoded(np.zeros(0, np.int32), np.zeros(1, np.int64), np.zeros(0, np.int16), names)
     options = {} if labels is None else {"return_offsets_mapping": True}
     encoded = tokenizer(
         [document.text for document in batch],
@@ -250,7 +264,7 @@ def _encode(
     if labels is not None:
         for document, where, start in zip(batch, encoded["offset_mapping"], offsets, strict=False):
             codes[start : start + len(where)] = token_labels(document, where, labels)
-    return Encoded(tokens, offsets, codes)
+    return Encoded(tokens, offsets, codes, names)
 
 
 def _special(part: Encoded, tokenizer: Tokenizer, cut: Cut) -> tuple[int, dict[str, int]]:

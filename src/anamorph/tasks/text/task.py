@@ -6,8 +6,9 @@ facets `position`, `frequency`, `repeated` and `induction` are made for any text
 `anamorph.tasks.text.facets`), and one more from labelled spans of characters.
 """
 
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, get_args
 from zlib import crc32
@@ -168,6 +169,9 @@ def _found(
     source = open_source(d.source, Fields(spec["text_field"], spec["spans_field"]))
     digest = checksum(d.source, source.paths) if isinstance(d.source, (str, Path)) else None
     whole, reading = read(source, tokenizer, cut, needed, rng, labels)
+    if source.paths:  # named from the folder on that all of them are in
+        above = os.path.commonpath([path.parent for path in source.paths])
+        whole = replace(whole, names=whole.names.str.strip_prefix(os.path.join(above, "")))
     first, rest = whole.take(np.arange(0)), whole
     if holding_out:
         first, rest = (whole.take(some) for some in np.split(np.arange(len(whole)), [held]))
@@ -199,7 +203,7 @@ def _split(
         rank = np.array([*map(names.index, labels), -1], dtype=np.int16)
         codes = np.where(scored, rank[part.labels], np.int16(-1))
         facets[spec["spans_field"]] = Facet(codes, names)
-    return Split(name, role, part.tokens, part.offsets, scored, facets, masked)
+    return Split(name, role, part.tokens, part.offsets, scored, facets, masked, part.names)
 
 
 def _fit_sentence(train: str, held_out: str | None, number: int, packing: Packing) -> str:
