@@ -5,22 +5,10 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
-from anamorph.faithfulness import gaps
+from anamorph.faithfulness.gaps import SIGNS as SIGNS
 
 HOLDS, FAILS, UNTESTED = "holds", "does not hold", "not tested here"  # of a claim
 UNTESTABLE = "not testable here"  # of a claim on a model that has not learnt its task
-
-# Of verdicts, so that nobody depends on colours. Faithful is left without a sign.
-SIGNS = {
-    gaps.FAITHFUL: "",
-    gaps.UNDER: "▼",
-    gaps.OVER: "▲",
-    gaps.MIXED: "◆",
-    gaps.DEGRADES: "↓",
-    gaps.UNFAITHFUL: "×",
-    gaps.UNDECIDED: "?",
-    gaps.NOT_TESTABLE: "–",
-}
 
 WORDS = {
     "model": "The original network.",

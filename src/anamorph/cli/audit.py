@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 
 from anamorph.cli.console import audit_into
-from anamorph.cli.options import Device, Products
+from anamorph.cli.options import Device, Figures, NoFigures, Products, chosen_figures
 from anamorph.studies.sources import GivenStudy
 from anamorph.studies.specification import OF_FILES, AgainSpec, GivenSpec, read_audit
 from anamorph.studies.study import audit_study, carry_out
@@ -76,9 +76,12 @@ def audit(
     out: Annotated[Path | None, typer.Option(help="A new run folder for the results.")] = None,
     device: Device = None,
     matmul: Products = None,
+    figures: Figures = None,
+    no_figures: NoFigures = False,
     **options: Any,
 ) -> None:
     """Audit the models of a run with other simplifications, or a model and data of your own."""
+    names = chosen_figures(figures, no_figures)
     given = {"simplify": simplify, "out": out, "device": device, "matmul": matmul, **options}
     given = {name: value for name, value in given.items() if value not in (None, [])}
     if source is not None and source.suffix != ".toml":
@@ -86,6 +89,7 @@ def audit(
     spec, folder = read_audit(source, given)
     if isinstance(spec, AgainSpec):
         how: dict[str, Any] = {"device": spec.device, "matmul": spec.matmul, "workers": None}
+        how["figures"] = names
         audit_into(folder, partial(audit_study, spec.run, spec.simplify, folder, **how))
     else:
-        audit_into(folder, partial(carry_out, GivenStudy.load(spec), folder))
+        audit_into(folder, partial(carry_out, GivenStudy.load(spec), folder, figures=names))

@@ -1,5 +1,6 @@
 """`anamorph run` of pairs of texts: all pairs in one table."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -15,11 +16,11 @@ from anamorph.runs.folder import Run
 from anamorph.studies.pairs import PAGE, TABLE, PairsSpec, run_pairs
 
 
-def pairs_into(folder: Path, spec: PairsSpec) -> None:
+def pairs_into(folder: Path, spec: PairsSpec, figures: Sequence[str] | None = None) -> None:
     """Audit every pair, or what is left; print the numbers of all, and where they are."""
     console = stdout()
     with shown(console) as watch:
-        runs = run_pairs(spec, folder, watch)
+        runs = run_pairs(spec, folder, watch, figures)
     _print(runs, console)
     console.print(f"Tables: {folder / TABLE}, {folder / PAGE}", soft_wrap=True)
     for run in runs.values():

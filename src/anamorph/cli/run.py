@@ -1,6 +1,7 @@
 """`anamorph run TASK`: the whole job."""
 
 from functools import partial
+from typing import Any
 
 from anamorph.cli import options
 from anamorph.cli.console import audit_into
@@ -22,16 +23,20 @@ def run(
     ood: options.OodFolders = None,
     device: options.Device = None,
     matmul: options.Products = None,
+    figures: options.Figures = None,
+    no_figures: options.NoFigures = False,
 ) -> None:
     """Train, simplify, audit and report; the same command goes on with a stopped run.
 
     Of pairs of texts, such as texts, the model is fetched instead, and every pair is audited.
     """
+    names = options.chosen_figures(figures, no_figures)
     folder = out or options.default_out(task, preset)
     changes = options.with_folders(settings, train, unseen, ood)
     changes = options.with_device(changes, device, matmul)
     if is_pairs(task, preset):
-        pairs_into(folder, load_pairs(task, preset, changes, seeds))
+        pairs_into(folder, load_pairs(task, preset, changes, seeds), names)
         return
     spec = load_preset(task, preset, changes, seeds)
-    audit_into(folder, partial(run_study, spec, folder, preset=preset, workers=workers))
+    how: dict[str, Any] = {"preset": preset, "workers": workers, "figures": names}
+    audit_into(folder, partial(run_study, spec, folder, **how))

@@ -1,4 +1,4 @@
-"""The page and the still figures."""
+"""The page."""
 
 import base64
 import hashlib
@@ -26,18 +26,19 @@ from anamorph.files import replacing
 from anamorph.report.charts.sections import draw
 from anamorph.report.code_view import code_view
 from anamorph.report.figure import VEGA_LITE, Figure
-from anamorph.report.theme import CONFIG, DARK, FONT, LIGHT, MONO, css, in_light
+from anamorph.report.stills import check_names, links, write_stills
+from anamorph.report.theme import CONFIG, DARK, FONT, LIGHT, MONO, css
 from anamorph.tasks.about import About
 
-SCALE = 2  # PNG pixels per point
 MOST_HEADS = 40  # rows of a table of heads that are not folded away
 CHOICES = ("What the paper leaves open, as chosen here", "What this audit assumes")
 MOST_REPORTED = 8  # proxies of which it is said what is usually reported
 MOST_MEANS = 3  # proxies whose pooled and per-sequence means stand side by side
 
 
-def render(run: Path) -> Path:
+def render(run: Path, names: Sequence[str] | None = None) -> Path:
     """See `anamorph.report.render`."""
+    check_names(names or ())
     content = read(Path(run))
     if not content.proxies:
         raise AnamorphError(
@@ -45,26 +46,12 @@ def render(run: Path) -> Path:
             "Give at least one simplification and run again."
         )
     figures = draw(content)
+    write_stills(list(chain(*figures.values())), content.path / "figures", names)
     page = _page(content, figures)
-    for figure in chain(*figures.values()):
-        _stills(figure, content.path / "figures")
     target = content.path / "report.html"
     with replacing(target) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return target
-
-
-def _stills(figure: Figure, folder: Path) -> None:
-    config = json.loads(in_light(json.dumps(CONFIG | {"background": "#ffffff"})))
-    for suffix, chosen in figure.files.items():
-        spec = in_light(json.dumps(figure.still(**chosen), allow_nan=False))
-        svg = vl_convert.vegalite_to_svg(
-            spec, vl_version=VEGA_LITE, config=config, allowed_base_urls=[]
-        )
-        with replacing(folder / f"{figure.name}{suffix}.svg") as temporary:
-            temporary.write_text(svg, encoding="utf-8")
-        with replacing(folder / f"{figure.name}{suffix}.png") as temporary:
-            temporary.write_bytes(vl_convert.svg_to_png(svg, scale=SCALE))
 
 
 def _page(run: Findings, figures: dict[str, list[Figure]]) -> str:
@@ -96,6 +83,7 @@ def _parts(run: Findings, figures: dict[str, list[Figure]]) -> dict[str, Any]:
             figure.name: _embedded({"spec": figure.spec(), "columns": figure.columns()})
             for figure in chain(*figures.values())
         },
+        "stills": links(chain(*figures.values()), run.path / "figures"),
         "config": _embedded(CONFIG),
         "bundle": Markup(_bundle()),
         "script": Markup(script),
