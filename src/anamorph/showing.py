@@ -8,7 +8,7 @@ be read in light and in dark. All text is escaped.
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
+from textwrap import fill
 from typing import NamedTuple
 
 from markupsafe import Markup
@@ -105,14 +105,19 @@ class Card:
         return [*([f"Shown are {most} of {self.total}."] if left_out else []), *self.notes]
 
     @property
+    def line(self) -> str:
+        """Title and facts in a line."""
+        return f"{self.title}: {', '.join(f'{name} {fact}' for name, fact in self.facts)}"
+
+    @property
     def text(self) -> str:
         """For a terminal: one screen of it."""
         wide = max((len(name) for name, _ in self.facts), default=0)
-        lines = [self.title, *self.lines]
+        lines = [self.title, *map(_wrapped, self.lines)]
         lines += [f"  {name:{wide}}  {text}" for name, text in self.facts]
         if self.rows:
             lines += self._columns(self.rows[:MOST_OF_TEXT])
-        return "\n".join([*lines, *self._said(MOST_OF_TEXT)])
+        return "\n".join([*lines, *map(_wrapped, self._said(MOST_OF_TEXT))])
 
     def _columns(self, rows: Sequence[tuple[str, Sequence[Cell]]]) -> list[str]:
         """Heads stand word below word, and long names are cut in the middle."""
@@ -133,7 +138,8 @@ class Card:
             )
             return "  ".join([f"{name:{first}}", *placed]).rstrip()
 
-        tops = list(zip_longest(*words, fillvalue=""))
+        tall = max(map(len, words))
+        tops = list(zip(*([""] * (tall - len(head)) + head for head in words), strict=True))
         heads = [line(self.heads[0] if top is tops[-1] else "", top) for top in tops]
         return [*heads, *(line(name, cells) for name, cells in zip(names, texts, strict=True))]
 
@@ -173,6 +179,10 @@ def _row(name: str, cells: Sequence[Cell]) -> Markup:
         for cell in cells
     )
     return html('<tr style="background:none">{}{}</tr>', head, joined(columns))
+
+
+def _wrapped(text: str) -> str:
+    return fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def _cut(name: str, room: int) -> str:

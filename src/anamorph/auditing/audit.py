@@ -15,12 +15,14 @@ from anamorph.auditing.sizes import usual_batches
 from anamorph.auditing.works import Auditor, Work, merge, plan
 from anamorph.faithfulness.confidence import PRIOR_CORRELATION
 from anamorph.faithfulness.gaps import Thresholds
+from anamorph.faithfulness.matrix import Matrix
 from anamorph.faithfulness.measuring import CellKey, ProxyInfo
 from anamorph.faithfulness.sums import CellSums
 from anamorph.faithfulness.tables import Tables, tabulate
 from anamorph.models.base import Model
 from anamorph.progress import Event, Watch
 from anamorph.progress.watching import watching
+from anamorph.showing import Card, Showing
 from anamorph.simplifications import (
     FittedProxies,
     ProxySpec,
@@ -42,8 +44,8 @@ Simplify = Spec | Iterable[Spec]
 FITTING = "fitting"  # a step
 
 
-@dataclass(frozen=True)
-class Audit:
+@dataclass(frozen=True, repr=False)
+class Audit(Showing):
     """All cells of a model, its proxies and a task.
 
     Attributes:
@@ -57,6 +59,15 @@ class Audit:
     gaps: pl.DataFrame
     contrasts: pl.DataFrame
     proxies: FittedProxies
+
+    def _card(self) -> Card:
+        matrix = Matrix.of(self.results, self.gaps)
+        tables = {"results": self.results, "gaps": self.gaps, "contrasts": self.contrasts}
+        rows = ", ".join(f".{name} ({len(table):,} rows)" for name, table in tables.items())
+        return matrix.card(
+            "Audit",
+            f"All of it, as polars tables: {rows}. Fitted: .proxies",
+        )
 
     def at_sites(self, model: Model, task: Task) -> pl.DataFrame:
         """What proxies do at their own sites: explained variance, L0 and dead features.
