@@ -18,7 +18,7 @@ class Step:
 
     first: Event
     last: Event
-    since: float = field(default_factory=time.monotonic)
+    since: float = field(default_factory=lambda: time.monotonic())
 
     def __str__(self) -> str:
         """Such as "seed 0: training: 1,200 of 6,000, 20.5/s, 4 min left (loss 3.1 bits)"."""

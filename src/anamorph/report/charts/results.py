@@ -168,23 +168,26 @@ def _size_lines(run: Findings, sizes: str, kinds: Collection[str]) -> list[alt.C
         .transform_aggregate(rows="count()", groupby=["family"])
         .transform_calculate(line=str(run.thresholds.faithful))
     ).encode(y=alt.Y("line:Q", title=None))
-    measured = (  # a panel's own sizes, where an axis would have the same numbers in all panels
-        alt.Chart()
-        .transform_aggregate(rows="count()", groupby=["family", "size"])
-        .mark_text(baseline="top", fontSize=11, color="var(--soft)")
-        .encode(x=x, y=alt.value(HEIGHT + 8), text=alt.Text("size:Q", format="~g"))
-    )
-    ticks = measured.mark_tick(size=6, thickness=1, color="var(--line)")
     seeds = [single] if len(run.seeds) > 1 else []
     return [
-        measured,
-        ticks.encode(y=alt.value(HEIGHT + 3)),
+        *_measured(x),
         band,
         looks_right,
         *controls,
         *seeds,
         line,
         dots,
+    ]
+
+
+def _measured(x: alt.X) -> list[alt.Chart]:
+    """A panel's own sizes below it, where an axis would have the same numbers in all panels."""
+    sizes = alt.Chart().transform_aggregate(rows="count()", groupby=["family", "size"])
+    texts = sizes.mark_text(baseline="top", fontSize=11, color="var(--soft)")
+    ticks = sizes.mark_tick(size=6, thickness=1, color="var(--line)")
+    return [
+        texts.encode(x=x, y=alt.value(HEIGHT + 8), text=alt.Text("size:Q", format="~g")),
+        ticks.encode(x=x, y=alt.value(HEIGHT + 3)),
     ]
 
 
