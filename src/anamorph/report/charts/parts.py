@@ -23,7 +23,7 @@ GAP_TIPS = [
     ("low:Q", "gap, low", ".4f"),
     ("high:Q", "gap, high", ".4f"),
 ]  # for `tips`
-BOLD, LETTER, MARK = 6.7, 6.2, 36  # pixels: of most letters, and of a mark in a legend
+BOLD, LETTER, MARK = 7.4, 6.6, 36  # pixels: of most letters, and of a mark in a legend
 ACROSS = 3 * SPACED  # pixels
 SPLIT = pl.col("split").str.replace_all("_", " ")  # the column, as it is shown
 
@@ -83,7 +83,7 @@ def on_top(labels: Sequence[str], width: float) -> dict[str, Any]:
     }
     return {
         "orient": "top",
-        "labelLimit": width,
+        "labelLimit": width + 8,
         "labelPadding": 8 + 12 * (tallest - 1),
         "labelLineHeight": 12,
         "labelExpr": f"({json.dumps(named)})[datum.value]" if tallest > 1 else "datum.value",

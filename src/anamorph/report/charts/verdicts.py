@@ -37,7 +37,7 @@ NUMBERS = ("gap", "low", "high", "p_value")
 COLUMNS = ("family", "place", "row", "proxy", "level", "split", "verdict", "why", "text", "value")
 P_TIP = ("p_value:Q", "p of no gap (adjusted)", ".3g")
 WIDEST = 124  # pixels of a column
-LABELS = 480  # pixels of the names of proxies, beside their gaps
+LABELS = 560  # pixels of the names of proxies, beside their gaps
 MOST_GAPS = 40  # proxies in the figure of gaps; the table on the page has them all
 
 
