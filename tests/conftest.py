@@ -86,7 +86,7 @@ def _made(arguments: str) -> Task:
 def quick_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """A report without figures: drawing takes longer than all the rest, and has its own tests."""
 
-    def render(run: Path) -> Path:
+    def render(run: Path, figures: object = None) -> Path:
         (run / "report.html").write_text("a report")
         return run / "report.html"
 

@@ -28,11 +28,11 @@ FLOORS = (
     ("tasks", "simplifications"),
     ("corpora", "models"),
     ("machine",),
-    ("errors", "files", "progress", "version"),
+    ("errors", "files", "progress", "showing", "version"),
 )
 """Rooms from top to bottom. Imports run downward; on one floor they run one way only."""
 
-MOST_ROOMS = 20
+MOST_ROOMS = 21
 MOST_LINES = 42_000
 MOST_LINES_OF_FILE = 400
 MOST_LINES_OF_FUNCTION = 60  # of code: without docstrings, comments and blank lines

@@ -25,7 +25,7 @@ from anamorph.faithfulness.gaps import (
 from anamorph.report import page as page_module
 from anamorph.report import render
 from anamorph.report.charts import verdicts as charts_verdicts
-from judged_run import HOPELESS, NARROW, UNCLEAR, WORSE_BUT_UNCLEAR, write
+from judged_run import BY_NUMBER, HOPELESS, NARROW, UNCLEAR, WORSE_BUT_UNCLEAR, write
 
 MIXTURE = {
     "svd(rank=1)@0.*.key": {"near": UNFAITHFUL, "far": DEGRADES},
@@ -41,7 +41,7 @@ MIXTURE = {
 
 @pytest.fixture
 def no_stills(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(page_module, "_stills", lambda figure, folder: None)
+    monkeypatch.setattr(page_module, "write_stills", lambda figures, folder, names: None)
 
 
 @pytest.fixture
@@ -73,6 +73,24 @@ def test_what_needs_more_data_is_not_counted_among_what_does_not_look_right(tmp_
     cells = {"svd(rank=1)@0.*.key": {"near": UNDECIDED, "far": DEGRADES}}
     count = headline(read(write(tmp_path / "run", cells)))
     assert (count.open, count.wrong, count.degrade) == (1, 0, 0)
+
+
+def test_what_does_not_look_right_by_its_number_alone_is_told(tmp_path: Path) -> None:
+    """Worse everywhere: it may look right on iid or not, and its number there is taken."""
+    cells = {f"svd(rank={r})@0.*.key": {"near": BY_NUMBER, "far": BY_NUMBER} for r in (1, 2)}
+    found = read(write(tmp_path / "run", cells | {"onehot@0.*.pattern": {"near": DEGRADES}}))
+    count = headline(found)
+    assert (count.wrong, count.by_number, count.open) == (3, 2, 0)
+    assert count.sentence == (
+        "None of 3 simplified views is shown to hold on every split: 3 do not look right on iid "
+        "(2 of them by the number alone, whose interval leaves it open)."
+    )
+    assert count._replace(proxies=1, wrong=1, by_number=1).sentence.endswith(
+        "1 does not look right on iid (by the number alone, whose interval leaves it open)."
+    )
+    svd, onehot = standings(found)
+    assert svd.distrust == ["× all sizes: anywhere (not right by the number on iid)"]
+    assert onehot.distrust == ["× anywhere (not right even on iid)"]
 
 
 def test_headline_of_a_larger_run_against_a_plain_loop(rendered: Path) -> None:

@@ -14,8 +14,9 @@ import pytest
 from rich.console import Console
 
 import anamorph as am
-from anamorph.cli.progress import _Step, shown
+from anamorph.cli.progress import shown
 from anamorph.progress import Event
+from anamorph.progress.steps import Step
 from commands import SMOKE, environment
 
 STAMP = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d  "
@@ -85,7 +86,7 @@ def test_steps_side_by_side_and_square_brackets() -> None:
 
 
 def test_slow_steps_have_rates_a_minute_and_an_hour() -> None:
-    step = _Step(*2 * [Event("slow", 0, 100)], since=time.monotonic() - 6000)
+    step = Step(*2 * [Event("slow", 0, 100)], since=time.monotonic() - 6000)
     step.last = Event("slow", 50, 100)
     assert str(step) == "slow: 50 of 100, 30/h, 1.7 h left"
     step.last = Event("slow", 1000, 1100)

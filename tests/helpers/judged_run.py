@@ -24,6 +24,7 @@ UNCLEAR = "undecided, as it is unclear whether it looks right on iid"
 WORSE_BUT_UNCLEAR = (
     "an illusion by its number on iid, of which it is unclear whether it looks right"
 )
+BY_NUMBER = "degrades by its number on iid, of which it is unclear whether it looks right"
 HOPELESS = "undecided, and more sequences alone would not decide"
 # Of each verdict: level, change, iid, ood, needed.
 NUMBERS: dict[str, tuple[str, str, float, float, int | None]] = {
@@ -36,6 +37,7 @@ NUMBERS: dict[str, tuple[str, str, float, float, int | None]] = {
     UNDECIDED: ("looks right", "undecided", 0.96, 0.938, 1200),
     UNCLEAR: ("unclear", "none", 0.91, 0.911, 900),
     WORSE_BUT_UNCLEAR: ("unclear", "worse", 0.91, 0.70, None),
+    BY_NUMBER: ("unclear", "worse", 0.89, 0.70, None),
     HOPELESS: ("looks right", "undecided", 0.96, 0.94, None),
     NOT_TESTABLE: ("looks right", "none", 0.99, 0.99, None),
 }
@@ -87,6 +89,7 @@ def write(
                     continue
                 verdict = UNDECIDED if wanted in (UNCLEAR, HOPELESS) else wanted
                 verdict = UNDER if wanted == WORSE_BUT_UNCLEAR else verdict
+                verdict = DEGRADES if wanted == BY_NUMBER else verdict
                 gap = {"reference": "iid", "iid": iid, "ood": ood, "gap": iid - ood}
                 gap |= {"low": iid - ood - 0.01, "high": iid - ood + 0.01}
                 gap |= {"low_all": iid - ood - 0.03, "high_all": iid - ood + 0.03}

@@ -35,7 +35,7 @@ FIGURES = {
 @pytest.fixture
 def no_stills(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pages only; drawing files is tested once."""
-    monkeypatch.setattr(page_module, "_stills", lambda figure, folder: None)
+    monkeypatch.setattr(page_module, "write_stills", lambda figures, folder, names: None)
 
 
 def specs(run: Path) -> dict[str, dict]:
@@ -58,7 +58,7 @@ def test_says_where_numbers_were_computed(copied: Path, no_stills: None) -> None
     assert "had no room for all of 3 cells at once" in page
 
 
-def test_writes_page_and_every_figure_twice(rendered: Path) -> None:
+def test_writes_page_and_every_figure_in_three_formats(rendered: Path) -> None:
     page = (rendered / "report.html").read_text()
     assert set(re.findall(r'data-spec="spec-(\w+)"', page)) == set(specs(rendered)) >= FIGURES
     written = {path.name for path in (rendered / "figures").iterdir()}
@@ -68,6 +68,8 @@ def test_writes_page_and_every_figure_twice(rendered: Path) -> None:
         content = (rendered / "figures" / name).read_bytes()
         if name.endswith(".png"):
             assert content.startswith(b"\x89PNG") and int.from_bytes(content[16:20]) > 500
+        elif name.endswith(".pdf"):
+            assert content.startswith(b"%PDF-") and len(content) > 5000
         else:
             assert content.startswith(b"<svg") and b"var(--" not in content
     assert len(page) < 8_000_000

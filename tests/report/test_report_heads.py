@@ -41,7 +41,7 @@ def heads(run: Path) -> Heads:
 
 @pytest.fixture
 def no_stills(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(page_module, "_stills", lambda figure, folder: None)
+    monkeypatch.setattr(page_module, "write_stills", lambda figures, folder, names: None)
 
 
 def test_methods_are_told_apart_and_sizes_are_not(heads: Heads) -> None:

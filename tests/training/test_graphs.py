@@ -13,12 +13,12 @@ from torch import Tensor
 
 from anamorph.errors import AnamorphError
 from anamorph.models.decoder import Decoder, DecoderConfig
+from anamorph.progress import Event
 from anamorph.tasks import Task
 from anamorph.tasks.batches import shuffled
 from anamorph.training import train as module
 from anamorph.training.graphs import Replayed, Work, roomy
 from anamorph.training.train import (
-    Progress,
     TrainingConfig,
     _optimizers,
     _rates,
@@ -204,8 +204,8 @@ def test_a_training_that_was_stopped_there_goes_on_to_the_same_bytes(
 ) -> None:
     told: list[int] = []
 
-    def watch(progress: Progress) -> None:
-        told.append(progress.step)
+    def watch(event: Event) -> None:
+        told.append(event.done)
         if told == [40, 50, 60, 80, 100]:
             raise Stopped
 
@@ -261,8 +261,8 @@ def test_on_a_gpu_graphs_give_what_the_cpu_gives(
     plain, _ = train(task, **given)
     one, curves = train(task, **given, device="cuda")
 
-    def stop(progress: Progress) -> None:
-        if progress.step == 100:
+    def stop(event: Event) -> None:
+        if event.done == 100:
             raise Stopped
 
     with pytest.raises(Stopped):

@@ -15,11 +15,11 @@ import torch
 
 from anamorph.errors import AnamorphError
 from anamorph.models.decoder import Decoder, DecoderConfig
+from anamorph.progress import Event, Watch
 from anamorph.tasks import Facet, Split, Task
 from anamorph.tasks.batches import collate, plan, shuffled
 from anamorph.training.gradient import gradient_in_pieces, set_gradient
 from anamorph.training.train import (
-    Progress,
     TrainingConfig,
     _optimizers,
     _rates,
@@ -62,9 +62,9 @@ class Stopped(Exception):
     """What a killed process would not even raise."""
 
 
-def stop_at(step: int) -> Callable[[Progress], None]:
-    def watch(progress: Progress) -> None:
-        if progress.step == step:
+def stop_at(step: int) -> Watch:
+    def watch(event: Event) -> None:
+        if event.done == step:
             raise Stopped
 
     return watch
@@ -93,7 +93,7 @@ def test_a_stopped_training_ends_as_if_it_had_not_been(
         model=shape,
         seed=3,
         out=tmp_path,
-        watch=lambda p: steps.append(p.step),
+        watch=lambda event: steps.append(event.done),
     )
     assert steps == list(range(21, 31)), "it goes on from the last checkpoint"
     assert same(resumed, whole)
@@ -174,9 +174,10 @@ def test_what_can_be_learnt_is_learnt_and_no_more(words: Task) -> None:
     config = TrainingConfig(
         steps=300, batch_tokens=512, evaluate_every=300, learning_rate=0.01, muon_learning_rate=0.02
     )
-    losses: list[float] = []
+    told: list[Event] = []
     shape = default_model(words, **SHAPE | {"width": 32, "mlp": 64})
-    _, curves = train(words, config=config, model=shape, watch=lambda p: losses.append(p.loss))
+    _, curves = train(words, config=config, model=shape, watch=told.append)
+    losses = [event.numbers["loss"] for event in told]
     assert abs(losses[0] - math.log2(6)) < 1, "it starts near guessing"
     # Three letters of five cannot be known: (3 log2 5 + 0) / tokens, of 4 to 6 a sequence, bits.
     lengths = words.train.lengths - 1
@@ -327,11 +328,13 @@ def test_learning_rates_by_hand() -> None:
 
 
 def test_progress_is_told_after_every_step(words: Task) -> None:
-    told: list[Progress] = []
+    told: list[Event] = []
     train(words, config=SHORT, model=default_model(words, **SHAPE), watch=told.append)
-    assert [p.step for p in told] == list(range(1, 31))
-    assert {p.steps for p in told} == {30}
-    assert all(p.tokens_per_second > 0 and math.isfinite(p.loss) for p in told)
+    assert [event.done for event in told] == list(range(1, 31))
+    assert {(event.step, event.total) for event in told} == {("training", 30)}
+    for event in told:
+        assert event.numbers["tokens_per_second"] > 0 and math.isfinite(event.numbers["loss"])
+        assert event.note.endswith(f", loss {event.numbers['loss']:.3f} bits")
 
 
 def test_the_default_model_fits_the_task(words: Task) -> None:

@@ -5,22 +5,10 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
-from anamorph.faithfulness import gaps
+from anamorph.faithfulness.gaps import SIGNS as SIGNS
 
 HOLDS, FAILS, UNTESTED = "holds", "does not hold", "not tested here"  # of a claim
 UNTESTABLE = "not testable here"  # of a claim on a model that has not learnt its task
-
-# Of verdicts, so that nobody depends on colours. Faithful is left without a sign.
-SIGNS = {
-    gaps.FAITHFUL: "",
-    gaps.UNDER: "▼",
-    gaps.OVER: "▲",
-    gaps.MIXED: "◆",
-    gaps.DEGRADES: "↓",
-    gaps.UNFAITHFUL: "×",
-    gaps.UNDECIDED: "?",
-    gaps.NOT_TESTABLE: "–",
-}
 
 WORDS = {
     "model": "The original network.",
@@ -52,7 +40,8 @@ WORDS = {
     "under-generalizes": "The proxy mostly fails where the model is right.",
     "over-generalizes": "The proxy is mostly right where the model fails: it makes the model look "
     "better than it is.",
-    "degrades": "A proxy that does not look right even on iid, and is worse on the split.",
+    "degrades": "A proxy that does not look right even on iid, and is worse on the split. Where "
+    "its interval on iid leaves open whether it looks right, its number there is taken.",
     "unfaithful": "A proxy that does not look right even on iid, and is not shown to be worse on "
     "the split. Agreement on a split alone does not make up for it.",
     "undecided": "The intervals leave more than one verdict open. Beside it stands how many "

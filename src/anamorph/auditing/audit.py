@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import polars as pl
 
@@ -14,11 +15,14 @@ from anamorph.auditing.sizes import usual_batches
 from anamorph.auditing.works import Auditor, Work, merge, plan
 from anamorph.faithfulness.confidence import PRIOR_CORRELATION
 from anamorph.faithfulness.gaps import Thresholds
+from anamorph.faithfulness.matrix import Matrix
 from anamorph.faithfulness.measuring import CellKey, ProxyInfo
 from anamorph.faithfulness.sums import CellSums
 from anamorph.faithfulness.tables import Tables, tabulate
 from anamorph.models.base import Model
-from anamorph.progress import Event, Watch, ignore
+from anamorph.progress import Event, Watch
+from anamorph.progress.watching import watching
+from anamorph.showing import Card, Showing
 from anamorph.simplifications import (
     FittedProxies,
     ProxySpec,
@@ -37,9 +41,11 @@ from anamorph.tasks.fitted_on import HALF, ORACLE
 Simplify = Spec | Iterable[Spec]
 """One spec or several."""
 
+FITTING = "fitting"  # a step
 
-@dataclass(frozen=True)
-class Audit:
+
+@dataclass(frozen=True, repr=False)
+class Audit(Showing):
     """All cells of a model, its proxies and a task.
 
     Attributes:
@@ -53,6 +59,15 @@ class Audit:
     gaps: pl.DataFrame
     contrasts: pl.DataFrame
     proxies: FittedProxies
+
+    def _card(self) -> Card:
+        matrix = Matrix.of(self.results, self.gaps)
+        tables = {"results": self.results, "gaps": self.gaps, "contrasts": self.contrasts}
+        rows = ", ".join(f".{name} ({len(table):,} rows)" for name, table in tables.items())
+        return matrix.card(
+            "Audit",
+            f"All of it, as polars tables: {rows}. Fitted: .proxies",
+        )
 
     def at_sites(self, model: Model, task: Task) -> pl.DataFrame:
         """What proxies do at their own sites: explained variance, L0 and dead features.
@@ -81,7 +96,7 @@ def audit(
     batch_tokens: int | None = None,
     stack_memory: int | None = None,
     thresholds: Thresholds | None = None,
-    watch: Watch = ignore,
+    watch: Watch | None = None,
     resamples: int | None = None,
 ) -> Audit:
     """Fit simplifications on `train`, put them into the model, and compare on every split.
@@ -102,7 +117,7 @@ def audit(
             by rounding alone.
         stack_memory: bytes for the widest tensor of proxies that run together; likewise.
         thresholds: where the lines between verdicts are drawn.
-        watch: told of progress.
+        watch: told of progress; by default bars in a notebook, and nothing elsewhere.
         resamples: has no effect: intervals are no longer made by resampling.
 
     Raises:
@@ -128,11 +143,19 @@ def audit(
         )
     proxies = proxies_of(model, simplify, options.by)
     check_audit(model, task, proxies)
-    fitted = fit_on_task(model, proxies, task, options.fit_sequences)
     settings = options.settings(usual_batches(model))
-    auditor = Auditor(model, task, proxies, fitted, options.sequences, settings)
-    tables = tabulated(merge(_executed(auditor, watch)), task, proxies, options)
+    with watching(watch) as told:
+        read = partial(_fitting, told)
+        fitted = fit_on_task(model, proxies, task, options.fit_sequences, read)
+        told(Event(FITTING, 1, 1))
+        auditor = Auditor(model, task, proxies, fitted, options.sequences, settings)
+        tables = tabulated(merge(_executed(auditor, told)), task, proxies, options)
     return Audit(*tables, fitted)
+
+
+def _fitting(watch: Watch, done: int, total: int) -> None:
+    """Tells of a batch that is read; what is learnt of all of them comes after the last."""
+    watch(Event(FITTING, done, total + 1))
 
 
 def _executed(auditor: Auditor, watch: Watch) -> Iterator[tuple[Work, dict[str, CellSums]]]:

@@ -12,7 +12,14 @@ from rich.markup import escape
 
 from anamorph.cli import gates
 from anamorph.cli.console import audit_into
-from anamorph.cli.options import AsJson, Device, Products
+from anamorph.cli.options import (
+    AsJson,
+    Device,
+    Figures,
+    NoFigures,
+    Products,
+    chosen_figures,
+)
 from anamorph.runs.folder import load_run
 from anamorph.studies.sources import GivenStudy
 from anamorph.studies.specification import OF_FILES, AgainSpec, GivenSpec, read_audit
@@ -79,6 +86,8 @@ def audit(
     device: Device = None,
     matmul: Products = None,
     as_json: AsJson = False,
+    figures: Figures = None,
+    no_figures: NoFigures = False,
     fail_below: gates.FailBelow = None,
     fail_under: gates.FailUnder = None,
     fail_on: gates.FailOn = None,
@@ -86,6 +95,7 @@ def audit(
 ) -> None:
     """Audit the models of a run with other simplifications, or a model and data of your own."""
     asked = gates.asked(fail_below, fail_under, fail_on)
+    names = chosen_figures(figures, no_figures)
     given = {"simplify": simplify, "out": out, "device": device, "matmul": matmul, **options}
     given = {name: value for name, value in given.items() if value not in (None, [])}
     if source is not None and source.suffix != ".toml":
@@ -93,7 +103,9 @@ def audit(
     spec, folder = read_audit(source, given)
     if isinstance(spec, AgainSpec):
         how: dict[str, Any] = {"device": spec.device, "matmul": spec.matmul, "workers": None}
+        how["figures"] = names
         audit_into(folder, partial(audit_study, spec.run, spec.simplify, folder, **how), as_json)
     else:
-        audit_into(folder, partial(carry_out, GivenStudy.load(spec), folder), as_json)
+        work = partial(carry_out, GivenStudy.load(spec), folder, figures=names)
+        audit_into(folder, work, as_json)
     gates.hold(asked, {"": load_run(folder)})

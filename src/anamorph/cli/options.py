@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from anamorph.errors import AnamorphError
+from anamorph.report import check_figures
 
 TaskName = Annotated[str, typer.Argument(help="The task, such as dyck.", show_default=False)]
 Preset = Annotated[
@@ -59,6 +60,16 @@ AsJson = Annotated[
     bool,
     typer.Option("--json", help="Print a summary as JSON in the end; progress goes to stderr."),
 ]
+Figures = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Write only this figure into figures/, such as verdicts or 'gap*'; repeatable. The "
+        "page has all charts in any case.",
+        metavar="NAME",
+        show_default="all",
+    ),
+]
+NoFigures = Annotated[bool, typer.Option("--no-figures", help="Write no figures beside the page.")]
 RunFolder = Annotated[Path, typer.Argument(help="A run folder.", show_default=False)]
 
 
@@ -104,6 +115,21 @@ def with_device(
     given = {"device": device, "matmul": matmul}
     asked = [f"{name}={json.dumps(value)}" for name, value in given.items() if value is not None]
     return [*(settings or ()), *asked]
+
+
+def chosen_figures(figures: Sequence[str] | None, none: bool) -> list[str] | None:
+    """The names of the figures to write; None stands for all.
+
+    Raises:
+        AnamorphError: if there are no such figures, or names are given and none are wanted.
+    """
+    if none and figures:
+        raise AnamorphError(
+            f"--no-figures writes none, --figures {' '.join(figures)} some; give one of them."
+        )
+    chosen = [] if none else list(figures) if figures else None
+    check_figures(chosen)
+    return chosen
 
 
 def default_out(task: str, preset: str) -> Path:

@@ -1,5 +1,6 @@
 """`anamorph run` of pairs of texts: all pairs in one table."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -16,16 +17,19 @@ from anamorph.runs.folder import Run
 from anamorph.studies.pairs import PAGE, TABLE, PairsSpec, run_pairs
 
 
-def pairs_into(folder: Path, spec: PairsSpec, as_json: bool = False) -> dict[str, Run]:
+def pairs_into(
+    folder: Path, spec: PairsSpec, as_json: bool = False, figures: Sequence[str] | None = None
+) -> dict[str, Run]:
     """Audit every pair, or what is left; print the numbers of all, and where they are.
 
-    With `as_json` the summaries of all runs are printed, by the names of the pairs.
+    With `as_json` the summaries of all runs are printed, by the names of the pairs. `figures` are
+    as of `anamorph.report.render`.
 
     Returns:
         the runs, by the names of the pairs.
     """
     with shown(progress_console(as_json)) as watch:
-        runs = run_pairs(spec, folder, watch)
+        runs = run_pairs(spec, folder, watch, figures)
     if as_json:
         print_json({name: load_run(run.path).summary() for name, run in runs.items()})
         return runs

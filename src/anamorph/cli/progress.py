@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
 from threading import Event as Flag
 from threading import Lock, Thread
 
@@ -20,6 +19,7 @@ from rich.progress import (
 )
 
 from anamorph.progress import Event, Watch
+from anamorph.progress.steps import Step, bracketed
 
 EVERY = 60.0  # seconds between two lines
 
@@ -58,7 +58,7 @@ def _lines(console: Console, every: float) -> Iterator[Watch]:
 
     They are printed from a thread, so that one that takes long without a word is seen too.
     """
-    steps: dict[str, _Step] = {}
+    steps: dict[str, Step] = {}
     lock, over = Lock(), Flag()
 
     def say(text: str) -> None:
@@ -70,9 +70,9 @@ def _lines(console: Console, every: float) -> Iterator[Watch]:
             step = steps.get(event.step)
             if event.done >= event.total:
                 steps.pop(event.step, None)
-                say(f"{event.step}: done{_bracketed(event.note)}")
+                say(f"{event.step}: done{bracketed(event.note)}")
             elif step is None:
-                step = steps[event.step] = _Step(event, event)
+                step = steps[event.step] = Step(event, event)
                 say(str(step))
             else:
                 step.last = event
@@ -90,42 +90,3 @@ def _lines(console: Console, every: float) -> Iterator[Watch]:
     finally:
         over.set()
         thread.join()
-
-
-@dataclass
-class _Step:
-    """A step that has begun: its first and its last event."""
-
-    first: Event
-    last: Event
-    since: float = field(default_factory=time.monotonic)
-
-    def __str__(self) -> str:
-        """Such as "seed 0: training: 1,200 of 6,000, 20.5/s, 4 min left (loss 3.1 bits)"."""
-        event = self.last
-        text = f"{event.step}: {event.done:,} of {event.total:,}"
-        made = event.done - self.first.done
-        if made > 0:
-            rate = made / max(time.monotonic() - self.since, 1e-9)
-            text += f", {_rate(rate)}, {_duration((event.total - event.done) / rate)} left"
-        return text + _bracketed(event.note)
-
-
-def _bracketed(note: str) -> str:
-    return f" ({note})" if note else ""
-
-
-def _rate(a_second: float) -> str:
-    """In the unit that gives a number above 1, such as "20.5/s" or "3.2/min"."""
-    for unit, seconds in (("s", 1), ("min", 60)):
-        if a_second * seconds >= 1:
-            return f"{a_second * seconds:.3g}/{unit}"
-    return f"{a_second * 3600:.3g}/h"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 90 * 60:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"

@@ -3,13 +3,14 @@
 import warnings
 
 from anamorph.cli.console import stdout
-from anamorph.cli.options import RunFolder
+from anamorph.cli.options import Figures, NoFigures, RunFolder, chosen_figures
 from anamorph.report import render
 from anamorph.runs.folder import load_run
 
 
-def report(run: RunFolder) -> None:
+def report(run: RunFolder, figures: Figures = None, no_figures: NoFigures = False) -> None:
     """Make report.html and figures/ again from the numbers in a run folder."""
+    names = chosen_figures(figures, no_figures)
     found = load_run(run)
     if not found.claims:
         warnings.warn(
@@ -17,4 +18,4 @@ def report(run: RunFolder) -> None:
             "measures them again.",
             stacklevel=2,
         )
-    stdout().print(f"Report: {render(found.path)}", soft_wrap=True)
+    stdout().print(f"Report: {render(found.path, names)}", soft_wrap=True)

@@ -1,6 +1,7 @@
 """`anamorph run TASK`: the whole job."""
 
 from functools import partial
+from typing import Any
 
 from anamorph.cli import gates, options
 from anamorph.cli.console import audit_into
@@ -24,6 +25,8 @@ def run(
     device: options.Device = None,
     matmul: options.Products = None,
     as_json: options.AsJson = False,
+    figures: options.Figures = None,
+    no_figures: options.NoFigures = False,
     fail_below: gates.FailBelow = None,
     fail_under: gates.FailUnder = None,
     fail_on: gates.FailOn = None,
@@ -33,13 +36,15 @@ def run(
     Of pairs of texts, such as texts, the model is fetched instead, and every pair is audited.
     """
     asked = gates.asked(fail_below, fail_under, fail_on)
+    names = options.chosen_figures(figures, no_figures)
     folder = out or options.default_out(task, preset)
     changes = options.with_folders(settings, train, unseen, ood)
     changes = options.with_device(changes, device, matmul)
     if is_pairs(task, preset):
-        gates.hold(asked, pairs_into(folder, load_pairs(task, preset, changes, seeds), as_json))
+        pairs = load_pairs(task, preset, changes, seeds)
+        gates.hold(asked, pairs_into(folder, pairs, as_json, names))
         return
     spec = load_preset(task, preset, changes, seeds)
-    work = partial(run_study, spec, folder, preset=preset, workers=workers)
-    audit_into(folder, work, as_json)
+    how: dict[str, Any] = {"preset": preset, "workers": workers, "figures": names}
+    audit_into(folder, partial(run_study, spec, folder, **how), as_json)
     gates.hold(asked, {"": load_run(folder)})

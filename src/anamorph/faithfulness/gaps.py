@@ -27,6 +27,18 @@ NOT_TESTABLE = "not testable here"
 VERDICTS = (FAITHFUL, UNDER, OVER, MIXED, DEGRADES, UNFAITHFUL, UNDECIDED, NOT_TESTABLE)
 ILLUSIONS = (UNDER, OVER, MIXED)
 
+# So that nobody depends on colours. Faithful is left without a sign.
+SIGNS = {
+    FAITHFUL: "",
+    UNDER: "▼",
+    OVER: "▲",
+    MIXED: "◆",
+    DEGRADES: "↓",
+    UNFAITHFUL: "×",
+    UNDECIDED: "?",
+    NOT_TESTABLE: "–",
+}
+
 LOOKS_RIGHT, LOOKS_WRONG, UNCLEAR = "looks right", "does not look right", "unclear"
 WORSE, BETTER, NONE, NO_WORSE = "worse", "better", "none", "no worse"  # or UNDECIDED
 

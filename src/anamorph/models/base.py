@@ -18,7 +18,8 @@ from torch import Tensor
 from anamorph.errors import AnamorphError
 from anamorph.models.layout import HeadLayout, layout_of
 from anamorph.models.matrices import Matrix
-from anamorph.models.sites import HEAD_KINDS, Site
+from anamorph.models.sites import HEAD_KINDS, Site, describe_sites
+from anamorph.showing import Card, Showing
 
 
 class LayerKind(NamedTuple):
@@ -184,7 +185,7 @@ class Ran(NamedTuple):
     recorded: Recorded
 
 
-class Model(ABC):
+class Model(Showing, ABC):
     """A Transformer that the audit can run layer by layer.
 
     What most models agree on stands here as a default; a model that differs says so.
@@ -270,6 +271,29 @@ class Model(ABC):
             AnamorphError: if it does not; says what differs.
         """
         return None
+
+    def _card(self) -> Card:
+        said, parameters = self.describe(), self._parameter_count()
+        counts = sorted({(here.heads, here.key_heads) for here in self.layout if here.heads})
+        heads = [f"{n}" if n == keys else f"{n} ({keys} of keys and values)" for n, keys in counts]
+        facts = {
+            "layers": f"{self.layers}",
+            "heads a layer": " or ".join(heads),
+            "width": said.get("width"),
+            "vocabulary": f"{self.vocabulary:,} tokens",
+            "context": None if self.context is None else f"{self.context:,} tokens",
+            "predicts": "the next token" if self.causal else "hidden tokens",
+            "parameters": f"{parameters:,}" if parameters else None,
+            "computes": f"in {str(self.dtype).removeprefix('torch.')} on {self.device}",
+            "sites": describe_sites(self.sites),
+        }
+        known = [(name, str(fact)) for name, fact in facts.items() if fact]
+        names = dict.fromkeys([type(self).__name__, *filter(None, [said.get("class")])])
+        return Card(" · ".join(names), known)
+
+    def _parameter_count(self) -> int | None:
+        """How many numbers it has learnt, if that is known."""
+        return self.describe().get("parameters")
 
     @abstractmethod
     def start(self, batch: Batch) -> State:

@@ -125,6 +125,9 @@ class Decoder(nn.Module, Model):
         """The number format of its weights and logits."""
         return self.unembedding.weight.dtype
 
+    def _parameter_count(self) -> int:
+        return sum(x.numel() for x in self.parameters())
+
     def describe(self) -> dict[str, Any]:
         """Its configuration."""
         return {"class": type(self).__name__, **asdict(self.config)}

@@ -126,6 +126,10 @@ class Figure:
                 shown = shown.filter(pl.col(choice.name).is_in([value, *choice.always]))
         return self.spec(**chosen) | {"datasets": {"table": shown.to_dicts()}}
 
+    def records(self) -> list[dict[str, Any]]:
+        """The data by row."""
+        return self._rounded().to_dicts()
+
     def columns(self) -> dict[str, Any]:
         """The data by column, text as codes and levels: a fifth of the size of records.
 

@@ -11,12 +11,15 @@ from anamorph.analysis.outline import outline
 from anamorph.analysis.tables import table, verdicts
 from anamorph.analysis.worst import METRIC, By, Chosen, chosen, positions, usual, worst
 from anamorph.faithfulness.metrics import JUDGED
+from anamorph.report.card import card
+from anamorph.report.plot import Plots
 from anamorph.runs import folder
 from anamorph.runs.folder import Run
 from anamorph.runs.underway import underway
+from anamorph.showing import Card, Showing
 
 
-class OpenedRun(Run):
+class OpenedRun(Showing, Run):
     """A run folder, to be asked. Its attributes are those of `Run`, and tables are read once."""
 
     @cached_property
@@ -126,6 +129,14 @@ class OpenedRun(Run):
             name, place = usual(self.findings, proxy)
             proxy, split = proxy or name, split or place
         return chosen(self, proxy, split, seed)
+
+    @cached_property
+    def plot(self) -> Plots:
+        """The charts of its report, such as `run.plot.faithfulness(metric="output_jsd")`."""
+        return Plots(self.findings)
+
+    def _card(self) -> Card:
+        return card(self)
 
 
 def load_run(path: Path | str) -> OpenedRun:

@@ -1,4 +1,4 @@
-"""The page and the still figures."""
+"""The page."""
 
 import base64
 import hashlib
@@ -25,11 +25,11 @@ from anamorph.faithfulness.metrics import all_metrics, find_metric
 from anamorph.files import replacing
 from anamorph.report.charts.sections import draw
 from anamorph.report.figure import VEGA_LITE, Figure
+from anamorph.report.stills import check_names, write_stills
 from anamorph.report.text_view import text_view
-from anamorph.report.theme import CONFIG, DARK, FONT, LIGHT, MONO, css, in_light
+from anamorph.report.theme import CONFIG, DARK, FONT, LIGHT, MONO, css
 from anamorph.tasks.about import About
 
-SCALE = 2  # PNG pixels per point
 MOST_HEADS = 40  # rows of a table of heads that are not folded away
 MOST_PRINTED = 60  # rows of a folded table that is printed all the same
 CHOICES = ("What the paper leaves open, as chosen here", "What this audit assumes")
@@ -37,8 +37,9 @@ MOST_REPORTED = 8  # proxies of which it is said what is usually reported
 MOST_MEANS = 3  # proxies whose pooled and per-sequence means stand side by side
 
 
-def render(run: Path) -> Path:
+def render(run: Path, names: Sequence[str] | None = None) -> Path:
     """See `anamorph.report.render`."""
+    check_names(names or ())
     content = read(Path(run))
     if not content.proxies:
         raise AnamorphError(
@@ -46,26 +47,12 @@ def render(run: Path) -> Path:
             "Give at least one simplification and run again."
         )
     figures = draw(content)
+    write_stills(list(chain(*figures.values())), content.path / "figures", names)
     page = _page(content, figures)
-    for figure in chain(*figures.values()):
-        _stills(figure, content.path / "figures")
     target = content.path / "report.html"
     with replacing(target) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return target
-
-
-def _stills(figure: Figure, folder: Path) -> None:
-    config = json.loads(in_light(json.dumps(CONFIG | {"background": "#ffffff"})))
-    for suffix, chosen in figure.files.items():
-        spec = in_light(json.dumps(figure.still(**chosen), allow_nan=False))
-        svg = vl_convert.vegalite_to_svg(
-            spec, vl_version=VEGA_LITE, config=config, allowed_base_urls=[]
-        )
-        with replacing(folder / f"{figure.name}{suffix}.svg") as temporary:
-            temporary.write_text(svg, encoding="utf-8")
-        with replacing(folder / f"{figure.name}{suffix}.png") as temporary:
-            temporary.write_bytes(vl_convert.svg_to_png(svg, scale=SCALE))
 
 
 def _page(run: Findings, figures: dict[str, list[Figure]]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from anamorph.errors import AnamorphError, told_where
 from anamorph.files import file_name
 from anamorph.models.sites import Site, match_sites
 from anamorph.models.weights import read_weights, write_weights
+from anamorph.showing import Card, Cell, Showing
 from anamorph.simplifications.base import Simplification, Simplified, parse_simplification
 from anamorph.simplifications.estimator import Where
 from anamorph.simplifications.placing import first_layer
@@ -43,7 +45,7 @@ class FittedProxy:
         }
 
 
-class FittedProxies(dict[Simplified, FittedProxy]):
+class FittedProxies(Showing, dict[Simplified, FittedProxy]):
     """Fitted proxies by their specification, in the order in which they were given.
 
     Args:
@@ -67,6 +69,27 @@ class FittedProxies(dict[Simplified, FittedProxy]):
     def from_origin(self, origin: Mapping[str, str]) -> FittedProxies:
         """The same, with what they were fitted to in digests."""
         return FittedProxies({p: f.by_site for p, f in self.items()}, self.layers, origin)
+
+    def _card(self) -> Card:
+        rows, fits = [], dict[int, int]()  # numbers of each fit
+        for proxy, fitted in self.items():
+            learnt: Counter[str] = Counter()
+            for simplification in {id(s): s for s in fitted.by_site.values()}.values():
+                state = simplification.state_dict() if simplification.kept else {}
+                learnt.update(f"{name} {list(x.shape)}" for name, x in state.items())
+                fits[id(simplification)] = sum(x.numel() for x in state.values())
+            tensors = ", ".join(f"{n} × {t}" if n > 1 else t for t, n in learnt.items())
+            cells = [Cell(f"{len(fitted.by_site)}"), Cell(tensors or "nothing", number=False)]
+            rows.append((str(proxy), cells))
+        what = f"{len(self)} fitted prox{'y' if len(self) == 1 else 'ies'}"
+        kept = f"{len(fits)} fit{'' if len(fits) == 1 else 's'}, {sum(fits.values()):,} numbers"
+        return Card(
+            f"{what}: {kept}",
+            heads=["proxy", "sites", "learnt"],
+            rows=rows,
+            total=what,
+            notes=["By spec string; .save(path) keeps them, .export(folder, model) for others."],
+        )
 
     def save(self, path: Path | str) -> None:
         """Write to one safetensors file: each fit once, its tensors under `number|attribute`.

@@ -104,7 +104,12 @@ def load_pairs(
     return PairsSpec.of(values, f"preset {preset!r}" + (" and --set" if settings else ""))
 
 
-def run_pairs(spec: PairsSpec, out: Path | str, watch: Watch = ignore) -> dict[str, Run]:
+def run_pairs(
+    spec: PairsSpec,
+    out: Path | str,
+    watch: Watch = ignore,
+    figures: Sequence[str] | None = None,
+) -> dict[str, Run]:
     """Fetch the model and the texts, and audit every pair, or what is left of it.
 
     Args:
@@ -112,6 +117,7 @@ def run_pairs(spec: PairsSpec, out: Path | str, watch: Watch = ignore) -> dict[s
         out: a folder; each pair's run folder lies in it, beside the tables of all and the record
             of what was fetched.
         watch: told of progress.
+        figures: as of `anamorph.studies.study.run_study`.
 
     Returns:
         the runs, by the names of the pairs.
@@ -141,7 +147,7 @@ def run_pairs(spec: PairsSpec, out: Path | str, watch: Watch = ignore) -> dict[s
     for name, pair in pairs.items():
         given = _given(spec, place, name, pair)
         study = GivenStudy.of(given, model, tokenizer)
-        runs[name] = carry_out(study, out / name, watch=_named(name, watch))
+        runs[name] = carry_out(study, out / name, watch=_named(name, watch), figures=figures)
     write_table(out / TABLE, table(runs))
     with replacing(out / PAGE) as temporary:
         temporary.write_text(page(runs, fetched), "utf-8")

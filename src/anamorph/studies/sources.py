@@ -30,7 +30,7 @@ from anamorph.models.huggingface.load import load_pretrained
 from anamorph.paper import claims
 from anamorph.paper.choices import choices
 from anamorph.paper.tables import Tables
-from anamorph.progress import Event, Watch, ignore
+from anamorph.progress import Watch, ignore
 from anamorph.runs.cells import digest
 from anamorph.runs.comparing import changed, check_same
 from anamorph.runs.folder import Run, read_json
@@ -212,14 +212,7 @@ class TrainedStudy(Study):
             seed=seed,
             device=self.shape.device,
             out=run.seed(seed),
-            watch=lambda p: watch(
-                Event(
-                    f"seed {seed}: training",
-                    p.step,
-                    p.steps,
-                    f"{p.tokens_per_second / 1000:.0f}k tokens/s, loss {p.loss:.3f} bits",
-                )
-            ),
+            watch=lambda event: watch(event._replace(step=f"seed {seed}: {event.step}")),
         )
         check_weights(run, model.fingerprint(), seed, keep=True)
         return model.eval()

@@ -4,7 +4,7 @@ Each leaves a file and is passed over if the file is there, so that the same cal
 killed one stopped.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -247,11 +247,11 @@ def _noise(run: Run) -> list[dict[str, Any]]:
     return [read_json(run.seed(seed) / "noise.json", dict) for seed in run.seeds]
 
 
-def report_run(run: Run) -> None:
-    """Write `checks.json`, and the report."""
+def report_run(run: Run, figures: Sequence[str] | None = None) -> None:
+    """Write `checks.json`, and the report, with still figures of these names; see `render`."""
     cells = sum(map(halved, run.works()))
     write_json(run.path / "checks.json", self_checks(run.results, _noise(run), cells))
-    report.render(run.path)
+    report.render(run.path, figures)
 
 
 @contextmanager

@@ -24,7 +24,9 @@ from anamorph.machine.process import processors
 from anamorph.machine.threads import torch_threads
 from anamorph.machine.workers import apart
 from anamorph.models.base import Model
-from anamorph.progress import Watch, ignore
+from anamorph.progress import Watch
+from anamorph.progress.watching import watching
+from anamorph.report import check_figures
 from anamorph.report.opened import OpenedRun
 from anamorph.runs.folder import Run, load_run
 from anamorph.runs.opening import open_run
@@ -48,7 +50,8 @@ def run_study(
     *,
     preset: str | None = None,
     workers: int | None = 1,
-    watch: Watch = ignore,
+    figures: Sequence[str] | None = None,
+    watch: Watch | None = None,
 ) -> OpenedRun:
     """Do a whole study, or go on with one, in a run folder.
 
@@ -60,7 +63,9 @@ def run_study(
             than one; None stands for as many as the processors allow. The numbers do not depend
             on it. Other processes know the tasks and simplifications of installed packages, not
             what the calling script defines.
-        watch: told of progress.
+        figures: names of the still figures to write, such as `verdicts` or `gap*`; all by default,
+            none of an empty list. The page has all charts in any case, and no number depends on it.
+        watch: told of progress; by default bars in a notebook, and nothing elsewhere.
 
     The first seed that fails ends the study at once; what was finished is kept.
 
@@ -70,14 +75,21 @@ def run_study(
     """
     if workers is not None:
         require("workers", workers, whole=True, least=1)
-    return carry_out(TrainedStudy(spec, preset, watch=watch), out, workers, watch)
+    check_figures(figures)
+    with watching(watch) as watched:
+        return carry_out(TrainedStudy(spec, preset, watch=watched), out, workers, watched, figures)
 
 
 def train_study(
-    spec: StudySpec, out: Path | str, *, preset: str | None = None, watch: Watch = ignore
+    spec: StudySpec, out: Path | str, *, preset: str | None = None, watch: Watch | None = None
 ) -> OpenedRun:
     """Only train the models of a study; `run_study` with the same arguments goes on from there."""
-    study = TrainedStudy(spec, preset, watch=watch)
+    with watching(watch) as watched:
+        return _train(TrainedStudy(spec, preset, watch=watched), out, watched)
+
+
+def _train(study: TrainedStudy, out: Path | str, watch: Watch) -> OpenedRun:
+    spec = study.spec
     with (
         matmul_precision(spec.matmul),
         open_run(out, study.describe()) as run,
@@ -105,7 +117,8 @@ def audit_given(
     stack_memory: int | None = None,
     thresholds: Thresholds | None = None,
     source: Mapping[str, Any] | None = None,
-    watch: Watch = ignore,
+    figures: Sequence[str] | None = None,
+    watch: Watch | None = None,
 ) -> OpenedRun:
     """As `anamorph.audit`, into a run folder with a report; a stopped audit can go on.
 
@@ -128,7 +141,9 @@ def audit_given(
         stack_memory: bytes for the widest tensor of proxies that run together; likewise.
         thresholds: where the lines between verdicts are drawn.
         source: options from which the model and the data can be loaded again, for the record.
-        watch: told of progress.
+        figures: names of the still figures to write, such as `verdicts` or `gap*`; all by default,
+            none of an empty list. The page has all charts in any case, and no number depends on it.
+        watch: told of progress; by default bars in a notebook, and nothing elsewhere.
 
     Raises:
         AnamorphError: if model, data and proxies do not fit together; or `out` holds something
@@ -147,7 +162,7 @@ def audit_given(
         thresholds=thresholds or Thresholds(),
     )
     study = GivenStudy(model, task, simplify, options, name, source)
-    return carry_out(study, out, watch=watch)
+    return carry_out(study, out, watch=watch, figures=figures)
 
 
 def audit_study(
@@ -158,7 +173,8 @@ def audit_study(
     device: str = "auto",
     matmul: Matmul | None = None,
     workers: int | None = 1,
-    watch: Watch = ignore,
+    figures: Sequence[str] | None = None,
+    watch: Watch | None = None,
 ) -> OpenedRun:
     """Audit the models of a run with other simplifications, into a run folder of its own.
 
@@ -169,20 +185,28 @@ def audit_study(
         device: where models compute; see `anamorph.machine.devices.find_device`.
         matmul: how float32 matrices are multiplied; None leaves it to the process.
         workers: as for `run_study`.
-        watch: told of progress.
+        figures: names of the still figures to write, such as `verdicts` or `gap*`; all by default,
+            none of an empty list. The page has all charts in any case, and no number depends on it.
+        watch: told of progress; by default bars in a notebook, and nothing elsewhere.
 
     Raises:
         AnamorphError: as `run_study` or `audit_given`, and if a model of the source is missing or
             damaged; then nothing is written.
     """
+    check_figures(figures)
     run = load_run(source)
     kind: type[TrainedStudy | GivenStudy] = TrainedStudy if run.trained else GivenStudy
     asked = AgainSpec(run=str(source), simplify=tuple(simplify), device=device, matmul=matmul)
-    return carry_out(kind.again(run, asked, watch), out, workers, watch)
+    with watching(watch) as watched:
+        return carry_out(kind.again(run, asked, watched), out, workers, watched, figures)
 
 
 def carry_out(
-    study: Study, out: Path | str, workers: int | None = 1, watch: Watch = ignore
+    study: Study,
+    out: Path | str,
+    workers: int | None = 1,
+    watch: Watch | None = None,
+    figures: Sequence[str] | None = None,
 ) -> OpenedRun:
     """Do a study, or what is left of it, in a run folder.
 
@@ -190,25 +214,32 @@ def carry_out(
         study: what to do.
         out: the run folder.
         workers: as for `run_study`; a model that was given stays in this process.
-        watch: told of progress.
+        watch: told of progress; by default bars in a notebook, and nothing elsewhere.
+        figures: names of the still figures to write, such as `verdicts` or `gap*`; all by default,
+            none of an empty list. The page has all charts in any case, and no number depends on it.
 
     Raises:
         AnamorphError: as `run_study` and `audit_given`.
     """
-    with matmul_precision(study.matmul), open_run(out, study.describe()) as run:
+    check_figures(figures)
+    with (
+        watching(watch) as watched,
+        matmul_precision(study.matmul),
+        open_run(out, study.describe()) as run,
+    ):
         if run.complete:
             check_kept(run)
             return OpenedRun(run.path, run.spec)
         plan_run(run, study)
-        _each_seed(study, run, workers, watch)
-        with told(watch, "tables"):
+        _each_seed(study, run, workers, watched)
+        with told(watched, "tables"):
             tabulate_run(run, study)
-        with told(watch, "worst examples"):
-            write_examples(run, study, watch)
-        with told(watch, "claims"):
+        with told(watched, "worst examples"):
+            write_examples(run, study, watched)
+        with told(watched, "claims"):
             write_json(run.path / "claims.json", study.conclude(run))
-        with told(watch, "report"):
-            report_run(run)
+        with told(watched, "report"):
+            report_run(run, figures)
     return OpenedRun(run.path, run.spec)
 
 

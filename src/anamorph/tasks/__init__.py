@@ -12,7 +12,8 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from anamorph.errors import AnamorphError
-from anamorph.progress import Watch, ignore
+from anamorph.progress import Watch
+from anamorph.progress.watching import watching
 from anamorph.tasks.about import About
 from anamorph.tasks.base import NOT_APPLICABLE, Facet, Role, Split, Task
 from anamorph.tasks.checks import check_context, check_vocabulary
@@ -45,14 +46,14 @@ def task_names() -> list[str]:
     return sorted(_entries())
 
 
-def load_task(name: str, *, watch: Watch = ignore, **arguments: Any) -> Task:
+def load_task(name: str, *, watch: Watch | None = None, **arguments: Any) -> Task:
     """Make a task by its name.
 
     `load_task(**task.spec)` makes a task again; what its spec says of the data must still be so.
 
     Args:
         name: of the task.
-        watch: told of progress by tasks that download or read much.
+        watch: told of progress by tasks that download or read much; by default bars in a notebook.
         arguments: of the task.
 
     Raises:
@@ -71,7 +72,8 @@ def load_task(name: str, *, watch: Watch = ignore, **arguments: Any) -> Task:
             f"The task {name!r} takes no {', '.join(unknown)}; it takes: "
             f"{', '.join(key for key in known if key != 'watch')}."
         )
-    task: Task = make(**arguments, **({"watch": watch} if "watch" in known else {}))
+    with watching(watch) as told:
+        task: Task = make(**arguments, **({"watch": told} if "watch" in known else {}))
     for key, value in said.items():
         if task.spec.get(key) != value:
             raise AnamorphError(

@@ -19,6 +19,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from anamorph.errors import AnamorphError
+from anamorph.showing import Card, Cell, Showing
 from anamorph.tasks.about import About
 from anamorph.tasks.ragged import Ragged, Rows
 
@@ -28,6 +29,8 @@ Tokens = NDArray[np.signedinteger[Any]]  # int16 where the vocabulary allows it,
 
 NOT_APPLICABLE = -1  # the facet code of a position that the facet does not apply to
 CANDIDATES = "candidates"  # among a task's fingerprints; no split can have this name
+
+MOST_TOKENS = 40  # of a sequence, where it is shown
 
 _BLOCK = 1 << 20  # entries of an array that are hashed at a time
 
@@ -45,8 +48,8 @@ class Facet:
     names: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Split(Ragged):
+@dataclass(frozen=True, repr=False)
+class Split(Showing, Ragged):
     """Ragged integer sequences with a role.
 
     Attributes:
@@ -137,6 +140,23 @@ class Split(Ragged):
         arrays |= {f"facet {name}": facet.codes for name, facet in self.facets.items()}
         return arrays if self.masked is None else arrays | {"masked": self.masked}
 
+    def __repr__(self) -> str:
+        return self._card().line
+
+    def _card(self) -> Card:
+        lengths = self.lengths
+        spread = f"{lengths.min()} to {lengths.max()} tokens" if len(self) else "none"
+        facets = [f"{name} ({len(facet.names)} levels)" for name, facet in self.facets.items()]
+        facts = {
+            "role": self.role,
+            "sequences": f"{len(self):,}",
+            "lengths": spread,
+            "tokens": f"{len(self.tokens):,}",
+            "scored": f"{self.scored.sum():,}" + (" (hidden)" if self.masked is not None else ""),
+            "facets": ", ".join(facets),
+        }
+        return Card(f"Split {self.name}", [(name, fact) for name, fact in facts.items() if fact])
+
     def take(self, sequences: NDArray[np.int64]) -> "Split":
         """The split that holds only the given sequences, in the given order."""
         index = self.entries(sequences)
@@ -152,8 +172,8 @@ class Split(Ragged):
         )
 
 
-@dataclass(frozen=True)
-class Task:
+@dataclass(frozen=True, repr=False)
+class Task(Showing):
     """Data with named splits, and where predictions are scored.
 
     Attributes:
@@ -201,6 +221,35 @@ class Task:
                     "comparing them says nothing. Were the same data given twice?",
                     stacklevel=3,  # where the task is made
                 )
+
+    def _card(self) -> Card:
+        rows = []
+        for split in self.splits.values():
+            counts = (len(split), len(split.tokens), int(split.scored.sum()))
+            numbers = [
+                *(f"{n:,}" for n in counts),
+                f"{split.lengths.mean() if len(split) else 0:.1f}",
+            ]
+            rows.append((split.name, [Cell(split.role, number=False), *map(Cell, numbers)]))
+        among = f"{len(self.candidates):,} of {len(self.vocabulary):,} tokens"
+        facts = [("predictions", f"chosen among {among}")]
+        if said := ", ".join(self.about.facts):
+            facts.insert(0, ("data", said))
+        heads = ["split", "role", "sequences", "tokens", "scored", "mean length"]
+        return Card(f"Task {self.name}", facts, heads=heads, rows=rows, notes=self._beginnings())
+
+    def _beginnings(self) -> list[str]:
+        """How the reference begins: a space between two tokens, what is scored in brackets."""
+        notes = []
+        for split in self.splits.values():
+            if split.role == "iid" and len(split):
+                stop = min(int(split.offsets[1]), MOST_TOKENS)
+                names = [self.vocabulary[token] for token in split.tokens[:stop]]
+                names = [name if name.isprintable() else repr(name)[1:-1] for name in names]
+                shown = zip(names, split.scored[:stop], strict=True)
+                text = " ".join(f"[{name}]" if scored else name for name, scored in shown)
+                notes.append(f"{split.name} begins, what is scored in brackets: {text}")
+        return notes
 
     def fingerprints(self) -> dict[str, str]:
         """The fingerprint of every split by its name, and that of `candidates` under this word.

@@ -25,6 +25,8 @@ from anamorph.errors import AnamorphError, require
 from anamorph.files import write_table
 from anamorph.machine.devices import find_device, is_fast_at_bfloat16
 from anamorph.models.decoder import Decoder, DecoderConfig
+from anamorph.progress import Event, Watch
+from anamorph.progress.watching import watching
 from anamorph.tasks.base import Split, Task
 from anamorph.tasks.batches import collate, plan, shuffled, targets
 from anamorph.training.checkpoint import Checkpoint, Reached
@@ -81,16 +83,6 @@ class TrainingConfig:
         require("Training: precision", self.precision, among=("auto", "32-true", "bf16-mixed"))
 
 
-@dataclass(frozen=True)
-class Progress:
-    """How far a training is; whoever watches it is told (see `train`)."""
-
-    step: int
-    steps: int
-    loss: float  # bits a token, averaged over the last steps
-    tokens_per_second: float
-
-
 def train(
     task: Task,
     *,
@@ -98,7 +90,7 @@ def train(
     model: DecoderConfig | None = None,
     seed: int = 0,
     out: Path | str | None = None,
-    watch: Callable[[Progress], None] = lambda progress: None,
+    watch: Watch | None = None,
     device: torch.device | str = "auto",
 ) -> tuple[Decoder, pl.DataFrame]:
     """Train a decoder to predict the next token.
@@ -114,7 +106,8 @@ def train(
         seed: of the weights and of the order of batches.
         out: a folder for checkpoints, from which a stopped training goes on, and in the end for
             `model.safetensors` and `history.parquet`.
-        watch: called after every step; on a device whenever the loss is looked at.
+        watch: told of every step, on a device whenever the loss is looked at: the event `training`,
+            with `loss` and `tokens_per_second` among its numbers. By default a bar in a notebook.
         device: where to train, as of `anamorph.machine.devices.find_device`. The model stays there.
 
     Returns:
@@ -145,7 +138,10 @@ def train(
     reached.loss = reached.loss.to(decoder.device)
     batches = shuffled(task.train.lengths, config.batch_tokens, seed)
     started, at_start = time.monotonic(), reached.tokens
-    with _steps(decoder, optimizers, task.train, config) as take_step:
+    with (
+        watching(watch) as told,
+        _steps(decoder, optimizers, task.train, config) as take_step,
+    ):
         for sequences in islice(batches, reached.step, config.steps):
             bits = take_step(sequences, _rates(reached.step, config))
             reached.step += 1
@@ -163,13 +159,18 @@ def train(
             if checkpoint and writes:
                 checkpoint.write(decoder, optimizers, reached)
             speed = (reached.tokens - at_start) / (time.monotonic() - started)
-            watch(Progress(reached.step, config.steps, loss, speed))
+            told(_event(reached.step, config.steps, loss, speed))
     curves = pl.DataFrame(reached.history)
     if checkpoint:
         write_table(checkpoint.path.with_name("history.parquet"), curves)
         decoder.save(checkpoint.path.with_name("model.safetensors"))
         checkpoint.path.unlink(missing_ok=True)  # last: a training that is killed here can go on
     return decoder, curves
+
+
+def _event(step: int, steps: int, loss: float, speed: float) -> Event:
+    note = f"{speed / 1000:.0f}k tokens/s, loss {loss:.3f} bits"
+    return Event("training", step, steps, note, {"loss": loss, "tokens_per_second": speed})
 
 
 def default_model(task: Task, **shape: Any) -> DecoderConfig:

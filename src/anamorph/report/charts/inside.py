@@ -54,7 +54,7 @@ def attended(run: Findings) -> Figure | None:
         alt.layer(*layers, data=TABLE)
         .properties(width=width, height=step * len(rows))
         .facet(
-            column=parts.side_by_side(splits),
+            column=parts.side_by_side(splits, step * len(levels)),
             row=alt.Row("who:N", sort=[MODEL, PROXY], title=None),
             spacing=14,
         )
@@ -68,7 +68,7 @@ def attended(run: Findings) -> Figure | None:
         f"(below), within what training had and beyond it.{note}{_of_seed(run)}",
         chart=chart,
         data=frame,
-        choices=[proxies, _heads(frame)],
+        choices=[proxies, _heads(frame, table, proxies)],
         values={"levels": levels},
         stills={f"_{slug(text)}": {"proxy": code} for code, text in proxies.options[1:3]},
     )
@@ -255,18 +255,23 @@ def attention_maps(run: Findings) -> Figure | None:
         f"model's one dark cell moves or spreads in the proxy.{_of_seed(run)}",
         chart=parts.panels(cells, by="who", order=[MODEL, PROXY], columns=2, **step),
         data=frame,
-        choices=[Choice("sentence", "Sentence", options), proxies, _heads(frame)],
+        choices=[Choice("sentence", "Sentence", options), proxies, _heads(frame, table, proxies)],
         values={"key_names": keys, "query_names": queries},
         panel=parts.SPACED,
     )
 
 
 def _proxies(run: Findings, table: pl.DataFrame | None) -> Choice | None:
-    """A menu of the most telling proxies of a table, beside which the model is always shown."""
+    """A menu of the most telling proxies of a table, beside which the model is always shown.
+
+    First stand those whose attention is not the model's own: there is nothing to see of the others.
+    """
     if table is None:
         return None
     present = set(table["simplification"])
-    chosen = [p.simplification for p in run.telling(MOST_PROXIES, among=present)]
+    changed = set(_changed(table)["simplification"])
+    telling = [p.simplification for p in run.telling(len(run.proxies), among=present)]
+    chosen = sorted(telling, key=lambda name: name not in changed)[:MOST_PROXIES]
     menu = parts.proxy_menu(run, chosen)
     codes: Mapping[str, str] = {IDENTITY: MODEL, **menu.codes}
     return replace(menu, codes=codes, always=[MODEL]) if chosen else None
@@ -282,9 +287,28 @@ def _whose(proxies: Choice) -> dict[str, pl.Expr]:
     }
 
 
-def _heads(frame: pl.DataFrame) -> Choice:
-    """The last layer first: its attention decides the prediction."""
-    heads = sorted(frame["head"].unique(), key=lambda h: (-int(h.split(".")[0]), h))
+def _changed(table: pl.DataFrame) -> pl.DataFrame:
+    """Proxies and heads whose attention is not the model's own: simplification, layer, head."""
+    share = "weight" if "weight" in table.columns else "mass"
+    keys = [name for name in table.columns if name not in ("simplification", "argmax", share)]
+    own = table.filter(simplification=IDENTITY).select(*keys, own=share)
+    beside = table.filter(pl.col("simplification") != IDENTITY).join(own, on=keys)
+    most = pl.max_horizontal(share, "own", pl.lit(1.0))  # masses are sums over many positions
+    found = beside.filter((pl.col(share) - pl.col("own")).abs() > LEAST_WEIGHT * most)
+    return found.select("simplification", "layer", "head").unique(maintain_order=True)
+
+
+def _heads(frame: pl.DataFrame, table: pl.DataFrame, proxies: Choice) -> Choice:
+    """The last layer first: its attention decides the prediction; but what is changed before it."""
+    code = proxies.options[0][0]
+    changed = {
+        f"{layer}.{head}"
+        for name, layer, head in _changed(table).iter_rows()
+        if proxies.codes.get(name) == code
+    }
+    heads = sorted(
+        frame["head"].unique(), key=lambda h: (h not in changed, -int(h.split(".")[0]), h)
+    )
     return Choice("head", "Layer.head", [(head, head) for head in heads])
 
 

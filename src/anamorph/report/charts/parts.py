@@ -1,6 +1,8 @@
 """What several charts are made of: panels, tooltips, axes, legends and columns."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
+from textwrap import wrap
 from typing import Any
 
 import altair as alt
@@ -21,6 +23,8 @@ GAP_TIPS = [
     ("low:Q", "gap, low", ".4f"),
     ("high:Q", "gap, high", ".4f"),
 ]  # for `tips`
+BOLD, LETTER, MARK = 7.4, 6.6, 36  # pixels: of most letters, and of a mark in a legend
+ACROSS = 3 * SPACED  # pixels
 SPLIT = pl.col("split").str.replace_all("_", " ")  # the column, as it is shown
 
 
@@ -46,14 +50,56 @@ def panels(
     """
     drawn = alt.layer(*layers, data=TABLE) if len(layers) > 1 else layers[0].properties(data=TABLE)
     shown = list(map(split_label, order) if by == "split" else dict.fromkeys(order))
-    facet = alt.Facet(f"{by}:N", sort=shown, title=None)
+    head = {} if isinstance(width, alt.Step) else {"header": heads(shown, width)}
+    facet = alt.Facet(f"{by}:N", sort=shown, title=None, **head)
     drawn = drawn.properties(width=width, height=height)
     return drawn.facet(facet=facet, columns=columns, spacing=spacing)
 
 
-def side_by_side(splits: Sequence[str]) -> alt.Column:
-    """The splits side by side."""
-    return alt.Column("split:N", sort=list(map(split_label, splits)), title=None)
+def side_by_side(splits: Sequence[str], width: float) -> alt.Column:
+    """The splits side by side, in panels of a width in pixels."""
+    shown = list(map(split_label, splits))
+    return alt.Column("split:N", sort=shown, title=None, header=heads(shown, width))
+
+
+def heads(labels: Sequence[str], width: float) -> alt.Header:
+    """The names of panels, on several lines where they are wider than these."""
+    lines = {label: _lines(label, width, BOLD) for label in labels}
+    named = json.dumps({label: some for label, some in lines.items() if len(some) > 1})
+    return alt.Header(labelExpr=f"({named})[datum.value] || datum.value", labelLimit=width + 20)
+
+
+def on_top(labels: Sequence[str], width: float) -> dict[str, Any]:
+    """For an axis above columns: their names, on several lines where they are wider than these.
+
+    Lines of text go down from where a label stands, so all have as many, and start so much higher.
+    """
+    lines = [_lines(label, width, LETTER) for label in labels]
+    tallest = max(map(len, lines))
+    blank = "\N{NO-BREAK SPACE}"
+    named = {
+        label: [blank] * (tallest - len(some)) + some
+        for label, some in zip(labels, lines, strict=True)
+    }
+    return {
+        "orient": "top",
+        "labelLimit": width + 8,
+        "labelPadding": 8 + 12 * (tallest - 1),
+        "labelLineHeight": 12,
+        "labelExpr": f"({json.dumps(named)})[datum.value]" if tallest > 1 else "datum.value",
+    }
+
+
+def _lines(label: str, width: float, letter: float) -> list[str]:
+    return wrap(label, max(6, int(width / letter))) or [label]
+
+
+def split_legend(splits: Sequence[str]) -> alt.Legend:
+    """The legend of splits; in columns where they are too many for a line."""
+    widths = [LETTER * len(split_label(name)) + MARK for name in splits]
+    if sum(widths) <= ACROSS:
+        return alt.Legend()
+    return alt.Legend(columns=max(1, int(ACROSS / max(widths))), labelLimit=ACROSS - MARK)
 
 
 def tips(*shown: str | tuple[str, ...]) -> list[alt.Tooltip]:

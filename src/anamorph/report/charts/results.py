@@ -15,6 +15,8 @@ from anamorph.report.figure import TABLE, Choice, Figure
 from anamorph.report.theme import split_scale, split_shapes
 from anamorph.tasks.fitted_on import HALF, ORACLE
 
+HEIGHT = 170  # pixels of a panel of `against_size`
+
 PARTS = {
     "both right": "both-right",
     "model only": "under",
@@ -26,8 +28,10 @@ PARTS = {
 
 def against_size(run: Findings) -> Figure | None:
     """A metric against rank or clusters: a line a split with its band, a panel a family."""
-    families = run.telling_families
-    with_size = {p.simplification: p for some in families.values() for p in some if p.size_name}
+    every = {title: [p for p in some if p.size_name] for title, some in run.families.items()}
+    several = {title for title, some in every.items() if len({p.size for p in some}) > 1}
+    families = {title: every[title] for title in run.telling_families if title in several}
+    with_size = {p.simplification: p for some in families.values() for p in some}
     if not with_size:
         return None
     titles = {name: p.title for name, p in with_size.items()}
@@ -63,7 +67,7 @@ def against_size(run: Findings) -> Figure | None:
     sizes = " or ".join(names) if len(names) <= 2 else "size"
     layers = _size_lines(run, sizes, kinds)
     seeds = " Thin lines are single seeds." if len(run.seeds) > 1 else ""
-    rest = some_of(len(families), len(run.families), "families of proxies")
+    rest = some_of(len(families), len(several), "families of proxies")
     return Figure(
         name="faithfulness",
         title="Faithfulness against size",
@@ -71,7 +75,7 @@ def against_size(run: Findings) -> Figure | None:
         f"{threshold(run.thresholds.faithful)} for looking right. Look for splits that stay "
         f"apart from iid (dark) at a size where iid has already come close.{seeds}"
         f"{_of_controls(kinds)} Choose a split in the legend to single it out.{rest}",
-        chart=parts.panels(*layers, by="family", order=titles.values(), height=170)
+        chart=parts.panels(*layers, by="family", order=titles.values(), height=HEIGHT)
         .add_params(alt.selection_point(fields=["split"], bind="legend", name="pick"))
         .resolve_scale(x="independent"),
         data=frame,
@@ -119,7 +123,7 @@ def _size_lines(run: Findings, sizes: str, kinds: Collection[str]) -> list[alt.C
         "size:Q",
         scale=alt.Scale(type="log", base=2, nice=False, padding=10),
         title=f"{sizes} (log scale)",
-        axis=alt.Axis(format="~g", tickCount=6, grid=False),
+        axis=alt.Axis(labels=False, ticks=False, grid=False, titlePadding=24),
     )
     formats = "unit_shown == 'share' ? format(datum.value, '.0%') : format(datum.value, '~g')"
     y = alt.Y(
@@ -128,7 +132,8 @@ def _size_lines(run: Findings, sizes: str, kinds: Collection[str]) -> list[alt.C
         title=None,
         axis=alt.Axis(tickCount=5, labelExpr=formats),
     )
-    color = alt.Color("split:N", scale=split_scale(run.splits), title=None)
+    legend = parts.split_legend(run.splits)
+    color = alt.Color("split:N", scale=split_scale(run.splits), title=None, legend=legend)
     of_all = alt.Chart().encode(x=x, color=color)
     base = of_all.transform_filter("datum.kind == 'view'")
     everything = base.transform_filter("datum.seed == 'all'")
@@ -149,7 +154,7 @@ def _size_lines(run: Findings, sizes: str, kinds: Collection[str]) -> list[alt.C
     dots = everything.mark_point(size=34, filled=True, opacity=1).encode(
         y=y,
         fillOpacity=_highlight(alt.FillOpacity, 1, 0.15),
-        shape=alt.Shape("split:N", scale=split_shapes(run.splits), title=None),
+        shape=alt.Shape("split:N", scale=split_shapes(run.splits), title=None, legend=legend),
         tooltip=parts.tips("split:N", ("size:Q", sizes), *parts.interval(".4f", "value"), "seed:N"),
     )
     single = (
@@ -161,9 +166,29 @@ def _size_lines(run: Findings, sizes: str, kinds: Collection[str]) -> list[alt.C
         alt.Chart()
         .transform_filter("datum.metric == 'same_prediction'")
         .transform_aggregate(rows="count()", groupby=["family"])
-    ).encode(y=alt.YDatum(run.thresholds.faithful))
+        .transform_calculate(line=str(run.thresholds.faithful))
+    ).encode(y=alt.Y("line:Q", title=None))
     seeds = [single] if len(run.seeds) > 1 else []
-    return [band, looks_right, *controls, *seeds, line, dots]
+    return [
+        *_measured(x),
+        band,
+        looks_right,
+        *controls,
+        *seeds,
+        line,
+        dots,
+    ]
+
+
+def _measured(x: alt.X) -> list[alt.Chart]:
+    """A panel's own sizes below it, where an axis would have the same numbers in all panels."""
+    sizes = alt.Chart().transform_aggregate(rows="count()", groupby=["family", "size"])
+    texts = sizes.mark_text(baseline="top", fontSize=11, color="var(--soft)")
+    ticks = sizes.mark_tick(size=6, thickness=1, color="var(--line)")
+    return [
+        texts.encode(x=x, y=alt.value(HEIGHT + 8), text=alt.Text("size:Q", format="~g")),
+        ticks.encode(x=x, y=alt.value(HEIGHT + 3)),
+    ]
 
 
 Channel = TypeVar("Channel", alt.FillOpacity, alt.StrokeOpacity)
@@ -199,7 +224,8 @@ def accuracies(run: Findings) -> Figure | None:
     scale = alt.Scale(zero=False, nice=False, padding=8)
     x = alt.X("model:Q", title="model accuracy", axis=axis, scale=scale)
     y = alt.Y("proxy:Q", title="proxy accuracy", axis=axis, scale=scale)
-    color = alt.Color("split:N", scale=split_scale(run.splits), title=None)
+    legend = parts.split_legend(run.splits)
+    color = alt.Color("split:N", scale=split_scale(run.splits), title=None, legend=legend)
     base = alt.Chart().encode(x=x, color=color)
     diagonal = parts.dashed(
         alt.Chart().transform_aggregate(a="min(model)", b="max(model)", groupby=["method"])
@@ -209,7 +235,7 @@ def accuracies(run: Findings) -> Figure | None:
     )
     dots = base.mark_point(size=46, strokeWidth=1.6, opacity=1).encode(
         y=y,
-        shape=alt.Shape("split:N", scale=split_shapes(run.splits), title=None),
+        shape=alt.Shape("split:N", scale=split_shapes(run.splits), title=None, legend=legend),
         tooltip=parts.tips(
             ("name:N", "proxy"),
             "split:N",

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from textwrap import wrap
 from typing import Any
 
 import altair as alt
@@ -36,6 +37,7 @@ NUMBERS = ("gap", "low", "high", "p_value")
 COLUMNS = ("family", "place", "row", "proxy", "level", "split", "verdict", "why", "text", "value")
 P_TIP = ("p_value:Q", "p of no gap (adjusted)", ".3g")
 WIDEST = 124  # pixels of a column
+LABELS = 560  # pixels of the names of proxies, beside their gaps
 MOST_GAPS = 40  # proxies in the figure of gaps; the table on the page has them all
 
 
@@ -117,9 +119,12 @@ def _label(verdict: str) -> str:
 def _family(run: Findings, number: int, title: str) -> alt.LayerChart | alt.FacetChart:
     """The rows of a family; names of splits stand above the first."""
     columns, first = [split_label(name) for name in run.splits], number == 0
-    axis: dict[str, Any] = {**parts.QUIET, "labels": first, "labelAngle": 0, "labelPadding": 8}
-    x_axis = alt.Axis(orient="top", **axis, labelLimit=WIDEST - 4)
-    y_axis = alt.Axis(**parts.QUIET, minExtent=84, maxExtent=84)
+    step = max(64, min(WIDEST, 6 * max(map(len, columns))))
+    axis: dict[str, Any] = {**parts.QUIET, "labels": first, "labelAngle": 0}
+    x_axis = alt.Axis(**axis, **parts.on_top(columns, step))
+    extent = max(84, *(parts.LETTER * len(p.row) for p in run.proxies))
+    y_axis = alt.Axis(**parts.QUIET, minExtent=extent, maxExtent=extent, labelLimit=extent)
+    lines = wrap(title, max(24, int(step * len(columns) / parts.BOLD)))
     by_place = alt.EncodingSortField("place", op="min")
     shown = [v for v in VERDICTS if v in set(run.judged["verdict"])]
     named = json.dumps({v: _label(v) for v in shown})
@@ -160,9 +165,9 @@ def _family(run: Findings, number: int, title: str) -> alt.LayerChart | alt.Face
     )
     texts = base.mark_text(fontSize=11.5).encode(text="text:N", color=ink)
     return alt.layer(cells.encode(fill=fill), texts).properties(
-        width=alt.Step(max(64, min(WIDEST, 6 * max(map(len, columns))))),
+        width=alt.Step(step),
         height=alt.Step(23),
-        title=alt.TitleParams(title, orient="top", frame="group", offset=6 if not first else 8),
+        title=alt.TitleParams(lines, orient="top", frame="group", offset=6 if not first else 8),
     )
 
 
@@ -195,6 +200,7 @@ def gap_lines(run: Findings) -> Figure | None:
     units = {m: "points" if find_metric(m).share else find_metric(m).unit for m in metrics}
     headings = {m: f"Gap in {find_metric(m).label}, {unit}" for m, unit in units.items()}
     rest = some_of(len(shown), len(largest), "proxies")
+    width = max(96, 700 // max(1, len(run.ood)))
     return Figure(
         name="gaps",
         title="The generalization gap",
@@ -206,8 +212,8 @@ def gap_lines(run: Findings) -> Figure | None:
         f"{UPRIGHT if len(lost) else ''} Rows are sorted by the largest gap in same "
         f"predictions.{rest}",
         chart=alt.layer(*_intervals(run, list(labels.values()), len(lost) > 0), data=TABLE)
-        .properties(width=max(96, 700 // max(1, len(run.ood))), height=alt.Step(18))
-        .facet(column=parts.side_by_side(run.ood), spacing=14),
+        .properties(width=width, height=alt.Step(18))
+        .facet(column=parts.side_by_side(run.ood, width), spacing=14),
         data=frame,
         **parts.metric_menu(metrics, headings),
         stills={f"_{m}": {"metric": m} for m in metrics if m == "attention_jsd"},
@@ -247,7 +253,7 @@ def _lost(run: Findings, labels: Mapping[str, str], metrics: Sequence[str]) -> p
 
 def _intervals(run: Findings, proxies: Sequence[str], controlled: bool) -> list[alt.Chart]:
     """Zero, both intervals, what controls lose if there are any, and the points, a row a proxy."""
-    y_axis = alt.Axis(labelLimit=300, **parts.QUIET, grid=True)
+    y_axis = alt.Axis(labelLimit=LABELS, **parts.QUIET, grid=True)
     scale, shapes = split_scale(run.splits), split_shapes(run.splits)
     of_all = alt.Chart().encode(
         y=alt.Y("proxy:N", sort=list(proxies), title=None, axis=y_axis),
@@ -288,7 +294,9 @@ def _intervals(run: Findings, proxies: Sequence[str], controlled: bool) -> list[
     formats = f"unit_shown == 'share' ? {parts.POINTS} : format(datum.value, '~g')"
     certain = f"isValid(datum.p_value) && datum.p_value < {run.thresholds.level}"
     dots = base.mark_point(size=42, strokeWidth=1.6, opacity=1).encode(
-        x=alt.X("gap:Q", title=None, axis=alt.Axis(tickCount=4, labelExpr=formats)),
+        x=alt.X(
+            "gap:Q", title=None, axis=alt.Axis(tickCount=4, labelExpr=formats, labelSeparation=6)
+        ),
         fill=alt.Fill("split:N", scale=scale, legend=None),
         fillOpacity=alt.condition(certain, alt.value(1), alt.value(0)),
         shape=alt.Shape("split:N", scale=shapes, legend=None),

@@ -1,6 +1,6 @@
 """How far a long step is, for whoever watches it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 
@@ -12,12 +12,15 @@ class Event(NamedTuple):
         done: of the total, in the step's own units.
         total: of what there is to do.
         note: such as what was done last.
+        numbers: what was measured on the way, by name; of a training `loss` (bits a token, averaged
+            over the last steps) and `tokens_per_second`.
     """
 
     step: str
     done: int
     total: int
     note: str = ""
+    numbers: Mapping[str, float] = {}
 
 
 Watch = Callable[[Event], None]
