@@ -11,8 +11,9 @@ import typer
 from rich.markup import escape
 
 from anamorph.cli.console import audit_into
-from anamorph.cli.options import Device, Products
+from anamorph.cli.options import Device, Plugins, Products
 from anamorph.studies.sources import GivenStudy
+from anamorph.studies.spec_files import recorded_audit
 from anamorph.studies.specification import OF_FILES, AgainSpec, GivenSpec, read_audit
 from anamorph.studies.study import audit_study, carry_out
 
@@ -64,9 +65,9 @@ def audit(
     source: Annotated[
         Path | None,
         typer.Argument(
-            help="A run folder, whose models and data are used; or a TOML file with options, which "
-            "those of the command line replace.",
-            metavar="RUN|TOML",
+            help="A run folder, whose models and data are used; or a TOML file with options, or "
+            "the spec.json of an audit, which those of the command line replace.",
+            metavar="RUN|FILE",
         ),
     ] = None,
     simplify: Annotated[
@@ -76,12 +77,15 @@ def audit(
     out: Annotated[Path | None, typer.Option(help="A new run folder for the results.")] = None,
     device: Device = None,
     matmul: Products = None,
+    plugins: Plugins = None,
     **options: Any,
 ) -> None:
     """Audit the models of a run with other simplifications, or a model and data of your own."""
     given = {"simplify": simplify, "out": out, "device": device, "matmul": matmul, **options}
     given = {name: value for name, value in given.items() if value not in (None, [])}
-    if source is not None and source.suffix != ".toml":
+    if source is not None and source.suffix == ".json":
+        given, source = recorded_audit(source) | given, None
+    elif source is not None and source.suffix != ".toml":
         given["run"], source = str(source), None
     spec, folder = read_audit(source, given)
     if isinstance(spec, AgainSpec):

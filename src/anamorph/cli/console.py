@@ -21,6 +21,11 @@ def stdout() -> Console:
     return console
 
 
+def stderr() -> Console:
+    """Where notices go, so that programs can read the rest."""
+    return Console(stderr=True, highlight=False, markup=False)
+
+
 def audit_into(folder: Path | str, work: Callable[..., Run]) -> None:
     """Do an audit, or what is left of it, by `work(watch=…)`; print numbers and where they are."""
     console = stdout()

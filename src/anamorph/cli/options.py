@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
+from anamorph.cli.console import stderr
 from anamorph.errors import AnamorphError
+from anamorph.studies.plugins import plugged
 
 TaskName = Annotated[str, typer.Argument(help="The task, such as dyck.", show_default=False)]
 Preset = Annotated[
@@ -53,6 +55,24 @@ Products = Annotated[
         "--matmul",
         help="Products of float32 matrices: highest, or high (TF32: faster, less exact).",
         show_default="highest",
+    ),
+]
+
+
+def _plug(context: typer.Context, paths: list[Path] | None) -> list[Path] | None:
+    """Load the plugins that are named, for as long as the verb runs, and say so."""
+    found = context.with_resource(plugged(paths or ()))
+    for path, parts in zip(paths or (), found, strict=True):
+        stderr().print(f"Plugin {path} was run, and adds: {', '.join(parts)}.", soft_wrap=True)
+    return paths
+
+
+Plugins = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--plugin",
+        callback=_plug,
+        help="A Python file with parts of your own, which is executed (am.register); repeatable.",
     ),
 ]
 RunFolder = Annotated[Path, typer.Argument(help="A run folder.", show_default=False)]

@@ -3,12 +3,12 @@
 import warnings
 
 from anamorph.cli.console import stdout
-from anamorph.cli.options import RunFolder
+from anamorph.cli.options import Plugins, RunFolder
 from anamorph.report import render
 from anamorph.runs.folder import load_run
 
 
-def report(run: RunFolder) -> None:
+def report(run: RunFolder, plugins: Plugins = None) -> None:
     """Make report.html and figures/ again from the numbers in a run folder."""
     found = load_run(run)
     if not found.claims:

@@ -1,20 +1,47 @@
-"""`anamorph run TASK`: the whole job."""
+"""`anamorph run TASK`, or of a file: the whole job."""
 
+from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from anamorph.cli import options
 from anamorph.cli.console import audit_into
 from anamorph.cli.pairs import pairs_into
-from anamorph.studies.pairs import is_pairs, load_pairs
-from anamorph.studies.specification import load_preset
-from anamorph.studies.study import run_study
+from anamorph.errors import AnamorphError
+from anamorph.studies.pairs import PairsSpec, is_pairs, load_pairs
+from anamorph.studies.sources import GivenStudy
+from anamorph.studies.spec_files import StudyFile, is_file, read_study
+from anamorph.studies.specification import GivenSpec, load_preset
+from anamorph.studies.study import carry_out, run_study
+
+PRESET = "demo"
 
 
 def run(
-    task: options.TaskName,
-    preset: options.Preset = "demo",
+    task: Annotated[
+        str,
+        typer.Argument(
+            metavar="TASK|FILE",
+            help="A task such as dyck; or a study as a TOML file, or the spec.json of a run: the "
+            "same again.",
+            show_default=False,
+        ),
+    ],
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="Where the specification starts from: smoke, demo, paper.", show_default=PRESET
+        ),
+    ] = None,
     seeds: options.Seeds = None,
     out: options.Out = None,
+    simplify: Annotated[
+        list[str] | None,
+        typer.Option(help="A spec in place of all simplifications that there are; repeatable."),
+    ] = None,
     settings: options.Settings = None,
     workers: options.Workers = None,
     train: options.TrainFolder = None,
@@ -22,16 +49,50 @@ def run(
     ood: options.OodFolders = None,
     device: options.Device = None,
     matmul: options.Products = None,
+    plugins: options.Plugins = None,
 ) -> None:
     """Train, simplify, audit and report; the same command goes on with a stopped run.
 
     Of pairs of texts, such as texts, the model is fetched instead, and every pair is audited.
     """
-    folder = out or options.default_out(task, preset)
     changes = options.with_folders(settings, train, unseen, ood)
     changes = options.with_device(changes, device, matmul)
-    if is_pairs(task, preset):
-        pairs_into(folder, load_pairs(task, preset, changes, seeds))
-        return
-    spec = load_preset(task, preset, changes, seeds)
-    audit_into(folder, partial(run_study, spec, folder, preset=preset, workers=workers))
+    found = _read(task, preset, changes, seeds, simplify or ())
+    folder = out or found.out or _default_out(task, preset)
+    match found.spec:
+        case PairsSpec():
+            pairs_into(folder, found.spec)
+        case GivenSpec():
+            audit_into(folder, partial(carry_out, GivenStudy.load(found.spec), folder))
+        case _:
+            how = {"preset": found.preset, "workers": workers}
+            audit_into(folder, partial(run_study, found.spec, folder, **how))
+
+
+def _read(
+    task: str,
+    preset: str | None,
+    changes: list[str],
+    seeds: int | None,
+    simplify: Sequence[str],
+) -> StudyFile:
+    """What is to be done."""
+    if is_file(task):
+        if preset is not None:
+            raise AnamorphError(
+                f"{task} says where it starts from, such as preset = 'dyck-smoke'; leave --preset "
+                "out."
+            )
+        return read_study(Path(task), changes, seeds, simplify)
+    preset = preset or PRESET
+    load = load_pairs if is_pairs(task, preset) else load_preset
+    return StudyFile(load(task, preset, changes, seeds, simplify), None, preset)
+
+
+def _default_out(task: str, preset: str | None) -> Path:
+    """The run folder where none is given."""
+    if not is_file(task):
+        return options.default_out(task, preset or PRESET)
+    if Path(task).suffix.lower() == ".json":
+        raise AnamorphError(f"Give --out, a new run folder for what {task} says, done again.")
+    return Path("runs") / Path(task).stem

@@ -9,7 +9,7 @@ from anamorph.analysis.findings import Findings
 from anamorph.analysis.reported import reported
 from anamorph.cli.console import stdout
 from anamorph.cli.markdown import markdown
-from anamorph.cli.options import RunFolder
+from anamorph.cli.options import Plugins, RunFolder
 from anamorph.cli.tables import print_run
 from anamorph.runs.folder import load_run, read_json
 
@@ -20,6 +20,7 @@ def show(
     as_markdown: Annotated[
         bool, typer.Option("--markdown", help="Print Markdown for documents.")
     ] = False,
+    plugins: Plugins = None,
 ) -> None:
     """Show a run's accuracies, verdicts and claims."""
     found = load_run(run)

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from anamorph.errors import AnamorphError
 from anamorph.files import write_json
-from anamorph.runs.comparing import differences
+from anamorph.runs.comparing import changed_plugins, differences, with_plugins
 from anamorph.runs.environment import environment, warn_of_untold, warn_of_versions
 from anamorph.runs.folder import Run, load_run
 from anamorph.version import version
@@ -93,7 +93,16 @@ def _existing(path: Path, spec: Mapping[str, Any]) -> Run | None:
             )
         return None
     run = load_run(path)
+    made = _made_with_plugins(run)
+    if changed_plugins(run.spec, spec) and not made:
+        run = Run(path, with_plugins(run.spec, spec))
     found = differences(run.spec, spec)
+    if changed_plugins(run.spec, spec) and not differences(with_plugins(run.spec, spec), spec):
+        raise AnamorphError(
+            f"{path} holds what was made with other plugins ({'; '.join(found)}). Delete "
+            f"{', '.join(map(str, made))}, and the same command goes on from its models; or give "
+            "another --out."
+        )
     if found:
         what = "; ".join(found[:MOST_DIFFERENCES])
         if len(found) > MOST_DIFFERENCES:
@@ -103,6 +112,13 @@ def _existing(path: Path, spec: Mapping[str, Any]) -> Run | None:
             "delete that folder."
         )
     return run
+
+
+def _made_with_plugins(run: Run) -> list[Path]:
+    """What there is of a run that plugins may have had a part in: all but its models."""
+    files = ("simplifications.safetensors", "works", "sites.parquet")
+    found = [run.seed(seed) / name for seed in run.seeds for name in files]
+    return [path for path in (*found, run.report) if path.exists()]
 
 
 def _of_this_layout(run: Run, spec: Mapping[str, Any]) -> dict[str, Any]:

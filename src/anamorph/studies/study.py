@@ -25,10 +25,12 @@ from anamorph.machine.threads import torch_threads
 from anamorph.machine.workers import apart
 from anamorph.models.base import Model
 from anamorph.progress import Watch, ignore
+from anamorph.registered import Plugin, loaded_plugins
 from anamorph.report.opened import OpenedRun
 from anamorph.runs.folder import Run, load_run
 from anamorph.runs.opening import open_run
 from anamorph.simplifications import Sweep
+from anamorph.studies.plugins import load_again
 from anamorph.studies.sources import GivenStudy, Study, TrainedStudy, check_kept
 from anamorph.studies.specification import AgainSpec, StudySpec
 from anamorph.studies.steps import SeedAudit, report_run, tabulate_run, told
@@ -51,7 +53,7 @@ def run_study(
         preset: where the specification came from, for the record.
         workers: seeds trained and audited at a time, each in a process of its own if it is more
             than one; None stands for as many as the processors allow. The numbers do not depend
-            on it. Other processes know the tasks and simplifications of installed packages, not
+            on it. Other processes know what installed packages and plugins (`load_plugin`) add, not
             what the calling script defines.
         watch: told of progress.
 
@@ -208,7 +210,7 @@ def _each_seed(study: Study, run: Run, workers: int | None, watch: Watch) -> Non
             workers = max(1, processors() // study.spec.threads)
             workers = workers if study.shape.device.type == "cpu" else 1  # a device has one master
         if workers > 1:
-            each = partial(_elsewhere, study.spec, study.source, run)
+            each = partial(_elsewhere, study.spec, study.source, run, loaded_plugins())
             calls = [partial(each, seed) for seed in study.seeds]
             with closing(apart(calls, workers, watch)) as done:
                 for _ in done:
@@ -229,15 +231,24 @@ def _one_seed(study: Study, run: Run, seed: int, watch: Watch) -> None:
         raise AnamorphError(f"Seed {seed}: {error}") from error
 
 
-def _elsewhere(spec: StudySpec, source: Run | None, run: Run, seed: int, watch: Watch) -> None:
-    """`_one_seed` in a process of its own."""
+def _elsewhere(
+    spec: StudySpec,
+    source: Run | None,
+    run: Run,
+    plugins: Sequence[Plugin],
+    seed: int,
+    watch: Watch,
+) -> None:
+    """`_one_seed` in a process of its own, which loads the plugins that the caller has loaded."""
+    load_again(plugins)
     with warnings.catch_warnings(action="ignore"):  # what the study said already
         try:
             study = TrainedStudy(spec, source=source)
         except AnamorphError as error:  # it went well where the study was begun
             raise AnamorphError(
-                f"In a worker process: {error} Workers know what is installed, not what a script "
-                "registers; offer it by an entry point, or give workers=1."
+                f"In a worker process: {error} Workers know what is installed and what plugins "
+                "register, not what a script does; put it into a file and load that with "
+                "am.load_plugin, or give workers=1."
             ) from error
     torch.set_float32_matmul_precision(run.spec["matmul_precision"])  # the caller's
     _one_seed(study, run, seed, watch)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from anamorph.errors import AnamorphError, require
 from anamorph.tasks.about import About, Choice
 from anamorph.tasks.base import Facet, Role, Split, Task
+from anamorph.tasks.own_facets import with_own_facets
 from anamorph.tasks.text.data import ROLES, Data, TextData, all_data, held_out_split
 from anamorph.tasks.text.facets import text_facets
 from anamorph.tasks.text.files import checksum, open_source
@@ -118,7 +119,7 @@ def text_task(
     splits = {part[0]: _split(*part, counts, spec, mask, labels) for part in parts}
     shared = tell(splits, found)
     made = cut.sentence(tokenizer_) + ("" if mask is None else mask.sentence())
-    return Task(
+    task = Task(
         name="text",
         spec={
             "name": "text",
@@ -141,6 +142,7 @@ def text_task(
         splits=splits,
         about=About(choices=(Choice(what="Sequences", choice=made, why=DEPENDENT),)),
     )
+    return with_own_facets(task)
 
 
 _Part = tuple[str, Role, Encoded]  # a split's name, its role and its sequences
