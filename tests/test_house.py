@@ -28,7 +28,7 @@ FLOORS = (
     ("tasks", "simplifications"),
     ("corpora", "models"),
     ("machine",),
-    ("errors", "files", "progress", "version"),
+    ("errors", "files", "progress", "registered", "version"),
 )
 """Rooms from top to bottom. Imports run downward; on one floor they run one way only."""
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -65,7 +65,7 @@ def run(
         case GivenSpec():
             audit_into(folder, partial(carry_out, GivenStudy.load(found.spec), folder))
         case _:
-            how = {"preset": found.preset, "workers": workers}
+            how: dict[str, Any] = {"preset": found.preset, "workers": workers}
             audit_into(folder, partial(run_study, found.spec, folder, **how))
 
 

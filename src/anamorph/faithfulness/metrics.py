@@ -9,7 +9,7 @@ its function, if at all.
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pkgutil import resolve_name
 
 import numpy as np
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness.metric import Metric
-from anamorph.registered import registered
+from anamorph.registered import Registered, registered
 
 ENTRY_POINTS = "anamorph.metrics"
 """The entry-point group in which a package names its own: `top5 = "package.module:TOP5"`."""
@@ -166,10 +166,10 @@ def all_metrics() -> dict[str, Metric]:
     """
     ours = (resolve_name(m) if isinstance(m, str) else m for m in BUILT_IN)
     found = {metric.name: metric for metric in ours}
-    for entry in (
-        *sorted(entry_points(group=ENTRY_POINTS), key=lambda entry: entry.name),
-        *sorted(registered(ENTRY_POINTS), key=lambda part: part.name),
-    ):
+    installed = sorted(entry_points(group=ENTRY_POINTS), key=lambda entry: entry.name)
+    own = sorted(registered(ENTRY_POINTS), key=lambda part: part.name)
+    offers: list[EntryPoint | Registered] = [*installed, *own]
+    for entry in offers:
         metric = entry.load()
         offered = f"The entry point {entry.name!r} ({entry.value})"
         if not isinstance(metric, Metric) or metric.at is None:

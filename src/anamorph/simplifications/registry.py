@@ -22,6 +22,7 @@ SIMPLIFICATIONS: dict[str, type[Fittable] | str] = {
     "mean": f"{METHODS}.ablations:Mean",
     "onehot": f"{METHODS}.onehot:OneHot",
     "pca": f"{METHODS}.projections:PCA",
+    "projection": f"{METHODS}.projection:GivenProjection",
     "prune": f"{METHODS}.prune:Prune",
     "quantize": f"{METHODS}.quantize:Quantize",
     "random": f"{METHODS}.projections:Random",

@@ -136,7 +136,7 @@ def _read_spec(file: Path) -> dict[str, Any]:
     return spec
 
 
-def _products(spec: Mapping[str, Any]) -> dict[str, str]:
+def _products(spec: Mapping[str, Any]) -> dict[str, Any]:
     """How the run multiplied float32 matrices."""
     said = spec.get("matmul_precision")
     return {"matmul": said} if said in get_args(Matmul) else {}

@@ -79,7 +79,7 @@ class Specification(BaseModel):
                     known = [x.name for x in fields(section)] if section else [*cls.model_fields]
                     near = get_close_matches(str(place[-1]), known, n=1)
                     expected = f"; expected one of {', '.join(known)}"
-                    expected = (f"; did you mean {near[0]!r}?" if near else "") + expected
+                    expected = (f" (did you mean {near[0]!r}?)" if near else "") + expected
                     said = f"there is no such setting{expected if section or not place[1:] else ''}"
                 problems.append(": ".join(filter(None, (".".join(map(str, place)), said))))
             raise AnamorphError(

@@ -131,11 +131,7 @@ def text_task(
             "made": made,
             "files": {str(f.data.source): f.checksum for f in found if f.checksum},
             "read": {f.data.name: asdict(f.reading) for f in found},
-            "splits": {
-                name: {"role": split.role, "sequences": len(split), "tokens": len(split.tokens)}
-                | ({"shared_with_fit": shared[name]} if name in shared else {})
-                for name, split in splits.items()
-            },
+            "splits": _described(splits, shared),
         },
         vocabulary=token_names(tokenizer_, size),
         candidates=np.arange(size),
@@ -143,6 +139,15 @@ def text_task(
         about=About(choices=(Choice(what="Sequences", choice=made, why=DEPENDENT),)),
     )
     return with_own_facets(task)
+
+
+def _described(splits: Mapping[str, Split], shared: Mapping[str, int]) -> dict[str, Any]:
+    """What the splits hold, and how many of their sequences are fitted on too."""
+    return {
+        name: {"role": split.role, "sequences": len(split), "tokens": len(split.tokens)}
+        | ({"shared_with_fit": shared[name]} if name in shared else {})
+        for name, split in splits.items()
+    }
 
 
 _Part = tuple[str, Role, Encoded]  # a split's name, its role and its sequences
