@@ -62,7 +62,7 @@ def open_run(path: Path | str, spec: Mapping[str, Any]) -> Iterator[Run]:
         else:
             full = _of_this_layout(run, spec)
             warn_of_versions(run)
-        if run is None or full != run.spec:
+        if run is None or full != load_run(path).spec:  # as it lies there
             write_json(path / "spec.json", full)
         run = Run(path, full)
         for leftover in path.rglob(".*.tmp"):  # of a write that was killed
