@@ -11,11 +11,12 @@ import typer
 from rich.markup import escape
 
 from anamorph.cli.console import audit_into
+from anamorph.cli.dry_run import DryRun, tell
 from anamorph.cli.options import Device, Plugins, Products
 from anamorph.studies.sources import GivenStudy
 from anamorph.studies.spec_files import recorded_audit
 from anamorph.studies.specification import OF_FILES, AgainSpec, GivenSpec, read_audit
-from anamorph.studies.study import audit_study, carry_out
+from anamorph.studies.study import audit_study, carry_out, study_again
 
 OPTIONS: dict[str, tuple[Any, str]] = {
     "model": (str, "A model folder, a GGUF file, or with --hub a name."),
@@ -78,6 +79,7 @@ def audit(
     device: Device = None,
     matmul: Products = None,
     plugins: Plugins = None,
+    dry_run: DryRun = False,
     **options: Any,
 ) -> None:
     """Audit the models of a run with other simplifications, or a model and data of your own."""
@@ -87,8 +89,12 @@ def audit(
         given, source = recorded_audit(source) | given, None
     elif source is not None and source.suffix != ".toml":
         given["run"], source = str(source), None
+    if dry_run:
+        given.setdefault("out", Path("nowhere"))
     spec, folder = read_audit(source, given)
-    if isinstance(spec, AgainSpec):
+    if dry_run:
+        tell(study_again(spec) if isinstance(spec, AgainSpec) else GivenStudy.load(spec))
+    elif isinstance(spec, AgainSpec):
         how: dict[str, Any] = {"device": spec.device, "matmul": spec.matmul, "workers": None}
         audit_into(folder, partial(audit_study, spec.run, spec.simplify, folder, **how))
     else:

@@ -8,13 +8,15 @@ from typing import Annotated, Any
 import typer
 
 from anamorph.cli import options
-from anamorph.cli.console import audit_into
+from anamorph.cli.console import audit_into, stderr
+from anamorph.cli.dry_run import DryRun, tell
 from anamorph.cli.pairs import pairs_into
+from anamorph.cli.progress import shown
 from anamorph.errors import AnamorphError
 from anamorph.studies.pairs import PairsSpec, is_pairs, load_pairs
-from anamorph.studies.sources import GivenStudy
+from anamorph.studies.sources import GivenStudy, TrainedStudy
 from anamorph.studies.spec_files import StudyFile, is_file, read_study
-from anamorph.studies.specification import GivenSpec, load_preset
+from anamorph.studies.specification import GivenSpec, StudySpec, load_preset
 from anamorph.studies.study import carry_out, run_study
 
 PRESET = "demo"
@@ -50,6 +52,7 @@ def run(
     device: options.Device = None,
     matmul: options.Products = None,
     plugins: options.Plugins = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Train, simplify, audit and report; the same command goes on with a stopped run.
 
@@ -58,6 +61,9 @@ def run(
     changes = options.with_folders(settings, train, unseen, ood)
     changes = options.with_device(changes, device, matmul)
     found = _read(task, preset, changes, seeds, simplify or ())
+    if dry_run:
+        _tell(found.spec, found.preset, workers)
+        return
     folder = out or found.out or _default_out(task, preset)
     match found.spec:
         case PairsSpec():
@@ -87,6 +93,22 @@ def _read(
     preset = preset or PRESET
     load = load_pairs if is_pairs(task, preset) else load_preset
     return StudyFile(load(task, preset, changes, seeds, simplify), None, preset)
+
+
+def _tell(spec: StudySpec | GivenSpec | PairsSpec, preset: str | None, workers: int | None) -> None:
+    """What it would take."""
+    match spec:
+        case PairsSpec():
+            raise AnamorphError(
+                "--dry-run cannot tell of pairs of texts, whose model and texts are fetched as the "
+                "study runs; leave it out."
+            )
+        case GivenSpec():
+            tell(GivenStudy.load(spec))
+        case _:
+            with shown(stderr()) as watch:  # of data that are fetched or read
+                study = TrainedStudy(spec, preset, watch=watch)
+            tell(study, workers)
 
 
 def _default_out(task: str, preset: str | None) -> Path:

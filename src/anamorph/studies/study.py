@@ -170,10 +170,15 @@ def audit_study(
         AnamorphError: as `run_study` or `audit_given`, and if a model of the source is missing or
             damaged; then nothing is written.
     """
-    run = load_run(source)
-    kind: type[TrainedStudy | GivenStudy] = TrainedStudy if run.trained else GivenStudy
     asked = AgainSpec(run=str(source), simplify=tuple(simplify), device=device, matmul=matmul)
-    return carry_out(kind.again(run, asked, watch), out, workers, watch)
+    return carry_out(study_again(asked, watch), out, workers, watch)
+
+
+def study_again(asked: AgainSpec, watch: Watch = ignore) -> TrainedStudy | GivenStudy:
+    """The study of the models of a run with other simplifications; errors as of `audit_study`."""
+    run = load_run(asked.run)
+    kind: type[TrainedStudy | GivenStudy] = TrainedStudy if run.trained else GivenStudy
+    return kind.again(run, asked, watch)
 
 
 def carry_out(
@@ -205,19 +210,26 @@ def carry_out(
 
 
 def _each_seed(study: Study, run: Run, workers: int | None, watch: Watch) -> None:
-    if isinstance(study, TrainedStudy) and len(study.seeds) > 1:
-        if workers is None:
-            workers = max(1, processors() // study.spec.threads)
-            workers = workers if study.shape.device.type == "cpu" else 1  # a device has one master
-        if workers > 1:
-            each = partial(_elsewhere, study.spec, study.source, run, loaded_plugins())
-            calls = [partial(each, seed) for seed in study.seeds]
-            with closing(apart(calls, workers, watch)) as done:
-                for _ in done:
-                    pass
-            return
+    workers = workers_of(study, workers)
+    if isinstance(study, TrainedStudy) and workers > 1:
+        each = partial(_elsewhere, study.spec, study.source, run, loaded_plugins())
+        calls = [partial(each, seed) for seed in study.seeds]
+        with closing(apart(calls, workers, watch)) as done:
+            for _ in done:
+                pass
+        return
     for seed in study.seeds:
         _one_seed(study, run, seed, watch)
+
+
+def workers_of(study: Study, workers: int | None) -> int:
+    """How many seeds of a study are worked on at a time, asked for so many, or as many as fit."""
+    if not isinstance(study, TrainedStudy) or len(study.seeds) == 1:
+        return 1
+    if workers is None:
+        on_cpu = study.shape.device.type == "cpu"  # a device has one master
+        workers = max(1, processors() // study.spec.threads) if on_cpu else 1
+    return min(workers, len(study.seeds))
 
 
 def _one_seed(study: Study, run: Run, seed: int, watch: Watch) -> None:
