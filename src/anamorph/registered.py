@@ -15,7 +15,7 @@ class Registered:
 
     Attributes:
         name: by which it is asked for.
-        value: where it is from, such as "plugin parts.py".
+        value: where it is from, such as "the plugin parts.py".
         part: itself.
     """
 

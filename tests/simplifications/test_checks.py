@@ -254,7 +254,7 @@ def test_no_law_is_left_without_a_culprit() -> None:
     assert {*BROKEN.values(), *in_place} == set(LAWS)
 
 
-class ForSixteen(SVD):
+class ForSixteen(Simplification):
     """Suits one width alone, as what comes from a file does."""
 
     name = "forsixteen"
@@ -264,11 +264,11 @@ class ForSixteen(SVD):
 
 
 def test_it_is_tried_at_the_width_that_is_given_and_says_which() -> None:
-    check_simplification(ForSixteen(rank=2), dim=16)
-    with pytest.raises(AssertionError, match=r": forsixteen\(rank=2\), with dim=8: "):
-        check_simplification(ForSixteen(rank=2))
-    with pytest.raises(AssertionError, match=r": forsixteen\(rank=2\), with dim=12: "):
-        check_simplification(ForSixteen(rank=2), dim=12)
+    check_simplification(ForSixteen(), dim=16)
+    with pytest.raises(AssertionError, match=r": forsixteen, with dim=8: "):
+        check_simplification(ForSixteen())
+    with pytest.raises(AssertionError, match=r": forsixteen, with dim=12: "):
+        check_simplification(ForSixteen(), dim=12)
 
 
 class Wide(Linear):

@@ -26,6 +26,7 @@ from anamorph.paper.tables import Claim
 from anamorph.registered import Plugin, Registered
 from anamorph.simplifications import registry
 from anamorph.simplifications.estimator import Fittable
+from anamorph.simplifications.formats.reading import FORMATS, OWN, Format
 from anamorph.tasks import BUILT_IN, GROUP
 from anamorph.tasks.own_facets import FACETS, OwnFacet
 
@@ -65,6 +66,7 @@ CLAIM = _Kind(
     "claim", claims.ENTRY_POINTS, lambda: [c.id for c in claims.CLAIMS], lambda part: part.id
 )
 FACET = _Kind("facet", FACETS, lambda: (), lambda part: part.name)
+FORMAT = _Kind("format", OWN, lambda: FORMATS, lambda part: part.name)
 TASK = _Kind("task", GROUP, lambda: BUILT_IN, lambda part: part.__name__)
 
 _from: list[str] = []  # the plugin that is being run, if one is
@@ -75,7 +77,8 @@ def register(part: _Part, *more: object) -> _Part:
 
     Args:
         part: a class of simplifications, replacements or weight changes, named by its `name`; a
-            `Metric`; a `Claim`; an `OwnFacet`; or a function that makes a task, named as it is.
+            `Metric`; an `OwnFacet`; a `Format` of coders; a `Claim`; or a function that makes a
+            task, named as it is.
         more: others.
 
     Returns:
@@ -111,12 +114,14 @@ def _kind_of(part: object) -> _Kind:
         return CLAIM
     if isinstance(part, OwnFacet):
         return FACET
+    if isinstance(part, Format):
+        return FORMAT
     if isinstance(part, FunctionType):
         return TASK
     raise AnamorphError(
         f"Cannot register {part!r}; expected a subclass of Simplification, Replacement or "
-        "WeightChange with all that it needs, a Metric with a function `at`, a Claim, an OwnFacet, "
-        "or a function that makes a task."
+        "WeightChange with all that it needs, a Metric with a function `at`, an OwnFacet, a "
+        "Format, a Claim, or a function that makes a task."
     )
 
 
@@ -136,7 +141,7 @@ def _add(kind: _Kind, name: str, part: object) -> None:
     elif installed:
         taken = f"an installed package ({installed[0]})"
     elif there is not None and (_from or there.value != where):
-        taken = "this file" if there.value == where else f"the {there.value}"
+        taken = "this file" if there.value == where else there.value
     if taken is not None:
         raise AnamorphError(
             f"There is a {kind.called} {name!r} already, of {taken}; give yours another name."
@@ -244,13 +249,13 @@ def _read(path: Path) -> bytes:
 
 
 def _registered_by(path: Path) -> list[str]:
-    kinds = (SIMPLIFICATION, METRIC, FACET, TASK, CLAIM)
+    kinds = (SIMPLIFICATION, METRIC, FACET, FORMAT, TASK, CLAIM)
     parts = [(kind.called, p) for kind in kinds for p in registered.registered(kind.group)]
     return [f"{called} {part.name}" for called, part in parts if part.value == _called(path)]
 
 
 def _called(path: Path) -> str:
-    return f"plugin {path}"
+    return f"the plugin {path}"
 
 
 def _run(path: Path, code: bytes, name: str) -> None:
