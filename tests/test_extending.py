@@ -1,6 +1,9 @@
 """The examples of docs/extending.md run, and do what the page says."""
 
+import json
 import re
+import shlex
+from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -9,13 +12,17 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import anamorph as am
+from anamorph import registered
 from anamorph.analysis.findings import read
 from anamorph.faithfulness import metrics
 from anamorph.paper.tables import Tables
 from anamorph.report.charts.sections import CHARTS
 from anamorph.runs.folder import load_run
+from anamorph.simplifications.formats.reading import read_coder
+from anamorph.studies.plugins import plugged
 from anamorph.tasks.code.facets import LEVELS
 
 PAGE = Path(__file__).parents[1] / "docs/extending.md"
@@ -26,12 +33,13 @@ def blocks() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def page() -> dict[str, Any]:
-    """What the examples define, run one after the other."""
+def page() -> Iterator[dict[str, Any]]:
+    """What the examples define, run one after the other; what they register is forgotten again."""
     names: dict[str, Any] = {}
-    for block in blocks():
-        exec(block, names)
-    return names
+    with plugged([]):
+        for block in blocks():
+            exec(block, names)
+        yield names
 
 
 def test_the_task_repeats_its_words(page: dict[str, Any]) -> None:
@@ -50,21 +58,12 @@ def test_the_task_repeats_its_words(page: dict[str, Any]) -> None:
     assert set(results.filter(facet="word", split="iid")["level"]) == {"4–7", "8–10"}
 
 
-def test_the_metric_takes_its_file_and_a_line(
-    page: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (block,) = (b for b in blocks() if "IN_TOP_3" in b)
-    (tmp_path / "mine.py").write_text(block)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(metrics, "BUILT_IN", (*metrics.BUILT_IN, "mine:IN_TOP_3"))
-    metrics.all_metrics.cache_clear()
-    try:
-        task = page["task"]
-        torch.manual_seed(0)
-        model = am.Decoder(am.DecoderConfig(vocabulary=len(task.vocabulary), context=64)).eval()
-        found = am.audit(model, task, [am.SVD(rank=2) @ "1.*.key"], sequences=20)
-    finally:
-        metrics.all_metrics.cache_clear()
+def test_the_metric_is_registered(page: dict[str, Any]) -> None:
+    assert page["IN_TOP_3"] in metrics.all_metrics().values()
+    task = page["task"]
+    torch.manual_seed(0)
+    model = am.Decoder(am.DecoderConfig(vocabulary=len(task.vocabulary), context=64)).eval()
+    found = am.audit(model, task, [am.SVD(rank=2) @ "1.*.key"], sequences=20)
     rows = found.results.filter(metric="in_top_3", method="identity", split="longer")
     split = task.splits["longer"].take(np.arange(20))
     hits: list[bool] = []
@@ -78,6 +77,65 @@ def test_the_metric_takes_its_file_and_a_line(
         [np.mean(hits)] * 2
     )
     assert "in_top_3" in found.gaps["metric"]
+
+
+def test_the_metric_takes_its_file_and_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (block,) = (b for b in blocks() if "IN_TOP_3 = " in b)
+    (tmp_path / "mine.py").write_text(block)
+    monkeypatch.syspath_prepend(tmp_path)
+    with plugged([]):  # beside it nothing is registered
+        monkeypatch.setattr(metrics, "BUILT_IN", (*metrics.BUILT_IN, "mine:IN_TOP_3"))
+        monkeypatch.setattr(metrics, "registered", lambda group: [])
+        metrics.all_metrics.cache_clear()
+        assert metrics.metric_names()[-1] == "in_top_3"
+    metrics.all_metrics.cache_clear()
+
+
+def test_the_facet_tells_what_was_seen(page: dict[str, Any]) -> None:
+    split = page["labelled"].splits["longer"]
+    codes = [int(t in s[:n]) for s in map(list, split) for n, t in enumerate(s)]
+    assert split.facets["repeated"].codes.tolist() == codes and 0 < sum(codes) < len(codes)
+
+
+def test_the_model_is_audited(page: dict[str, Any]) -> None:
+    task = page["task"]
+    torch.manual_seed(0)
+    model = page["Averages"](len(task.vocabulary)).eval()
+    found = am.audit(model, task, "svd(rank=[2,16])@*.mlp", sequences=20).results
+    kl = found.filter(metric="output_kl", split="iid", size=16.0)["value"]
+    assert kl.max() < 1e-6 < found.filter(metric="output_kl", split="iid", size=2.0)["value"].min()
+
+
+def test_the_reader_reads(page: dict[str, Any], tmp_path: Path) -> None:
+    draw = torch.Generator().manual_seed(0)
+    into, out = torch.randn(4, 6, generator=draw), torch.randn(6, 4, generator=draw)
+    weights = {"into": into, "bias": torch.zeros(6), "out": out, "shift": torch.ones(4)}
+    save_file(weights, tmp_path / "mine.safetensors")
+    (tmp_path / "about.json").write_text(json.dumps({"place": "blocks.3.hook_resid_post"}))
+    x = torch.randn(5, 4, generator=draw)
+    stored = read_coder(tmp_path)
+    torch.testing.assert_close(stored.coder()(x), (x @ into).clamp(min=0) @ out + 1)
+    assert stored.reads == "blocks.3.hook_resid_post"
+
+
+@pytest.mark.usefixtures("quick_report")
+def test_the_plugin_does_what_its_commands_say(
+    anamorph: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(registered, "_parts", {})  # what the page has registered in this process
+    (block,) = (b for b in blocks() if b.startswith("# parts.py"))
+    (tmp_path / "parts.py").write_text(block)
+    (commands,) = re.findall(r"```sh\n(anamorph run.*?)```", PAGE.read_text("utf-8"), re.S)
+    few = ["--set", "training.steps=5", "--set", "task.train=100", "--set", "task.test=20"]
+    for command in commands.splitlines():
+        _, verb, *words = shlex.split(command)
+        done = anamorph(verb, *words, *(few if verb == "run" else ()))
+        assert done.code == 0, done.error
+    found = am.load_run("runs/more").results
+    assert "shrink(by=0.1)@1.*.key" in found["simplification"] and "doubt" in found["metric"]
 
 
 def test_the_chart_and_the_claim_read_a_run(page: dict[str, Any], smoke_run: Path) -> None:

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from anamorph.simplifications import Simplification as Simplification
     from anamorph.simplifications import check_simplification as check_simplification
     from anamorph.simplifications import sweep as sweep
+    from anamorph.studies.plugins import load_plugin as load_plugin
+    from anamorph.studies.plugins import register as register
     from anamorph.studies.specification import load_preset as load_preset
     from anamorph.studies.study import audit_given as audit_given
     from anamorph.studies.study import run_study as run_study
@@ -75,10 +77,12 @@ _WHERE = {
     "check_simplification": "simplifications",
     "compare": "analysis.compare",
     "list_sites": "models.listing",
+    "load_plugin": "studies.plugins",
     "load_preset": "studies.specification",
     "load_pretrained": "models.huggingface.load",
     "load_run": "report.opened",
     "load_task": "tasks",
+    "register": "studies.plugins",
     "run_study": "studies.study",
     "sweep": "simplifications",
     "text_task": "tasks.text.task",

@@ -7,6 +7,7 @@ import torch
 from test_wrong import SEEN_BY_THE_CHECK
 from torch import Tensor
 
+from anamorph.errors import AnamorphError
 from anamorph.models.sites import Site
 from anamorph.simplifications import (
     LAWS,
@@ -251,3 +252,42 @@ def test_each_law_has_a_culprit(kind: type[SVD | ReadsAhead]) -> None:
 def test_no_law_is_left_without_a_culprit() -> None:
     in_place = {message.split(": ")[0] for message in SEEN_BY_THE_CHECK.values()}
     assert {*BROKEN.values(), *in_place} == set(LAWS)
+
+
+class ForSixteen(Simplification):
+    """Suits one width alone, as what comes from a file does."""
+
+    name = "forsixteen"
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x @ torch.eye(16).to(x)
+
+
+def test_it_is_tried_at_the_width_that_is_given_and_says_which() -> None:
+    check_simplification(ForSixteen(), dim=16)
+    with pytest.raises(AssertionError, match=r": forsixteen, with dim=8: "):
+        check_simplification(ForSixteen())
+    with pytest.raises(AssertionError, match=r": forsixteen, with dim=12: "):
+        check_simplification(ForSixteen(), dim=12)
+
+
+class Wide(Linear):
+    """Writes what it reads, and so one width alone."""
+
+    name = "wide"
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x
+
+
+@pytest.mark.parametrize("dim", [(12, 8), (8, 12), (8, 8), 8])
+def test_a_replacement_may_write_another_width_than_it_reads(dim: int | tuple[int, int]) -> None:
+    check_simplification(Linear(), dim=dim)
+    if dim == (12, 8):
+        with pytest.raises(AssertionError, match=r"^shape, .*: wide, with dim=\(12, 8\): shape"):
+            check_simplification(Wide(), dim=dim)
+
+
+def test_there_must_be_as_many_widths_as_it_reads_and_writes() -> None:
+    with pytest.raises(AnamorphError, match="reads 1 sites and writes one; give 2 widths"):
+        check_simplification(Linear(), dim=(8, 8, 8))

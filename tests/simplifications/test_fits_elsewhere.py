@@ -33,6 +33,7 @@ SPECS = {
     "mean": ["mean@1.*.output", "mean(keep=2)@0.mlp"],
     "onehot": ["onehot@1.*.pattern"],
     "pca": ["pca(rank=2,joint=true)@1.0.{query,key}", "pca(rank=3,keep=1)@0.mlp"],
+    "projection": ["projection({}/p.npy)@1.{residual,mlp}"],
     "prune": ["prune(density=0.5)@0.mlp", "prune(density=0.5,by=wanda)@1.{mlp,attention}"],
     "quantize": ["quantize(bits=3)@0.mlp", "quantize(bits=3,calibrated=true)@1.{mlp,attention}"],
     "random": ["random(rank=3)@0.mlp"],
@@ -52,6 +53,7 @@ SPECS = {
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("coders")
     sae(path / "sae", 1, 8)
+    np.save(path / "p.npy", np.diag([1.0] * 3 + [0.0] * 5))
     transcoder(path / "transcoder", 1, 8)
     cross_layer(path / "clt", 2, 8)
     return path

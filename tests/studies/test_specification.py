@@ -111,7 +111,7 @@ def test_an_unknown_preset_is_an_error_that_lists_them() -> None:
         ("=5", "Cannot read the setting"),
         (
             "training.step=5",
-            r"training\.step: there is no such setting; expected one of steps, ",
+            r"training\.step: there is no such setting \(did you mean 'steps'\?\); expected",
         ),
         ("trainig.steps=5", "trainig"),
         ("training.steps=0", r"steps must be a whole number from 1; got 0"),

@@ -12,18 +12,21 @@ from rich.markup import escape
 
 from anamorph.cli import gates
 from anamorph.cli.console import audit_into
+from anamorph.cli.dry_run import DryRun, tell
 from anamorph.cli.options import (
     AsJson,
     Device,
     Figures,
     NoFigures,
+    Plugins,
     Products,
     chosen_figures,
 )
 from anamorph.runs.folder import load_run
 from anamorph.studies.sources import GivenStudy
+from anamorph.studies.spec_files import recorded_audit
 from anamorph.studies.specification import OF_FILES, AgainSpec, GivenSpec, read_audit
-from anamorph.studies.study import audit_study, carry_out
+from anamorph.studies.study import audit_study, carry_out, study_again
 
 OPTIONS: dict[str, tuple[Any, str]] = {
     "model": (str, "A model folder, a GGUF file, or with --hub a name."),
@@ -73,9 +76,9 @@ def audit(
     source: Annotated[
         Path | None,
         typer.Argument(
-            help="A run folder, whose models and data are used; or a TOML file with options, which "
-            "those of the command line replace.",
-            metavar="RUN|TOML",
+            help="A run folder, whose models and data are used; or a TOML file with options, or "
+            "the spec.json of an audit, which those of the command line replace.",
+            metavar="RUN|FILE",
         ),
     ] = None,
     simplify: Annotated[
@@ -85,6 +88,8 @@ def audit(
     out: Annotated[Path | None, typer.Option(help="A new run folder for the results.")] = None,
     device: Device = None,
     matmul: Products = None,
+    plugins: Plugins = None,
+    dry_run: DryRun = False,
     as_json: AsJson = False,
     figures: Figures = None,
     no_figures: NoFigures = False,
@@ -98,9 +103,16 @@ def audit(
     names = chosen_figures(figures, no_figures)
     given = {"simplify": simplify, "out": out, "device": device, "matmul": matmul, **options}
     given = {name: value for name, value in given.items() if value not in (None, [])}
-    if source is not None and source.suffix != ".toml":
+    if source is not None and source.suffix == ".json":
+        given, source = recorded_audit(source) | given, None
+    elif source is not None and source.suffix != ".toml":
         given["run"], source = str(source), None
+    if dry_run:
+        given.setdefault("out", Path("nowhere"))
     spec, folder = read_audit(source, given)
+    if dry_run:
+        tell(study_again(spec) if isinstance(spec, AgainSpec) else GivenStudy.load(spec))
+        return
     if isinstance(spec, AgainSpec):
         how: dict[str, Any] = {"device": spec.device, "matmul": spec.matmul, "workers": None}
         how["figures"] = names

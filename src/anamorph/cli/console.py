@@ -24,9 +24,14 @@ def stdout() -> Console:
     return console
 
 
+def stderr() -> Console:
+    """Where notices go, so that programs can read the rest."""
+    return Console(stderr=True, highlight=False, markup=False, emoji=False)
+
+
 def progress_console(as_json: bool) -> Console:
     """Where progress is shown: on stderr where stdout has JSON and nothing else."""
-    return Console(stderr=True, highlight=False, emoji=False) if as_json else stdout()
+    return stderr() if as_json else stdout()
 
 
 def print_json(value: Any) -> None:

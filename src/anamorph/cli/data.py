@@ -22,6 +22,7 @@ def data(
     train: options.TrainFolder = None,
     unseen: options.UnseenFolder = None,
     ood: options.OodFolders = None,
+    plugins: options.Plugins = None,
 ) -> None:
     """Write one Parquet file a split, and task.json."""
     console = stdout()

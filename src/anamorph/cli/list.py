@@ -5,6 +5,7 @@ from inspect import Parameter, cleandoc, signature
 from rich.markup import escape
 
 from anamorph.cli.console import stdout
+from anamorph.cli.options import Plugins
 from anamorph.errors import AnamorphError
 from anamorph.models.sites import HEAD_KINDS, LAYER_KINDS
 from anamorph.simplifications import find_simplification, simplification_names
@@ -17,7 +18,7 @@ OF_ANY = (
 )
 
 
-def list_() -> None:
+def list_(plugins: Plugins = None) -> None:
     """List tasks with their presets, and simplifications with parameters and sites."""
     console = stdout()
     for task in task_names():

@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 
+from anamorph.cli.console import stderr
 from anamorph.errors import AnamorphError
 from anamorph.report import check_figures
+from anamorph.studies.plugins import plugged
 
 TaskName = Annotated[str, typer.Argument(help="The task, such as dyck.", show_default=False)]
 Preset = Annotated[
@@ -56,6 +58,7 @@ Products = Annotated[
         show_default="highest",
     ),
 ]
+<<<<<<< HEAD
 AsJson = Annotated[
     bool,
     typer.Option("--json", help="Print a summary as JSON in the end; progress goes to stderr."),
@@ -70,6 +73,26 @@ Figures = Annotated[
     ),
 ]
 NoFigures = Annotated[bool, typer.Option("--no-figures", help="Write no figures beside the page.")]
+=======
+
+
+def _plug(context: typer.Context, paths: list[Path] | None) -> list[Path] | None:
+    """Load the plugins that are named, for as long as the verb runs, and say so."""
+    found = context.with_resource(plugged(paths or ()))
+    for path, parts in zip(paths or (), found, strict=True):
+        stderr().print(f"Plugin {path} was run, and adds: {', '.join(parts)}.", soft_wrap=True)
+    return paths
+
+
+Plugins = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--plugin",
+        callback=_plug,
+        help="A Python file with parts of your own, which is executed (am.register); repeatable.",
+    ),
+]
+>>>>>>> wt-E
 RunFolder = Annotated[Path, typer.Argument(help="A run folder.", show_default=False)]
 
 

@@ -12,7 +12,7 @@ from anamorph.cli.console import print_json, stdout
 from anamorph.cli.latex import latex
 from anamorph.cli.layout import say
 from anamorph.cli.markdown import markdown
-from anamorph.cli.options import RunFolder
+from anamorph.cli.options import Plugins, RunFolder
 from anamorph.cli.tables import print_run
 from anamorph.errors import AnamorphError, RunFolderError
 from anamorph.report.opened import load_run
@@ -35,6 +35,7 @@ def show(
     as_markdown: Annotated[
         bool, typer.Option("--markdown", help="Print Markdown for documents.")
     ] = False,
+    plugins: Plugins = None,
 ) -> None:
     """Show a run's accuracies, verdicts and claims; of an unfinished one, how far it is."""
     if as_json + as_csv + as_latex + as_markdown > 1:

@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from anamorph.cli.console import stdout
+from anamorph.cli.options import Plugins
 from anamorph.errors import AnamorphError
 from anamorph.models.base import Model
 from anamorph.models.decoder import Decoder
@@ -26,6 +27,7 @@ def sites(
     ],
     every: Annotated[bool, typer.Option("--all", help="A row a site.")] = False,
     hub: Annotated[bool, typer.Option("--hub", help="Fetch the model from the hub.")] = False,
+    plugins: Plugins = None,
 ) -> None:
     """List the sites of a model, or of a run's: shape, and how often each fires in one forward."""
     console = stdout()

@@ -4,6 +4,7 @@ from anamorph.cli.console import stdout
 from anamorph.cli.options import (
     Device,
     Out,
+    Plugins,
     Preset,
     Products,
     Seeds,
@@ -27,6 +28,7 @@ def train(
     settings: Settings = None,
     device: Device = None,
     matmul: Products = None,
+    plugins: Plugins = None,
 ) -> None:
     """Train the models of a study; `anamorph run` with the same options goes on from there."""
     console = stdout()

@@ -2,13 +2,14 @@
 
 To add one, write a file with a function of a position, describe it by a `Metric`
 (`anamorph.faithfulness.metric`), and say in `BUILT_IN` where it is, or in the entry-point group
-`anamorph.metrics` of a package of your own. It is then in all results, gaps and reports. Reports
-describe metrics without torch: a file of ours imports it inside its function, if at all.
+`anamorph.metrics` of a package of your own, or register it (`anamorph.register`). It is then in all
+results, gaps and reports. Reports describe metrics without torch: a file of ours imports it inside
+its function, if at all.
 """
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pkgutil import resolve_name
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness.metric import Metric
+from anamorph.registered import Registered, registered
 
 ENTRY_POINTS = "anamorph.metrics"
 """The entry-point group in which a package names its own: `top5 = "package.module:TOP5"`."""
@@ -155,14 +157,19 @@ BUILT_IN: tuple[Metric | str, ...] = (
 
 @cache
 def all_metrics() -> dict[str, Metric]:
-    """Every metric by its name: our own, then those of installed packages in alphabetical order.
+    """Every metric by its name: our own, those of installed packages, and those registered.
+
+    The last two are in alphabetical order each.
 
     Raises:
         AnamorphError: if what a package offers is not a metric that can be measured.
     """
     ours = (resolve_name(m) if isinstance(m, str) else m for m in BUILT_IN)
     found = {metric.name: metric for metric in ours}
-    for entry in sorted(entry_points(group=ENTRY_POINTS), key=lambda entry: entry.name):
+    installed = sorted(entry_points(group=ENTRY_POINTS), key=lambda entry: entry.name)
+    own = sorted(registered(ENTRY_POINTS), key=lambda part: part.name)
+    offers: list[EntryPoint | Registered] = [*installed, *own]
+    for entry in offers:
         metric = entry.load()
         offered = f"The entry point {entry.name!r} ({entry.value})"
         if not isinstance(metric, Metric) or metric.at is None:

@@ -9,13 +9,14 @@ To add a claim of your own, write a `Claim` and name it in `CLAIMS`, behind the 
 list of them from a package of your own by the entry-point group `anamorph.claims`.
 """
 
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from anamorph.analysis.words import UNTESTABLE, UNTESTED, listing
 from anamorph.errors import AnamorphError
 from anamorph.paper import both, code, dyck
 from anamorph.paper.tables import Claim, Finding, Tables, not_learnt
+from anamorph.registered import Registered, registered
 
 ENTRY_POINTS = "anamorph.claims"
 TASKS = {"dyck": "Dyck languages", "code": "code completion"}
@@ -24,13 +25,15 @@ CLAIMS: tuple[Claim, ...] = (*PAPER,)
 
 
 def all_claims() -> list[Claim]:
-    """The paper's claims, then those of installed packages.
+    """The paper's claims, then those of installed packages, then those registered.
 
     Raises:
         AnamorphError: if what a package offers is not a list of claims with ids of their own.
     """
     claims = list(CLAIMS)
-    for entry in sorted(entry_points(group=ENTRY_POINTS), key=lambda entry: entry.name):
+    installed = sorted(entry_points(group=ENTRY_POINTS), key=lambda entry: entry.name)
+    offers: list[EntryPoint | Registered] = [*installed, *registered(ENTRY_POINTS)]
+    for entry in offers:
         found = entry.load()
         for claim in found if isinstance(found, list | tuple) else [found]:
             if not isinstance(claim, Claim) or claim.id in {known.id for known in claims}:

@@ -4,7 +4,8 @@ A number in it belongs to the weights, the data and the version in its `spec.jso
 is used before all of these are compared with what there is now.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from anamorph.errors import RunFolderError
@@ -20,6 +21,7 @@ or data came from is not what they are; the layout of files matters only to a ru
 PLACES = {"task": ("data", "tokenizer"), "model": ("name",)}
 """Names and places of models and files: what these are, their fingerprints say."""
 PRINTS = "fingerprints"
+PLUGINS = "plugins"
 UNSAID = {
     "by": "all",
     "until": None,
@@ -54,10 +56,29 @@ def differences(there: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]
             found.append(f"it was made by anamorph {there.get(key)}, and this is {asked[key]}")
         elif key == PRINTS:
             found += _of_fingerprints(before, now)
+        elif key == PLUGINS:
+            found += _of_plugins(there.get(key) or [], asked[key])
         else:
             values = [_without(places.get(key, ()), spec.get(key)) for spec in (there, asked)]
             found += _of_values(key, *values)
     return found
+
+
+def changed_plugins(there: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
+    """Whether two specifications name other plugins; arguments as of `differences`."""
+    return bool(_of_plugins(there.get(PLUGINS) or [], asked.get(PLUGINS) or []))
+
+
+def with_plugins(there: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+    """A specification with the plugins of another, and with what is theirs; data is not.
+
+    Args:
+        there: the content of a `spec.json`.
+        asked: what it would be now.
+    """
+    before, now = there.get(PRINTS) or {}, asked.get(PRINTS) or {}
+    theirs = {name: now[name] for name in ("simplifications", "metrics") if name in now}
+    return {**there, PLUGINS: asked.get(PLUGINS) or [], PRINTS: {**before, **theirs}}
 
 
 def check_same(run: Run, weights: Mapping[str, str] | None, task: Task) -> None:
@@ -83,6 +104,20 @@ def changed(
     before, now = before or {}, now or {}
     pairs = {name: (before.get(name), now.get(name)) for name in {**before, **now}}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _of_plugins(
+    there: Sequence[Mapping[str, str]], asked: Sequence[Mapping[str, str]]
+) -> list[str]:
+    """Which plugins differ. Where one lies does not matter, and nor does their order."""
+    before, now = ({p["fingerprint"]: Path(p["path"]) for p in some} for some in (there, asked))
+    gone = {path.name: path for digest, path in before.items() if digest not in now}
+    new = {path.name: path for digest, path in now.items() if digest not in before}
+    return [
+        *(f"the plugin {name} differs from what it was" for name in gone if name in new),
+        *(f"--plugin {path} is not given" for name, path in gone.items() if name not in new),
+        *(f"the plugin {name} was not there" for name in new if name not in gone),
+    ]
 
 
 def _without(places: Collection[str], value: Any) -> Any:

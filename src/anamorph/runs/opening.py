@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 
 from anamorph.errors import AnamorphError, RunFolderError
 from anamorph.files import write_json
-from anamorph.runs.comparing import differences
+from anamorph.runs.comparing import changed_plugins, differences, with_plugins
 from anamorph.runs.environment import environment, warn_of_untold, warn_of_versions
 from anamorph.runs.folder import Run, load_run
 from anamorph.runs.holder import HOLDER, LOCK, Holder
@@ -59,7 +59,7 @@ def open_run(path: Path | str, spec: Mapping[str, Any]) -> Iterator[Run]:
         else:
             full = _of_this_layout(run, spec)
             warn_of_versions(run)
-        if run is None or full != run.spec:
+        if run is None or full != load_run(path).spec:  # as it lies there
             write_json(path / "spec.json", full)
         run = Run(path, full)
         for leftover in path.rglob(".*.tmp"):  # of a write that was killed
@@ -90,7 +90,16 @@ def _existing(path: Path, spec: Mapping[str, Any]) -> Run | None:
             )
         return None
     run = load_run(path)
+    made = _made_with_plugins(run)
+    if changed_plugins(run.spec, spec) and not made:
+        run = Run(path, with_plugins(run.spec, spec))
     found = differences(run.spec, spec)
+    if changed_plugins(run.spec, spec) and not differences(with_plugins(run.spec, spec), spec):
+        raise AnamorphError(
+            f"{path} holds what was made with other plugins ({'; '.join(found)}). Delete "
+            f"{', '.join(map(str, made))}, and the same command goes on from its models; or give "
+            "another --out."
+        )
     if found:
         what = "; ".join(found[:MOST_DIFFERENCES])
         if len(found) > MOST_DIFFERENCES:
@@ -100,6 +109,13 @@ def _existing(path: Path, spec: Mapping[str, Any]) -> Run | None:
             "delete that folder."
         )
     return run
+
+
+def _made_with_plugins(run: Run) -> list[Path]:
+    """What there is of a run that plugins may have had a part in: all but its models."""
+    files = ("simplifications.safetensors", "works", "sites.parquet")
+    found = [run.seed(seed) / name for seed in run.seeds for name in files]
+    return [path for path in (*found, run.report) if path.exists()]
 
 
 def _of_this_layout(run: Run, spec: Mapping[str, Any]) -> dict[str, Any]:

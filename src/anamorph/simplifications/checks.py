@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,37 +25,59 @@ from anamorph.simplifications.weight_checks import WEIGHT_LAWS, weight_trials
 
 
 def check_simplification(
-    simplification: Simplification, *, dim: int = 8, points: int = 200, seed: int = 0
+    simplification: Simplification,
+    *,
+    dim: int | Sequence[int] = 8,
+    points: int = 200,
+    seed: int = 0,
 ) -> None:
     """Check a simplification against every law that applies to it.
 
     Args:
         simplification: what to check; copies of it are fitted, itself it stays as it is.
-        dim: the width of the points that it is tried on.
+        dim: the width of the points that it is tried on, such as that of a site of yours
+            (`am.list_sites(model)` tells it). Of a replacement that writes another width than it
+            reads: those of all that is read, and last of what is written.
         points: how many points, all of them distinct.
         seed: of the points.
 
     Raises:
-        AssertionError: if a law is broken; the message starts with the law.
+        AssertionError: if a law is broken; the message starts with the law, and names the widths.
+        AnamorphError: if there are not as many widths as it reads and writes.
     """
-    trial = Trial.of(simplification, dim, points, seed)
+    trial = Trial.of(simplification, _widths(simplification, dim), points, seed)
     if isinstance(simplification, WeightChange):
         for law, check in list(LAWS.items())[:2]:  # of its hyper-parameters and its text
-            _kept(law, simplification, partial(check, trial))
-        for of_weights in weight_trials(simplification, dim, trial.points[0], seed):
+            _kept(law, trial, partial(check, trial))
+        for of_weights in weight_trials(simplification, trial.widths[0], trial.points[0], seed):
             for law, test in WEIGHT_LAWS.items():
-                _kept(law, simplification, partial(test, of_weights))
+                _kept(law, trial, partial(test, of_weights))
         return
     for law, check in LAWS.items():
-        _kept(law, simplification, partial(check, trial.fresh()))
+        _kept(law, trial, partial(check, trial.fresh()))
 
 
-def _kept(law: str, simplification: Simplification, check: Callable[[], None]) -> None:
+def _widths(simplification: Simplification, dim: int | Sequence[int]) -> tuple[int, ...]:
+    """Of what is read, if it is a replacement, and last of what is mapped or written."""
+    read = len(simplification.reads(some_site(min(simplification.kinds))))
+    if isinstance(dim, int):
+        return (dim,) * (read + 1)
+    if len(dim) != read + 1:
+        raise AnamorphError(
+            f"{simplification!r} reads {read} sites and writes one; give {read + 1} widths, those "
+            f"of what is read and last of what is written, or one for all; got dim={tuple(dim)}."
+        )
+    return tuple(dim)
+
+
+def _kept(law: str, trial: Trial, check: Callable[[], None]) -> None:
     """Check a law; an error of any kind is a breach of it."""
     try:
         check()
     except Exception as error:
-        raise AssertionError(f"{law}: {simplification!r}: {error}") from error
+        same = len({*trial.widths}) == 1
+        dim = trial.widths[0] if same else trial.widths
+        raise AssertionError(f"{law}: {trial.tried!r}, with dim={dim}: {error}") from error
 
 
 def _hyper_parameters(trial: Trial) -> None:

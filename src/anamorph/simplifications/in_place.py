@@ -34,7 +34,10 @@ def shape_stays(trial: Trial) -> None:
             wanted = trial.points[-1].to(device, dtype)
             _require_like(fitted(*(x.to(wanted) for x in trial.given)), wanted)
             sequences = trial.sequences.like(wanted)
-            _require_like(sequences.mapped(fitted), sequences.given[0])
+            like = sequences.given[0]
+            if not trial.pattern:
+                like = like.new_empty(*like.shape[:-1], trial.widths[-1])
+            _require_like(sequences.mapped(fitted), like)
 
 
 def _require_like(got: Tensor, wanted: Tensor) -> None:

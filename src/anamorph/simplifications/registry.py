@@ -1,4 +1,4 @@
-"""The simplifications that a spec can name: our own, and those that installed packages add.
+"""The simplifications that a spec can name: our own, of installed packages, and registered ones.
 
 It says where a class lies and does not import it, so that nothing here depends on a method.
 """
@@ -6,6 +6,7 @@ It says where a class lies and does not import it, so that nothing here depends 
 from importlib.metadata import EntryPoint, entry_points
 
 from anamorph.errors import AnamorphError
+from anamorph.registered import registered
 from anamorph.simplifications.estimator import Fittable
 
 METHODS = "anamorph.simplifications.methods"
@@ -21,6 +22,7 @@ SIMPLIFICATIONS: dict[str, type[Fittable] | str] = {
     "mean": f"{METHODS}.ablations:Mean",
     "onehot": f"{METHODS}.onehot:OneHot",
     "pca": f"{METHODS}.projections:PCA",
+    "projection": f"{METHODS}.projection:GivenProjection",
     "prune": f"{METHODS}.prune:Prune",
     "quantize": f"{METHODS}.quantize:Quantize",
     "random": f"{METHODS}.projections:Random",
@@ -50,7 +52,8 @@ def find_class(name: str) -> type[Fittable]:
     if isinstance(ours, type):
         return ours
     at_home = [EntryPoint(name, ours, ENTRY_POINTS)] if ours else []
-    for entry in at_home or entry_points(group=ENTRY_POINTS, name=name):
+    here = [part for part in registered(ENTRY_POINTS) if part.name == name]
+    for entry in at_home or here or entry_points(group=ENTRY_POINTS, name=name):
         found = entry.load()
         if not (isinstance(found, type) and issubclass(found, Fittable)):
             raise AnamorphError(
@@ -63,13 +66,16 @@ def find_class(name: str) -> type[Fittable]:
                 "the two names must be the same."
             )
         return found
-    always = " The identity is in every audit; leave it out." if name == "identity" else ""
+    hint = "One in a file of your own needs --plugin FILE, or in Python am.register."
+    if name == "identity":
+        hint = "The identity is in every audit; leave it out."
     raise AnamorphError(
-        f"There is no simplification {name!r}; there are: {', '.join(simplification_names())}."
-        + always
+        f"There is no simplification {name!r}; there are: {', '.join(simplification_names())}. "
+        + hint
     )
 
 
 def simplification_names() -> list[str]:
     """The names that a spec can use, sorted."""
-    return sorted({*SIMPLIFICATIONS, *(e.name for e in entry_points(group=ENTRY_POINTS))})
+    offered = (*entry_points(group=ENTRY_POINTS), *registered(ENTRY_POINTS))
+    return sorted({*SIMPLIFICATIONS, *(part.name for part in offered)})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -75,17 +76,26 @@ class Trial:
     others: Sequences
 
     @classmethod
-    def of(cls, tried: Simplification, dim: int, points: int, seed: int) -> Trial:
-        """One with distinct random points; arguments as for `check_simplification`."""
+    def of(cls, tried: Simplification, widths: Sequence[int], points: int, seed: int) -> Trial:
+        """One with distinct random points.
+
+        Args:
+            tried: the simplification.
+            widths: of what it reads, if it is a replacement, and last of what it maps or writes.
+            points: as for `check_simplification`.
+            seed: likewise.
+        """
         generator = torch.Generator().manual_seed(seed)
+        dim = max(widths)
         mix, noise = (torch.randn(n, dim, generator=generator) for n in (dim, points))
         x = 0.5 + noise @ mix
         pattern = tried.kinds == {"pattern"}
         if pattern:
             x = x.softmax(dim=-1)
         read = len(tried.reads(some_site(min(tried.kinds))))
-        given = tuple(x.roll(n, dims=1) for n in range(max(read, 1)))
-        written = (torch.tanh(sum(given) @ mix),) if read else ()  # type: ignore[operator]
+        whole = [x.roll(n, dims=1) for n in range(max(read, 1))]
+        given = tuple(part[:, :width].clone() for part, width in zip(whole, widths, strict=False))
+        written = (torch.tanh(sum(whole) @ mix)[:, : widths[-1]],) if read else ()  # type: ignore[operator]
         size = (2, len(LENGTHS), max(LENGTHS))
         tokens = torch.randint(VOCABULARY, size, generator=generator)
         taken = torch.randint(points, size, generator=generator)
@@ -125,6 +135,11 @@ class Trial:
     def statistic(self) -> Any:
         """What a copy asks for, empty."""
         return self.tried.clone().statistic(*(x.shape[1] for x in self.points))
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Of what is read, if it is a replacement, and last of what is mapped or written."""
+        return tuple(x.shape[1] for x in self.points)
 
     @property
     def pattern(self) -> bool:

@@ -21,6 +21,7 @@ from anamorph.models.huggingface.load import Dtype, load_pretrained
 from anamorph.progress import Event, Watch, ignore
 from anamorph.report.pairs import page, table
 from anamorph.runs.folder import Run, load_run, read_json
+from anamorph.studies.changes import change
 from anamorph.studies.sources import GivenStudy
 from anamorph.studies.specification import GivenSpec, Specification, preset_values
 from anamorph.studies.study import carry_out
@@ -92,7 +93,11 @@ def is_pairs(task: str, preset: str) -> bool:
 
 
 def load_pairs(
-    task: str, preset: str, settings: Sequence[str] = (), seeds: int | None = None
+    task: str,
+    preset: str,
+    settings: Sequence[str] = (),
+    seeds: int | None = None,
+    simplify: Sequence[str] = (),
 ) -> PairsSpec:
     """A preset of pairs with changes; arguments and errors as those of `load_preset`."""
     if seeds is not None:
@@ -100,7 +105,8 @@ def load_pairs(
             f"{task} audits one model that is there; --seeds is for models that are trained. Leave "
             "it out."
         )
-    values = preset_values(task, preset, settings)
+    values = preset_values(task, preset)
+    change(values, settings, simplify=simplify)
     return PairsSpec.of(values, f"preset {preset!r}" + (" and --set" if settings else ""))
 
 

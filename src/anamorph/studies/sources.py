@@ -31,11 +31,13 @@ from anamorph.paper import claims
 from anamorph.paper.choices import choices
 from anamorph.paper.tables import Tables
 from anamorph.progress import Watch, ignore
+from anamorph.registered import loaded_plugins
 from anamorph.runs.cells import digest
 from anamorph.runs.comparing import changed, check_same
 from anamorph.runs.folder import Run, read_json
 from anamorph.simplifications import ProxySpec, check_readable, expand
 from anamorph.simplifications.fingerprint import fingerprint_of
+from anamorph.studies.plugins import require_plugins
 from anamorph.studies.specification import AgainSpec, GivenSpec, StudySpec, paper_steps
 from anamorph.tasks import Task, load_task
 from anamorph.tasks.text.task import text_task
@@ -93,6 +95,7 @@ class Study(ABC):
             "task": dict(self.task.spec),
             "about": self.task.about.describe(),
             "audit": asdict(self.options),
+            "plugins": [plugin.described() for plugin in loaded_plugins()],
             "seeds": list(self.seeds),
             "device": self.shape.device.type,
             "accelerator": accelerator(self.shape.device),
@@ -171,6 +174,7 @@ class TrainedStudy(Study):
         Raises:
             AnamorphError: if they are not there, or are not what they were.
         """
+        require_plugins(run.spec, run.path)
         spec = StudySpec.of_run(run.spec, asked, f"{run.path} and --simplify")
         study = cls(spec, source=run, watch=watch)
         for seed in spec.seeds:
@@ -295,6 +299,7 @@ class GivenStudy(Study):
         Raises:
             AnamorphError: if they cannot be loaded again, or are not what they were.
         """
+        require_plugins(run.spec, run.path)
         source = run.spec.get("source")
         if source is None:
             raise AnamorphError(

@@ -31,6 +31,7 @@ from anamorph.machine.devices import Matmul
 from anamorph.models.huggingface.load import Dtype
 from anamorph.simplifications import AnotherModel
 from anamorph.simplifications.grammar import read_models
+from anamorph.studies.changes import change, check_keys, read_toml
 from anamorph.tasks.text.sequences import Packing
 from anamorph.training.train import TrainingConfig
 
@@ -76,7 +77,9 @@ class Specification(BaseModel):
                 if e["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
                     section = SECTIONS.get(str(place[-2])) if place[1:] else None
                     known = [x.name for x in fields(section)] if section else [*cls.model_fields]
+                    near = get_close_matches(str(place[-1]), known, n=1)
                     expected = f"; expected one of {', '.join(known)}"
+                    expected = (f" (did you mean {near[0]!r}?)" if near else "") + expected
                     said = f"there is no such setting{expected if section or not place[1:] else ''}"
                 problems.append(": ".join(filter(None, (".".join(map(str, place)), said))))
             raise AnamorphError(
@@ -224,7 +227,7 @@ def read_audit(file: Path | None, options: Mapping[str, Any]) -> tuple[GivenSpec
     """
     values, where = dict(options), "the options"
     if file is not None:
-        found = _read_toml(file)
+        found = _read_options(file)
         hub = bool(options.get("hub", found.get("hub", False)))
         found = {key: _beside(file.parent, key, value, hub) for key, value in found.items()}
         values, where = found | values, f"{file} and the options"
@@ -235,23 +238,10 @@ def read_audit(file: Path | None, options: Mapping[str, Any]) -> tuple[GivenSpec
     return GivenSpec.of_options(values, where), out
 
 
-def _read_toml(file: Path) -> dict[str, Any]:
-    try:
-        values = tomllib.loads(file.read_text("utf-8-sig"))  # Windows may write a mark in front
-    except (OSError, UnicodeDecodeError) as error:
-        raise AnamorphError(f"Cannot read {file}: {error}.") from error
-    except tomllib.TOMLDecodeError as error:
-        raise AnamorphError(f"{file} is not TOML: {error}.") from error
-    values = {key.replace("-", "_"): value for key, value in values.items()}
+def _read_options(file: Path) -> dict[str, Any]:
+    values = {key.replace("-", "_"): value for key, value in read_toml(file).items()}
     known = ["run", "out", *(name for name in (*GivenSpec.model_fields, *AUDIT) if name != "audit")]
-    for key in values:
-        if key not in known:
-            near = get_close_matches(key, known, n=1)
-            raise AnamorphError(
-                f"{file} has the key {key!r}, which is not an option of an audit"
-                + (f"; did you mean {near[0]!r}?" if near else ".")
-                + f" The options are: {', '.join(known)}."
-            )
+    check_keys(file, values, known, "an option of an audit")
     return values
 
 
@@ -320,7 +310,11 @@ def paper_steps(task: str) -> int | None:
 
 
 def load_preset(
-    task: str, preset: str, settings: Sequence[str] = (), seeds: int | None = None
+    task: str,
+    preset: str,
+    settings: Sequence[str] = (),
+    seeds: int | None = None,
+    simplify: Sequence[str] = (),
 ) -> StudySpec:
     """A preset with changes.
 
@@ -329,25 +323,23 @@ def load_preset(
         preset: such as `demo`.
         settings: `section.key=value` each, the value in TOML; a bare word is a string.
         seeds: train this many models, with the seeds 0, 1, ...
+        simplify: if there are any, in place of all simplifications of the preset.
 
     Raises:
         AnamorphError: if there is no such preset, it trains no models, or a change does not fit.
     """
-    values = preset_values(task, preset, settings)
+    values = preset_values(task, preset)
     if "pairs" in values:
         raise AnamorphError(
             f"The presets of {task!r} audit a model that is there, on pairs of texts, and train "
             f"none; give: anamorph run {task}."
         )
-    if seeds is not None:
-        if seeds < 1:
-            raise AnamorphError(f"A study needs at least 1 seed; got {seeds}.")
-        values["seeds"] = list(range(seeds))
+    change(values, settings, seeds, simplify)
     return StudySpec.of(values, f"preset {preset!r}" + (" and --set" if settings else ""))
 
 
-def preset_values(task: str, preset: str, settings: Sequence[str] = ()) -> dict[str, Any]:
-    """What a preset says, with changes; arguments and errors as those of `load_preset`."""
+def preset_values(task: str, preset: str) -> dict[str, Any]:
+    """What a preset says; arguments and errors as those of `load_preset`."""
     known = presets(task)
     if not known:
         hint = "; audit --data takes texts of your own" if task == "text" else ""
@@ -361,26 +353,4 @@ def preset_values(task: str, preset: str, settings: Sequence[str] = ()) -> dict[
             f"{', '.join(known)}."
         )
     file = resources.files("anamorph.studies.presets") / f"{task}-{preset}.toml"
-    values = tomllib.loads(file.read_text("utf-8"))
-    for setting in settings:
-        _set(values, setting)
-    return values
-
-
-def _set(values: dict[str, Any], setting: str) -> None:
-    path, equals, text = setting.partition("=")
-    *sections, key = path.strip().split(".")
-    if not equals or not key:
-        raise AnamorphError(
-            f"Cannot read the setting {setting!r}; expected section.key=value, such as "
-            "training.steps=1000."
-        )
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text.strip()
-    for section in sections:
-        values = values.setdefault(section, {})
-        if not isinstance(values, dict):
-            raise AnamorphError(f"The setting {setting!r} does not fit: {section} has no keys.")
-    values[key] = value
+    return tomllib.loads(file.read_text("utf-8"))

@@ -24,13 +24,15 @@ from anamorph.machine.process import processors
 from anamorph.machine.threads import torch_threads
 from anamorph.machine.workers import apart
 from anamorph.models.base import Model
-from anamorph.progress import Watch
+from anamorph.progress import Watch, ignore
 from anamorph.progress.watching import watching
+from anamorph.registered import Plugin, loaded_plugins
 from anamorph.report import check_figures
 from anamorph.report.opened import OpenedRun
 from anamorph.runs.folder import Run, load_run
 from anamorph.runs.opening import open_run
 from anamorph.simplifications import Sweep
+from anamorph.studies.plugins import load_again
 from anamorph.studies.sources import GivenStudy, Study, TrainedStudy, check_kept
 from anamorph.studies.specification import AgainSpec, StudySpec
 from anamorph.studies.steps import (
@@ -61,7 +63,7 @@ def run_study(
         preset: where the specification came from, for the record.
         workers: seeds trained and audited at a time, each in a process of its own if it is more
             than one; None stands for as many as the processors allow. The numbers do not depend
-            on it. Other processes know the tasks and simplifications of installed packages, not
+            on it. Other processes know what installed packages and plugins (`load_plugin`) add, not
             what the calling script defines.
         figures: names of the still figures to write, such as `verdicts` or `gap*`; all by default,
             none of an empty list. The page has all charts in any case, and no number depends on it.
@@ -194,11 +196,16 @@ def audit_study(
             damaged; then nothing is written.
     """
     check_figures(figures)
-    run = load_run(source)
-    kind: type[TrainedStudy | GivenStudy] = TrainedStudy if run.trained else GivenStudy
     asked = AgainSpec(run=str(source), simplify=tuple(simplify), device=device, matmul=matmul)
     with watching(watch) as watched:
-        return carry_out(kind.again(run, asked, watched), out, workers, watched, figures)
+        return carry_out(study_again(asked, watched), out, workers, watched, figures)
+
+
+def study_again(asked: AgainSpec, watch: Watch = ignore) -> TrainedStudy | GivenStudy:
+    """The study of the models of a run with other simplifications; errors as of `audit_study`."""
+    run = load_run(asked.run)
+    kind: type[TrainedStudy | GivenStudy] = TrainedStudy if run.trained else GivenStudy
+    return kind.again(run, asked, watch)
 
 
 def carry_out(
@@ -244,19 +251,26 @@ def carry_out(
 
 
 def _each_seed(study: Study, run: Run, workers: int | None, watch: Watch) -> None:
-    if isinstance(study, TrainedStudy) and len(study.seeds) > 1:
-        if workers is None:
-            workers = max(1, processors() // study.spec.threads)
-            workers = workers if study.shape.device.type == "cpu" else 1  # a device has one master
-        if workers > 1:
-            each = partial(_elsewhere, study.spec, study.source, run)
-            calls = [partial(each, seed) for seed in study.seeds]
-            with closing(apart(calls, workers, watch)) as done:
-                for _ in done:
-                    pass
-            return
+    workers = workers_of(study, workers)
+    if isinstance(study, TrainedStudy) and workers > 1:
+        each = partial(_elsewhere, study.spec, study.source, run, loaded_plugins())
+        calls = [partial(each, seed) for seed in study.seeds]
+        with closing(apart(calls, workers, watch)) as done:
+            for _ in done:
+                pass
+        return
     for seed in study.seeds:
         _one_seed(study, run, seed, watch)
+
+
+def workers_of(study: Study, workers: int | None) -> int:
+    """How many seeds of a study are worked on at a time, asked for so many, or as many as fit."""
+    if not isinstance(study, TrainedStudy) or len(study.seeds) == 1:
+        return 1
+    if workers is None:
+        on_cpu = study.shape.device.type == "cpu"  # a device has one master
+        workers = max(1, processors() // study.spec.threads) if on_cpu else 1
+    return min(workers, len(study.seeds))
 
 
 def _one_seed(study: Study, run: Run, seed: int, watch: Watch) -> None:
@@ -270,15 +284,24 @@ def _one_seed(study: Study, run: Run, seed: int, watch: Watch) -> None:
         raise type(error)(f"Seed {seed}: {error}") from error
 
 
-def _elsewhere(spec: StudySpec, source: Run | None, run: Run, seed: int, watch: Watch) -> None:
-    """`_one_seed` in a process of its own."""
+def _elsewhere(
+    spec: StudySpec,
+    source: Run | None,
+    run: Run,
+    plugins: Sequence[Plugin],
+    seed: int,
+    watch: Watch,
+) -> None:
+    """`_one_seed` in a process of its own, which loads the plugins that the caller has loaded."""
+    load_again(plugins)
     with warnings.catch_warnings(action="ignore"):  # what the study said already
         try:
             study = TrainedStudy(spec, source=source)
         except AnamorphError as error:  # it went well where the study was begun
             raise AnamorphError(
-                f"In a worker process: {error} Workers know what is installed, not what a script "
-                "registers; offer it by an entry point, or give workers=1."
+                f"In a worker process: {error} Workers know what is installed and what plugins "
+                "register, not what a script does; put it into a file and load that with "
+                "am.load_plugin, or give workers=1."
             ) from error
     torch.set_float32_matmul_precision(run.spec["matmul_precision"])  # the caller's
     _one_seed(study, run, seed, watch)

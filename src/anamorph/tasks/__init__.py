@@ -1,9 +1,9 @@
 """Tasks: data with named splits, and the positions at which predictions are scored.
 
 To add one, write a file with a function that takes keyword arguments and gives a `Task`, and name
-it in `BUILT_IN`, or in the entry-point group `anamorph.tasks` of a package of your own. A task that
-is made of folders takes them as `corpus`, by name: then `--train`, `--unseen` and `--ood` of the
-command line give them.
+it in `BUILT_IN`, or in the entry-point group `anamorph.tasks` of a package of your own, or register
+it (`anamorph.register`). A task that is made of folders takes them as `corpus`, by name: then
+`--train`, `--unseen` and `--ood` of the command line give them.
 """
 
 import inspect
@@ -14,9 +14,11 @@ from typing import Any
 from anamorph.errors import AnamorphError
 from anamorph.progress import Watch
 from anamorph.progress.watching import watching
+from anamorph.registered import Registered, registered
 from anamorph.tasks.about import About
 from anamorph.tasks.base import NOT_APPLICABLE, Facet, Role, Split, Task
 from anamorph.tasks.checks import check_context, check_vocabulary
+from anamorph.tasks.own_facets import OwnFacet, with_own_facets
 
 GROUP = "anamorph.tasks"
 BUILT_IN = {  # imported when they are asked for
@@ -31,6 +33,7 @@ __all__ = [
     "NOT_APPLICABLE",
     "About",
     "Facet",
+    "OwnFacet",
     "Role",
     "Split",
     "Task",
@@ -42,7 +45,7 @@ __all__ = [
 
 
 def task_names() -> list[str]:
-    """All tasks: our own and those of other packages."""
+    """All tasks: our own, those of other packages, and those registered."""
     return sorted(_entries())
 
 
@@ -74,6 +77,7 @@ def load_task(name: str, *, watch: Watch | None = None, **arguments: Any) -> Tas
         )
     with watching(watch) as told:
         task: Task = make(**arguments, **({"watch": told} if "watch" in known else {}))
+    task = with_own_facets(task)
     for key, value in said.items():
         if task.spec.get(key) != value:
             raise AnamorphError(
@@ -84,7 +88,8 @@ def load_task(name: str, *, watch: Watch | None = None, **arguments: Any) -> Tas
     return task
 
 
-def _entries() -> Mapping[str, EntryPoint]:
+def _entries() -> Mapping[str, EntryPoint | Registered]:
     """Every task by its name, not yet imported; one of ours is never replaced by another's."""
     ours = {name: EntryPoint(name, value, GROUP) for name, value in BUILT_IN.items()}
-    return {entry.name: entry for entry in entry_points(group=GROUP)} | ours
+    offered = (*entry_points(group=GROUP), *registered(GROUP))
+    return {entry.name: entry for entry in offered} | ours

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from anamorph.errors import AnamorphError
+from anamorph.registered import registered
 from anamorph.simplifications.formats import (
     circuit_tracer,
     dictionary_learning,
@@ -25,11 +26,13 @@ class Format(NamedTuple):
         looks: whether a folder is of this format, by the names of its files.
         read: the coder of one layer in it.
         files: what such a folder holds, in words.
+        name: of a format of one's own, to be registered by.
     """
 
     looks: Callable[[Path], bool]
     read: Callable[[Path, int | None], Stored[SparseCoder]]
     files: str
+    name: str = ""
 
 
 FORMATS = {
@@ -54,6 +57,8 @@ FORMATS = {
     ),
 }
 """By the name of the package or release that writes it."""
+
+OWN = "anamorph.formats"  # under which formats of one's own are registered
 
 
 ACROSS = {
@@ -104,7 +109,7 @@ def read_coder(path: Path | str, layer: int | None = None) -> Stored[SparseCoder
     folder = within[0] if within else folder
     found = _formats(folder)
     if len(found) != 1:
-        known = "; ".join(f"{name}: {form.files}" for name, form in FORMATS.items())
+        known = "; ".join(f"{name}: {form.files}" for name, form in _all().items())
         what = f"is of {' and '.join(found)}" if found else "is of no format that is known"
         across = any(looks(folder) for looks, _, _ in ACROSS.values())
         hint = " It is a cross-layer transcoder: use clt(PATH)." if across else ""
@@ -130,8 +135,12 @@ def read_cross_layer(path: Path | str, layer: int) -> Stored[CrossLayer]:
     )
 
 
+def _all() -> dict[str, Format]:
+    return {**FORMATS, **{part.name: part.load() for part in registered(OWN)}}
+
+
 def _formats(folder: Path) -> dict[str, Format]:
-    return {name: form for name, form in FORMATS.items() if form.looks(folder)}
+    return {name: form for name, form in _all().items() if form.looks(folder)}
 
 
 def _of_layer(folder: Path, layer: int | None) -> list[Path]:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from anamorph.errors import AnamorphError, require
 from anamorph.tasks.about import About, Choice
 from anamorph.tasks.base import Facet, Role, Split, Task
+from anamorph.tasks.own_facets import with_own_facets
 from anamorph.tasks.text.data import ROLES, Data, TextData, all_data, held_out_split
 from anamorph.tasks.text.facets import text_facets
 from anamorph.tasks.text.files import checksum, open_source
@@ -119,7 +120,7 @@ def text_task(
     splits = {part[0]: _split(*part, counts, spec, mask, labels) for part in parts}
     shared = tell(splits, found)
     made = cut.sentence(tokenizer_) + ("" if mask is None else mask.sentence())
-    return Task(
+    task = Task(
         name="text",
         spec={
             "name": "text",
@@ -131,17 +132,23 @@ def text_task(
             "made": made,
             "files": {str(f.data.source): f.checksum for f in found if f.checksum},
             "read": {f.data.name: asdict(f.reading) for f in found},
-            "splits": {
-                name: {"role": split.role, "sequences": len(split), "tokens": len(split.tokens)}
-                | ({"shared_with_fit": shared[name]} if name in shared else {})
-                for name, split in splits.items()
-            },
+            "splits": _described(splits, shared),
         },
         vocabulary=token_names(tokenizer_, size),
         candidates=np.arange(size),
         splits=splits,
         about=About(choices=(Choice(what="Sequences", choice=made, why=DEPENDENT),)),
     )
+    return with_own_facets(task)
+
+
+def _described(splits: Mapping[str, Split], shared: Mapping[str, int]) -> dict[str, Any]:
+    """What the splits hold, and how many of their sequences are fitted on too."""
+    return {
+        name: {"role": split.role, "sequences": len(split), "tokens": len(split.tokens)}
+        | ({"shared_with_fit": shared[name]} if name in shared else {})
+        for name, split in splits.items()
+    }
 
 
 _Part = tuple[str, Role, Encoded]  # a split's name, its role and its sequences
