@@ -1,7 +1,7 @@
-"""The pictures of docs/read_a_report.md, made anew: `python docs/pictures.py [FOLDER]`, in some five minutes.
+"""The pictures of docs/read_a_report.md, made anew: `python docs/pictures.py [FOLDER]`.
 
-Runs are made in FOLDER (runs/pictures): Dyck as of the preset demo with fewer views, and a small
-model with four heads. What is there already is taken.
+It takes some minutes. Runs are made in FOLDER (runs/pictures): Dyck as of the preset demo with
+fewer views, and a small model with four heads. What is there already is taken.
 """
 
 import json
