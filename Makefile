@@ -2,6 +2,9 @@
 # make test   format, lint, types, tests
 # make bench  speed, against the stated baselines
 # make test-browser   the report in Debian's chromium, or CHROMIUM=/path/to/it
+# make docs   the documentation as a site, in site/: open site/index.html
+# make docs-serve   the same at http://localhost:8000 while you write, its notebooks not run
+# make test-docs   the site: links, anchors, search, notebooks
 # make test-network   what needs the network, and npm and apt beside pip: packages of about 85 MB
 # make release-check   wheel and sdist, and the wheel at work in every Python here; gigabytes a Python
 # make sweep  every class of transformers, compared with itself: docs/transformers.md
@@ -11,7 +14,7 @@ BIN := .venv/bin
 RUN ?= runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-browser test-network sweep bench release-check format clean
+.PHONY: help demo test test-browser test-docs docs docs-serve test-network sweep bench release-check format clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -30,10 +33,19 @@ test: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest -q -n 2 -m 'not browser and not network and not sweep'
+	$(BIN)/pytest -q -n 2 -m 'not browser and not docs and not network and not sweep'
 
 test-browser: .venv/installed
 	$(BIN)/pytest -q -m browser tests/report
+
+test-docs: .venv/installed
+	$(BIN)/pytest -q -n 0 -m docs tests/docs
+
+docs: .venv/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+docs-serve: .venv/installed
+	NO_MKDOCS_2_WARNING=1 ANAMORPH_NOTEBOOKS=false $(BIN)/mkdocs serve
 
 test-network: .venv/installed
 	$(BIN)/pytest -q -m network tests/corpora
@@ -58,4 +70,4 @@ format: .venv/installed
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf .venv build dist
+	rm -rf .venv build dist site

@@ -33,6 +33,13 @@ def test_a_public_name_is_there(name: str) -> None:
     assert name in dir(anamorph)
 
 
+def test_dir_shows_the_public_names_and_nothing_else() -> None:
+    assert anamorph.SVD  # what was used is kept among the globals
+    hidden = {name for name in dir(anamorph) if name.startswith("__")}
+    assert sorted({*dir(anamorph)} - hidden) == sorted(anamorph.__all__)
+    assert hidden == {"__doc__", "__version__"}
+
+
 def test_what_is_not_public_is_not_there() -> None:
     with pytest.raises(AttributeError, match="module 'anamorph' has no attribute 'audits'"):
         anamorph.audits  # noqa: B018

@@ -102,4 +102,4 @@ if not TYPE_CHECKING:  # a type checker would take any name for a public one
         return found
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *_WHERE})
+        return sorted([*_WHERE, "__doc__", "__version__"])

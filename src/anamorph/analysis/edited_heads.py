@@ -40,7 +40,7 @@ def edited_head(sites: str, of_model: Sequence[Site]) -> EditedHead | None:
         sites: the proxy's site patterns, joined by `;`.
         of_model: the model's sites.
 
-    Example:
+    Examples:
         >>> of_model = [Site(0, head, "query") for head in range(4)]
         >>> of_model += [Site(0, head, "key") for head in range(2)]
         >>> edited_head("0.3.query;0.1.key", of_model)

@@ -133,7 +133,7 @@ def size_label(size_name: str) -> str:
 def sized(size_name: str | None, sizes: Sequence[float | None]) -> str:
     """Sizes with their name: "rank 4 and 8", "64 clusters", "1 cluster"; "" if it has no name.
 
-    Example:
+    Examples:
         >>> sized("pca__n_components", [4])
         '4 components'
     """

@@ -58,7 +58,6 @@ Products = Annotated[
         show_default="highest",
     ),
 ]
-<<<<<<< HEAD
 AsJson = Annotated[
     bool,
     typer.Option("--json", help="Print a summary as JSON in the end; progress goes to stderr."),
@@ -73,7 +72,6 @@ Figures = Annotated[
     ),
 ]
 NoFigures = Annotated[bool, typer.Option("--no-figures", help="Write no figures beside the page.")]
-=======
 
 
 def _plug(context: typer.Context, paths: list[Path] | None) -> list[Path] | None:
@@ -92,7 +90,6 @@ Plugins = Annotated[
         help="A Python file with parts of your own, which is executed (am.register); repeatable.",
     ),
 ]
->>>>>>> wt-E
 RunFolder = Annotated[Path, typer.Argument(help="A run folder.", show_default=False)]
 
 

@@ -79,7 +79,7 @@ class Decoder(nn.Module, Model):
 
     It has sites of all kinds; see `anamorph.models.sites`.
 
-    Example:
+    Examples:
         >>> model = Decoder(DecoderConfig(vocabulary=10, context=8))
         >>> model(torch.zeros(2, 5, dtype=torch.long)).shape
         torch.Size([2, 5, 10])

@@ -22,7 +22,7 @@ class HeadLayout(NamedTuple):
             layer whose heads are not known.
         key_heads: how many heads of keys and values there are.
 
-    Example:
+    Examples:
         >>> HeadLayout(8, 2).reads(5), HeadLayout(8, 2).readers(1)
         (1, range(4, 8))
     """

@@ -77,7 +77,7 @@ class AnotherModel(ProxySpec):
     Raises:
         AnamorphError: if `model` is not one of anamorph's models.
 
-    Example:
+    Examples:
         >>> str(AnotherModel("runs/a/seed-0/model.safetensors"))
         'model(runs/a/seed-0/model.safetensors)'
     """

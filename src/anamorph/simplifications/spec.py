@@ -28,7 +28,7 @@ def parse(text: str) -> list[ProxySpec]:
     Raises:
         AnamorphError: if the text cannot be read, or names or parameters do not exist.
 
-    Example:
+    Examples:
         >>> for proxy in parse("svd(rank=[1,2])@1.*.{query,key};onehot@1.*.pattern"):
         ...     print(proxy)
         svd(rank=1)@1.*.{query,key};onehot@1.*.pattern

@@ -32,7 +32,7 @@ def sweep(
     Raises:
         AnamorphError: if a proxy cannot be split so.
 
-    Example:
+    Examples:
         >>> sites = [Site(0, head, kind) for kind in ("query", "key") for head in (0, 1)]
         >>> [str(proxy) for proxy in sweep(["svd(rank=2)@0.*.{query,key}"], sites)]
         ['svd(rank=2)@0.0.{query,key}', 'svd(rank=2)@0.1.{query,key}']

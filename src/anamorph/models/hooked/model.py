@@ -63,7 +63,7 @@ class HookedModel(Wrapped):
             tensor or the logits have another shape; or if the logits of a sequence are NaN, or
             depend on what runs before it, beside it in the batch, or in another thread.
 
-    Example:
+    Examples:
         >>> module = nn.Sequential(nn.Embedding(50, 8), nn.Linear(8, 8), nn.Linear(8, 50))
         >>> HookedModel(module, {"0.residual": "1"}).sites
         [Site(layer=0, head=None, kind='residual')]

@@ -21,7 +21,7 @@ class Window(Simplification):
     Args:
         size: how many positions; 1 leaves each query its own.
 
-    Example:
+    Examples:
         >>> Window(size=2)(torch.tensor([0.5, 0.25, 0.25]))
         tensor([0.0000, 0.5000, 0.5000])
     """
@@ -68,7 +68,7 @@ class TopKAttention(Simplification):
     Args:
         k: how many keys.
 
-    Example:
+    Examples:
         >>> TopKAttention(k=2)(torch.tensor([0.375, 0.25, 0.375]))
         tensor([0.5000, 0.0000, 0.5000])
     """

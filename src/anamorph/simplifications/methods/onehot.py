@@ -11,7 +11,7 @@ from anamorph.simplifications.base import Simplification
 class OneHot(Simplification):
     """One at the arg-max of `[..., keys]` (the first of ties), zero elsewhere. Nothing is fitted.
 
-    Example:
+    Examples:
         >>> OneHot()(torch.tensor([0.1, 0.6, 0.3]))
         tensor([0., 1., 0.])
     """

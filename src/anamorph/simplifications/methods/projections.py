@@ -87,7 +87,7 @@ class SVD(Projection):
     Attributes:
         components_: [rank, dim] the vectors as rows, the greatest singular value first.
 
-    Example:
+    Examples:
         >>> import torch
         >>> points = torch.tensor([[3.0, 4.0], [6.0, 8.0]])
         >>> SVD(rank=1).fit(points)(torch.tensor([4.0, -3.0])).abs().max() < 1e-6

@@ -46,7 +46,7 @@ class Estimator(Simplification):
             text of scikit-learn's own classes: a file keeps the sample then, and it is fitted again
             when it is read.
 
-    Example:
+    Examples:
         >>> from sklearn.decomposition import FastICA
         >>> Estimator(FastICA(3)) @ "1.*.key"
         Attachment('estimator(of=FastICA, n_components=3)@1.*.key')
