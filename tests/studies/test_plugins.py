@@ -15,6 +15,7 @@ import pytest
 
 import anamorph as am
 from anamorph.errors import AnamorphError
+from anamorph.faithfulness.metric import Metric
 from anamorph.faithfulness.metrics import all_metrics
 from anamorph.registered import loaded_plugins
 from anamorph.simplifications import simplification_names
@@ -231,6 +232,24 @@ def test_a_notebook_registers_again(task: Task) -> None:
 
 
 CONFIG = am.DecoderConfig(4, 8)
+
+
+def test_what_gives_no_tensor_is_named(task: Task) -> None:
+    model = am.Decoder(am.DecoderConfig(len(task.vocabulary), 64, width=8, mlp=8)).eval()
+
+    class Nothing(am.Simplification):
+        name = "nothing"
+
+        def __call__(self, x: Any) -> Any:
+            return None
+
+    with pytest.raises(
+        AnamorphError, match=r"nothing, at 1\.0\.key: it must give a tensor; it gave"
+    ):
+        am.audit(model, task, Nothing() @ "1.*.key", sequences=5)
+    am.register(Metric("one", "one", "share", None, "1", "It is 1.", lambda model, logits: 1.0))
+    with pytest.raises(AnamorphError, match="The metric 'one' gives a float; expected a tensor"):
+        am.audit(model, task, am.SVD(rank=2) @ "1.*.key", sequences=5)
 
 
 def test_a_facet_of_ones_own_labels_every_token(task: Task) -> None:

@@ -109,6 +109,8 @@ def _edited(
             x if read == site else _read(read, copy, context) for read in simplification.reads(site)
         ] or [x]
         made = simplification.apply(*given, context=context)
+        if not isinstance(made, Tensor):
+            raise AnamorphError(f"it must give a tensor; it gave a {type(made).__name__}.")
         if made.shape != x.shape:
             raise AnamorphError(
                 f"it must give {list(x.shape)}, as the model has there; it gave {list(made.shape)}."

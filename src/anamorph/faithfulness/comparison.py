@@ -135,6 +135,11 @@ def _copy(values: Tensor) -> Tensor:
 
 def _checked(metric: Metric, found: Tensor, shape: torch.Size) -> Tensor:
     """What an added metric gives, if it fits what the metric says of it."""
+    if not isinstance(found, Tensor):
+        raise AnamorphError(
+            f"The metric {metric.name!r} gives a {type(found).__name__}; expected a tensor, a "
+            "number a position."
+        )
     if found.shape != shape:
         raise AnamorphError(
             f"The metric {metric.name!r} gives a tensor of shape {list(found.shape)}; expected "

@@ -301,7 +301,7 @@ def _elsewhere(
             raise AnamorphError(
                 f"In a worker process: {error} Workers know what is installed and what plugins "
                 "register, not what a script does; put it into a file and load that with "
-                "am.load_plugin, or give workers=1."
+                "am.load_plugin, offer it by an entry point, or give workers=1."
             ) from error
     torch.set_float32_matmul_precision(run.spec["matmul_precision"])  # the caller's
     _one_seed(study, run, seed, watch)
