@@ -50,8 +50,8 @@ def panels(
     """
     drawn = alt.layer(*layers, data=TABLE) if len(layers) > 1 else layers[0].properties(data=TABLE)
     shown = list(map(split_label, order) if by == "split" else dict.fromkeys(order))
-    head = {} if isinstance(width, alt.Step) else {"header": heads(shown, width)}
-    facet = alt.Facet(f"{by}:N", sort=shown, title=None, **head)
+    header = alt.Undefined if isinstance(width, alt.Step) else heads(shown, width)
+    facet = alt.Facet(f"{by}:N", sort=shown, title=None, header=header)
     drawn = drawn.properties(width=width, height=height)
     return drawn.facet(facet=facet, columns=columns, spacing=spacing)
 

@@ -9,7 +9,7 @@ import polars as pl
 from anamorph.analysis.controls import RANDOM, beside_views
 from anamorph.analysis.findings import IDENTITY, Findings, NamedProxy
 from anamorph.analysis.words import listing, method_label, size_label, some_of, threshold
-from anamorph.faithfulness.metrics import find_metric
+from anamorph.faithfulness.metrics import JUDGED, find_metric
 from anamorph.report.charts import parts
 from anamorph.report.figure import TABLE, Choice, Figure
 from anamorph.report.theme import split_scale, split_shapes
@@ -162,22 +162,29 @@ def _size_lines(run: Findings, sizes: str, kinds: Collection[str]) -> list[alt.C
         .mark_line(strokeWidth=0.7)
         .encode(y=y, detail="seed:N", strokeOpacity=_highlight(alt.StrokeOpacity, 0.45, 0.08))
     )
-    looks_right = parts.dashed(
-        alt.Chart()
-        .transform_filter("datum.metric == 'same_prediction'")
-        .transform_aggregate(rows="count()", groupby=["family"])
-        .transform_calculate(line=str(run.thresholds.faithful))
-    ).encode(y=alt.Y("line:Q", title=None))
     seeds = [single] if len(run.seeds) > 1 else []
     return [
         *_measured(x),
         band,
-        looks_right,
+        _looks_right(run),
         *controls,
         *seeds,
         line,
         dots,
     ]
+
+
+def _looks_right(run: Findings) -> alt.Chart:
+    """The threshold. Of other metrics it lies, unseen, where their numbers are."""
+    judged = f"metric == '{JUDGED}'"
+    lines = (
+        alt.Chart()
+        .transform_aggregate(least="min(value)", groupby=["family"])
+        .transform_calculate(line=f"{judged} ? {run.thresholds.faithful} : datum.least")
+    )
+    seen = alt.condition(judged, alt.value(1), alt.value(0))
+    drawn: alt.Chart = parts.dashed(lines).encode(y=alt.Y("line:Q", title=None), strokeOpacity=seen)
+    return drawn
 
 
 def _measured(x: alt.X) -> list[alt.Chart]:

@@ -36,7 +36,7 @@ REFERENCE = {
 NUMBERS = ("gap", "low", "high", "p_value")
 COLUMNS = ("family", "place", "row", "proxy", "level", "split", "verdict", "why", "text", "value")
 P_TIP = ("p_value:Q", "p of no gap (adjusted)", ".3g")
-WIDEST = 124  # pixels of a column
+WIDEST = 136  # pixels of a column
 LABELS = 560  # pixels of the names of proxies, beside their gaps
 MOST_GAPS = 40  # proxies in the figure of gaps; the table on the page has them all
 
@@ -119,7 +119,7 @@ def _label(verdict: str) -> str:
 def _family(run: Findings, number: int, title: str) -> alt.LayerChart | alt.FacetChart:
     """The rows of a family; names of splits stand above the first."""
     columns, first = [split_label(name) for name in run.splits], number == 0
-    step = max(64, min(WIDEST, 6 * max(map(len, columns))))
+    step = max(64, min(WIDEST, parts.LETTER * max(map(len, columns))))
     axis: dict[str, Any] = {**parts.QUIET, "labels": first, "labelAngle": 0}
     x_axis = alt.Axis(**axis, **parts.on_top(columns, step))
     extent = max(84, *(parts.LETTER * len(p.row) for p in run.proxies))
