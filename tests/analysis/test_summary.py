@@ -52,6 +52,7 @@ def mixture(tmp_path: Path) -> Findings:
 def first_screen(page: str) -> str:
     """The text of the page up to what is said family by family."""
     start = page.index("<h1>")
+    page = re.sub(r"<noscript>.*?</noscript>", "", page)
     text = re.sub(r"<[^>]+>", " ", page[start : page.index("<h3>", start)])
     return " ".join(text.split())
 

@@ -17,7 +17,7 @@ from anamorph.report.theme import COLOURS
 from chromium import NEEDED, Opened
 from controlled_run import make_controlled
 from heads_run import write
-from synthetic_run import make_functions, make_run
+from synthetic_run import make_run, make_texts
 
 axe = pytest.importorskip("axe_playwright_python.sync_playwright")
 
@@ -25,7 +25,7 @@ pytestmark = NEEDED
 
 A4 = 680  # CSS pixels between margins of 15 mm
 RUNS: dict[str, Callable[[Path], Path]] = {
-    "functions": lambda run: make_functions(make_run(run), functions=20),
+    "texts": lambda run: make_texts(make_run(run), sequences=20),
     "heads": write,
     "controls": make_controlled,
 }
