@@ -7,6 +7,7 @@ import pytest
 
 from anamorph import report
 from anamorph.analysis.findings import read
+from anamorph.cli.options import chosen_figures
 from anamorph.errors import AnamorphError
 from anamorph.report.charts.sections import MAKERS, draw
 from synthetic_run import make_run
@@ -71,3 +72,12 @@ def test_every_figure_goes_by_a_known_name(run: Path) -> None:
         for figure in figures:
             known = [n for n in MAKERS if figure.name == n or figure.name.startswith(f"{n}_")]
             assert len(known) == 1, figure.name
+
+
+def test_the_command_line_takes_names_or_none() -> None:
+    assert chosen_figures(None, False) is None
+    assert chosen_figures(None, True) == [] and chosen_figures(["gap*"], False) == ["gap*"]
+    with pytest.raises(AnamorphError, match="--no-figures writes none, --figures gaps some"):
+        chosen_figures(["gaps"], True)
+    with pytest.raises(AnamorphError, match="no figure 'gapz'"):
+        chosen_figures(["gapz"], False)
