@@ -36,8 +36,9 @@
       inside.body.append(calls, script);
       this.waiting = [];
       script.onload = () => {
-        for (const message of this.waiting) this.frame.contentWindow.postMessage(message, "*");
+        const waiting = this.waiting;
         this.waiting = null;
+        for (const message of waiting) this.postMessage(message);
       };
       this.heard = (event) => {
         if (event.source !== this.frame.contentWindow) return;
@@ -50,7 +51,7 @@
 
     postMessage(message) {
       if (this.waiting) this.waiting.push(message);
-      else this.frame.contentWindow.postMessage(message, "*");
+      else this.frame.contentWindow.dispatchEvent(new MessageEvent("message", { data: message }));
     }
 
     terminate() {

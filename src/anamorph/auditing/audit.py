@@ -110,7 +110,7 @@ def audit(
         fit_sequences: sequences of `train` that are fitted on, at most.
         until: stop each cell when a confidence sequence of its `same_prediction` is so narrow.
         correlation: of the positions of a sequence, assumed with `until` before any disagreement
-            shows what it is; see `anamorph.faithfulness.confidence`.
+            shows what it is, 0.5 by default; see `anamorph.faithfulness.confidence`.
         learnt: accuracy on the reference that the model must be above for verdicts on it to mean
             anything; what the task says by default (`anamorph.auditing.options.learnt_of`).
         batch_tokens: tokens a batch; what suits the model and its device by default. Numbers differ

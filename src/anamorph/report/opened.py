@@ -20,7 +20,12 @@ from anamorph.showing import Card, Showing
 
 
 class OpenedRun(Showing, Run):
-    """A run folder, to be asked. Its attributes are those of `Run`, and tables are read once."""
+    """A run folder, to be asked. Tables are polars frames, and are read once.
+
+    Args:
+        path: where it lies. `load_run` opens it.
+        spec: the content of `spec.json`.
+    """
 
     @cached_property
     def findings(self) -> Findings:

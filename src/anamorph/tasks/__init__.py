@@ -55,9 +55,9 @@ def load_task(name: str, *, watch: Watch | None = None, **arguments: Any) -> Tas
     `load_task(**task.spec)` makes a task again; what its spec says of the data must still be so.
 
     Args:
-        name: of the task.
+        name: `dyck`, `code`, `text`, or that of a task in an installed package.
         watch: told of progress by tasks that download or read much; by default bars in a notebook.
-        arguments: of the task.
+        arguments: of the task, such as those of `anamorph.tasks.dyck.task.dyck`.
 
     Raises:
         AnamorphError: if there is no such task, it takes no such argument, or the data have
