@@ -15,6 +15,7 @@ import polars as pl
 from anamorph.analysis.findings import Findings
 from anamorph.analysis.pieces import visible
 from anamorph.analysis.words import split_label
+from anamorph.analysis.worst import usual
 
 MOST_POSITIONS = 200_000  # on the page, of all texts and proxies together
 BITS = 10_000  # a divergence is written in parts of a bit, so many
@@ -40,7 +41,7 @@ def text_view(run: Findings) -> dict[str, Any] | None:
     """What the page's script shows; None if the run has no texts.
 
     Returns:
-        `splits` and `proxies`, names in words; `pieces`, the texts of tokens; `separate`, whether
+        `splits` and `proxies`, names in words; `first`, the split to show first; `pieces`, the texts of tokens; `separate`, whether
         they are shown with a space between them; `top`, predictions a token; `texts`, each with
         its `split`, `name`, `start`, `length`, and packed `tokens` (32 bits, of `pieces`), `model`
         and `model_p` (`top` a token: 32 bits, and per cent in 8); and `cells`, by "split,proxy" the
@@ -53,6 +54,7 @@ def text_view(run: Findings) -> dict[str, Any] | None:
         return None
     proxies = table["simplification"].unique(maintain_order=True).to_list()
     splits = [s for s in run.splits if s in set(table["split"])]
+    _, first = usual(run, proxies[0])
     codes = _Codes()
     texts: dict[tuple[object, ...], dict[str, Any]] = {}
     cells: dict[str, list[dict[str, Any]]] = {}
@@ -65,6 +67,7 @@ def text_view(run: Findings) -> dict[str, Any] | None:
         cell.append({"text": texts[key]["number"], **_of_proxy(row, codes)})
     return {
         "splits": [split_label(s) for s in splits],
+        "first": splits.index(first) if first in splits else 0,
         "proxies": [run.label(name) for name in proxies],
         "pieces": [visible(text) for text in codes.known],
         "separate": bool(table["separate"].any()),

@@ -4,7 +4,7 @@
   "use strict";
   const box = document.getElementById("text-view");
   if (!box) return;
-  const { splits, proxies, pieces, separate, top, texts, cells } = JSON.parse(
+  const { splits, first: split, proxies, pieces, separate, top, texts, cells } = JSON.parse(
     document.getElementById("text-view-data").textContent);
   const PAGE = 5;
   const SCORED = 1, SAME = 2, MODEL_RIGHT = 4, PROXY_RIGHT = 8; // of a position
@@ -14,6 +14,7 @@
   const [list, said, told] = ["list", "said", "told"].map(part);
   const fill = (menu, names) => names.forEach((name, number) => menu.add(new Option(name, number)));
   fill(splitMenu, splits);
+  splitMenu.value = String(split);
   fill(proxyMenu, proxies);
   const [worst, ordered] = [true, false].map((ranked) =>
     Object.values(cells).some((cell) => cell.some((each) => (each.rank !== null) === ranked)));
