@@ -50,6 +50,10 @@ def test_a_command_has_the_options_that_it_is_given(words: list[str]) -> None:
         assert word in {*VERDICTS, DIFFERENCE, CHANGED}
 
 
+def test_the_page_has_the_workflow() -> None:
+    assert f"```yaml\n{WORKFLOW.read_text('utf-8')}```\n" in PAGE
+
+
 def test_the_workflow_audits_compares_and_comments() -> None:
     found = workflow()
     triggers = found[True]  # YAML 1.1 takes `on` for a truth value
