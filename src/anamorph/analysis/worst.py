@@ -177,7 +177,10 @@ def without_texts(run: Run, cell: Chosen) -> str:
     if run.spec.get("source") is None and not run.trained:  # nobody can load that model again
         again = f"am.audit_given with the model, its task and {cell.proxy!r} alone has them."
     if table is None:
-        return f"{run.path} holds no texts, as it was made by an earlier version. {again}"
+        return (
+            f"{run.path} holds no texts: it is not finished, or was made by an earlier version. "
+            + again
+        )
     if texts_of(run, cell).is_empty():
         names = table["simplification"].unique(maintain_order=True)
         return (
