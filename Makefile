@@ -42,7 +42,7 @@ test-docs: .venv/installed
 	$(BIN)/pytest -q -n 0 -m docs tests/docs
 
 docs: .venv/installed
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 OMP_NUM_THREADS=1 $(BIN)/mkdocs build --strict
 
 docs-serve: .venv/installed
 	NO_MKDOCS_2_WARNING=1 ANAMORPH_NOTEBOOKS=false $(BIN)/mkdocs serve

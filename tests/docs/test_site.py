@@ -18,6 +18,7 @@ pytest.importorskip("mkdocs")
 pytestmark = pytest.mark.docs
 
 ROOT = Path(__file__).parents[2]
+CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
 NOTEBOOKS = sorted((ROOT / "docs/notebooks").glob("*.ipynb"))
 
 
@@ -54,7 +55,12 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
         cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT / "src"), "NO_MKDOCS_2_WARNING": "1"},
+        env=os.environ
+        | {
+            "PYTHONPATH": str(ROOT / "src"),
+            "NO_MKDOCS_2_WARNING": "1",
+            "OMP_NUM_THREADS": "1",  # as make docs
+        },
         capture_output=True,
         text=True,
     )
@@ -132,3 +138,24 @@ def test_a_notebook_was_run_and_shows_what_it_found(site: Path, notebook: Path) 
     built = (site / "notebooks" / f"{notebook.stem}.html").read_text("utf-8")
     assert built.count("<table") >= 2
     assert "Traceback" not in built and "Warning" not in built
+
+
+@pytest.mark.skipif(not CHROMIUM.exists(), reason="no Chromium on this machine")
+def test_the_search_works_from_disk_with_nothing_fetched(site: Path) -> None:
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        opened = browser.new_page()
+        requests: list[str] = []
+        errors: list[str] = []
+        opened.on("request", lambda request: requests.append(request.url))
+        opened.on("pageerror", lambda error: errors.append(str(error)))
+        opened.goto((site / "api/audits.html").as_uri())
+        for word, expected in (("illusion", "illusion"), ("rank", "rank"), ("site", "site")):
+            opened.fill("input.md-search__input", word)
+            opened.wait_for_selector(
+                f".md-search-result__item mark:text-matches('{expected}', 'i')"
+            )
+        browser.close()
+    assert not errors
+    assert not [url for url in requests if urlsplit(url).scheme not in ("file", "data", "about")]
