@@ -16,7 +16,7 @@ from torch import Tensor
 from anamorph.analysis.findings import Findings
 from anamorph.analysis.pieces import Pieces
 from anamorph.analysis.worst import Chosen, parting, worst
-from anamorph.auditing.engine import LOGITS
+from anamorph.auditing.engine import LOGITS, batch_threads
 from anamorph.auditing.model_run import ModelRun, ScoredBatch
 from anamorph.auditing.proxies import Proxy
 from anamorph.auditing.samples import scored_sequences
@@ -25,6 +25,7 @@ from anamorph.faithfulness.comparison import position_metrics
 from anamorph.faithfulness.divergences import Candidates
 from anamorph.faithfulness.metrics import metric_names
 from anamorph.faithfulness.sums import SumIndex
+from anamorph.machine.threads import side_by_side
 from anamorph.models.base import Model
 from anamorph.tasks import Split
 from anamorph.tasks.batches import even_batches
@@ -89,12 +90,15 @@ def examples(run: Findings, auditor: Auditor, seed: int) -> pl.DataFrame:
     with auditor.model.session():
         for name in parting(run)[:MOST_PROXIES]:
             (proxy,) = auditor.proxies([name])
-            with proxy.session():
+            parallel = auditor.model.parallel and proxy.parallel
+            threads = batch_threads(auditor.model, parallel, auditor.settings)
+            with proxy.session(), threads as workers:
                 for split in auditor.task.evaluated:
                     part = scored_sequences(split, auditor.sequences)
                     cell = Chosen(name, split.name, seed)
                     some = _sequences(run, cell, len(part), pieces)
-                    texts = _texts(auditor, proxy, part.take(some["sequence"].to_numpy()), pieces)
+                    chosen = part.take(some["sequence"].to_numpy())
+                    texts = _texts(auditor, proxy, chosen, pieces, workers)
                     tables.append(some.hstack(texts))
     return pl.concat(tables) if tables else pl.DataFrame()
 
@@ -118,12 +122,14 @@ def _sequences(run: Findings, cell: Chosen, count: int, pieces: Pieces) -> pl.Da
     )
 
 
-def _texts(auditor: Auditor, proxy: Proxy, part: Split, pieces: Pieces) -> pl.DataFrame:
+def _texts(
+    auditor: Auditor, proxy: Proxy, part: Split, pieces: Pieces, workers: int
+) -> pl.DataFrame:
     """A row for each sequence: of `examples` the columns from `length` on."""
     told = _at_every_position(part)
     places = np.flatnonzero(told.scored)
     counted = part.scored[places]
-    found = predictions(auditor.model, proxy, told, auditor.task.candidates, counted)
+    found = predictions(auditor.model, proxy, told, auditor.task.candidates, counted, workers)
     place_of = np.full(len(part.tokens), -1)
     place_of[places] = np.arange(len(places))
     names = {i: pieces.alone(i) for i in np.unique(found.tokens).tolist()}
@@ -168,13 +174,13 @@ def _window(divergence: NDArray[np.float64]) -> slice:
     return slice(first, min(length, first + LONGEST))
 
 
-@torch.inference_mode()
 def predictions(
     model: Model,
     proxy: Proxy,
     split: Split,
     candidates: NDArray[np.int64],
     counted: NDArray[np.bool_],
+    workers: int = 1,
 ) -> Predicted:
     """What model and proxy predict at the scored positions of all sequences of a split.
 
@@ -184,6 +190,7 @@ def predictions(
         split: of a few sequences.
         candidates: token ids among which a prediction is chosen.
         counted: [position] where that is so; elsewhere the likeliest of all tokens are told.
+        workers: batches that run side by side.
     """
     index, among = SumIndex.of(split), Candidates.of(candidates, model.vocabulary, model.device)
     count, top = len(index.rows_of), min(TOP, len(candidates))
@@ -191,7 +198,9 @@ def predictions(
     kept = [names.index(name) for name in NUMBERS]
     numbers = np.empty((len(kept), count), np.float32)
     tokens, shares = np.empty((2, count, top), np.int64), np.empty((2, count, top), np.float32)
-    for some in even_batches(split, np.arange(len(split)), BATCH_TOKENS):
+
+    @torch.inference_mode()
+    def add(some: NDArray[np.int64]) -> None:
         scored = ScoredBatch.of(split, index, some, model)
         run = ModelRun.of(model, scored, proxy.heads, among)
         outcome = proxy.run(run, [proxy])
@@ -205,6 +214,10 @@ def predictions(
             for who, logits in enumerate((own.logits, theirs)):
                 best = _likeliest(logits, among, top, torch.from_numpy(counted[places[rows]]))
                 tokens[who, places[rows]], shares[who, places[rows]] = best
+
+    parts = even_batches(split, np.arange(len(split)), BATCH_TOKENS, workers)
+    for _ in side_by_side(add, parts, workers):
+        pass
     return Predicted(dict(zip(NUMBERS, numbers, strict=True)), tokens, shares)
 
 

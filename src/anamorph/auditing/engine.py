@@ -105,7 +105,11 @@ def audit_split(
     settings = settings or Settings()
     comparison = Comparison(model, split, candidates, proxies, settings.memory)
     parallel = model.parallel and all(proxy.parallel for proxy in proxies)
-    with model.session(), ExitStack() as sessions, _threads(model, parallel, settings) as workers:
+    with (
+        model.session(),
+        ExitStack() as sessions,
+        batch_threads(model, parallel, settings) as workers,
+    ):
         for proxy in proxies:
             sessions.enter_context(proxy.session())
         if settings.stopping is None:
@@ -164,8 +168,14 @@ def _wide(
 
 
 @contextmanager
-def _threads(model: Model, parallel: bool, settings: Settings) -> Iterator[int]:
-    """Set torch's threads as models need them; gives how many batches may run at a time."""
+def batch_threads(model: Model, parallel: bool, settings: Settings) -> Iterator[int]:
+    """Set torch's threads as models need them; gives how many batches may run at a time.
+
+    Args:
+        model: that is run.
+        parallel: whether it and its proxies may be run by two threads at once.
+        settings: how many threads another model has.
+    """
     parallel = parallel and model.device.type == "cpu"  # any other keeps itself busy
     with torch_threads(1 if parallel else (settings.threads or torch.get_num_threads())) as before:
         yield before if parallel else 1
