@@ -197,6 +197,7 @@ def test_cells_that_stopped_early_have_no_interval(runs: dict[str, Path], tmp_pa
     assert row(found.values, VIEW, "far")["difference"] < -0.3
     assert found.headline.startswith("No interval can be given for what differs; ")
     assert "stopped early (--until)" in found.notes[0]
+    assert found.notes[-1].endswith("stopped: audit.until None → 0.05.")
 
 
 def test_what_only_one_has_is_told(runs: dict[str, Path], tmp_path: Path) -> None:

@@ -87,3 +87,8 @@ def test_bytes_of_code() -> None:
 def test_nothing_unseen_is_left() -> None:
     assert visible("a b\n\tc") == "a b\n\tc"
     assert visible("\x1b[31m\u202e\u2066\u200f\ufeff\x7f") == ("␛[31m⟨202e⟩⟨2066⟩⟨200f⟩⟨feff⟩⟨7f⟩")
+
+
+def test_a_token_without_a_name_is_its_number() -> None:
+    """As of a model whose vocabulary is padded: it may be what it predicts."""
+    assert Pieces.of(["a", "b"]).alone(7) == "⟨7⟩"

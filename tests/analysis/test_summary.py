@@ -153,12 +153,12 @@ def test_standings_name_sizes_and_splits(mixture: Findings) -> None:
     assert svd.trust == ["rank 8 and 16: near only", "rank 32: every split"]
     assert svd.distrust == ["▼ rank 8: far", "× rank 1 and 2: anywhere (not right even on iid)"]
     assert svd.open == [
-        "rank 4: every split (about 900 sequences in all)",
-        "rank 16: far (about 1,200 sequences in all)",
+        "rank 4: every split (about 900 sequences of each split)",
+        "rank 16: far (about 1,200 sequences of each split)",
     ]
     first = found["one-hot attention · layer 0 pattern"]
     assert (first.trust, first.distrust) == ([], ["▲ far"])
-    assert first.open == ["near (about 1,200 sequences in all)"]
+    assert first.open == ["near (about 1,200 sequences of each split)"]
     assert found["one-hot attention · layer 1 pattern"].distrust == ["◆ every split"]
 
 
@@ -173,7 +173,7 @@ def test_what_is_worse_is_not_to_be_trusted_even_if_it_is_open_how_it_looks(tmp_
     cells = {"svd(rank=8)@0.*.key": {"near": UNCLEAR, "far": WORSE_BUT_UNCLEAR}}
     (svd,) = standings(read(write(tmp_path / "run", cells)))
     assert (svd.trust, svd.distrust) == ([], ["▼ rank 8: far"])
-    assert svd.open == ["rank 8: near (about 900 sequences in all)"]
+    assert svd.open == ["rank 8: near (about 900 sequences of each split)"]
 
 
 def test_most_of_many_splits_are_named_by_the_one_that_is_missing(tmp_path: Path) -> None:
@@ -229,7 +229,7 @@ def test_the_first_screen_of_a_mixture(mixture: Findings, no_stills: None) -> No
     assert "1 holds on every split, 3 are illusions" in text
     assert "400 sequences of each split, with 4,000 scored positions, and one model" in text
     assert "▼ rank 8: far" in text and "rank 32: every split" in text
-    assert "rank 16: far (about 1,200 sequences in all)" in text
+    assert "rank 16: far (about 1,200 sequences of each split)" in text
 
 
 def test_a_page_on_which_nothing_is_decided(tmp_path: Path, no_stills: None) -> None:

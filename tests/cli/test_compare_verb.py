@@ -57,7 +57,10 @@ def test_tables_for_programs_and_documents(anamorph: Any, two: tuple[Path, Path]
     ]
     assert of_far["difference"].item() == pytest.approx(gap)
     latex = anamorph("compare", *two, "--latex").out
-    assert latex.startswith(r"\begin{tabular}") and r"same\_prediction" in latex
+    assert latex.startswith("% 1 of 4 gaps") and latex.splitlines()[1].startswith(
+        "\\begin{tabular}"
+    )
+    assert r"same\_prediction" in latex
     text = anamorph("compare", *two, "--markdown").out
     assert text.startswith("**1 of 4 gaps") and f"| `{VIEW}` | `far` |" in text
     one = anamorph("compare", *two, "--csv", "--metric", "output_kl").out

@@ -133,7 +133,7 @@ def test_a_process_that_works_and_is_killed(tmp_path: Path) -> None:
     said = json.loads(_show(out, "--json"))
     assert said["complete"] is False and said["held"] is False
     done = subprocess.run([*COMMAND, "show", out, "--csv"], env=environment(), capture_output=True)
-    assert (done.returncode, done.stdout) == (2, b"")
+    assert (done.returncode, done.stdout) == (3, b"")
     assert b"has no tables yet. Not finished: 0 works done." in done.stderr
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import anamorph as am
 from anamorph.errors import AnamorphError
 from anamorph.simplifications import PCA, SVD, KMeans, NotFittedError, OneHot, Simplification
 
@@ -76,3 +77,18 @@ def test_files_that_cannot_be_loaded(tmp_path: Path) -> None:
         PCA.load(path)
     with pytest.raises(AnamorphError):
         PCA.load(tmp_path / "absent")
+
+
+@pytest.mark.parametrize("taken", ["keep", "on", "joint", "at", "fit", "name", "kinds"])
+def test_a_parameter_that_would_never_arrive_is_refused(taken: str) -> None:
+    """`own(keep=5)` of a spec is of the attachment; a parameter `at` would hide a method."""
+    code = f"""
+class Own(am.Simplification):
+    name = "own"
+    def __init__(self, *, {taken}=1):
+        self.{taken} = {taken}
+    def __call__(self, x):
+        return x
+"""
+    with pytest.raises(am.AnamorphError, match=f"Own has a parameter {taken}, which means"):
+        exec(code, {"am": am, "__name__": "own"})

@@ -10,6 +10,10 @@ from anamorph.analysis.sides import Side
 from anamorph.analysis.words import listing, points, split_label
 from anamorph.faithfulness.metrics import JUDGED
 
+SECTIONS = ("task", "model", "training", "audit")  # of a specification
+NAMES = ("model.name", "task.name")  # of what is compared, which says them anyway
+MOST_CHANGED = 4  # settings that a note names
+
 
 def headline(
     first: Side, second: Side, values: pl.DataFrame, gaps: pl.DataFrame, verdicts: pl.DataFrame
@@ -70,6 +74,28 @@ def _room(table: pl.DataFrame) -> float:
     return float(ends.max() or 0.0)  # type: ignore[arg-type]
 
 
+def _asked(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """What was asked for of task, model, training and audit: texts and numbers, by their names."""
+    found: dict[str, Any] = {}
+    for section in SECTIONS:
+        values = spec.get(section) or {}
+        plain = {k: v for k, v in values.items() if isinstance(v, str | int | float | None)}
+        found |= {f"{section}.{key}": value for key, value in plain.items()}
+    return found
+
+
+def _otherwise(first: Side, second: Side) -> str:
+    """In what the specifications differ, such as "training.steps 300 → 1500"; "" if in nothing."""
+    before, now = _asked(first.run.spec), _asked(second.run.spec)
+    changed = [
+        f"{name} {before.get(name)} → {now.get(name)}"
+        for name in {**before, **now}
+        if before.get(name) != now.get(name) and name not in NAMES
+    ]
+    more = f" and {len(changed) - MOST_CHANGED} more" if len(changed) > MOST_CHANGED else ""
+    return ", ".join(changed[:MOST_CHANGED]) + more
+
+
 def notes_of(first: Side, second: Side, pairs: pl.DataFrame, apart: str) -> Iterator[str]:
     """What must be known to read a comparison.
 
@@ -113,3 +139,5 @@ def notes_of(first: Side, second: Side, pairs: pl.DataFrame, apart: str) -> Iter
         yield f"Of two versions of anamorph: {listing(versions)}."
     if first.run.thresholds != second.run.thresholds:
         yield "Verdicts were drawn with other thresholds; a change may be due to these alone."
+    if changed := _otherwise(first, second):
+        yield f"What was asked for differs from {first.name} to {second.name}: {changed}."

@@ -48,7 +48,12 @@ class Pieces:
         return cls([read(name) for name in vocabulary], read is _name, of_characters)
 
     def alone(self, token: int) -> str:
-        """One token; bytes that are no whole character are written as ⟨e2⟩."""
+        """One token; bytes that are no whole character are written as ⟨e2⟩.
+
+        One without a name, as of a vocabulary that is padded, is its number: ⟨50300⟩.
+        """
+        if token >= len(self.contents):
+            return f"⟨{token}⟩"
         return visible(self.contents[token].decode("utf-8", "surrogateescape"))
 
     def together(self, tokens: Sequence[int]) -> list[str]:

@@ -236,7 +236,7 @@ def _asked(numbers: Sequence[int | None]) -> str:
     known = [number for number in numbers if number is not None]
     if not known:
         return "more sequences alone would not decide"
-    return f"about {sequences(max(known))} in all"
+    return f"about {sequences(max(known))} of each split"
 
 
 def evidence(run: Findings) -> Evidence:
@@ -298,7 +298,8 @@ def _not_learnt(run: Findings) -> Notice | None:
     trained = (run.spec.get("training") or {}).get("steps")
     how = ""
     if isinstance(trained, int):
-        how = f" (this run: {trained:,} steps{f'; the preset paper: {steps:,}' if steps else ''})"
+        of_paper = f"; the preset paper: {steps:,}" if steps else ""
+        how = f" (this run: {trained:,} steps{of_paper}; --set training.steps=… sets them)"
     if not everything:
         one = len(seeds) == 1
         return Notice(

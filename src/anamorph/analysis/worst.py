@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import polars as pl
 
 from anamorph.analysis.findings import Findings
+from anamorph.analysis.words import split_label
 from anamorph.errors import AnamorphError, require
 from anamorph.faithfulness.metrics import JUDGED, find_metric
 from anamorph.files import file_name
@@ -50,15 +51,20 @@ def chosen(run: Run, proxy: str, split: str, seed: int | None = None) -> Chosen:
 
     Args:
         run: a finished run.
-        proxy: its spec string.
-        split: the name of the split.
+        proxy: its spec string; spaces in it do not matter.
+        split: the name of the split, or what a report calls it.
         seed: of the model; the first by default, which is the one that the run has texts of.
 
     Raises:
         AnamorphError: if the run has no such proxy, split or seed; names those that are near.
     """
-    _require_among("proxy", proxy, run.results["simplification"].unique(maintain_order=True), run)
-    _require_among("split", split, run.results["split"].unique(maintain_order=True), run)
+    proxies, splits = (
+        run.results[name].unique(maintain_order=True) for name in ("simplification", "split")
+    )
+    proxy = {name.replace(" ", ""): name for name in proxies}.get(proxy.replace(" ", ""), proxy)
+    split = split if split in splits else {split_label(s): s for s in splits}.get(split, split)
+    _require_among("proxy", proxy, proxies, run)
+    _require_among("split", split, splits, run)
     if seed is not None and seed not in run.seeds:
         raise AnamorphError(
             f"There is no model with seed {seed} in {run.path}; its seeds are: "

@@ -16,6 +16,7 @@ from anamorph.cli.verbs import app
 from anamorph.errors import AnamorphError, RunFolderError
 from anamorph.machine.process import as_found
 
+GO_ON = ("run", "train", "audit")  # verbs that keep what they have done
 HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"
 
 
@@ -37,7 +38,8 @@ def main() -> None:
             _say("[bold red]Error:[/]", error)
             sys.exit(3 if isinstance(error, RunFolderError) else 2)
         except _Stopped as stopped:
-            _say("Stopped.", "The same command goes on from here.")
+            goes_on = sys.argv[1:2] in ([verb] for verb in GO_ON) and "--dry-run" not in sys.argv
+            _say("Stopped.", "The same command goes on from here." if goes_on else "")
             sys.exit(128 + stopped.signum)
 
 

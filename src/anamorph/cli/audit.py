@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 
 from anamorph.cli import gates
-from anamorph.cli.console import audit_into
+from anamorph.cli.console import audit_into, stderr
 from anamorph.cli.dry_run import DryRun, tell
 from anamorph.cli.options import (
     AsJson,
@@ -26,7 +26,7 @@ from anamorph.runs.folder import load_run
 from anamorph.studies.sources import GivenStudy
 from anamorph.studies.spec_files import recorded_audit
 from anamorph.studies.specification import OF_FILES, AgainSpec, GivenSpec, read_audit
-from anamorph.studies.study import audit_study, carry_out, study_again
+from anamorph.studies.study import audit_files, audit_study, study_again
 
 OPTIONS: dict[str, tuple[Any, str]] = {
     "model": (str, "A model folder, a GGUF file, or with --hub a name."),
@@ -111,13 +111,13 @@ def audit(
         given.setdefault("out", Path("nowhere"))
     spec, folder = read_audit(source, given)
     if dry_run:
-        tell(study_again(spec) if isinstance(spec, AgainSpec) else GivenStudy.load(spec))
+        stderr().print("Reading model and data; then a little of the work is done and timed.")
+        tell(study_again(spec) if isinstance(spec, AgainSpec) else GivenStudy.load(spec), folder)
         return
     if isinstance(spec, AgainSpec):
         how: dict[str, Any] = {"device": spec.device, "matmul": spec.matmul, "workers": None}
         how["figures"] = names
         audit_into(folder, partial(audit_study, spec.run, spec.simplify, folder, **how), as_json)
     else:
-        work = partial(carry_out, GivenStudy.load(spec), folder, figures=names)
-        audit_into(folder, work, as_json)
+        audit_into(folder, partial(audit_files, spec, folder, figures=names), as_json)
     gates.hold(asked, {"": load_run(folder)})

@@ -28,6 +28,7 @@ from anamorph.faithfulness.metrics import JUDGED, find_metric
 
 SHOWN = (JUDGED, "model_accuracy")
 MOST_ROWS = 40
+MOST_ALIKE = 8  # verdicts that changed in the same way, a line each
 IN_DOCUMENTS = ["of", "proxy", "split", "metric", "a", "b", "difference", "low", "high"]
 NOT_TWICE = "Give one of --json, --csv, --latex and --markdown."
 
@@ -107,6 +108,7 @@ def compare(
         case ["csv"]:
             print(FORMATS["csv"](table), end="")
         case ["latex"]:
+            print(f"% {found.headline}")
             print(FORMATS["latex"](_for_documents(shown)), end="")
         case ["markdown"]:
             print(_document(found, shown), end="")
@@ -179,10 +181,13 @@ def _show(found: Comparison, table: pl.DataFrame, console: Console) -> None:
     changed = _changed(found)
     if len(changed):
         say("Verdicts that changed: A → B", "bold")
-    for proxy, split, a, b in changed.head(MOST_ROWS).iter_rows():
-        say(f"  {proxy} on {split}: {a or NO_VERDICT} → {b or NO_VERDICT}")
-    if len(changed) > MOST_ROWS:
-        say(f"{MOST_ROWS} of {len(changed):,} are shown; all with --json.")
+    for (a, b), rows in changed.group_by("a", "b", maintain_order=True):
+        change = f"{a or NO_VERDICT} → {b or NO_VERDICT}"
+        if len(rows) > MOST_ALIKE:
+            say(f"  {len(rows):,} cells: {change} (each by --json)")
+            continue
+        for proxy, split in rows.select("proxy", "split").iter_rows():
+            say(f"  {proxy} on {split}: {change}")
     for note in found.notes:
         console.print(Text(note))
     console.print(Text(found.headline, "bold"))

@@ -1,6 +1,7 @@
 """`--dry-run`: what a study would do and take, in the terminal."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,6 +11,7 @@ from rich.table import Table
 
 from anamorph.analysis.words import split_label
 from anamorph.cli.console import stdout
+from anamorph.runs.opening import check_folder
 from anamorph.studies.dry_run import Estimate, estimate
 from anamorph.studies.sources import Study
 
@@ -22,8 +24,13 @@ DryRun = Annotated[
 ]
 
 
-def tell(study: Study, workers: int | None = None) -> None:
-    """Estimate a study, and print it."""
+def tell(study: Study, folder: Path | str, workers: int | None = None) -> None:
+    """Estimate a study, and print it.
+
+    Raises:
+        RunFolderError: if the study itself would be refused in that run folder.
+    """
+    check_folder(folder, study.describe())
     print_estimate(estimate(study, workers), stdout())
 
 

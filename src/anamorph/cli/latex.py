@@ -4,7 +4,7 @@ from anamorph.analysis.findings import Findings
 from anamorph.analysis.formats import for_latex, latex_of
 from anamorph.analysis.summary import evidence, headline
 from anamorph.analysis.words import SIGNS, split_label
-from anamorph.cli.rows import LEGEND, of_models, of_proxies
+from anamorph.cli.rows import legend, of_models, of_proxies
 from anamorph.runs.folder import Run
 
 
@@ -20,7 +20,7 @@ def latex(run: Run) -> str:
         f"Caption: {for_latex(f'Share of predictions that proxy and model have in common{over}.')}",
         f"{for_latex(evidence(found).sentence)}",
         f"{for_latex(headline(found).sentence)}",
-        f"Legend: {for_latex(f'{LEGEND}; no mark: faithful.')}",
+        f"Legend: {for_latex(legend(found))}.",
     ]
     heads = ["proxy", *map(split_label, found.splits)]
     accuracy = of_models(found, "model_accuracy")[None]

@@ -1,7 +1,9 @@
 """`anamorph list`: what there is to work with."""
 
 from inspect import Parameter, cleandoc, signature
+from typing import Annotated
 
+import typer
 from rich.markup import escape
 
 from anamorph.cli.console import stdout
@@ -9,7 +11,7 @@ from anamorph.cli.options import Plugins
 from anamorph.errors import AnamorphError
 from anamorph.models.sites import HEAD_KINDS, LAYER_KINDS
 from anamorph.simplifications import find_simplification, simplification_names
-from anamorph.studies.specification import presets, with_presets
+from anamorph.studies.specification import preset_text, presets, with_presets
 from anamorph.tasks import task_names
 
 OF_ANY = (
@@ -18,8 +20,21 @@ OF_ANY = (
 )
 
 
-def list_(plugins: Plugins = None) -> None:
-    """List tasks with their presets, and simplifications with parameters and sites."""
+Preset = Annotated[
+    str | None,
+    typer.Argument(
+        help="A preset, such as dyck-smoke: print it, as a file that run takes.",
+        metavar="[PRESET]",
+        show_default=False,
+    ),
+]
+
+
+def list_(preset: Preset = None, plugins: Plugins = None) -> None:
+    """List tasks with their presets, and simplifications; or print what a preset says."""
+    if preset is not None:
+        print(preset_text(preset), end="")
+        return
     console = stdout()
     for task in task_names():
         if named := ", ".join(presets(task)):

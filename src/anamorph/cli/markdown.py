@@ -11,10 +11,10 @@ from anamorph.analysis.formats import markdown_of
 from anamorph.analysis.summary import evidence, headline, notices
 from anamorph.analysis.words import SIGNS, UNTESTED, split_label
 from anamorph.cli.rows import (
-    LEGEND,
     REPORTED,
     STANDING,
     Number,
+    legend,
     of_controls,
     of_models,
     of_proxies,
@@ -40,24 +40,25 @@ def markdown(run: Run) -> str:
         for name, head in heads_of.items()
     }
     names = [split_label(split) for split in found.splits]
-    parts = []
+    parts = _summary(found)
     if checksum := About.of(run.spec).checksum:
         parts.append(f"Checksum of the data: `{checksum}`.")
     for title, metric, digits in (
         ("Accuracy of the models at scored positions", "model_accuracy", 4),
         ("Cross-entropy of the models at scored positions, bits", "model_cross_entropy", 3),
     ):
-        lines = [_of_model(seed, x, digits) for seed, x in of_models(found, metric).items()]
+        numbers = of_models(found, metric)
+        wanted = numbers if several else [None]
+        lines = [_of_model(seed, numbers[seed], digits) for seed in wanted]
         parts += [f"{title}:", markdown_of(["seed", *names], lines)]
     proxies = [
         [f"`{name}`", *(f"{x:.3f} {SIGNS.get(verdict or '', '')}".strip() for x, verdict in cells)]
         for name, cells in of_proxies(found).items()
         if name not in single
     ]
-    parts += _summary(found)
     parts += [
         "Share of predictions that proxy and model have in common, over all seeds "
-        f"({LEGEND}; no mark: faithful):",
+        f"({legend(found)}):",
         markdown_of(["proxy", *names], proxies),
     ]
     if told := of_reported(found):

@@ -8,13 +8,21 @@ from anamorph.analysis import controls
 from anamorph.analysis.findings import IDENTITY, Findings
 from anamorph.analysis.reported import EXPLAINED, SAME, lines
 from anamorph.analysis.summary import headline, standings
-from anamorph.analysis.words import SIGNS
+from anamorph.analysis.words import SIGNS, split_label
+from anamorph.faithfulness.gaps import (
+    LOOKS_WRONG,
+    NOT_TESTABLE,
+    UNCLEAR,
+    UNDECIDED,
+    UNFAITHFUL,
+)
 from anamorph.faithfulness.metrics import JUDGED
 
 LEGEND = ", ".join(f"{sign} {verdict}" for verdict, sign in SIGNS.items() if sign)
 REPORTED = "What others report, beside the share of same predictions"
 MOST_REPORTED = 6  # proxies
-STANDING = ("view", "trust", "do not trust", "needs more data (of each split)")
+AT_REFERENCE = {LOOKS_WRONG: UNFAITHFUL, UNCLEAR: UNDECIDED}  # whose signs stand for these levels
+STANDING = ("view", "trust", "do not trust", "needs more data")
 
 
 class Number(NamedTuple):
@@ -23,6 +31,14 @@ class Number(NamedTuple):
     value: float
     low: float | None
     high: float | None
+
+
+def legend(found: Findings) -> str:
+    """What the marks beside shares say."""
+    return (
+        f"{LEGEND}; no mark: faithful; on {split_label(found.reference)}, against which gaps are "
+        "measured, × does not look right and ? is open"
+    )
 
 
 def of_models(found: Findings, metric: str) -> dict[int | None, list[Number]]:
@@ -35,10 +51,18 @@ def of_models(found: Findings, metric: str) -> dict[int | None, list[Number]]:
 
 
 def of_proxies(found: Findings) -> dict[str, list[tuple[float, str | None]]]:
-    """By spec string the share of same predictions over all models, and the verdict, a split."""
+    """By spec string the share of same predictions over all models, and the verdict, a split.
+
+    On the reference, which has none, it is `UNFAITHFUL` of what does not look right there, and
+    `UNDECIDED` where that is open.
+    """
     same = found.pooled.filter(pl.col("method") != IDENTITY, metric=JUDGED)
-    judged = found.judged.select("simplification", "split", "verdict")
-    verdicts = {(name, split): verdict for name, split, verdict in judged.iter_rows()}
+    judged = found.judged.select("simplification", "split", "verdict", "level")
+    verdicts: dict[tuple[str, str], str | None] = {}
+    for name, split, verdict, level in judged.iter_rows():
+        verdicts[name, split] = verdict
+        if verdict != NOT_TESTABLE:
+            verdicts[name, found.reference] = AT_REFERENCE.get(level)
     table = {}
     for (name,), some in same.group_by("simplification", maintain_order=True):
         values = dict(some.select("split", "value").iter_rows())

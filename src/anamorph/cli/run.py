@@ -17,8 +17,8 @@ from anamorph.runs.folder import load_run
 from anamorph.studies.pairs import PairsSpec, is_pairs, load_pairs
 from anamorph.studies.sources import GivenStudy, TrainedStudy
 from anamorph.studies.spec_files import StudyFile, is_file, read_study
-from anamorph.studies.specification import GivenSpec, StudySpec, load_preset
-from anamorph.studies.study import carry_out, run_study
+from anamorph.studies.specification import GivenSpec, load_preset
+from anamorph.studies.study import audit_files, run_study
 
 PRESET = "demo"
 
@@ -70,16 +70,16 @@ def run(
     changes = options.with_folders(settings, train, unseen, ood)
     changes = options.with_device(changes, device, matmul)
     found = _read(task, preset, changes, seeds, simplify or ())
-    if dry_run:
-        _tell(found.spec, found.preset, workers)
-        return
     folder = out or found.out or _default_out(task, preset)
+    if dry_run:
+        _tell(found, folder, workers)
+        return
     match found.spec:
         case PairsSpec():
             gates.hold(asked, pairs_into(folder, found.spec, as_json, names))
             return
         case GivenSpec():
-            work = partial(carry_out, GivenStudy.load(found.spec), folder, figures=names)
+            work = partial(audit_files, found.spec, folder, figures=names)
         case _:
             how: dict[str, Any] = {"preset": found.preset, "workers": workers, "figures": names}
             work = partial(run_study, found.spec, folder, **how)
@@ -107,20 +107,20 @@ def _read(
     return StudyFile(load(task, preset, changes, seeds, simplify), None, preset)
 
 
-def _tell(spec: StudySpec | GivenSpec | PairsSpec, preset: str | None, workers: int | None) -> None:
+def _tell(found: StudyFile, folder: Path, workers: int | None) -> None:
     """What it would take."""
-    match spec:
+    match found.spec:
         case PairsSpec():
             raise AnamorphError(
                 "--dry-run cannot tell of pairs of texts, whose model and texts are fetched as the "
                 "study runs; leave it out."
             )
         case GivenSpec():
-            tell(GivenStudy.load(spec))
+            tell(GivenStudy.load(found.spec), folder)
         case _:
             with shown(stderr()) as watch:  # of data that are fetched or read
-                study = TrainedStudy(spec, preset, watch=watch)
-            tell(study, workers)
+                study = TrainedStudy(found.spec, found.preset, watch=watch)
+            tell(study, folder, workers)
 
 
 def _default_out(task: str, preset: str | None) -> Path:

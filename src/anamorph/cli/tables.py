@@ -13,9 +13,9 @@ from anamorph.analysis.summary import evidence, headline, notices
 from anamorph.analysis.words import SIGNS, UNTESTABLE, UNTESTED, rounding_sentence, split_label
 from anamorph.cli.layout import NOTHING, Sheet, say
 from anamorph.cli.rows import (
-    LEGEND,
     REPORTED,
     STANDING,
+    legend,
     of_controls,
     of_models,
     of_proxies,
@@ -58,7 +58,7 @@ def print_run(run: Run, console: Console) -> None:
 
 def _print_shares(found: Findings, hidden: Mapping[str, object], console: Console) -> None:
     """The share of same predictions of every proxy on every split, but for those hidden."""
-    caption = f"{LEGEND}; no mark: faithful; {found.reference} is what the others are compared with"
+    caption = legend(found)
     if hidden:
         caption += f". Not shown: {len(hidden)} proxies of single heads (below; all with --csv)"
     if beside := found.controls["simplification"].n_unique():

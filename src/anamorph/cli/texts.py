@@ -49,6 +49,8 @@ def print_text(
     in_colour = console.color_system is not None and not console.no_color
     places = set(marked["position"])
     console.print(Padding(_marked(text, places, space, in_colour), (0, 0, 0, 2)))
+    differing = text.filter(pl.col("scored"), ~pl.col("same").fill_null(True))
+    others = differing.filter(~pl.col("position").is_in(list(places)))
     for each in marked.iter_rows(named=True):
         right = [f"{who} {_right(each[f'{who}_right'])}" for who in ("model", "proxy")]
         console.print(
@@ -56,6 +58,8 @@ def print_text(
             f"{right[0]}: {_best(each, 'model')}; {right[1]}: {_best(each, 'proxy')}",
             markup=False,
         )
+    if len(others):
+        console.print(f"  and {len(others)} more where they predict different tokens", markup=False)
 
 
 def _marked(text: pl.DataFrame, places: Collection[int], space: str, in_colour: bool) -> Text:

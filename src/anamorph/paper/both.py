@@ -130,8 +130,9 @@ def both_ways(t: Tables) -> Finding:
     numbers = {"under": len(under), "over": len(over), "cells": len(rows)}
     return (
         HOLDS if len(under) and len(over) else FAILS,
-        f"Of {len(rows)} cells, in {len(under)} the model alone is right more often than the proxy "
-        f"alone, in {len(over)} less often" + (f"; {'; '.join(words)}." if words else "."),
+        f"Of {len(rows)} cells, in {len(under)} the model alone is shown to be right more often "
+        f"than the proxy alone, in {len(over)} less often"
+        + (f"; {'; '.join(words)}." if words else "."),
         numbers,
     )
 

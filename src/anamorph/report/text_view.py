@@ -41,12 +41,13 @@ def text_view(run: Findings) -> dict[str, Any] | None:
     """What the page's script shows; None if the run has no texts.
 
     Returns:
-        `splits` and `proxies`, names in words; `first`, the split to show first; `pieces`, the texts of tokens; `separate`, whether
-        they are shown with a space between them; `top`, predictions a token; `texts`, each with
-        its `split`, `name`, `start`, `length`, and packed `tokens` (32 bits, of `pieces`), `model`
-        and `model_p` (`top` a token: 32 bits, and per cent in 8); and `cells`, by "split,proxy" the
-        sequences, the worst first: `text` (its number), `value`, `same`, `rank`, and packed `bits`
-        (16 bits, in parts of a bit), `flags` (8), `proxy` and `proxy_p`.
+        `splits` and `proxies`, names in words; `first`, the split to show first; `pieces`, the
+        texts of tokens; `separate`, whether they are shown with a space between them; `top`,
+        predictions a token; `texts`, each with its `split`, `name`, `start`, `length`, and packed
+        `tokens` (32 bits, of `pieces`), `model` and `model_p` (`top` a token: 32 bits, and per cent
+        in 8); and `cells`, by "split,proxy" the sequences, the worst first: `text` (its number),
+        `value`, `same`, `rank`, and packed `bits` (16 bits, in parts of a bit), `flags` (8),
+        `proxy` and `proxy_p`.
     """
     table = run.pictures.get("worst")
     table = of_functions(run.pictures.get("functions")) if table is None else table

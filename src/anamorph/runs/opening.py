@@ -67,6 +67,19 @@ def open_run(path: Path | str, spec: Mapping[str, Any]) -> Iterator[Run]:
         yield run
 
 
+def check_folder(path: Path | str, spec: Mapping[str, Any]) -> None:
+    """Whether a folder could take a run, or go on with its own; writes nothing.
+
+    Args:
+        path: the run folder.
+        spec: as for `open_run`.
+
+    Raises:
+        RunFolderError: if it holds a run of another specification (named), or other files.
+    """
+    _existing(Path(path), _as_json({"anamorph": version(), "layout": LAYOUT, **spec}))
+
+
 def _as_json(spec: Mapping[str, Any]) -> dict[str, Any]:
     """The specification as it will be read again."""
     try:

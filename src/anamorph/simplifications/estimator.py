@@ -29,6 +29,13 @@ from anamorph.simplifications.grammar import PATH, value_text
 from anamorph.simplifications.prepared import READY, Prepared
 from anamorph.simplifications.statistics.base import Statistic, as_points, beside
 
+OF_ATTACHMENT = ("joint", "on", "keep")  # in a spec, what any simplification takes
+CONTRACT = frozenset(
+    f"anamorph.simplifications.{name}"
+    for name in ("base", "estimator", "prepared", "replacement", "weight_change")
+)
+"""The files of the contract, whose names are taken."""
+
 
 class NotFittedError(AnamorphError, AttributeError):
     """A learnt attribute was asked for before `fit`."""
@@ -72,6 +79,24 @@ class Fittable(Prepared, ABC):
     first: ClassVar[str | None] = None
     kept: ClassVar[bool] = True
     one_fit: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        """Refuse hyper-parameters that specs or the contract use: they would never arrive.
+
+        Raises:
+            AnamorphError: names them.
+        """
+        super().__init_subclass__(**more)
+        contract = [vars(base) for base in cls.__mro__ if base.__module__ in CONTRACT]
+        ours = {name for names in contract for name, value in names.items() if callable(value)}
+        ours |= {"name", "kinds"}
+        own = [] if cls.__module__ in CONTRACT else inspect.signature(cls.__init__).parameters
+        if taken := [name for name in own if name in OF_ATTACHMENT or name in ours]:
+            raise AnamorphError(
+                f"The simplification {cls.__name__} has a parameter {' and '.join(taken)}, which "
+                f"means something else: {', '.join(OF_ATTACHMENT)} of a spec belong to where it "
+                "stands, and others to the contract. Give it another name."
+            )
 
     def statistic(self, dim: int) -> Statistic | None:
         """An empty statistic for points of width `dim`; by default None: there is nothing to fit.

@@ -11,12 +11,10 @@ from typing import Any, cast
 
 from anamorph.errors import AnamorphError
 from anamorph.simplifications.base import Attachment, Simplification, Simplified
+from anamorph.simplifications.estimator import OF_ATTACHMENT
 from anamorph.simplifications.grammar import Scalar, Stage, read_models, read_proxy, value_text
 from anamorph.simplifications.named import AnotherModel, ProxySpec
 from anamorph.simplifications.registry import find_class
-
-OF_ATTACHMENT = ("joint", "on", "keep")
-"""Parameters that belong to the attachment."""
 
 Spec = str | Attachment | ProxySpec
 """What may stand for proxies where they are asked for."""

@@ -293,6 +293,19 @@ def presets(task: str) -> list[str]:
     return sorted(n.removeprefix(f"{task}-") for n in _files() if n.startswith(f"{task}-"))
 
 
+def preset_text(name: str) -> str:
+    """A preset as it is written, such as `dyck-smoke`.
+
+    Raises:
+        AnamorphError: if there is none of this name.
+    """
+    known = sorted(_files())
+    if name not in known:
+        raise AnamorphError(f"There is no preset {name!r}; there are: {', '.join(known)}.")
+    file = resources.files("anamorph.studies.presets") / f"{name}.toml"
+    return file.read_text("utf-8")
+
+
 def with_presets() -> list[str]:
     """What `anamorph run` knows by name: tasks, and pairs of texts."""
     return sorted({name.partition("-")[0] for name in _files()})

@@ -34,7 +34,7 @@ from anamorph.runs.opening import open_run
 from anamorph.simplifications import Sweep
 from anamorph.studies.plugins import load_again
 from anamorph.studies.sources import GivenStudy, Study, TrainedStudy, check_kept
-from anamorph.studies.specification import AgainSpec, StudySpec
+from anamorph.studies.specification import AgainSpec, GivenSpec, StudySpec
 from anamorph.studies.steps import (
     SeedAudit,
     plan_run,
@@ -167,6 +167,25 @@ def audit_given(
     return carry_out(study, out, watch=watch, figures=figures)
 
 
+def audit_files(
+    spec: GivenSpec, out: Path | str, *, figures: Sequence[str] | None = None, watch: Watch = ignore
+) -> OpenedRun:
+    """Audit a model and data that files hold, into a run folder; see `audit_given`.
+
+    Args:
+        spec: which, and how.
+        out: the run folder.
+        figures: as for `run_study`.
+        watch: told of progress, reading included.
+
+    Raises:
+        AnamorphError: as `load_pretrained`, `text_task` and `audit_given`.
+    """
+    with told(watch, "model and data"):
+        study = GivenStudy.load(spec)
+    return carry_out(study, out, watch=watch, figures=figures)
+
+
 def audit_study(
     source: Path | str,
     simplify: Sequence[str],
@@ -243,7 +262,7 @@ def carry_out(
             tabulate_run(run, study)
         with told(watched, "worst examples"):
             write_examples(run, study, watched)
-        with told(watched, "claims"):
+        with told(watched, "pictures and claims"):
             write_json(run.path / "claims.json", study.conclude(run))
         with told(watched, "report"):
             report_run(run, figures)

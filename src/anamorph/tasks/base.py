@@ -168,7 +168,7 @@ class Split(Showing, Ragged):
             facets={k: Facet(f.codes[index], f.names) for k, f in self.facets.items()},
             masked=None if self.masked is None else self.masked[index],
             ids=None if self.ids is None else self.ids.gather(sequences),
-            numbers=sequences if self.numbers is None else self.numbers[sequences],
+            numbers=np.asarray(sequences if self.numbers is None else self.numbers[sequences]),
         )
 
 

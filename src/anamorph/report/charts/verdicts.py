@@ -36,6 +36,7 @@ REFERENCE = {
 NUMBERS = ("gap", "low", "high", "p_value")
 COLUMNS = ("family", "place", "row", "proxy", "level", "split", "verdict", "why", "text", "value")
 P_TIP = ("p_value:Q", "p of no gap (adjusted)", ".3g")
+LINE = 16  # pixels of a line of a title
 WIDEST = 136  # pixels of a column
 LABELS = 560  # pixels of the names of proxies, beside their gaps
 MOST_GAPS = 40  # proxies in the figure of gaps; the table on the page has them all
@@ -48,15 +49,16 @@ def matrix(run: Findings) -> Figure | None:
     if cells.is_empty():
         return None
     tables = [_family(run, n, title) for n, title in enumerate(families)]
+    longest = max(len(wrap(title, _letters(run))) for title in families)
     rest = some_of(len(families), len(run.families), "families of proxies; the table has all")
     return Figure(
         name="verdicts",
         title="Verdicts, proxy by proxy and split by split",
         caption="A row is a proxy, a column a split, and the number the share of same predictions, "
         f"in per cent. {_how_to_read(run)}{rest}",
-        chart=alt.vconcat(*tables, spacing=32, data=TABLE, bounds="flush").resolve_scale(
-            fill="shared", color="shared"
-        ),
+        chart=alt.vconcat(
+            *tables, spacing=32 + LINE * (longest - 1), data=TABLE, bounds="flush"
+        ).resolve_scale(fill="shared", color="shared"),
         data=cells,
     )
 
@@ -116,15 +118,26 @@ def _label(verdict: str) -> str:
     return f"{SIGNS[verdict]} {VERDICTS[verdict][2]}".strip()
 
 
+def _step(run: Findings) -> float:
+    """Pixels of a column."""
+    names = (len(split_label(name)) for name in run.splits)
+    return max(64, min(WIDEST, parts.LETTER * max(names)))
+
+
+def _letters(run: Findings) -> int:
+    """Of a title, in a line above the table."""
+    return max(24, int(_step(run) * len(run.splits) / parts.BOLD))
+
+
 def _family(run: Findings, number: int, title: str) -> alt.LayerChart | alt.FacetChart:
     """The rows of a family; names of splits stand above the first."""
     columns, first = [split_label(name) for name in run.splits], number == 0
-    step = max(64, min(WIDEST, parts.LETTER * max(map(len, columns))))
+    step = _step(run)
     axis: dict[str, Any] = {**parts.QUIET, "labels": first, "labelAngle": 0}
     x_axis = alt.Axis(**axis, **parts.on_top(columns, step))
     extent = max(84, *(parts.LETTER * len(p.row) for p in run.proxies))
     y_axis = alt.Axis(**parts.QUIET, minExtent=extent, maxExtent=extent, labelLimit=extent)
-    lines = wrap(title, max(24, int(step * len(columns) / parts.BOLD)))
+    lines = wrap(title, _letters(run))
     by_place = alt.EncodingSortField("place", op="min")
     shown = [v for v in VERDICTS if v in set(run.judged["verdict"])]
     named = json.dumps({v: _label(v) for v in shown})
