@@ -11,6 +11,7 @@ from typing import NamedTuple
 from filelock import FileLock, Timeout
 
 LOCK, HOLDER = ".lock", ".holder.json"
+LONGEST = 200  # letters of a command that are told
 
 
 class Holder(NamedTuple):
@@ -35,7 +36,9 @@ class Holder(NamedTuple):
     def this(cls) -> "Holder":
         """This process."""
         since = datetime.now().astimezone().isoformat(timespec="seconds")
-        return cls(os.getpid(), socket.gethostname(), since, " ".join(sys.argv)[:200])
+        command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+        command = command if len(command) <= LONGEST else f"{command[:LONGEST]} …"
+        return cls(os.getpid(), socket.gethostname(), since, command)
 
     @classmethod
     def read(cls, folder: Path) -> "Holder | None":
