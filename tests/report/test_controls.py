@@ -147,7 +147,7 @@ def test_the_report_draws_them_behind_their_views(found: Findings) -> None:
 
 
 def test_the_terminal_and_documents_say_it_in_a_line(found: Findings) -> None:
-    console = Console(file=StringIO(), width=250)
+    console = Console(file=StringIO(), width=400)
     print_run(found, console)
     assert isinstance(console.file, StringIO)
     for text in (console.file.getvalue(), markdown(found)):
