@@ -33,7 +33,7 @@ RUNS: dict[str, Callable[[Path], Path]] = {
 
 @pytest.fixture
 def no_stills(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(page_module, "_stills", lambda figure, folder: None)
+    monkeypatch.setattr(page_module, "write_stills", lambda figures, folder, names: None)
 
 
 @pytest.fixture
