@@ -96,7 +96,7 @@
     said.textContent = some.length
       ? `${first + 1} to ${first + page.length} of ${some.length}`
       : only.checked ? "None: they predict the same everywhere." : "None.";
-    told.replaceChildren();
+    told.textContent = some.length ? "Point at a token: what both predict stands here." : "";
   };
 
   const visible = (text) => text.replaceAll(" ", "␣").replaceAll("\n", "⏎").replaceAll("\t", "⇥");
