@@ -36,7 +36,7 @@ test: .venv/installed
 	$(BIN)/pytest -q -n 2 -m 'not browser and not docs and not network and not sweep'
 
 test-browser: .venv/installed
-	$(BIN)/pytest -q -m browser tests/report
+	$(BIN)/pytest -q -n 2 --dist loadfile -m browser tests/report
 
 test-docs: .venv/installed
 	$(BIN)/pytest -q -n 0 -m docs tests/docs
