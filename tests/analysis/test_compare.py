@@ -10,6 +10,7 @@ from scipy import stats
 
 import anamorph as am
 from anamorph.errors import RunFolderError
+from anamorph.runs.sums import SplitSums
 from compared_runs import CONTROL, OTHER, SPLITS, VIEW, Sentence, agreeing, data, write
 
 GIVEN = data(60)
@@ -258,3 +259,16 @@ def test_a_run_that_is_not_finished_or_damaged(runs: dict[str, Path], tmp_path: 
     (run / "spec.json").write_text(json.dumps({"seeds": [0]}))
     with pytest.raises(RunFolderError, match="does not describe a run"):
         am.compare(runs["b"], run)
+
+
+def test_a_split_whose_files_begin_like_those_of_another(tmp_path: Path) -> None:
+    """Works of iid-0000 are not those of iid: `iid-0000-0000.parquet` beside `iid-0000.parquet`."""
+    given = {**data(30), "iid-0000": data(30, "other")["far"]}
+    share = {"iid": 0.9, "near": 0.9, "far": 0.9, "iid-0000": 0.3}
+    agree = agreeing(given, share, 3)
+    run = am.load_run(write(tmp_path / "run", given, {0: {VIEW: agree}}))
+    for split in given:
+        sums = SplitSums(run, 0, split).of(VIEW)["same_prediction"]
+        assert sums.to_list() == agree[split].tolist()
+        worst = run.worst(VIEW, split, n=1, metric="same_prediction", by="sum")
+        assert worst["value"].item() == agree[split].min()

@@ -129,7 +129,7 @@ def test_runs_of_earlier_versions(changed: Path, anamorph: Any) -> None:
     assert am.load_run(changed).worst(SVD, "iid", 1)["number"].to_list() == [None]
     shutil.rmtree(changed / "sequences")
     done = anamorph("worst", changed)
-    assert done.code == 2
+    assert done.code == 3
     assert "did not write down which sequences it scored" in " ".join(done.error.split())
 
 
@@ -137,10 +137,10 @@ def test_sums_that_are_missing_or_cut(changed: Path) -> None:
     (work,) = (changed / "seed-0" / "works").glob("iid-*.parquet")
     whole = pl.read_parquet(work)
     whole.filter(pl.col("proxy") != SVD).write_parquet(work)
-    with pytest.raises(am.AnamorphError, match=r"No file iid-\*.parquet in .* has sums of svd"):
+    with pytest.raises(am.AnamorphError, match=r"works has no sums of svd.* on 'iid'"):
         am.load_run(changed).worst(SVD, "iid")
     whole.filter(proxy=SVD).head(7).write_parquet(work)
-    with pytest.raises(am.AnamorphError, match="has 7 rows of svd"):
+    with pytest.raises(am.AnamorphError, match=r"has not \d+ rows of svd"):
         am.load_run(changed).worst(SVD, "iid")
     work.write_bytes(b"none")
     with pytest.raises(am.AnamorphError, match="Cannot read the sums"):

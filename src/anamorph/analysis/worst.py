@@ -5,7 +5,6 @@ What both predict at each position, a run holds of a few: `views/worst.parquet`,
 `anamorph.analysis.examples` makes.
 """
 
-import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any, Literal, NamedTuple, get_args
@@ -16,8 +15,8 @@ from anamorph.analysis.findings import Findings
 from anamorph.analysis.words import split_label
 from anamorph.errors import AnamorphError, require
 from anamorph.faithfulness.metrics import JUDGED, find_metric
-from anamorph.files import file_name
-from anamorph.runs.folder import SEQUENCES, Run, read_table
+from anamorph.runs.folder import Run
+from anamorph.runs.sums import SplitSums
 
 By = Literal["mean", "sum"]
 
@@ -25,7 +24,6 @@ METRIC = "output_jsd"
 NEAR = 4  # names in an error
 LEAST = 1e-3  # bits of divergence, in the mean over a split, of a proxy that parts from the model
 GOT_BY = "`anamorph audit {run} --simplify '{proxy}' --out OTHER` looks at it alone, and has them."
-
 
 LISTS = ["token", "scored", "jsd", "same", "model_right", "proxy_right"]
 LISTS += ["model", "model_p", "proxy", "proxy_p"]
@@ -119,13 +117,12 @@ def worst(
     require("by", by, among=get_args(By))
     if n is not None:
         require("n", n, whole=True, least=1)
-    about = _sequences(run, cell.split)
-    sums = _sums(run, cell, len(about))
-    measured = [name for name in sums.columns if name != "proxy"]
-    if metric not in measured:
+    kept = SplitSums(run, cell.seed, cell.split)
+    about, sums = kept.sequences, kept.of(cell.proxy)
+    if metric not in sums.columns:
         raise AnamorphError(
             f"There is no metric {metric!r} of {cell.proxy} in {run.path}; there are: "
-            f"{', '.join(measured)}."
+            f"{', '.join(sums.columns)}."
         )
     count = pl.col("scored") if by == "mean" else pl.lit(1)
     ranked = (
@@ -213,43 +210,3 @@ def _require_among(what: str, given: str, names: Iterable[str], run: Run) -> Non
         raise AnamorphError(
             f"There is no {what} {given!r} in {run.path}; there are: {'; '.join(near)}{more}."
         )
-
-
-def _sequences(run: Run, split: str) -> pl.DataFrame:
-    """Which sequences of a split were scored."""
-    path = run.sequences(split)
-    if not path.exists():
-        raise AnamorphError(
-            f"{path} is missing: the run in {run.path} is not finished, or was made by an earlier "
-            "version, which did not write down which sequences it scored. Finish it, or audit "
-            "again into another folder."
-        )
-    table = read_table(path, SEQUENCES.split())
-    later = {"number": pl.lit(None, pl.Int64), "id": pl.lit(None, pl.String)}
-    return table.with_columns(x.alias(k) for k, x in later.items() if k not in table.columns)
-
-
-def _sums(run: Run, cell: Chosen, sequences: int) -> pl.DataFrame:
-    """[sequences, metric] the sums of a proxy over each sequence; null where it was not seen."""
-    folder = run.seed(cell.seed) / "works"
-    named = re.compile(re.escape(file_name(cell.split)) + r"-\d{4,}\.parquet")
-    for path in sorted(p for p in folder.glob("*.parquet") if named.fullmatch(p.name)):
-        try:
-            of_proxy = pl.scan_parquet(path, glob=False).filter(pl.col("proxy") == cell.proxy)
-            found = of_proxy.head(sequences).collect()  # the first rows are of whole sequences
-        except (OSError, pl.exceptions.PolarsError) as error:
-            raise AnamorphError(
-                f"Cannot read the sums in {path} ({error}). Delete it, and the same command makes "
-                "it again."
-            ) from error
-        if len(found):
-            if len(found) < sequences:
-                raise AnamorphError(
-                    f"{path} has {len(found)} rows of {cell.proxy}, and {sequences} sequences were "
-                    "scored. Delete it, and the same command makes it again."
-                )
-            return found
-    raise AnamorphError(
-        f"No file {cell.split}-*.parquet in {folder} has sums of {cell.proxy}: they were deleted, "
-        "or the run is not finished. Give its command again."
-    )

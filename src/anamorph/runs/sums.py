@@ -1,5 +1,6 @@
 """The sums per sequence of whole splits, read from the works of a run without torch."""
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,8 +25,8 @@ class SplitSums:
         split: its name.
 
     Attributes:
-        sequences: those that have a scored position, in the order of the sums: columns sequence,
-            digest, length, scored.
+        sequences: those that have a scored position, in the order of the sums; see
+            `scored_sequences`.
         weights: a digest of the model's weights.
 
     Raises:
@@ -37,7 +38,10 @@ class SplitSums:
         self.sequences = scored_sequences(run, split)
         self.weights = ""
         self._places: dict[str, tuple[Path, int]] = {}
-        for path in sorted(run.seed(seed).glob(f"works/{file_name(split)}-[0-9][0-9][0-9][0-9]*")):
+        # Of this split and no other, such as one that is called iid-0000.
+        named = re.compile(re.escape(file_name(split)) + r"-\d{4,}\.parquet")
+        works = run.seed(seed).glob("works/*.parquet")
+        for path in sorted(path for path in works if named.fullmatch(path.name)):
             with _told(path):
                 names = pl.read_parquet(path, columns=["proxy"], memory_map=False)["proxy"]
                 self.weights = pl.read_parquet_metadata(path).get("weights", "")
@@ -60,7 +64,12 @@ class SplitSums:
         path, start = self._places[proxy]
         with _told(path):
             rows = pl.scan_parquet(path, glob=False).slice(start, len(self.sequences)).collect()
-            return rows.drop("proxy")
+        if len(rows) < len(self.sequences) or (rows["proxy"] != proxy).any():
+            raise RunFolderError(
+                f"{path} has not {len(self.sequences)} rows of {proxy}, a sequence each. Delete it "
+                f"and results.parquet. {AGAIN}"
+            )
+        return rows.drop("proxy")
 
 
 @contextmanager
@@ -78,10 +87,23 @@ def _told(path: Path) -> Iterator[None]:
 def scored_sequences(run: Run, split: str) -> pl.DataFrame:
     """The sequences of a split that have a scored position, as `sequences/SPLIT.parquet` has them.
 
+    Returns:
+        a row a sequence: `sequence`, `digest`, `length` in tokens, `scored` positions, `number` in
+        the task's split and `id` at its source, null where they are not known.
+
     Raises:
         RunFolderError: if it is not there, as in runs of earlier versions.
     """
-    return read_table(run.sequences(split), SEQUENCES.split()).filter(pl.col("scored") > 0)
+    path = run.sequences(split)
+    if not path.exists():
+        raise RunFolderError(
+            f"{path} is missing: the run in {run.path} is not finished, or was made by an earlier "
+            "version, which did not write down which sequences it scored. Finish it, or audit "
+            "again into another folder."
+        )
+    table = read_table(path, SEQUENCES.split()).filter(pl.col("scored") > 0)
+    later = {"number": pl.lit(None, pl.Int64), "id": pl.lit(None, pl.String)}
+    return table.with_columns(x.alias(k) for k, x in later.items() if k not in table.columns)
 
 
 def in_one_array(tables: Sequence[pl.DataFrame], metrics: Sequence[str]) -> NDArray[np.float64]:

@@ -11,7 +11,6 @@ from anamorph.errors import AnamorphError
 SIMPLIFIES = ("simplify", "each_layer", "each_head")
 """The parts of a specification that name simplifications."""
 
-
 PLUGINS = ("plugin", "plugins")
 
 
