@@ -128,7 +128,7 @@ def test_a_run_that_is_not_finished_or_damaged_is_shown_even_so(tmp_path: Path) 
     (path / "gaps.parquet").write_bytes(b"nothing")
     assert "Its tables cannot be read. " in repr(OpenedRun(path, {}))
     (path / "gaps.parquet").unlink()
-    assert "It has no results yet: it is going on, or was stopped" in repr(OpenedRun(path, {}))
+    assert "Not finished: 0 works done." in repr(OpenedRun(path, {}))
 
 
 def test_a_task_and_its_splits(task: Task) -> None:

@@ -30,7 +30,6 @@ SHOWN = (JUDGED, "model_accuracy")
 MOST_ROWS = 40
 MOST_ALIKE = 8  # verdicts that changed in the same way, a line each
 IN_DOCUMENTS = ["of", "proxy", "split", "metric", "a", "b", "difference", "low", "high"]
-NOT_TWICE = "Give one of --json, --csv, --latex and --markdown."
 
 
 First = Annotated[

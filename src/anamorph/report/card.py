@@ -5,6 +5,7 @@ from anamorph.analysis.summary import evidence, headline, notices
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness.matrix import Matrix
 from anamorph.runs.folder import Run
+from anamorph.runs.underway import underway
 from anamorph.showing import Card
 
 
@@ -14,11 +15,11 @@ def card(run: Run) -> Card:
     Of a run that is not finished, or is damaged, it says that.
     """
     what = f"Run {run.path} ({run.spec.get('study', 'unnamed')})"
-    if not all((run.path / name).exists() for name in ("results.parquet", "gaps.parquet")):
+    going = underway(run)
+    if going and {"results.parquet", "gaps.parquet"} & {*going.missing}:
         asked = [("simplify", "; ".join(map(str, run.spec.get("simplify", ()))))]
         asked.append(("models", f"{len(run.seeds)}"))
-        note = "It has no results yet: it is going on, or was stopped; its command goes on with it."
-        return Card(what, asked, notes=[note])
+        return Card(what, asked, notes=going.sentences)
     try:
         found = Findings(run.path, run.spec)
         lines = [headline(found).sentence, *(f"{n.title}. {n.text}" for n in notices(found))]
