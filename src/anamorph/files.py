@@ -72,6 +72,12 @@ def write_json(path: Path, value: Any) -> None:
         temporary.write_text(text + "\n", "utf-8", errors="backslashreplace")
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file that appears whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
 def write_table(path: Path, table: pl.DataFrame) -> None:
     """Write a Parquet file that appears whole or not at all."""
     with replacing(path) as temporary:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import file_digest, sha256
+from io import BytesIO
 from itertools import product
 from pathlib import Path
 
@@ -12,7 +13,6 @@ from anamorph.auditing.works import Work
 from anamorph.errors import RunFolderError
 from anamorph.faithfulness.measuring import CellKey
 from anamorph.faithfulness.sums import CellSums, SumIndex
-from anamorph.files import replacing
 from anamorph.runs.folder import Run
 
 HALVED = "halved"  # in the metadata of a work's file
@@ -35,16 +35,17 @@ class Origin:
     options: str
 
 
-def write_work(path: Path, cells: Mapping[str, CellSums], origin: Origin) -> None:
-    """Write the sums of a work, by spec string, to one file that appears whole or not at all."""
+def work_file(cells: Mapping[str, CellSums], origin: Origin) -> bytes:
+    """The content of a work's file: its sums, by spec string, and what they come from."""
     tables = [x.table().select(pl.lit(name).alias("proxy"), pl.all()) for name, x in cells.items()]
-    with replacing(path) as temporary:
-        pl.concat(tables).write_parquet(
-            temporary,
-            compression="zstd",
-            row_group_size=len(tables[0]),  # so that one proxy is read without the others
-            metadata=asdict(origin) | {HALVED: str(sum(x.halved for x in cells.values()))},
-        )
+    content = BytesIO()
+    pl.concat(tables).write_parquet(
+        content,
+        compression="zstd",
+        row_group_size=len(tables[0]),  # so that one proxy is read without the others
+        metadata=asdict(origin) | {HALVED: str(sum(x.halved for x in cells.values()))},
+    )
+    return content.getvalue()
 
 
 def halved(path: Path) -> int:

@@ -32,7 +32,7 @@ from anamorph.auditing.works import Auditor, Work, plan
 from anamorph.errors import RunFolderError, in_run_folder
 from anamorph.faithfulness.metrics import metric_names
 from anamorph.faithfulness.sums import SumIndex
-from anamorph.files import write_json, write_table
+from anamorph.files import write_bytes, write_json, write_table
 from anamorph.machine.threads import torch_threads
 from anamorph.models.base import Model
 from anamorph.models.fingerprint import Identity
@@ -44,7 +44,7 @@ from anamorph.runs.cells import (
     digest,
     digest_of_file,
     halved,
-    write_work,
+    work_file,
 )
 from anamorph.runs.folder import Run, read_json
 from anamorph.runs.underway import write_plan
@@ -136,7 +136,7 @@ class SeedAudit:
                 sums = auditor.execute(work, self._part(work, done[work.split]))
                 require_same()
                 auditor.require_same(work, study.others)
-                write_work(path, sums, origin)
+                write_bytes(path, work_file(sums, origin))
             done[work.split] += len(work.proxies)
 
     def _origin(self, auditor: Auditor, work: Work, fits: str) -> Origin:
