@@ -42,6 +42,9 @@ class Wrapped(Model):
         self._users = 0
         self._undo: Callable[[], None]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.module,)  # all else is found out again, where it is unpickled
+
     @property
     def dtype(self) -> torch.dtype:
         """The number format of its logits."""

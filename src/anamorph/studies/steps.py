@@ -4,6 +4,7 @@ Each leaves a file and is passed over if the file is there, so that the same cal
 killed one stopped.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ from anamorph.auditing.samples import (
     few_sequences,
     scored_sequences,
     scored_task,
+    unwatched,
 )
 from anamorph.auditing.works import Auditor, Work, plan
 from anamorph.errors import RunFolderError, in_run_folder
@@ -85,9 +87,13 @@ class SeedAudit:
             weights = check_weights(self.run, identity.weights, self.seed, keep=True)
             fitted = self.fit(weights, require_same)
             self.audit(fitted, require_same)
-            self.look_at_sites(fitted)
-            self.measure_noise()
-            self.score_heads()
+            for file in self.looks():
+                self.look(file.name, fitted)
+
+    @property
+    def fits(self) -> Path:
+        """Where what was fitted lies."""
+        return self.run.seed(self.seed) / "simplifications.safetensors"
 
     def fit(self, weights: str, require_same: Callable[[], None]) -> FittedProxies:
         """The fitted proxies; fits them unless they are there already.
@@ -96,50 +102,92 @@ class SeedAudit:
             weights: a digest of the model's.
             require_same: refuses a model that was changed meanwhile.
         """
-        task, proxies, path = self.study.task, self.study.proxies, self._fits
+        task, proxies = self.study.task, self.study.proxies
         sequences = self.study.options.fit_sequences
-        known = self.run.spec["fingerprints"]["data"]
-        on = {task.train.name, *(name for proxy in proxies for name in proxy.on)}
-        origin = {
-            "weights": weights,
-            "data": digest(*(known[name] for name in sorted(on)), sequences),
-        }
-        if not path.exists():
+        if not self.fits.exists():
             count = sum(bool(p.attachments) for p in simplified(proxies))
             step = f"fitting {count} proxies"
             with self._step(step):
                 found = fit_on_task(self.model, proxies, task, sequences, self._batch(step))
                 require_same()
-                found.from_origin(origin).save(path)
+                found.from_origin(self._fitted_to(weights)).save(self.fits)
+        return self.fitted(weights)
+
+    def fitted(self, weights: str) -> FittedProxies:
+        """The fitted proxies as they lie there, as whoever goes on with the run will have them.
+
+        Args:
+            weights: a digest of the model's.
+
+        Raises:
+            RunFolderError: if they were fitted to something else.
+        """
         with in_run_folder():
-            fitted = FittedProxies.load(path)  # as whoever goes on with the run will have them
-        if fitted.origin != origin:
+            fitted = FittedProxies.load(self.fits)
+        if fitted.origin != self._fitted_to(weights):
             raise RunFolderError(
-                f"{path} was fitted to another model or other data than there are now; delete it, "
-                "and the same command fits again."
+                f"{self.fits} was fitted to another model or other data than there are now; delete "
+                "it, and the same command fits again."
             )
         return fitted
 
+    def _fitted_to(self, weights: str) -> dict[str, str]:
+        task, proxies = self.study.task, self.study.proxies
+        known, sequences = self.run.spec["fingerprints"]["data"], self.study.options.fit_sequences
+        on = {task.train.name, *(name for proxy in proxies for name in proxy.on)}
+        return {
+            "weights": weights,
+            "data": digest(*(known[name] for name in sorted(on)), sequences),
+        }
+
     def audit(self, fitted: FittedProxies, require_same: Callable[[], None]) -> None:
         """Write the works that are not there yet; arguments as `fit` gives and takes them."""
-        run, study, model = self.run, self.study, self.model
-        sequences, settings = study.options.sequences, study.settings(run)
-        auditor = Auditor(model, study.task, study.proxies, fitted, sequences, settings)
-        names, fits = [s.name for s in study.task.evaluated], digest_of_file(self._fits)
-        done = dict.fromkeys(names, 0)  # cells of each split
-        for work in plan(study.proxies, model, names):
-            path = run.work(self.seed, work.split, work.number)
-            origin = self._origin(auditor, work, fits)
+        auditor = self.auditor(fitted)
+        left = list(self.left(auditor))
+        done = Counter({split.name: len(self.study.proxies) for split in auditor.task.evaluated})
+        for work, _ in left:
+            done[work.split] -= len(work.proxies)
+        for work, origin in left:
+            content = self.execute(auditor, work, origin, self._part(work, done[work.split]))
+            require_same()
+            write_bytes(self.run.work(self.seed, work.split, work.number), content)
+            done[work.split] += len(work.proxies)
+
+    def auditor(self, fitted: FittedProxies) -> Auditor:
+        """Whoever executes the works."""
+        study, settings = self.study, self.study.settings(self.run)
+        most = study.options.sequences
+        return Auditor(self.model, study.task, study.proxies, fitted, most, settings)
+
+    def left(self, auditor: Auditor) -> Iterator[tuple[Work, Origin]]:
+        """The works that are not there yet, with what their sums will come from.
+
+        Raises:
+            RunFolderError: if one that is there comes from something else.
+        """
+        names, fits = [s.name for s in self.study.task.evaluated], digest_of_file(self.fits)
+        data = {split.name: split.fingerprint for split in auditor.task.evaluated}
+        for work in plan(self.study.proxies, self.study.shape, names):
+            path = self.run.work(self.seed, work.split, work.number)
+            origin = self._origin(auditor, work, fits, data[work.split])
             if path.exists():
                 check_work(path, origin)
             else:
-                sums = auditor.execute(work, self._part(work, done[work.split]))
-                require_same()
-                auditor.require_same(work, study.others)
-                write_bytes(path, work_file(sums, origin))
-            done[work.split] += len(work.proxies)
+                yield work, origin
 
-    def _origin(self, auditor: Auditor, work: Work, fits: str) -> Origin:
+    def execute(
+        self,
+        auditor: Auditor,
+        work: Work,
+        origin: Origin,
+        watch: Callable[[int, int], None] = unwatched,
+    ) -> bytes:
+        """The content of a work's file; arguments as `left` gives them."""
+        sums = auditor.execute(work, watch)
+        auditor.require_same(work, self.study.others)
+        return work_file(sums, origin)
+
+    def _origin(self, auditor: Auditor, work: Work, fits: str, data: str) -> Origin:
         """What the sums of a work come from."""
         known, version = self.run.spec["fingerprints"], self.run.spec["anamorph"]
         models = [known["models"][text] for text in work.proxies if text in known["models"]]
@@ -148,15 +196,31 @@ class SeedAudit:
         return Origin(
             weights=auditor.fitted.origin["weights"],
             simplifications=digest(models) if models else fits,
-            data=digest(auditor.task.splits[work.split].fingerprint, known["data"][CANDIDATES]),
+            data=digest(data, known["data"][CANDIDATES]),
             options=digest(version, auditor.sequences, options, metric_names(), *metrics),
         )
+
+    def looks(self) -> list[Path]:
+        """What else is to be written of the model, and is not there yet."""
+        names = ["sites.parquet", "noise.json"]
+        if any(edited_head(p.sites, self.study.shape.sites) for p in self.study.proxies):
+            names.append("heads.parquet")
+        files = [self.run.seed(self.seed) / name for name in names]
+        return [file for file in files if not file.exists()]
+
+    def look(self, name: str, fitted: FittedProxies) -> None:
+        """Write one of `looks`, by its name."""
+        match name:
+            case "sites.parquet":
+                self.look_at_sites(fitted)
+            case "noise.json":
+                self.measure_noise()
+            case "heads.parquet":
+                self.score_heads()
 
     def measure_noise(self) -> None:
         """Write `noise.json`: the noise floor, and what batching alone does."""
         path, task = self.run.seed(self.seed) / "noise.json", self.study.task
-        if path.exists():
-            return
         with self._step("noise floor"):
             settings = self.study.settings(self.run)
             floor = noise_floor(
@@ -171,26 +235,18 @@ class SeedAudit:
             fitted: as `fit` gives it.
         """
         path = self.run.seed(self.seed) / "sites.parquet"
-        if path.exists():
-            return
         with self._step("explained variance"):
             splits = scored_task(self.study.task, self.study.proxies).evaluated
             found = at_sites(self.model, splits, fitted.values())
             write_table(path, found.select(pl.lit(self.seed, pl.Int64).alias("seed"), pl.all()))
 
     def score_heads(self) -> None:
-        """Write `heads.parquet`, if some proxy edits a single head."""
-        path, sites = self.run.seed(self.seed) / "heads.parquet", self.model.sites
-        if path.exists() or not any(edited_head(p.sites, sites) for p in self.study.proxies):
-            return
+        """Write `heads.parquet`, which is wanted if some proxy edits a single head."""
+        path = self.run.seed(self.seed) / "heads.parquet"
         with self._step("head scores"):
             tokens = self.study.settings(self.run).batch_tokens
             scores = head_scores(self.model, self.study.task.reference, batch_tokens=tokens)
             write_table(path, scores.select(pl.lit(self.seed, pl.Int64).alias("seed"), pl.all()))
-
-    @property
-    def _fits(self) -> Path:
-        return self.run.seed(self.seed) / "simplifications.safetensors"
 
     def _step(self, step: str) -> AbstractContextManager[None]:
         return told(self.watch, f"seed {self.seed}: {step}")

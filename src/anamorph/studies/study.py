@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from anamorph.auditing.audit import Simplify
+from anamorph.auditing.local import Engine
 from anamorph.auditing.options import AuditOptions
 from anamorph.errors import AnamorphError, require
 from anamorph.faithfulness.confidence import PRIOR_CORRELATION
@@ -35,6 +36,7 @@ from anamorph.simplifications import Sweep
 from anamorph.studies.plugins import load_again
 from anamorph.studies.sources import GivenStudy, Study, TrainedStudy, check_kept
 from anamorph.studies.specification import AgainSpec, GivenSpec, StudySpec
+from anamorph.studies.spread import spread
 from anamorph.studies.steps import (
     SeedAudit,
     plan_run,
@@ -53,6 +55,7 @@ def run_study(
     preset: str | None = None,
     workers: int | None = 1,
     figures: Sequence[str] | None = None,
+    engine: Engine | None = None,
     watch: Watch | None = None,
 ) -> OpenedRun:
     """Do a whole study, or go on with one, in a run folder.
@@ -67,6 +70,8 @@ def run_study(
             what the calling script defines.
         figures: names of the still figures to write, such as `verdicts` or `gap*`; all by default,
             none of an empty list. The page has all charts in any case, and no number depends on it.
+        engine: who carries out the jobs, such as a `RayEngine`; this process by default. Results do
+            not depend on it.
         watch: told of progress; by default bars in a notebook, and nothing elsewhere.
 
     The first seed that fails ends the study at once; what was finished is kept.
@@ -79,7 +84,8 @@ def run_study(
         require("workers", workers, whole=True, least=1)
     check_figures(figures)
     with watching(watch) as watched:
-        return carry_out(TrainedStudy(spec, preset, watch=watched), out, workers, watched, figures)
+        study = TrainedStudy(spec, preset, watch=watched)
+        return carry_out(study, out, workers, watched, figures, engine)
 
 
 def train_study(
@@ -120,6 +126,7 @@ def audit_given(
     thresholds: Thresholds | None = None,
     source: Mapping[str, Any] | None = None,
     figures: Sequence[str] | None = None,
+    engine: Engine | None = None,
     watch: Watch | None = None,
 ) -> OpenedRun:
     """As `anamorph.audit`, into a run folder with a report; a stopped audit can go on.
@@ -145,6 +152,8 @@ def audit_given(
         source: options from which the model and the data can be loaded again, for the record.
         figures: names of the still figures to write, such as `verdicts` or `gap*`; all by default,
             none of an empty list. The page has all charts in any case, and no number depends on it.
+        engine: who carries out the jobs, such as a `RayEngine`; this process by default. Results do
+            not depend on it.
         watch: told of progress; by default bars in a notebook, and nothing elsewhere.
 
     Raises:
@@ -164,11 +173,16 @@ def audit_given(
         thresholds=thresholds or Thresholds(),
     )
     study = GivenStudy(model, task, simplify, options, name, source)
-    return carry_out(study, out, watch=watch, figures=figures)
+    return carry_out(study, out, watch=watch, figures=figures, engine=engine)
 
 
 def audit_files(
-    spec: GivenSpec, out: Path | str, *, figures: Sequence[str] | None = None, watch: Watch = ignore
+    spec: GivenSpec,
+    out: Path | str,
+    *,
+    figures: Sequence[str] | None = None,
+    engine: Engine | None = None,
+    watch: Watch = ignore,
 ) -> OpenedRun:
     """Audit a model and data that files hold, into a run folder; see `audit_given`.
 
@@ -176,6 +190,8 @@ def audit_files(
         spec: which, and how.
         out: the run folder.
         figures: as for `run_study`.
+        engine: who carries out the jobs, such as a `RayEngine`; this process by default. Results do
+            not depend on it.
         watch: told of progress, reading included.
 
     Raises:
@@ -183,7 +199,7 @@ def audit_files(
     """
     with told(watch, "model and data"):
         study = GivenStudy.load(spec)
-    return carry_out(study, out, watch=watch, figures=figures)
+    return carry_out(study, out, watch=watch, figures=figures, engine=engine)
 
 
 def audit_study(
@@ -195,6 +211,7 @@ def audit_study(
     matmul: Matmul | None = None,
     workers: int | None = 1,
     figures: Sequence[str] | None = None,
+    engine: Engine | None = None,
     watch: Watch | None = None,
 ) -> OpenedRun:
     """Audit the models of a run with other simplifications, into a run folder of its own.
@@ -208,6 +225,8 @@ def audit_study(
         workers: as for `run_study`.
         figures: names of the still figures to write, such as `verdicts` or `gap*`; all by default,
             none of an empty list. The page has all charts in any case, and no number depends on it.
+        engine: who carries out the jobs, such as a `RayEngine`; this process by default. Results do
+            not depend on it.
         watch: told of progress; by default bars in a notebook, and nothing elsewhere.
 
     Raises:
@@ -217,7 +236,7 @@ def audit_study(
     check_figures(figures)
     asked = AgainSpec(run=str(source), simplify=tuple(simplify), device=device, matmul=matmul)
     with watching(watch) as watched:
-        return carry_out(study_again(asked, watched), out, workers, watched, figures)
+        return carry_out(study_again(asked, watched), out, workers, watched, figures, engine)
 
 
 def study_again(asked: AgainSpec, watch: Watch = ignore) -> TrainedStudy | GivenStudy:
@@ -233,6 +252,7 @@ def carry_out(
     workers: int | None = 1,
     watch: Watch | None = None,
     figures: Sequence[str] | None = None,
+    engine: Engine | None = None,
 ) -> OpenedRun:
     """Do a study, or what is left of it, in a run folder.
 
@@ -243,6 +263,7 @@ def carry_out(
         watch: told of progress; by default bars in a notebook, and nothing elsewhere.
         figures: names of the still figures to write, such as `verdicts` or `gap*`; all by default,
             none of an empty list. The page has all charts in any case, and no number depends on it.
+        engine: as for `run_study`.
 
     Raises:
         AnamorphError: as `run_study` and `audit_given`.
@@ -257,7 +278,11 @@ def carry_out(
             check_kept(run)
             return OpenedRun(run.path, run.spec)
         plan_run(run, study)
-        _each_seed(study, run, workers, watched)
+        if engine is None:
+            _each_seed(study, run, workers, watched)
+        else:
+            with engine:
+                spread(study, run, engine, watched)
         with told(watched, "tables"):
             tabulate_run(run, study)
         with told(watched, "worst examples"):

@@ -92,11 +92,15 @@ class HookedModel(Wrapped):
         self._turn: AbstractContextManager[Any] = nullcontext() if threads else threading.RLock()
         self._moving: list[tuple[nn.Module, str]] = []  # buffers that a run writes to
         self.hooks = resolve(module, sites)
+        self._given = module, dict(sites), forward, context, threads
         self.layers = max(key.layer for key in self.hooks) + 1
         self._forward = forward or (lambda module, tokens, mask: module(tokens))
         self._thread = _Thread()
         with torch.inference_mode():
             self._explore()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _again, self._given  # all else is found out again, where it is unpickled
 
     @property
     def sites(self) -> list[Site]:
@@ -311,3 +315,13 @@ class _State(State):
 
     edits: dict[LayerKind, Edit] = field(default_factory=dict, kw_only=True)
     done: HookedRun | None = field(default=None, kw_only=True)
+
+
+def _again(
+    module: nn.Module,
+    sites: Mapping[str, str | Hook],
+    forward: Forward | None,
+    context: int | None,
+    threads: bool,
+) -> HookedModel:
+    return HookedModel(module, sites, forward, context=context, threads=threads)
