@@ -57,7 +57,7 @@ class RayEngine(Engine):
 
     def __init__(self, address: str | None = None, workers: int | None = None) -> None:
         self.address, self.workers = address, workers
-        self._ours = False
+        self._ours, self._users = False, 0
         try:
             with as_found():
                 import ray
@@ -69,9 +69,10 @@ class RayEngine(Engine):
         self._ray = ray
 
     def __enter__(self) -> RayEngine:
-        if not self._ray.is_initialized():
+        if not self._users and not self._ray.is_initialized():
             self._connect()
             self._ours = True
+        self._users += 1
         return self
 
     def _connect(self) -> None:
@@ -93,8 +94,8 @@ class RayEngine(Engine):
             ) from error
 
     def __exit__(self, *_: object) -> None:
-        _unpacked.cache_clear()
-        if self._ours:
+        self._users -= 1
+        if not self._users and self._ours:
             self._ray.shutdown()
             self._ours = False
 

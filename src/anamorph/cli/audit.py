@@ -14,12 +14,15 @@ from anamorph.cli import gates
 from anamorph.cli.console import audit_into, stderr
 from anamorph.cli.dry_run import DryRun, tell
 from anamorph.cli.options import (
+    Address,
     AsJson,
     Device,
+    EngineName,
     Figures,
     NoFigures,
     Plugins,
     Products,
+    chosen_engine,
     chosen_figures,
 )
 from anamorph.runs.folder import load_run
@@ -89,6 +92,8 @@ def audit(
     device: Device = None,
     matmul: Products = None,
     plugins: Plugins = None,
+    engine: EngineName = "local",
+    address: Address = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
     figures: Figures = None,
@@ -101,6 +106,7 @@ def audit(
     """Audit the models of a run with other simplifications, or a model and data of your own."""
     asked = gates.asked(fail_below, fail_under, fail_on)
     names = chosen_figures(figures, no_figures)
+    carrier = chosen_engine(engine, address)
     given = {"simplify": simplify, "out": out, "device": device, "matmul": matmul, **options}
     given = {name: value for name, value in given.items() if value not in (None, [])}
     if source is not None and source.suffix == ".json":
@@ -116,8 +122,9 @@ def audit(
         return
     if isinstance(spec, AgainSpec):
         how: dict[str, Any] = {"device": spec.device, "matmul": spec.matmul, "workers": None}
-        how["figures"] = names
+        how |= {"figures": names, "engine": carrier}
         audit_into(folder, partial(audit_study, spec.run, spec.simplify, folder, **how), as_json)
     else:
-        audit_into(folder, partial(audit_files, spec, folder, figures=names), as_json)
+        work = partial(audit_files, spec, folder, figures=names, engine=carrier)
+        audit_into(folder, work, as_json)
     gates.hold(asked, {"": load_run(folder)})

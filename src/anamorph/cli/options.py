@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from anamorph.auditing.local import Engine
 from anamorph.cli.console import stderr
-from anamorph.errors import AnamorphError
+from anamorph.errors import AnamorphError, require
 from anamorph.report import check_figures
 from anamorph.studies.plugins import plugged
 
@@ -74,6 +75,24 @@ Figures = Annotated[
 NoFigures = Annotated[bool, typer.Option("--no-figures", help="Write no figures beside the page.")]
 
 
+EngineName = Annotated[
+    str,
+    typer.Option(
+        "--engine",
+        help="Who does the work: local, this process; ray, a Ray cluster, or as many processes of "
+        "this machine as it has processors.",
+        metavar="local|ray",
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        help="With --engine ray: of a cluster, such as auto or ray://host:10001.",
+        show_default="RAY_ADDRESS, or this machine alone",
+    ),
+]
+
+
 def _plug(context: typer.Context, paths: list[Path] | None) -> list[Path] | None:
     """Load the plugins that are named, for as long as the verb runs, and say so."""
     found = context.with_resource(plugged(paths or ()))
@@ -135,6 +154,22 @@ def with_device(
     given = {"device": device, "matmul": matmul}
     asked = [f"{name}={json.dumps(value)}" for name, value in given.items() if value is not None]
     return [*(settings or ()), *asked]
+
+
+def chosen_engine(name: str, address: str | None) -> Engine | None:
+    """Who does the work; None stands for this process.
+
+    Raises:
+        AnamorphError: if there is no such engine, it cannot be had, or it has no address.
+    """
+    require("--engine", name, among=("local", "ray"))
+    if name == "ray":
+        from anamorph.auditing.ray import RayEngine  # it loads torch, which help need not
+
+        return RayEngine(address)
+    if address is not None:
+        raise AnamorphError(f"--address {address} is of a Ray cluster: add --engine ray.")
+    return None
 
 
 def chosen_figures(figures: Sequence[str] | None, none: bool) -> list[str] | None:

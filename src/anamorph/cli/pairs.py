@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from anamorph.analysis.words import split_label
+from anamorph.auditing.local import Engine
 from anamorph.cli.console import print_json, progress_console, stdout
 from anamorph.cli.layout import Sheet
 from anamorph.cli.progress import shown
@@ -18,18 +19,22 @@ from anamorph.studies.pairs import PAGE, TABLE, PairsSpec, run_pairs
 
 
 def pairs_into(
-    folder: Path, spec: PairsSpec, as_json: bool = False, figures: Sequence[str] | None = None
+    folder: Path,
+    spec: PairsSpec,
+    as_json: bool = False,
+    figures: Sequence[str] | None = None,
+    engine: Engine | None = None,
 ) -> dict[str, Run]:
     """Audit every pair, or what is left; print the numbers of all, and where they are.
 
     With `as_json` the summaries of all runs are printed, by the names of the pairs. `figures` are
-    as of `anamorph.report.render`.
+    as of `anamorph.report.render`, and `engine` as of `anamorph.studies.study.run_study`.
 
     Returns:
         the runs, by the names of the pairs.
     """
     with shown(progress_console(as_json)) as watch:
-        runs = run_pairs(spec, folder, watch, figures)
+        runs = run_pairs(spec, folder, watch, figures, engine)
     if as_json:
         print_json({name: load_run(run.path).summary() for name, run in runs.items()})
         return runs

@@ -47,6 +47,8 @@ def run(
     ] = None,
     settings: options.Settings = None,
     workers: options.Workers = None,
+    engine: options.EngineName = "local",
+    address: options.Address = None,
     train: options.TrainFolder = None,
     unseen: options.UnseenFolder = None,
     ood: options.OodFolders = None,
@@ -71,17 +73,19 @@ def run(
     changes = options.with_device(changes, device, matmul)
     found = _read(task, preset, changes, seeds, simplify or ())
     folder = out or found.out or _default_out(task, preset)
+    carrier = options.chosen_engine(engine, address)
     if dry_run:
         _tell(found, folder, workers)
         return
     match found.spec:
         case PairsSpec():
-            gates.hold(asked, pairs_into(folder, found.spec, as_json, names))
+            gates.hold(asked, pairs_into(folder, found.spec, as_json, names, carrier))
             return
         case GivenSpec():
-            work = partial(audit_files, found.spec, folder, figures=names)
+            work = partial(audit_files, found.spec, folder, figures=names, engine=carrier)
         case _:
             how: dict[str, Any] = {"preset": found.preset, "workers": workers, "figures": names}
+            how["engine"] = carrier
             work = partial(run_study, found.spec, folder, **how)
     audit_into(folder, work, as_json)
     gates.hold(asked, {"": load_run(folder)})

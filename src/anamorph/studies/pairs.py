@@ -6,11 +6,13 @@ of all.
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, field_validator
 
+from anamorph.auditing.local import Engine
 from anamorph.auditing.options import AuditOptions
 from anamorph.corpora import cache_folder
 from anamorph.corpora.pairs import FIELD, Pair, pair_of_wheel
@@ -115,6 +117,7 @@ def run_pairs(
     out: Path | str,
     watch: Watch = ignore,
     figures: Sequence[str] | None = None,
+    engine: Engine | None = None,
 ) -> dict[str, Run]:
     """Fetch the model and the texts, and audit every pair, or what is left of it.
 
@@ -124,6 +127,7 @@ def run_pairs(
             of what was fetched.
         watch: told of progress.
         figures: as of `anamorph.studies.study.run_study`.
+        engine: likewise.
 
     Returns:
         the runs, by the names of the pairs.
@@ -150,10 +154,11 @@ def run_pairs(
     model, tokenizer = load_pretrained(place, device=spec.device, dtype=spec.dtype)
     watch(Event("the model", 1, 1))
     runs = {}
-    for name, pair in pairs.items():
-        given = _given(spec, place, name, pair)
-        study = GivenStudy.of(given, model, tokenizer)
-        runs[name] = carry_out(study, out / name, watch=_named(name, watch), figures=figures)
+    with engine or nullcontext():
+        for name, pair in pairs.items():
+            study = GivenStudy.of(_given(spec, place, name, pair), model, tokenizer)
+            told = _named(name, watch)
+            runs[name] = carry_out(study, out / name, watch=told, figures=figures, engine=engine)
     write_table(out / TABLE, table(runs))
     with replacing(out / PAGE) as temporary:
         temporary.write_text(page(runs, fetched), "utf-8")
