@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from statistics import median
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -58,6 +59,7 @@ class RayEngine(Engine):
     def __init__(self, address: str | None = None, workers: int | None = None) -> None:
         self.address, self.workers = address, workers
         self._ours, self._users = False, 0
+        self._folder: TemporaryDirectory[str] | None = None
         try:
             with as_found():
                 import ray
@@ -76,21 +78,21 @@ class RayEngine(Engine):
         return self
 
     def _connect(self) -> None:
-        alone = self.address is None and not os.environ.get("RAY_ADDRESS")
+        address = self.address or os.environ.get("RAY_ADDRESS")
         options: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
-        if alone:  # on this machine, and reached from nowhere else
+        if not address:  # a cluster of this machine alone, reached from nowhere else
+            self._folder = TemporaryDirectory(prefix="anamorph-ray-", ignore_cleanup_errors=True)
             options |= {"num_cpus": self.workers or processors(), "include_dashboard": False}
-            options |= {"_node_ip_address": "127.0.0.1"}
+            options |= {"_node_ip_address": "127.0.0.1", "_temp_dir": self._folder.name}
         try:
             with as_found(), warnings.catch_warnings(action="ignore"):
                 os.environ |= {"RAY_USAGE_STATS_ENABLED": "0"}
                 os.environ |= {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
-                self._ray.init(address=self.address, **options)
+                self._ray.init(address=address or "local", **options)
         except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-            where = self.address or os.environ.get("RAY_ADDRESS") or "of this machine"
             raise AnamorphError(
-                f"Cannot connect to the Ray cluster {where}: {error}. Is it running (`ray "
-                "status`)? Give its --address, or none to work on this machine alone."
+                f"Cannot connect to the Ray cluster {address or 'of this machine'}: {error}. Is it "
+                "running (`ray status`)? Give its --address, or none to work on this machine alone."
             ) from error
 
     def __exit__(self, *_: object) -> None:
@@ -98,6 +100,8 @@ class RayEngine(Engine):
         if not self._users and self._ours:
             self._ray.shutdown()
             self._ours = False
+            if self._folder is not None:
+                self._folder.cleanup()
 
     def share(self, value: _T) -> Shared[_T]:
         """Put an object into the object store, packed."""
