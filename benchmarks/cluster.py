@@ -158,11 +158,10 @@ def all_equal(folder: Path, cases: Sequence[str]) -> None:
                 }.items():
                     out = folder / f"{name}-{way}".replace(" ", "-")
                     more = [*address, *(["--until", str(until)] if until else [])]
-                    subprocess.run(
-                        [sys.executable, __file__, "audit", kind, out, *more],
-                        check=True,
-                        stderr=subprocess.DEVNULL,
-                    )
+                    command = [sys.executable, __file__, "audit", kind, out, *more]
+                    done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
+                    if done.returncode:
+                        raise SystemExit(done.stderr[-3000:])
                     require_same(folder / f"{name}-one", out)
                     count = len(contents(out))
                     print(f"{name}, {way}: {count} files, the same to the byte", flush=True)

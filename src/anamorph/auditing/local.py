@@ -95,6 +95,19 @@ class Engine(ABC):
     def share(self, value: _T) -> Shared[_T]:
         """Make an object known to all jobs; it must not be changed afterwards."""
 
+    def share_made(self, make: Callable[[], _T | None], value: _T) -> Shared[_T]:
+        """Make an object known that every machine may make for itself, such as a model of a file.
+
+        Args:
+            make: can be pickled; None if it cannot be made where it is called, as a file is
+                missing. Then it comes from here.
+            value: what it makes here.
+
+        Raises:
+            Lasting: if a machine says so: it makes another one.
+        """
+        return self.share(value)
+
     @abstractmethod
     def carry(
         self, step: str, jobs: Sequence[Job], watch: Watch

@@ -9,12 +9,13 @@ second time where nothing else is left to do; the first result counts.
 from __future__ import annotations
 
 import os
+import random
 import socket
 import time
 import traceback
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from statistics import median
@@ -36,9 +37,10 @@ _T = TypeVar("_T")
 AHEAD = 2  # jobs under way, for each that there is room for
 HELD = 8  # shared objects that a worker keeps
 LOOK = 5.0  # seconds between two looks at the nodes
+REACHED = 10.0  # seconds until an address counts as not reached
 WAIT = 0.2  # seconds for a result, until signals are looked at
-SLOW, SOON = 3.0, 10.0
-"""A job is begun a second time if it takes so many times as long as usual, and so many seconds."""
+SLOW = 3.0
+"""A job is begun a second time if it takes so many times as long as usual."""
 
 
 class RayEngine(Engine):
@@ -51,13 +53,16 @@ class RayEngine(Engine):
             begun here and ended afterwards.
         workers: without an address: jobs at a time, a thread each; None for as many as there are
             processors.
+        patience: seconds that any job may take before it is thought to be slow.
 
     Raises:
         AnamorphError: if Ray is not installed, or the cluster cannot be reached.
     """
 
-    def __init__(self, address: str | None = None, workers: int | None = None) -> None:
-        self.address, self.workers = address, workers
+    def __init__(
+        self, address: str | None = None, workers: int | None = None, patience: float = 10.0
+    ) -> None:
+        self.address, self.workers, self.patience = address, workers, patience
         self._ours, self._users = False, 0
         self._folder: TemporaryDirectory[str] | None = None
         try:
@@ -68,7 +73,7 @@ class RayEngine(Engine):
                 "The engine 'ray' needs Ray, which is not installed here: pip install "
                 "'anamorph[ray]'; or leave --engine out, and this machine does the work."
             ) from error
-        self._ray = ray
+        self._ray: Any = ray
 
     def __enter__(self) -> RayEngine:
         if not self._users and not self._ray.is_initialized():
@@ -85,11 +90,12 @@ class RayEngine(Engine):
             options |= {"num_cpus": self.workers or processors(), "include_dashboard": False}
             options |= {"_node_ip_address": "127.0.0.1", "_temp_dir": self._folder.name}
         try:
+            _require_reached(address)
             with as_found(), warnings.catch_warnings(action="ignore"):
                 os.environ |= {"RAY_USAGE_STATS_ENABLED": "0"}
                 os.environ |= {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
                 self._ray.init(address=address or "local", **options)
-        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             raise AnamorphError(
                 f"Cannot connect to the Ray cluster {address or 'of this machine'}: {error}. Is it "
                 "running (`ray status`)? Give its --address, or none to work on this machine alone."
@@ -103,16 +109,48 @@ class RayEngine(Engine):
             if self._folder is not None:
                 self._folder.cleanup()
 
-    def share(self, value: _T) -> Shared[_T]:
+    def share(self, value: _T) -> _InStore[_T]:
         """Put an object into the object store, packed."""
         packed = pack(value, self._ray.cloudpickle.CloudPickler)
         return _InStore(self._ray.put(packed))
+
+    def share_made(self, make: Callable[[], _T | None], value: _T) -> Shared[_T]:
+        """Have every node make an object, which its workers share; see `Engine.share_made`."""
+        strategy = self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
+        made: Any = self._ray.remote(num_cpus=0, num_returns=2, max_retries=TRIES)(_made)
+        begun = {
+            node["NodeID"]: made.options(
+                scheduling_strategy=strategy(node["NodeID"], soft=False)
+            ).remote(make)
+            for node in self._ray.nodes()
+            if node["Alive"] and node["Resources"].get("CPU")
+        }
+        refs, ours = {}, None
+        for node, (answer, ref) in begun.items():
+            found: _Answer = self._ray.get(answer)
+            if found.error is not None:
+                raise Lasting(found.error)
+            if not found.value:
+                ours = ours or self.share(value).ref
+            refs[node] = ref if found.value else ours
+        return _OnNodes(refs)
 
     def carry(
         self, step: str, jobs: Sequence[Job], watch: Watch
     ) -> Iterator[tuple[Job, Any | Failed]]:
         """See `Engine.carry`; a job that fails is tried again, up to five times in all."""
-        return _Dispatch(self._ray, step, jobs, watch).results()
+        return _Dispatch(self._ray, step, jobs, watch, self.patience).results()
+
+
+def _require_reached(address: str | None) -> None:
+    """Find out in seconds whether anybody listens at an address; Ray itself would wait for long.
+
+    Raises:
+        OSError: if nobody does.
+    """
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=REACHED).close()
 
 
 class _InStore(Shared[_T]):
@@ -132,12 +170,46 @@ class _InStore(Shared[_T]):
         return _unpacked(self)  # type: ignore[no-any-return]
 
 
+class _OnNodes(Shared[_T]):
+    """An object of which every node has its own.
+
+    Args:
+        refs: by the nodes' names.
+    """
+
+    def __init__(self, refs: Mapping[str, Any]) -> None:
+        self.refs = dict(refs)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _OnNodes) and self.refs == other.refs
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.refs.values()))
+
+    def get(self) -> _T:
+        """The object of this node, or of another if this one came later."""
+        import ray
+
+        node = ray.get_runtime_context().get_node_id()
+        ref = self.refs.get(node) or random.choice(list(self.refs.values()))
+        return _unpacked(_InStore(ref))  # type: ignore[no-any-return]
+
+
 @lru_cache(maxsize=HELD)
 def _unpacked(shared: _InStore[Any]) -> Any:
     import ray
 
     packed: Packed = ray.get(shared.ref)
     return unpack(packed)
+
+
+def _made(make: Callable[[], Any]) -> tuple[_Answer, Packed | None]:
+    """An object that a node makes for itself, packed, and before it whether it could."""
+    import ray
+
+    answer = _carried(make, 1, _versions())
+    packed = None if answer.value is None else pack(answer.value, ray.cloudpickle.CloudPickler)
+    return answer._replace(value=packed is not None), packed
 
 
 class _Answer(NamedTuple):
@@ -195,8 +267,10 @@ class _Try:
 class _Dispatch:
     """Some jobs on their way through a cluster."""
 
-    def __init__(self, ray: Any, step: str, jobs: Sequence[Job], watch: Watch) -> None:
-        self.ray, self.step, self.watch = ray, step, watch
+    def __init__(
+        self, ray: Any, step: str, jobs: Sequence[Job], watch: Watch, patience: float
+    ) -> None:
+        self.ray, self.step, self.watch, self.patience = ray, step, watch, patience
         self.total = len(jobs)
         self.waiting = deque(jobs)
         self.running: dict[str, _Try] = {}
@@ -239,7 +313,7 @@ class _Dispatch:
             self.running[job.name] = attempt = _Try(job, time.monotonic())
             self._submit(attempt)
         if not self.waiting and self.times:
-            usual = max(SLOW * median(self.times), SOON)
+            usual = max(SLOW * median(self.times), self.patience)
             for attempt in self.running.values():
                 free = len(self.by_ref) < self._room(attempt.job.needs)
                 if free and len(attempt.refs) == 1 and time.monotonic() - attempt.begun > usual:

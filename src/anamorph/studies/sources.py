@@ -7,9 +7,10 @@ This is all in which studies differ; what is done with the models is one pipelin
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -121,6 +122,12 @@ class Study(ABC):
         on_cpu = self.shape.device.type == "cpu"
         batches = self.threads if self.threads and on_cpu else usual_batches(self.shape)
         return self.options.settings(batches, run.spec["threads"])
+
+    def with_shape(self, shape: Model | None) -> Self:
+        """The same study with this in place of its model; None where it only travels."""
+        other = copy(self)
+        other.shape = shape  # type: ignore[assignment]
+        return other
 
     @abstractmethod
     def describe_source(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,19 +22,23 @@ from anamorph.errors import AnamorphError
 from anamorph.files import write_bytes
 from anamorph.machine.devices import matmul_precision
 from anamorph.models.base import Model
+from anamorph.models.huggingface.load import load_pretrained
 from anamorph.progress import Watch, ignore
 from anamorph.registered import Plugin, loaded_plugins
 from anamorph.runs.cells import Origin, digest
 from anamorph.runs.folder import Run
 from anamorph.simplifications import FittedProxies
 from anamorph.studies.plugins import load_again
-from anamorph.studies.sources import Study, TrainedStudy, check_weights
+from anamorph.studies.sources import GivenStudy, Study, TrainedStudy, check_weights
 from anamorph.studies.steps import SeedAudit
 
 TOKEN = ".token"
 """A file by which a job knows that it sees the run folder, and not another of the same name."""
 
 FEW = 5  # failed jobs, and cells of each, that an error names
+
+Weights = tuple[tuple[str, str], ...]
+"""A model's fingerprint, as (part, digest)."""
 
 Made = dict[str, bytes]
 """Files of the run folder, by their names in it, that are still to be written."""
@@ -91,15 +95,15 @@ class _Bench:
         context: of the study.
         plugins: which a process must have loaded before it unpacks anything.
         seed: of the model.
-        model: itself; None if the study holds it.
-        weights: its fingerprint, as (part, digest).
+        model: itself; None as long as there is none.
+        weights: its fingerprint.
     """
 
     context: Shared[_Context]
     plugins: tuple[Plugin, ...]
     seed: int
     model: Shared[Model] | None = None
-    weights: tuple[tuple[str, str], ...] = ()
+    weights: Weights = ()
 
 
 def spread(study: Study, run: Run, engine: Engine, watch: Watch) -> None:
@@ -117,7 +121,8 @@ def spread(study: Study, run: Run, engine: Engine, watch: Watch) -> None:
     """
     path = run.path.absolute()
     with _token(path) as token:
-        context = engine.share(_Context(study, path, dict(run.spec), token))
+        travels = study.with_shape(None) if isinstance(study, GivenStudy) else study
+        context = engine.share(_Context(travels, path, dict(run.spec), token))
         bench = _Bench(context, tuple(loaded_plugins()), 0)
         threads = study.threads or run.spec["threads"]
         whole = Needs(threads, _share(study))
@@ -182,8 +187,13 @@ def _begun(
     model = study.model(run, seed, watch)
     weights = model.fingerprint()
     check_weights(run, weights, seed, keep=True)
-    shared = None if model is study.shape else engine.share(model)
-    return _Bench(bench.context, bench.plugins, seed, shared, tuple(weights.items()))
+    parts = tuple(weights.items())
+    on_cpu = model.device.type == "cpu"
+    if isinstance(study, GivenStudy) and study.source is not None and on_cpu:
+        shared = engine.share_made(partial(_load, dict(study.source), parts), model)
+    else:
+        shared = engine.share(model)
+    return _Bench(bench.context, bench.plugins, seed, shared, parts)
 
 
 def _carry(
@@ -239,9 +249,26 @@ def _audit(bench: _Bench) -> tuple[_Context, SeedAudit]:
         Lasting: if the model is another here.
     """
     context = _context(bench)
-    study = context.study
-    model = study.shape if bench.model is None else bench.model.get()
-    here, there = model.fingerprint(), dict(bench.weights)
+    assert bench.model is not None
+    model = bench.model.get()
+    _require_same(model, bench.weights)
+    if isinstance(context.study, GivenStudy):
+        context = replace(context, study=context.study.with_shape(model))
+    run = Run(context.path, context.spec)
+    return context, SeedAudit(run, context.study, model, bench.seed, ignore)
+
+
+def _load(source: dict[str, Any], weights: Weights) -> Model | None:
+    """The model that an audit of files names; None if it is not there."""
+    if not source["hub"] and not Path(source["model"]).exists():
+        return None
+    model, _ = load_pretrained(source["model"], hub=source["hub"], dtype=source["dtype"])
+    _require_same(model, weights)
+    return model
+
+
+def _require_same(model: Model, weights: Weights) -> None:
+    here, there = model.fingerprint(), dict(weights)
     for part in {**here, **there}:
         if here.get(part) != there.get(part):
             raise Lasting(
@@ -249,8 +276,6 @@ def _audit(bench: _Bench) -> tuple[_Context, SeedAudit]:
                 f"{part} is {here.get(part)}, and there {there.get(part)}. Put the same files on "
                 "all nodes."
             )
-    run = Run(context.path, context.spec)
-    return context, SeedAudit(run, study, model, bench.seed, ignore)
 
 
 def _context(bench: _Bench) -> _Context:

@@ -1,0 +1,53 @@
+"""Jobs for a cluster that go wrong, in ways that clusters know."""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from anamorph.auditing.local import Lasting
+from anamorph.errors import AnamorphError
+
+
+def noted(folder: Path) -> int:
+    """How many calls there were before, of all processes."""
+    number = len(list(folder.glob("try-*")))
+    (folder / f"try-{number}-{os.getpid()}").touch()
+    return number
+
+
+def dies_once(folder: Path) -> str:
+    if noted(folder) == 0:
+        os._exit(1)
+    return "alive"
+
+
+def fails(folder: Path) -> None:
+    raise RuntimeError(f"try {noted(folder)}")
+
+
+def is_wrong(folder: Path) -> None:
+    noted(folder)
+    raise AnamorphError("The number is not finite.")
+
+
+def is_another(folder: Path) -> None:
+    noted(folder)
+    raise Lasting("the model is another here.")
+
+
+def slow_once(folder: Path) -> float:
+    began = time.monotonic()
+    if noted(folder) == 0:
+        time.sleep(120)
+    return time.monotonic() - began
+
+
+def heavy(number: int) -> bytes:
+    return bytes([number]) * 20_000_000
+
+
+def read_only(shared: Any) -> tuple[int, bool]:
+    """Of a shared object with one parameter: where it lies, and whether it is a view of a store."""
+    weight = shared.get()
+    return int(weight.numel()), not weight.detach().numpy().flags.owndata
