@@ -42,11 +42,12 @@ class Along:
         models: a row a value and split: `at`, `rest`, `run`, `split`, `role`, and the model's own
             `accuracy` with `low` and `high`.
         trends: a row a view and `ood` split that was judged: `rest`, `simplification`, `split`,
-            `values` (how many there are), `verdicts` (how many different ones), `tested` (values
-            whose models have learnt the task), `first` and `last` of these, `change` of the gap
-            from there to there, on the straight line through the gaps, with `low` and `high` (95 %)
-            and `p_value` of "none", `p_corrected` (Benjamini and Hochberg's, over all rows), and
-            `differs` (p_corrected < 0.05). Null where there is none: of seeds, which have no order.
+            `values` (how many there are), `verdicts` (how many different ones, of models that have
+            learnt the task), `tested` (values with such models), `first` and `last` of these,
+            `change` of the gap from there to there, on the straight line through the gaps, with
+            `low` and `high` (95 %) and `p_value` of "none", `p_corrected` (Benjamini and
+            Hochberg's, over all rows), and `differs` (p_corrected < 0.05). Null where there is
+            none: of seeds, which have no order.
     """
 
     axis: Axis
@@ -178,7 +179,8 @@ def _trends(axis: Axis, judged: pl.DataFrame) -> pl.DataFrame:
     rows = []
     for key, cells in _grouped(judged).items():
         row: Row = dict(zip(CELL, key, strict=True))
-        row |= {"values": len(cells), "verdicts": len({cell["verdict"] for cell in cells})}
+        verdicts = {cell["verdict"] for cell in cells} - {NOT_TESTABLE}
+        row |= {"values": len(cells), "verdicts": len(verdicts)}
         rows.append(row | (_trend(cells) if axis.ordered else {}))
     at = judged.schema["at"]
     schema: dict[str, Any] = {

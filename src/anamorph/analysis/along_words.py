@@ -11,6 +11,7 @@ from anamorph.analysis.words import listing, points, split_label
 from anamorph.faithfulness import gaps
 from anamorph.runs.varied import setting_text
 
+NOT_TESTABLE_SOME = ", where the models have learnt the task"
 MOST_STEPS = 4  # changes of a verdict that are told one by one
 
 
@@ -52,7 +53,8 @@ def headline(found: Along) -> str:
         )
     else:
         said = f"the verdict changes for {changing or 'none'} of {count} views and splits"
-    said = f"Along {where(found)}, {said}."
+    learnt = NOT_TESTABLE_SOME if (found.judged["verdict"] == gaps.NOT_TESTABLE).any() else ""
+    said = f"Along {where(found)}, {said}{learnt}."
     tested = int(found.trends["p_value"].is_not_null().sum())
     if not tested:
         return said
@@ -89,8 +91,7 @@ def changes(found: Along) -> list[Change]:
                 verdicts += [cell["verdict"] for cell in cells]
         every = len(said) == 1 and len(next(iter(said.values()))) > 1
         texts = [
-            f"{_first_large(text)} on {'every split' if every else listing(on)}."
-            for text, on in said.items()
+            f"On {'every split' if every else listing(on)}: {text}." for text, on in said.items()
         ]
         tone = TONES[min(verdicts, key=list(TONES).index)]
         told.append(Change(found.labels[view], texts + _trends(found, view), tone))
@@ -138,11 +139,13 @@ def _trends(found: Along, view: tuple[str, str]) -> list[str]:
     texts = []
     for row in rows.filter("differs").iter_rows(named=True):
         way = "grows" if row["change"] > 0 else "shrinks"
+        p = row["p_corrected"]
+        p = "p < 0.0001" if p < 0.0001 else f"p {p:.4f}"
         ends = sorted((abs(row["low"]), abs(row["high"])))
         texts.append(
             f"The gap on {split_label(row['split'])} {way} by {points(abs(row['change']))} points "
             f"[{points(ends[0])}, {points(ends[1])}] from {setting_text(row['first'])} to "
-            f"{setting_text(row['last'])}, which is more than noise (p {row['p_corrected']:.2g})."
+            f"{setting_text(row['last'])}, which is more than noise ({p})."
         )
     return texts
 
@@ -162,10 +165,6 @@ def _widest(found: Along, view: tuple[str, str]) -> str:
         f"The gaps lie furthest apart on {split_label(row['split'])}: from {points(row['low'])} to "
         f"{points(row['high'])} points."
     )
-
-
-def _first_large(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def notes(found: Along) -> list[str]:

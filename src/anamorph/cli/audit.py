@@ -23,7 +23,6 @@ from anamorph.cli.options import (
     chosen_figures,
 )
 from anamorph.cli.vary import Vary, vary_into
-from anamorph.errors import AnamorphError
 from anamorph.runs.folder import load_run
 from anamorph.studies.changes import read_vary
 from anamorph.studies.sources import GivenStudy
@@ -114,28 +113,28 @@ def audit(
         given["run"], source = str(source), None
     if dry_run:
         given.setdefault("out", Path("nowhere"))
-    if vary:
-        varied = {key.replace("-", "_"): x for key, x in read_vary(vary).items()}
-        if dry_run:
-            raise AnamorphError("--dry-run tells of one audit; leave --vary out, and give a value.")
-        each = {
-            name: read_audit(source, given | values)
-            for name, values in combinations(varied).items()
-        }
-        specs = {name: spec for name, (spec, _) in each.items()}
-        folder = next(iter(each.values()))[1]
-        runs = vary_into(Path(folder), varied, specs, {"workers": None, "figures": names}, as_json)
-        gates.hold(asked, runs)
-        return
-    spec, folder = read_audit(source, given)
+    varied = {key.replace("-", "_"): x for key, x in read_vary(vary or ()).items()}
+    each = {n: read_audit(source, given | x) for n, x in combinations(varied).items()}
+    spec, folder = next(iter(each.values()))
     if dry_run:
-        stderr().print("Reading model and data; then a little of the work is done and timed.")
-        tell(study_again(spec) if isinstance(spec, AgainSpec) else GivenStudy.load(spec), folder)
+        for name, (one, _) in each.items():
+            _tell(one, Path(folder) / name)
+        return
+    if varied:
+        specs = {name: one for name, (one, _) in each.items()}
+        how: dict[str, Any] = {"workers": None, "figures": names}
+        gates.hold(asked, vary_into(Path(folder), varied, specs, how, as_json))
         return
     if isinstance(spec, AgainSpec):
-        how: dict[str, Any] = {"device": spec.device, "matmul": spec.matmul, "workers": None}
+        how = {"device": spec.device, "matmul": spec.matmul, "workers": None}
         how["figures"] = names
         audit_into(folder, partial(audit_study, spec.run, spec.simplify, folder, **how), as_json)
     else:
         audit_into(folder, partial(audit_files, spec, folder, figures=names), as_json)
     gates.hold(asked, {"": load_run(folder)})
+
+
+def _tell(spec: GivenSpec | AgainSpec, folder: Path) -> None:
+    """What it would take."""
+    stderr().print("Reading model and data; then a little of the work is done and timed.")
+    tell(study_again(spec) if isinstance(spec, AgainSpec) else GivenStudy.load(spec), folder)

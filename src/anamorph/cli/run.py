@@ -1,8 +1,9 @@
 """`anamorph run TASK`, or of a file: the whole job."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import typer
@@ -14,12 +15,12 @@ from anamorph.cli.pairs import pairs_into
 from anamorph.cli.progress import shown
 from anamorph.cli.vary import Vary, as_settings, vary_into
 from anamorph.errors import AnamorphError
-from anamorph.runs.folder import load_run
+from anamorph.runs.folder import Run, load_run
 from anamorph.studies.changes import read_vary
 from anamorph.studies.pairs import PairsSpec, is_pairs, load_pairs
 from anamorph.studies.sources import GivenStudy, TrainedStudy
 from anamorph.studies.spec_files import StudyFile, is_file, read_study
-from anamorph.studies.specification import GivenSpec, load_preset
+from anamorph.studies.specification import GivenSpec, StudySpec, load_preset
 from anamorph.studies.study import audit_files, run_study
 from anamorph.studies.varied import combinations
 
@@ -73,38 +74,35 @@ def run(
     names = options.chosen_figures(figures, no_figures)
     changes = options.with_folders(settings, train, unseen, ood)
     changes = options.with_device(changes, device, matmul)
-    found = _read(task, preset, changes, seeds, simplify or ())
+    read = partial(_read, task, preset, changes, seeds, simplify or ())
+    found = read()
     varied = {**found.vary, **read_vary(vary or ())}
     folder = out or found.out or _default_out(task, preset, varied)
-    if varied:
-
-        def of(values: dict[str, Any]) -> StudyFile:
-            return _read(task, preset, [*changes, *as_settings(values)], seeds, simplify or ())
-
-        each = {name: of(values) for name, values in combinations(varied).items()}
-        if dry_run:
-            for name, one in each.items():
-                stderr().print(name)
-                _tell(one, folder / name, workers)
-            return
-        made = {"preset": found.preset, "workers": workers, "figures": names}
-        specs = {name: one.spec for name, one in each.items()}
-        gates.hold(asked, vary_into(folder, varied, specs, made, as_json))
-        return
+    each = {name: read(values) for name, values in combinations(varied).items()}
     if dry_run:
-        _tell(found, folder, workers)
+        for name, one in each.items():
+            _tell(one, folder / name, workers)
         return
-    match found.spec:
+    how: dict[str, Any] = {"preset": found.preset, "workers": workers, "figures": names}
+    if varied:
+        specs = {name: one.spec for name, one in each.items()}
+        gates.hold(asked, vary_into(folder, varied, specs, how, as_json))
+    else:
+        gates.hold(asked, _one(found.spec, folder, how, as_json))
+
+
+def _one(
+    spec: StudySpec | GivenSpec | PairsSpec, folder: Path, how: dict[str, Any], as_json: bool
+) -> dict[str, Run]:
+    """A study in which nothing is varied; its runs, by what to call them."""
+    match spec:
         case PairsSpec():
-            gates.hold(asked, pairs_into(folder, found.spec, as_json, names))
-            return
+            return pairs_into(folder, spec, as_json, how["figures"])
         case GivenSpec():
-            work = partial(audit_files, found.spec, folder, figures=names)
-        case _:
-            how: dict[str, Any] = {"preset": found.preset, "workers": workers, "figures": names}
-            work = partial(run_study, found.spec, folder, **how)
-    audit_into(folder, work, as_json)
-    gates.hold(asked, {"": load_run(folder)})
+            audit_into(folder, partial(audit_files, spec, folder, figures=how["figures"]), as_json)
+        case StudySpec():
+            audit_into(folder, partial(run_study, spec, folder, **how), as_json)
+    return {"": load_run(folder)}
 
 
 def _read(
@@ -113,8 +111,10 @@ def _read(
     changes: list[str],
     seeds: int | None,
     simplify: Sequence[str],
+    values: Mapping[str, Any] = MappingProxyType({}),
 ) -> StudyFile:
-    """What is to be done."""
+    """What is to be done, with the values of what is varied."""
+    changes = [*changes, *as_settings(values)]
     if is_file(task):
         if preset is not None:
             raise AnamorphError(

@@ -18,6 +18,7 @@ from anamorph.report.frame import filled, frame
 from anamorph.runs.varied import setting_text
 
 MOST_VIEWS = 12  # told in sentences that are not folded away
+MOST_MODELS = 20  # rows of a table that is not folded away
 MOST_PRINTED = 60  # rows of a folded table that is printed all the same
 
 
@@ -68,6 +69,7 @@ def write_page(found: Along, path: Path) -> None:
         changes=said,
         notes=notes(found),
         most_views=MOST_VIEWS,
+        most_models=MOST_MODELS,
         most_printed=MOST_PRINTED,
         models=_models(found, path.parent),
         cells=_cells(found),
@@ -91,22 +93,21 @@ def _models(found: Along, folder: Path) -> list[dict[str, Any]]:
                 "rest": point.rest,
                 "models": len(point.side.seeds),
                 "accuracy": [accuracy.get(split) for split in found.splits],
-                "name": point.side.name,
-                "link": _link(point, folder),
+                **_linked(point, folder),
             }
         )
     return rows
 
 
-def _link(point: Point, folder: Path) -> str | None:
-    """The address of a run's report as seen from a folder; None if there is none."""
+def _linked(point: Point, folder: Path) -> dict[str, str | None]:
+    """A run as seen from a folder: its `name`, and the `link` to its report; None without one."""
     report = point.side.run.report
-    if not report.exists():
-        return None
     try:
-        return quote(Path(os.path.relpath(report, folder)).as_posix())
+        name = Path(os.path.relpath(point.side.name, folder)).as_posix()
+        link = quote(Path(os.path.relpath(report, folder)).as_posix())
     except ValueError:  # on another drive
-        return report.absolute().as_uri()
+        name, link = point.side.name, report.absolute().as_uri()
+    return {"name": name, "link": link if report.exists() else None}
 
 
 def _cells(found: Along) -> list[Row]:

@@ -11,15 +11,16 @@ from anamorph.analysis.words import SIGNS, points, some_of, split_label, thresho
 from anamorph.faithfulness.metrics import JUDGED, all_metrics, find_metric
 from anamorph.report.charts import parts
 from anamorph.report.charts.verdicts import VERDICTS
-from anamorph.report.figure import Choice, Figure
+from anamorph.report.figure import TABLE, Choice, Figure
 from anamorph.report.theme import split_scale, split_shapes
 from anamorph.runs.varied import setting_text
 
 DECADES = 30  # from the lowest to the highest value: so far apart, the axis is logarithmic
 MOST_PANELS = 12  # views with a panel each
 MOST_ROWS = 40  # views in the strip of verdicts, and in the menu of gaps
-MOST_SIGNS = 24  # values beside each other of which the signs can be read
+MOST_SIGNS = 40  # values beside each other of which the signs can be read
 HEIGHT = 170  # pixels of a panel
+Chart = alt.FacetChart | alt.LayerChart
 GAP_ENDS = {"low": pl.col("gap_low"), "high": pl.col("gap_high")}
 
 
@@ -49,8 +50,7 @@ def strip(found: Along) -> Figure | None:
     )
     values = [setting_text(value) for value in found.axis.values]
     signed = len(values) <= MOST_SIGNS
-    step = 26 if signed else max(8, 640 // len(values))
-    width = max(parts.PANEL, step * len(values))
+    width = len(values) * max(8, min(48, 640 // len(values)))
     labels = [found.labels[view] for view in views]
     x = alt.X("at_text:N", sort=values, title=found.axis.name, axis=_named_axis(values, width))
     y = alt.Y("view:N", sort=labels, title=None, axis=alt.Axis(labelLimit=230, **parts.QUIET))
@@ -72,7 +72,8 @@ def strip(found: Along) -> Figure | None:
             ),
         )
     )
-    ink = alt.Color("verdict:N", scale=alt.Scale(domain=shown, range=inks), legend=None)
+    ink_scale = alt.Scale(domain=[*shown, ""], range=[*inks, "var(--ink)"])  # not that of `fill`
+    ink = alt.Color("verdict:N", scale=ink_scale, legend=None)
     signs = (
         alt.Chart().mark_text(fontSize=11, aria=False).encode(x=x, y=y, text="text:N", color=ink)
     )
@@ -90,7 +91,7 @@ def strip(found: Along) -> Figure | None:
             order=splits,
             width=width,
             height=alt.Step(22),
-            columns=2 if width <= parts.PANEL else 1,
+            columns=2,
         ),
         data=frame,
         panel=width + 250,
@@ -99,27 +100,22 @@ def strip(found: Along) -> Figure | None:
 
 def accuracies(found: Along) -> Figure:
     """The accuracy of the models; a panel for each of the other settings."""
-    frame = found.models.with_columns(
-        pl.col("at").map_elements(setting_text, pl.String).alias("at_text"),
-        split=parts.SPLIT,
-        rest=pl.when(pl.col("rest") == "").then(pl.lit("the models")).otherwise("rest"),
-    ).drop("run", "role")
+    frame = found.models.with_columns(at_text=_texts(), split=parts.SPLIT).drop("run", "role")
     panels = frame["rest"].unique(maintain_order=True).to_list()
-    wide = 2 * parts.PANEL if len(panels) == 1 else parts.PANEL
-    x, y = _x(found, wide), _y("accuracy", alt.Axis(format=".0%", tickCount=5))
+    width = parts.PANEL if len(panels) > 1 else 2 * parts.PANEL
+    x, y = _x(found, width), _y("accuracy", alt.Axis(format=".0%", tickCount=5))
+    layers = _lines(found, x, y, [("accuracy:Q", "", ".4f"), *_ends(".4f")])
+    if len(panels) > 1:
+        chart: Chart = parts.panels(*layers, by="rest", order=panels, width=width, height=HEIGHT)
+    else:
+        chart = alt.layer(*layers, data=TABLE).properties(width=width, height=HEIGHT + 30)
     return Figure(
         name="accuracy",
         title="How good the models are",
         caption="The share of right predictions of the models themselves at scored positions, a "
         "line a split, with 95 % intervals. A view of a model that has not learnt its task says "
         "nothing.",
-        chart=parts.panels(
-            *_lines(found, x, y, [("accuracy:Q", "", ".4f"), *_ends(".4f")]),
-            by="rest",
-            order=panels,
-            width=wide,
-            height=HEIGHT + 30,
-        ),
+        chart=chart,
         data=frame,
         panel=parts.SPACED if len(panels) > 1 else 0,
     )
@@ -209,9 +205,14 @@ def _of_views(found: Along, frame: pl.DataFrame, views: Sequence[tuple[str, str]
     labels = [found.labels[key] for key in frame.select("rest", "simplification").iter_rows()]
     return frame.with_columns(
         pl.Series("view", labels, pl.String),
-        pl.col("at").map_elements(setting_text, pl.String).alias("at_text"),
+        at_text=_texts(),
         split=parts.SPLIT,
     )
+
+
+def _texts() -> pl.Expr:
+    """Values of the axis as they are shown."""
+    return pl.col("at").map_elements(setting_text, pl.String)
 
 
 def _ends(form: str) -> list[tuple[str, str, str]]:
@@ -238,7 +239,7 @@ def _x(found: Along, width: int) -> alt.X:
         "at:Q",
         title=f"{name}{' (log scale)' if by_log else ''}",
         scale=alt.Scale(**scale, nice=False, padding=12),
-        axis=alt.Axis(**axis, format="~s" if max(values_) >= 10_000 else "~g"),
+        axis=alt.Axis(**axis, format="~s" if max(values_) >= 10_000 else "~r"),
     )
 
 
