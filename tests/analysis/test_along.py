@@ -102,6 +102,7 @@ def test_models_that_have_not_learnt_carry_no_trend(tmp_path: Path) -> None:
     assert (row["tested"], row["first"], row["last"]) == (2, 300, 500)
     assert row["change"] == pytest.approx(0.2)
     assert row["verdicts"] == 1  # an illusion at both
+    assert "The models have learnt the task at 2 of 3 values." in headline(found)
     (said,) = [c for c in changes(found) if c.title.endswith("rank 2")]
     assert "On far: not testable here at 100, illusion (under-generalizes) from 300." in said.texts
 
@@ -113,7 +114,11 @@ def test_seeds_are_an_axis_without_a_trend(tmp_path: Path) -> None:
     assert found.table["seed"].unique().sort().to_list() == [0, 1, 2]
     assert found.trends["p_value"].null_count() == 1
     assert "from 10.0 to 10.0 points" in changes(found)[0].texts[-1]
+    assert repr(found) == "Along seed: 3 values, 1 views; .table and .trends"
     one = am.along([run / "seed-2", run / "seed-0"])
+    assert [point.side.name for point in one.axis.points] == [
+        str(run / f"seed-{seed}") for seed in (0, 2)
+    ]
     assert one.axis.values == [0, 2]
     alone = [write_run(tmp_path / f"r{s}", {}, {(2, "far"): s / 10}, seeds=(s,)) for s in (0, 1)]
     found = am.along(alone)

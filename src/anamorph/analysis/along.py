@@ -74,6 +74,10 @@ class Along:
             )
         return cls(axis, table, models, _trends(axis, judged))
 
+    def __repr__(self) -> str:
+        views, values = len(self.labels), len(self.axis.values)
+        return f"Along {self.axis.name}: {values} values, {views} views; .table and .trends"
+
     @property
     def thresholds(self) -> Thresholds:
         """Where the lines between verdicts were drawn, in the first run."""

@@ -11,7 +11,6 @@ from anamorph.analysis.words import listing, points, split_label
 from anamorph.faithfulness import gaps
 from anamorph.runs.varied import setting_text
 
-NOT_TESTABLE_SOME = ", where the models have learnt the task"
 MOST_STEPS = 4  # changes of a verdict that are told one by one
 
 
@@ -53,8 +52,11 @@ def headline(found: Along) -> str:
         )
     else:
         said = f"the verdict changes for {changing or 'none'} of {count} views and splits"
-    learnt = NOT_TESTABLE_SOME if (found.judged["verdict"] == gaps.NOT_TESTABLE).any() else ""
-    said = f"Along {where(found)}, {said}{learnt}."
+    said = f"Along {where(found)}, {said}."
+    values = len(found.axis.values)
+    learnt = found.judged.filter(pl.col("verdict") != gaps.NOT_TESTABLE)["at"].n_unique()
+    if learnt < values:
+        said += f" The models have learnt the task at {learnt or 'none'} of {values} values."
     tested = int(found.trends["p_value"].is_not_null().sum())
     if not tested:
         return said

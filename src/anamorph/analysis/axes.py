@@ -110,7 +110,7 @@ def axis_of(runs: Sequence[Address], asked: str | None = None) -> Axis:
     name = _named(points, differing, asked)
     if name == SEED:
         points = [
-            replace(point, side=Side(f"{point.side.name}/seed-{s}", point.side.run, (s,)), value=s)
+            replace(point, side=_of_seed(point.side.run, s), value=s)
             for point in points
             for s in point.side.seeds
         ]
@@ -127,6 +127,10 @@ def axis_of(runs: Sequence[Address], asked: str | None = None) -> Axis:
     points = _sorted(points)
     _refuse_doubles(name, points)
     return Axis(name, tuple(points), tuple([*notes, *_other_data(points)]))
+
+
+def _of_seed(run: Run, seed: int) -> Side:
+    return Side(str(run.seed(seed)), run, (seed,))
 
 
 def _points(runs: Sequence[Address]) -> tuple[list[Point], list[str], bool]:
