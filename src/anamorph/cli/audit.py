@@ -22,7 +22,7 @@ from anamorph.cli.options import (
     Products,
     chosen_figures,
 )
-from anamorph.cli.vary import Vary, vary_into
+from anamorph.cli.vary import Vary, say_which, vary_into
 from anamorph.runs.folder import load_run
 from anamorph.studies.changes import read_vary
 from anamorph.studies.sources import GivenStudy
@@ -118,6 +118,7 @@ def audit(
     spec, folder = next(iter(each.values()))
     if dry_run:
         for name, (one, _) in each.items():
+            say_which(name)
             _tell(one, Path(folder) / name)
         return
     if varied:

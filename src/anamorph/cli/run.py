@@ -13,7 +13,7 @@ from anamorph.cli.console import audit_into, stderr
 from anamorph.cli.dry_run import DryRun, tell
 from anamorph.cli.pairs import pairs_into
 from anamorph.cli.progress import shown
-from anamorph.cli.vary import Vary, as_settings, vary_into
+from anamorph.cli.vary import Vary, as_settings, say_which, vary_into
 from anamorph.errors import AnamorphError
 from anamorph.runs.folder import Run, load_run
 from anamorph.studies.changes import read_vary
@@ -81,6 +81,7 @@ def run(
     each = {name: read(values) for name, values in combinations(varied).items()}
     if dry_run:
         for name, one in each.items():
+            say_which(name)
             _tell(one, folder / name, workers)
         return
     how: dict[str, Any] = {"preset": found.preset, "workers": workers, "figures": names}

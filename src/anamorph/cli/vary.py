@@ -31,6 +31,12 @@ def as_settings(values: Mapping[str, Any]) -> list[str]:
     return [f"{key}={json.dumps(value)}" for key, value in values.items()]
 
 
+def say_which(name: str) -> None:
+    """Print the name of a study over what is told of it; nothing where there is only one."""
+    if name:
+        stdout().print(name, style="bold", markup=False)
+
+
 def vary_into(
     folder: Path,
     vary: Mapping[str, Sequence[Any]],

@@ -20,6 +20,7 @@ MOST_PANELS = 12  # views with a panel each
 MOST_ROWS = 40  # views in the strip of verdicts, and in the menu of gaps
 MOST_SIGNS = 40  # values beside each other of which the signs can be read
 HEIGHT = 170  # pixels of a panel
+MOST_ROOM = 420  # pixels for the names of views
 Chart = alt.FacetChart | alt.LayerChart
 GAP_ENDS = {"low": pl.col("gap_low"), "high": pl.col("gap_high")}
 
@@ -52,31 +53,10 @@ def strip(found: Along) -> Figure | None:
     signed = len(values) <= MOST_SIGNS
     width = len(values) * max(8, min(48, 640 // len(values)))
     labels = [found.labels[view] for view in views]
+    room = min(MOST_ROOM, int(parts.LETTER * max(map(len, labels))))
     x = alt.X("at_text:N", sort=values, title=found.axis.name, axis=_named_axis(values, width))
-    y = alt.Y("view:N", sort=labels, title=None, axis=alt.Axis(labelLimit=230, **parts.QUIET))
-    colours, inks = ([f"var(--{VERDICTS[v][n]})" for v in shown] for n in (0, 1))
-    fill = alt.Fill(
-        "verdict:N",
-        scale=alt.Scale(domain=shown, range=colours),
-        legend=parts.squares(title=None, labelLimit=300),
-    )
-    cells = (
-        alt.Chart()
-        .mark_rect(stroke="var(--page)", strokeWidth=1)
-        .encode(
-            x=x,
-            y=y,
-            fill=fill,
-            tooltip=parts.tips(
-                "view:N", "split:N", ("at_text:N", found.axis.name), "verdict:N", *parts.GAP_TIPS
-            ),
-        )
-    )
-    ink_scale = alt.Scale(domain=[*shown, ""], range=[*inks, "var(--ink)"])  # not that of `fill`
-    ink = alt.Color("verdict:N", scale=ink_scale, legend=None)
-    signs = (
-        alt.Chart().mark_text(fontSize=11, aria=False).encode(x=x, y=y, text="text:N", color=ink)
-    )
+    y = alt.Y("view:N", sort=labels, title=None, axis=alt.Axis(labelLimit=room, **parts.QUIET))
+    cells, signs = _verdicts(found, shown, x, y)
     splits = [s for s in found.splits if split_label(s) in set(frame["split"])]
     return Figure(
         name="verdicts",
@@ -94,7 +74,30 @@ def strip(found: Along) -> Figure | None:
             columns=2,
         ),
         data=frame,
-        panel=width + 250,
+        panel=width + room,
+    )
+
+
+def _verdicts(
+    found: Along, shown: Sequence[str], x: alt.X, y: alt.Y
+) -> tuple[alt.Chart, alt.Chart]:
+    """Cells in the colours of the verdicts that are shown, and the signs on them."""
+    colours, inks = ([f"var(--{VERDICTS[v][n]})" for v in shown] for n in (0, 1))
+    fill = alt.Fill(
+        "verdict:N",
+        scale=alt.Scale(domain=shown, range=colours),
+        legend=parts.squares(title=None, labelLimit=300),
+    )
+    told = parts.tips(
+        "view:N", "split:N", ("at_text:N", found.axis.name), "verdict:N", *parts.GAP_TIPS
+    )
+    cells = alt.Chart().mark_rect(stroke="var(--page)", strokeWidth=1)
+    scale = alt.Scale(domain=[*shown, ""], range=[*inks, "var(--ink)"])  # not that of `fill`
+    ink = alt.Color("verdict:N", scale=scale, legend=None)
+    signs = alt.Chart().mark_text(fontSize=11, aria=False)
+    return (
+        cells.encode(x=x, y=y, fill=fill, tooltip=told),
+        signs.encode(x=x, y=y, text="text:N", color=ink),
     )
 
 
@@ -140,7 +143,7 @@ def faithfulness(found: Along) -> Figure:
     line = parts.dashed(asked).encode(y=alt.Y("line:Q", title=None), strokeOpacity=seen)
     return Figure(
         name="faithfulness",
-        title="Faithfulness along the axis",
+        title="How faithful each view is",
         caption="A panel a view, a line a split, with 95 % intervals; the dashed line is the "
         f"threshold of {threshold(found.thresholds.faithful)} for looking right. Look for splits "
         f"that part from {split_label(found.reference)} (dark)."
@@ -179,7 +182,7 @@ def gap_lines(found: Along) -> Figure | None:
     allowed = parts.dashed(per_split).encode(y=alt.YDatum(tolerance))
     return Figure(
         name="gaps",
-        title="The generalization gap along the axis",
+        title="The gap on each split",
         caption=f"How much less faithful the view is on a split than on "
         f"{split_label(found.reference)}, in points, with 95 % intervals; above zero is worse. The "
         f"dashed line is the tolerance of {points(tolerance)} points."
