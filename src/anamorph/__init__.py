@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from anamorph.version import version as _version
 
 if TYPE_CHECKING:
+    from anamorph.analysis.along import Along as Along
     from anamorph.analysis.compare import Comparison as Comparison
     from anamorph.analysis.compare import compare as compare
     from anamorph.auditing.audit import Audit as Audit
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from anamorph.models.huggingface.load import load_pretrained as load_pretrained
     from anamorph.models.huggingface.model import HuggingFace as HuggingFace
     from anamorph.models.listing import list_sites as list_sites
+    from anamorph.report.along import along as along
     from anamorph.report.opened import OpenedRun as OpenedRun
     from anamorph.report.opened import load_run as load_run
     from anamorph.simplifications import PCA as PCA
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
 _WHERE = {
     "PCA": "simplifications",
     "SVD": "simplifications",
+    "Along": "analysis.along",
     "AnamorphError": "errors",
     "AnotherModel": "simplifications",
     "Audit": "auditing.audit",
@@ -71,6 +74,7 @@ _WHERE = {
     "Simplification": "simplifications",
     "Thresholds": "faithfulness.gaps",
     "TrainingConfig": "training.train",
+    "along": "report.along",
     "audit": "auditing.audit",
     "audit_given": "studies.study",
     "check_model": "models.checks",

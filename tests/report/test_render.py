@@ -90,7 +90,7 @@ def test_page_names_nothing_outside_itself(rendered: Path) -> None:
     policy = re.search(r'Content-Security-Policy" content="([^"]+)"', page)
     assert policy and policy[1].startswith("default-src 'none'")
     assert "unsafe-eval" not in policy[1]
-    assert re.search(r"script-src( 'sha256-[^']+'){3};", policy[1])
+    assert re.search(r"script-src( 'sha256-[^']+'){2};", policy[1])
 
 
 def test_text_from_data_cannot_become_markup(copied: Path, no_stills: None) -> None:

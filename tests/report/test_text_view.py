@@ -11,7 +11,7 @@ import pytest
 
 from anamorph.analysis.findings import Findings
 from anamorph.report import text_view
-from anamorph.report.page import _embedded
+from anamorph.report.frame import embedded
 from synthetic_run import SPLITS, VIEWED, make_run, make_texts
 
 
@@ -66,7 +66,7 @@ def test_the_worst_have_room_first(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_no_text_can_end_the_script_that_holds_it(tmp_path: Path) -> None:
     run = make_texts(make_run(tmp_path / "run"), sequences=2, length=5)
     view = text_view.text_view(found(run))
-    page = str(_embedded(view))
+    page = str(embedded(view))
     assert not set("<>&\u202e\x00") & set(page)
     assert "</script><script>alert(1)</script>" in json.loads(page)["pieces"]
 

@@ -25,11 +25,14 @@ from anamorph.cli.options import (
     chosen_engine,
     chosen_figures,
 )
+from anamorph.cli.vary import Vary, say_which, vary_into
 from anamorph.runs.folder import load_run
+from anamorph.studies.changes import read_vary
 from anamorph.studies.sources import GivenStudy
 from anamorph.studies.spec_files import recorded_audit
 from anamorph.studies.specification import OF_FILES, AgainSpec, GivenSpec, read_audit
 from anamorph.studies.study import audit_files, audit_study, study_again
+from anamorph.studies.varied import combinations
 
 OPTIONS: dict[str, tuple[Any, str]] = {
     "model": (str, "A model folder, a GGUF file, or with --hub a name."),
@@ -91,6 +94,7 @@ def audit(
     out: Annotated[Path | None, typer.Option(help="A new run folder for the results.")] = None,
     device: Device = None,
     matmul: Products = None,
+    vary: Vary = None,
     plugins: Plugins = None,
     engine: EngineName = "local",
     address: Address = None,
@@ -115,16 +119,30 @@ def audit(
         given["run"], source = str(source), None
     if dry_run:
         given.setdefault("out", Path("nowhere"))
-    spec, folder = read_audit(source, given)
+    varied = {key.replace("-", "_"): x for key, x in read_vary(vary or ()).items()}
+    each = {n: read_audit(source, given | x) for n, x in combinations(varied).items()}
+    spec, folder = next(iter(each.values()))
     if dry_run:
-        stderr().print("Reading model and data; then a little of the work is done and timed.")
-        tell(study_again(spec) if isinstance(spec, AgainSpec) else GivenStudy.load(spec), folder)
+        for name, (one, _) in each.items():
+            say_which(name)
+            _tell(one, Path(folder) / name)
+        return
+    if varied:
+        specs = {name: one for name, (one, _) in each.items()}
+        how: dict[str, Any] = {"workers": None, "figures": names, "engine": carrier}
+        gates.hold(asked, vary_into(Path(folder), varied, specs, how, as_json))
         return
     if isinstance(spec, AgainSpec):
-        how: dict[str, Any] = {"device": spec.device, "matmul": spec.matmul, "workers": None}
+        how = {"device": spec.device, "matmul": spec.matmul, "workers": None}
         how |= {"figures": names, "engine": carrier}
         audit_into(folder, partial(audit_study, spec.run, spec.simplify, folder, **how), as_json)
     else:
         work = partial(audit_files, spec, folder, figures=names, engine=carrier)
         audit_into(folder, work, as_json)
     gates.hold(asked, {"": load_run(folder)})
+
+
+def _tell(spec: GivenSpec | AgainSpec, folder: Path) -> None:
+    """What it would take."""
+    stderr().print("Reading model and data; then a little of the work is done and timed.")
+    tell(study_again(spec) if isinstance(spec, AgainSpec) else GivenStudy.load(spec), folder)

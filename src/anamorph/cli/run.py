@@ -1,8 +1,9 @@
 """`anamorph run TASK`, or of a file: the whole job."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import typer
@@ -12,13 +13,16 @@ from anamorph.cli.console import audit_into, stderr
 from anamorph.cli.dry_run import DryRun, tell
 from anamorph.cli.pairs import pairs_into
 from anamorph.cli.progress import shown
+from anamorph.cli.vary import Vary, as_settings, say_which, vary_into
 from anamorph.errors import AnamorphError
-from anamorph.runs.folder import load_run
+from anamorph.runs.folder import Run, load_run
+from anamorph.studies.changes import read_vary
 from anamorph.studies.pairs import PairsSpec, is_pairs, load_pairs
 from anamorph.studies.sources import GivenStudy, TrainedStudy
 from anamorph.studies.spec_files import StudyFile, is_file, read_study
-from anamorph.studies.specification import GivenSpec, load_preset
+from anamorph.studies.specification import GivenSpec, StudySpec, load_preset
 from anamorph.studies.study import audit_files, run_study
+from anamorph.studies.varied import combinations
 
 PRESET = "demo"
 
@@ -46,6 +50,7 @@ def run(
         typer.Option(help="A spec in place of all simplifications that there are; repeatable."),
     ] = None,
     settings: options.Settings = None,
+    vary: Vary = None,
     workers: options.Workers = None,
     engine: options.EngineName = "local",
     address: options.Address = None,
@@ -71,24 +76,39 @@ def run(
     names = options.chosen_figures(figures, no_figures)
     changes = options.with_folders(settings, train, unseen, ood)
     changes = options.with_device(changes, device, matmul)
-    found = _read(task, preset, changes, seeds, simplify or ())
-    folder = out or found.out or _default_out(task, preset)
+    read = partial(_read, task, preset, changes, seeds, simplify or ())
+    found = read()
+    varied = {**found.vary, **read_vary(vary or ())}
+    folder = out or found.out or _default_out(task, preset, varied)
+    each = {name: read(values) for name, values in combinations(varied).items()}
     carrier = options.chosen_engine(engine, address)
     if dry_run:
-        _tell(found, folder, workers)
+        for name, one in each.items():
+            say_which(name)
+            _tell(one, folder / name, workers)
         return
-    match found.spec:
+    how: dict[str, Any] = {"preset": found.preset, "workers": workers, "figures": names}
+    how["engine"] = carrier
+    if varied:
+        specs = {name: one.spec for name, one in each.items()}
+        gates.hold(asked, vary_into(folder, varied, specs, how, as_json))
+    else:
+        gates.hold(asked, _one(found.spec, folder, how, as_json))
+
+
+def _one(
+    spec: StudySpec | GivenSpec | PairsSpec, folder: Path, how: dict[str, Any], as_json: bool
+) -> dict[str, Run]:
+    """A study in which nothing is varied; its runs, by what to call them."""
+    match spec:
         case PairsSpec():
-            gates.hold(asked, pairs_into(folder, found.spec, as_json, names, carrier))
-            return
+            return pairs_into(folder, spec, as_json, how["figures"], how["engine"])
         case GivenSpec():
-            work = partial(audit_files, found.spec, folder, figures=names, engine=carrier)
-        case _:
-            how: dict[str, Any] = {"preset": found.preset, "workers": workers, "figures": names}
-            how["engine"] = carrier
-            work = partial(run_study, found.spec, folder, **how)
-    audit_into(folder, work, as_json)
-    gates.hold(asked, {"": load_run(folder)})
+            few = {name: how[name] for name in ("figures", "engine")}
+            audit_into(folder, partial(audit_files, spec, folder, **few), as_json)
+        case StudySpec():
+            audit_into(folder, partial(run_study, spec, folder, **how), as_json)
+    return {"": load_run(folder)}
 
 
 def _read(
@@ -97,8 +117,10 @@ def _read(
     changes: list[str],
     seeds: int | None,
     simplify: Sequence[str],
+    values: Mapping[str, Any] = MappingProxyType({}),
 ) -> StudyFile:
-    """What is to be done."""
+    """What is to be done, with the values of what is varied."""
+    changes = [*changes, *as_settings(values)]
     if is_file(task):
         if preset is not None:
             raise AnamorphError(
@@ -127,10 +149,12 @@ def _tell(found: StudyFile, folder: Path, workers: int | None) -> None:
             tell(study, folder, workers)
 
 
-def _default_out(task: str, preset: str | None) -> Path:
-    """The run folder where none is given."""
+def _default_out(task: str, preset: str | None, varied: Iterable[str]) -> Path:
+    """The run folder where none is given, or the folder of studies that differ in some settings."""
     if not is_file(task):
-        return options.default_out(task, preset or PRESET)
+        folder = options.default_out(task, preset or PRESET)
+        by = [setting.rpartition(".")[2] for setting in varied]
+        return folder.with_name("-".join([folder.name, *(["by", *by] if by else [])]))
     if Path(task).suffix.lower() == ".json":
         raise AnamorphError(f"Give --out, a new run folder for what {task} says, done again.")
     return Path("runs") / Path(task).stem

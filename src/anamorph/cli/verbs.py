@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from anamorph.cli.along import along
 from anamorph.cli.audit import audit
 from anamorph.cli.compare import compare
 from anamorph.cli.data import data
@@ -22,7 +23,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for verb in (run, train, audit, compare, report, show, worst, data, sites, export):
+for verb in (run, train, audit, compare, along, report, show, worst, data, sites, export):
     app.command()(verb)
 app.command(name="list")(list_)
 

@@ -28,3 +28,8 @@ Watch = Callable[[Event], None]
 
 def ignore(event: Event) -> None:
     """Watch nothing."""
+
+
+def within(name: str, watch: Watch) -> Watch:
+    """Tells of steps with the name of what they are part of in front."""
+    return lambda event: watch(Event(f"{name}, {event.step}", *event[1:]))

@@ -1,18 +1,10 @@
 """The page."""
 
-import base64
-import hashlib
 import json
 from collections.abc import Sequence
-from functools import cache
-from importlib.resources import files
 from itertools import chain, product
 from pathlib import Path
 from typing import Any
-
-import vl_convert
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from anamorph.analysis import words
 from anamorph.analysis.findings import IDENTITY, MOST_FAMILIES, Findings, read
@@ -24,10 +16,10 @@ from anamorph.errors import AnamorphError
 from anamorph.faithfulness.metrics import all_metrics, find_metric
 from anamorph.files import replacing
 from anamorph.report.charts.sections import draw
-from anamorph.report.figure import VEGA_LITE, Figure
+from anamorph.report.figure import Figure
+from anamorph.report.frame import embedded, filled, frame
 from anamorph.report.stills import check_names, write_stills
 from anamorph.report.text_view import text_view
-from anamorph.report.theme import CONFIG, DARK, FONT, LIGHT, MONO, css
 from anamorph.tasks.about import About
 
 MOST_HEADS = 40  # rows of a table of heads that are not folded away
@@ -56,42 +48,16 @@ def render(run: Path, names: Sequence[str] | None = None) -> Path:
 
 
 def _page(run: Findings, figures: dict[str, list[Figure]]) -> str:
-    environment = Environment(
-        loader=PackageLoader("anamorph.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    for name in ("percent", "points", "number", "threshold", "listing", "split_label"):
-        environment.filters[name] = vars(words)[name]
-    template = environment.get_template("report.html.j2")
-    return template.render(**_parts(run, figures), **_content(run), run=run, figures=figures)
-
-
-def _parts(run: Findings, figures: dict[str, list[Figure]]) -> dict[str, Any]:
-    """Scripts, style and data that the page embeds."""
-    templates = files("anamorph.report") / "templates"
-    script, text_script, style = (
-        (templates / name).read_text("utf-8")
-        for name in ("report.js", "text_view.js", "report.css")
-    )
-    dark = f"@media screen and (prefers-color-scheme:dark){{:root{{{css(DARK)}}}}}"
-    colours = f":root{{--sans:{FONT};--mono:{MONO};{css(LIGHT)}}}{dark}"
     texts = text_view(run)
-    return {
-        "specs": {
-            figure.name: _embedded({"spec": figure.spec(), "columns": figure.columns()})
-            for figure in chain(*figures.values())
-        },
-        "config": _embedded({"config": CONFIG, "light": LIGHT}),
-        "bundle": Markup(_bundle()),
-        "script": Markup(script),
-        "texts": None if texts is None else _embedded(texts),
-        "text_script": Markup(text_script),
-        "style": Markup(f"{colours}\n{style}"),
-        "hashes": " ".join(f"'sha256-{_hash(x)}'" for x in (_bundle(), script, text_script)),
-    }
+    parts = frame(list(chain(*figures.values())), () if texts is None else ("text_view.js",))
+    return filled(
+        "report.html.j2",
+        **parts,
+        **_content(run),
+        texts=None if texts is None else embedded(texts),
+        run=run,
+        figures=figures,
+    )
 
 
 def _content(run: Findings) -> dict[str, Any]:
@@ -132,25 +98,6 @@ def _content(run: Findings) -> dict[str, Any]:
         "choices_title": CHOICES[given or not tested],  # the paper knows nothing of other tasks
         "specification": json.dumps(spec, indent=2, ensure_ascii=False),
     }
-
-
-@cache
-def _bundle() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script; seconds to make, always the same."""
-    script = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", VEGA_LITE)
-    return script.replace("</script", "<\\/script")
-
-
-def _embedded(value: Any) -> Markup:
-    """JSON that cannot end its script element, whatever text it holds."""
-    text = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return Markup(text)
-
-
-def _hash(text: str) -> str:
-    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def _cells(run: Findings) -> list[dict[str, Any]]:

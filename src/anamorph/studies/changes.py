@@ -80,6 +80,39 @@ def change(
         values["seeds"] = list(range(seeds))
 
 
+def read_vary(texts: Sequence[str]) -> dict[str, list[Any]]:
+    """The values of settings that are varied.
+
+    Args:
+        texts: `setting=value,value` each, the values in TOML; bare words are strings.
+
+    Raises:
+        AnamorphError: if one cannot be read so, or a setting is named twice.
+    """
+    found: dict[str, list[Any]] = {}
+    for text in texts:
+        key, equals, values = (part.strip() for part in text.partition("="))
+        if not key or not equals or not values:
+            raise AnamorphError(
+                f"Cannot read --vary {text!r}; expected setting=value,value, such as "
+                "training.steps=100,300."
+            )
+        if key in found:
+            raise AnamorphError(f"--vary {key} is given twice; give all its values in one.")
+        try:
+            found[key] = tomllib.loads(f"values = [{values}]")["values"]
+        except tomllib.TOMLDecodeError:
+            found[key] = [_value(value) for value in values.split(",")]
+    return found
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text.strip()
+
+
 def _set(values: dict[str, Any], setting: str) -> None:
     path, equals, text = setting.partition("=")
     *sections, key = path.strip().split(".")
@@ -88,10 +121,7 @@ def _set(values: dict[str, Any], setting: str) -> None:
             f"Cannot read the setting {setting!r}; expected section.key=value, such as "
             "training.steps=1000."
         )
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text.strip()
+    value = _value(text)
     for section in sections:
         values = values.setdefault(section, {})
         if not isinstance(values, dict):

@@ -20,7 +20,7 @@ from anamorph.corpora.wheels import fetch_wheel, file_of_wheel
 from anamorph.errors import AnamorphError, RunFolderError
 from anamorph.files import replacing, write_json, write_table
 from anamorph.models.huggingface.load import Dtype, load_pretrained
-from anamorph.progress import Event, Watch, ignore
+from anamorph.progress import Event, Watch, ignore, within
 from anamorph.report.pairs import page, table
 from anamorph.runs.folder import Run, load_run, read_json
 from anamorph.studies.changes import change
@@ -157,7 +157,7 @@ def run_pairs(
     with engine or nullcontext():
         for name, pair in pairs.items():
             study = GivenStudy.of(_given(spec, place, name, pair), model, tokenizer)
-            told = _named(name, watch)
+            told = within(name, watch)
             runs[name] = carry_out(study, out / name, watch=told, figures=figures, engine=engine)
     write_table(out / TABLE, table(runs))
     with replacing(out / PAGE) as temporary:
@@ -199,8 +199,3 @@ def _record(spec: PairsSpec, out: Path, fetched: dict[str, Any], pairs: dict[str
         raise RunFolderError(f"{out} exists and holds no {RECORD}; give an empty or new folder.")
     else:
         write_json(path, said)
-
-
-def _named(name: str, watch: Watch) -> Watch:
-    """Tells of a pair's steps with its name."""
-    return lambda event: watch(Event(f"{name}, {event.step}", *event[1:]))

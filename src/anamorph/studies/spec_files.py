@@ -6,6 +6,7 @@ A file is data: it says what is to be done, and can have nothing executed.
 from collections.abc import Mapping, Sequence
 from os.path import expanduser
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, get_args
 
 from anamorph.errors import AnamorphError
@@ -17,7 +18,7 @@ from anamorph.studies.plugins import require_plugins
 from anamorph.studies.specification import AUDIT, GivenSpec, StudySpec, preset_values
 
 ENDINGS = (".toml", ".json")
-OF_FILE = ("preset", "out")  # what a file may say besides the specification
+OF_FILE = ("preset", "out", "vary")  # what a file may say besides the specification
 
 
 class StudyFile(NamedTuple):
@@ -27,11 +28,13 @@ class StudyFile(NamedTuple):
         spec: of a study that trains its models, of an audit of a model that is given, or of pairs.
         out: the run folder, if it names one.
         preset: that of the run whose `spec.json` it is, for the record.
+        vary: the values of each setting that is varied, by its name, such as `training.steps`.
     """
 
     spec: StudySpec | GivenSpec | PairsSpec
     out: Path | None
     preset: str | None
+    vary: Mapping[str, list[Any]] = MappingProxyType({})
 
 
 def is_file(task: str) -> bool:
@@ -64,6 +67,12 @@ def read_study(
     out = values.pop("out", None)
     if out is not None and not isinstance(out, str):
         raise AnamorphError(f"{file}: out must be the path of a run folder; got {out!r}.")
+    vary = values.pop("vary", {})
+    if not isinstance(vary, dict) or not all(isinstance(x, list) for x in vary.values()):
+        raise AnamorphError(
+            f"{file}: vary must be a table of settings with a list of values each, such as "
+            f'"training.steps" = [100, 300] below [vary]; got {vary!r}.'
+        )
     base = values.pop("preset", None)
     if base is not None:
         values = _merged(_preset(file, base), values)
@@ -77,7 +86,7 @@ def read_study(
     if kind is PairsSpec and seeds is not None:
         raise AnamorphError(f"{file} audits a model that is there; leave --seeds out.")
     said = kind.of(values, _where(file, settings))
-    return StudyFile(said, None if out is None else file.parent / expanduser(out), None)
+    return StudyFile(said, None if out is None else file.parent / expanduser(out), None, vary)
 
 
 def recorded_audit(file: Path) -> dict[str, Any]:
