@@ -35,7 +35,7 @@ class RayEngine(Engine):
 
     Args:
         address: of the cluster, such as `auto` for the one that this machine belongs to, or
-            `ray://host:10001`; None for the one that this process is connected to, that the
+            `10.0.0.1:6379`; None for the one that this process is connected to, that the
             environment variable RAY_ADDRESS names, or else for one on this machine alone, which is
             begun here and ended afterwards.
         workers: without an address: jobs at a time, a thread each; None for as many as there are
@@ -135,7 +135,7 @@ def _require_reached(address: str | None) -> None:
     Raises:
         OSError: if nobody does.
     """
-    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    host, _, port = (address or "").rpartition(":")
     if host and port.isdigit():
         socket.create_connection((host.strip("[]"), int(port)), timeout=REACHED).close()
 

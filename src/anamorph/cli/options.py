@@ -87,7 +87,7 @@ EngineName = Annotated[
 Address = Annotated[
     str | None,
     typer.Option(
-        help="With --engine ray: of a cluster, such as auto or ray://host:10001.",
+        help="With --engine ray: of a cluster, such as auto, or 10.0.0.1:6379.",
         show_default="RAY_ADDRESS, or this machine alone",
     ),
 ]
