@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from anamorph.models.listing import list_sites as list_sites
     from anamorph.report.opened import OpenedRun as OpenedRun
     from anamorph.report.opened import load_run as load_run
+    from anamorph.runs.query import query as query
+    from anamorph.runs.query import query_columns as query_columns
     from anamorph.simplifications import PCA as PCA
     from anamorph.simplifications import SVD as SVD
     from anamorph.simplifications import AnotherModel as AnotherModel
@@ -82,6 +84,8 @@ _WHERE = {
     "load_pretrained": "models.huggingface.load",
     "load_run": "report.opened",
     "load_task": "tasks",
+    "query": "runs.query",
+    "query_columns": "runs.query",
     "register": "studies.plugins",
     "run_study": "studies.study",
     "sweep": "simplifications",
