@@ -18,8 +18,9 @@ from anamorph.analysis.formats import csv, markdown_of
 from anamorph.cli.console import stdout
 from anamorph.cli.layout import NOTHING, Sheet, say
 from anamorph.errors import AnamorphError
-from anamorph.runs.query import SECONDS, query_columns, shown
+from anamorph.runs.query import SECONDS, query_columns
 from anamorph.runs.query import query as asked
+from anamorph.runs.query_process import shown
 from anamorph.runs.query_tables import TABLES
 
 MOST_ROWS = 40  # in a terminal
@@ -122,7 +123,7 @@ def _show(found: pl.DataFrame, rows: int) -> None:
 
 
 def _texts(found: pl.DataFrame, dressed: Callable[[str], str]) -> list[list[str]]:
-    """The cells of all rows; numbers such as ranks, which are whole in all rows, without a point."""
+    """The cells of all rows; of ranks and the like, whole in all rows, without a point."""
     whole = [column.name for column in found.select(cs.float()) if _is_whole(column)]
     shown_so = found.with_columns(pl.col(whole).cast(pl.Int64))
     return [[dressed(_text(value)) for value in row] for row in shown_so.iter_rows()]

@@ -17,7 +17,7 @@ from anamorph.errors import AnamorphError, RunFolderError, require
 from anamorph.machine.workers import EndedError, apart
 from anamorph.runs.folder import Run, load_run
 from anamorph.runs.query_process import ANSWER, Question, answer, made_file, shown
-from anamorph.runs.query_tables import OF_FILES, TABLES, TEXT, TRUTH, with_needed
+from anamorph.runs.query_tables import OF_FILES, TABLES, TEXT, TRUTH, WHOLE, with_needed
 from anamorph.runs.underway import underway
 
 SECONDS = 60.0  # that a question may take
@@ -219,7 +219,9 @@ def _fitting(value: Any, column: str) -> Any:
     kind = TABLES["specs"][column][0]
     if isinstance(value, str):
         return _text(value) if kind == TEXT else None
-    return value if isinstance(value, {TEXT: str, TRUTH: bool}.get(kind, int)) else None
+    if kind == TRUTH:
+        return value if isinstance(value, bool) else None
+    return value if kind == WHOLE and isinstance(value, int) and abs(value) < 2**63 else None
 
 
 def _settings(names: Sequence[str], runs: Sequence[Run]) -> list[dict[str, Any]]:

@@ -31,6 +31,16 @@ ALLOWED = (
     "A question is one SELECT, which may read the tables of its runs and no other file or address, "
     "and changes nothing."
 )
+_AGAIN = (
+    "Delete the file, and the command of the run makes it again; or leave such runs out (--skip, "
+    "skip=True)."
+)
+_OF_THE_QUESTION = (
+    *(duckdb.ParserException, duckdb.BinderException, duckdb.CatalogException),
+    *(duckdb.ConversionException, duckdb.OutOfRangeException, duckdb.OutOfMemoryException),
+)
+"""Errors that say nothing of files."""
+
 _LOCKS = {
     "memory_limit": "'50%'",
     "max_temp_directory_size": "'20GB'",
@@ -102,11 +112,8 @@ def answer(question: Question, watch: object) -> list[str]:
         }
         schemas, faults = _read_schemas(connection, files)
         if faults and not question.skip:
-            more = f" So are {len(faults) - 1} more runs." if len(faults) > 1 else ""
-            raise RunFolderError(
-                f"{next(iter(faults.values()))}{more} Make them again with the commands that made "
-                "them, or leave such runs out (--skip, skip=True)."
-            )
+            more = f"\n{len(faults) - 1} more runs are damaged." if len(faults) > 1 else ""
+            raise RunFolderError(f"{next(iter(faults.values()))}{more}\n{_AGAIN}")
         left = {
             table: [file for file in found if file.run not in faults]
             for table, found in files.items()
@@ -119,10 +126,15 @@ def answer(question: Question, watch: object) -> list[str]:
             )
         except duckdb.PermissionException as error:
             raise AnamorphError(f"{_told(error, files)}\n{ALLOWED}") from None
+        except _OF_THE_QUESTION as error:
+            raise AnamorphError(f"DuckDB cannot answer: {_told(error, files)}") from None
         except (duckdb.Error, RuntimeError) as error:
-            damaged = [f for found in files.values() for f in found if f.link in str(error)]
-            kind = RunFolderError if damaged else AnamorphError
-            raise kind(f"DuckDB cannot answer: {_told(error, files)}") from None
+            told = _told(error, files)
+            if damaged := _damaged([file for found in left.values() for file in found]):
+                raise RunFolderError(
+                    f"Cannot read {shown(damaged.path)}: {told}\n{_AGAIN}"
+                ) from None
+            raise AnamorphError(f"DuckDB cannot answer: {told}") from None
         return list(faults.values())
 
 
@@ -162,7 +174,7 @@ def _read_schemas(
                 try:
                     schemas |= _schemas(connection, [file])
                 except (duckdb.Error, RuntimeError) as error:
-                    faults.setdefault(file.run, f"Cannot read {_told(error, {table: [file]})}")
+                    faults.setdefault(file.run, _unreadable(file, error))
         for file in some:
             if file.link not in schemas:
                 continue
@@ -172,7 +184,7 @@ def _read_schemas(
                 try:
                     schemas |= _with_families(connection, file)
                 except (duckdb.Error, RuntimeError) as error:
-                    faults.setdefault(file.run, f"Cannot read {_told(error, {table: [file]})}")
+                    faults.setdefault(file.run, _unreadable(file, error))
     return schemas, faults
 
 
@@ -192,7 +204,7 @@ def _with_families(connection: DuckDBPyConnection, file: _File) -> dict[str, Sch
     whole = file.link + ".whole"
     connection.execute(
         f"COPY (SELECT x.*, f AS family, n AS size_name FROM {source} x JOIN families ON "
-        f"simplification = p AND size IS NOT DISTINCT FROM s) TO {literal(whole)}"
+        f"simplification = p AND size IS NOT DISTINCT FROM s) TO {literal(whole)} (FORMAT parquet)"
     )
     connection.execute("DROP TABLE families")
     os.replace(whole, file.link)
@@ -259,8 +271,25 @@ def _written(relation: DuckDBPyRelation) -> DuckDBPyRelation:
 
 def _kept(kind: DuckDBPyType) -> bool:
     if kind.id in ("list", "struct"):
-        return all(_kept(child) for _, child in kind.children)
+        return all(isinstance(child, DuckDBPyType) and _kept(child) for _, child in kind.children)
     return kind.id in _LEAVES
+
+
+def _damaged(files: Sequence[_File]) -> _File | None:
+    """The first file that cannot be read from its beginning to its end; None if all can."""
+    for file in files:
+        with duckdb.connect(":memory:") as connection:
+            try:
+                source = f"read_parquet({literal(file.link)}, hive_partitioning = false)"
+                connection.execute(f"SELECT max(hash(x)) FROM {source} AS x")
+            except (duckdb.Error, RuntimeError):
+                return file
+    return None
+
+
+def _unreadable(file: _File, error: Exception) -> str:
+    told = str(error).replace(file.link, "it")
+    return shown(f"Cannot read {file.path}: {told}")
 
 
 def _told(error: Exception, files: Mapping[str, Sequence[_File]]) -> str:

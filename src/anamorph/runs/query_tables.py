@@ -4,7 +4,6 @@ Nothing here imports polars: it is read by the process that answers, which start
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
 
 TEXT, NUMBER, WHOLE, TRUTH = "VARCHAR", "DOUBLE", "BIGINT", "BOOLEAN"
 
