@@ -10,6 +10,7 @@ import pytest
 
 from anamorph.faithfulness.gaps import FAITHFUL, UNDER
 from anamorph.runs.query import query_columns
+from anamorph.runs.query_process import answer
 from anamorph.runs.query_tables import TABLES
 from judged_run import write
 
@@ -35,7 +36,9 @@ MARKDOWN = (
 @pytest.fixture(autouse=True)
 def _here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Questions are answered in this process, which is quicker."""
-    monkeypatch.setattr("anamorph.runs.query.apart", lambda calls, *_, **__: [calls[0](None)])
+    monkeypatch.setattr(
+        "anamorph.runs.query.apart", lambda calls, *_, **__: [answer(*calls[0].args, None)]
+    )
 
 
 @pytest.fixture(scope="module")

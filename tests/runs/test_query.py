@@ -15,6 +15,7 @@ import anamorph as am
 from anamorph.errors import RunFolderError
 from anamorph.faithfulness.gaps import FAITHFUL, OVER, UNDER
 from anamorph.runs.query import query, query_columns
+from anamorph.runs.query_process import answer
 from commands import environment
 from judged_run import write
 
@@ -55,7 +56,9 @@ def run(runs: list[Path], tmp_path: Path) -> Path:
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Questions are answered in this process, which is quicker."""
-    monkeypatch.setattr("anamorph.runs.query.apart", lambda calls, *_, **__: [calls[0](None)])
+    monkeypatch.setattr(
+        "anamorph.runs.query.apart", lambda calls, *_, **__: [answer(*calls[0].args, None)]
+    )
 
 
 def test_rows_are_those_of_the_files(runs: list[Path]) -> None:
@@ -254,8 +257,15 @@ def test_a_question_that_takes_too_long_is_ended(runs: list[Path]) -> None:
         query(sql, runs, timeout=0)
 
 
+def test_an_answer_that_is_too_large(runs: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("anamorph.runs.query.MOST_VALUES", 20)
+    assert len(query("select range, 1 as x from range(10)", runs)) == 10
+    with pytest.raises(am.AnamorphError, match="more than 10 rows of 2 columns"):
+        query("select range, 1 as x from range(11)", runs)
+
+
 def test_a_process_that_crashes_is_an_error(runs: list[Path], monkeypatch: Any) -> None:
-    monkeypatch.setattr("anamorph.runs.query.answer", _crash)
+    monkeypatch.setattr("anamorph.runs.query.answer_apart", _crash)
     with pytest.raises(am.AnamorphError, match="crashed, or was killed"):
         query("select 1", runs)
 

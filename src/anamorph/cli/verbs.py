@@ -1,5 +1,6 @@
 """The verbs of the command line, all of them."""
 
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -17,19 +18,35 @@ VERBS = {
 """By its name the function of each verb, in the file of that name."""
 
 
+class _Commands(Mapping[str, Any]):
+    """The commands by name, imported when they are asked for: most need torch, which takes long."""
+
+    def __getitem__(self, name: str) -> Any:
+        one = typer.Typer(add_completion=False)
+        verb = getattr(import_module(f"anamorph.cli.{name}"), VERBS[name])
+        one.command(name=name)(verb)
+        return get_command(one)
+
+    def __contains__(self, name: object) -> bool:
+        return name in VERBS
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(VERBS)
+
+    def __len__(self) -> int:
+        return len(VERBS)
+
+
 class _Verbs(TyperGroup):
-    """Imports a verb when it is asked for: most need torch, which takes its time."""
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self.commands: Any = _Commands()
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(VERBS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name not in VERBS:
-            return None
-        one = typer.Typer(add_completion=False)
-        verb = getattr(import_module(f"anamorph.cli.{cmd_name}"), VERBS[cmd_name])
-        one.command(name=cmd_name)(verb)
-        return get_command(one)
+        return self.commands[cmd_name] if cmd_name in VERBS else None
 
 
 app = typer.Typer(

@@ -16,7 +16,14 @@ import polars as pl
 from anamorph.errors import AnamorphError, RunFolderError, require
 from anamorph.machine.workers import EndedError, apart
 from anamorph.runs.folder import Run, load_run
-from anamorph.runs.query_process import ANSWER, Question, answer, made_file, shown
+from anamorph.runs.query_process import (
+    ANSWER,
+    MOST_VALUES,
+    Question,
+    answer_apart,
+    made_file,
+    shown,
+)
 from anamorph.runs.query_tables import OF_FILES, TABLES, TEXT, TRUTH, WHOLE, with_needed
 from anamorph.runs.underway import underway
 
@@ -72,7 +79,6 @@ def query(
             sql=sql,
             folder=folder,
             runs=names,
-            paths=[str(run.path) for run in opened],
             files={table: list(_files(table, opened)) for table in read},
             made=made,
             skip=skip,
@@ -83,7 +89,19 @@ def query(
         left += _asked(question, timeout)
         for said in left:
             warnings.warn(f"Left out: {said}", stacklevel=2)
-        return pl.read_parquet(Path(folder) / ANSWER, memory_map=False, glob=False)
+        return _read(Path(folder) / ANSWER)
+
+
+def _read(answer: Path) -> pl.DataFrame:
+    """The answer, if it is not more than memory should take."""
+    width = len(pl.read_parquet_schema(answer))
+    rows = pl.scan_parquet(answer, glob=False).select(pl.len()).collect().item()
+    if rows > MOST_VALUES // width:
+        raise AnamorphError(
+            f"The answer has more than {MOST_VALUES // width:,} rows of {width} columns. Ask for "
+            "fewer, by where, limit or group by."
+        )
+    return pl.read_parquet(answer, memory_map=False, glob=False)
 
 
 def query_columns() -> pl.DataFrame:
@@ -99,7 +117,7 @@ def query_columns() -> pl.DataFrame:
 def _asked(question: Question, timeout: float) -> list[str]:
     """Have a question answered; gives what was left out."""
     try:
-        (left,) = apart([partial(answer, question)], 1, seconds=timeout)
+        (left,) = apart([partial(answer_apart, question)], 1, seconds=timeout)
     except TimeoutError:
         raise AnamorphError(
             f"The question was ended after {timeout:g} seconds. Ask for less, such as the table "

@@ -7,6 +7,7 @@ takes too long, ends that process and nothing else.
 
 import os
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -26,7 +27,12 @@ from anamorph.runs.query_tables import (
     of_files,
 )
 
+if sys.platform != "win32":
+    import resource
+
 ANSWER = "answer.parquet"
+MOST_VALUES = 500_000_000  # of an answer, rows times columns: as numbers, 4 GB
+MOST_BYTES = 4 * 2**30  # of a file; DuckDB begins another temporary one long before
 ALLOWED = (
     "A question is one SELECT, which may read the tables of its runs and no other file or address, "
     "and changes nothing."
@@ -47,6 +53,7 @@ _LOCKS = {
     "autoinstall_known_extensions": "false",
     "autoload_known_extensions": "false",
     "allow_community_extensions": "false",
+    "enable_progress_bar": "false",
     "python_enable_replacements": "false",  # a variable of this process is no table
     "enable_external_access": "false",
     "lock_configuration": "true",
@@ -67,7 +74,6 @@ class Question(NamedTuple):
         sql: one SELECT.
         folder: a private one, in which the tables of all specs lie, and the answer will.
         runs: what each run is called.
-        paths: of the run folders.
         files: by table, the number of a run and a path in its folder.
         made: the tables to be asked of, each after those that it is made of.
         skip: leave out runs with damaged files, in place of an error.
@@ -76,7 +82,6 @@ class Question(NamedTuple):
     sql: str
     folder: str
     runs: list[str]
-    paths: list[str]
     files: dict[str, list[tuple[int, str]]]
     made: list[str]
     skip: bool
@@ -88,6 +93,14 @@ class _File(NamedTuple):
     run: int
     path: str
     link: str
+
+
+def answer_apart(question: Question, watch: object) -> list[str]:
+    """As `answer`, in a process that does nothing else: no file of it can fill the disk."""
+    if sys.platform != "win32":
+        _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (MOST_BYTES, hard))
+    return answer(question, watch)
 
 
 def answer(question: Question, watch: object) -> list[str]:
@@ -121,9 +134,9 @@ def answer(question: Question, watch: object) -> list[str]:
         _make_tables(connection, question, left, schemas)
         _lock(connection, folder, [file.link for found in left.values() for file in found])
         try:
-            _written(connection.sql(question.sql)).write_parquet(
-                str(folder / ANSWER), compression="lz4"
-            )
+            found = _written(connection.sql(question.sql))
+            found = found.limit(MOST_VALUES // len(found.columns) + 1)
+            found.write_parquet(str(folder / ANSWER), compression="uncompressed")
         except duckdb.PermissionException as error:
             raise AnamorphError(f"{_told(error, files)}\n{ALLOWED}") from None
         except _OF_THE_QUESTION as error:
@@ -293,8 +306,8 @@ def _unreadable(file: _File, error: Exception) -> str:
 
 
 def _told(error: Exception, files: Mapping[str, Sequence[_File]]) -> str:
-    """What DuckDB says, with the paths of files in place of those of links."""
-    text = str(error)
+    """What DuckDB says, without its advice, and with the paths of files in place of links."""
+    text = str(error).partition("\n\nPossible solutions")[0]
     for some in files.values():
         for file in some:
             text = text.replace(file.link, file.path)
