@@ -70,7 +70,7 @@ def query(
     if as_json + as_csv + as_markdown > 1:
         raise AnamorphError("Give one of --json, --csv and --markdown.")
     if columns:
-        found, rows = query_columns(), sum(map(len, TABLES.values()))
+        found = query_columns()
     elif sql is None or not runs:
         raise AnamorphError(
             'Give a question and at least one run: anamorph query "select …" RUN…; '
@@ -84,6 +84,8 @@ def query(
         print(csv(_for_spreadsheets(found)), end="")
     elif as_markdown:
         print(markdown_of(list(map(_for_markdown, found.columns)), _texts(found, _for_markdown)))
+    elif columns:
+        _show_columns()
     else:
         _show(found, rows)
 
@@ -101,6 +103,12 @@ def _read(sql: str) -> str:
         return Path(sql[1:]).read_text("utf-8")
     except (OSError, ValueError) as error:
         raise AnamorphError(f"Cannot read the question in {sql[1:]}: {error}.") from error
+
+
+def _show_columns() -> None:
+    for table, columns in TABLES.items():
+        rows = [[escape(text) for text in (name, *about)] for name, about in columns.items()]
+        Sheet(table, ("column", "type", "meaning"), rows, texts=True).print(stdout())
 
 
 def _show(found: pl.DataFrame, rows: int) -> None:

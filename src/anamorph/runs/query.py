@@ -169,8 +169,8 @@ def _run(path: Path, tables: bool) -> Run:
     try:
         run = load_run(path)
         how_far = underway(run) if tables else None
-        for seed in run.seeds:
-            require("a seed", seed, whole=True)
+        if not all(isinstance(seed, int) for seed in run.seeds):
+            raise TypeError(f"seeds {run.seeds}; expected whole numbers")
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RunFolderError(
             f"{path} is damaged: its JSON files hold something else than a run's ({error!r})."

@@ -209,11 +209,14 @@ def _with_families(connection: DuckDBPyConnection, file: _File) -> dict[str, Sch
 
     source = f"read_parquet({literal(file.link)}, hive_partitioning = false)"
     found = connection.execute(f"SELECT DISTINCT simplification, size FROM {source}").fetchall()
+    if not found:
+        return _schemas(connection, [file])
     connection.execute("CREATE TEMP TABLE families (p VARCHAR, s DOUBLE, f VARCHAR, n VARCHAR)")
-    for name, size in found:
-        connection.execute(
-            "INSERT INTO families VALUES (?, ?, ?, ?)", [name, size, *split_size(name, size)]
-        )
+    columns = zip(*((*row, *split_size(*row)) for row in found), strict=True)
+    connection.execute(
+        "INSERT INTO families SELECT unnest(?), unnest(?), unnest(?), unnest(?)",
+        [*map(list, columns)],
+    )
     whole = file.link + ".whole"
     connection.execute(
         f"COPY (SELECT x.*, f AS family, n AS size_name FROM {source} x JOIN families ON "

@@ -132,7 +132,7 @@ TABLES: dict[str, dict[str, tuple[str, str]]] = {
 """By table and column its type and what it is."""
 
 OF_FILES = ("results", "gaps", "contrasts", "sites")
-"""Tables that are files of runs; `specs` and `settings` are made of spec.json, `cells` of both."""
+"""Tables that are files of runs; `specs` and `settings` are made of spec.json."""
 
 NEEDED = {"cells": ("results", "gaps")}
 """Tables that another one is made of."""
