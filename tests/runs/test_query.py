@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -335,6 +336,26 @@ def test_a_damaged_run_is_named_or_left_out(runs: list[Path], run: Path, how: st
     with pytest.warns(UserWarning, match="Left out: ") as warned:
         assert query(sql, [run, runs[1]], skip=True)["run"].to_list() == ["run"]
     assert str(run) in str(warned[0].message)
+
+
+def test_any_bytes_in_a_footer(runs: list[Path], run: Path) -> None:
+    """Where counts, sizes and types stand: an answer or an error, and nothing else."""
+    file = run / "gaps.parquet"
+    content = file.read_bytes()
+    footer = int.from_bytes(content[-8:-4], "little")
+    rng = random.Random(0)
+    refused = 0
+    for _ in range(8):
+        spoilt = bytearray(content)
+        for place in rng.sample(range(len(content) - 8 - footer, len(content) - 8), 6):
+            spoilt[place] = rng.choice([0, 0x7F, 0x80, 0xFF])
+        file.write_bytes(spoilt)
+        try:
+            query("select * from gaps", run)
+        except RunFolderError as error:
+            assert str(file) in str(error)
+            refused += 1
+    assert refused > 3
 
 
 def test_specs_of_an_unfinished_run_can_be_asked_for(runs: list[Path], run: Path) -> None:
