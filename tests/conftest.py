@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,7 @@ def quick_report(monkeypatch: pytest.MonkeyPatch) -> None:
         return run / "report.html"
 
     monkeypatch.setattr(report, "render", render)
-    monkeypatch.setattr(sys.modules["anamorph.cli.report"], "render", render)  # the module
+    monkeypatch.setattr(import_module("anamorph.cli.report"), "render", render)
 
 
 @pytest.fixture

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from anamorph.report.along import along as along
     from anamorph.report.opened import OpenedRun as OpenedRun
     from anamorph.report.opened import load_run as load_run
+    from anamorph.runs.query import query as query
+    from anamorph.runs.query import query_columns as query_columns
     from anamorph.simplifications import PCA as PCA
     from anamorph.simplifications import SVD as SVD
     from anamorph.simplifications import AnotherModel as AnotherModel
@@ -86,6 +88,8 @@ _WHERE = {
     "load_pretrained": "models.huggingface.load",
     "load_run": "report.opened",
     "load_task": "tasks",
+    "query": "runs.query",
+    "query_columns": "runs.query",
     "register": "studies.plugins",
     "run_study": "studies.study",
     "sweep": "simplifications",

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 from safetensors import SafetensorError
@@ -78,7 +78,12 @@ def write_bytes(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
-def write_table(path: Path, table: pl.DataFrame) -> None:
-    """Write a Parquet file that appears whole or not at all."""
+def write_table(
+    path: Path, table: pl.DataFrame, compression: Literal["zstd", "lz4"] = "zstd"
+) -> None:
+    """Write a Parquet file that appears whole or not at all.
+
+    With lz4 tables take up to a fifth more space, and numbers are read twice as fast.
+    """
     with replacing(path) as temporary:
-        table.write_parquet(temporary, compression="zstd")
+        table.write_parquet(temporary, compression=compression)

@@ -11,7 +11,8 @@ import typer
 from rich.markup import escape
 
 from anamorph.cli import gates
-from anamorph.cli.console import audit_into, stderr
+from anamorph.cli.audited import audit_into
+from anamorph.cli.console import stderr
 from anamorph.cli.dry_run import DryRun, tell
 from anamorph.cli.options import (
     Address,

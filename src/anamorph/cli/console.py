@@ -1,17 +1,10 @@
-"""What the command line prints on, and what it says at the end of an audit."""
+"""What the command line prints on."""
 
 import json
 import os
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-
-from anamorph.cli.progress import shown
-from anamorph.cli.tables import print_run
-from anamorph.report.opened import load_run
-from anamorph.runs.folder import Run
 
 PIPED_WIDTH = 150  # columns where nobody says how wide the output is shown
 
@@ -37,25 +30,3 @@ def progress_console(as_json: bool) -> Console:
 def print_json(value: Any) -> None:
     """Print JSON on stdout, as one line."""
     print(json.dumps(value, allow_nan=False))
-
-
-def audit_into(folder: Path | str, work: Callable[..., Run], as_json: bool = False) -> None:
-    """Do an audit, or what is left of it, by `work(watch=…)`; print numbers and where they are.
-
-    Args:
-        folder: the run folder.
-        work: does it, and gives the run.
-        as_json: print a summary as JSON in their place; see `OpenedRun.summary`.
-    """
-    before = (Path(folder) / "spec.json").exists() and load_run(folder).complete
-    with shown(progress_console(as_json)) as watch:
-        path = work(watch=watch).path
-    run = load_run(path)
-    if as_json:
-        print_json(run.summary())
-        return
-    console = stdout()
-    print_run(run, console)
-    if before:
-        console.print("This run was complete already; nothing was done again.")
-    console.print(f"Report: {run.report}", soft_wrap=True, markup=False)

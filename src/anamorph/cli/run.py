@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from anamorph.cli import gates, options
-from anamorph.cli.console import audit_into, stderr
+from anamorph.cli.audited import audit_into
+from anamorph.cli.console import stderr
 from anamorph.cli.dry_run import DryRun, tell
 from anamorph.cli.pairs import pairs_into
 from anamorph.cli.progress import shown

@@ -3,13 +3,13 @@
 import math
 import os
 import random
+import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
-import torch
 
 
 @contextmanager
@@ -21,7 +21,7 @@ def as_found() -> Iterator[None]:
     """
     before = dict(os.environ)
     python, numpy = random.getstate(), np.random.get_state()
-    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+    with warnings.catch_warnings(), _torch_as_found():
         try:
             yield
         finally:
@@ -34,9 +34,20 @@ def as_found() -> Iterator[None]:
             )
 
 
+def _torch_as_found() -> AbstractContextManager[None]:
+    """Restore torch's random state, unless nobody has imported it yet: that takes a second."""
+    if "torch" not in sys.modules:
+        return nullcontext()
+    import torch
+
+    return torch.random.fork_rng(devices=[])
+
+
 @contextmanager
 def usual_tensors() -> Iterator[None]:
     """New tensors are float32 on the CPU, whatever the user's process makes by default."""
+    import torch
+
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:

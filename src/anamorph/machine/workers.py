@@ -7,11 +7,13 @@ left when the caller is killed.
 """
 
 import json
+import math
 import os
 import pickle
 import signal
 import subprocess
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Generator, Sequence
@@ -32,6 +34,10 @@ _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from anamorph.machine.workers import serve; serve()"
 )
+
+
+class EndedError(AnamorphError):
+    """A worker process ended before its work was done: it crashed, or was killed from outside."""
 
 
 class _Done(NamedTuple):
@@ -60,7 +66,9 @@ class _Elsewhere(Exception):
     """The traceback of another process, as text."""
 
 
-def apart(calls: Sequence[Call], workers: int, watch: Watch = ignore) -> Generator[Any, None, None]:
+def apart(
+    calls: Sequence[Call], workers: int, watch: Watch = ignore, seconds: float = math.inf
+) -> Generator[Any, None, None]:
     """Make calls in other processes, several at a time.
 
     At the first failure, and when the caller stops iterating, all processes are killed at once.
@@ -70,17 +78,20 @@ def apart(calls: Sequence[Call], workers: int, watch: Watch = ignore) -> Generat
         calls: to be made, each with a `watch` of its own.
         workers: how many processes.
         watch: told of the calls' events, in the caller's thread.
+        seconds: that all of it may take.
 
     Yields:
         what the calls return, as they end.
 
     Raises:
-        AnamorphError: if a process is ended from outside; and whatever a call raises.
+        EndedError: if a process crashes or is ended from outside.
+        TimeoutError: if it takes longer than `seconds`; and whatever a call raises.
     """
     answers: SimpleQueue[tuple[_Worker, Any]] = SimpleQueue()
     left, open_ = list(reversed(calls)), len(calls)
     said: set[tuple[str, type[Warning]]] = set()
     processes: list[_Worker] = []
+    end = time.monotonic() + seconds
     try:
         for _ in range(min(workers, len(calls))):
             processes.append(_Worker(answers))
@@ -89,6 +100,8 @@ def apart(calls: Sequence[Call], workers: int, watch: Watch = ignore) -> Generat
             try:  # for a short time: a signal such as Ctrl-C may be delivered to another thread
                 worker, answer = answers.get(timeout=0.2)
             except Empty:
+                if time.monotonic() > end:
+                    raise TimeoutError from None
                 continue
             match answer:
                 case Event():
@@ -101,7 +114,7 @@ def apart(calls: Sequence[Call], workers: int, watch: Watch = ignore) -> Generat
                         raise error
                     raise error from _Elsewhere(f"\n{trace}")
                 case None:
-                    raise AnamorphError(_cause_of_end(worker.process.wait()))
+                    raise EndedError(_cause_of_end(worker.process.wait()))
                 case _Done(value):
                     open_ -= 1
                     if left:

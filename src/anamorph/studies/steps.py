@@ -280,9 +280,11 @@ def tabulate_run(run: Run, study: Study) -> None:
     cells = CellFiles(run, plan(study.proxies, study.shape, list(indexes)), indexes)
     floor = worst_floor(_noise(run))
     results, gaps, contrasts = tabulated(cells, task, study.proxies, options, floor)
-    write_table(run.path / "contrasts.parquet", contrasts)
-    write_table(run.path / "gaps.parquet", gaps)
-    write_table(run.path / "results.parquet", results)
+    write_table(
+        run.path / "contrasts.parquet", contrasts, "lz4"
+    )  # which questions across runs read
+    write_table(run.path / "gaps.parquet", gaps, "lz4")
+    write_table(run.path / "results.parquet", results, "lz4")
 
 
 def write_examples(run: Run, study: Study, watch: Watch) -> None:
