@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from anamorph.analysis.compare import compare as compare
     from anamorph.auditing.audit import Audit as Audit
     from anamorph.auditing.audit import audit as audit
+    from anamorph.auditing.ray import RayEngine as RayEngine
     from anamorph.errors import AnamorphError as AnamorphError
     from anamorph.faithfulness.gaps import Thresholds as Thresholds
     from anamorph.models.checks import check_model as check_model
@@ -73,6 +74,7 @@ _WHERE = {
     "KMeans": "simplifications",
     "OneHot": "simplifications",
     "OpenedRun": "report.opened",
+    "RayEngine": "auditing.ray",
     "Simplification": "simplifications",
     "Thresholds": "faithfulness.gaps",
     "TrainingConfig": "training.train",

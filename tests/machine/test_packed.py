@@ -1,6 +1,7 @@
 """Objects on their way to other processes, against pickle."""
 
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,7 +54,7 @@ def test_a_model_has_its_fingerprint_and_its_logits(made: str) -> None:
     task = random_task(23)
     if made == "hooked":
         module = Transformer().eval()
-        model: am.Model = am.HookedModel(module, {"*.residual": "blocks.*"}, threads=True)
+        model: Any = am.HookedModel(module, {"*.residual": "blocks.*"}, threads=True)
     else:
         model = am.Decoder(am.DecoderConfig(vocabulary=23, context=16)).eval()
     other = unpack(pack(model))

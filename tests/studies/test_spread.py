@@ -124,3 +124,10 @@ def test_progress_counts_jobs(tmp_path: Path) -> None:
     assert last["fitting"] == (2, 2)
     assert last["works"] == (24, 24)
     assert last["noise, sites and heads"] == (6, 6)
+
+
+@pytest.mark.parametrize(
+    ("needed", "share"), [(90, 1.0), (60, 1.0), (40, 1 / 2), (25, 1 / 3), (20, 1 / 4), (1, 1 / 4)]
+)
+def test_small_jobs_share_a_gpu(needed: int, share: float) -> None:
+    assert spread.share_of(100, needed) == pytest.approx(share)

@@ -20,7 +20,7 @@ from anamorph.auditing.local import Engine, Failed, Job, Lasting, Needs, Shared
 from anamorph.auditing.works import Auditor, Work
 from anamorph.errors import AnamorphError
 from anamorph.files import write_bytes
-from anamorph.machine.devices import matmul_precision
+from anamorph.machine.devices import matmul_precision, memory_of
 from anamorph.models.base import Model
 from anamorph.models.huggingface.load import load_pretrained
 from anamorph.progress import Watch, ignore
@@ -36,6 +36,12 @@ TOKEN = ".token"
 """A file by which a job knows that it sees the run folder, and not another of the same name."""
 
 FEW = 5  # failed jobs, and cells of each, that an error names
+
+OFTEN = 8
+"""As many tensors of the widest kinds as may be held at a time."""
+
+USED, MOST_SHARING = 0.8, 4
+"""How much of a GPU's memory is counted on, and among how many jobs it is shared at most."""
 
 Weights = tuple[tuple[str, str], ...]
 """A model's fingerprint, as (part, digest)."""
@@ -172,7 +178,18 @@ def _name(run: Run, file: Path) -> str:
 
 def _share(study: Study) -> float:
     """Of a GPU, that a job takes."""
-    return 0.0 if study.shape.device.type == "cpu" else 1.0
+    total, options = memory_of(study.shape.device), study.options
+    if total is None:
+        return 0.0
+    assert options.stack_memory is not None and options.batch_tokens is not None
+    weights = 4 * int(study.shape.describe().get("parameters") or 0)  # small ones do not say
+    logits = 4 * options.batch_tokens * study.shape.vocabulary
+    return share_of(total, weights + OFTEN * (options.stack_memory + logits))
+
+
+def share_of(total: int, needed: int) -> float:
+    """The share of a GPU of so many bytes for jobs that take so many: all, or one part of a few."""
+    return 1 / max(1, min(MOST_SHARING, int(total * USED / needed)))
 
 
 def _to_train(study: Study, run: Run, seed: int) -> bool:
