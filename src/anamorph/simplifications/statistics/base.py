@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import Protocol, Self, runtime_checkable
+from typing import Protocol, Self, TypeGuard, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -31,7 +31,8 @@ class Statistic(Protocol):
 class Mergeable(Statistic, Protocol):
     """A statistic of which parts of a stream can be seen apart, and put together afterwards.
 
-    The parts together hold, up to rounding, what one of the whole stream holds.
+    The parts together hold, up to rounding, what one of the whole stream holds. A part may be seen
+    in another process, from which it is pickled. What comes of merging must not depend on that.
     """
 
     def part(self, start: int) -> Self:
@@ -75,8 +76,15 @@ class Several:
                 _mergeable(mine).merge(_mergeable(theirs))
 
 
+def can_merge(statistic: Statistic) -> TypeGuard[Mergeable]:
+    """Whether it can be put together from parts; of several, whether each of them can."""
+    if isinstance(statistic, Several):
+        return all(s is None or can_merge(s) for s in statistic.statistics)
+    return isinstance(statistic, Mergeable)
+
+
 def _mergeable(statistic: Statistic) -> Mergeable:
-    if not isinstance(statistic, Mergeable):
+    if not can_merge(statistic):
         raise AnamorphError(
             f"{type(statistic).__name__} cannot be put together from parts; fit in one pass."
         )

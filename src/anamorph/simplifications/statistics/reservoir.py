@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -101,17 +103,27 @@ class Reservoir:
                 f"The part of a sample that begins at point {later.start} cannot follow one that "
                 f"ends before point {self.seen}; merge parts in the order of the stream."
             )
-        self.seen, self.device = later.seen, later.device
+        if later.seen > later.start:
+            self.seen, self.device = later.seen, later.device
         self._bring()
         later._bring()
         self._take(later._hashes[: later._held], later._points[: later._held])
 
+    def __getstate__(self) -> dict[str, Any]:
+        # What travels to another process: the sample, eight bytes a point beside the point itself.
+        self._only_sample()
+        hashes, points = self._hashes[: self._held].copy(), self._points[: self._held].clone()
+        return {**vars(self), "_hashes": hashes, "_points": points}
+
     def points(self) -> Tensor:
         """[at most capacity, dim] the sample, in the order of the stream, float64."""
+        self._only_sample()
+        return self._points[: self._held].to(torch.float64, copy=True)
+
+    def _only_sample(self) -> None:
         self._bring()
         if self._held > self.capacity:
             self._compact()
-        return self._points[: self._held].to(torch.float64, copy=True)
 
     def _append(self, hashes: NDArray[np.uint64], x: Tensor) -> None:
         stop = self._held + len(x)
