@@ -86,9 +86,17 @@ def see_on_task(
         AnamorphError: as `see_part`.
     """
     sample = _sample(task, sequences, part.split)
-    before = Counter[int](sample.lengths[: part.bounds[0]].tolist())
-    batches = _batches(sample, part)
-    return see_part(model, _simplified(proxies), part.split, batches, before, task.train.name)
+    whole = sample.lengths.tolist()
+    before, batches = Counter(whole[: part.bounds[0]]), _batches(sample, part)
+    return see_part(
+        model,
+        _simplified(proxies),
+        part.split,
+        batches,
+        before,
+        train=task.train.name,
+        whole=Counter(whole),
+    )
 
 
 def _batches(sample: Split, part: FitPart) -> Iterator[Batch]:

@@ -93,6 +93,7 @@ def see_part(
     batches: Iterable[Batch],
     before: Lengths,
     train: str = "train",
+    whole: Lengths | None = None,
 ) -> SeenPart:
     """What `fit` sees of a part of a split, for `learn_parts`.
 
@@ -103,6 +104,8 @@ def see_part(
         batches: of the part, whole and in order; see `part_ends`.
         before: how many sequences of each length come before the part.
         train: as for `fit`.
+        whole: how many the whole split has, if that is known: of a sample, only points are then
+            kept that stay in it, so that all parts together are as large as the sample.
 
     Returns:
         the statistics that can be merged. What travels to whoever learns is this, pickled: see
@@ -113,7 +116,7 @@ def see_part(
     """
     placed = _by_split(model, proxies, train).get(split, {})
     with model.session(), torch_threads(1) as threads, _told_of(split):
-        fitting = Pass(model, placed, threads, can_merge)
+        fitting = Pass(model, placed, threads, can_merge, whole)
         return fitting.see(numbered(batches, before, cut=False))
 
 

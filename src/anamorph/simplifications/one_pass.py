@@ -20,7 +20,7 @@ from anamorph.simplifications.points import (
     record,
 )
 from anamorph.simplifications.seen_part import SeenPart, count_points
-from anamorph.simplifications.statistics.base import Statistic
+from anamorph.simplifications.statistics.base import Foreseeing, Statistic
 from anamorph.simplifications.streamed import Steps
 from anamorph.simplifications.weight_change import WeightChange
 from anamorph.simplifications.weight_fitting import Fits, WeightFits
@@ -39,6 +39,7 @@ class Pass:
         placed: what is fitted, with the sites of each.
         threads: how many a learner may use.
         fed: which statistics this pass feeds; the others are fed elsewhere.
+        whole: of all sequences of the split, if they are known.
     """
 
     def __init__(
@@ -47,9 +48,10 @@ class Pass:
         placed: Placed,
         threads: int = 1,
         fed: Callable[[Statistic], bool] = lambda statistic: True,
+        whole: Lengths | None = None,
     ) -> None:
         of_weights = {a: s for a, s in placed.items() if isinstance(a.simplification, WeightChange)}
-        self.model, self.threads, self.fed = model, threads, fed
+        self.model, self.threads, self.fed, self.whole = model, threads, fed, whole
         self.weights = WeightFits(model, of_weights, fed)
         self.placed = {a: sites for a, sites in placed.items() if a not in of_weights}
         self.described = model.describe()  # once: there may be thousands of fits
@@ -104,6 +106,8 @@ class Pass:
         self.keys[fit] = None if statistic is None else statistic.key
         if isinstance(statistic, Steps):
             statistic.threads = self.threads
+        if isinstance(statistic, Foreseeing) and self.whole:
+            statistic.foresee(count_points(self.whole, stream))
         if statistic is not None and self.fed(statistic):
             self.empty.setdefault(stream, {}).setdefault(statistic.key, statistic)
 
@@ -134,9 +138,10 @@ class Pass:
             self.begin({site: x.shape[1] for site, x in points.at.items()})
         seen.widths = {site: x.shape[1] for site, x in points.at.items()}
         seen.lengths.update(points.of.lengths)
-        for stream, empty in self.empty.items():
+        before = self.seen.statistics if self.seen else self.empty
+        for stream in self.empty:
             x = points.seen_by(stream)
-            for statistic in seen.of(stream, empty):
+            for statistic in seen.of(stream, before[stream]):
                 if len(x):
                     statistic.update(x)
 

@@ -20,8 +20,8 @@ class SeenPart:
     """What statistics have seen of a part of a split.
 
     It can be pickled, and is then as large as its statistics. Each is there once, however many fits
-    it serves: of points of width d, moments are 8·d·(d + 1) bytes, sums of squares 8·d, a sample
-    8 + d numbers of the model's format a point.
+    it serves. Of points of width d, moments are 8·d·(d + 1) bytes and sums of squares 8·d. Of a
+    sample a point is 8 bytes and d numbers in the model's format.
 
     Attributes:
         before: of the sequences that come before the part.
@@ -35,19 +35,19 @@ class SeenPart:
     widths: dict[Site, int] = field(default_factory=dict)
     statistics: dict[Source, dict[Hashable, Statistic]] = field(default_factory=dict)
 
-    def of(self, source: Source, empty: Mapping[Hashable, Statistic]) -> Iterable[Statistic]:
+    def of(self, source: Source, earlier: Mapping[Hashable, Statistic]) -> Iterable[Statistic]:
         """Its statistics of a source; they are begun when they are first asked for.
 
         Args:
             source: what they see.
-            empty: by key, statistics that have seen nothing. Those that cannot be merged are taken
-                themselves: what was seen before the part is in them.
+            earlier: by key, those of the parts before, or empty ones. What cannot be merged goes
+                on: it is taken as it is.
         """
         if source not in self.statistics:
             start = count_points(self.before, source)
             self.statistics[source] = {
                 key: statistic.part(start) if can_merge(statistic) else statistic
-                for key, statistic in empty.items()
+                for key, statistic in earlier.items()
             }
         return self.statistics[source].values()
 

@@ -48,6 +48,15 @@ class Mergeable(Statistic, Protocol):
         ...
 
 
+@runtime_checkable
+class Foreseeing(Statistic, Protocol):
+    """A statistic that can be told how long its stream is, so that parts of it are smaller."""
+
+    def foresee(self, points: int) -> None:
+        """Know that the whole stream has so many points."""
+        ...
+
+
 class Several:
     """Several statistics of one stream."""
 
@@ -64,6 +73,12 @@ class Several:
         for statistic in self.statistics:
             if statistic is not None:
                 statistic.update(x)
+
+    def foresee(self, points: int) -> None:
+        """See `Foreseeing.foresee`."""
+        for statistic in self.statistics:
+            if isinstance(statistic, Foreseeing):
+                statistic.foresee(points)
 
     def part(self, start: int) -> Several:
         """See `Mergeable.part`."""
