@@ -34,6 +34,7 @@ class WeightFits:
     Attributes:
         empty: the statistics that it feeds, before they have seen anything: by the name of a
             matrix, of what it is given, and by their keys.
+        names: by the module at which inputs are seen, that of its first matrix.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class WeightFits:
     ) -> None:
         self.placed, self._fed = placed, fed
         self.empty: dict[str, dict[Hashable, Statistic]] = {}
-        self._names: dict[nn.Module, str] = {}  # of its first matrix
+        self.names: dict[nn.Module, str] = {}
         self._inputs: dict[tuple[Attachment, Site], dict[str, tuple[str, Hashable]]] = {}
         self._matrices: dict[Site, list[Matrix]] = {}
         for attachment, sites in placed.items():
@@ -61,14 +62,14 @@ class WeightFits:
     @property
     def fitted(self) -> bool:
         """Whether any change is fitted to what its matrices are given."""
-        return bool(self._names)
+        return bool(self.names)
 
     def _input(self, attachment: Attachment, matrix: Matrix) -> tuple[str, Hashable] | None:
         """Where the statistic of what a matrix is given is, if its change is fitted to anything."""
         statistic = attachment.simplification.clone().statistic(matrix.read().shape[1])
         if statistic is None:
             return None
-        name = self._names.setdefault(matrix.inputs, matrix.name)
+        name = self.names.setdefault(matrix.inputs, matrix.name)
         if self._fed(statistic):
             self.empty.setdefault(name, {}).setdefault(statistic.key, statistic)
         return name, statistic.key
@@ -94,28 +95,28 @@ class WeightFits:
             points = x.flatten(0, -2)
             if len(points) != batch.mask.numel() or module in fed:
                 raise AnamorphError(
-                    f"{self._names[module]} does not see every token once, so its inputs cannot be "
+                    f"{self.names[module]} does not see every token once, so its inputs cannot be "
                     "taken in."
                 )
             points = points.index_select(0, rows)
             fed[module] = points.abs().amax(1).isfinite()
-            name = self._names[module]
+            name = self.names[module]
             for statistic in seen.of(name, self.empty[name]):
                 statistic.update(points)
 
-        modules = [module for module, name in self._names.items() if name in self.empty]
+        modules = [module for module, name in self.names.items() if name in self.empty]
         with watched(modules, take):
             yield
         finite = torch.stack(list(fed.values())) if fed else torch.ones(0)
         if not finite.all():  # one look at a device for all
             number, bad = (~finite.cpu()).nonzero()[0].tolist()
             raise AnamorphError(
-                f"Cannot fit {self._names[list(fed)[number]]}: sequence {int(sequence[bad])} of "
+                f"Cannot fit {self.names[list(fed)[number]]}: sequence {int(sequence[bad])} of "
                 "the data gives it a NaN or infinity; check the model's weights."
             )
         if missed := {*modules} - fed.keys():
             raise AnamorphError(
-                f"{', '.join(sorted(self._names[m] for m in missed))} saw no tokens when the model "
+                f"{', '.join(sorted(self.names[m] for m in missed))} saw no tokens when the model "
                 "ran, so there is nothing to fit to."
             )
 
