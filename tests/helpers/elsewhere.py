@@ -12,11 +12,11 @@ from anamorph.tasks import Task
 
 def seen_part(
     model: Model,
-    proxies: Sequence[ProxySpec],
+    units: Sequence[Sequence[ProxySpec]],
     task: Task,
     sequences: int,
     part: FitPart,
     watch: Any,
-) -> tuple[FitPart, SeenPart]:
-    """A part and what is seen of it."""
-    return part, see_on_task(model, proxies, task, sequences, part)
+) -> tuple[FitPart, list[SeenPart]]:
+    """A part and what is seen of it for each unit."""
+    return part, see_on_task(model, units, task, sequences, part)

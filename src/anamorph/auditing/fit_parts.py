@@ -1,7 +1,8 @@
 """Fitting on a task in parts, which may be seen in different processes.
 
-Each part of `fit_parts` is seen by `see_on_task`, anywhere, and `learn_on_task` fits proxies to
-what was seen of all: to the byte what `fit_on_task` gives. What is seen is pickled, and travels.
+Each part of `fit_parts` is seen by `see_on_task`, anywhere, for all units of proxies at once. Then
+`learn_on_task` fits each unit, anywhere, to what was seen of all parts, and `joined` puts the units
+together: to the byte what `fit_on_task` gives. What is seen, and what is fitted, can be pickled.
 """
 
 from collections import Counter
@@ -14,7 +15,7 @@ import numpy as np
 from anamorph.auditing.samples import FIT_TOKENS, fit_data, fit_sample
 from anamorph.models.base import Batch, Model
 from anamorph.simplifications import FittedProxies, ProxySpec, Simplified
-from anamorph.simplifications.fitting import learn_parts, see_part
+from anamorph.simplifications.fitting import learn_parts, see_part, shares
 from anamorph.simplifications.points import part_ends
 from anamorph.simplifications.seen_part import SeenPart
 from anamorph.tasks import Split, Task
@@ -71,16 +72,24 @@ def _parts(name: str, sample: Split) -> Iterator[FitPart]:
 
 
 def see_on_task(
-    model: Model, proxies: Iterable[ProxySpec], task: Task, sequences: int, part: FitPart
-) -> SeenPart:
-    """What is seen of a part, for `learn_on_task`; see `see_part`.
+    model: Model,
+    units: Sequence[Sequence[ProxySpec]],
+    task: Task,
+    sequences: int,
+    part: FitPart,
+) -> list[SeenPart]:
+    """What is seen of a part, in one run of the model, for `learn_on_task`; see `see_part`.
 
     Args:
         model: the original.
-        proxies: what is to be fitted; other models are passed over.
+        units: what is to be fitted: proxies that will be learnt together, and others; see
+            `fit_units`. Other models are passed over.
         task: its data, of which batches are made of the part's sequences alone.
         sequences: as `fit_parts` was given.
         part: one of those.
+
+    Returns:
+        what each unit has to know. This travels: `SeenPart` says how large it is.
 
     Raises:
         AnamorphError: as `see_part`.
@@ -88,15 +97,10 @@ def see_on_task(
     sample = _sample(task, sequences, part.split)
     whole = sample.lengths.tolist()
     before, batches = Counter(whole[: part.bounds[0]]), _batches(sample, part)
-    return see_part(
-        model,
-        _simplified(proxies),
-        part.split,
-        batches,
-        before,
-        train=task.train.name,
-        whole=Counter(whole),
-    )
+    chosen, train = [_simplified(unit) for unit in units], task.train.name
+    proxies = list(dict.fromkeys(proxy for unit in chosen for proxy in unit))
+    seen = see_part(model, proxies, part.split, batches, before, train, Counter(whole))
+    return [seen] if len(chosen) == 1 else shares(model, chosen, part.split, seen, train)
 
 
 def _batches(sample: Split, part: FitPart) -> Iterator[Batch]:
@@ -115,11 +119,11 @@ def learn_on_task(
 
     Args:
         model: the original; it is run only for what cannot be merged.
-        proxies: as `see_on_task` was given.
+        proxies: a unit that `see_on_task` was given.
         task: likewise.
         sequences: likewise.
-        seen: by the name of a split, what was seen of all its parts, in order. They are taken one
-            at a time, and used up.
+        seen: by the name of a split, what was seen for the unit of all its parts, in order. They
+            are taken one at a time, and used up.
 
     Raises:
         AnamorphError: as `learn_parts`.

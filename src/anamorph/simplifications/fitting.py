@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from itertools import islice
 
 from anamorph.errors import AnamorphError
@@ -116,8 +117,45 @@ def see_part(
     """
     placed = _by_split(model, proxies, train).get(split, {})
     with model.session(), torch_threads(1) as threads, _told_of(split):
-        fitting = Pass(model, placed, threads, can_merge, whole)
-        return fitting.see(numbered(batches, before, cut=False))
+        fitting, places = (
+            Pass(model, placed, threads, can_merge, whole),
+            numbered(batches, before, cut=False),
+        )
+        for first in islice(places, 1):  # it tells what can be merged; no other site is recorded
+            fitting.take(fitting.points(first))
+            fitting.look_at_fed()
+        return fitting.see(places)
+
+
+def shares(
+    model: Model,
+    units: Sequence[Sequence[Simplified]],
+    split: str,
+    seen: SeenPart,
+    train: str = "train",
+) -> list[SeenPart]:
+    """What each unit of proxies must know of what was seen of a part for all of them.
+
+    So the model runs once on a part, and units are learnt apart, by `learn_parts`, each of its own
+    shares of all parts.
+
+    Args:
+        model: as `see_part` was given.
+        units: together the proxies that it was given, in any order.
+        split: likewise.
+        seen: what it gave; it is used up.
+        train: likewise.
+
+    Returns:
+        a share a unit. What two units need is in both.
+    """
+    every = dict.fromkeys(proxy for unit in units for proxy in unit)
+    names = Pass(model, _by_split(model, [*every], train).get(split, {})).weights.names
+    found = []
+    for unit in units:
+        fitting = Pass(model, _by_split(model, unit, train).get(split, {}), fed=can_merge)
+        found.append(deepcopy(fitting.share(seen, names)))
+    return found
 
 
 def learn_parts(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
+from torch import nn
+
 from anamorph.errors import AnamorphError, told_where
 from anamorph.machine.threads import side_by_side
 from anamorph.models.base import Model
@@ -19,7 +21,7 @@ from anamorph.simplifications.points import (
     points_at,
     record,
 )
-from anamorph.simplifications.seen_part import SeenPart, count_points
+from anamorph.simplifications.seen_part import SeenPart, Source, count_points
 from anamorph.simplifications.statistics.base import Foreseeing, Statistic
 from anamorph.simplifications.streamed import Steps
 from anamorph.simplifications.weight_change import WeightChange
@@ -136,7 +138,8 @@ class Pass:
         seen = self._part(points.of)
         if not self.streams:
             self.begin({site: x.shape[1] for site, x in points.at.items()})
-        seen.widths = {site: x.shape[1] for site, x in points.at.items()}
+        if not seen.widths:
+            seen.widths = {site: x.shape[1] for site, x in points.at.items()}
         seen.lengths.update(points.of.lengths)
         before = self.seen.statistics if self.seen else self.empty
         for stream in self.empty:
@@ -156,6 +159,23 @@ class Pass:
         if self.seen is not None and self.open is not None:
             self.seen.merge(self.open)
         self.seen, self.open = self.seen or self.open, None
+
+    def share(self, seen: SeenPart, names: Mapping[nn.Module, str]) -> SeenPart:
+        """What this pass would have seen, of what one with more proxies has.
+
+        Args:
+            seen: by that.
+            names: of that: what it calls the inputs of matrices (`WeightFits.names`).
+        """
+        self.begin(seen.widths)
+        theirs: dict[Source, Source] = {stream: stream for stream in self.empty}
+        theirs |= {name: names[module] for module, name in self.weights.names.items()}
+        own: dict[Source, Mapping[Hashable, Statistic]] = {**self.empty, **self.weights.empty}
+        statistics = {
+            source: {key: seen.statistics[theirs[source]][key] for key in empty}
+            for source, empty in own.items()
+        }
+        return SeenPart(seen.before, seen.lengths, seen.widths, statistics)
 
     def learn_unfitted(self) -> None:
         """Learn what needs no points."""

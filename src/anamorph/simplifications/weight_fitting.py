@@ -66,7 +66,7 @@ class WeightFits:
 
     def _input(self, attachment: Attachment, matrix: Matrix) -> tuple[str, Hashable] | None:
         """Where the statistic of what a matrix is given is, if its change is fitted to anything."""
-        statistic = attachment.simplification.clone().statistic(matrix.read().shape[1])
+        statistic = attachment.simplification.clone().statistic(matrix.width)
         if statistic is None:
             return None
         name = self.names.setdefault(matrix.inputs, matrix.name)
