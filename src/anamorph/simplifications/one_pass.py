@@ -168,14 +168,13 @@ class Pass:
             names: of that: what it calls the inputs of matrices (`WeightFits.names`).
         """
         self.begin(seen.widths)
-        theirs: dict[Source, Source] = {stream: stream for stream in self.empty}
-        theirs |= {name: names[module] for module, name in self.weights.names.items()}
-        own: dict[Source, Mapping[Hashable, Statistic]] = {**self.empty, **self.weights.empty}
-        statistics = {
-            source: {key: seen.statistics[theirs[source]][key] for key in empty}
-            for source, empty in own.items()
-        }
-        return SeenPart(seen.before, seen.lengths, seen.widths, statistics)
+        own: dict[Source, dict[Hashable, Statistic]] = {}
+        for stream, empty in self.empty.items():
+            own[stream] = {key: seen.statistics[stream][key] for key in empty}
+        for module, name in self.weights.names.items():
+            theirs = seen.statistics.get(names[module], {})
+            own[name] = {key: theirs[key] for key in self.weights.empty.get(name, ())}
+        return SeenPart(seen.before, seen.lengths, seen.widths, own)
 
     def learn_unfitted(self) -> None:
         """Learn what needs no points."""
