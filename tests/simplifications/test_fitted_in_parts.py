@@ -26,7 +26,6 @@ from anamorph.simplifications import (
 from anamorph.simplifications import points as cutting
 from anamorph.simplifications.fitting import learn_parts, see_part
 from anamorph.simplifications.points import Lengths, numbered
-from anamorph.simplifications.seen_part import SeenPart
 from anamorph.simplifications.statistics import blocks
 from anamorph.tasks import Task
 from anamorph.tasks.batches import collate, plan
@@ -235,7 +234,9 @@ def test_the_model_runs_again_only_for_what_cannot_be_merged(
     seen = [see_part(model, proxies, "train", data["train"], Lengths())]
     assert len(learn_parts(model, proxies, {"train": seen}, unread)) == 3
     for given in expand(["zero@0.mlp", "onehot@1.*.pattern", "prune(density=0.5)@1.mlp"]):
-        assert len(learn_parts(model, [given], {"train": [SeenPart(Lengths())]}, unread)) == 1
+        seen = [see_part(model, [given], "train", [*data["train"]], Lengths())]
+        assert not seen[0].statistics
+        assert len(learn_parts(model, [given], {"train": seen}, unread)) == 1
     with pytest.raises(TypeError):
         mixed = [*proxies, Simplified((Last() @ "1.mlp",))]
         seen = [see_part(model, mixed, "train", data["train"], Lengths())]
@@ -269,3 +270,20 @@ def test_a_part_with_no_point_behind_those_that_are_kept(
     assert isinstance(svd, SVD)
     axis = np.linalg.svd(np.concatenate(by_hand))[2][0]
     np.testing.assert_allclose(svd.components_[0].abs(), np.abs(axis), atol=1e-4)
+
+
+def test_a_part_is_run_no_further_than_what_can_be_merged(
+    model: am.Decoder, data: dict[str, list[Batch]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first batch shows that the optimisation in the second layer is none of it."""
+    layers: list[int] = []
+    own = am.Decoder.layer
+
+    def layer(self: am.Decoder, index: int, *given: Any, **named: Any) -> Any:
+        layers.append(index)
+        return own(self, index, *given, **named)
+
+    monkeypatch.setattr(am.Decoder, "layer", layer)
+    proxies = expand([f"topk_sae(features=12,k=3,{SMALL})@1.residual", "svd(rank=1)@0.0.key"])
+    see_part(model, proxies, "train", data["train"], Lengths())
+    assert layers == [0, 1, *[0] * (len(data["train"]) - 1)]

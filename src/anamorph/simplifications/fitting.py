@@ -67,7 +67,8 @@ def fit(
         model: it is run without gradients.
         proxies: what to fit; they are not changed.
         data: by the name of a split its batches, on any device. A split is read only if there is
-            something to fit on it.
+            something to fit on it. It is seen in parts of 65,536 tokens, by whose ends sums are
+            rounded: the last batch of a part brings it to so many.
         train: the split on which is fitted what does not name another (`on=`).
 
     Raises:
@@ -117,13 +118,11 @@ def see_part(
     """
     placed = _by_split(model, proxies, train).get(split, {})
     with model.session(), torch_threads(1) as threads, _told_of(split):
-        fitting, places = (
-            Pass(model, placed, threads, can_merge, whole),
-            numbered(batches, before, cut=False),
-        )
-        for first in islice(places, 1):  # it tells what can be merged; no other site is recorded
-            fitting.take(fitting.points(first))
-            fitting.look_at_fed()
+        fitting = Pass(model, placed, threads, can_merge, whole)
+        places = numbered(batches, before, cut=False)
+        for first in islice(places, int(fitting.sees)):
+            fitting.take(fitting.points(first))  # it tells what can be merged:
+            fitting.look_at_fed()  # nothing else is recorded of the other batches
         return fitting.see(places)
 
 
