@@ -23,6 +23,9 @@ from anamorph.models.hooked.hooks import Hook
 from anamorph.models.huggingface.model import HuggingFace
 from anamorph.models.sites import Site
 from anamorph.simplifications import AnotherModel, FittedProxies, Simplified, fit, parse
+from anamorph.simplifications.points import Lengths
+from anamorph.simplifications.seen_part import SeenPart
+from anamorph.simplifications.statistics.base import can_merge
 from anamorph.simplifications.weight_fitting import WeightFits
 from anamorph.tasks import Task
 from huggingface_models import make
@@ -248,12 +251,13 @@ def test_inputs_are_those_that_plain_hooks_see_without_padding(name: str) -> Non
     model = HuggingFace(module)
     (attachment,) = simplified("low_rank(rank=3,whitened=true)@1.{attention,mlp}").attachments
     sites = [Site(1, None, "attention"), Site(1, None, "mlp")]
-    fits = WeightFits(model, {attachment: sites})
+    fits = WeightFits(model, {attachment: sites}, fed=can_merge)
+    part = SeenPart(Lengths())
     parts = [batch(), batch((5, 9))]
     with torch.inference_mode():
         for some in parts:
             rows = some.mask.flatten().nonzero()[:, 0]
-            with fits.watching(some, rows, rows), model.session():
+            with fits.watching(some, rows, rows, part), model.session():
                 model.run(some)
     for site in sites:
         for matrix in model.matrices(site):
@@ -267,7 +271,7 @@ def test_inputs_are_those_that_plain_hooks_see_without_padding(name: str) -> Non
             handle.remove()
             points = torch.cat(seen)
             assert len(points) == 9 + 6 + 9 + 5 + 9
-            (moments,) = fits.statistics[matrix.inputs].values()
+            (moments,) = part.statistics[fits.names[matrix.inputs]].values()
             second: Tensor = moments.second  # type: ignore[attr-defined]
             torch.testing.assert_close(second, points.T @ points / 38, atol=1e-5, rtol=1e-4)
 

@@ -1,5 +1,6 @@
 """Whatever can be fitted is fitted with the model on an accelerator, to the CPU's numbers."""
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from anamorph.simplifications import SIMPLIFICATIONS, KMeans, expand, fit
 from anamorph.simplifications.methods import kmeans, topk
 from anamorph.simplifications.methods.topk import TopKSAE
 from anamorph.simplifications.sparse_device import DeviceTrainer
+from anamorph.simplifications.statistics.moments import Moments
 from anamorph.simplifications.statistics.reservoir import Reservoir
 from anamorph.simplifications.statistics.squares import Squares
 from anamorph.tasks import Task
@@ -164,6 +166,24 @@ def test_sums_of_squares_are_made_where_the_points_are() -> None:
         assert pretended.looks == 0
         torch.testing.assert_close(first.norms, usual.norms, rtol=1e-14, atol=0)
     assert torch.equal(Squares(3).norms, torch.zeros(3).double())
+
+
+def test_what_was_seen_on_a_device_can_be_sent() -> None:
+    """It comes to the CPU, and what it is merged with may be on a device or not."""
+    x = random_points(5_000)
+    for kind in (Moments, Squares):
+        usual, (first, later) = kind(5), (kind(5), kind(5))
+        usual.update(x)
+        with Pretended():
+            first.update(x[:2_500].to(DEVICE))
+            later.update(x[2_500:].to(DEVICE))
+            first.merge(pickle.loads(pickle.dumps(later)))
+            back = pickle.loads(pickle.dumps(first))
+            found, sent, expected = (
+                s.norms if isinstance(s, Squares) else s.scatter for s in (first, back, usual)
+            )
+        assert torch.equal(found, sent) and sent.device == torch.device("cpu")
+        torch.testing.assert_close(sent, expected, rtol=1e-13, atol=1e-10)
 
 
 def test_steps_on_a_device_do_not_wait_for_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,10 +128,8 @@ def fit_data(
     Warns:
         UserWarning: if another split has fewer sequences to fit on than `train`.
     """
-    attachments = [a for p in proxies if isinstance(p, Simplified) for a in p.attachments]
-    named = {a.on: a.fitted_on for a in attachments if a.on is not None}
-    samples = {task.train.name: FittedOn(), **named}
-    found = {name: _sample(task, on, sequences) for name, on in samples.items()}
+    samples = _fitted_on(task, proxies)
+    found = {name: fit_sample(task, on, sequences) for name, on in samples.items()}
     _warn_of_few(samples, found, task.train.name)
     parts = {name: plan(sample.lengths, FIT_TOKENS) for name, sample in found.items()}
     done, total = count(1), sum(map(len, parts.values()))
@@ -142,6 +140,12 @@ def fit_data(
             watch(next(done), total)
 
     return {name: batches(name) for name in samples}
+
+
+def _fitted_on(task: Task, proxies: Iterable[ProxySpec]) -> dict[str, FittedOn]:
+    attachments = [a for p in proxies if isinstance(p, Simplified) for a in p.attachments]
+    named = {a.on: a.fitted_on for a in attachments if a.on is not None}
+    return {task.train.name: FittedOn(), **named}
 
 
 def _warn_of_few(samples: Mapping[str, FittedOn], found: Mapping[str, Split], train: str) -> None:
@@ -158,8 +162,8 @@ def _warn_of_few(samples: Mapping[str, FittedOn], found: Mapping[str, Split], tr
         )
 
 
-def _sample(task: Task, on: FittedOn, sequences: int) -> Split:
-    """The sequences that are fitted on; nothing in it is scored."""
+def fit_sample(task: Task, on: FittedOn, sequences: int) -> Split:
+    """The sequences that are fitted on, as `fit_data` has them; nothing in it is scored."""
     named = _named(task, on)
     each = min(-(-sequences // len(named)), *(len(some) for _, some in named))
     parts = [split.take(some[:each]) for split, some in named]

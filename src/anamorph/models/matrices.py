@@ -30,6 +30,11 @@ class Matrix:
         return _weight(self.module).shape[is_transposed(self.module)]
 
     @property
+    def width(self) -> int:
+        """How many numbers it is given."""
+        return _weight(self.module).shape[not is_transposed(self.module)]
+
+    @property
     def dtype(self) -> torch.dtype:
         """The number format of the module's weights."""
         return _weight(self.module).dtype

@@ -18,7 +18,7 @@ from anamorph.simplifications.in_place import IN_PLACE, finite_stays, shape_stay
 from anamorph.simplifications.placing import is_earlier
 from anamorph.simplifications.registry import simplification_names
 from anamorph.simplifications.spec import parse
-from anamorph.simplifications.statistics.base import Mergeable, beside
+from anamorph.simplifications.statistics.base import beside, can_merge
 from anamorph.simplifications.trial import Trial, require, require_close, some_site
 from anamorph.simplifications.weight_change import WeightChange
 from anamorph.simplifications.weight_checks import WEIGHT_LAWS, weight_trials
@@ -189,11 +189,7 @@ def _streams(trial: Trial) -> None:
 
 def _merges(trial: Trial) -> None:
     statistic = trial.statistic()
-    if not isinstance(statistic, Mergeable):
-        return
-    try:
-        statistic.part(0)
-    except AnamorphError:  # of a chain whose first stage cannot be put together from parts
+    if not can_merge(statistic):
         return
     x = beside(trial.points)
     parts, start = [], 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import Protocol, Self, runtime_checkable
+from typing import Protocol, Self, TypeGuard, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -31,7 +31,8 @@ class Statistic(Protocol):
 class Mergeable(Statistic, Protocol):
     """A statistic of which parts of a stream can be seen apart, and put together afterwards.
 
-    The parts together hold, up to rounding, what one of the whole stream holds.
+    The parts together hold, up to rounding, what one of the whole stream holds. A part may be seen
+    in another process, from which it is pickled. What comes of merging must not depend on that.
     """
 
     def part(self, start: int) -> Self:
@@ -44,6 +45,15 @@ class Mergeable(Statistic, Protocol):
         Raises:
             AnamorphError: if it is known to be another part.
         """
+        ...
+
+
+@runtime_checkable
+class Foreseeing(Statistic, Protocol):
+    """A statistic that can be told how long its stream is, so that parts of it are smaller."""
+
+    def foresee(self, points: int) -> None:
+        """Know that the whole stream has so many points."""
         ...
 
 
@@ -64,6 +74,12 @@ class Several:
             if statistic is not None:
                 statistic.update(x)
 
+    def foresee(self, points: int) -> None:
+        """See `Foreseeing.foresee`."""
+        for statistic in self.statistics:
+            if isinstance(statistic, Foreseeing):
+                statistic.foresee(points)
+
     def part(self, start: int) -> Several:
         """See `Mergeable.part`."""
         return Several(*(s and _mergeable(s).part(start) for s in self.statistics))
@@ -75,8 +91,15 @@ class Several:
                 _mergeable(mine).merge(_mergeable(theirs))
 
 
+def can_merge(statistic: Statistic) -> TypeGuard[Mergeable]:
+    """Whether it can be put together from parts; of several, whether each of them can."""
+    if isinstance(statistic, Several):
+        return all(s is None or can_merge(s) for s in statistic.statistics)
+    return isinstance(statistic, Mergeable)
+
+
 def _mergeable(statistic: Statistic) -> Mergeable:
-    if not isinstance(statistic, Mergeable):
+    if not can_merge(statistic):
         raise AnamorphError(
             f"{type(statistic).__name__} cannot be put together from parts; fit in one pass."
         )

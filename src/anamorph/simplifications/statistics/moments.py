@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ class Moments:
         self.dim = sum(dims)
         self._blocks = Blocks()
         self._sums: _Sums | None = None  # of the blocks that were full
-        self._merged = 0  # points that others have seen in theirs
+        self._before: _Sums | None = None  # of the parts that were merged
 
     @property
     def key(self) -> tuple[str]:
@@ -49,12 +49,19 @@ class Moments:
 
     def merge(self, later: Moments) -> None:
         """Take in what other moments have seen, of any part of the stream."""
-        if later._sums is not None:
-            self._sums = _merge(self._sums, later._sums)
-            self._merged += later._sums.count
-        for points in later._blocks.rest:
-            self.update(points)
+        own, theirs = self._whole(), later._whole()
+        if own is not None and theirs is not None:
+            theirs = _merge(own, theirs.on(own.mean.device))
+        self._before = own if theirs is None else theirs
+        self._blocks, self._sums = Blocks(), None
         self._forget()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What travels to another process: of width d, d·(d + 1) numbers of eight bytes. They are
+        # what `merge` would take in here.
+        sums = self._whole()
+        before = None if sums is None else sums.on("cpu")
+        return {**vars(type(self)(*self.dims)), "_before": before}
 
     def _forget(self) -> None:
         for name in ("_total", "axes", "centred_axes"):
@@ -63,7 +70,7 @@ class Moments:
     @property
     def count(self) -> int:
         """Points seen."""
-        return self._blocks.count + self._merged
+        return self._blocks.count + (0 if self._before is None else self._before.count)
 
     @property
     def second(self) -> Tensor:
@@ -95,13 +102,18 @@ class Moments:
 
     @cached_property
     def _total(self) -> _Sums:
-        total, rest = self._sums, self._blocks.rest
-        if rest:
-            total = _merge(total, _sums(torch.cat(rest)))
+        total = self._whole()
         if total is None:
             zeros = torch.zeros(self.dim, self.dim, dtype=torch.float64)
             return _Sums(0, zeros[0], zeros)
-        return _Sums(total.count, total.mean.cpu(), total.scatter.cpu())
+        return total.on("cpu")
+
+    def _whole(self) -> _Sums | None:
+        """Of all points, where they are; None if there were none."""
+        own, rest = self._sums, self._blocks.rest
+        if rest:
+            own = _merge(own, _sums(torch.cat(rest)))
+        return self._before if own is None else _merge(self._before, own)
 
 
 @dataclass(frozen=True)
@@ -109,6 +121,9 @@ class _Sums:
     count: int
     mean: Tensor  # [dim]
     scatter: Tensor  # [dim, dim]
+
+    def on(self, device: torch.device | str) -> _Sums:
+        return _Sums(self.count, self.mean.to(device), self.scatter.to(device))
 
 
 def _sums(points: Tensor) -> _Sums:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -42,7 +45,7 @@ class Reservoir:
         self._points = torch.empty(0, 0)
         self._held = 0  # of both; behind it is room
         self._most = capacity + max(1, capacity // 4)
-        self._limit: np.uint64 | None = None  # once full, a point with a greater hash cannot enter
+        self._limit: np.uint64 | None = None  # a point with no smaller hash cannot enter any more
         self.device = torch.device("cpu")
         self._far: list[tuple[NDArray[np.uint64], Tensor]] = []  # on another device, to be brought
 
@@ -84,9 +87,23 @@ class Reservoir:
             if self._held == self._most:
                 self._compact()
 
+    def foresee(self, points: int) -> None:
+        """Know how many points the stream has: of a part, only those are kept that stay to the end.
+
+        All parts together then hold no more than the sample.
+        """
+        if points > self.capacity:
+            self._limit = _smallest(self.seed, points, self.capacity)
+
     def part(self, start: int) -> Reservoir:
-        """An empty one for the points from number `start` of the stream on."""
-        return Reservoir(capacity=self.capacity, seed=self.seed, start=start)
+        """An empty one for the points from number `start` of the stream on.
+
+        It keeps none that could not enter what this one holds.
+        """
+        self._only_sample()
+        part = Reservoir(capacity=self.capacity, seed=self.seed, start=start)
+        part._limit = self._limit
+        return part
 
     def merge(self, later: Reservoir) -> None:
         """Take in what `later` has kept of the part of the stream that follows its own.
@@ -101,17 +118,27 @@ class Reservoir:
                 f"The part of a sample that begins at point {later.start} cannot follow one that "
                 f"ends before point {self.seen}; merge parts in the order of the stream."
             )
-        self.seen, self.device = later.seen, later.device
+        if later.seen > later.start:
+            self.seen, self.device = later.seen, later.device
         self._bring()
         later._bring()
         self._take(later._hashes[: later._held], later._points[: later._held])
 
+    def __getstate__(self) -> dict[str, Any]:
+        # What travels to another process: the sample, eight bytes a point beside the point itself.
+        self._only_sample()
+        hashes, points = self._hashes[: self._held].copy(), self._points[: self._held].clone()
+        return {**vars(self), "_hashes": hashes, "_points": points}
+
     def points(self) -> Tensor:
         """[at most capacity, dim] the sample, in the order of the stream, float64."""
-        self._bring()
-        if self._held > self.capacity:
-            self._compact()
+        self._only_sample()
         return self._points[: self._held].to(torch.float64, copy=True)
+
+    def _only_sample(self) -> None:
+        self._bring()
+        if self._held >= self.capacity:
+            self._compact()
 
     def _append(self, hashes: NDArray[np.uint64], x: Tensor) -> None:
         stop = self._held + len(x)
@@ -133,6 +160,14 @@ class Reservoir:
         self._hashes[: self._held] = self._hashes[kept]
         self._points[: self._held] = self._points[torch.from_numpy(kept)]
         self._limit = self._hashes[: self._held].max()
+
+
+@lru_cache(maxsize=16)
+def _smallest(seed: int, points: int, number: int) -> np.uint64:
+    """The hash, of so many points, below which there are `number`."""
+    hashes = splitmix64(seed, 0, points)
+    hashes.partition(number)
+    return np.uint64(hashes[number])
 
 
 def splitmix64(seed: int, start: int, count: int) -> NDArray[np.uint64]:

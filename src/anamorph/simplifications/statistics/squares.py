@@ -1,6 +1,6 @@
 """Sums of squares of a stream of points: how large each dimension is."""
 
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ class Squares:
         self.dim = dim
         self._blocks = Blocks()
         self._sum = torch.zeros((), dtype=torch.float64)  # then [dim], where the points are
+        self._before = self._sum  # of the parts that were merged
 
     @property
     def key(self) -> tuple[str]:
@@ -37,16 +38,23 @@ class Squares:
 
     def merge(self, later: Self) -> None:
         """Take in what another has seen, of any part of the stream."""
-        self._sum = self._sum + later._sum
-        for points in later._blocks.rest:
-            self.update(points)
+        own = self._whole()
+        self._before = own + later._whole().to(own.device)
+        self._blocks, self._sum = Blocks(), torch.zeros((), dtype=torch.float64)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What travels to another process: `dim` numbers of eight bytes.
+        return {**vars(type(self)(self.dim)), "_before": self._whole().cpu()}
 
     @property
     def norms(self) -> Tensor:
         """[dim] float64, on the CPU: the root of each dimension's sum of squares."""
+        return self._whole().cpu().sqrt().expand(self.dim)
+
+    def _whole(self) -> Tensor:
+        """Of all points, where they are."""
         rest = self._blocks.rest
-        total = self._sum + (_sum(torch.cat(rest)) if rest else 0)
-        return total.cpu().sqrt().expand(self.dim)
+        return self._before + (self._sum + (_sum(torch.cat(rest)) if rest else 0))
 
 
 def _sum(points: Tensor) -> Tensor:
