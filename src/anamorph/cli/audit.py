@@ -23,6 +23,7 @@ from anamorph.cli.options import (
     chosen_figures,
 )
 from anamorph.runs.folder import load_run
+from anamorph.store import address_of
 from anamorph.studies.sources import GivenStudy
 from anamorph.studies.spec_files import recorded_audit
 from anamorph.studies.specification import OF_FILES, AgainSpec, GivenSpec, read_audit
@@ -74,7 +75,7 @@ def _with_options(verb: Callable[..., None]) -> Callable[..., None]:
 @_with_options
 def audit(
     source: Annotated[
-        Path | None,
+        str | None,
         typer.Argument(
             help="A run folder, whose models and data are used; or a TOML file with options, or "
             "the spec.json of an audit, which those of the command line replace.",
@@ -85,7 +86,12 @@ def audit(
         list[str] | None,
         typer.Option(help="A spec such as 'svd(rank=[1,2,4])@*.*.{query,key}'; repeatable."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="A new run folder for the results.")] = None,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER", help="A new run folder for the results, also as s3://bucket/run."
+        ),
+    ] = None,
     device: Device = None,
     matmul: Products = None,
     plugins: Plugins = None,
@@ -103,13 +109,14 @@ def audit(
     names = chosen_figures(figures, no_figures)
     given = {"simplify": simplify, "out": out, "device": device, "matmul": matmul, **options}
     given = {name: value for name, value in given.items() if value not in (None, [])}
-    if source is not None and source.suffix == ".json":
-        given, source = recorded_audit(source) | given, None
-    elif source is not None and source.suffix != ".toml":
-        given["run"], source = str(source), None
+    file = None if source is None else address_of(source)
+    if file is not None and file.suffix == ".json":
+        given, file = recorded_audit(file) | given, None
+    elif file is not None and file.suffix != ".toml":
+        given["run"], file = str(file), None
     if dry_run:
         given.setdefault("out", Path("nowhere"))
-    spec, folder = read_audit(source, given)
+    spec, folder = read_audit(file, given)
     if dry_run:
         stderr().print("Reading model and data; then a little of the work is done and timed.")
         tell(study_again(spec) if isinstance(spec, AgainSpec) else GivenStudy.load(spec), folder)

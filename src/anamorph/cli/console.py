@@ -3,7 +3,6 @@
 import json
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -12,6 +11,7 @@ from anamorph.cli.progress import shown
 from anamorph.cli.tables import print_run
 from anamorph.report.opened import load_run
 from anamorph.runs.folder import Run
+from anamorph.store import Address, address_of
 
 PIPED_WIDTH = 150  # columns where nobody says how wide the output is shown
 
@@ -39,7 +39,7 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, allow_nan=False))
 
 
-def audit_into(folder: Path | str, work: Callable[..., Run], as_json: bool = False) -> None:
+def audit_into(folder: Address | str, work: Callable[..., Run], as_json: bool = False) -> None:
     """Do an audit, or what is left of it, by `work(watch=…)`; print numbers and where they are.
 
     Args:
@@ -47,7 +47,7 @@ def audit_into(folder: Path | str, work: Callable[..., Run], as_json: bool = Fal
         work: does it, and gives the run.
         as_json: print a summary as JSON in their place; see `OpenedRun.summary`.
     """
-    before = (Path(folder) / "spec.json").exists() and load_run(folder).complete
+    before = (address_of(folder) / "spec.json").exists() and load_run(folder).complete
     with shown(progress_console(as_json)) as watch:
         path = work(watch=watch).path
     run = load_run(path)

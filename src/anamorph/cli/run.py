@@ -14,6 +14,7 @@ from anamorph.cli.pairs import pairs_into
 from anamorph.cli.progress import shown
 from anamorph.errors import AnamorphError
 from anamorph.runs.folder import load_run
+from anamorph.store import Address, address_of
 from anamorph.studies.pairs import PairsSpec, is_pairs, load_pairs
 from anamorph.studies.sources import GivenStudy, TrainedStudy
 from anamorph.studies.spec_files import StudyFile, is_file, read_study
@@ -101,13 +102,13 @@ def _read(
                 f"{task} says where it starts from, such as preset = 'dyck-smoke'; leave --preset "
                 "out."
             )
-        return read_study(Path(task), changes, seeds, simplify)
+        return read_study(address_of(task), changes, seeds, simplify)
     preset = preset or PRESET
     load = load_pairs if is_pairs(task, preset) else load_preset
     return StudyFile(load(task, preset, changes, seeds, simplify), None, preset)
 
 
-def _tell(found: StudyFile, folder: Path, workers: int | None) -> None:
+def _tell(found: StudyFile, folder: Address | str, workers: int | None) -> None:
     """What it would take."""
     match found.spec:
         case PairsSpec():

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 from itertools import chain, product
-from pathlib import Path
 from typing import Any
 
 import vl_convert
@@ -28,6 +27,7 @@ from anamorph.report.figure import VEGA_LITE, Figure
 from anamorph.report.stills import check_names, write_stills
 from anamorph.report.text_view import text_view
 from anamorph.report.theme import CONFIG, DARK, FONT, LIGHT, MONO, css
+from anamorph.store import Address, address_of
 from anamorph.tasks.about import About
 
 MOST_HEADS = 40  # rows of a table of heads that are not folded away
@@ -37,10 +37,10 @@ MOST_REPORTED = 8  # proxies of which it is said what is usually reported
 MOST_MEANS = 3  # proxies whose pooled and per-sequence means stand side by side
 
 
-def render(run: Path, names: Sequence[str] | None = None) -> Path:
+def render(run: Address | str, names: Sequence[str] | None = None) -> Address:
     """See `anamorph.report.render`."""
     check_names(names or ())
-    content = read(Path(run))
+    content = read(address_of(run))
     if not content.proxies:
         raise AnamorphError(
             f"{run} holds results of the model alone, without a proxy; there is nothing to judge. "

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -32,7 +31,7 @@ from anamorph.auditing.works import Auditor, Work, plan
 from anamorph.errors import RunFolderError, in_run_folder
 from anamorph.faithfulness.metrics import metric_names
 from anamorph.faithfulness.sums import SumIndex
-from anamorph.files import write_bytes, write_json, write_table
+from anamorph.files import of_each, write_bytes, write_json, write_table
 from anamorph.machine.threads import torch_threads
 from anamorph.models.base import Model
 from anamorph.models.fingerprint import Identity
@@ -40,15 +39,17 @@ from anamorph.progress import Event, Watch
 from anamorph.runs.cells import (
     CellFiles,
     Origin,
-    check_work,
+    check_works,
     digest,
     digest_of_file,
     halved,
+    require_works,
     work_file,
 )
 from anamorph.runs.folder import Run, read_json
 from anamorph.runs.underway import write_plan
 from anamorph.simplifications import FittedProxies
+from anamorph.store import Address
 from anamorph.studies.sources import Study, check_weights
 from anamorph.tasks.base import CANDIDATES
 
@@ -127,12 +128,15 @@ class SeedAudit:
         auditor = Auditor(model, study.task, study.proxies, fitted, sequences, settings)
         names, fits = [s.name for s in study.task.evaluated], digest_of_file(self._fits)
         done = dict.fromkeys(names, 0)  # cells of each split
-        for work in plan(study.proxies, model, names):
-            path = run.work(self.seed, work.split, work.number)
-            origin = self._origin(auditor, work, fits)
-            if path.exists():
-                check_work(path, origin)
-            else:
+        works = plan(study.proxies, model, names)
+        origins = {
+            run.work(self.seed, work.split, work.number): self._origin(auditor, work, fits)
+            for work in works
+        }
+        stored = run.stored(self.seed, origins)
+        check_works({path: origin for path, origin in origins.items() if path in stored})
+        for work, (path, origin) in zip(works, origins.items(), strict=True):
+            if path not in stored:
                 sums = auditor.execute(work, self._part(work, done[work.split]))
                 require_same()
                 auditor.require_same(work, study.others)
@@ -189,7 +193,7 @@ class SeedAudit:
             write_table(path, scores.select(pl.lit(self.seed, pl.Int64).alias("seed"), pl.all()))
 
     @property
-    def _fits(self) -> Path:
+    def _fits(self) -> Address:
         return self.run.seed(self.seed) / "simplifications.safetensors"
 
     def _step(self, step: str) -> AbstractContextManager[None]:
@@ -221,7 +225,9 @@ def tabulate_run(run: Run, study: Study) -> None:
     for split in scored:
         write_table(run.sequences(split.name), described_sequences(split))
     indexes = {split.name: SumIndex.of(split) for split in scored}
-    cells = CellFiles(run, plan(study.proxies, study.shape, list(indexes)), indexes)
+    works = plan(study.proxies, study.shape, list(indexes))
+    require_works(run, works)
+    cells = CellFiles(run, works, indexes)
     floor = worst_floor(_noise(run))
     results, gaps, contrasts = tabulated(cells, task, study.proxies, options, floor)
     write_table(run.path / "contrasts.parquet", contrasts)
@@ -249,7 +255,7 @@ def _noise(run: Run) -> list[dict[str, Any]]:
 
 def report_run(run: Run, figures: Sequence[str] | None = None) -> None:
     """Write `checks.json`, and the report, with still figures of these names; see `render`."""
-    cells = sum(map(halved, run.works()))
+    cells = sum(of_each(halved, run.works()))
     write_json(run.path / "checks.json", self_checks(run.results, _noise(run), cells))
     report.render(run.path, figures)
 
