@@ -23,7 +23,7 @@ _T = TypeVar("_T")
 
 MOST_LETTERS = 60  # of a file name that is made from another name
 REQUESTS = 16  # that a store is asked at a time
-COPIES = 64  # of files of a store that are kept at a time, while they are read in parts
+COPIES = 256  # of files of a store that are kept at a time, while they are read in parts
 FOOTER = 2**18  # bytes at the end of a Parquet file that are read first
 
 
@@ -121,6 +121,9 @@ class Copies:
     def __init__(self) -> None:
         self._files: dict[StorePath, Path] = {}  # the one that was read last is the last
         self._folder: TemporaryDirectory[str] | None = None
+
+    def __reduce__(self) -> "tuple[type[Copies], tuple[()]]":
+        return Copies, ()  # another process makes its own
 
     def of(self, path: Address) -> Path:
         """The file itself if it is on this machine, else its copy; errors as of `at_hand`."""

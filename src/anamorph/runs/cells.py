@@ -12,7 +12,7 @@ from anamorph.auditing.works import Work
 from anamorph.errors import RunFolderError
 from anamorph.faithfulness.measuring import CellKey
 from anamorph.faithfulness.sums import CellSums, SumIndex
-from anamorph.files import Copies, are_there, at_hand, of_each, parquet_metadata
+from anamorph.files import are_there, at_hand, of_each, parquet_metadata
 from anamorph.runs.folder import Run
 from anamorph.store import Address
 
@@ -105,7 +105,7 @@ class CellFiles(Mapping[CellKey, CellSums]):
     """
 
     def __init__(self, run: Run, works: Sequence[Work], indexes: Mapping[str, SumIndex]) -> None:
-        self.run, self.indexes, self._copies = run, indexes, Copies()
+        self.run, self.indexes = run, indexes
         self.places = {
             proxy: (work.number, place)
             for work in works
@@ -118,7 +118,7 @@ class CellFiles(Mapping[CellKey, CellSums]):
         path, index = self.run.work(seed, split, number), self.indexes[split]
         again = "Delete it, and the same command makes it again."
         try:
-            table = pl.scan_parquet(self._copies.of(path), glob=False)
+            table = pl.scan_parquet(self.run.copies.of(path), glob=False)
             rows = table.slice(place * len(index), len(index)).collect()
         except (OSError, pl.exceptions.PolarsError) as error:
             raise RunFolderError(f"Cannot read the sums in {path} ({error}). {again}") from error

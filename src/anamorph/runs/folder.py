@@ -31,7 +31,7 @@ import polars as pl
 
 from anamorph.errors import AnamorphError, RunFolderError
 from anamorph.faithfulness.gaps import Thresholds
-from anamorph.files import are_there, at_hand, file_name
+from anamorph.files import Copies, are_there, at_hand, file_name
 from anamorph.runs.older import with_families, with_features
 from anamorph.store import Address, address_of
 
@@ -131,6 +131,11 @@ class Run:
             path for path, there in zip(unlisted, are_there(unlisted), strict=True) if not there
         }
         return {path for path in works if path not in missing}
+
+    @cached_property
+    def copies(self) -> Copies:
+        """Files of the run that are read in parts, at hand."""
+        return Copies()
 
     # What was asked for
 

@@ -145,6 +145,11 @@ class Claim:
         content = self._content(Holder.this())
         try:
             self.file.ask("write", lambda fs: fs.pipe_file(self.file.key, content, mode="create"))
+        except FileNotFoundError as error:
+            raise RunFolderError(
+                f"Cannot write to {self.path}: there is no such bucket. Make it, or give another "
+                "--out."
+            ) from error
         except FileExistsError:
             if self._token_there() != self.token:  # else an answer was lost, and it was asked again
                 self._take_over(content)

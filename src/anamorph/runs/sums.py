@@ -9,7 +9,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from anamorph.errors import RunFolderError
-from anamorph.files import Copies, file_name
+from anamorph.files import file_name
 from anamorph.runs.folder import SEQUENCES, Run, read_table
 from anamorph.store import Address
 
@@ -37,7 +37,6 @@ class SplitSums:
         self.run, self.seed, self.split = run, seed, split
         self.sequences = scored_sequences(run, split)
         self.weights = ""
-        self._copies = Copies()
         self._places: dict[str, tuple[Address, int]] = {}
         # Of this split and no other, such as one that is called iid-0000.
         named = re.compile(re.escape(file_name(split)) + r"-\d{4,}\.parquet")
@@ -45,7 +44,7 @@ class SplitSums:
         found = [path for path in works if named.fullmatch(path.name)]
         for path in sorted(found, key=lambda path: path.name):
             with _told(path):
-                file = self._copies.of(path)
+                file = run.copies.of(path)
                 names = pl.read_parquet(file, columns=["proxy"], memory_map=False)["proxy"]
                 self.weights = pl.read_parquet_metadata(file).get("weights", "")
             runs = names.rle().struct.unnest()
@@ -66,7 +65,7 @@ class SplitSums:
             )
         path, start = self._places[proxy]
         with _told(path):
-            table = pl.scan_parquet(self._copies.of(path), glob=False)
+            table = pl.scan_parquet(self.run.copies.of(path), glob=False)
             rows = table.slice(start, len(self.sequences)).collect()
         if len(rows) < len(self.sequences) or (rows["proxy"] != proxy).any():
             raise RunFolderError(
