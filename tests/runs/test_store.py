@@ -63,7 +63,7 @@ def test_a_pattern_finds_in_a_store_what_it_finds_in_a_folder(
     store: Server, tmp_path: Path
 ) -> None:
     files = ["spec.json", "seed-0/works/a-0.parquet", "seed-0/works/a-1.parquet", "seed-1/x.json",
-             "seed-1/works/b[1].parquet", "seed-10/works/deep/c.parquet", "b[1]/x.json"]  # fmt: skip
+             "seed-1/works/b[1].parquet", "seed-10/works/x/c.parquet", "b[1]/x.json"]  # fmt: skip
     for folder in (tmp_path, address_of(RUN)):
         for name in files:
             write_bytes(folder / name, name.encode())
@@ -83,10 +83,10 @@ def test_a_write_counts_when_it_is_there(store: Server) -> None:
     path = address_of(RUN) / "x"
     write_bytes(path, b"older")
     store.fail(Faults(lost=0.4, seed=1))
-    for n in range(10):
+    for n in range(5):
         write_bytes(path, b"new %d" % n)
         assert path.read_bytes() == b"new %d" % n
-    assert store.failed["lost"] >= 3
+    assert store.failed["lost"] > 0
 
 
 def test_a_store_that_fails_five_times_is_an_error_that_says_what(
@@ -104,9 +104,9 @@ def test_a_store_that_fails_five_times_is_an_error_that_says_what(
 
 
 def test_what_was_not_written_here_is_not_sent(store: Server) -> None:
-    with pytest.raises(RunFolderError, match="Cannot write s3://bucket/run/x: "):
-        with replacing(f"{RUN}/x"):
-            raise OSError("the disk is full")
+    refused = pytest.raises(RunFolderError, match="Cannot write s3://bucket/run/x: ")
+    with refused, replacing(f"{RUN}/x"):
+        raise OSError("the disk is full")
     assert store.requests["PUT"] == 0
 
 
@@ -115,7 +115,7 @@ def test_reads_survive_a_busy_store_and_broken_connections(store: Server, tmp_pa
     path = address_of(RUN) / "x"
     write_bytes(path, content)
     store.fail(Faults(busy=0.2, dropped=0.2, cut=0.2, seed=4))
-    for _ in range(12):
+    for _ in range(4):
         with at_hand(path) as file:
             assert file.read_bytes() == content
         assert path.read_bytes() == content

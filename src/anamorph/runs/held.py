@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any, NamedTuple
@@ -114,6 +115,7 @@ class Claim:
     def __init__(self, path: StorePath, token: str, times: Times) -> None:
         self.path, self.token, self.times = path, token, times
         self.file = path / HOLDER
+        self._holder = Holder.this()
         self._looked = -float("inf")
         self._over = False
 
@@ -142,9 +144,9 @@ class Claim:
         Raises:
             RunFolderError: if another process holds it, or takes it at the same time.
         """
-        content = self._content(Holder.this())
+        content = self._content(beat=0)
         try:
-            self.file.ask("write", lambda fs: fs.pipe_file(self.file.key, content, mode="create"))
+            self.file.ask("write", lambda fs: self._create(fs, content))
         except FileNotFoundError as error:
             raise RunFolderError(
                 f"Cannot write to {self.path}: there is no such bucket. Make it, or give another "
@@ -155,6 +157,11 @@ class Claim:
                 self._take_over(content)
         if self._token_there() != self.token:
             raise self._taken()
+
+    def _create(self, fs: Any, content: bytes) -> None:
+        fs.pipe_file(self.file.key, content, mode="create")
+        if not fs.exists(self.file.key):
+            raise ConnectionError("it is not there after it was written")
 
     def _take_over(self, content: bytes) -> None:
         there, silent = self.file.info(), self._silent()
@@ -191,14 +198,15 @@ class Claim:
 
     def beat(self, over: Event) -> None:
         """Give signs of life until it is over, or another process has taken over."""
-        content = self._content(Holder.this())
-        while not over.wait(self.times.beat):
+        for beat in count(1):
+            if over.wait(self.times.beat):
+                return
             with suppress(RunFolderError):  # the store cannot be reached: again at the next beat
                 try:
                     there = self.file.info()
                     if there is None or self._token_there() != self.token:
                         return
-                    self._write(content, there)
+                    self._write(self._content(beat), there)
                 except (FileExistsError, FileNotFoundError):
                     return
 
@@ -214,8 +222,10 @@ class Claim:
         unchanged = {"IfMatch": there["ETag"]} if self.path.scheme in S3 else {}
         self.file.ask("write", lambda fs: fs.pipe_file(self.file.key, content, **unchanged))
 
-    def _content(self, holder: Holder) -> bytes:
-        return json.dumps(holder._asdict() | {"token": self.token}, ensure_ascii=False).encode()
+    def _content(self, beat: int) -> bytes:
+        """What the file says; it differs with every beat, so that its tag tells of each."""
+        said = self._holder._asdict() | {"token": self.token, "beat": beat}
+        return json.dumps(said, ensure_ascii=False).encode("utf-8", "backslashreplace")
 
     def _token_there(self) -> str | None:
         try:
