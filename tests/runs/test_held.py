@@ -5,6 +5,7 @@ import pickle
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from threading import Barrier
 
 import pytest
@@ -61,16 +62,19 @@ def test_a_dead_holder_is_taken_over_by_the_clock_of_the_store(store: Server) ->
     assert store.contents() == {}  # nor is the file left that tells the time
 
 
-@pytest.mark.parametrize("address", [RUN, "memory://somewhere/both"])
+@pytest.mark.parametrize("address", [f"s3://{BUCKET}/both", "memory://somewhere/both"])
 def test_of_two_that_take_over_at_once_one_is_refused(store: Server, address: str) -> None:
     path, at_once = in_store(address), Barrier(2)
-    dead = -1.0  # whoever holds it
     Claim(path, "dead", QUICK).take()
+    if path.scheme == "memory":
+        path.filesystem.store[f"/{path.key}/{HOLDER}"].modified -= timedelta(seconds=100)
+    else:
+        store.age("both/" + HOLDER, 100)
 
     def take(token: str) -> str | None:
         at_once.wait()
         try:
-            Claim(path, token, QUICK._replace(stale=dead)).take()
+            Claim(path, token, QUICK).take()
         except RunFolderError:
             return None
         return token

@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from anamorph.errors import RunFolderError
 from anamorph.files import write_json
 from anamorph.runs.holder import HOLDER, LOCK, STALE, Holder
-from anamorph.store import S3, Address, StorePath
+from anamorph.store import S3, TRIES, Address, StorePath
 
 SHORT = 0.5  # seconds to wait for a lock: whoever asks how far a run is takes it for an instant
 CLOCK = ".clock"  # a file that is written to learn the store's time
@@ -144,33 +144,34 @@ class Claim:
         Raises:
             RunFolderError: if another process holds it, or takes it at the same time.
         """
+        for _ in range(TRIES):
+            there = self._token_there()
+            if there == self.token:
+                return
+            with suppress(FileExistsError):  # another was faster; or oneself, and nobody said so
+                if there is None:
+                    self._create()
+                else:
+                    self._take_over()
+        raise self._taken()
+
+    def _create(self) -> None:
         content = self._content(beat=0)
         try:
-            self.file.ask("write", lambda fs: self._create(fs, content))
+            self.file.ask("write", lambda fs: fs.pipe_file(self.file.key, content, mode="create"))
         except FileNotFoundError as error:
             raise RunFolderError(
                 f"Cannot write to {self.path}: there is no such bucket. Make it, or give another "
                 "--out."
             ) from error
-        except FileExistsError:
-            if self._token_there() != self.token:  # else an answer was lost, and it was asked again
-                self._take_over(content)
-        if self._token_there() != self.token:
-            raise self._taken()
 
-    def _create(self, fs: Any, content: bytes) -> None:
-        fs.pipe_file(self.file.key, content, mode="create")
-        if not fs.exists(self.file.key):
-            raise ConnectionError("it is not there after it was written")
-
-    def _take_over(self, content: bytes) -> None:
+    def _take_over(self) -> None:
         there, silent = self.file.info(), self._silent()
-        if there is None or silent is None or silent < self.times.stale:
+        if there is None or silent is None:  # it has just been let go of
+            return
+        if silent < self.times.stale:
             raise self._taken(silent)
-        try:
-            self._write(content, there)
-        except (FileExistsError, FileNotFoundError):  # another was faster
-            raise self._taken() from None
+        self._write(self._content(beat=0), there)
         if self.path.scheme not in S3:
             time.sleep(self.times.settle)
 
@@ -201,14 +202,12 @@ class Claim:
         for beat in count(1):
             if over.wait(self.times.beat):
                 return
-            with suppress(RunFolderError):  # the store cannot be reached: again at the next beat
-                try:
-                    there = self.file.info()
-                    if there is None or self._token_there() != self.token:
-                        return
-                    self._write(self._content(beat), there)
-                except (FileExistsError, FileNotFoundError):
+            # The store cannot be reached, or did not say that it was written: again at the next.
+            with suppress(RunFolderError, FileExistsError):
+                there = self.file.info()
+                if there is None or self._token_there() != self.token:
                     return
+                self._write(self._content(beat), there)
 
     def let_go(self) -> None:
         """End the claim, so that others need not wait until it counts as dead."""
@@ -220,7 +219,8 @@ class Claim:
     def _write(self, content: bytes, there: dict[str, Any]) -> None:
         """Write the file unless it has changed, where the store can tell; else in any case."""
         unchanged = {"IfMatch": there["ETag"]} if self.path.scheme in S3 else {}
-        self.file.ask("write", lambda fs: fs.pipe_file(self.file.key, content, **unchanged))
+        with suppress(FileNotFoundError):  # it has just been let go of
+            self.file.ask("write", lambda fs: fs.pipe_file(self.file.key, content, **unchanged))
 
     def _content(self, beat: int) -> bytes:
         """What the file says; it differs with every beat, so that its tag tells of each."""
@@ -228,9 +228,12 @@ class Claim:
         return json.dumps(said, ensure_ascii=False).encode("utf-8", "backslashreplace")
 
     def _token_there(self) -> str | None:
+        """Of the claim that is there; None if there is none, "" if it is damaged."""
         try:
-            return str(json.loads(self.file.read_bytes())["token"])
-        except (FileNotFoundError, ValueError, KeyError) as error:
-            if isinstance(error, RunFolderError):
-                raise
+            content = self.file.read_bytes()
+        except FileNotFoundError:
             return None
+        try:
+            return str(json.loads(content)["token"])
+        except (ValueError, KeyError, TypeError):
+            return ""
