@@ -143,6 +143,11 @@ def test_works_that_are_not_listed_yet_are_asked_for_by_name(store: Server) -> N
         write_bytes(path, b"sums")
     assert run.works() == []
     assert run.stored(0, works) == set(works[:20])
+    assert run.works_of(0, "iid") == works[:20]
+    store.fail(Faults())
+    works[3].unlink()
+    assert run.works_of(0, "iid") == works[:3] + works[4:20]
+    write_bytes(works[3], b"sums")
     store.fail(Faults())
     assert len(run.works()) == 20
     assert run.stored(0, works[:20]) == set(works[:20])

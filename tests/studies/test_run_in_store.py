@@ -27,7 +27,7 @@ SETTINGS = [
     *("training.evaluate_every=20", "audit.sequences=30", "audit.fit_sequences=50"),
 ]
 SIMPLIFY = ["svd(rank=[1,2])@1.*.key", "onehot@1.*.pattern"]
-FAULTS = Faults(busy=0.02, dropped=0.03, cut=0.02, lost=0.04, lag=40)
+FAULTS = Faults(busy=0.02, dropped=0.03, cut=0.02, lost=0.04, lag=1000)
 DATED = "report.html"  # says when it was made
 
 

@@ -23,8 +23,10 @@ Every file appears whole or not at all, so that whatever is there can be trusted
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
+from itertools import count
 from typing import Any, TypeVar
 
 import polars as pl
@@ -131,6 +133,24 @@ class Run:
             path for path, there in zip(unlisted, are_there(unlisted), strict=True) if not there
         }
         return {path for path in works if path not in missing}
+
+    def works_of(self, seed: int, split: str) -> list[Address]:
+        """The files of the works of a model on a split that are there, in their order.
+
+        Of this split and no other, such as one that is called iid-0000. A work that a store does
+        not list yet is asked for by its name, up to the first number that is not there.
+        """
+        named = re.compile(re.escape(file_name(split)) + r"-(\d{4,})\.parquet")
+        files = (named.fullmatch(path.name) for path in self.seed(seed).glob("works/*.parquet"))
+        listed = {int(match[1]) for match in files if match}
+        found = []
+        for number in count():
+            path = self.work(seed, split, number)
+            if number in listed or path.exists():
+                found.append(path)
+            elif number > max(listed, default=-1):
+                return found
+        raise AssertionError  # numbers have no end
 
     @cached_property
     def copies(self) -> Copies:

@@ -1,6 +1,5 @@
 """The sums per sequence of whole splits, read from the works of a run without torch."""
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -9,7 +8,6 @@ import polars as pl
 from numpy.typing import NDArray
 
 from anamorph.errors import RunFolderError
-from anamorph.files import file_name
 from anamorph.runs.folder import SEQUENCES, Run, read_table
 from anamorph.store import Address
 
@@ -38,11 +36,7 @@ class SplitSums:
         self.sequences = scored_sequences(run, split)
         self.weights = ""
         self._places: dict[str, tuple[Address, int]] = {}
-        # Of this split and no other, such as one that is called iid-0000.
-        named = re.compile(re.escape(file_name(split)) + r"-\d{4,}\.parquet")
-        works = run.seed(seed).glob("works/*.parquet")
-        found = [path for path in works if named.fullmatch(path.name)]
-        for path in sorted(found, key=lambda path: path.name):
+        for path in run.works_of(seed, split):
             with _told(path):
                 file = run.copies.of(path)
                 names = pl.read_parquet(file, columns=["proxy"], memory_map=False)["proxy"]

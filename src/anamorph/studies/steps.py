@@ -255,7 +255,9 @@ def _noise(run: Run) -> list[dict[str, Any]]:
 
 def report_run(run: Run, figures: Sequence[str] | None = None) -> None:
     """Write `checks.json`, and the report, with still figures of these names; see `render`."""
-    cells = sum(of_each(halved, run.works()))
+    splits = run.results["split"].unique().to_list()
+    works = [path for seed in run.seeds for split in splits for path in run.works_of(seed, split)]
+    cells = sum(of_each(halved, works))
     write_json(run.path / "checks.json", self_checks(run.results, _noise(run), cells))
     report.render(run.path, figures)
 
