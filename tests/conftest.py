@@ -70,6 +70,29 @@ def browser() -> Iterator[Any]:
         yield started
 
 
+@pytest.fixture(scope="session")
+def _serving() -> Iterator[tuple[Any, dict[str, str]]]:
+    from store_server import serving  # here: moto takes two seconds to import
+
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture
+def store(_serving: tuple[Any, dict[str, str]], monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """An S3 server on this machine with an empty bucket; see `store_server.Server`."""
+    from s3fs import S3FileSystem
+
+    server, where = _serving
+    for name, value in where.items():
+        monkeypatch.setenv(name, value)
+    S3FileSystem.clear_instance_cache()
+    server.empty()
+    yield server
+    server.fail(type(server.faults)())
+    S3FileSystem.clear_instance_cache()
+
+
 @pytest.fixture
 def task_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Studies make a task once, as the same arguments always give the same."""

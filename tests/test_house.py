@@ -28,7 +28,7 @@ FLOORS = (
     ("tasks", "simplifications"),
     ("corpora", "models"),
     ("machine",),
-    ("errors", "files", "progress", "registered", "showing", "version"),
+    ("errors", "files", "progress", "registered", "showing", "store", "version"),
 )
 """Rooms from top to bottom. Imports run downward; on one floor they run one way only."""
 

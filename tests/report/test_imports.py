@@ -9,7 +9,7 @@ import anamorph
 
 SOURCE = Path(anamorph.__file__).parent
 ROOMS = {"analysis", "errors", "faithfulness", "files", "models", "progress", "report"}
-ROOMS |= {"registered", "runs", "showing", "tasks"}
+ROOMS |= {"registered", "runs", "showing", "store", "tasks"}
 HEAVY = ("torch", "sklearn", "scipy", "transformers")
 # The rooms as they are, without the package's own face, which names models.
 PROBE = """

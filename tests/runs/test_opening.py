@@ -485,8 +485,8 @@ def test_names_of_splits(
 def holder(tmp_path: Path) -> Iterator[Callable[[], subprocess.Popen[str]]]:
     """Starts a process that holds the folder `run` until it is killed."""
     code = (
-        "import sys, time; from anamorph.runs.opening import _held; from pathlib import Path\n"
-        "with _held(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+        "import sys, time; from anamorph.runs.held import held; from pathlib import Path\n"
+        "with held(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
     )
     begun = []
 

@@ -14,6 +14,7 @@ from anamorph.analysis.words import listing
 from anamorph.errors import AnamorphError
 from anamorph.runs.folder import Run
 from anamorph.runs.varied import Varied, is_varied, setting_text, settings_text
+from anamorph.store import Address, address_of
 
 SEED = "seed"
 SECTIONS = ("task", "model", "training", "audit")  # of a specification, that an axis may be of
@@ -21,7 +22,7 @@ FOLLOWS = ("splits", "data", "tokenizer", "files", "vocabulary")  # follow from 
 MOST_VALUES = 6  # of a setting, in an error
 
 Settings = dict[str, Any]
-Address = Run | Path | str
+Asked = Run | Address | str
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class Axis:
         return list(dict.fromkeys(point.value for point in self.points))
 
 
-def axis_of(runs: Sequence[Address], asked: str | None = None) -> Axis:
+def axis_of(runs: Sequence[Asked], asked: str | None = None) -> Axis:
     """Find what runs differ in.
 
     Args:
@@ -133,14 +134,14 @@ def _of_seed(run: Run, seed: int) -> Side:
     return Side(str(run.seed(seed)), run, (seed,))
 
 
-def _points(runs: Sequence[Address]) -> tuple[list[Point], list[str], bool]:
+def _points(runs: Sequence[Asked]) -> tuple[list[Point], list[str], bool]:
     """All runs that are meant; which are not finished; whether all are of folders along one axis.
 
     Then their settings are those that were varied, the axis first.
     """
     points, notes, names = [], [], set()
     for address in runs:
-        if not isinstance(address, Run) and is_varied(folder := Path(address)):
+        if not isinstance(address, Run) and is_varied(folder := address_of(address)):
             varied = Varied.read(folder)
             names.add(tuple(varied.vary))
             for name, values in varied.studies.items():

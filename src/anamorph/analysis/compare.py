@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from anamorph.faithfulness.intervals import LEVEL, Ends, Floats
 from anamorph.faithfulness.metrics import JUDGED
 from anamorph.faithfulness.two_runs import unpaired as independent
 from anamorph.runs.folder import Run
+from anamorph.store import Address
 
 PAIR = ["simplification", "simplification_b"]
 KEYS = [*PAIR, "method", "family", "size_name", "size", "control", "split", "role", "metric"]
@@ -65,8 +65,8 @@ class Comparison:
 
 
 def compare(
-    first: Run | Path | str,
-    second: Run | Path | str,
+    first: Run | Address | str,
+    second: Run | Address | str,
     *,
     proxies: Mapping[str, str] | Sequence[str] = (),
     unpaired: bool = False,

@@ -4,7 +4,6 @@ import re
 from collections import Counter
 from collections.abc import Collection, Mapping
 from functools import cached_property
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import polars as pl
@@ -15,6 +14,7 @@ from anamorph.errors import RunFolderError
 from anamorph.faithfulness.gaps import ILLUSIONS, LOOKS_RIGHT
 from anamorph.faithfulness.metrics import JUDGED, SUFFIX, all_metrics, find_metric
 from anamorph.runs.folder import Run, read_json
+from anamorph.store import Address
 
 IDENTITY = "identity"
 KEPT = r"\bkeep=(\d+)"  # in a spec string: so many first positions are left as they are
@@ -220,7 +220,7 @@ class Findings(Run):
         return [ranked[place] for *_, place in sorted(turns)[:most]]
 
 
-def read(path: Path) -> Findings:
+def read(path: Address) -> Findings:
     """What a finished run found.
 
     Raises:

@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Self
 
 import polars as pl
@@ -16,6 +15,7 @@ from anamorph.errors import AnamorphError
 from anamorph.faithfulness.metrics import find_metric
 from anamorph.runs.folder import Run, load_run
 from anamorph.runs.sums import scored_sequences
+from anamorph.store import Address, address_of
 
 SEED = re.compile(r"seed-(\d+)")
 WEIGHTS = (".safetensors", ".gguf", ".bin", ".pt", ".pth", ".npz")
@@ -37,7 +37,7 @@ class Side:
     seeds: tuple[int, ...]
 
     @classmethod
-    def at(cls, address: Run | Path | str) -> Self:
+    def at(cls, address: Run | Address | str) -> Self:
         """A run, its folder, or the folder `seed-N` of one of its models.
 
         Raises:
@@ -45,7 +45,7 @@ class Side:
         """
         if isinstance(address, Run):
             return cls(str(address.path), address, tuple(address.seeds))
-        path = Path(address)
+        path = address_of(address)
         _refuse_a_model(path)
         of_seed = SEED.fullmatch(path.name)
         if of_seed and not (path / "spec.json").exists():
@@ -107,7 +107,7 @@ def _of_model(table: pl.DataFrame) -> pl.Expr:
     return pl.col("metric").is_in([m for m in names if find_metric(m).about == "model"])
 
 
-def _refuse_a_model(path: Path) -> None:
+def _refuse_a_model(path: Address) -> None:
     """Two models are compared by an audit, with one as the other's proxy."""
     if path.is_file() and SEED.fullmatch(path.parent.name):
         raise AnamorphError(f"{path} is the model of a run; give its folder, {path.parent}.")

@@ -1,7 +1,6 @@
 """`anamorph along RUN…`: finished runs along what they differ in."""
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -23,7 +22,7 @@ from anamorph.runs.varied import setting_text
 MOST_VALUES = 12  # columns of a table
 
 Runs = Annotated[
-    list[Path],
+    list[str],
     typer.Argument(
         help="Run folders, RUN/seed-N, or a folder that --vary made.", show_default=False
     ),
@@ -35,7 +34,7 @@ AxisName = Annotated[
         show_default="what the runs differ in",
     ),
 ]
-Page = Annotated[Path | None, typer.Option(help="Write the page there, such as along.html.")]
+Page = Annotated[str | None, typer.Option(help="Write the page there, such as along.html.")]
 Json = Annotated[bool, typer.Option("--json", help="Print all as JSON.")]
 Csv = Annotated[bool, typer.Option("--csv", help="Print the table as CSV.")]
 Markdown = Annotated[bool, typer.Option("--markdown", help="Print it for a document.")]

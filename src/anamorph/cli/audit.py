@@ -28,6 +28,8 @@ from anamorph.cli.options import (
 )
 from anamorph.cli.vary import Vary, say_which, vary_into
 from anamorph.runs.folder import load_run
+from anamorph.store import Address as Place
+from anamorph.store import address_of
 from anamorph.studies.changes import read_vary
 from anamorph.studies.sources import GivenStudy
 from anamorph.studies.spec_files import recorded_audit
@@ -81,7 +83,7 @@ def _with_options(verb: Callable[..., None]) -> Callable[..., None]:
 @_with_options
 def audit(
     source: Annotated[
-        Path | None,
+        str | None,
         typer.Argument(
             help="A run folder, whose models and data are used; or a TOML file with options, or "
             "the spec.json of an audit, which those of the command line replace.",
@@ -92,7 +94,12 @@ def audit(
         list[str] | None,
         typer.Option(help="A spec such as 'svd(rank=[1,2,4])@*.*.{query,key}'; repeatable."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="A new run folder for the results.")] = None,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER", help="A new run folder for the results, also as s3://bucket/run."
+        ),
+    ] = None,
     device: Device = None,
     matmul: Products = None,
     vary: Vary = None,
@@ -114,24 +121,25 @@ def audit(
     carrier = chosen_engine(engine, address)
     given = {"simplify": simplify, "out": out, "device": device, "matmul": matmul, **options}
     given = {name: value for name, value in given.items() if value not in (None, [])}
-    if source is not None and source.suffix == ".json":
-        given, source = recorded_audit(source) | given, None
-    elif source is not None and source.suffix != ".toml":
-        given["run"], source = str(source), None
+    file = None if source is None else address_of(source)
+    if file is not None and file.suffix == ".json":
+        given, file = recorded_audit(file) | given, None
+    elif file is not None and file.suffix != ".toml":
+        given["run"], file = str(file), None
     if dry_run:
         given.setdefault("out", Path("nowhere"))
     varied = {key.replace("-", "_"): x for key, x in read_vary(vary or ()).items()}
-    each = {n: read_audit(source, given | x) for n, x in combinations(varied).items()}
+    each = {n: read_audit(file, given | x) for n, x in combinations(varied).items()}
     spec, folder = next(iter(each.values()))
     if dry_run:
         for name, (one, _) in each.items():
             say_which(name)
-            _tell(one, Path(folder) / name)
+            _tell(one, address_of(folder) / name)
         return
     if varied:
         specs = {name: one for name, (one, _) in each.items()}
         how: dict[str, Any] = {"workers": None, "figures": names, "engine": carrier}
-        gates.hold(asked, vary_into(Path(folder), varied, specs, how, as_json))
+        gates.hold(asked, vary_into(address_of(folder), varied, specs, how, as_json))
         return
     if isinstance(spec, AgainSpec):
         how = {"device": spec.device, "matmul": spec.matmul, "workers": None}
@@ -143,7 +151,7 @@ def audit(
     gates.hold(asked, {"": load_run(folder)})
 
 
-def _tell(spec: GivenSpec | AgainSpec, folder: Path) -> None:
+def _tell(spec: GivenSpec | AgainSpec, folder: Place) -> None:
     """What it would take."""
     stderr().print("Reading model and data; then a little of the work is done and timed.")
     tell(study_again(spec) if isinstance(spec, AgainSpec) else GivenStudy.load(spec), folder)

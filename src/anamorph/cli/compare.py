@@ -2,7 +2,6 @@
 
 import json
 import re
-from pathlib import Path
 from typing import Annotated, Any
 
 import polars as pl
@@ -33,10 +32,10 @@ IN_DOCUMENTS = ["of", "proxy", "split", "metric", "a", "b", "difference", "low",
 
 
 First = Annotated[
-    Path, typer.Argument(help="A run folder, or RUN/seed-N.", metavar="A", show_default=False)
+    str, typer.Argument(help="A run folder, or RUN/seed-N.", metavar="A", show_default=False)
 ]
 Second = Annotated[
-    Path, typer.Argument(help="With what to compare it.", metavar="B", show_default=False)
+    str, typer.Argument(help="With what to compare it.", metavar="B", show_default=False)
 ]
 Proxies = Annotated[
     list[str] | None,

@@ -1,7 +1,6 @@
 """`--dry-run`: what a study would do and take, in the terminal."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,6 +11,7 @@ from rich.table import Table
 from anamorph.analysis.words import split_label
 from anamorph.cli.console import stdout
 from anamorph.runs.opening import check_folder
+from anamorph.store import Address
 from anamorph.studies.dry_run import Estimate, estimate
 from anamorph.studies.sources import Study
 
@@ -24,7 +24,7 @@ DryRun = Annotated[
 ]
 
 
-def tell(study: Study, folder: Path | str, workers: int | None = None) -> None:
+def tell(study: Study, folder: Address | str, workers: int | None = None) -> None:
     """Estimate a study, and print it.
 
     Raises:

@@ -23,7 +23,14 @@ Seeds = Annotated[
         help="Train this many models, with seeds 0, 1, …", show_default="as many as the preset"
     ),
 ]
-Out = Annotated[Path | None, typer.Option(help="The run folder.", show_default="runs/TASK-PRESET")]
+Out = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="The run folder, also as s3://bucket/run.",
+        show_default="runs/TASK-PRESET",
+    ),
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", help="Change the specification: section.key=value; repeatable."),
@@ -109,7 +116,12 @@ Plugins = Annotated[
         help="A Python file with parts of your own, which is executed (am.register); repeatable.",
     ),
 ]
-RunFolder = Annotated[Path, typer.Argument(help="A run folder.", show_default=False)]
+RunFolder = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN", help="A run folder, also as s3://bucket/run.", show_default=False
+    ),
+]
 
 
 def with_folders(

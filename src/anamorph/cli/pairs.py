@@ -1,7 +1,6 @@
 """`anamorph run` of pairs of texts: all pairs in one table."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
@@ -15,11 +14,12 @@ from anamorph.cli.tables import STYLE
 from anamorph.report.opened import load_run
 from anamorph.report.pairs import LEGEND, NOTE, accuracies, change, matrix, table
 from anamorph.runs.folder import Run
+from anamorph.store import Address, address_of
 from anamorph.studies.pairs import PAGE, TABLE, PairsSpec, run_pairs
 
 
 def pairs_into(
-    folder: Path,
+    folder: Address | str,
     spec: PairsSpec,
     as_json: bool = False,
     figures: Sequence[str] | None = None,
@@ -40,7 +40,8 @@ def pairs_into(
         return runs
     console = stdout()
     _print(runs, console)
-    console.print(f"Tables: {folder / TABLE}, {folder / PAGE}", soft_wrap=True, markup=False)
+    at = address_of(folder)
+    console.print(f"Tables: {at / TABLE}, {at / PAGE}", soft_wrap=True, markup=False)
     for run in runs.values():
         console.print(f"Report: {run.report}", soft_wrap=True, markup=False)
     return runs

@@ -42,7 +42,7 @@ Sql = Annotated[
     ),
 ]
 Runs = Annotated[
-    list[Path] | None,
+    list[str] | None,
     typer.Argument(help="Run folders, or folders of these.", metavar="RUN…", show_default=False),
 ]
 

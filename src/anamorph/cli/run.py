@@ -17,6 +17,7 @@ from anamorph.cli.progress import shown
 from anamorph.cli.vary import Vary, as_settings, say_which, vary_into
 from anamorph.errors import AnamorphError
 from anamorph.runs.folder import Run, load_run
+from anamorph.store import Address, address_of
 from anamorph.studies.changes import read_vary
 from anamorph.studies.pairs import PairsSpec, is_pairs, load_pairs
 from anamorph.studies.sources import GivenStudy, TrainedStudy
@@ -80,7 +81,7 @@ def run(
     read = partial(_read, task, preset, changes, seeds, simplify or ())
     found = read()
     varied = {**found.vary, **read_vary(vary or ())}
-    folder = out or found.out or _default_out(task, preset, varied)
+    folder = address_of(out or found.out or _default_out(task, preset, varied))
     each = {name: read(values) for name, values in combinations(varied).items()}
     carrier = options.chosen_engine(engine, address)
     if dry_run:
@@ -98,7 +99,7 @@ def run(
 
 
 def _one(
-    spec: StudySpec | GivenSpec | PairsSpec, folder: Path, how: dict[str, Any], as_json: bool
+    spec: StudySpec | GivenSpec | PairsSpec, folder: Address, how: dict[str, Any], as_json: bool
 ) -> dict[str, Run]:
     """A study in which nothing is varied; its runs, by what to call them."""
     match spec:
@@ -128,13 +129,13 @@ def _read(
                 f"{task} says where it starts from, such as preset = 'dyck-smoke'; leave --preset "
                 "out."
             )
-        return read_study(Path(task), changes, seeds, simplify)
+        return read_study(address_of(task), changes, seeds, simplify)
     preset = preset or PRESET
     load = load_pairs if is_pairs(task, preset) else load_preset
     return StudyFile(load(task, preset, changes, seeds, simplify), None, preset)
 
 
-def _tell(found: StudyFile, folder: Path, workers: int | None) -> None:
+def _tell(found: StudyFile, folder: Address | str, workers: int | None) -> None:
     """What it would take."""
     match found.spec:
         case PairsSpec():

@@ -15,6 +15,7 @@ from anamorph.models.decoder import Decoder
 from anamorph.models.huggingface.load import load_model
 from anamorph.models.listing import group_sites, list_sites, missing_sites
 from anamorph.runs.folder import load_run
+from anamorph.store import address_of
 
 
 def sites(
@@ -46,7 +47,7 @@ def sites(
 
 
 def _load(source: str, hub: bool) -> Model:
-    if not (Path(source) / "spec.json").exists():
+    if not (address_of(source) / "spec.json").exists():
         return load_model(source, hub=hub, device="cpu")
     run = load_run(source)
     if not run.trained:

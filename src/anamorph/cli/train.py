@@ -16,6 +16,7 @@ from anamorph.cli.options import (
 from anamorph.cli.progress import shown
 from anamorph.cli.tables import print_curves
 from anamorph.runs.folder import Run
+from anamorph.store import address_of
 from anamorph.studies.specification import load_preset
 from anamorph.studies.study import train_study
 
@@ -34,7 +35,7 @@ def train(
     console = stdout()
     spec = load_preset(task, preset, with_device(settings, device, matmul), seeds)
     folder = out or default_out(task, preset)
-    models = [Run(folder, {}).model(seed) for seed in spec.seeds]
+    models = [Run(address_of(folder), {}).model(seed) for seed in spec.seeds]
     before = all(model.exists() for model in models)
     with shown(console) as watch:
         run = train_study(spec, folder, preset=preset, watch=watch)

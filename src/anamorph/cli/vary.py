@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -14,6 +13,7 @@ from anamorph.errors import AnamorphError
 from anamorph.report.opened import load_run
 from anamorph.runs.folder import Run
 from anamorph.runs.varied import PAGE, TABLE
+from anamorph.store import Address
 from anamorph.studies.pairs import PairsSpec
 from anamorph.studies.varied import Spec, refuse_failed, run_varied
 
@@ -38,7 +38,7 @@ def say_which(name: str) -> None:
 
 
 def vary_into(
-    folder: Path,
+    folder: Address,
     vary: Mapping[str, Sequence[Any]],
     specs: Mapping[str, Spec | PairsSpec],
     how: Mapping[str, Any],

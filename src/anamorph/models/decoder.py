@@ -10,7 +10,6 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from itertools import product
-from pathlib import Path
 from typing import Any, Literal, Self, cast, get_args
 
 import torch
@@ -27,6 +26,7 @@ from anamorph.models.norms import Norm
 from anamorph.models.sites import FINAL, HEAD_KINDS, LAYER_KINDS, NORM_KINDS, Site
 from anamorph.models.tap import Tap, rows_at
 from anamorph.models.weights import read_weights, write_weights
+from anamorph.store import Address
 
 Positions = Literal["learned", "sinusoidal", "rotary"]
 
@@ -256,12 +256,12 @@ class Decoder(nn.Module, Model):
         logits: Tensor = self.unembedding(out)
         return logits
 
-    def save(self, path: Path | str) -> None:
+    def save(self, path: Address | str) -> None:
         """Write weights and configuration to one safetensors file, atomically."""
         write_weights(path, self.state_dict(), {"decoder": asdict(self.config)})
 
     @classmethod
-    def load(cls, path: Path | str) -> Self:
+    def load(cls, path: Address | str) -> Self:
         """Read what `save` wrote.
 
         Raises:

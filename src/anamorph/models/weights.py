@@ -2,21 +2,21 @@
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from anamorph.errors import AnamorphError
-from anamorph.files import replacing
+from anamorph.errors import AnamorphError, RunFolderError
+from anamorph.files import at_hand, replacing
+from anamorph.store import Address
 
 WHOLE = "anamorph"  # the entry of a file's metadata that holds all JSON values
 
 
 def write_weights(
-    path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]
+    path: Address | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]
 ) -> None:
     """Write tensors, and JSON values beside them, to a file that appears whole or not at all.
 
@@ -30,16 +30,18 @@ def write_weights(
         )
 
 
-def read_weights(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_weights(path: Address | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors and the metadata that `write_weights` wrote.
 
     Raises:
         AnamorphError: if the file is missing or damaged.
     """
     try:
-        with safe_open(path, framework="pt") as file:
+        with at_hand(path) as at, safe_open(at, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             metadata = {k: json.loads(v) for k, v in (file.metadata() or {}).items()}
+    except RunFolderError:  # a store cannot be reached
+        raise
     except FileNotFoundError as error:
         raise AnamorphError(f"There is no file {path}; give the path of saved weights.") from error
     except (SafetensorError, OSError, ValueError) as error:

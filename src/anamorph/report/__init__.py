@@ -1,10 +1,11 @@
 """The report: one self-contained page, and its figures as PNG, SVG and PDF, from a run folder."""
 
 from collections.abc import Sequence
-from pathlib import Path
+
+from anamorph.store import Address
 
 
-def render(run: Path, figures: Sequence[str] | None = None) -> Path:
+def render(run: Address | str, figures: Sequence[str] | None = None) -> Address:
     """Write `report.html`, and figures to `figures/` as PNG, SVG and PDF.
 
     Reads the run folder only. What a run does not hold (pictures of a task without them, training
@@ -17,7 +18,7 @@ def render(run: Path, figures: Sequence[str] | None = None) -> Path:
             files that there are.
 
     Returns:
-        The path of the page.
+        The address of the page.
 
     Raises:
         AnamorphError: if results are missing or cannot be read, there is no figure of a name, or

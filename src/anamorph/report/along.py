@@ -9,13 +9,14 @@ from urllib.parse import quote
 
 from anamorph.analysis.along import Along, Row
 from anamorph.analysis.along_words import changes, headline, notes, where
-from anamorph.analysis.axes import Address, Point, axis_of
+from anamorph.analysis.axes import Asked, Point, axis_of
 from anamorph.analysis.words import SIGNS
 from anamorph.errors import AnamorphError
 from anamorph.files import replacing
 from anamorph.report.charts.along import draw
 from anamorph.report.frame import filled, frame
 from anamorph.runs.varied import setting_text
+from anamorph.store import Address, StorePath, address_of
 
 MOST_VIEWS = 12  # told in sentences that are not folded away
 MOST_MODELS = 20  # rows of a table that is not folded away
@@ -23,7 +24,7 @@ MOST_PRINTED = 60  # rows of a folded table that is printed all the same
 
 
 def along(
-    runs: Sequence[Address] | Address, axis: str | None = None, out: Path | str | None = None
+    runs: Sequence[Asked] | Asked, axis: str | None = None, out: Address | str | None = None
 ) -> Along:
     """Look at finished runs along what they differ in: checkpoints, seeds, sizes of a model.
 
@@ -47,11 +48,11 @@ def along(
     several = [runs] if not isinstance(runs, Sequence) or isinstance(runs, str) else runs
     found = Along.of(axis_of(several, axis))
     if out is not None:
-        write_page(found, Path(out))
+        write_page(found, address_of(out))
     return found
 
 
-def write_page(found: Along, path: Path) -> None:
+def write_page(found: Along, path: Address) -> None:
     """Write the page; it links to the reports of the runs, from where it lies."""
     if path.suffix.lower() != ".html":
         raise AnamorphError(
@@ -81,7 +82,7 @@ def write_page(found: Along, path: Path) -> None:
         temporary.write_text(page, encoding="utf-8")
 
 
-def _models(found: Along, folder: Path) -> list[dict[str, Any]]:
+def _models(found: Along, folder: Address) -> list[dict[str, Any]]:
     """A row a value: its text, other settings, accuracy by split, and the link to its report."""
     rows = []
     for point in found.axis.points:
@@ -99,12 +100,16 @@ def _models(found: Along, folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _linked(point: Point, folder: Path) -> dict[str, str | None]:
+def _linked(point: Point, folder: Address) -> dict[str, str | None]:
     """A run as seen from a folder: its `name`, and the `link` to its report; None without one."""
-    report = point.side.run.report
+    report, here = point.side.run.report, str(folder)
+    if isinstance(report, StorePath):  # it is opened from beside the page, wherever that is copied
+        inside = str(report).startswith(f"{here}/")
+        link = quote(str(report)[len(here) + 1 :]) if inside else None
+        return {"name": point.side.name.removeprefix(f"{here}/"), "link": link}
     try:
-        name = Path(os.path.relpath(point.side.name, folder)).as_posix()
-        link = quote(Path(os.path.relpath(report, folder)).as_posix())
+        name = Path(os.path.relpath(point.side.name, here)).as_posix()
+        link = quote(Path(os.path.relpath(report, here)).as_posix())
     except ValueError:  # on another drive
         name, link = point.side.name, report.absolute().as_uri()
     return {"name": name, "link": link if report.exists() else None}

@@ -1,7 +1,6 @@
 """A run folder as its users have it: `am.load_run`, and what every study gives back."""
 
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -17,6 +16,7 @@ from anamorph.runs import folder
 from anamorph.runs.folder import Run
 from anamorph.runs.underway import underway
 from anamorph.showing import Card, Showing
+from anamorph.store import Address
 
 
 class OpenedRun(Showing, Run):
@@ -144,7 +144,7 @@ class OpenedRun(Showing, Run):
         return card(self)
 
 
-def load_run(path: Path | str) -> OpenedRun:
+def load_run(path: Address | str) -> OpenedRun:
     """Open a run folder to look at.
 
     Args:

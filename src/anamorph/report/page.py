@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from itertools import chain, product
-from pathlib import Path
 from typing import Any
 
 from anamorph.analysis import words
@@ -20,6 +19,7 @@ from anamorph.report.figure import Figure
 from anamorph.report.frame import embedded, filled, frame
 from anamorph.report.stills import check_names, write_stills
 from anamorph.report.text_view import text_view
+from anamorph.store import Address, address_of
 from anamorph.tasks.about import About
 
 MOST_HEADS = 40  # rows of a table of heads that are not folded away
@@ -29,10 +29,10 @@ MOST_REPORTED = 8  # proxies of which it is said what is usually reported
 MOST_MEANS = 3  # proxies whose pooled and per-sequence means stand side by side
 
 
-def render(run: Path, names: Sequence[str] | None = None) -> Path:
+def render(run: Address | str, names: Sequence[str] | None = None) -> Address:
     """See `anamorph.report.render`."""
     check_names(names or ())
-    content = read(Path(run))
+    content = read(address_of(run))
     if not content.proxies:
         raise AnamorphError(
             f"{run} holds results of the model alone, without a proxy; there is nothing to judge. "

@@ -4,7 +4,6 @@ import json
 import warnings
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any
 
 import vl_convert
@@ -14,6 +13,7 @@ from anamorph.files import replacing
 from anamorph.report.charts.sections import MAKERS
 from anamorph.report.figure import VEGA_LITE, Figure
 from anamorph.report.theme import CONFIG, in_light
+from anamorph.store import Address
 
 SCALE = 2  # PNG pixels per point
 KINDS = ("png", "svg", "pdf")
@@ -40,7 +40,7 @@ def check_names(names: Sequence[str]) -> None:
             )
 
 
-def write_stills(figures: Sequence[Figure], folder: Path, names: Sequence[str] | None) -> None:
+def write_stills(figures: Sequence[Figure], folder: Address, names: Sequence[str] | None) -> None:
     """Write figures, or those of them that are named.
 
     Args:
@@ -70,7 +70,7 @@ def _named(figures: Sequence[Figure], names: Sequence[str]) -> list[Figure]:
     ]
 
 
-def _write(figure: Figure, folder: Path) -> None:
+def _write(figure: Figure, folder: Address) -> None:
     for suffix, chosen in figure.files.items():
         spec = in_light(json.dumps(figure.still(**chosen), allow_nan=False))
         svg = vl_convert.vegalite_to_svg(

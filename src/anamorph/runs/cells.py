@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass
 from hashlib import file_digest, sha256
 from io import BytesIO
 from itertools import product
-from pathlib import Path
 
 import polars as pl
 
@@ -13,7 +12,9 @@ from anamorph.auditing.works import Work
 from anamorph.errors import RunFolderError
 from anamorph.faithfulness.measuring import CellKey
 from anamorph.faithfulness.sums import CellSums, SumIndex
+from anamorph.files import are_there, at_hand, of_each, parquet_metadata
 from anamorph.runs.folder import Run
+from anamorph.store import Address
 
 HALVED = "halved"  # in the metadata of a work's file
 
@@ -48,19 +49,19 @@ def work_file(cells: Mapping[str, CellSums], origin: Origin) -> bytes:
     return content.getvalue()
 
 
-def halved(path: Path) -> int:
+def halved(path: Address) -> int:
     """How many cells of a work did not fit the memory whole, and were computed in parts."""
-    return int(pl.read_parquet_metadata(path).get(HALVED, 0))
+    return int(parquet_metadata(path).get(HALVED, 0))
 
 
-def check_work(path: Path, origin: Origin) -> None:
+def check_work(path: Address, origin: Origin) -> None:
     """Whether a work that lies there comes from what it would be computed from now.
 
     Raises:
         RunFolderError: if it does not, or is damaged; names what differs.
     """
     try:
-        found = pl.read_parquet_metadata(path)
+        found = parquet_metadata(path)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise RunFolderError(
             f"Cannot read {path} ({error}); delete it, and the same command makes it again."
@@ -70,6 +71,27 @@ def check_work(path: Path, origin: Origin) -> None:
         raise RunFolderError(
             f"{path} holds sums of other {' and '.join(different)} than there are now. Put back "
             "what it was computed from; or delete it, and the same command makes it again."
+        )
+
+
+def check_works(origins: Mapping[Address, Origin]) -> None:
+    """As `check_work`, of many; those in a store are read side by side."""
+    of_each(lambda path: check_work(path, origins[path]), origins)
+
+
+def require_works(run: Run, works: Sequence[Work]) -> None:
+    """Make sure that all works of all models are there, each asked for by its name.
+
+    Raises:
+        RunFolderError: if one is missing; names it.
+    """
+    paths = [run.work(seed, work.split, work.number) for seed in run.seeds for work in works]
+    lost = [path for path, there in zip(paths, are_there(paths), strict=True) if not there]
+    if lost:
+        more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+        raise RunFolderError(
+            f"{lost[0]}{more}, of works that were done, is missing: it was deleted or lost. The "
+            "same command makes it again."
         )
 
 
@@ -96,7 +118,8 @@ class CellFiles(Mapping[CellKey, CellSums]):
         path, index = self.run.work(seed, split, number), self.indexes[split]
         again = "Delete it, and the same command makes it again."
         try:
-            rows = pl.scan_parquet(path, glob=False).slice(place * len(index), len(index)).collect()
+            table = pl.scan_parquet(self.run.copies.of(path), glob=False)
+            rows = table.slice(place * len(index), len(index)).collect()
         except (OSError, pl.exceptions.PolarsError) as error:
             raise RunFolderError(f"Cannot read the sums in {path} ({error}). {again}") from error
         if len(rows) != len(index) or "proxy" not in rows.columns or (rows["proxy"] != proxy).any():
@@ -116,14 +139,14 @@ def digest(*parts: object) -> str:
     return sha256(repr(parts).encode()).hexdigest()[:32]
 
 
-def digest_of_file(path: Path) -> str:
+def digest_of_file(path: Address) -> str:
     """A digest of a file's bytes.
 
     Raises:
         RunFolderError: if it cannot be read.
     """
     try:
-        with path.open("rb") as file:
+        with at_hand(path) as at, at.open("rb") as file:
             return file_digest(file, "sha256").hexdigest()[:32]
     except OSError as error:
         raise RunFolderError(f"Cannot read {path}: {error.strerror}.") from error

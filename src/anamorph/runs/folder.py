@@ -23,17 +23,19 @@ Every file appears whole or not at all, so that whatever is there can be trusted
 """
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
+from itertools import count
 from typing import Any, TypeVar
 
 import polars as pl
 
 from anamorph.errors import AnamorphError, RunFolderError
 from anamorph.faithfulness.gaps import Thresholds
-from anamorph.files import file_name
+from anamorph.files import Copies, are_there, at_hand, file_name
 from anamorph.runs.older import with_families, with_features
+from anamorph.store import Address, address_of
 
 _Json = TypeVar("_Json", dict[str, Any], list[Any])
 
@@ -80,7 +82,7 @@ class Run:
         spec: the content of `spec.json`.
     """
 
-    def __init__(self, path: Path, spec: Mapping[str, Any]) -> None:
+    def __init__(self, path: Address, spec: Mapping[str, Any]) -> None:
         self.path, self.spec = path, spec
 
     # Where things lie
@@ -91,32 +93,69 @@ class Run:
         made = [self.report, *(self.path / name for name in TABLES)]
         if self.spec.get("training"):
             made += map(self.model, self.spec["seeds"])
-        return all(file.exists() for file in made)
+        return all(are_there(made))
 
     @property
-    def report(self) -> Path:
+    def report(self) -> Address:
         """Where the report lies."""
         return self.path / "report.html"
 
-    def seed(self, seed: int) -> Path:
+    def seed(self, seed: int) -> Address:
         """The folder of one model."""
         return self.path / f"seed-{seed}"
 
-    def model(self, seed: int) -> Path:
+    def model(self, seed: int) -> Address:
         """Where a model that the run trained lies."""
         return self.seed(seed) / "model.safetensors"
 
-    def work(self, seed: int, split: str, number: int) -> Path:
+    def work(self, seed: int, split: str, number: int) -> Address:
         """Where the sums of a work lie; see `anamorph.auditing.works`."""
         return self.seed(seed) / "works" / f"{file_name(split)}-{number:04d}.parquet"
 
-    def sequences(self, split: str) -> Path:
+    def sequences(self, split: str) -> Address:
         """Where it is told which sequences of a split were scored; `SEQUENCES` has the columns."""
         return self.path / "sequences" / f"{file_name(split)}.parquet"
 
-    def works(self) -> list[Path]:
+    def works(self) -> list[Address]:
         """The files of all works that are done."""
         return [path for s in self.seeds for path in self.seed(s).glob("works/*.parquet")]
+
+    def stored(self, seed: int, planned: Iterable[Address]) -> set[Address]:
+        """Which works of a model are there, of those that are planned.
+
+        The folder is listed once. A listing of a store may lag behind, so that a work that is not
+        in it is asked for by its name.
+        """
+        works = list(planned)
+        listed = {path.name for path in self.seed(seed).glob("works/*.parquet")}
+        unlisted = [path for path in works if path.name not in listed]
+        missing = {
+            path for path, there in zip(unlisted, are_there(unlisted), strict=True) if not there
+        }
+        return {path for path in works if path not in missing}
+
+    def works_of(self, seed: int, split: str) -> list[Address]:
+        """The files of the works of a model on a split that are there, in their order.
+
+        Of this split and no other, such as one that is called iid-0000. A work that a store does
+        not list yet is asked for by its name, up to the first number that is not there.
+        """
+        named = re.compile(re.escape(file_name(split)) + r"-(\d{4,})\.parquet")
+        files = (named.fullmatch(path.name) for path in self.seed(seed).glob("works/*.parquet"))
+        listed = {int(match[1]) for match in files if match}
+        found = []
+        for number in count():
+            path = self.work(seed, split, number)
+            if number in listed or path.exists():
+                found.append(path)
+            elif number > max(listed, default=-1):
+                return found
+        raise AssertionError  # numbers have no end
+
+    @cached_property
+    def copies(self) -> Copies:
+        """Files of the run that are read in parts, at hand."""
+        return Copies()
 
     # What was asked for
 
@@ -220,13 +259,13 @@ class Run:
         return pl.concat(tables, how="vertical_relaxed") if tables else None
 
 
-def load_run(path: Path | str) -> Run:
+def load_run(path: Address | str) -> Run:
     """Open a run folder to look at.
 
     Raises:
         AnamorphError: if it holds no run; a RunFolderError if it holds a damaged one.
     """
-    path = Path(path)
+    path = address_of(path)
     if not (path / "spec.json").exists():
         raise AnamorphError(
             f"{path} holds no run: it has no spec.json. Give the folder that --out named."
@@ -241,12 +280,12 @@ def load_run(path: Path | str) -> Run:
     return Run(path, spec)
 
 
-def _table(file: Path) -> pl.DataFrame:
+def _table(file: Address) -> pl.DataFrame:
     """A table of a run, with the columns that one of its name has."""
     return read_table(file, (COLUMNS | PICTURES)[file.stem].split())
 
 
-def read_table(path: Path, columns: Sequence[str] = ()) -> pl.DataFrame:
+def read_table(path: Address, columns: Sequence[str] = ()) -> pl.DataFrame:
     """A Parquet file.
 
     Args:
@@ -258,7 +297,8 @@ def read_table(path: Path, columns: Sequence[str] = ()) -> pl.DataFrame:
             that is not finite.
     """
     try:
-        table = pl.read_parquet(path, memory_map=False)
+        with at_hand(path) as file:
+            table = pl.read_parquet(file, memory_map=False)
     except (OSError, pl.exceptions.PolarsError) as error:
         reason = str(error).splitlines()[0]
         raise RunFolderError(
@@ -279,7 +319,7 @@ def read_table(path: Path, columns: Sequence[str] = ()) -> pl.DataFrame:
     return table
 
 
-def read_json(path: Path, kind: type[_Json]) -> _Json:
+def read_json(path: Address, kind: type[_Json]) -> _Json:
     """A JSON file.
 
     Args:
@@ -290,7 +330,10 @@ def read_json(path: Path, kind: type[_Json]) -> _Json:
         RunFolderError: if it is missing or damaged, or holds something else.
     """
     try:
-        found = json.loads(path.read_text("utf-8"))
+        text = path.read_text("utf-8")
+        found = json.loads(text)
+    except RunFolderError:  # a store cannot be reached
+        raise
     except (OSError, ValueError) as error:
         again = AGAIN.format(kind="JSON")
         if path.name == "spec.json":  # without which the rest cannot be told apart from other files

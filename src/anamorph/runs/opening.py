@@ -7,28 +7,27 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from anamorph.errors import AnamorphError, RunFolderError
 from anamorph.files import write_json
 from anamorph.runs.comparing import changed_plugins, differences, with_plugins
 from anamorph.runs.environment import environment, warn_of_untold, warn_of_versions
 from anamorph.runs.folder import Run, load_run
-from anamorph.runs.holder import HOLDER, LOCK, Holder
+from anamorph.runs.held import CLOCK, held
+from anamorph.runs.holder import HOLDER, LOCK
+from anamorph.store import Address, address_of
 from anamorph.version import version
 
 LAYOUT = 2  # of the files of an unfinished run; raised whenever older ones cannot be resumed
 MOST_DIFFERENCES = 6  # between two specifications, that an error names
-SHORT = 0.5  # seconds to wait for a lock: whoever asks how far a run is takes it for an instant
 BEGUN = (
-    *(".spec.json.*.tmp", f".{HOLDER}.*.tmp", LOCK, HOLDER),
+    *(".spec.json.*.tmp", f".{HOLDER}.*.tmp", LOCK, HOLDER, CLOCK),
     *(".DS_Store", "Thumbs.db", "desktop.ini"),  # which file managers put into any folder
 )
 """All that may lie in a folder where a run was killed at once."""
 
 
 @contextmanager
-def open_run(path: Path | str, spec: Mapping[str, Any]) -> Iterator[Run]:
+def open_run(path: Address | str, spec: Mapping[str, Any]) -> Iterator[Run]:
     """Begin a run, or go on with one of the same specification, as its only process.
 
     A complete run is given as it is.
@@ -45,14 +44,14 @@ def open_run(path: Path | str, spec: Mapping[str, Any]) -> Iterator[Run]:
         UserWarning: if the run goes on with other versions of packages than it was begun with, or
             is of a version that cannot tell what simplifications of others were made of.
     """
-    path = Path(path)
+    path = address_of(path)
     spec = _as_json({"anamorph": version(), "layout": LAYOUT, **spec})
     run = _existing(path, spec)
     if run is not None and run.complete:
         warn_of_untold(run)
         yield run
         return
-    with _held(path):
+    with held(path) as path:
         run = _existing(path, spec)
         if run is None:
             full = {**spec, "environment": environment()}
@@ -62,12 +61,12 @@ def open_run(path: Path | str, spec: Mapping[str, Any]) -> Iterator[Run]:
         if run is None or full != load_run(path).spec:  # as it lies there
             write_json(path / "spec.json", full)
         run = Run(path, full)
-        for leftover in path.rglob(".*.tmp"):  # of a write that was killed
-            leftover.unlink(missing_ok=True)
+        for leftover in path.rglob(".*.tmp") if isinstance(path, Path) else ():
+            leftover.unlink(missing_ok=True)  # of a write that was killed
         yield run
 
 
-def check_folder(path: Path | str, spec: Mapping[str, Any]) -> None:
+def check_folder(path: Address | str, spec: Mapping[str, Any]) -> None:
     """Whether a folder could take a run, or go on with its own; writes nothing.
 
     Args:
@@ -77,7 +76,7 @@ def check_folder(path: Path | str, spec: Mapping[str, Any]) -> None:
     Raises:
         RunFolderError: if it holds a run of another specification (named), or other files.
     """
-    _existing(Path(path), _as_json({"anamorph": version(), "layout": LAYOUT, **spec}))
+    _existing(address_of(path), _as_json({"anamorph": version(), "layout": LAYOUT, **spec}))
 
 
 def _as_json(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -92,7 +91,7 @@ def _as_json(spec: Mapping[str, Any]) -> dict[str, Any]:
         ) from error
 
 
-def _existing(path: Path, spec: Mapping[str, Any]) -> Run | None:
+def _existing(path: Address, spec: Mapping[str, Any]) -> Run | None:
     """The run that is there, if there is one, and it is the one that is asked for."""
     if not (path / "spec.json").exists():
         others = [f for f in path.glob("*") if not any(fnmatch(f.name, name) for name in BEGUN)]
@@ -124,7 +123,7 @@ def _existing(path: Path, spec: Mapping[str, Any]) -> Run | None:
     return run
 
 
-def _made_with_plugins(run: Run) -> list[Path]:
+def _made_with_plugins(run: Run) -> list[Address]:
     """What there is of a run that plugins may have had a part in: all but its models."""
     files = ("simplifications.safetensors", "works", "sites.parquet")
     found = [run.seed(seed) / name for seed in run.seeds for name in files]
@@ -152,31 +151,3 @@ def _of_this_layout(run: Run, spec: Mapping[str, Any]) -> dict[str, Any]:
         )
     now = {"layout": LAYOUT, "fingerprints": spec["fingerprints"]}
     return {**spec, **run.spec, **now}
-
-
-@contextmanager
-def _held(path: Path) -> Iterator[None]:
-    """Hold a run folder; the system lets go of it when the process ends, however it ends."""
-    lock = FileLock(path / LOCK, timeout=SHORT)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout as error:
-        raise RunFolderError(
-            f"{path} is being worked on by {_holder(path)}. Wait for it, or give another --out."
-        ) from error
-    except OSError as error:
-        reason = error.strerror or error
-        raise RunFolderError(
-            f"Cannot work in {path}: {reason}. Give a folder that is writable and has room."
-        ) from error
-    try:
-        write_json(path / HOLDER, Holder.this()._asdict())
-        yield
-    finally:
-        (path / HOLDER).unlink(missing_ok=True)
-        lock.release()
-
-
-def _holder(path: Path) -> str:
-    return str(Holder.read(path) or "another process")  # which has only just begun

@@ -1,13 +1,12 @@
 """Questions across runs: SQL over the tables of any number of run folders."""
 
 import json
-import os
 import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -26,6 +25,7 @@ from anamorph.runs.query_process import (
 )
 from anamorph.runs.query_tables import OF_FILES, TABLES, TEXT, TRUTH, WHOLE, with_needed
 from anamorph.runs.underway import underway
+from anamorph.store import Address, StorePath, address_of
 
 SECONDS = 60.0  # that a question may take
 _SPEC = "spec.json"
@@ -133,7 +133,7 @@ def _asked(question: Question, timeout: float) -> list[str]:
 
 
 def _opened(
-    runs: Path | str | Iterable[Path | str], tables: bool, skip: bool
+    runs: Address | str | Iterable[Address | str], tables: bool, skip: bool
 ) -> tuple[list[Run], list[str]]:
     """The runs in folders, each once, and what was left out.
 
@@ -142,8 +142,8 @@ def _opened(
         tables: whether they must have their tables.
         skip: leave out those that cannot be used.
     """
-    given = [runs] if isinstance(runs, (str, os.PathLike)) else list(runs)
-    folders = {path.resolve(): path for each in given for path in _folders(Path(each))}
+    given = [runs] if isinstance(runs, (str, Path, StorePath)) else list(runs)
+    folders = {path.resolve(): path for each in given for path in _folders(address_of(each))}
     opened, left = [], []
     for path in folders.values():
         try:
@@ -158,14 +158,14 @@ def _opened(
     return opened, left
 
 
-def _folders(path: Path) -> list[Path]:
+def _folders(path: Address) -> list[Address]:
     """A run folder, or those that lie in a folder."""
     if (path / _SPEC).exists() or not path.is_dir():
         return [path]
-    return sorted(child.parent for child in path.glob(f"*/{_SPEC}")) or [path]
+    return sorted((child.parent for child in path.glob(f"*/{_SPEC}")), key=str) or [path]
 
 
-def _run(path: Path, tables: bool) -> Run:
+def _run(path: Address, tables: bool) -> Run:
     try:
         run = load_run(path)
         how_far = underway(run) if tables else None
@@ -180,9 +180,9 @@ def _run(path: Path, tables: bool) -> Run:
     return run
 
 
-def _names(paths: Sequence[Path]) -> list[str]:
+def _names(paths: Sequence[Address]) -> list[str]:
     """For each path its last part, or as many as tell it from the others."""
-    parts = [path.resolve().parts for path in paths]
+    parts = [PurePath(str(path.resolve())).parts for path in paths]
     length = [1] * len(paths)
     while True:
         names = ["/".join(some[-n:]) for some, n in zip(parts, length, strict=True)]

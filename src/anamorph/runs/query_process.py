@@ -26,6 +26,7 @@ from anamorph.runs.query_tables import (
     of_cells,
     of_files,
 )
+from anamorph.store import StorePath, address_of
 
 if sys.platform != "win32":
     import resource
@@ -166,6 +167,10 @@ def _check(connection: DuckDBPyConnection, sql: str) -> None:
 def _linked(run: int, path: str, link: Path) -> _File:
     """Link to a file of a run under a plain name, whatever the run is called."""
     link.parent.mkdir(exist_ok=True)
+    address = address_of(path)
+    if isinstance(address, StorePath):
+        address.fetch(link)
+        return _File(run, path, str(link))
     try:
         os.symlink(path, link)
     except OSError:  # Windows asks for a privilege

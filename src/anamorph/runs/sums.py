@@ -1,17 +1,15 @@
 """The sums per sequence of whole splits, read from the works of a run without torch."""
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from anamorph.errors import RunFolderError
-from anamorph.files import file_name
 from anamorph.runs.folder import SEQUENCES, Run, read_table
+from anamorph.store import Address
 
 AGAIN = "Give the command of the run again, which makes what is missing."
 
@@ -37,14 +35,12 @@ class SplitSums:
         self.run, self.seed, self.split = run, seed, split
         self.sequences = scored_sequences(run, split)
         self.weights = ""
-        self._places: dict[str, tuple[Path, int]] = {}
-        # Of this split and no other, such as one that is called iid-0000.
-        named = re.compile(re.escape(file_name(split)) + r"-\d{4,}\.parquet")
-        works = run.seed(seed).glob("works/*.parquet")
-        for path in sorted(path for path in works if named.fullmatch(path.name)):
+        self._places: dict[str, tuple[Address, int]] = {}
+        for path in run.works_of(seed, split):
             with _told(path):
-                names = pl.read_parquet(path, columns=["proxy"], memory_map=False)["proxy"]
-                self.weights = pl.read_parquet_metadata(path).get("weights", "")
+                file = run.copies.of(path)
+                names = pl.read_parquet(file, columns=["proxy"], memory_map=False)["proxy"]
+                self.weights = pl.read_parquet_metadata(file).get("weights", "")
             runs = names.rle().struct.unnest()
             starts = runs["len"].cum_sum() - runs["len"]
             for name, start in zip(runs["value"], starts, strict=True):
@@ -63,7 +59,8 @@ class SplitSums:
             )
         path, start = self._places[proxy]
         with _told(path):
-            rows = pl.scan_parquet(path, glob=False).slice(start, len(self.sequences)).collect()
+            table = pl.scan_parquet(self.run.copies.of(path), glob=False)
+            rows = table.slice(start, len(self.sequences)).collect()
         if len(rows) < len(self.sequences) or (rows["proxy"] != proxy).any():
             raise RunFolderError(
                 f"{path} has not {len(self.sequences)} rows of {proxy}, a sequence each. Delete it "
@@ -73,7 +70,7 @@ class SplitSums:
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _told(path: Address) -> Iterator[None]:
     """Say which file cannot be read, and what to do."""
     try:
         yield

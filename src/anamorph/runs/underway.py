@@ -1,11 +1,10 @@
 """How far a run is that has not come to its end."""
 
 import json
+import struct
 from typing import Any, NamedTuple
 
-from safetensors import SafetensorError, safe_open
-
-from anamorph.files import write_json
+from anamorph.files import read_part, write_json
 from anamorph.runs.folder import Run, read_json
 from anamorph.runs.holder import Holder
 
@@ -86,10 +85,11 @@ def underway(run: Run) -> Underway | None:
 def _reached(run: Run, seed: int) -> int | None:
     """The step of a training's last checkpoint; None if there is none."""
     try:
-        with safe_open(run.seed(seed) / "checkpoint.safetensors", framework="np") as file:
-            (written,) = file.metadata().values()
+        file = run.seed(seed) / "checkpoint.safetensors"
+        (length,) = struct.unpack("<Q", read_part(file, 0, 8))
+        (written,) = json.loads(read_part(file, 8, 8 + length))["__metadata__"].values()
         return int(json.loads(written)["progress"]["step"])
-    except (OSError, SafetensorError, ValueError, KeyError):  # or it has just ended
+    except (OSError, struct.error, ValueError, KeyError):  # or it has just ended
         return None
 
 

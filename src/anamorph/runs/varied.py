@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeGuard
 from anamorph.errors import RunFolderError
 from anamorph.files import write_json
 from anamorph.runs.folder import read_json
+from anamorph.store import Address
 
 AXIS = "axis.json"
 TABLE, PAGE = "along.parquet", "report.html"
@@ -28,7 +29,7 @@ class Varied(NamedTuple):
     studies: dict[str, dict[str, Any]]
 
     @classmethod
-    def read(cls, folder: Path) -> "Varied":
+    def read(cls, folder: Address) -> "Varied":
         """What `axis.json` in a folder says.
 
         Raises:
@@ -46,7 +47,7 @@ class Varied(NamedTuple):
             )
         return cls(vary, studies)
 
-    def write(self, folder: Path) -> None:
+    def write(self, folder: Address) -> None:
         """Write `axis.json`, unless the folder holds something else.
 
         Values may differ from those that are there: others can be added.
@@ -76,7 +77,7 @@ def _full(table: Any, kind: type) -> TypeGuard[dict[str, Any]]:
     )
 
 
-def is_varied(folder: Path) -> bool:
+def is_varied(folder: Address) -> bool:
     """Whether a folder holds several studies along an axis."""
     return (folder / AXIS).exists()
 

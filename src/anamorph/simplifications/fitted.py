@@ -18,6 +18,7 @@ from anamorph.simplifications.base import Simplification, Simplified, parse_simp
 from anamorph.simplifications.estimator import Where
 from anamorph.simplifications.placing import first_layer
 from anamorph.simplifications.spec import parse
+from anamorph.store import Address
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class FittedProxies(Showing, dict[Simplified, FittedProxy]):
             notes=["By spec string; .save(path) keeps them, .export(folder, model) for others."],
         )
 
-    def save(self, path: Path | str) -> None:
+    def save(self, path: Address | str) -> None:
         """Write to one safetensors file: each fit once, its tensors under `number|attribute`.
 
         Raises:
@@ -142,7 +143,7 @@ class FittedProxies(Showing, dict[Simplified, FittedProxy]):
         return written
 
     @classmethod
-    def load(cls, path: Path | str) -> FittedProxies:
+    def load(cls, path: Address | str) -> FittedProxies:
         """Read what `save` wrote.
 
         Raises:

@@ -3,10 +3,10 @@
 import tomllib
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any
 
 from anamorph.errors import AnamorphError
+from anamorph.store import Address
 
 SIMPLIFIES = ("simplify", "each_layer", "each_head")
 """The parts of a specification that name simplifications."""
@@ -14,7 +14,7 @@ SIMPLIFIES = ("simplify", "each_layer", "each_head")
 PLUGINS = ("plugin", "plugins")
 
 
-def read_toml(file: Path) -> dict[str, Any]:
+def read_toml(file: Address) -> dict[str, Any]:
     """What a TOML file says; it is data, and can have nothing executed.
 
     Raises:
@@ -35,7 +35,7 @@ def read_toml(file: Path) -> dict[str, Any]:
     return values
 
 
-def check_keys(file: Path, values: Mapping[str, Any], known: Sequence[str], what: str) -> None:
+def check_keys(file: Address, values: Mapping[str, Any], known: Sequence[str], what: str) -> None:
     """Whether a file says only what is known.
 
     Raises:

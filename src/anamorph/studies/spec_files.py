@@ -4,7 +4,6 @@ A file is data: it says what is to be done, and can have nothing executed.
 """
 
 from collections.abc import Mapping, Sequence
-from os.path import expanduser
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, get_args
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple, get_args
 from anamorph.errors import AnamorphError
 from anamorph.machine.devices import Matmul
 from anamorph.runs.folder import REQUIRED, read_json
+from anamorph.store import Address, beside
 from anamorph.studies.changes import SIMPLIFIES, change, check_keys, read_toml
 from anamorph.studies.pairs import PairsSpec
 from anamorph.studies.plugins import require_plugins
@@ -32,7 +32,7 @@ class StudyFile(NamedTuple):
     """
 
     spec: StudySpec | GivenSpec | PairsSpec
-    out: Path | None
+    out: Address | None
     preset: str | None
     vary: Mapping[str, list[Any]] = MappingProxyType({})
 
@@ -43,7 +43,7 @@ def is_file(task: str) -> bool:
 
 
 def read_study(
-    file: Path,
+    file: Address,
     settings: Sequence[str] = (),
     seeds: int | None = None,
     simplify: Sequence[str] = (),
@@ -86,10 +86,10 @@ def read_study(
     if kind is PairsSpec and seeds is not None:
         raise AnamorphError(f"{file} audits a model that is there; leave --seeds out.")
     said = kind.of(values, _where(file, settings))
-    return StudyFile(said, None if out is None else file.parent / expanduser(out), None, vary)
+    return StudyFile(said, None if out is None else beside(file.parent, out), None, vary)
 
 
-def recorded_audit(file: Path) -> dict[str, Any]:
+def recorded_audit(file: Address) -> dict[str, Any]:
     """The options of the audit of a given model whose `spec.json` this is.
 
     They are as `read_audit` has them.
@@ -112,7 +112,7 @@ def recorded_audit(file: Path) -> dict[str, Any]:
 
 
 def _of_run(
-    file: Path, settings: Sequence[str], seeds: int | None, simplify: Sequence[str]
+    file: Address, settings: Sequence[str], seeds: int | None, simplify: Sequence[str]
 ) -> StudyFile:
     spec = _read_spec(file)
     where = _where(file, settings)
@@ -132,7 +132,7 @@ def _of_run(
     return StudyFile(StudySpec.of(values, where), None, spec.get("preset"))
 
 
-def _read_spec(file: Path) -> dict[str, Any]:
+def _read_spec(file: Address) -> dict[str, Any]:
     """The content of a run's `spec.json`."""
     spec = read_json(file, dict)
     missing = [key for key in REQUIRED if key not in spec]
@@ -151,7 +151,7 @@ def _products(spec: Mapping[str, Any]) -> dict[str, Any]:
     return {"matmul": said} if said in get_args(Matmul) else {}
 
 
-def _preset(file: Path, base: object) -> dict[str, Any]:
+def _preset(file: Address, base: object) -> dict[str, Any]:
     task, _, name = base.partition("-") if isinstance(base, str) else ("", "", "")
     if not name:
         raise AnamorphError(
@@ -172,5 +172,5 @@ def _merged(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _where(file: Path, settings: Sequence[str]) -> str:
+def _where(file: Address, settings: Sequence[str]) -> str:
     return f"{file}{' and --set' if settings else ''}"

@@ -31,6 +31,7 @@ from anamorph.machine.devices import Matmul
 from anamorph.models.huggingface.load import Dtype
 from anamorph.simplifications import AnotherModel
 from anamorph.simplifications.grammar import read_models
+from anamorph.store import Address, beside
 from anamorph.studies.changes import change, check_keys, read_toml
 from anamorph.tasks.text.sequences import Packing
 from anamorph.training.train import TrainingConfig
@@ -211,7 +212,9 @@ class AgainSpec(Specification):
     run: str
 
 
-def read_audit(file: Path | None, options: Mapping[str, Any]) -> tuple[GivenSpec | AgainSpec, str]:
+def read_audit(
+    file: Address | None, options: Mapping[str, Any]
+) -> tuple[GivenSpec | AgainSpec, str]:
     """Options over those of a TOML file; paths in the file are relative to its folder.
 
     Args:
@@ -238,17 +241,17 @@ def read_audit(file: Path | None, options: Mapping[str, Any]) -> tuple[GivenSpec
     return GivenSpec.of_options(values, where), out
 
 
-def _read_options(file: Path) -> dict[str, Any]:
+def _read_options(file: Address) -> dict[str, Any]:
     values = {key.replace("-", "_"): value for key, value in read_toml(file).items()}
     known = ["run", "out", *(name for name in (*GivenSpec.model_fields, *AUDIT) if name != "audit")]
     check_keys(file, values, known, "an option of an audit")
     return values
 
 
-def _beside(folder: Path, key: str, value: Any, hub: bool) -> Any:
+def _beside(folder: Address, key: str, value: Any, hub: bool) -> Any:
     """A value of a file in that folder, with its paths as seen from here."""
     if key in ("run", "out") and isinstance(value, str):
-        return str(folder / expanduser(value))
+        return str(beside(folder, value))
     if key == "model" and isinstance(value, str):
         path = folder / expanduser(value)
         return value if hub and not path.exists() else str(path)

@@ -28,6 +28,7 @@ from anamorph.registered import Plugin, loaded_plugins
 from anamorph.runs.cells import Origin, digest
 from anamorph.runs.folder import Run
 from anamorph.simplifications import FittedProxies
+from anamorph.store import Address
 from anamorph.studies.plugins import load_again
 from anamorph.studies.sources import GivenStudy, Study, TrainedStudy, check_weights
 from anamorph.studies.steps import SeedAudit
@@ -62,7 +63,7 @@ class _Context:
     """
 
     study: Study
-    path: Path
+    path: Address
     spec: dict[str, Any]
     token: str
 
@@ -152,17 +153,18 @@ def spread(study: Study, run: Run, engine: Engine, watch: Watch) -> None:
             fitted = audit.fitted(digest(dict(b.weights)))
             shared = engine.share(fitted)
             for work, origin in audit.left(audit.auditor(fitted)):
-                name = _name(run, run.work(b.seed, work.split, work.number))
+                name = _name(run, b.seed, work)
                 cells[name] = work
                 works.append(Job(name, partial(_work, b, shared, work, origin), one))
             for file in audit.looks():
-                others.append(Job(_name(run, file), partial(_look, b, shared, file.name), whole))
+                name = f"seed-{b.seed}/{file.name}"
+                others.append(Job(name, partial(_look, b, shared, file.name), whole))
         _carry(run, engine, "works", works, watch, cells)
         _carry(run, engine, "noise, sites and heads", others, watch)
 
 
 @contextmanager
-def _token(path: Path) -> Iterator[str]:
+def _token(path: Address) -> Iterator[str]:
     """What the token file of the run folder holds meanwhile."""
     token = uuid4().hex
     write_bytes(path / TOKEN, token.encode())
@@ -172,8 +174,9 @@ def _token(path: Path) -> Iterator[str]:
         (path / TOKEN).unlink(missing_ok=True)
 
 
-def _name(run: Run, file: Path) -> str:
-    return file.relative_to(run.path).as_posix()
+def _name(run: Run, seed: int, work: Work) -> str:
+    """Of a work's file, in the run folder."""
+    return f"seed-{seed}/works/{run.work(seed, work.split, work.number).name}"
 
 
 def _share(study: Study) -> float:
@@ -345,7 +348,7 @@ def _work(bench: _Bench, fitted: Shared[FittedProxies], work: Work, origin: Orig
     if seen:
         write_bytes(path, content)
         return {}
-    return {_name(run, path): content}
+    return {_name(run, bench.seed, work): content}
 
 
 @lru_cache(maxsize=2)

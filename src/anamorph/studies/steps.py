@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -34,7 +33,7 @@ from anamorph.auditing.works import Auditor, Work, plan
 from anamorph.errors import RunFolderError, in_run_folder
 from anamorph.faithfulness.metrics import metric_names
 from anamorph.faithfulness.sums import SumIndex
-from anamorph.files import write_bytes, write_json, write_table
+from anamorph.files import of_each, write_bytes, write_json, write_table
 from anamorph.machine.threads import torch_threads
 from anamorph.models.base import Model
 from anamorph.models.fingerprint import Identity
@@ -42,15 +41,17 @@ from anamorph.progress import Event, Watch
 from anamorph.runs.cells import (
     CellFiles,
     Origin,
-    check_work,
+    check_works,
     digest,
     digest_of_file,
     halved,
+    require_works,
     work_file,
 )
 from anamorph.runs.folder import Run, read_json
 from anamorph.runs.underway import write_plan
 from anamorph.simplifications import FittedProxies
+from anamorph.store import Address
 from anamorph.studies.sources import Study, check_weights
 from anamorph.tasks.base import CANDIDATES
 
@@ -91,7 +92,7 @@ class SeedAudit:
                 self.look(file.name, fitted)
 
     @property
-    def fits(self) -> Path:
+    def fits(self) -> Address:
         """Where what was fitted lies."""
         return self.run.seed(self.seed) / "simplifications.safetensors"
 
@@ -167,12 +168,17 @@ class SeedAudit:
         """
         names, fits = [s.name for s in self.study.task.evaluated], digest_of_file(self.fits)
         data = {split.name: split.fingerprint for split in auditor.task.evaluated}
-        for work in plan(self.study.proxies, self.study.shape, names):
-            path = self.run.work(self.seed, work.split, work.number)
-            origin = self._origin(auditor, work, fits, data[work.split])
-            if path.exists():
-                check_work(path, origin)
-            else:
+        works = plan(self.study.proxies, self.study.shape, names)
+        origins = {
+            self.run.work(self.seed, work.split, work.number): self._origin(
+                auditor, work, fits, data[work.split]
+            )
+            for work in works
+        }
+        stored = self.run.stored(self.seed, origins)
+        check_works({path: origin for path, origin in origins.items() if path in stored})
+        for work, (path, origin) in zip(works, origins.items(), strict=True):
+            if path not in stored:
                 yield work, origin
 
     def execute(
@@ -200,7 +206,7 @@ class SeedAudit:
             options=digest(version, auditor.sequences, options, metric_names(), *metrics),
         )
 
-    def looks(self) -> list[Path]:
+    def looks(self) -> list[Address]:
         """What else is to be written of the model, and is not there yet."""
         names = ["sites.parquet", "noise.json"]
         if any(edited_head(p.sites, self.study.shape.sites) for p in self.study.proxies):
@@ -277,12 +283,13 @@ def tabulate_run(run: Run, study: Study) -> None:
     for split in scored:
         write_table(run.sequences(split.name), described_sequences(split))
     indexes = {split.name: SumIndex.of(split) for split in scored}
-    cells = CellFiles(run, plan(study.proxies, study.shape, list(indexes)), indexes)
+    works = plan(study.proxies, study.shape, list(indexes))
+    require_works(run, works)
+    cells = CellFiles(run, works, indexes)
     floor = worst_floor(_noise(run))
     results, gaps, contrasts = tabulated(cells, task, study.proxies, options, floor)
-    write_table(
-        run.path / "contrasts.parquet", contrasts, "lz4"
-    )  # which questions across runs read
+    # In a format that questions across runs read fast.
+    write_table(run.path / "contrasts.parquet", contrasts, "lz4")
     write_table(run.path / "gaps.parquet", gaps, "lz4")
     write_table(run.path / "results.parquet", results, "lz4")
 
@@ -307,7 +314,9 @@ def _noise(run: Run) -> list[dict[str, Any]]:
 
 def report_run(run: Run, figures: Sequence[str] | None = None) -> None:
     """Write `checks.json`, and the report, with still figures of these names; see `render`."""
-    cells = sum(map(halved, run.works()))
+    splits = run.results["split"].unique().to_list()
+    works = [path for seed in run.seeds for split in splits for path in run.works_of(seed, split)]
+    cells = sum(of_each(halved, works))
     write_json(run.path / "checks.json", self_checks(run.results, _noise(run), cells))
     report.render(run.path, figures)
 

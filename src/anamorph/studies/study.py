@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import closing, nullcontext
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,6 +32,7 @@ from anamorph.report.opened import OpenedRun
 from anamorph.runs.folder import Run, load_run
 from anamorph.runs.opening import open_run
 from anamorph.simplifications import Sweep
+from anamorph.store import Address
 from anamorph.studies.plugins import load_again
 from anamorph.studies.sources import GivenStudy, Study, TrainedStudy, check_kept
 from anamorph.studies.specification import AgainSpec, GivenSpec, StudySpec
@@ -50,7 +50,7 @@ from anamorph.tasks import Task
 
 def run_study(
     spec: StudySpec,
-    out: Path | str,
+    out: Address | str,
     *,
     preset: str | None = None,
     workers: int | None = 1,
@@ -89,14 +89,14 @@ def run_study(
 
 
 def train_study(
-    spec: StudySpec, out: Path | str, *, preset: str | None = None, watch: Watch | None = None
+    spec: StudySpec, out: Address | str, *, preset: str | None = None, watch: Watch | None = None
 ) -> OpenedRun:
     """Only train the models of a study; `run_study` with the same arguments goes on from there."""
     with watching(watch) as watched:
         return _train(TrainedStudy(spec, preset, watch=watched), out, watched)
 
 
-def _train(study: TrainedStudy, out: Path | str, watch: Watch) -> OpenedRun:
+def _train(study: TrainedStudy, out: Address | str, watch: Watch) -> OpenedRun:
     spec = study.spec
     with (
         matmul_precision(spec.matmul),
@@ -112,7 +112,7 @@ def audit_given(
     model: Model,
     task: Task,
     simplify: Simplify,
-    out: Path | str,
+    out: Address | str,
     *,
     name: str = "model",
     by: Sweep = "all",
@@ -178,7 +178,7 @@ def audit_given(
 
 def audit_files(
     spec: GivenSpec,
-    out: Path | str,
+    out: Address | str,
     *,
     figures: Sequence[str] | None = None,
     engine: Engine | None = None,
@@ -203,9 +203,9 @@ def audit_files(
 
 
 def audit_study(
-    source: Path | str,
+    source: Address | str,
     simplify: Sequence[str],
-    out: Path | str,
+    out: Address | str,
     *,
     device: str = "auto",
     matmul: Matmul | None = None,
@@ -248,7 +248,7 @@ def study_again(asked: AgainSpec, watch: Watch = ignore) -> TrainedStudy | Given
 
 def carry_out(
     study: Study,
-    out: Path | str,
+    out: Address | str,
     workers: int | None = 1,
     watch: Watch | None = None,
     figures: Sequence[str] | None = None,

@@ -24,6 +24,7 @@ from anamorph.registered import Plugin, loaded_plugins
 from anamorph.report.along import along, write_page
 from anamorph.runs.folder import Run
 from anamorph.runs.varied import AXIS, PAGE, TABLE, Varied
+from anamorph.store import Address, address_of
 from anamorph.studies.plugins import load_again
 from anamorph.studies.specification import AgainSpec, GivenSpec, StudySpec
 from anamorph.studies.study import audit_files, audit_study, run_study
@@ -69,7 +70,7 @@ class _Study:
     """
 
     spec: Spec
-    out: Path
+    out: Address
     how: Mapping[str, Any]
     plugins: Sequence[Plugin]
 
@@ -156,7 +157,7 @@ def _labels(values: Sequence[Any]) -> list[tuple[Any, str]]:
 def run_varied(
     vary: Mapping[str, Sequence[Any]],
     specs: Mapping[str, Spec],
-    out: Path | str,
+    out: Address | str,
     *,
     preset: str | None = None,
     workers: int | None = 1,
@@ -180,7 +181,7 @@ def run_varied(
     Raises:
         RunFolderError: if `out` holds something else, or cannot be written to.
     """
-    out = Path(out).absolute()
+    out = address_of(out).absolute()
     Varied({key: list(x) for key, x in vary.items()}, combinations(vary)).write(out)
     workers = workers if engine is None else 1
     how: dict[str, Any] = {"preset": preset, "workers": workers, "figures": figures}
@@ -200,7 +201,7 @@ def run_varied(
     )
 
 
-def _do(spec: Spec, out: Path, how: Mapping[str, Any], watch: Watch) -> None:
+def _do(spec: Spec, out: Address, how: Mapping[str, Any], watch: Watch) -> None:
     figures = how["figures"]
     match spec:
         case StudySpec():

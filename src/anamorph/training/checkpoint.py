@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from torch.optim import Optimizer
 from anamorph.errors import RunFolderError, in_run_folder
 from anamorph.models.decoder import Decoder
 from anamorph.models.weights import read_weights, write_weights
+from anamorph.store import Address
 
 
 @dataclass
@@ -39,7 +39,7 @@ class Checkpoint:
         identity: what makes this training different from others.
     """
 
-    def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Address, identity: Mapping[str, Any]) -> None:
         self.path = folder / "checkpoint.safetensors"
         self.identity = dict(identity)
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import islice
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -27,6 +26,7 @@ from anamorph.machine.devices import find_device, is_fast_at_bfloat16
 from anamorph.models.decoder import Decoder, DecoderConfig
 from anamorph.progress import Event, Watch
 from anamorph.progress.watching import watching
+from anamorph.store import Address, address_of
 from anamorph.tasks.base import Split, Task
 from anamorph.tasks.batches import collate, plan, shuffled, targets
 from anamorph.training.checkpoint import Checkpoint, Reached
@@ -89,7 +89,7 @@ def train(
     config: TrainingConfig | None = None,
     model: DecoderConfig | None = None,
     seed: int = 0,
-    out: Path | str | None = None,
+    out: Address | str | None = None,
     watch: Watch | None = None,
     device: torch.device | str = "auto",
 ) -> tuple[Decoder, pl.DataFrame]:
@@ -133,7 +133,7 @@ def train(
         "seed": seed,
         "device": decoder.device.type,
     }
-    checkpoint = None if out is None else Checkpoint(Path(out), identity)
+    checkpoint = None if out is None else Checkpoint(address_of(out), identity)
     reached = checkpoint.restore(decoder, optimizers) if checkpoint else Reached()
     reached.loss = reached.loss.to(decoder.device)
     batches = shuffled(task.train.lengths, config.batch_tokens, seed)
