@@ -1,7 +1,7 @@
 """All cells of a split, measured: means and intervals of every proxy, seed, level and metric."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -109,6 +109,21 @@ class Measured:
     tokens: NDArray[np.int64]  # [proxy, seed, group] scored positions that were seen
     sequences: NDArray[np.int64]  # [proxy, seed, group] sequences that were seen
     contrasts: list[Contrast]
+
+    def without_levels(self) -> "Measured":
+        """The same without the levels of facets, to be kept."""
+        first = np.s_[:, :, :1]
+        arrays = self.value, self.low, self.high, self.tokens, self.sequences
+        value, low, high, tokens, sequences = (x[first].copy() for x in arrays)
+        return replace(
+            self,
+            value=value,
+            low=low,
+            high=high,
+            tokens=tokens,
+            sequences=sequences,
+            contrasts=[],
+        )
 
 
 def measure(grid: Grid, place: Place) -> Measured:
