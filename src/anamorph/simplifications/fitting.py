@@ -22,7 +22,7 @@ from anamorph.models.sites import Site
 from anamorph.simplifications.base import Attachment, Simplification, Simplified
 from anamorph.simplifications.estimator import Where
 from anamorph.simplifications.fitted import FittedProxies
-from anamorph.simplifications.placing import sites_of
+from anamorph.simplifications.placing import placements
 from anamorph.simplifications.statistics.base import Statistic, beside
 from anamorph.simplifications.streamed import Steps
 from anamorph.simplifications.weight_change import WeightChange
@@ -121,8 +121,8 @@ def _passes(
 ) -> dict[str, _Pass]:
     """What is fitted on each split."""
     wanted: dict[str, dict[Attachment, list[Site]]] = {}
-    for proxy in proxies:
-        for attachment, sites in sites_of(proxy, model.sites):
+    for placement in placements(proxies, model.sites):
+        for attachment, sites in placement:
             name = train if attachment.on is None else attachment.on
             if name not in data:
                 raise AnamorphError(
