@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from anamorph.cli import gates
 from anamorph.cli.console import audit_into, stderr
-from anamorph.cli.dry_run import DryRun, tell
+from anamorph.cli.dry_run import DryRun, On, require_dry_run, tell
 from anamorph.cli.options import (
     AsJson,
     Device,
@@ -90,6 +90,7 @@ def audit(
     matmul: Products = None,
     plugins: Plugins = None,
     dry_run: DryRun = False,
+    on: On = None,
     as_json: AsJson = False,
     figures: Figures = None,
     no_figures: NoFigures = False,
@@ -99,6 +100,7 @@ def audit(
     **options: Any,
 ) -> None:
     """Audit the models of a run with other simplifications, or a model and data of your own."""
+    require_dry_run(dry_run, on)
     asked = gates.asked(fail_below, fail_under, fail_on)
     names = chosen_figures(figures, no_figures)
     given = {"simplify": simplify, "out": out, "device": device, "matmul": matmul, **options}
@@ -112,7 +114,8 @@ def audit(
     spec, folder = read_audit(source, given)
     if dry_run:
         stderr().print("Reading model and data; then a little of the work is done and timed.")
-        tell(study_again(spec) if isinstance(spec, AgainSpec) else GivenStudy.load(spec), folder)
+        study = study_again(spec) if isinstance(spec, AgainSpec) else GivenStudy.load(spec)
+        tell(study, folder, None, on, as_json)
         return
     if isinstance(spec, AgainSpec):
         how: dict[str, Any] = {"device": spec.device, "matmul": spec.matmul, "workers": None}

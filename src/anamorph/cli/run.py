@@ -9,7 +9,7 @@ import typer
 
 from anamorph.cli import gates, options
 from anamorph.cli.console import audit_into, stderr
-from anamorph.cli.dry_run import DryRun, tell
+from anamorph.cli.dry_run import DryRun, On, require_dry_run, tell
 from anamorph.cli.pairs import pairs_into
 from anamorph.cli.progress import shown
 from anamorph.errors import AnamorphError
@@ -54,6 +54,7 @@ def run(
     matmul: options.Products = None,
     plugins: options.Plugins = None,
     dry_run: DryRun = False,
+    on: On = None,
     as_json: options.AsJson = False,
     figures: options.Figures = None,
     no_figures: options.NoFigures = False,
@@ -65,6 +66,7 @@ def run(
 
     Of pairs of texts, such as texts, the model is fetched instead, and every pair is audited.
     """
+    require_dry_run(dry_run, on)
     asked = gates.asked(fail_below, fail_under, fail_on)
     names = options.chosen_figures(figures, no_figures)
     changes = options.with_folders(settings, train, unseen, ood)
@@ -72,7 +74,7 @@ def run(
     found = _read(task, preset, changes, seeds, simplify or ())
     folder = out or found.out or _default_out(task, preset)
     if dry_run:
-        _tell(found, folder, workers)
+        _tell(found, folder, workers, on, as_json)
         return
     match found.spec:
         case PairsSpec():
@@ -107,7 +109,9 @@ def _read(
     return StudyFile(load(task, preset, changes, seeds, simplify), None, preset)
 
 
-def _tell(found: StudyFile, folder: Path, workers: int | None) -> None:
+def _tell(
+    found: StudyFile, folder: Path, workers: int | None, on: int | None, as_json: bool
+) -> None:
     """What it would take."""
     match found.spec:
         case PairsSpec():
@@ -116,11 +120,11 @@ def _tell(found: StudyFile, folder: Path, workers: int | None) -> None:
                 "study runs; leave it out."
             )
         case GivenSpec():
-            tell(GivenStudy.load(found.spec), folder)
+            tell(GivenStudy.load(found.spec), folder, None, on, as_json)
         case _:
             with shown(stderr()) as watch:  # of data that are fetched or read
                 study = TrainedStudy(found.spec, found.preset, watch=watch)
-            tell(study, folder, workers)
+            tell(study, folder, workers, on, as_json)
 
 
 def _default_out(task: str, preset: str | None) -> Path:

@@ -113,15 +113,13 @@ class Measured:
     def without_levels(self) -> "Measured":
         """The same without the levels of facets, to be kept."""
         first = np.s_[:, :, :1]
-        arrays = self.value, self.low, self.high, self.tokens, self.sequences
-        value, low, high, tokens, sequences = (x[first].copy() for x in arrays)
         return replace(
             self,
-            value=value,
-            low=low,
-            high=high,
-            tokens=tokens,
-            sequences=sequences,
+            value=self.value[first].copy(),  # a view would keep the levels
+            low=self.low[first].copy(),
+            high=self.high[first].copy(),
+            tokens=self.tokens[first].copy(),
+            sequences=self.sequences[first].copy(),
             contrasts=[],
         )
 
