@@ -46,33 +46,36 @@ def main() -> None:
     arguments.add_argument("--failure", type=float, default=0.01, help="chance a try")
     options = arguments.parse_args()
     torch.set_num_threads(1)
-    seconds, size = options.work_s, options.result_mb and options.result_mb * 1e6
-    if seconds is None or size is None:
-        took, gives = timed(decoder(), (60, 120))
-        print(f"a work of a small decoder: {took:,.1f} s, {gives / 1e6:.2f} MB given back")
-        took, _ = timed(llama(), (1, 2))
-        print(f"a work of a Llama of 135 million parameters: {took:,.0f} s", flush=True)
-        seconds, size = seconds or took, size or gives
-        print(f"loopback: {loopback() / 1e9:.2f} GB/s")
+    size = options.result_mb and options.result_mb * 1e6
+    works = {"given": options.work_s} if options.work_s else {}
+    if not works or size is None:
+        works["small decoder"], gives = timed(decoder(), (20, 60))
+        works["Llama of 135 million parameters"], _ = timed(llama(), (1, 2))
+        size = size or gives
+        for name, seconds in works.items():
+            print(f"a work of a {name}: {seconds:,.1f} s", flush=True)
+        print(f"given back by a work: {gives / 1e6:.2f} MB; loopback: {loopback() / 1e9:.2f} GB/s")
     overhead = options.overhead_ms and options.overhead_ms / 1e3
     if overhead is None:
         overhead = ray_task(int(size))
         print(f"a Ray task that returns as many bytes: {1000 * overhead:.1f} ms of its driver")
-    costs = Costs(
-        works=spread(-(-CELLS // PROXIES), seconds, DEVIATION),
-        overhead=overhead,
-        result_bytes=size,
-        node_bytes=options.node_gb * 1e9,
-        start_up=START_UP,
-        failure=options.failure,
-    )
     cluster = Cluster(
         workers=options.workers,
         node_workers=NODE_WORKERS,
         driver_bandwidth=TEN_GIGABIT,
         node_bandwidth=TEN_GIGABIT,
     )
-    table(costs, cluster)
+    for name, seconds in works.items():
+        costs = Costs(
+            works=spread(-(-CELLS // PROXIES), seconds, DEVIATION),
+            overhead=overhead,
+            result_bytes=size,
+            node_bytes=options.node_gb * 1e9,
+            start_up=START_UP,
+            failure=options.failure,
+        )
+        print(f"\nWorks of a {name}:" if len(works) > 1 else "")
+        table(costs, cluster)
 
 
 def table(costs: Costs, cluster: Cluster) -> None:
@@ -154,13 +157,11 @@ def timed(model: Model, tried: tuple[int, int]) -> tuple[float, float]:
     """Seconds of a work and bytes of its file, on the line through two numbers of sequences."""
     layers = model.layers
     heads = len({site.head for site in model.sites if site.kind == "query"})
-    places = {(n * layers // PROXIES, n % heads) for n in range(PROXIES - 1)}
-    specs = [f"svd(rank=4)@{layer}.{head}.query" for layer, head in sorted(places)]
-    more = PROXIES - 1 - len(specs)
-    specs += [f"svd(rank={n % 8 + 5})@{n % layers}.{n // 8}.query" for n in range(more)]
+    places = [(n * layers // PROXIES, n % heads, n // heads + 1) for n in range(PROXIES - 1)]
+    specs = [f"svd(rank={rank})@{layer}.{head}.query" for layer, head, rank in places]
     task = made(model.vocabulary)
     proxies = proxies_of(model, specs)
-    fitted = fit_on_task(model, proxies, task, 20)
+    fitted = fit_on_task(model, proxies, task, 4)
     (work,) = plan(proxies, model, ["iid"])
     found = []
     for number in (1, *tried):  # the first warms up
@@ -190,7 +191,13 @@ def made(vocabulary: int, sequences: int = SEQUENCES, length: int = 64) -> Task:
 
     splits = {"train": split("train", "train"), "iid": split("iid", "iid")}
     words = tuple(map(str, range(vocabulary)))
-    return Task("made", words, np.arange(vocabulary), splits, {"name": "made"})
+    return Task(
+        name="made",
+        vocabulary=words,
+        candidates=np.arange(vocabulary),
+        splits=splits,
+        spec={"name": "made"},
+    )
 
 
 def loopback(size: int = 2**28) -> float:

@@ -83,7 +83,7 @@ def plan(proxies: Sequence[ProxySpec], model: Model, splits: Sequence[str]) -> l
     alone = {*proxies} - {*in_stacks}
     others = _held_together([p for p in proxies if p in alone], model)
 
-    texts = [tuple(map(str, some)) for some in (*inside, *others)]
+    texts = [tuple(str(proxy) for proxy in some) for some in inside + others]
     named, beside = list(enumerate(texts)), len(inside)
     of_model = [Work(split, n, some) for split in splits for n, some in named[:beside]]
     return of_model + [Work(split, n, some) for n, some in named[beside:] for split in splits]

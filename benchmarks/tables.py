@@ -1,6 +1,6 @@
 """The tables of many proxies: time and memory, a fresh process for each number of proxies.
 
-    python benchmarks/tabulate.py [--proxies 1250,2500,5000,10000] [--splits 10] [--in-memory]
+    python benchmarks/tables.py [--proxies 1250,2500,5000,10000] [--splits 10] [--in-memory]
 
 Every split has 1,000 sequences and two facets of three levels each; metrics are those of every
 audit. Cells are made up as they are asked for, as those of a run are read; what making them takes
