@@ -19,6 +19,10 @@ from anamorph.faithfulness.judging import TO_CORRECT, corrected, judged
 from anamorph.faithfulness.tables import Part
 from anamorph.files import replacing
 
+ROOM = (
+    "Tables are made in temporary files: give a folder with room for them in the environment "
+    "variable TMPDIR."
+)
 ROWS = 2**18  # of a file, and of a group of rows in it
 
 
@@ -44,9 +48,9 @@ def spooled(
     Raises:
         AnamorphError: as `tabulate`; if the temporary files cannot be written.
     """
-    with TemporaryDirectory(prefix="anamorph-") as folder:
+    with _temporary_folder() as folder:
         names = "results", "raw", "contrasts", "gaps"
-        results, raw, contrasts, gaps = (_Spool(Path(folder), name) for name in names)
+        results, raw, contrasts, gaps = (_Spool(folder, name) for name in names)
         for part in parts:
             results.add(part.results)
             contrasts.add(part.contrasts)
@@ -60,6 +64,16 @@ def spooled(
             gaps.add(judged(some, thresholds, learnt))
             start += len(rows)
         yield SpooledTables(results.read(), gaps.read(), contrasts.read())
+
+
+@contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    try:
+        folder = TemporaryDirectory(prefix="anamorph-", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise AnamorphError(f"Cannot make a temporary folder ({error}). {ROOM}") from error
+    with folder as path:
+        yield Path(path)
 
 
 class _Spool:
@@ -87,10 +101,7 @@ class _Spool:
         try:
             pl.concat(self.frames).write_parquet(path, compression="zstd")
         except (OSError, pl.exceptions.PolarsError) as error:
-            raise AnamorphError(
-                f"Cannot write {path} ({error}). Tables are made in temporary files: give a folder "
-                "with room for them in the environment variable TMPDIR."
-            ) from error
+            raise AnamorphError(f"Cannot write {path} ({error}). {ROOM}") from error
         self.paths.append(path)
         self.frames = []
 
