@@ -1,5 +1,6 @@
 """The three tables against plain loops over the tokens that they stand for."""
 
+import tempfile
 import tracemalloc
 from collections import Counter
 from collections.abc import Mapping
@@ -10,17 +11,20 @@ import polars as pl
 import pytest
 import scipy.stats
 import torch
+from polars.testing import assert_frame_equal
 
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness import measuring
+from anamorph.faithfulness import spooled as spooled_tables
 from anamorph.faithfulness.confidence import RatioSums, sequence_interval
 from anamorph.faithfulness.contrasts import contrasts
 from anamorph.faithfulness.estimates import Stopping
+from anamorph.faithfulness.gaps import Thresholds
 from anamorph.faithfulness.intervals import Differences, Means
 from anamorph.faithfulness.measuring import ProxyInfo
 from anamorph.faithfulness.metrics import find_metric, metric_names
 from anamorph.faithfulness.sums import CellSums, SumIndex
-from anamorph.faithfulness.tables import tabulate
+from anamorph.faithfulness.tables import parts, tabulate
 from anamorph.tasks.base import Facet, Split
 from over_models import over_models
 
@@ -613,3 +617,24 @@ def test_blocks_of_proxies_change_nothing(monkeypatch):
         tabulate(made, made.proxies, ROLES, reference="iid"), whole, strict=True
     ):
         same_but_for_rounding(ours, expected)
+
+
+def test_tables_in_files_are_those_in_memory(cells, tmp_path, monkeypatch):
+    """However many files they are made of; of several models and verdicts over them, too."""
+    expected = run(cells, learnt=0.1, floor={"output_kl": 1e-3})
+    monkeypatch.setattr(spooled_tables, "ROWS", 100)
+    monkeypatch.setattr(measuring, "BLOCK_BYTES", 1)  # a proxy at a time
+    one_by_one = run(cells, learnt=0.1, floor={"output_kl": 1e-3})
+    made = parts(cells, PROXIES, ROLES, "iid", Thresholds(), {"output_kl": 1e-3})
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with spooled_tables.spooled(made, Thresholds(), 0.1) as tables:
+        assert len([*tmp_path.rglob("results-*.parquet")]) > 5
+        for name, table in tables._asdict().items():
+            spooled_tables.write_rows(tmp_path / name, table)
+            found = pl.read_parquet(tmp_path / name)
+            assert_frame_equal(found, getattr(one_by_one, name), check_exact=True)
+            same_but_for_rounding(found, getattr(expected, name))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["contrasts", "gaps", "results"]
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "results" / "no"))
+    with pytest.raises(AnamorphError, match="TMPDIR"), spooled_tables.spooled([], Thresholds()):
+        pass

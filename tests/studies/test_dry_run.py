@@ -1,5 +1,6 @@
 """What a dry run tells is what the run then has; and it writes nothing."""
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from anamorph.auditing.options import AuditOptions
 from anamorph.models.decoder import Decoder
 from anamorph.studies import dry_run
 from anamorph.studies.dry_run import Estimate, Took, estimate
+from anamorph.studies.planned import Workload
 from anamorph.studies.sources import GivenStudy, TrainedStudy
 from anamorph.studies.specification import load_preset
 from anamorph.studies.study import carry_out
@@ -64,8 +66,42 @@ def test_models_side_by_side_share_the_time() -> None:
     took = (Took("training", 60.0, ""), Took("works", 30.0, ""), Took("report", 5.0, ""))
     rest: dict[str, Any] = {"splits": (), "methods": {}, "works": 0, "cells": 0, "parameters": None}
     rest |= {"memory": None, "device_memory": None, "disk": 0, "early": False}
+    rest |= {"load": Workload((), 1, 0, 0, 0), "flops": None}
     for workers, seconds in {1: 95.0, 2: 65.0, 3: 35.0}.items():
         assert Estimate(seeds=3, took=took, workers=workers, **rest).seconds == seconds
+
+
+def test_on_workers_models_go_side_by_side_and_works_are_shared() -> None:
+    took = (Took("training", 60.0, ""), Took("fitting", 30.0, ""), Took("works", 80.0, ""))
+    took += (Took("report", 5.0, ""),)
+    rest: dict[str, Any] = {"splits": (), "methods": {}, "cells": 0, "parameters": None}
+    rest |= {"memory": None, "device_memory": None, "disk": 0, "early": False, "flops": None}
+    load = Workload((20.0,) * 2, 1, 0, 0, 0)
+    found = Estimate(seeds=2, works=4, workers=1, took=took, load=load, **rest)
+    there = found.on(2)
+    # A model a worker: 30 + 15 s; then 15 s of start, four works of 20 s on two workers, 5 s.
+    assert there.seconds == pytest.approx(45 + 15 + 40 + 5, abs=0.1)
+    assert there.one == 60 + 30 + 80 + 5
+    assert there.limit == "works: workers" and found.on(1).seconds > 175
+    many = found.on(4)
+    assert many.seconds == pytest.approx(45 + 15 + 20 + 5, abs=0.1)
+    assert many.efficiency == pytest.approx(175 / many.seconds / 4)
+
+
+def test_it_is_told_as_json_and_on_workers(
+    anamorph: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = anamorph(*SMALL, "--dry-run", "--on", "4", "--json")
+    told = json.loads(done.out)
+    assert told["works"] == 6 and told["on"]["workers"] == 4 and everything(tmp_path) == []
+    assert told["on"]["efficiency"] == pytest.approx(told["on"]["speed_up"] / 4)
+    # 2 layers of 4·16·16 + 2·16·64 weights and 16·10 of the logits, 200 steps of 1,024 tokens, each
+    # 2 operations forward and twice that backward; attention comes on top.
+    matrices = 3 * 2 * (2 * 3072 + 160) * 200 * 1024
+    assert 1.0 < told["flops"]["training"] / matrices < 2.0
+    refused = anamorph(*SMALL, "--on", "4")
+    assert refused.code == 2 and "give --dry-run too" in refused.error
 
 
 @pytest.mark.usefixtures("quick_report")

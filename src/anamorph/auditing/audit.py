@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,8 +18,9 @@ from anamorph.faithfulness.confidence import PRIOR_CORRELATION
 from anamorph.faithfulness.gaps import Thresholds
 from anamorph.faithfulness.matrix import Matrix
 from anamorph.faithfulness.measuring import CellKey, ProxyInfo
+from anamorph.faithfulness.spooled import SpooledTables, spooled
 from anamorph.faithfulness.sums import CellSums
-from anamorph.faithfulness.tables import Tables, tabulate
+from anamorph.faithfulness.tables import Tables, parts, tabulate
 from anamorph.models.base import Model
 from anamorph.progress import Event, Watch
 from anamorph.progress.watching import watching
@@ -223,7 +225,6 @@ def tabulated(
     task: Task,
     proxies: Sequence[ProxySpec],
     options: AuditOptions,
-    floor: Mapping[str, float] | None = None,
 ) -> Tables:
     """`tabulate`, as the options of an audit say; they are resolved."""
     return tabulate(
@@ -233,9 +234,22 @@ def tabulated(
         reference=task.reference.name,
         learnt=options.learnt,
         thresholds=options.thresholds,
-        floor=floor,
         stopping=options.stopping,
     )
+
+
+def tabulated_in_files(
+    cells: Mapping[CellKey, CellSums],
+    task: Task,
+    proxies: Sequence[ProxySpec],
+    options: AuditOptions,
+    floor: Mapping[str, float],
+) -> AbstractContextManager[SpooledTables]:
+    """The same tables in temporary files, however many proxies there are; floor as `tabulate`'s."""
+    roles = {split.name: split.role for split in task.evaluated}
+    reference, thresholds = task.reference.name, options.thresholds
+    made = parts(cells, described(proxies), roles, reference, thresholds, floor, options.stopping)
+    return spooled(made, thresholds, options.learnt)
 
 
 def described(proxies: Sequence[ProxySpec]) -> list[ProxyInfo]:

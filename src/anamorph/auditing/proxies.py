@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from torch import Tensor
 
@@ -11,7 +11,7 @@ from anamorph.auditing.model_run import Head, ModelRun, Outcome, patterns_of
 from anamorph.auditing.stacks import stacked_edits
 from anamorph.errors import AnamorphError
 from anamorph.models.base import Model, Recorded
-from anamorph.models.layout import layout_of
+from anamorph.models.layout import HeadLayout, layout_of
 from anamorph.models.sites import Site
 from anamorph.simplifications import FittedProxy, ProxySpec
 
@@ -153,15 +153,29 @@ def attention_heads(edited: Collection[Site], sites: Sequence[Site]) -> tuple[He
         edited: the sites that are edited.
         sites: the model's.
     """
-    every = _heads(sites)
-    layout = layout_of(sites)
-    own: set[Head] = set()
-    for site in edited:
-        if site.kind in ATTENTION_KINDS and site.head is not None:
-            read = layout[site.layer].reading(site.head, site.kind)
-            own |= {(site.layer, head) for head in read} & every
-    first = min((site.layer for site in edited), default=0)
-    return tuple(sorted(own or {h for h in every if h[0] >= first} or every))
+    return Heads.of(sites).compared(edited)
+
+
+class Heads(NamedTuple):
+    """The heads of a model's attention: all of them, and which read which keys, layer by layer."""
+
+    every: frozenset[Head]
+    layout: tuple[HeadLayout, ...]
+
+    @classmethod
+    def of(cls, sites: Sequence[Site]) -> "Heads":
+        """Those that the sites of a model tell of."""
+        return cls(frozenset(_heads(sites)), layout_of(sites))
+
+    def compared(self, edited: Collection[Site]) -> tuple[Head, ...]:
+        """The heads over which the attention metrics of edits at some sites average."""
+        own: set[Head] = set()
+        for site in edited:
+            if site.kind in ATTENTION_KINDS and site.head is not None:
+                read = self.layout[site.layer].reading(site.head, site.kind)
+                own |= {(site.layer, head) for head in read} & self.every
+        first = min((site.layer for site in edited), default=0)
+        return tuple(sorted(own or {h for h in self.every if h[0] >= first} or self.every))
 
 
 def _heads(sites: Iterable[Site]) -> set[Head]:

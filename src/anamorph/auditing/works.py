@@ -8,12 +8,13 @@ killed and resumed equals one that was not, to the byte.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, inf
+from operator import itemgetter
 from typing import Any
 
 from anamorph.auditing.another import load
 from anamorph.auditing.changed import ChangedProxy
 from anamorph.auditing.engine import Settings, Told, audit_split
-from anamorph.auditing.proxies import ModelProxy, Proxy, SimplifiedProxy, attention_heads
+from anamorph.auditing.proxies import Heads, ModelProxy, Proxy, SimplifiedProxy
 from anamorph.auditing.samples import scored_sequences, scored_task
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness.measuring import CellKey
@@ -23,10 +24,12 @@ from anamorph.models.fingerprint import differing
 from anamorph.simplifications import (
     AnotherModel,
     FittedProxies,
+    Placement,
     ProxySpec,
     Simplified,
     changes_weights,
     first_layer,
+    placements,
     sites_of,
 )
 from anamorph.tasks import Task
@@ -65,35 +68,35 @@ def plan(proxies: Sequence[ProxySpec], model: Model, splits: Sequence[str]) -> l
         on, then as they were given. Proxies that change weights stand together while their
         matrices take little memory. Every other model is a work of its own.
     """
-    sites = model.sites
-
-    def place(proxy: Simplified) -> tuple[Any, ...]:
-        edited = {s: a.simplification for a, some in sites_of(proxy, sites) for s in some}
-        return first_layer(edited, model.layers), attention_heads(edited, sites)
-
     in_stacks = [p for p in proxies if isinstance(p, Simplified) and not changes_weights(p)]
-    ordered = sorted(in_stacks, key=place)
+    heads, layers = Heads.of(model.sites), model.layers
+
+    def place(placement: Placement) -> tuple[Any, ...]:
+        edited = {s: a.simplification for a, some in placement for s in some}
+        return first_layer(edited, layers), heads.compared(edited)
+
+    places = map(place, placements(in_stacks, model.sites))
+    by_place = sorted(zip(places, in_stacks, strict=True), key=itemgetter(0))
+    ordered = [proxy for _, proxy in by_place]
     size = ceil(len(ordered) / max(1, ceil(len(ordered) / PROXIES)))
     inside = [ordered[i : i + size] for i in range(0, len(ordered), max(1, size))]
     alone = {*proxies} - {*in_stacks}
     others = _held_together([p for p in proxies if p in alone], model)
 
-    def work(split: str, number: int, some: Sequence[ProxySpec]) -> Work:
-        return Work(split, number, tuple(map(str, some)))
-
-    of_model = [work(split, n, some) for split in splits for n, some in enumerate(inside)]
-    beside = enumerate(others, start=len(inside))
-    return of_model + [work(split, n, some) for n, some in beside for split in splits]
+    texts = [tuple(str(proxy) for proxy in some) for some in inside + others]
+    named, beside = list(enumerate(texts)), len(inside)
+    of_model = [Work(split, n, some) for split in splits for n, some in named[:beside]]
+    return of_model + [Work(split, n, some) for n, some in named[beside:] for split in splits]
 
 
 def _held_together(proxies: Iterable[ProxySpec], model: Model) -> list[list[ProxySpec]]:
     """Those with weights of their own, in order, by how many are held in memory at a time."""
     groups: list[list[ProxySpec]] = []
-    held = inf
+    held, model_sites = inf, model.sites
     for proxy in proxies:
         size = inf
         if isinstance(proxy, Simplified):
-            sites = [site for _, some in sites_of(proxy, model.sites) for site in some]
+            sites = [site for _, some in sites_of(proxy, model_sites) for site in some]
             size = sum({m.module: m.bytes for s in sites for m in model.matrices(s)}.values())
         held += size
         if held > WEIGHTS or len(groups[-1]) == CHANGED:

@@ -1,6 +1,6 @@
 """`anamorph audit`: other simplifications on the models of a run, or any on a model of your own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from inspect import Parameter, Signature, signature
@@ -13,7 +13,7 @@ from rich.markup import escape
 from anamorph.cli import gates
 from anamorph.cli.audited import audit_into
 from anamorph.cli.console import stderr
-from anamorph.cli.dry_run import DryRun, tell
+from anamorph.cli.dry_run import DryRun, On, require_dry_run, tell
 from anamorph.cli.options import (
     Address,
     AsJson,
@@ -27,7 +27,7 @@ from anamorph.cli.options import (
     chosen_figures,
 )
 from anamorph.cli.vary import Vary, say_which, vary_into
-from anamorph.runs.folder import load_run
+from anamorph.runs.folder import Run, load_run
 from anamorph.store import Address as Place
 from anamorph.store import address_of
 from anamorph.studies.changes import read_vary
@@ -107,6 +107,7 @@ def audit(
     engine: EngineName = "local",
     address: Address = None,
     dry_run: DryRun = False,
+    on: On = None,
     as_json: AsJson = False,
     figures: Figures = None,
     no_figures: NoFigures = False,
@@ -116,9 +117,9 @@ def audit(
     **options: Any,
 ) -> None:
     """Audit the models of a run with other simplifications, or a model and data of your own."""
+    require_dry_run(dry_run, on)
     asked = gates.asked(fail_below, fail_under, fail_on)
     names = chosen_figures(figures, no_figures)
-    carrier = chosen_engine(engine, address)
     given = {"simplify": simplify, "out": out, "device": device, "matmul": matmul, **options}
     given = {name: value for name, value in given.items() if value not in (None, [])}
     file = None if source is None else address_of(source)
@@ -130,28 +131,38 @@ def audit(
         given.setdefault("out", Path("nowhere"))
     varied = {key.replace("-", "_"): x for key, x in read_vary(vary or ()).items()}
     each = {n: read_audit(file, given | x) for n, x in combinations(varied).items()}
-    spec, folder = next(iter(each.values()))
     if dry_run:
-        for name, (one, _) in each.items():
+        for name, (one, folder) in each.items():
             say_which(name)
-            _tell(one, address_of(folder) / name)
+            _tell(one, address_of(folder) / name, on, as_json)
         return
+    how = {"workers": None, "figures": names, "engine": chosen_engine(engine, address)}
+    gates.hold(asked, _do(varied, each, how, as_json))
+
+
+def _do(
+    varied: Mapping[str, Sequence[Any]],
+    each: Mapping[str, tuple[GivenSpec | AgainSpec, str]],
+    how: dict[str, Any],
+    as_json: bool,
+) -> dict[str, Run]:
+    """One audit or several; the runs, by what to call them."""
+    spec, folder = next(iter(each.values()))
     if varied:
         specs = {name: one for name, (one, _) in each.items()}
-        how: dict[str, Any] = {"workers": None, "figures": names, "engine": carrier}
-        gates.hold(asked, vary_into(address_of(folder), varied, specs, how, as_json))
-        return
+        return vary_into(address_of(folder), varied, specs, how, as_json)
     if isinstance(spec, AgainSpec):
-        how = {"device": spec.device, "matmul": spec.matmul, "workers": None}
-        how |= {"figures": names, "engine": carrier}
-        audit_into(folder, partial(audit_study, spec.run, spec.simplify, folder, **how), as_json)
+        where: dict[str, Any] = {"device": spec.device, "matmul": spec.matmul}
+        work = partial(audit_study, spec.run, spec.simplify, folder, **where, **how)
     else:
-        work = partial(audit_files, spec, folder, figures=names, engine=carrier)
-        audit_into(folder, work, as_json)
-    gates.hold(asked, {"": load_run(folder)})
+        few = {name: how[name] for name in ("figures", "engine")}
+        work = partial(audit_files, spec, folder, **few)
+    audit_into(folder, work, as_json)
+    return {"": load_run(folder)}
 
 
-def _tell(spec: GivenSpec | AgainSpec, folder: Place) -> None:
+def _tell(spec: GivenSpec | AgainSpec, folder: Place, on: int | None, as_json: bool) -> None:
     """What it would take."""
     stderr().print("Reading model and data; then a little of the work is done and timed.")
-    tell(study_again(spec) if isinstance(spec, AgainSpec) else GivenStudy.load(spec), folder)
+    study = study_again(spec) if isinstance(spec, AgainSpec) else GivenStudy.load(spec)
+    tell(study, folder, None, on, as_json)

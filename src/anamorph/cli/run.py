@@ -11,7 +11,7 @@ import typer
 from anamorph.cli import gates, options
 from anamorph.cli.audited import audit_into
 from anamorph.cli.console import stderr
-from anamorph.cli.dry_run import DryRun, tell
+from anamorph.cli.dry_run import DryRun, On, require_dry_run, tell
 from anamorph.cli.pairs import pairs_into
 from anamorph.cli.progress import shown
 from anamorph.cli.vary import Vary, as_settings, say_which, vary_into
@@ -63,6 +63,7 @@ def run(
     matmul: options.Products = None,
     plugins: options.Plugins = None,
     dry_run: DryRun = False,
+    on: On = None,
     as_json: options.AsJson = False,
     figures: options.Figures = None,
     no_figures: options.NoFigures = False,
@@ -74,6 +75,7 @@ def run(
 
     Of pairs of texts, such as texts, the model is fetched instead, and every pair is audited.
     """
+    require_dry_run(dry_run, on)
     asked = gates.asked(fail_below, fail_under, fail_on)
     names = options.chosen_figures(figures, no_figures)
     changes = options.with_folders(settings, train, unseen, ood)
@@ -81,21 +83,31 @@ def run(
     read = partial(_read, task, preset, changes, seeds, simplify or ())
     found = read()
     varied = {**found.vary, **read_vary(vary or ())}
-    folder = address_of(out or found.out or _default_out(task, preset, varied))
     each = {name: read(values) for name, values in combinations(varied).items()}
-    carrier = options.chosen_engine(engine, address)
+    folder = address_of(out or found.out or _default_out(task, preset, varied))
     if dry_run:
         for name, one in each.items():
             say_which(name)
-            _tell(one, folder / name, workers)
+            _tell(one, folder / name, workers, on, as_json)
         return
     how: dict[str, Any] = {"preset": found.preset, "workers": workers, "figures": names}
-    how["engine"] = carrier
+    how["engine"] = options.chosen_engine(engine, address)
+    gates.hold(asked, _do(varied, each, folder, how, as_json))
+
+
+def _do(
+    varied: Mapping[str, Sequence[Any]],
+    each: Mapping[str, StudyFile],
+    folder: Address,
+    how: dict[str, Any],
+    as_json: bool,
+) -> dict[str, Run]:
+    """One study or several; the runs, by what to call them."""
     if varied:
         specs = {name: one.spec for name, one in each.items()}
-        gates.hold(asked, vary_into(folder, varied, specs, how, as_json))
-    else:
-        gates.hold(asked, _one(found.spec, folder, how, as_json))
+        return vary_into(folder, varied, specs, how, as_json)
+    (one,) = each.values()
+    return _one(one.spec, folder, how, as_json)
 
 
 def _one(
@@ -135,7 +147,9 @@ def _read(
     return StudyFile(load(task, preset, changes, seeds, simplify), None, preset)
 
 
-def _tell(found: StudyFile, folder: Address | str, workers: int | None) -> None:
+def _tell(
+    found: StudyFile, folder: Address, workers: int | None, on: int | None, as_json: bool
+) -> None:
     """What it would take."""
     match found.spec:
         case PairsSpec():
@@ -144,11 +158,11 @@ def _tell(found: StudyFile, folder: Address | str, workers: int | None) -> None:
                 "study runs; leave it out."
             )
         case GivenSpec():
-            tell(GivenStudy.load(found.spec), folder)
+            tell(GivenStudy.load(found.spec), folder, None, on, as_json)
         case _:
             with shown(stderr()) as watch:  # of data that are fetched or read
                 study = TrainedStudy(found.spec, found.preset, watch=watch)
-            tell(study, folder, workers)
+            tell(study, folder, workers, on, as_json)
 
 
 def _default_out(task: str, preset: str | None, varied: Iterable[str]) -> Path:

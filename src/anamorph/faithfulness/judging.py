@@ -1,5 +1,6 @@
 """From gaps to verdicts: p-values corrected for many cells, and two judgements of each row."""
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,16 +55,32 @@ def judge(gaps: pl.DataFrame, thresholds: Thresholds, learnt: float | None) -> p
     Returns:
         the table with `level`, `change`, `verdict` and `needed`, without `FOR_VERDICTS`.
     """
+    return judged(gaps.with_columns(corrected(gaps)), thresholds, learnt)
+
+
+TO_CORRECT = "seed", "metric", "control", "p_value", "worse"
+"""What `corrected` looks at."""
+
+
+def corrected(gaps: pl.DataFrame) -> pl.DataFrame:
+    """The columns `p_value` and `worse`, corrected over the rows of one seed and metric."""
+    columns = []
+    alike = "seed", "metric", pl.col("control").is_null()
+    groups = gaps.with_row_index().group_by(*alike).agg("index")["index"]
     for column in ("p_value", "worse"):
         adjusted = np.full(len(gaps), np.nan)
-        alike = "seed", "metric", pl.col("control").is_null()
-        for rows in gaps.with_row_index().group_by(*alike).agg("index")["index"]:
+        for rows in groups:
             adjusted[rows] = benjamini_hochberg(gaps[column].gather(rows).to_numpy())
-        gaps = gaps.with_columns(pl.Series(column, adjusted, dtype=pl.Float64))
-    judged = gaps.with_row_index("row").filter(metric=JUDGED)
-    made = _judgements(judged.to_dicts(), thresholds, learnt)
+        columns.append(pl.Series(column, adjusted, dtype=pl.Float64))
+    return pl.DataFrame(columns)
+
+
+def judged(gaps: pl.DataFrame, thresholds: Thresholds, learnt: float | None) -> pl.DataFrame:
+    """As `judge`, of rows whose p-values are corrected: all those of a proxy and split, or more."""
+    some = gaps.with_row_index("row").filter(metric=JUDGED)
+    made = _judgements(some.iter_rows(named=True), thresholds, learnt)
     columns = {"level": pl.String, "change": pl.String, "verdict": pl.String, "needed": pl.Int64}
-    found = pl.DataFrame(made, columns, orient="row").with_columns(row=judged["row"])
+    found = pl.DataFrame(made, columns, orient="row").with_columns(row=some["row"])
     return (
         gaps.with_row_index("row")
         .join(found, on="row", how="left", maintain_order="left")
@@ -84,7 +101,9 @@ class Judgement(NamedTuple):
 Row = dict[str, Any]
 
 
-def _judgements(rows: list[Row], thresholds: Thresholds, learnt: float | None) -> list[Judgement]:
+def _judgements(
+    rows: Iterable[Row], thresholds: Thresholds, learnt: float | None
+) -> list[Judgement]:
     """Of every row; over models, what all of them agree on."""
     found: list[Judgement] = []
     of_models: dict[tuple[str, str], list[Judgement]] = {}

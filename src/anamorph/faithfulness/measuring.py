@@ -1,7 +1,7 @@
 """All cells of a split, measured: means and intervals of every proxy, seed, level and metric."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -109,6 +109,19 @@ class Measured:
     tokens: NDArray[np.int64]  # [proxy, seed, group] scored positions that were seen
     sequences: NDArray[np.int64]  # [proxy, seed, group] sequences that were seen
     contrasts: list[Contrast]
+
+    def without_levels(self) -> "Measured":
+        """The same without the levels of facets, to be kept."""
+        first = np.s_[:, :, :1]
+        return replace(
+            self,
+            value=self.value[first].copy(),  # a view would keep the levels
+            low=self.low[first].copy(),
+            high=self.high[first].copy(),
+            tokens=self.tokens[first].copy(),
+            sequences=self.sequences[first].copy(),
+            contrasts=[],
+        )
 
 
 def measure(grid: Grid, place: Place) -> Measured:

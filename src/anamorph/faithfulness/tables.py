@@ -1,12 +1,12 @@
 """The tables of a study: every number with its interval, every gap with its verdict, and contrasts.
 
-Some proxies are taken at a time, first on the reference and then on every other split. So memory
-does not grow with the number of proxies, but for the rows of the tables. Nothing depends on the
-order in which cells were made.
+A split is taken at a time, the reference first, and of it some proxies at a time. So memory does
+not grow with the number of proxies, but for a little of the reference, and for the rows of the
+tables; where these are too many, `anamorph.faithfulness.spooled` writes them to files as they are
+made. Nothing depends on the order in which cells were made.
 """
 
-from collections.abc import Mapping, Sequence
-from itertools import chain
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -80,6 +80,43 @@ def tabulate(
         AnamorphError: if a cell is missing, has other metrics, or holds a NaN or an infinity.
     """
     thresholds = thresholds or Thresholds()
+    made = list(parts(cells, proxies, splits, reference, thresholds, floor, stopping))
+    gaps = pl.concat([part.gaps for part in made if part.gaps is not None], rechunk=True)
+    return Tables(
+        pl.concat([part.results for part in made], rechunk=True),
+        judge(gaps, thresholds, learnt),
+        pl.concat([part.contrasts for part in made], rechunk=True),
+    )
+
+
+class Part(NamedTuple):
+    """Rows of the tables: those of some proxies on one split.
+
+    Attributes:
+        results: as of `tabulate`.
+        gaps: what `anamorph.faithfulness.judging.judge` takes; None if the split has no gaps.
+        contrasts: as of `tabulate`.
+    """
+
+    results: pl.DataFrame
+    gaps: pl.DataFrame | None
+    contrasts: pl.DataFrame
+
+
+def parts(
+    cells: Mapping[CellKey, CellSums],
+    proxies: Sequence[ProxyInfo],
+    splits: Mapping[str, Role],
+    reference: str,
+    thresholds: Thresholds,
+    floor: Mapping[str, float] | None = None,
+    stopping: Stopping | None = None,
+) -> Iterator[Part]:
+    """The tables of `tabulate`, before gaps are judged, part by part in the order of their rows.
+
+    Of the reference the numbers of whole splits are kept, for the gaps of the other splits: some
+    kilobytes a proxy and seed. Arguments and errors are those of `tabulate`.
+    """
     seeds = sorted({key[0] for key in cells})
     order = [reference, *(name for name in splits if name != reference)]
     _require_all(cells, proxies, seeds, order)
@@ -90,23 +127,20 @@ def tabulate(
     family = int(views.sum()) * sum(splits[name] == "ood" for name in order)
     # Without a split to compare, the empty table of gaps has the columns of the reference's own.
     compared = [n for n, place in enumerate(places) if n and place.role == "ood"] or [0]
-
-    results, gaps, levels = ([list[pl.DataFrame]() for _ in order] for _ in Tables._fields)
-    for block in grid.blocks(max(len(place.index) for place in places)):
-        iid = measure(block, places[0])
-        for number, place in enumerate(places):
-            measured = measure(block, place) if number else iid
-            results[number].append(_results(measured))
-            levels[number].append(_contrasts(measured))
+    blocks = list(grid.blocks(max(len(place.index) for place in places)))
+    wholes: list[Measured] = []  # of the reference, by block
+    for number, place in enumerate(places):
+        for block, some in enumerate(blocks):
+            measured = measure(some, place)
+            if not number:
+                wholes.append(measured.without_levels())
+            gaps = None
             if number in compared:
+                iid = wholes[block]
                 made = Gaps.of(iid.whole, measured.whole, max(family, 1), thresholds.tolerance)
                 table = _gaps(iid, measured, made, floor or {})
-                gaps[number].append(table if number else table[:0])
-    return Tables(
-        pl.concat(chain.from_iterable(results), rechunk=True),
-        judge(pl.concat(chain.from_iterable(gaps), rechunk=True), thresholds, learnt),
-        pl.concat(chain.from_iterable(levels), rechunk=True),
-    )
+                gaps = table if number else table[:0]
+            yield Part(_results(measured), gaps, _contrasts(measured))
 
 
 def _require_all(

@@ -198,6 +198,8 @@ class Model(Showing, ABC):
         parallel: whether two threads may run it at once. A model that keeps something of one run
             where another run can see it must say no: its batches then run one after the other.
         batch_tokens: tokens of a batch, padding included, with which an audit of it is fastest.
+        whole_blocks: whether a block runs as a whole: at all positions in the last layer, too, and
+            once for proxies that begin there, beside what comes behind their first edits.
     """
 
     layers: int
@@ -206,6 +208,7 @@ class Model(Showing, ABC):
     context: int | None = None
     parallel: bool = True
     batch_tokens: int = 4_096
+    whole_blocks: bool = False
 
     @property
     @abstractmethod

@@ -32,6 +32,7 @@ class Wrapped(Model):
     """
 
     module: nn.Module
+    whole_blocks = True
     _dtype: torch.dtype  # of the logits
     _takes_padding: bool  # whether padding at the right changes nothing for real tokens
     _widths: Mapping[str, int]  # the last dimension of sites, by kind

@@ -28,7 +28,9 @@ from anamorph.simplifications.methods.quantize import Quantize as Quantize
 from anamorph.simplifications.methods.scikit_learn import Estimator as Estimator
 from anamorph.simplifications.named import AnotherModel as AnotherModel
 from anamorph.simplifications.named import ProxySpec as ProxySpec
+from anamorph.simplifications.placing import Placement as Placement
 from anamorph.simplifications.placing import first_layer as first_layer
+from anamorph.simplifications.placing import placements as placements
 from anamorph.simplifications.placing import sites_of as sites_of
 from anamorph.simplifications.registry import SIMPLIFICATIONS as SIMPLIFICATIONS
 from anamorph.simplifications.registry import simplification_names as simplification_names

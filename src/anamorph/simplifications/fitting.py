@@ -23,7 +23,7 @@ from anamorph.models.sites import Site
 from anamorph.simplifications.base import Attachment, Simplified
 from anamorph.simplifications.fitted import FittedProxies
 from anamorph.simplifications.one_pass import Pass, Placed
-from anamorph.simplifications.placing import sites_of
+from anamorph.simplifications.placing import placements
 from anamorph.simplifications.points import Lengths, numbered
 from anamorph.simplifications.seen_part import SeenPart
 from anamorph.simplifications.statistics.base import Statistic, can_merge
@@ -221,8 +221,8 @@ def _by_split(
 ) -> dict[str, Placed]:
     """What is fitted on each split."""
     wanted: dict[str, dict[Attachment, list[Site]]] = {}
-    for proxy in proxies:
-        for attachment, sites in sites_of(proxy, model.sites):
+    for placement in placements(proxies, model.sites):
+        for attachment, sites in placement:
             name = train if attachment.on is None else attachment.on
             if data is not None and name not in data:
                 raise AnamorphError(

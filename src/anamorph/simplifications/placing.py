@@ -1,6 +1,6 @@
 """Which sites of a model the attachments of a proxy name, and from which layer on it differs."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from anamorph.errors import AnamorphError
 from anamorph.models.sites import Site, describe_sites, match_sites
@@ -23,33 +23,45 @@ COMPUTED = (
 """The kinds of site of a layer in the order in which they are computed."""
 
 
-def sites_of(proxy: Simplified, model_sites: Iterable[Site]) -> Placement:
-    """Each attachment of a proxy with the sites that its pattern names.
+def placements(proxies: Iterable[Simplified], model_sites: Iterable[Site]) -> Iterator[Placement]:
+    """Each attachment of every proxy with the sites that its pattern names.
+
+    A pattern is looked for once, however many proxies have it: models have thousands of sites.
 
     Raises:
         AnamorphError: if a pattern names no site, or one that does not suit the simplification, or
-            if two attachments name the same site.
+            if two attachments of a proxy name the same site.
     """
-    model_sites, of_weights = list(model_sites), changes_weights(proxy)
+    model_sites = list(model_sites)
+    there, found = frozenset(model_sites), dict[str, list[Site]]()
+    for proxy in proxies:
+        for attachment in proxy.attachments:
+            _check_weights(proxy, attachment)
+            if attachment.sites not in found:
+                found[attachment.sites] = match_sites(attachment.sites, model_sites)
+        yield _placement(proxy, found, there)
+
+
+def sites_of(proxy: Simplified, model_sites: Iterable[Site]) -> Placement:
+    """Each attachment of a proxy with its sites; errors as of `placements`."""
+    return next(placements([proxy], model_sites))
+
+
+def _placement(
+    proxy: Simplified, found: Mapping[str, list[Site]], there: Collection[Site]
+) -> Placement:
+    """Of a proxy whose patterns are found."""
     taken: set[Site] = set()
     placement = []
     for attachment in proxy.attachments:
-        simplification = attachment.simplification
-        if of_weights and (attachment.joint or attachment.keep):
-            why, what = (
-                ("has no fit that sites could share", "joint=true")
-                if attachment.joint
-                else ("is one at every position", f"keep={attachment.keep}")
-            )
-            raise AnamorphError(f"{attachment}: a change of weights {why}; leave out {what}.")
-        sites = match_sites(attachment.sites, model_sites)
+        simplification, sites = attachment.simplification, found[attachment.sites]
         for site in sites:
             if site.kind not in simplification.kinds:
                 raise AnamorphError(
                     f"{attachment}: {simplification} cannot be put at {site}; it can be put at "
                     f"sites of the kinds {', '.join(sorted(simplification.kinds))}."
                 )
-            _check_reads(attachment, site, model_sites)
+            _check_reads(attachment, site, there)
             if site in taken:
                 raise AnamorphError(
                     f"{proxy}: two attachments edit {site}. To apply two simplifications one after "
@@ -58,12 +70,23 @@ def sites_of(proxy: Simplified, model_sites: Iterable[Site]) -> Placement:
             taken.add(site)
         placement.append((attachment, sites))
     layers = {kind: {s.layer for s in taken if s.kind == kind} for kind in ("attention", "pattern")}
-    if of_weights and (both := layers["attention"] & layers["pattern"]):
+    if changes_weights(proxy) and (both := layers["attention"] & layers["pattern"]):
         raise AnamorphError(
             f"{proxy}: in layer {min(both)}, attention and a pattern change the same weights, "
             "those of queries; give each as a proxy of its own."
         )
     return placement
+
+
+def _check_weights(proxy: Simplified, attachment: Attachment) -> None:
+    """Refuse of a change of weights what only what is fitted at sites can have."""
+    if changes_weights(proxy) and (attachment.joint or attachment.keep):
+        why, what = (
+            ("has no fit that sites could share", "joint=true")
+            if attachment.joint
+            else ("is one at every position", f"keep={attachment.keep}")
+        )
+        raise AnamorphError(f"{attachment}: a change of weights {why}; leave out {what}.")
 
 
 def first_layer(placed: Mapping[Site, Simplification], layers: int) -> int:

@@ -13,7 +13,7 @@ from anamorph.errors import AnamorphError
 from anamorph.models.sites import Site, match_sites
 from anamorph.simplifications.base import Simplification, Simplified
 from anamorph.simplifications.fitted import FittedProxies, FittedProxy
-from anamorph.simplifications.placing import sites_of
+from anamorph.simplifications.placing import Placement, placements
 from anamorph.simplifications.streamed import Streamed
 from anamorph.simplifications.weight_change import WeightChange
 
@@ -36,10 +36,10 @@ def fit_units(proxies: Sequence[Simplified], sites: Sequence[Site]) -> list[list
         every proxy once, in each unit in the order in which they were given.
 
     Raises:
-        AnamorphError: as `sites_of`.
+        AnamorphError: as `placements`.
     """
-    fits = [_fits_of(proxy, sites) for proxy in proxies]
-    last = [_last_layer(proxy, sites) for proxy in proxies]
+    placed = list(placements(proxies, sites))
+    fits, last = [_fits_of(some) for some in placed], [_last_layer(some, sites) for some in placed]
     groups: dict[int, list[int]] = {}
     for number, label in enumerate(_linked(fits)):
         groups.setdefault(label, []).append(number)
@@ -58,19 +58,18 @@ def fit_units(proxies: Sequence[Simplified], sites: Sequence[Site]) -> list[list
     return [[proxies[number] for number in sorted(unit)] for unit in units.values()]
 
 
-def _fits_of(proxy: Simplified, sites: Sequence[Site]) -> set[tuple[Hashable, ...]]:
+def _fits_of(placed: Placement) -> set[tuple[Hashable, ...]]:
     """What is fitted of a proxy; at patterns nothing is. What two proxies share is equal."""
     return {
         (a.simplification, a.on, a.keep, a.joint, site)
-        for a, some in sites_of(proxy, sites)
+        for a, some in placed
         for site in some
         if site.kind != "pattern"
     }
 
 
-def _last_layer(proxy: Simplified, sites: Sequence[Site]) -> int:
+def _last_layer(placed: Placement, sites: Sequence[Site]) -> int:
     """The last layer to which the model runs; to the end for the inputs of matrices."""
-    placed = sites_of(proxy, sites)
     if any(isinstance(a.simplification, WeightChange) for a, _ in placed):
         return max(site.layer for site in sites)
     return max((site.layer for _, some in placed for site in some), default=0)

@@ -26,8 +26,11 @@ from anamorph.auditing.works import Auditor, Work, plan
 from anamorph.errors import AnamorphError
 from anamorph.machine.devices import matmul_precision
 from anamorph.machine.threads import torch_threads
+from anamorph.models.base import Model
 from anamorph.models.decoder import Decoder
+from anamorph.models.wrapped import Wrapped
 from anamorph.simplifications import FittedProxies, ProxySpec
+from anamorph.studies.planned import Flops, OnWorkers, Workload, flops_of, on_workers
 from anamorph.studies.sources import GivenStudy, Study, TrainedStudy
 from anamorph.studies.study import workers_of
 from anamorph.tasks import Split, Task
@@ -83,6 +86,8 @@ class Estimate:
         device_memory: bytes of the device at most, likewise; None on the CPU.
         disk: bytes of the run folder.
         early: whether cells may stop early, so that it takes less.
+        load: the works of one model.
+        flops: floating-point operations; None if the model does not say which matrices it has.
     """
 
     splits: tuple[SplitSize, ...]
@@ -97,6 +102,18 @@ class Estimate:
     device_memory: int | None
     disk: int
     early: bool
+    load: Workload
+    flops: Flops | None
+
+    def on(self, workers: int) -> OnWorkers:
+        """The same on so many workers of a cluster, by simulation.
+
+        Raises:
+            AnamorphError: if there are none.
+        """
+        *before, _, page = ((part.part, part.seconds) for part in self.took)
+        each = [(name, seconds / self.seeds) for name, seconds in before]
+        return on_workers(each, page, self.load, self.seeds, workers)
 
     @property
     def seconds(self) -> float:
@@ -130,7 +147,7 @@ def estimate(study: Study, workers: int | None = None) -> Estimate:
     of_models = [p._replace(seconds=p.seconds * seeds) for p in (*training, fit, audit)]
     page = Took("tables, claims, report", PAGE_SECONDS, "not measured: usual")
     running = workers_of(study, workers)
-    models = _weights(study) if isinstance(study, TrainedStudy) else 0
+    models = _weights(study.shape) if isinstance(study, TrainedStudy) else 0
     peak = _peak()
     on_gpu = study.shape.device.type == "cuda"
     return Estimate(
@@ -146,6 +163,8 @@ def estimate(study: Study, workers: int | None = None) -> Estimate:
         device_memory=torch.cuda.max_memory_allocated(study.shape.device) if on_gpu else None,
         disk=seeds * (models + sizes.fits + sizes.works) + PAGE_BYTES,
         early=study.options.until is not None,
+        load=_load(study, works, splits, audit.seconds, sizes),
+        flops=flops_of(study, works, splits),
     )
 
 
@@ -155,6 +174,23 @@ class _Sizes(NamedTuple):
     sums: int
     fits: int
     works: int
+
+
+def _load(
+    study: Study, works: Sequence[Work], splits: Sequence[Split], seconds: float, sizes: _Sizes
+) -> Workload:
+    """Works of one model, that take so many seconds; those of longer splits take more of them."""
+    tokens = {split.name: len(split.tokens) for split in splits}
+    share = seconds / sum(tokens[work.split] for work in works)
+    data = sum(split.tokens.nbytes + split.scored.nbytes for split in splits)
+    data += sum(facet.codes.nbytes for split in splits for facet in split.facets.values())
+    return Workload(
+        seconds=tuple(tokens[work.split] * share for work in works),
+        threads=torch.get_num_threads() if study.threads is None else study.threads,
+        memory=sizes.sums,
+        result_bytes=sizes.works // len(works),
+        node_bytes=_weights(study.shape) + data + sizes.fits,
+    )
 
 
 class _Enough(Exception):
@@ -338,9 +374,10 @@ def _parameters(study: Study) -> int | None:
     return study.shape.describe().get("parameters")
 
 
-def _weights(study: TrainedStudy) -> int:
-    assert isinstance(study.shape, nn.Module)
-    return sum(x.nbytes for x in study.shape.parameters())
+def _weights(model: Model) -> int:
+    """Bytes of a model's weights; 0 if they are not known."""
+    module = model.module if isinstance(model, Wrapped) else model
+    return sum(x.nbytes for x in module.parameters()) if isinstance(module, nn.Module) else 0
 
 
 def _peak() -> int | None:

@@ -20,7 +20,7 @@ from anamorph.analysis.examples import examples
 from anamorph.analysis.findings import Findings
 from anamorph.analysis.head_scores import head_scores
 from anamorph.auditing.at_sites import at_sites
-from anamorph.auditing.audit import fit_on_task, simplified, tabulated
+from anamorph.auditing.audit import fit_on_task, simplified, tabulated_in_files
 from anamorph.auditing.noise import noise_floor, rounding
 from anamorph.auditing.samples import (
     described_sequences,
@@ -32,6 +32,7 @@ from anamorph.auditing.samples import (
 from anamorph.auditing.works import Auditor, Work, plan
 from anamorph.errors import RunFolderError, in_run_folder
 from anamorph.faithfulness.metrics import metric_names
+from anamorph.faithfulness.spooled import write_rows
 from anamorph.faithfulness.sums import SumIndex
 from anamorph.files import of_each, write_bytes, write_json, write_table
 from anamorph.machine.threads import torch_threads
@@ -287,11 +288,10 @@ def tabulate_run(run: Run, study: Study) -> None:
     require_works(run, works)
     cells = CellFiles(run, works, indexes)
     floor = worst_floor(_noise(run))
-    results, gaps, contrasts = tabulated(cells, task, study.proxies, options, floor)
-    # In a format that questions across runs read fast.
-    write_table(run.path / "contrasts.parquet", contrasts, "lz4")
-    write_table(run.path / "gaps.parquet", gaps, "lz4")
-    write_table(run.path / "results.parquet", results, "lz4")
+    with tabulated_in_files(cells, task, study.proxies, options, floor) as tables:
+        write_rows(run.path / "contrasts.parquet", tables.contrasts)
+        write_rows(run.path / "gaps.parquet", tables.gaps)
+        write_rows(run.path / "results.parquet", tables.results)
 
 
 def write_examples(run: Run, study: Study, watch: Watch) -> None:
