@@ -33,7 +33,7 @@ FLOORS = (
 """Rooms from top to bottom. Imports run downward; on one floor they run one way only."""
 
 MOST_ROOMS = 21
-MOST_LINES = 48_000
+MOST_LINES = 51_000
 MOST_LINES_OF_FILE = 400
 MOST_LINES_OF_FUNCTION = 60  # of code: without docstrings, comments and blank lines
 MOST_PARAMETERS = 8
