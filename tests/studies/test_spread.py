@@ -11,7 +11,8 @@ import pytest
 import anamorph as am
 from anamorph.auditing.local import Engine, Failed, Job, Lasting, Local, Shared
 from anamorph.progress import Event, Watch, ignore
-from anamorph.studies import spread
+from anamorph.simplifications import points, units
+from anamorph.studies import bench, spread
 from anamorph.studies.specification import StudySpec
 
 _T = TypeVar("_T")
@@ -32,7 +33,7 @@ class Far(Local):
     """Its jobs do not see the run folder."""
 
     def share(self, value: _T) -> Shared[_T]:
-        if isinstance(value, spread._Context):
+        if isinstance(value, bench.Context):
             value = replace(value, path=value.path / "nowhere")
         return super().share(value)
 
@@ -76,6 +77,18 @@ def test_all_files_are_the_same(engine: Engine, alone: dict[str, str], tmp_path:
     assert "seed-3/heads.parquet" in alone, "every kind of job is among them"
 
 
+def test_fits_are_the_same_in_parts_and_units(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(points, "PART_TOKENS", 300)
+    monkeypatch.setattr(units, "FITS", 2)
+    out, engine = tmp_path / "run", Counting()
+    one = done(tmp_path / "one", None, seeds=[3])
+    assert done(out, engine, seeds=[3]) == one
+    assert len([job for job in engine.jobs if job.startswith("reading")]) > 2
+    assert len([job for job in engine.jobs if job.startswith("fitting")]) > 2
+
+
 def test_only_what_is_missing_is_made(alone: dict[str, str], tmp_path: Path) -> None:
     out = tmp_path / "run"
     done(out, None)
@@ -112,7 +125,7 @@ def test_a_model_that_is_another_where_a_job_is_done_is_refused() -> None:
     changed = next(part for part, digest in known if module.fingerprint()[part] != digest)
     before, now = dict(known)[changed], module.fingerprint()[changed]
     with pytest.raises(Lasting, match=f"of {changed} is {now}, and there {before}"):
-        spread._require_same(module, known)
+        bench.require_same(module, known)
 
 
 def test_progress_counts_jobs(tmp_path: Path) -> None:

@@ -1,41 +1,48 @@
 """All models of a study, spread over an engine: trained, fitted, audited, each step of all at once.
 
-A step is cut into jobs, each of which makes whole files of the run folder. Whoever carries a job
-out writes them itself where it sees the folder, and else sends them back; so nothing depends on a
-shared file system. What is there already is not made again.
+A step is cut into jobs (`anamorph.studies.bench`), which follow from the study alone. What is there
+already is not made again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import cached_property, partial
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from types import MappingProxyType
+from typing import Any, TypeVar
 from uuid import uuid4
 
-from anamorph.auditing.local import Engine, Failed, Job, Lasting, Needs, Shared
-from anamorph.auditing.works import Auditor, Work
+from anamorph.auditing.audit import simplified
+from anamorph.auditing.fit_parts import FitPart, fit_parts
+from anamorph.auditing.local import Engine, Failed, Job, Needs, Shared
+from anamorph.auditing.samples import scored_sequences, scored_task
+from anamorph.auditing.works import Work
 from anamorph.errors import AnamorphError
+from anamorph.faithfulness.metrics import metric_names
+from anamorph.faithfulness.sums import SumIndex
 from anamorph.files import write_bytes
-from anamorph.machine.devices import matmul_precision, memory_of
-from anamorph.models.base import Model
-from anamorph.models.huggingface.load import load_pretrained
-from anamorph.progress import Watch, ignore
-from anamorph.registered import Plugin, loaded_plugins
-from anamorph.runs.cells import Origin, digest
+from anamorph.machine.devices import memory_of
+from anamorph.progress import Watch
+from anamorph.registered import loaded_plugins
+from anamorph.runs.cells import digest
 from anamorph.runs.folder import Run
 from anamorph.simplifications import FittedProxies
+from anamorph.simplifications.seen_part import SeenPart
+from anamorph.simplifications.units import fit_units, joined
 from anamorph.store import Address
-from anamorph.studies.plugins import load_again
+from anamorph.studies import bench as far
+from anamorph.studies.bench import TOKEN, Bench, Context
 from anamorph.studies.sources import GivenStudy, Study, TrainedStudy, check_weights
 from anamorph.studies.steps import SeedAudit
 
-TOKEN = ".token"
-"""A file by which a job knows that it sees the run folder, and not another of the same name."""
+_Key = TypeVar("_Key")
 
+NONE: Mapping[str, Work] = MappingProxyType({})
 FEW = 5  # failed jobs, and cells of each, that an error names
 
 OFTEN = 8
@@ -43,74 +50,6 @@ OFTEN = 8
 
 USED, MOST_SHARING = 0.8, 4
 """How much of a GPU's memory is counted on, and among how many jobs it is shared at most."""
-
-Weights = tuple[tuple[str, str], ...]
-"""A model's fingerprint, as (part, digest)."""
-
-Made = dict[str, bytes]
-"""Files of the run folder, by their names in it, that are still to be written."""
-
-
-@dataclass(frozen=True)
-class _Context:
-    """What all jobs of a study need.
-
-    Attributes:
-        study: what is to be done.
-        path: of the run folder, absolute.
-        spec: what the run says of itself.
-        token: what its token file holds.
-    """
-
-    study: Study
-    path: Address
-    spec: dict[str, Any]
-    token: str
-
-    def make(self, names: Sequence[str], how: Callable[[Run], None]) -> Made:
-        """Have files of the run made: in its folder where that is seen, and else aside.
-
-        Args:
-            names: of the files that there may be then.
-            how: makes them in a run folder, but for those that are there.
-
-        Returns:
-            what was made aside.
-        """
-        if self.seen:
-            how(Run(self.path, self.spec))
-            return {}
-        with TemporaryDirectory(prefix="anamorph-") as aside:
-            how(Run(Path(aside), self.spec))
-            made = {name: Path(aside) / name for name in names}
-            return {name: path.read_bytes() for name, path in made.items() if path.exists()}
-
-    @property
-    def seen(self) -> bool:
-        """Whether this process sees the run folder."""
-        try:
-            return (self.path / TOKEN).read_text("utf-8") == self.token
-        except OSError:
-            return False
-
-
-@dataclass(frozen=True)
-class _Bench:
-    """Where jobs on one model are done.
-
-    Attributes:
-        context: of the study.
-        plugins: which a process must have loaded before it unpacks anything.
-        seed: of the model.
-        model: itself; None as long as there is none.
-        weights: its fingerprint.
-    """
-
-    context: Shared[_Context]
-    plugins: tuple[Plugin, ...]
-    seed: int
-    model: Shared[Model] | None = None
-    weights: Weights = ()
 
 
 def spread(study: Study, run: Run, engine: Engine, watch: Watch) -> None:
@@ -129,38 +68,8 @@ def spread(study: Study, run: Run, engine: Engine, watch: Watch) -> None:
     path = run.path.absolute()
     with _token(path) as token:
         travels = study.with_shape(None) if isinstance(study, GivenStudy) else study
-        context = engine.share(_Context(travels, path, dict(run.spec), token))
-        bench = _Bench(context, tuple(loaded_plugins()), 0)
-        threads = study.threads or run.spec["threads"]
-        whole = Needs(threads, _share(study))
-        left = [s for s in study.seeds if _to_train(study, run, s)]
-        jobs = [Job(f"seed {s}: model", partial(_train, bench, s), whole) for s in left]
-        _carry(run, engine, "training", jobs, watch)
-
-        benches = [_begun(study, run, engine, bench, seed, watch) for seed in study.seeds]
-        audits = {b: SeedAudit(run, study, study.shape, b.seed, watch) for b in benches}
-        jobs = [
-            Job(f"seed {b.seed}: fits", partial(_fit, b), whole)
-            for b, audit in audits.items()
-            if not audit.fits.exists()
-        ]
-        _carry(run, engine, "fitting", jobs, watch)
-
-        one = whole if not study.shape.parallel else Needs(1, whole.accelerator)
-        works, others = list[Job](), list[Job]()
-        cells: dict[str, Work] = {}
-        for b, audit in audits.items():
-            fitted = audit.fitted(digest(dict(b.weights)))
-            shared = engine.share(fitted)
-            for work, origin in audit.left(audit.auditor(fitted)):
-                name = _name(run, b.seed, work)
-                cells[name] = work
-                works.append(Job(name, partial(_work, b, shared, work, origin), one))
-            for file in audit.looks():
-                name = f"seed-{b.seed}/{file.name}"
-                others.append(Job(name, partial(_look, b, shared, file.name), whole))
-        _carry(run, engine, "works", works, watch, cells)
-        _carry(run, engine, "noise, sites and heads", others, watch)
+        context = engine.share(Context(travels, path, dict(run.spec), token))
+        _Spread(study, run, engine, watch, Bench(context, tuple(loaded_plugins()), 0)).do()
 
 
 @contextmanager
@@ -174,9 +83,159 @@ def _token(path: Address) -> Iterator[str]:
         (path / TOKEN).unlink(missing_ok=True)
 
 
-def _name(run: Run, seed: int, work: Work) -> str:
-    """Of a work's file, in the run folder."""
-    return f"seed-{seed}/works/{run.work(seed, work.split, work.number).name}"
+@dataclass(frozen=True)
+class _Spread:
+    """A study on its way over an engine.
+
+    Attributes:
+        study: what is to be done.
+        run: its folder.
+        engine: which carries out the jobs.
+        watch: told of the steps.
+        bench: of no model.
+    """
+
+    study: Study
+    run: Run
+    engine: Engine
+    watch: Watch
+    bench: Bench
+
+    @cached_property
+    def needs(self) -> Needs:
+        """What a job needs whose numbers depend, by rounding, on the number of threads."""
+        return Needs(self.study.threads or self.run.spec["threads"], _share(self.study))
+
+    def do(self) -> None:
+        """Whatever is left to do."""
+        self._train()
+        audits = {self._begun(seed): self._audit(seed) for seed in self.study.seeds}
+        left = {b: audit for b, audit in audits.items() if not audit.fits.exists()}
+        if left:
+            self._fit(left)
+        self._audit_all(audits)
+
+    def _audit(self, seed: int) -> SeedAudit:
+        return SeedAudit(self.run, self.study, self.study.shape, seed, self.watch)
+
+    def _train(self) -> None:
+        if not isinstance(self.study, TrainedStudy) or self.study.source is not None:
+            return
+        left = [seed for seed in self.study.seeds if not self.run.model(seed).exists()]
+        benches = [replace(self.bench, seed=seed) for seed in left]
+        call = far.train_model
+        jobs = [Job(f"seed {b.seed}: model", partial(call, b), self.needs) for b in benches]
+        self._write("training", jobs)
+
+    def _begun(self, seed: int) -> Bench:
+        """The bench of a model, which is there now."""
+        study = self.study
+        model = study.model(self.run, seed, self.watch)
+        weights = model.fingerprint()
+        check_weights(self.run, weights, seed, keep=True)
+        parts = tuple(weights.items())
+        on_cpu = model.device.type == "cpu"
+        if isinstance(study, GivenStudy) and study.source is not None and on_cpu:
+            load = partial(far.load_model, dict(study.source), parts)
+            shared = self.engine.share_made(load, model)
+        else:
+            shared = self.engine.share(model)
+        return replace(self.bench, seed=seed, model=shared, weights=parts)
+
+    def _fit(self, audits: Mapping[Bench, SeedAudit]) -> None:
+        """Write what is fitted to models: first parts of the data are seen, then units learnt."""
+        study, most = self.study, self.study.options.fit_sequences
+        proxies = simplified(study.proxies)
+        units = fit_units(proxies, study.shape.sites)
+        parts = fit_parts(study.task, most, proxies)
+        shared = self.engine.share(units)
+        seen: dict[tuple[Bench, FitPart], list[Shared[SeenPart]]] = {}  # a share a unit
+        calls = {
+            (b, part): partial(far.see_part, b, shared, part) for b in audits for part in parts
+        }
+        for key, found in self._called("reading what is fitted on", calls):
+            seen[key] = [self.engine.share(share) for share in found]
+        learning = {}
+        for b, unit in product(audits, range(len(units))):
+            ordered = dict[str, list[Shared[SeenPart]]]()
+            for part in parts:
+                ordered.setdefault(part.split, []).append(seen[b, part][unit])
+            learning[b, unit] = partial(far.learn_unit, b, shared, unit, ordered)
+        files = dict(self._called("fitting", learning))
+        for b, audit in audits.items():
+            made = [_fitted(files[b, unit]) for unit in range(len(units))]
+            origin = audit.fitted_to(digest(dict(b.weights)))
+            joined(proxies, made).from_origin(origin).save(audit.fits)
+
+    def _audit_all(self, audits: Mapping[Bench, SeedAudit]) -> None:
+        one = Needs(1, self.needs.accelerator) if self.study.shape.parallel else self.needs
+        evaluated = scored_task(self.study.task, self.study.proxies).evaluated
+        most = self.study.options.sequences
+        rows = {s.name: len(SumIndex.of(scored_sequences(s, most))) for s in evaluated}
+        works, others = list[Job](), list[Job]()
+        cells: dict[str, Work] = {}
+        for b, audit in audits.items():
+            fitted = audit.fitted(digest(dict(b.weights)))
+            shared, auditor = self.engine.share(fitted), audit.auditor(fitted)
+            for work, origin in audit.left(auditor):
+                file = self.run.work(b.seed, work.split, work.number).name
+                name = f"seed-{b.seed}/works/{file}"
+                cells[name] = work
+                needs = replace(one, memory=_memory(self.study, rows[work.split], work))
+                works.append(Job(name, partial(far.execute, b, shared, work, origin), needs))
+            for path in audit.looks():
+                call = partial(far.look, b, shared, path.name)
+                others.append(Job(f"seed-{b.seed}/{path.name}", call, self.needs))
+        self._write("works", works, cells)
+        self._write("noise, sites and heads", others)
+
+    def _write(self, step: str, jobs: Sequence[Job], cells: Mapping[str, Work] = NONE) -> None:
+        """Carry out jobs, and write the files that they made and did not write themselves."""
+        for _, made in self._results(step, jobs, cells):
+            for name, content in made.items():
+                write_bytes(self.run.path / name, content)
+
+    def _called(
+        self, step: str, calls: Mapping[_Key, Callable[[], Any]]
+    ) -> Iterator[tuple[_Key, Any]]:
+        """Have calls made as jobs; gives what each returned, with its key."""
+        keys = {f"{step}, {number}": key for number, key in enumerate(calls)}
+        jobs = [Job(name, calls[key], self.needs) for name, key in keys.items()]
+        for job, result in self._results(step, jobs):
+            yield keys[job.name], result
+
+    def _results(
+        self, step: str, jobs: Sequence[Job], cells: Mapping[str, Work] = NONE
+    ) -> Iterator[tuple[Job, Any]]:
+        """Carry out jobs.
+
+        Yields:
+            each that did not fail, with its result.
+
+        Raises:
+            AnamorphError: at the end, if some failed.
+        """
+        failed: list[Failed] = []
+        for job, result in self.engine.carry(step, jobs, self.watch) if jobs else ():
+            if isinstance(result, Failed):
+                failed.append(result)
+            else:
+                yield job, result
+        if failed:
+            raise AnamorphError(_told(step, len(jobs), failed, cells))
+
+
+def _fitted(content: bytes) -> FittedProxies:
+    with TemporaryDirectory(prefix="anamorph-") as aside:
+        (file := Path(aside) / "unit.safetensors").write_bytes(content)
+        return FittedProxies.load(file)
+
+
+def _memory(study: Study, rows: int, work: Work) -> int:
+    """Bytes that a work takes, about: its sums, once more as a file, and tensors of its stacks."""
+    assert study.options.stack_memory is not None
+    sums = len(work.proxies) * rows * len(metric_names()) * 8
+    return 2 * sums + OFTEN * study.options.stack_memory
 
 
 def _share(study: Study) -> float:
@@ -195,52 +254,7 @@ def share_of(total: int, needed: int) -> float:
     return 1 / max(1, min(MOST_SHARING, int(total * USED / needed)))
 
 
-def _to_train(study: Study, run: Run, seed: int) -> bool:
-    trains = isinstance(study, TrainedStudy) and study.source is None
-    return trains and not run.model(seed).exists()
-
-
-def _begun(
-    study: Study, run: Run, engine: Engine, bench: _Bench, seed: int, watch: Watch
-) -> _Bench:
-    """The bench of a model that is there now."""
-    model = study.model(run, seed, watch)
-    weights = model.fingerprint()
-    check_weights(run, weights, seed, keep=True)
-    parts = tuple(weights.items())
-    on_cpu = model.device.type == "cpu"
-    if isinstance(study, GivenStudy) and study.source is not None and on_cpu:
-        shared = engine.share_made(partial(_load, dict(study.source), parts), model)
-    else:
-        shared = engine.share(model)
-    return _Bench(bench.context, bench.plugins, seed, shared, parts)
-
-
-def _carry(
-    run: Run,
-    engine: Engine,
-    step: str,
-    jobs: Sequence[Job],
-    watch: Watch,
-    cells: dict[str, Work] | None = None,
-) -> None:
-    """Carry out the jobs of a step, and write what they made.
-
-    Raises:
-        AnamorphError: if some fail, at the end.
-    """
-    failed: list[Failed] = []
-    for _, result in engine.carry(step, jobs, watch) if jobs else ():
-        if isinstance(result, Failed):
-            failed.append(result)
-            continue
-        for name, content in result.items():
-            write_bytes(run.path / name, content)
-    if failed:
-        raise AnamorphError(_told(step, len(jobs), failed, cells or {}))
-
-
-def _told(step: str, jobs: int, failed: Sequence[Failed], cells: dict[str, Work]) -> str:
+def _told(step: str, jobs: int, failed: Sequence[Failed], cells: Mapping[str, Work]) -> str:
     """Which jobs, and which of their cells, failed, and why."""
     said = []
     for one in failed[:FEW]:
@@ -256,111 +270,3 @@ def _told(step: str, jobs: int, failed: Sequence[Failed], cells: dict[str, Work]
         f"{len(failed)} of {jobs} jobs of the step {step!r} failed; the others are done and kept, "
         f"and the same command tries these again. {'. '.join(said)}.{more}"
     )
-
-
-# What follows is done by whoever carries out a job.
-
-
-@lru_cache(maxsize=2)
-def _audit(bench: _Bench) -> tuple[_Context, SeedAudit]:
-    """The context of a study, and the audit of one of its models, in this process.
-
-    Raises:
-        Lasting: if the model is another here.
-    """
-    context = _context(bench)
-    assert bench.model is not None
-    model = bench.model.get()
-    _require_same(model, bench.weights)
-    if isinstance(context.study, GivenStudy):
-        context = replace(context, study=context.study.with_shape(model))
-    run = Run(context.path, context.spec)
-    return context, SeedAudit(run, context.study, model, bench.seed, ignore)
-
-
-def _load(source: dict[str, Any], weights: Weights) -> Model | None:
-    """The model that an audit of files names; None if it is not there."""
-    if not source["hub"] and not Path(source["model"]).exists():
-        return None
-    model, _ = load_pretrained(source["model"], hub=source["hub"], dtype=source["dtype"])
-    _require_same(model, weights)
-    return model
-
-
-def _require_same(model: Model, weights: Weights) -> None:
-    here, there = model.fingerprint(), dict(weights)
-    for part in {**here, **there}:
-        if here.get(part) != there.get(part):
-            raise Lasting(
-                f"the model is another than where the command was given: the fingerprint of "
-                f"{part} is {here.get(part)}, and there {there.get(part)}. Put the same files on "
-                "all nodes."
-            )
-
-
-def _context(bench: _Bench) -> _Context:
-    load_again(bench.plugins)
-    return bench.context.get()
-
-
-@contextmanager
-def _as_studied(context: _Context) -> Iterator[None]:
-    """As the study asks for it, in a process that knows nothing of it."""
-    with matmul_precision(context.spec["matmul_precision"]):
-        yield
-
-
-def _in(context: _Context, audit: SeedAudit, run: Run) -> SeedAudit:
-    return SeedAudit(run, context.study, audit.model, audit.seed, ignore)
-
-
-def _train(bench: _Bench, seed: int) -> Made:
-    context = _context(bench)
-    folder = f"seed-{seed}"
-    names = [f"{folder}/{n}" for n in ("model.safetensors", "history.parquet", "fingerprints.json")]
-    with _as_studied(context):
-        return context.make(names, lambda run: _ignored(context.study.model(run, seed, ignore)))
-
-
-def _ignored(_: object) -> None:
-    return None
-
-
-def _fit(bench: _Bench) -> Made:
-    context, audit = _audit(bench)
-    weights = digest(dict(bench.weights))
-    with _as_studied(context), audit.model.session():
-        return context.make(
-            [f"seed-{bench.seed}/{audit.fits.name}"],
-            lambda run: _ignored(_in(context, audit, run).fit(weights, lambda: None)),
-        )
-
-
-def _work(bench: _Bench, fitted: Shared[FittedProxies], work: Work, origin: Origin) -> Made:
-    context, audit = _audit(bench)
-    run = Run(context.path, context.spec)
-    path = run.work(bench.seed, work.split, work.number)
-    seen = context.seen
-    if seen and path.exists():  # by a try of which nothing more was heard
-        return {}
-    with _as_studied(context), audit.model.session():
-        content = audit.execute(_auditor(bench, fitted), work, origin)
-    if seen:
-        write_bytes(path, content)
-        return {}
-    return {_name(run, bench.seed, work): content}
-
-
-@lru_cache(maxsize=2)
-def _auditor(bench: _Bench, fitted: Shared[FittedProxies]) -> Auditor:
-    _, audit = _audit(bench)
-    return audit.auditor(fitted.get())
-
-
-def _look(bench: _Bench, fitted: Shared[FittedProxies], name: str) -> Made:
-    context, audit = _audit(bench)
-    with _as_studied(context), audit.model.session():
-        return context.make(
-            [f"seed-{bench.seed}/{name}"],
-            lambda run: _in(context, audit, run).look(name, fitted.get()),
-        )

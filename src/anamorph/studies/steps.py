@@ -112,7 +112,7 @@ class SeedAudit:
             with self._step(step):
                 found = fit_on_task(self.model, proxies, task, sequences, self._batch(step))
                 require_same()
-                found.from_origin(self._fitted_to(weights)).save(self.fits)
+                found.from_origin(self.fitted_to(weights)).save(self.fits)
         return self.fitted(weights)
 
     def fitted(self, weights: str) -> FittedProxies:
@@ -126,14 +126,15 @@ class SeedAudit:
         """
         with in_run_folder():
             fitted = FittedProxies.load(self.fits)
-        if fitted.origin != self._fitted_to(weights):
+        if fitted.origin != self.fitted_to(weights):
             raise RunFolderError(
                 f"{self.fits} was fitted to another model or other data than there are now; delete "
                 "it, and the same command fits again."
             )
         return fitted
 
-    def _fitted_to(self, weights: str) -> dict[str, str]:
+    def fitted_to(self, weights: str) -> dict[str, str]:
+        """What fits come from, in digests; argument as of `fitted`."""
         task, proxies = self.study.task, self.study.proxies
         known, sequences = self.run.spec["fingerprints"]["data"], self.study.options.fit_sequences
         on = {task.train.name, *(name for proxy in proxies for name in proxy.on)}
