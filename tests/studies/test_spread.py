@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import pytest
 
 import anamorph as am
+from anamorph.auditing import fit_parts, samples
 from anamorph.auditing.local import Engine, Failed, Job, Lasting, Local, Shared
 from anamorph.progress import Event, Watch, ignore
 from anamorph.simplifications import points, units
@@ -80,8 +81,10 @@ def test_all_files_are_the_same(engine: Engine, alone: dict[str, str], tmp_path:
 def test_fits_are_the_same_in_parts_and_units(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(points, "PART_TOKENS", 300)
+    monkeypatch.setattr(points, "PART", 90)
     monkeypatch.setattr(units, "FITS", 2)
+    for room in (samples, fit_parts):
+        monkeypatch.setattr(room, "FIT_TOKENS", 60)
     out, engine = tmp_path / "run", Counting()
     one = done(tmp_path / "one", None, seeds=[3])
     assert done(out, engine, seeds=[3]) == one
