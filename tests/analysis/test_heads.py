@@ -21,7 +21,7 @@ from anamorph.models.huggingface.model import HuggingFace
 from anamorph.models.sites import HEAD_KINDS, Site
 from anamorph.progress import ignore
 from anamorph.runs.folder import Run
-from anamorph.simplifications import sweep
+from anamorph.simplifications import FittedProxies, sweep
 from anamorph.studies.sources import GivenStudy
 from anamorph.studies.steps import SeedAudit
 from anamorph.tasks import Split, Task
@@ -270,7 +270,9 @@ def test_the_step_is_passed_over_if_its_file_is_there(task: Task, tmp_path: Path
 
     def score(spec: str) -> None:
         study = GivenStudy(model, task, spec, AuditOptions())
-        SeedAudit(run, study, model, 3, ignore).score_heads()
+        audit = SeedAudit(run, study, model, 3, ignore)
+        if "heads.parquet" in [path.name for path in audit.looks()]:
+            audit.look("heads.parquet", FittedProxies({}, model.layers))
 
     score("svd(rank=2)@1.*.query")
     assert not run.seed(3).exists()  # no proxy edits a single head

@@ -32,7 +32,7 @@ def test_both_functions_take_every_option_with_the_same_default() -> None:
         expected = None if field.name == "thresholds" else getattr(options, field.name)
         assert audit[field.name].default == expected
     assert {*audit} - {*given} == {"resamples"}
-    assert {*given} - {*audit} == {"out", "name", "source", "figures"}
+    assert {*given} - {*audit} == {"out", "name", "source", "figures", "engine"}
 
 
 @pytest.mark.parametrize(

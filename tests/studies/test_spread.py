@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +14,7 @@ from anamorph.progress import Event, Watch, ignore
 from anamorph.simplifications import points, units
 from anamorph.studies import bench, spread
 from anamorph.studies.specification import StudySpec
+from folders import contents
 
 _T = TypeVar("_T")
 
@@ -52,13 +52,6 @@ class Counting(Local):
         fails = [job for job in jobs if self.failing and self.failing in job.name]
         yield from super().carry(step, [job for job in jobs if job not in fails], watch)
         yield from ((job, Failed(job.name, ["first", "It broke."])) for job in fails)
-
-
-def contents(out: Path) -> dict[str, str]:
-    files = [path for path in sorted(out.rglob("*")) if path.is_file() and path.name != ".lock"]
-    return {
-        path.relative_to(out).as_posix(): sha256(path.read_bytes()).hexdigest() for path in files
-    }
 
 
 def done(out: Path, engine: Engine | None, **changes: Any) -> dict[str, str]:
