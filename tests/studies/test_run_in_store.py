@@ -9,9 +9,10 @@ import polars as pl
 import pytest
 
 import anamorph as am
+from anamorph.auditing.local import Engine, Local
 from anamorph.auditing.works import Work
 from anamorph.errors import RunFolderError
-from anamorph.files import write_bytes
+from anamorph.files import write_bytes, write_json
 from anamorph.report.opened import OpenedRun
 from anamorph.runs.cells import require_works
 from anamorph.runs.folder import Run
@@ -28,12 +29,13 @@ SETTINGS = [
 ]
 SIMPLIFY = ["svd(rank=[1,2])@1.*.key", "onehot@1.*.pattern"]
 FAULTS = Faults(busy=0.02, dropped=0.03, cut=0.02, lost=0.04, lag=1000)
+AXIS, STUDIES = {"task.k": [1, 2]}, {"run": {"task.k": 1}, "other": {"task.k": 2}}
 DATED = "report.html"  # says when it was made
 
 
-def study(out: Path | str) -> OpenedRun:
+def study(out: Path | str, engine: Engine | None = None) -> OpenedRun:
     spec = am.load_preset("dyck", "smoke", SETTINGS, simplify=SIMPLIFY)
-    return am.run_study(spec, out, preset="smoke", figures=[])
+    return am.run_study(spec, out, preset="smoke", figures=[], engine=engine)
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +53,12 @@ def require_same(store: Server, local: Path) -> None:
     assert different in ([], [DATED])
 
 
-def test_a_study_in_a_failing_store_is_that_of_a_folder(store: Server, local: Path) -> None:
+@pytest.mark.parametrize("engine", [None, Local()])
+def test_a_study_in_a_failing_store_is_that_of_a_folder(
+    engine: Engine | None, store: Server, local: Path
+) -> None:
     store.fail(FAULTS)
-    run = study(RUN)
+    run = study(RUN, engine)
     assert sum(count for fault, count in store.failed.items() if fault) >= 5
     require_same(store, local)
     ours, theirs = run.summary(), am.load_run(local).summary()
@@ -87,6 +92,15 @@ def test_every_verb_reads_a_run_in_a_store(
     ours, theirs = (am.load_run(address).table(long=True) for address in (other, local))
     theirs = theirs.filter(pl.col("simplification") == SIMPLIFY[1])
     assert ours.select("split", "value").equals(theirs.select("split", "value"))
+    asked = "select run, simplification, same_prediction from cells order by all"
+    for folder in ([f"s3://{BUCKET}"], [RUN, other]):
+        found = am.query(asked, folder)
+        assert found["run"].unique(maintain_order=True).to_list() == ["other", "run"]
+        assert found.filter(run="run").equals(am.query(asked, local))
+    write_json(address_of(f"s3://{BUCKET}/axis.json"), {"vary": AXIS, "studies": STUDIES})
+    done = anamorph("along", f"s3://{BUCKET}", "--csv", "--out", f"s3://{BUCKET}/along.html")
+    assert done.code == 0, done.error
+    assert b'href="run/report.html"' in store.contents()["along.html"]
 
 
 @pytest.mark.slow
