@@ -52,6 +52,15 @@ def carried(engine: RayEngine, *jobs: Job) -> dict[str, Any]:
     return {job.name: result for job, result in engine.carry("a step", jobs, ignore)}
 
 
+def test_a_process_is_of_one_cluster(engine: RayEngine, cluster: Any) -> None:
+    for address in (None, "auto", cluster.address):
+        with RayEngine(address) as other:
+            assert carried(other, Job("a", partial(int, 3))) == {"a": 3}
+    with pytest.raises(am.AnamorphError, match=f"cluster {cluster.address}, and .* 127.0.0.1:1"):
+        RayEngine("127.0.0.1:1").__enter__()
+    assert carried(engine, Job("a", partial(int, 3))) == {"a": 3}
+
+
 def test_every_job_is_done_once(engine: RayEngine) -> None:
     jobs = [Job(f"{number}", partial(divmod, number, 7)) for number in range(200)]
     events = list[Event]()

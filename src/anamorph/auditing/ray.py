@@ -63,9 +63,11 @@ class RayEngine(Engine):
         self._ray: Any = ray
 
     def __enter__(self) -> RayEngine:
-        if not self._users and not self._ray.is_initialized():
+        if not self._ray.is_initialized():
             self._connect()
             self._ours = True
+        elif not self._users:
+            self._require_connected()
         self._users += 1
         return self
 
@@ -83,10 +85,20 @@ class RayEngine(Engine):
                 os.environ |= {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
                 self._ray.init(address=address or "local", **options)
         except (OSError, RuntimeError, ValueError) as error:
+            said = (str(error).strip().splitlines() or [repr(error)])[0].rstrip(".")
             raise AnamorphError(
-                f"Cannot connect to the Ray cluster {address or 'of this machine'}: {error}. Is it "
+                f"Cannot connect to the Ray cluster {address or 'of this machine'}: {said}. Is it "
                 "running (`ray status`)? Give its --address, or none to work on this machine alone."
             ) from error
+
+    def _require_connected(self) -> None:
+        """Refuse a process that somebody has connected to another cluster."""
+        there = self._ray.get_runtime_context().gcs_address
+        if self.address not in (None, "auto", there):
+            raise AnamorphError(
+                f"This process is connected to the Ray cluster {there}, and the address that is "
+                f"given is {self.address}. Leave the address out, or call ray.shutdown() first."
+            )
 
     def __exit__(self, *_: object) -> None:
         self._users -= 1
