@@ -20,6 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -76,7 +77,7 @@ def main() -> None:
             case "efficiency":
                 print_efficiency(Path(folder), options.times)
             case "drive":
-                engine = Noted(options.address, options.log, options.failing)
+                engine = Noted(options.address, options.out, options.log, options.failing)
                 study_of(options.out, engine)
             case "audit":
                 engine = RayEngine(options.address, workers=2)
@@ -215,10 +216,14 @@ def cluster(size: int) -> Iterator[Nodes]:
 # Faults
 
 
-def noted(log: Path, name: str, call: Callable[[], Any], failing: float) -> Any:
-    """A call, its beginning written down; some fail, by an error or by the end of the process."""
+def noted(log: Path, out: Path, name: str, call: Callable[[], Any], failing: float) -> Any:
+    """A call, its beginning written down; some fail, by an error or by the end of the process.
+
+    Written down are the job, and the epoch at which its file was written, if it was before.
+    """
+    written = (out / name).stat().st_mtime_ns if (out / name).is_file() else 0
     with log.open("a") as file:
-        file.write(f"{time.time_ns()}\t{name}\n")
+        file.write(f"{written}\t{name}\n")
     chance = random.Random(f"{name}{time.time_ns()}").random()
     if chance < failing / 2:
         os._exit(1)
@@ -230,15 +235,16 @@ def noted(log: Path, name: str, call: Callable[[], Any], failing: float) -> Any:
 class Noted(RayEngine):
     """Writes down every try of a job, and has some of them fail."""
 
-    def __init__(self, address: str, log: Path, failing: float = 0.0) -> None:
+    def __init__(self, address: str, out: Path, log: Path, failing: float = 0.0) -> None:
         super().__init__(address)
-        self.log, self.failing = log, failing
+        self.out, self.log, self.failing = out, log, failing
 
     def carry(
         self, step: str, jobs: Sequence[Job], watch: Watch
     ) -> Iterator[tuple[Job, Any | Failed]]:
+        where = self.log, self.out
         noted_jobs = [
-            Job(job.name, partial(noted, self.log, job.name, job.call, self.failing), job.needs)
+            replace(job, call=partial(noted, *where, job.name, job.call, self.failing))
             for job in jobs
         ]
         return super().carry(step, noted_jobs, watch)
@@ -318,16 +324,15 @@ def told(folder: Path, name: str) -> str:
     out = folder / name
     require_same(folder / "one", out)
     tries = [line.split("\t") for line in (folder / f"{name}.log").read_text().splitlines()]
-    for begun, job in tries:
-        file = out / job
-        if file.is_file() and int(begun) > file.stat().st_mtime_ns:
-            raise SystemExit(f"{job} was begun again after it was stored")
+    for written, job in tries:
+        if int(written) and int(written) != (out / job).stat().st_mtime_ns:
+            raise SystemExit(f"{job} was stored twice")
     left = [path for path in out.rglob(".*") if path.name != ".lock"]
     if left:
         raise SystemExit(f"left behind: {left}")
     counts = Counter(job for _, job in tries)
     again = sum(count - 1 for count in counts.values())
-    return f"{len(counts)} jobs, {again} tried again, none after it was stored; the same bytes"
+    return f"{len(counts)} jobs, {again} tried again, none stored twice; the same bytes"
 
 
 # Costs

@@ -182,7 +182,11 @@ class Dispatch:
             return self.ray.get(ref)  # type: ignore[no-any-return]
         except errors.RayTaskError as error:  # before the call: it could not be unpickled, say
             return Answer(None, str(error.cause or error).strip().splitlines()[-1])
-        except (errors.RayError, errors.TaskCancelledError) as error:
+        except errors.WorkerCrashedError:
+            return Answer(None, "its process ended before it was done, as where memory runs out")
+        except errors.NodeDiedError:
+            return Answer(None, "its node died before it was done")
+        except errors.RayError as error:
             said = str(error).strip().splitlines() or [""]
             return Answer(None, f"{type(error).__name__}: {said[0]}")
 

@@ -52,6 +52,7 @@ class RayEngine(Engine):
         self.address, self.workers, self.patience = address, workers, patience
         self._ours, self._users = False, 0
         self._folder: TemporaryDirectory[str] | None = None
+        self._said: Callable[..., None] = _said_nothing
         try:
             with as_found():
                 import ray
@@ -66,6 +67,7 @@ class RayEngine(Engine):
         if not self._ray.is_initialized():
             self._connect()
             self._ours = True
+            self._said = _silenced(_said_nothing)
         elif not self._users:
             self._require_connected()
         self._users += 1
@@ -105,6 +107,7 @@ class RayEngine(Engine):
         if not self._users and self._ours:
             self._ray.shutdown()
             self._ours = False
+            _silenced(self._said)
             if self._folder is not None:
                 self._folder.cleanup()
 
@@ -139,6 +142,23 @@ class RayEngine(Engine):
     ) -> Iterator[tuple[Job, Any | Failed]]:
         """See `Engine.carry`; a job that fails is tried again, up to five times in all."""
         return Dispatch(self._ray, step, jobs, watch, self.patience).results()
+
+
+def _said_nothing(*_: object, **__: object) -> None:
+    return None
+
+
+def _silenced(say: Callable[..., None]) -> Callable[..., None]:
+    """Have Ray say by `say` what becomes of its nodes; gives how it did so far.
+
+    It would print pages of it to standard output, where programs read tables and JSON, whatever it
+    is asked for. Progress tells of tries that failed, and of nodes.
+    """
+    from ray._private import worker
+
+    before: Callable[..., None] = vars(worker).get("print_to_stdstream", _said_nothing)
+    vars(worker)["print_to_stdstream"] = say
+    return before
 
 
 def _require_reached(address: str | None) -> None:
