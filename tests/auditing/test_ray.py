@@ -16,7 +16,8 @@ from torch import nn
 
 import anamorph as am
 import far_jobs
-from anamorph.auditing.local import TRIES, Failed, Job, Lasting
+from anamorph.auditing import dispatch
+from anamorph.auditing.local import TRIES, Failed, Job, Lasting, Needs
 from anamorph.auditing.ray import RayEngine
 from anamorph.progress import Event, ignore
 from commands import environment
@@ -105,6 +106,58 @@ def test_a_slow_job_is_begun_a_second_time(engine: RayEngine, tmp_path: Path) ->
     done = carried(engine, Job("slow", partial(far_jobs.slow_once, tmp_path)), *others)
     assert done["slow"] < 60
     assert len(done) == 11
+
+
+def test_a_slow_job_that_is_wrong_ends(engine: RayEngine, tmp_path: Path) -> None:
+    others = [Job(f"{number}", partial(int, number)) for number in range(6)]
+    done = carried(engine, Job("slow", partial(far_jobs.slow_and_wrong, tmp_path)), *others)
+    assert done["slow"].reasons[-1] == "The number is not finite."
+    assert len(list(tmp_path.iterdir())) <= 2
+
+
+def test_what_may_not_be_under_way_twice_is_not(engine: RayEngine, tmp_path: Path) -> None:
+    call = partial(far_jobs.slow_and_wrong, tmp_path)
+    others = [Job(f"{number}", partial(int, number)) for number in range(6)]
+    done = carried(engine, Job("slow", call, twice=False), *others)
+    assert done["slow"].reasons == ["The number is not finite."]
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_folder_in_use_is_tried_again_later(
+    engine: RayEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "PAUSES", (0.1, 0.1, 0.1, 0.1))
+    assert carried(engine, Job("a", partial(far_jobs.locked_twice, tmp_path))) == {"a": "free"}
+
+
+def test_an_error_without_a_word_has_its_name(engine: RayEngine, tmp_path: Path) -> None:
+    failed = carried(engine, Job("a", partial(far_jobs.without_a_word, tmp_path)))["a"]
+    assert len(failed.reasons) == TRIES and failed.reasons[0].startswith("MemoryError")
+
+
+def test_warnings_of_jobs_are_repeated_once(engine: RayEngine) -> None:
+    jobs = [Job(f"{number}", partial(far_jobs.warns, number)) for number in range(4)]
+    with pytest.warns(UserWarning) as found:
+        assert carried(engine, *jobs) == {f"{number}": number for number in range(4)}
+    ours = [str(w.message) for w in found if "sequences of 'train'" in str(w.message)]
+    assert len(ours) == 1 and not any("another package" in str(w.message) for w in found)
+
+
+def test_a_gpu_that_nobody_has_is_told(engine: RayEngine) -> None:
+    with pytest.raises(Lasting, match="no node of the cluster has one"):
+        carried(engine, Job("a", partial(int, 3), Needs(1, 0.25)))
+
+
+def test_jobs_ask_for_what_is_left(cluster: Any, engine: RayEngine) -> None:
+    node = cluster.add_node(num_cpus=2)
+    cluster.wait_for_nodes()
+    jobs = [Job(f"{n}", partial(time.sleep, 0.3), Needs(2)) for n in range(12)]
+    done = 0
+    for _ in engine.carry("a step", jobs, ignore):
+        done += 1
+        if done == 2:
+            cluster.remove_node(node, allow_graceful=False)
+    assert done == 12
 
 
 def test_results_may_be_more_than_the_store_holds(engine: RayEngine) -> None:

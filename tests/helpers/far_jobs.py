@@ -2,11 +2,13 @@
 
 import os
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
 from anamorph.auditing.local import Lasting
-from anamorph.errors import AnamorphError
+from anamorph.errors import AnamorphError, RunFolderError
+from anamorph.tasks.fitted_on import FittedOn
 
 
 def noted(folder: Path) -> int:
@@ -41,6 +43,32 @@ def slow_once(folder: Path) -> float:
     if noted(folder) == 0:
         time.sleep(120)
     return time.monotonic() - began
+
+
+def slow_and_wrong(folder: Path) -> None:
+    noted(folder)
+    time.sleep(2.5)
+    raise AnamorphError("The number is not finite.")
+
+
+def locked_twice(folder: Path) -> str:
+    if noted(folder) < 2:
+        raise RunFolderError("It is being worked on.")
+    return "free"
+
+
+def without_a_word(folder: Path) -> None:
+    noted(folder)
+    raise MemoryError
+
+
+def warns(number: int) -> int:
+    from anamorph.auditing.samples import _warn_of_few
+
+    few: Any = {"train": [1, 2], "a": [1]}
+    _warn_of_few({"train": FittedOn(), "a": FittedOn.read("iid")}, few, "train")
+    warnings.warn("of another package", stacklevel=1)
+    return number
 
 
 def heavy(number: int) -> bytes:

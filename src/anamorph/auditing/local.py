@@ -56,11 +56,13 @@ class Job:
         name: what it makes, in words or as a file's name; no other job has it.
         call: can be pickled, such as a `functools.partial` of a function of this package.
         needs: of a machine.
+        twice: whether it may be under way twice at a time, where it takes long.
     """
 
     name: str
     call: Callable[[], Any]
     needs: Needs = Needs()
+    twice: bool = True
 
 
 class Failed(NamedTuple):

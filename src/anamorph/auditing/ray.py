@@ -127,15 +127,18 @@ class RayEngine(Engine):
             for node in self._ray.nodes()
             if node["Alive"] and node["Resources"].get("CPU")
         }
-        refs, ours = {}, None
+        refs: dict[str, Any] = {}
         for node, (answer, ref) in begun.items():
-            found: Answer = self._ray.get(answer)
-            if found.error is not None:
+            try:
+                found: Answer = self._ray.get(answer)
+            except self._ray.exceptions.RayError:  # the node is gone
+                continue
+            if found.lasting:
                 raise Lasting(found.error)
-            if not found.value:
-                ours = ours or self.share(value).ref
-            refs[node] = ref if found.value else ours
-        return _OnNodes(refs)
+            if found.value:
+                refs[node] = ref
+        ours = None if refs.keys() == begun.keys() else self.share(value).ref
+        return _OnNodes(refs, ours)
 
     def carry(
         self, step: str, jobs: Sequence[Job], watch: Watch
@@ -194,24 +197,31 @@ class _OnNodes(Shared[_T]):
 
     Args:
         refs: by the nodes' names.
+        ours: for the others; None if they have one.
     """
 
-    def __init__(self, refs: Mapping[str, Any]) -> None:
-        self.refs = dict(refs)
+    def __init__(self, refs: Mapping[str, Any], ours: Any | None) -> None:
+        self.refs, self.ours = dict(refs), ours
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _OnNodes) and self.refs == other.refs
+        return isinstance(other, _OnNodes) and vars(self) == vars(other)
 
     def __hash__(self) -> int:
-        return hash(tuple(self.refs.values()))
+        return hash((*self.refs.values(), self.ours))
 
     def get(self) -> _T:
         """The object of this node, or of another if this one came later."""
         import ray
 
-        node = ray.get_runtime_context().get_node_id()
-        ref = self.refs.get(node) or random.choice(list(self.refs.values()))
-        return _unpacked(_InStore(ref))  # type: ignore[no-any-return]
+        own = self.refs.get(ray.get_runtime_context().get_node_id())
+        others = random.sample(list(self.refs.values()), len(self.refs))
+        *most, last = [ref for ref in (own, self.ours, *others) if ref is not None]
+        for ref in most:
+            try:
+                return _unpacked(_InStore(ref))  # type: ignore[no-any-return]
+            except ray.exceptions.RayError:  # its node is gone
+                continue
+        return _unpacked(_InStore(last))  # type: ignore[no-any-return]
 
 
 @lru_cache(maxsize=HELD)

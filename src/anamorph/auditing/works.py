@@ -92,18 +92,23 @@ def plan(proxies: Sequence[ProxySpec], model: Model, splits: Sequence[str]) -> l
 def _held_together(proxies: Iterable[ProxySpec], model: Model) -> list[list[ProxySpec]]:
     """Those with weights of their own, in order, by how many are held in memory at a time."""
     groups: list[list[ProxySpec]] = []
-    held, model_sites = inf, model.sites
+    held = inf
     for proxy in proxies:
-        size = inf
-        if isinstance(proxy, Simplified):
-            sites = [site for _, some in sites_of(proxy, model_sites) for site in some]
-            size = sum({m.module: m.bytes for s in sites for m in model.matrices(s)}.values())
+        size: float = matrices_of(proxy, model) if isinstance(proxy, Simplified) else inf
         held += size
         if held > WEIGHTS or len(groups[-1]) == CHANGED:
             groups.append([])
             held = size
         groups[-1].append(proxy)
     return groups
+
+
+def matrices_of(proxy: ProxySpec, model: Model) -> int:
+    """Bytes of the matrices that a proxy changes and holds itself; 0 of other kinds."""
+    if not isinstance(proxy, Simplified) or not changes_weights(proxy):
+        return 0
+    sites = [site for _, some in sites_of(proxy, model.sites) for site in some]
+    return sum({m.module: m.bytes for s in sites for m in model.matrices(s)}.values())
 
 
 class Auditor:

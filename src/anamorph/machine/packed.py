@@ -29,11 +29,6 @@ class Packed(NamedTuple):
     data: bytes
     buffers: list[Buffer]
 
-    @property
-    def bytes(self) -> int:
-        """How many there are in all."""
-        return len(self.data) + sum(buffer.nbytes for buffer in self.buffers)
-
 
 def pack(value: object, pickler: type[pickle.Pickler] = pickle.Pickler) -> Packed:
     """Pack an object; what can be pickled can be packed.

@@ -39,7 +39,10 @@ class Holder(NamedTuple):
     def this(cls) -> "Holder":
         """This process."""
         since = datetime.now().astimezone().isoformat(timespec="seconds")
-        command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+        name = Path(sys.argv[0])
+        # Arguments of other programs are not for everybody who reads the folder.
+        known = name.stem == "anamorph" or name.parts[-2:] == ("anamorph", "__main__.py")
+        command = " ".join([name.name, *(sys.argv[1:] if known else ())])
         command = command if len(command) <= LONGEST else f"{command[:LONGEST]} …"
         return cls(os.getpid(), socket.gethostname(), since, command)
 

@@ -61,9 +61,14 @@ def open_run(path: Address | str, spec: Mapping[str, Any]) -> Iterator[Run]:
         if run is None or full != load_run(path).spec:  # as it lies there
             write_json(path / "spec.json", full)
         run = Run(path, full)
-        for leftover in path.rglob(".*.tmp") if isinstance(path, Path) else ():
-            leftover.unlink(missing_ok=True)  # of a write that was killed
+        sweep(path)
         yield run
+
+
+def sweep(path: Address) -> None:
+    """Delete what is left of writes that were killed; in a store there is nothing."""
+    for leftover in path.rglob(".*.tmp") if isinstance(path, Path) else ():
+        leftover.unlink(missing_ok=True)
 
 
 def check_folder(path: Address | str, spec: Mapping[str, Any]) -> None:

@@ -119,6 +119,11 @@ def _audit(bench: Bench) -> tuple[Context, SeedAudit]:
     assert bench.model is not None
     model = bench.model.get()
     require_same(model, bench.weights)
+    if model.device.type != context.spec["device"]:
+        raise Lasting(
+            f"the model is on the device {model.device.type}, and the study is one of the device "
+            f"{context.spec['device']}."
+        )
     if isinstance(context.study, GivenStudy):
         context = replace(context, study=context.study.with_shape(model))
     run = Run(context.path, context.spec)
@@ -129,7 +134,9 @@ def load_model(source: dict[str, Any], weights: Weights) -> Model | None:
     """The model that an audit of files names; None if it is not there."""
     if not source["hub"] and not Path(source["model"]).exists():
         return None
-    model, _ = load_pretrained(source["model"], hub=source["hub"], dtype=source["dtype"])
+    model, _ = load_pretrained(
+        source["model"], hub=source["hub"], device="cpu", dtype=source["dtype"]
+    )
     require_same(model, weights)
     return model
 
@@ -170,7 +177,8 @@ def train_model(bench: Bench) -> Made:
     """The files of the bench's model, which is trained; `bench.model` is none yet."""
     context = _context(bench)
     folder, seed = f"seed-{bench.seed}", bench.seed
-    names = [f"{folder}/{n}" for n in ("model.safetensors", "history.parquet", "fingerprints.json")]
+    # The model last, by which it is known that all are there.
+    names = [f"{folder}/{n}" for n in ("history.parquet", "fingerprints.json", "model.safetensors")]
     with _as_studied(context):
         return context.make(names, lambda run: _ignored(context.study.model(run, seed, ignore)))
 
@@ -213,7 +221,8 @@ def execute(bench: Bench, fitted: Shared[FittedProxies], work: Work, origin: Ori
     with _as_studied(context), audit.model.session():
         content = audit.execute(_auditor(bench, fitted), work, origin)
     if seen:
-        write_bytes(path, content)
+        if not path.exists():  # the same work may have been begun a second time
+            write_bytes(path, content)
         return {}
     return {f"seed-{bench.seed}/works/{path.name}": content}
 

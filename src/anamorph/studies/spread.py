@@ -21,7 +21,7 @@ from anamorph.auditing.audit import simplified
 from anamorph.auditing.fit_parts import FitPart, fit_parts
 from anamorph.auditing.local import Engine, Failed, Job, Needs, Shared
 from anamorph.auditing.samples import scored_sequences, scored_task
-from anamorph.auditing.works import Work
+from anamorph.auditing.works import Work, matrices_of
 from anamorph.errors import AnamorphError
 from anamorph.faithfulness.metrics import metric_names
 from anamorph.faithfulness.sums import SumIndex
@@ -31,7 +31,7 @@ from anamorph.progress import Watch
 from anamorph.registered import loaded_plugins
 from anamorph.runs.cells import digest
 from anamorph.runs.folder import Run
-from anamorph.simplifications import FittedProxies
+from anamorph.simplifications import AnotherModel, FittedProxies, ProxySpec
 from anamorph.simplifications.seen_part import SeenPart
 from anamorph.simplifications.units import fit_units, joined
 from anamorph.store import Address
@@ -124,7 +124,9 @@ class _Spread:
         left = [seed for seed in self.study.seeds if not self.run.model(seed).exists()]
         benches = [replace(self.bench, seed=seed) for seed in left]
         call = far.train_model
-        jobs = [Job(f"seed {b.seed}: model", partial(call, b), self.needs) for b in benches]
+        jobs = [
+            Job(f"seed {b.seed}: model", partial(call, b), self.needs, twice=False) for b in benches
+        ]
         self._write("training", jobs)
 
     def _begun(self, seed: int) -> Bench:
@@ -181,7 +183,8 @@ class _Spread:
                 file = self.run.work(b.seed, work.split, work.number).name
                 name = f"seed-{b.seed}/works/{file}"
                 cells[name] = work
-                needs = replace(one, memory=_memory(self.study, rows[work.split], work))
+                proxies = [auditor.specs[text] for text in work.proxies]
+                needs = replace(one, memory=_memory(self.study, rows[work.split], proxies))
                 works.append(Job(name, partial(far.execute, b, shared, work, origin), needs))
             for path in audit.looks():
                 call = partial(far.look, b, shared, path.name)
@@ -231,11 +234,21 @@ def _fitted(content: bytes) -> FittedProxies:
         return FittedProxies.load(file)
 
 
-def _memory(study: Study, rows: int, work: Work) -> int:
-    """Bytes that a work takes, about: its sums, once more as a file, and tensors of its stacks."""
+def _memory(study: Study, rows: int, proxies: Sequence[ProxySpec]) -> int:
+    """Bytes that a work of these proxies takes, about.
+
+    Its sums, and once more as a file; tensors of its stacks; and the weights that it holds.
+    """
     assert study.options.stack_memory is not None
-    sums = len(work.proxies) * rows * len(metric_names()) * 8
-    return 2 * sums + OFTEN * study.options.stack_memory
+    sums = len(proxies) * rows * len(metric_names()) * 8
+    held = sum(matrices_of(proxy, study.shape) for proxy in proxies)
+    others = sum(isinstance(proxy, AnotherModel) for proxy in proxies)
+    return 2 * sums + OFTEN * study.options.stack_memory + held + others * _weights(study)
+
+
+def _weights(study: Study) -> int:
+    """Bytes of a model's weights; 0 of a small one, which does not say."""
+    return 4 * int(study.shape.describe().get("parameters") or 0)
 
 
 def _share(study: Study) -> float:
@@ -244,9 +257,8 @@ def _share(study: Study) -> float:
     if total is None:
         return 0.0
     assert options.stack_memory is not None and options.batch_tokens is not None
-    weights = 4 * int(study.shape.describe().get("parameters") or 0)  # small ones do not say
     logits = 4 * options.batch_tokens * study.shape.vocabulary
-    return share_of(total, weights + OFTEN * (options.stack_memory + logits))
+    return share_of(total, 2 * _weights(study) + OFTEN * (options.stack_memory + logits))
 
 
 def share_of(total: int, needed: int) -> float:

@@ -30,7 +30,7 @@ from anamorph.registered import Plugin, loaded_plugins
 from anamorph.report import check_figures
 from anamorph.report.opened import OpenedRun
 from anamorph.runs.folder import Run, load_run
-from anamorph.runs.opening import open_run
+from anamorph.runs.opening import open_run, sweep
 from anamorph.simplifications import Sweep
 from anamorph.store import Address
 from anamorph.studies.plugins import load_again
@@ -283,6 +283,7 @@ def carry_out(
         else:
             with engine:
                 spread(study, run, engine, watched)
+            sweep(run.path)
         with told(watched, "tables"):
             tabulate_run(run, study)
         with told(watched, "worst examples"):

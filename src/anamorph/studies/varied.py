@@ -78,16 +78,20 @@ class _Study:
         """Do it; whatever goes wrong is told, so that the others go on."""
         name = self.out.name
         try:
-            load_again(self.plugins)
-            self._require_seen()
-            _do(self.spec, self.out, self.how, within(name, watch))
+            return self.done(watch)
         except AnamorphError as error:
             return Outcome(name, str(error))
         except Exception as error:  # such as that a large model does not fit the memory
             last = traceback.extract_tb(error.__traceback__)[-1]
             where = f"{Path(last.filename).name}, line {last.lineno}"
             return Outcome(name, f"{type(error).__name__}: {error} ({where})")
-        return Outcome(name, None)
+
+    def done(self, watch: Watch) -> Outcome:
+        """Do it; errors as of `run_study`."""
+        load_again(self.plugins)
+        self._require_seen()
+        _do(self.spec, self.out, self.how, within(self.out.name, watch))
+        return Outcome(self.out.name, None)
 
     def _require_seen(self) -> None:
         if not (self.out.parent / AXIS).exists():
@@ -112,7 +116,10 @@ def _one_by_one(studies: Sequence[_Study], watch: Watch) -> Iterator[Outcome]:
 
 def _by(engine: Engine, studies: Sequence[_Study], watch: Watch) -> Iterator[Outcome]:
     """Have an engine do studies, each as one job."""
-    jobs = [Job(study.out.name, partial(study, ignore), study.needs) for study in studies]
+    jobs = [
+        Job(study.out.name, partial(study.done, ignore), study.needs, twice=False)
+        for study in studies
+    ]
     with engine:
         for job, result in engine.carry("studies", jobs, watch):
             yield Outcome(job.name, result.reasons[-1]) if isinstance(result, Failed) else result
