@@ -29,7 +29,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM
 
 import anamorph as am
 from anamorph.auditing.local import Engine, Failed, Job
@@ -123,6 +122,8 @@ def given(kind: str) -> tuple[Any, Any, list[str]]:
     if kind == "hooked":
         model = am.HookedModel(Plain(words).eval(), {"*.residual": "blocks.*"})
         return model, task, ["pca(rank=[2,8,16])@{0,1}.residual", "kmeans(clusters=8)@1.residual"]
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     config = LlamaConfig(
         vocab_size=words,
         hidden_size=64,
@@ -359,7 +360,8 @@ def print_overhead(jobs: int) -> None:
 
 def print_efficiency(folder: Path, times: int) -> None:
     """Seconds of the works alone, and of everything, on a model that is trained once."""
-    run_study(load_preset("dyck", "smoke", [SHORT]), folder / "models", figures=[])
+    larger = [SHORT, "task.test=1000", "audit.sequences=1000"]
+    run_study(load_preset("dyck", "smoke", larger), folder / "models", figures=[])
     proxies = ["svd(rank=[1,2,3,4,6,8])@*.*.{query,key}", *MORE]
     ways: dict[str, Callable[[], Engine | None]] = {
         "one process, two threads": lambda: None,
