@@ -21,7 +21,8 @@ import numpy as np
 import polars as pl
 
 from anamorph.faithfulness.gaps import FAITHFUL, UNDER, UNFAITHFUL
-from anamorph.files import write_json, write_table
+from anamorph.faithfulness.spooled import write_rows
+from anamorph.files import write_json
 
 QUESTIONS = {
     "the start alone": "select 1 as x",
@@ -90,8 +91,8 @@ def make_run(folder: Path, number: int) -> None:
     results = results_of(rng, proxies_of(number))
     gaps = gaps_of(rng, results)
     folder.mkdir(parents=True)
-    write_table(folder / "gaps.parquet", gaps, "lz4")
-    write_table(folder / "results.parquet", results, "lz4")
+    write_rows(folder / "gaps.parquet", gaps.lazy())
+    write_rows(folder / "results.parquet", results.lazy())
     (folder / "claims.json").write_text("[]")
     spec = {"study": "dyck", "preset": "demo", "task": {"name": "dyck"}, "model": {"layers": 6}}
     spec |= {"training": {"steps": 100 * number}, "simplify": [], "audit": {}, "threads": 1}
