@@ -29,6 +29,7 @@ pytestmark = pytest.mark.slow
 def cluster() -> Iterator[Any]:
     before = dict(os.environ)
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
+    os.environ["PYTHONPATH"] = far_jobs.PATH
     from ray.cluster_utils import Cluster
 
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})

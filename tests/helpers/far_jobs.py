@@ -9,6 +9,10 @@ from typing import Any
 from anamorph.auditing.local import Lasting
 from anamorph.errors import AnamorphError, RunFolderError
 from anamorph.tasks.fitted_on import FittedOn
+from commands import SOURCE
+
+PATH = os.pathsep.join(map(str, (SOURCE, Path(__file__).parent)))
+"""PYTHONPATH of workers that are to know this file, and this source."""
 
 
 def noted(folder: Path) -> int:

@@ -17,6 +17,7 @@ from anamorph.studies import bench
 from anamorph.studies.sources import GivenStudy
 from anamorph.studies.specification import GivenSpec
 from anamorph.studies.study import audit_files, carry_out
+from far_jobs import PATH
 from folders import contents
 from tiny_tokenizers import byte_level
 
@@ -55,7 +56,10 @@ def spec(tmp_path: Path) -> GivenSpec:
 
 
 @pytest.mark.slow
-def test_a_cluster_reads_it_and_says_if_it_is_another(spec: GivenSpec, tmp_path: Path) -> None:
+def test_a_cluster_reads_it_and_says_if_it_is_another(
+    spec: GivenSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", PATH)
     audit_files(spec, tmp_path / "one", figures=[])
     with RayEngine(workers=2) as engine:
         audit_files(spec, tmp_path / "two", figures=[], engine=engine)
