@@ -76,10 +76,6 @@ class Failed(NamedTuple):
     job: str
     reasons: list[str]
 
-    def __str__(self) -> str:
-        tries = f" ({len(self.reasons)} tries)" if len(self.reasons) > 1 else ""
-        return f"{self.job}: {self.reasons[-1]}{tries}"
-
 
 class Engine(ABC):
     """Who carries out jobs.
