@@ -47,3 +47,12 @@ def test_the_engine_reaches_the_study(
     assert done.code == 0, done.error
     assert asked == [("ray", "10.0.0.1:6379")]
     assert "works: done" in done.out, "a step of a spread study"
+
+
+def test_a_cluster_that_is_not_there_leaves_nothing(
+    anamorph: Callable[..., Done], tmp_path: Path
+) -> None:
+    given = ["--engine", "ray", "--address", "127.0.0.1:1", "--out", tmp_path / "out"]
+    done = anamorph("run", "dyck", "--preset", "smoke", *given)
+    assert done.code == 2 and "Cannot connect to the Ray cluster 127.0.0.1:1" in done.error
+    assert not (tmp_path / "out").exists()

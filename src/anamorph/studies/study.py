@@ -272,6 +272,7 @@ def carry_out(
     with (
         watching(watch) as watched,
         matmul_precision(study.matmul),
+        engine or nullcontext(),  # first: what cannot be reached leaves no folder behind
         open_run(out, study.describe()) as run,
     ):
         if run.complete:
@@ -281,8 +282,7 @@ def carry_out(
         if engine is None:
             _each_seed(study, run, workers, watched)
         else:
-            with engine:
-                spread(study, run, engine, watched)
+            spread(study, run, engine, watched)
             sweep(run.path)
         with told(watched, "tables"):
             tabulate_run(run, study)
